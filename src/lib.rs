@@ -1,0 +1,34 @@
+//! Entropy-controlled reinforcement learning of multi-turn LLM agents, in pure Rust on candle.
+//!
+//! `epo` implements EPO (Entropy-regularized Policy Optimization, arXiv 2509.22576): the entropy of an
+//! agent's trajectories is regularised, held inside a band around its own history, with a weight β that
+//! changes over training.
+//!
+//! ```text
+//!  Environment ──observation──▶ prompt ──token ids──▶ Policy decode ──action text──▶ Environment
+//!                                        │ ids, log-probs, entropies per token, per turn
+//!                                        ▼
+//!   Trajectory { turns } ──advantage──▶ Batch { rows, masks, turn index }
+//!                                        │
+//!                      Policy forward (autograd) ─▶ hidden states
+//!                                        ▼
+//!             kernels: hidden × head ─▶ log-prob, entropy   [rows, tokens]
+//!                                        ▼
+//!    objective: policy loss + KL + value + EntropyRegularizer(EntropyHistory, AdaptiveBeta)
+//!                                        ▼
+//!               backward ─▶ optimiser ─▶ recorder, checkpoint ─▶ next step
+//! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod advantage;
+pub mod entropy;
+pub mod env;
+mod error;
+pub mod kernels;
+pub mod objective;
+pub mod policy;
+pub mod rng;
+pub mod rollout;
+pub mod train;
+
+pub use error::{Error, Result};
