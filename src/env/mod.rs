@@ -43,6 +43,8 @@ pub struct Step {
     pub done: bool,
     /// The task is solved: never "the clock ran out with some points".
     pub success: bool,
+    /// The environment understood the action (it need not have had an effect).
+    pub valid: bool,
 }
 
 /// A multi-turn text environment.

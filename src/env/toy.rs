@@ -5,6 +5,7 @@ use crate::{Error, Result};
 
 const COLOURS: [&str; 4] = ["red", "blue", "green", "gold"];
 const MAX_STEPS: usize = 6;
+const NOT_UNDERSTOOD: &str = "nothing happens";
 
 /// "Find the coin": `look` tells the colour of the box that holds it, `open COLOUR` ends the episode.
 ///
@@ -35,7 +36,7 @@ impl ToyEnvironment {
         match action.strip_prefix("open ").and_then(|c| COLOURS.iter().position(|k| *k == c)) {
             Some(c) if c == self.colour => ("you found the coin".into(), 100.0, true),
             Some(_) => ("the box is empty".into(), 0.0, true),
-            None => ("nothing happens".into(), self.score, false),
+            None => (NOT_UNDERSTOOD.into(), self.score, false),
         }
     }
 }
@@ -69,7 +70,8 @@ impl Environment for ToyEnvironment {
         self.score = score;
         let done = ended || self.steps == MAX_STEPS;
         self.running = !done;
-        Ok(Step { observation, reward: score - before, score, done, success: score == 100.0 })
+        let valid = observation != NOT_UNDERSTOOD;
+        Ok(Step { observation, reward: score - before, score, done, success: score == 100.0, valid })
     }
 
     fn admissible(&mut self) -> Result<Vec<String>> {
@@ -106,6 +108,6 @@ mod tests {
         let mut env = start(0);
         env.step("look").unwrap();
         let last = (0..5).map(|_| env.step("wait").unwrap()).last().unwrap();
-        assert!(last.done && !last.success && last.score == 25.0);
+        assert!(last.done && !last.success && !last.valid && last.score == 25.0);
     }
 }
