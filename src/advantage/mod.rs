@@ -1,1 +1,1 @@
-//! (room to be filled)
+//! Advantages: pure functions on slices.

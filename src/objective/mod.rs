@@ -1,1 +1,50 @@
-//! (room to be filled)
+//! The objective: policy, KL and value losses as pure functions, and one place for every normaliser.
+//!
+//! A loss is Σ w·x over the tokens of a [`TokenBatch`]; the weights come from the whole batch
+//! ([`Aggregation`]), so micro-batches add up. The total of the paper (v2, eq. 6) is
+//!
+//! loss = L_PG − λ[L_H − β·L_smooth] + c_KL·KL,
+//!
+//! where [`policy_loss`] gives the first and last term and an
+//! [`EntropyRegularizer`](crate::entropy::EntropyRegularizer) the middle one:
+//! `policy_loss(..)?.plus(entropy_term)?`.
+
+mod aggregate;
+mod kl;
+mod layout;
+mod metrics;
+mod policy;
+mod value;
+
+pub use aggregate::{Aggregation, TokenBatch};
+pub use kl::{kl_penalty, KlKind};
+pub use layout::{Segments, TokenLayout};
+pub use metrics::Metrics;
+pub(crate) use policy::scalar;
+pub use policy::{policy_loss, KlLoss, LossInputs, PolicyLoss};
+pub use value::{value_loss, ValueInputs};
+
+use candle_core::Tensor;
+
+use crate::Result;
+
+/// What every loss term returns: a scalar to be minimised and the metrics that belong to it.
+#[derive(Clone, Debug)]
+pub struct LossOutput {
+    /// Scalar, differentiable where the term is.
+    pub loss: Tensor,
+    /// Additive over micro-batches.
+    pub metrics: Metrics,
+}
+
+impl LossOutput {
+    /// The sum of two terms with the metrics of both.
+    ///
+    /// # Errors
+    /// [`Error::Candle`](crate::Error::Candle) where dtypes or devices differ.
+    pub fn plus(mut self, other: LossOutput) -> Result<Self> {
+        self.loss = self.loss.add(&other.loss)?;
+        self.metrics.merge(&other.metrics);
+        Ok(self)
+    }
+}

@@ -1,0 +1,194 @@
+//! From names and numbers to an [`EntropyControl`].
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AverageHistory, Averaging, Band, BetaSchedule, EntropyBonus, EntropyControl, EntropyHistory,
+    EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, NoEntropy, OfficialHistory,
+};
+use crate::{Error, Result};
+
+/// The built-in regularisers by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntropyMethod {
+    /// `none`: [`NoEntropy`].
+    None,
+    /// `bonus`: [`EntropyBonus`].
+    Bonus,
+    /// `epo`: [`EpoHinge`], the paper's v2.
+    Epo,
+    /// `epo-official`: [`EpoIndicator`], the published code.
+    EpoOfficial,
+}
+
+/// The built-in histories by name; `per_turn` keeps one reference per turn index instead of one for all.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum HistoryConfig {
+    /// [`Averaging::Cumulative`].
+    Cumulative {
+        /// One reference per turn index.
+        #[serde(default)]
+        per_turn: bool,
+    },
+    /// [`Averaging::Window`].
+    Window {
+        /// Length n ≥ 1 in training steps.
+        steps: usize,
+        /// One reference per turn index.
+        #[serde(default)]
+        per_turn: bool,
+    },
+    /// [`Averaging::Ema`].
+    Ema {
+        /// In [0, 1).
+        decay: f64,
+        /// One reference per turn index.
+        #[serde(default)]
+        per_turn: bool,
+    },
+    /// [`Averaging::Anchored`].
+    Anchored {
+        /// Warm-up n ≥ 1 in training steps.
+        steps: usize,
+        /// One reference per turn index.
+        #[serde(default)]
+        per_turn: bool,
+    },
+    /// [`OfficialHistory`]: left-padded, per turn index, the current step included.
+    Official {
+        /// Highest number of turns of an episode.
+        max_steps: usize,
+    },
+}
+
+impl HistoryConfig {
+    fn build(self) -> Result<Box<dyn EntropyHistory>> {
+        let (averaging, per_turn) = match self {
+            Self::Cumulative { per_turn } => (Averaging::Cumulative {}, per_turn),
+            Self::Window { steps, per_turn } => (Averaging::Window { steps }, per_turn),
+            Self::Ema { decay, per_turn } => (Averaging::Ema { decay }, per_turn),
+            Self::Anchored { steps, per_turn } => (Averaging::Anchored { steps }, per_turn),
+            Self::Official { max_steps } => return Ok(Box::new(OfficialHistory::new(max_steps)?)),
+        };
+        Ok(Box::new(AverageHistory::new(averaging, per_turn)?))
+    }
+}
+
+/// Everything about entropy control in one serialisable place; the default is [`EntropyConfig::paper_v2`].
+///
+/// ```
+/// use epo::entropy::EntropyConfig;
+/// let config: EntropyConfig = serde_json::from_str(
+///     r#"{ "method": "epo", "alpha": 0.05, "kappa_low": 0.8, "kappa_high": 1.2,
+///          "history": { "kind": "window", "steps": 20 },
+///          "beta": { "kind": "paper-v2", "gamma": 3.0, "total_steps": 60 } }"#,
+/// )?;
+/// let control = config.build()?;
+/// assert_eq!(control.beta(), 2.0);
+///
+/// let crossed = EntropyConfig { kappa_low: 2.0, ..config };
+/// assert!(crossed.build().unwrap_err().to_string().starts_with("setting `entropy.kappa_low` = 2"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EntropyConfig {
+    /// Which regulariser.
+    pub method: EntropyMethod,
+    /// λ ≥ 0, the weight of the whole term.
+    pub lambda: f64,
+    /// α ≥ 0, the height of the penalty outside the band.
+    pub alpha: f64,
+    /// κ_l ≥ 0: the band starts at κ_l·H̄.
+    pub kappa_low: f64,
+    /// κ_r ≥ κ_l: the band ends at κ_r·H̄.
+    pub kappa_high: f64,
+    /// What is held inside the band.
+    pub granularity: Granularity,
+    /// For `epo-official` only: the turn index from which a micro-batch is penalised.
+    pub gate: Option<usize>,
+    /// The reference H̄.
+    pub history: HistoryConfig,
+    /// The weight β_k, with γ and K.
+    pub beta: BetaSchedule,
+}
+
+impl Default for EntropyConfig {
+    fn default() -> Self {
+        Self::paper_v2()
+    }
+}
+
+impl EntropyConfig {
+    /// The paper's v2 with its robust band: hinge per token, λ 0.001, α 0.1, κ 0.5/1.5, cumulative history of
+    /// the steps before the current one, β_k = 1 + e^(−3k/⌊K/2⌋) with K = 150.
+    pub fn paper_v2() -> Self {
+        Self {
+            method: EntropyMethod::Epo,
+            lambda: 0.001,
+            alpha: 0.1,
+            kappa_low: 0.5,
+            kappa_high: 1.5,
+            granularity: Granularity::Token,
+            gate: None,
+            history: HistoryConfig::Cumulative { per_turn: false },
+            beta: BetaSchedule::PaperV2 { gamma: 3.0, total_steps: 150 },
+        }
+    }
+
+    /// The published code: indicator without gradient, gate at turn 25, left-padded history of up to 50 turns
+    /// that includes the current step, two-phase β with K = 150; α 0.1, κ 0.5/1.5 as in its run script.
+    pub fn official_code() -> Self {
+        Self {
+            method: EntropyMethod::EpoOfficial,
+            gate: Some(EpoIndicator::OFFICIAL_GATE),
+            history: HistoryConfig::Official { max_steps: 50 },
+            beta: BetaSchedule::OfficialTwoPhase { total_steps: 150 },
+            ..Self::paper_v2()
+        }
+    }
+
+    /// The paper's ScienceWorld runs: α 0.05, κ 0/2; K = 125 where β is the paper's.
+    pub fn scienceworld(self) -> Self {
+        self.run_settings(0.05, 125)
+    }
+
+    /// The paper's ALFWorld runs: α 0.1, κ 0/2; K = 150 where β is the paper's.
+    pub fn alfworld(self) -> Self {
+        self.run_settings(0.1, 150)
+    }
+
+    fn run_settings(mut self, alpha: f64, steps: u64) -> Self {
+        (self.alpha, self.kappa_low, self.kappa_high) = (alpha, 0.0, 2.0);
+        if let BetaSchedule::PaperV2 { total_steps, .. } = &mut self.beta {
+            *total_steps = steps;
+        }
+        self
+    }
+
+    /// Checks every setting and builds the parts.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the field, dotted from `entropy`.
+    pub fn build(&self) -> Result<EntropyControl> {
+        let band = Band { kappa_low: self.kappa_low, kappa_high: self.kappa_high };
+        self.beta.validate()?;
+        if let (Some(gate), true) = (self.gate, self.method != EntropyMethod::EpoOfficial) {
+            return Err(Error::setting("entropy.gate", gate, "only `epo-official` has a gate"));
+        }
+        let hinge = EpoHinge::new(self.lambda, self.alpha, band, self.granularity)?;
+        let indicator = EpoIndicator::new(self.lambda, self.alpha, band, self.granularity)?;
+        let regularizer: Box<dyn EntropyRegularizer> = match self.method {
+            EntropyMethod::None => Box::new(NoEntropy),
+            EntropyMethod::Bonus => Box::new(EntropyBonus::new(self.lambda)?),
+            EntropyMethod::Epo => Box::new(hinge),
+            EntropyMethod::EpoOfficial => Box::new(indicator.with_gate(self.gate)),
+        };
+        let include_current = matches!(self.history, HistoryConfig::Official { .. });
+        EntropyControl::new(regularizer, self.history.build()?, Box::new(self.beta))
+            .with_current_step_in_reference(include_current)
+            .with_band(band)
+    }
+}

@@ -1,0 +1,160 @@
+//! One regulariser, one history and one β, driven through the training steps.
+
+use candle_core::Tensor;
+use serde_json::{json, Value};
+
+use super::{AdaptiveBeta, Band, EntropyHistory, EntropyInputs, EntropyRegularizer, StepEntropy};
+use crate::objective::{LossOutput, Metrics, TokenBatch};
+use crate::{Error, Result};
+
+/// A regulariser with its history and β: what a trainer holds.
+///
+/// A training step is [`begin_step`](Self::begin_step), then [`term`](Self::term) for each micro-batch, then
+/// [`finish_step`](Self::finish_step). The reference is the same for all micro-batches of a step; the step's
+/// own entropies enter it afterwards, as in the paper (v2, alg. 1), or before, as in the published code.
+pub struct EntropyControl {
+    regularizer: Box<dyn EntropyRegularizer>,
+    history: Box<dyn EntropyHistory>,
+    beta: Box<dyn AdaptiveBeta>,
+    band: Band,
+    include_current: bool,
+    step: u64,
+    current: Option<StepEntropy>,
+}
+
+impl EntropyControl {
+    /// Holds the three parts; reports the occupancy of the band 0.5–1.5 around the reference.
+    pub fn new(
+        regularizer: Box<dyn EntropyRegularizer>,
+        history: Box<dyn EntropyHistory>,
+        beta: Box<dyn AdaptiveBeta>,
+    ) -> Self {
+        let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+        Self { regularizer, history, beta, band, include_current: false, step: 0, current: None }
+    }
+
+    /// Reports the occupancy of this band instead; the regulariser's own band is its own business.
+    ///
+    /// # Errors
+    /// As [`Band::validate`].
+    pub fn with_band(mut self, band: Band) -> Result<Self> {
+        band.validate()?;
+        self.band = band;
+        Ok(self)
+    }
+
+    /// Whether the reference includes the current step (the published code) or not (the paper, the default).
+    pub fn with_current_step_in_reference(mut self, include: bool) -> Self {
+        self.include_current = include;
+        self
+    }
+
+    /// Starts training step k with the entropies of its rollouts.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where the step before was not finished; the history's error where it records now.
+    pub fn begin_step(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
+        if self.current.is_some() {
+            return Err(Error::setting("step", step, format!("step {} is not finished", self.step)));
+        }
+        if self.include_current {
+            self.history.record(&rollout)?;
+        }
+        self.step = step;
+        self.current = Some(rollout);
+        Ok(())
+    }
+
+    /// The term of one micro-batch, to be added to its policy loss; `entropy_bt` [B, T] in nats.
+    ///
+    /// Adds the metrics `entropy/mean` and, where there is a reference, `entropy/below_band`, `entropy/in_band`
+    /// and `entropy/above_band` (shares of the batch's tokens), whatever the regulariser.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`], and the errors of the parts.
+    pub fn term(&self, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<LossOutput> {
+        let history = self.history.as_ref();
+        let inputs = EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step) };
+        let entropies = batch.host("entropy_bt", entropy_bt)?;
+        let mut output = self.regularizer.term(&inputs)?;
+        output.metrics.add("entropy/mean", entropies.iter().sum::<f64>() * batch.share());
+        let counts = self.band.occupancy(&entropies, batch.layout(), history)?;
+        for (name, count) in
+            ["entropy/below_band", "entropy/in_band", "entropy/above_band"].iter().zip(counts)
+        {
+            output.metrics.add(*name, count * batch.share());
+        }
+        Ok(output)
+    }
+
+    /// Ends the training step: its entropies become history.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where no step was begun; the history's error.
+    pub fn finish_step(&mut self) -> Result<()> {
+        let Some(current) = self.current.take() else {
+            return Err(Error::setting("step", self.step, "no step was begun"));
+        };
+        match self.include_current {
+            true => Ok(()),
+            false => self.history.record(&current),
+        }
+    }
+
+    /// β of the current step.
+    pub fn beta(&self) -> f64 {
+        self.beta.beta(self.step)
+    }
+
+    /// The reference H̄ (nats) that the current step is compared with.
+    ///
+    /// # Errors
+    /// A turn index that the history cannot hold.
+    pub fn reference(&self, turn: usize) -> Result<Option<f64>> {
+        self.history.reference(turn)
+    }
+
+    /// The current step's rollout entropies (nats): `entropy/rollout`, `entropy/beta`, and per turn index
+    /// `entropy/turn_007` and `entropy/reference_007`, as far as they exist.
+    ///
+    /// # Errors
+    /// A turn index that the history cannot hold.
+    pub fn report(&self) -> Result<Metrics> {
+        let mut metrics = Metrics::new();
+        metrics.add("entropy/beta", self.beta());
+        let Some(current) = &self.current else { return Ok(metrics) };
+        current.mean().into_iter().for_each(|mean| metrics.add("entropy/rollout", mean));
+        for turn in (0..current.turns()).filter(|&turn| current.count(turn) > 0) {
+            let pairs = [("turn", current.turn_mean(turn)), ("reference", self.history.reference(turn)?)];
+            for (name, value) in pairs {
+                value.into_iter().for_each(|value| metrics.add(format!("entropy/{name}_{turn:03}"), value));
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// Everything needed to continue after the last finished step, for a checkpoint.
+    pub fn state(&self) -> Value {
+        json!({
+            "regularizer": self.regularizer.state(),
+            "history": self.history.state(),
+            "beta": self.beta.state(),
+            "step": self.step,
+        })
+    }
+
+    /// Continues from a state that [`EntropyControl::state`] gave, built from the same configuration.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the part whose state does not fit.
+    pub fn load_state(&mut self, state: &Value) -> Result<()> {
+        let Some(step) = state["step"].as_u64() else {
+            return Err(Error::setting("entropy.state.step", &state["step"], "must be a step number"));
+        };
+        self.regularizer.load_state(&state["regularizer"])?;
+        self.history.load_state(&state["history"])?;
+        self.beta.load_state(&state["beta"])?;
+        (self.step, self.current) = (step, None);
+        Ok(())
+    }
+}

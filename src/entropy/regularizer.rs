@@ -1,0 +1,113 @@
+//! The differentiable regularisers. Suffixes: b rows, t token positions, u units (tokens or turn segments).
+
+use candle_core::Tensor;
+
+use super::band::Units;
+use super::{Band, EntropyInputs, EntropyRegularizer, Granularity};
+use crate::objective::{LossOutput, Metrics};
+use crate::{Error, Result};
+
+/// No regularisation: a zero term without a gradient.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoEntropy;
+
+impl EntropyRegularizer for NoEntropy {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        let entropy_bt = inputs.entropy_bt;
+        let loss = Tensor::zeros((), entropy_bt.dtype(), entropy_bt.device())?;
+        Ok(LossOutput { loss, metrics: Metrics::new() })
+    }
+}
+
+/// The plain entropy bonus: −λ·L_H with L_H the aggregated entropy (paper v2, eq. 2).
+#[derive(Clone, Copy, Debug)]
+pub struct EntropyBonus {
+    lambda: f64,
+}
+
+impl EntropyBonus {
+    /// A bonus of weight λ ≥ 0.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a negative or non-finite λ.
+    pub fn new(lambda: f64) -> Result<Self> {
+        Ok(Self { lambda: weight("entropy.lambda", lambda)? })
+    }
+}
+
+impl EntropyRegularizer for EntropyBonus {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        let mut metrics = Metrics::new();
+        let l_h = entropy_term(inputs, &mut metrics)?;
+        Ok(LossOutput { loss: (l_h * -self.lambda)?, metrics })
+    }
+}
+
+/// EPO as the paper defines it (v2, eq. 2–6): −λ[L_H − β·L_smooth], where L_smooth aggregates the hinge
+/// α·([κ_l·H̄ − H]₊ + [H − κ_r·H̄]₊).
+///
+/// On an edge of the band the hinge costs nothing and has no gradient. Units without a reference (an empty
+/// history, a turn never reached) are not penalised.
+#[derive(Clone, Copy, Debug)]
+pub struct EpoHinge {
+    lambda: f64,
+    alpha: f64,
+    band: Band,
+    granularity: Granularity,
+}
+
+impl EpoHinge {
+    /// A hinge of height α ≥ 0 outside `band`, in a term of weight λ ≥ 0.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
+    pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
+        band.validate()?;
+        let (lambda, alpha) = (weight("entropy.lambda", lambda)?, weight("entropy.alpha", alpha)?);
+        Ok(Self { lambda, alpha, band, granularity })
+    }
+
+    /// L_smooth: the aggregated hinge, differentiable.
+    ///
+    /// # Errors
+    /// As [`EntropyRegularizer::term`].
+    pub fn smoothing(&self, inputs: &EntropyInputs) -> Result<Tensor> {
+        let units = Units::new(inputs, self.granularity)?;
+        let edge = |kappa: f64| units.tensor(units.references.iter().map(|h| kappa * h).collect());
+        let below_u = positive_part(&(edge(self.band.kappa_low)? - &units.entropy_u)?)?;
+        let above_u = positive_part(&(&units.entropy_u - edge(self.band.kappa_high)?)?)?;
+        let weights_u = units.tensor(units.weights.clone())?;
+        Ok(((below_u + above_u)?.mul(&weights_u)?.sum_all()? * self.alpha)?)
+    }
+}
+
+impl EntropyRegularizer for EpoHinge {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        let mut metrics = Metrics::new();
+        let l_h = entropy_term(inputs, &mut metrics)?;
+        let smooth = (self.smoothing(inputs)? * inputs.beta)?;
+        metrics.add("entropy/beta_l_smooth", crate::objective::scalar(&smooth)?);
+        Ok(LossOutput { loss: ((smooth - l_h)? * self.lambda)?, metrics })
+    }
+}
+
+/// L_H, with its value under `entropy/l_h`.
+pub(super) fn entropy_term(inputs: &EntropyInputs, metrics: &mut Metrics) -> Result<Tensor> {
+    inputs.batch.host("entropy_bt", inputs.entropy_bt)?;
+    let l_h = inputs.batch.aggregate(inputs.entropy_bt)?;
+    metrics.add("entropy/l_h", crate::objective::scalar(&l_h)?);
+    Ok(l_h)
+}
+
+/// [x]₊ = max(x, 0) with gradient 0 at x = 0.
+fn positive_part(x: &Tensor) -> Result<Tensor> {
+    Ok(x.gt(&x.zeros_like()?)?.where_cond(x, &x.zeros_like()?)?)
+}
+
+/// A weight that must be finite and at least 0.
+pub(super) fn weight(field: &str, value: f64) -> Result<f64> {
+    match value >= 0.0 && value.is_finite() {
+        true => Ok(value),
+        false => Err(Error::setting(field, value, "must be finite and at least 0")),
+    }
+}
