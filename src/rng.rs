@@ -22,6 +22,8 @@ pub enum Purpose {
     Shuffle = 5,
     /// Order and choice of demonstrations in behaviour cloning.
     Cloning = 6,
+    /// Resamples of a bootstrap interval.
+    Bootstrap = 7,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

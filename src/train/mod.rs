@@ -1,1 +1,15 @@
-//! (room to be filled)
+//! Training: the loop's parts, what it records and what it leaves on disk.
+
+mod atomic;
+mod checkpoint;
+mod record;
+mod stats;
+mod tensorboard;
+
+pub use atomic::atomic_write;
+pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
+pub use record::{
+    first_difference, read_metrics, Metric, Position, Record, Recorder, EPISODES_FILE, METRICS_FILE,
+    TIME_PREFIX,
+};
+pub use stats::{bootstrap_mean, wilson, Interval};

@@ -1,0 +1,89 @@
+//! Files that are whole or absent: temporary name, sync, rename, sync of the folder.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path` so that a kill at any moment leaves the old file or the new one, never a part.
+///
+/// The bytes go to `.tmp-<name>` beside it, which is synced and renamed over `path`; then the folder is synced.
+/// The folder must exist.
+///
+/// # Errors
+/// [`Error::Io`] naming the file the system refused.
+pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
+    let path = path.as_ref();
+    let temporary = temporary_name(path)?;
+    write_synced(&temporary, bytes.as_ref())?;
+    fs::rename(&temporary, path).map_err(|e| Error::io(path, e))?;
+    sync_folder(parent(path))
+}
+
+/// Writes and syncs a file, without the rename.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::io(path, e))
+}
+
+/// Makes the names in a folder durable; a system on which folders cannot be opened has nothing to sync.
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, e))
+}
+
+/// Creates a folder and its parents.
+pub(super) fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
+}
+
+fn temporary_name(path: &Path) -> Result<PathBuf> {
+    let name =
+        path.file_name().ok_or_else(|| Error::setting("path", path.display(), "must end in a file name"))?;
+    let mut temporary = std::ffi::OsString::from(".tmp-");
+    temporary.push(name);
+    Ok(path.with_file_name(temporary))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_the_old_file_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        atomic_write(&path, "old and longer").unwrap();
+        atomic_write(&path, "new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_torn_temporary_does_not_touch_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        atomic_write(&path, "old").unwrap();
+        fs::write(temporary_name(&path).unwrap(), "ne").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        atomic_write(&path, "new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let error = atomic_write("/no/such/folder/a.json", "x").unwrap_err().to_string();
+        assert!(error.contains("/no/such/folder"), "{error}");
+    }
+}

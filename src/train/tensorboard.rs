@@ -1,0 +1,182 @@
+//! TensorBoard event files: protobuf events in TFRecord frames, written without protobuf or TensorFlow.
+//!
+//! Frame: length (u64 LE), masked CRC-32C of the length, payload, masked CRC-32C of the payload (`tfrecord` of
+//! TensorFlow, `record_writer.py` of TensorBoard). Payload: `Event { wall_time = 1, step = 2, file_version = 3,
+//! summary = 5, session_log = 7 }` of `event.proto`, summaries with `simple_value`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::atomic::create_folder;
+use crate::{Error, Result};
+
+/// One event file in one folder; TensorBoard shows each folder as a run.
+#[derive(Debug)]
+pub(super) struct EventFile {
+    file: File,
+    path: std::path::PathBuf,
+}
+
+impl EventFile {
+    /// Starts a new event file in `folder`, read after those already there; with `purge_step`, TensorBoard drops
+    /// what they hold from that step on.
+    pub(super) fn create(folder: &Path, purge_step: Option<u64>) -> Result<Self> {
+        create_folder(folder)?;
+        let now = wall_time();
+        let older = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.count();
+        let path = folder.join(format!("events.out.tfevents.{:010}.{older:04}", now as u64));
+        let file = OpenOptions::new().append(true).create_new(true).open(&path);
+        let mut events = Self { file: file.map_err(|e| Error::io(&path, e))?, path };
+        events.write(&version_event(now))?;
+        if let Some(step) = purge_step {
+            events.write(&session_start_event(now, step))?;
+        }
+        Ok(events)
+    }
+
+    /// Writes one step's scalars.
+    pub(super) fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
+        self.write(&scalar_event(wall_time(), step, scalars))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
+    }
+
+    fn write(&mut self, event: &[u8]) -> Result<()> {
+        self.file.write_all(&frame(event)).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+fn version_event(time: f64) -> Vec<u8> {
+    let mut event = event_head(time, 0);
+    bytes_field(&mut event, 3, b"brain.Event:2");
+    event
+}
+
+/// `SessionLog { status: START }`: readers forget earlier events of this run with a step ≥ `step`.
+fn session_start_event(time: f64, step: u64) -> Vec<u8> {
+    let mut event = event_head(time, step);
+    bytes_field(&mut event, 7, &[0x08, 1]);
+    event
+}
+
+fn scalar_event(time: f64, step: u64, scalars: &[(String, f64)]) -> Vec<u8> {
+    let mut summary = Vec::new();
+    for (tag, value) in scalars {
+        let mut entry = Vec::new();
+        bytes_field(&mut entry, 1, tag.as_bytes());
+        entry.push(2 << 3 | 5);
+        entry.extend((*value as f32).to_le_bytes());
+        bytes_field(&mut summary, 1, &entry);
+    }
+    let mut event = event_head(time, step);
+    bytes_field(&mut event, 5, &summary);
+    event
+}
+
+fn event_head(time: f64, step: u64) -> Vec<u8> {
+    let mut event = vec![1 << 3 | 1];
+    event.extend(time.to_le_bytes());
+    if step != 0 {
+        event.push(2 << 3);
+        varint(&mut event, step);
+    }
+    event
+}
+
+/// Appends a length-delimited protobuf field.
+fn bytes_field(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    out.push(field << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u64).to_le_bytes();
+    let mut frame = Vec::with_capacity(payload.len() + 16);
+    frame.extend(length);
+    frame.extend(masked_crc32c(&length).to_le_bytes());
+    frame.extend(payload);
+    frame.extend(masked_crc32c(payload).to_le_bytes());
+    frame
+}
+
+/// ((c ≫ 15) | (c ≪ 17)) + 0xa282ead8 of the CRC-32C c, so that checksums of checksums stay strong.
+fn masked_crc32c(bytes: &[u8]) -> u32 {
+    crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), a table entry a byte.
+fn crc32c(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = crc32c_table();
+    !bytes.iter().fold(!0, |crc, byte| TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
+}
+
+const fn crc32c_table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let (mut crc, mut bit) = (i as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            bit += 1;
+        }
+        table[i] = crc;
+        i += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What TensorBoard 2.21.0 (`RecordWriter` over its own `event_pb2`) writes for the three events below.
+    const OFFICIAL: &str = concat!(
+        "1800000000000000a37f4b2209000010c86e48da411a0d627261696e2e4576656e743a32962c33dd0f000000000000006d53",
+        "2b0909000060c86e48da4110073a02080151f275d64a00000000000000af77dbb0090000b0c86e48da4110ac022a3c0a0e0a",
+        "07656e74726f707915cdcccc3d0a1d0a1674696d652f746f6b656e735f7065725f7365636f6e6415caf249f10a0b0a046c6f",
+        "7373150000c07f3c95716d",
+    );
+
+    #[test]
+    fn bytes_equal_the_official_writer() {
+        let scalars = [("entropy", 0.1), ("time/tokens_per_second", -1e30), ("loss", f64::NAN)];
+        let scalars = scalars.map(|(tag, value)| (tag.to_owned(), value));
+        let mut bytes = frame(&version_event(1763818272.25));
+        bytes.extend(frame(&session_start_event(1763818273.5, 7)));
+        bytes.extend(frame(&scalar_event(1763818274.75, 300, &scalars)));
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, OFFICIAL);
+    }
+
+    #[test]
+    fn crc32c_of_the_standard_check_string() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(b""), 0);
+    }
+
+    #[test]
+    fn files_of_one_folder_sort_in_the_order_of_creation() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..3).map(|_| EventFile::create(dir.path(), None).unwrap().path).collect();
+        assert!(paths.windows(2).all(|p| p[0] < p[1]), "{paths:?}");
+    }
+}
