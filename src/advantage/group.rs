@@ -1,0 +1,210 @@
+//! Outcome estimators that compare the rows of a group.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::token::zero_masked;
+use super::{broadcast, check_finite, check_len, masked_whiten};
+use crate::objective::TokenLayout;
+use crate::{Error, Result};
+
+/// Added to every standard deviation before dividing by it, as in the authors' code.
+const EPSILON: f64 = 1e-6;
+
+/// Which rows are compared with each other, and what counts as one sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Groups<'a> {
+    groups: &'a [usize],
+    trajectories: Option<&'a [usize]>,
+}
+
+impl<'a> Groups<'a> {
+    /// Rows with equal group ids form a group and every row is a sample. Where rows are turns, long
+    /// trajectories weigh more (verl `compute_mean_std_cross_all_data=True`, the authors' setting).
+    pub fn over_rows(groups: &'a [usize]) -> Self {
+        Self { groups, trajectories: None }
+    }
+
+    /// Every trajectory is one sample, represented by its first row (`compute_mean_std_cross_all_data=False`).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the lengths differ.
+    pub fn over_trajectories(groups: &'a [usize], trajectories: &'a [usize]) -> Result<Self> {
+        check_len("trajectories", trajectories.len(), groups.len())?;
+        Ok(Self { groups, trajectories: Some(trajectories) })
+    }
+
+    /// The rows that are samples, by group id.
+    fn samples(&self) -> BTreeMap<usize, Vec<usize>> {
+        let mut seen = HashSet::new();
+        let mut samples: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (row, &group) in self.groups.iter().enumerate() {
+            if self.trajectories.is_none_or(|t| seen.insert((group, t[row]))) {
+                samples.entry(group).or_default().push(row);
+            }
+        }
+        samples
+    }
+
+    /// `of_row(score, statistics of its group)` for every row.
+    fn map(&self, scores: &[f64], of_row: impl Fn(f64, &Stats) -> f64) -> Result<Vec<f64>> {
+        check_len("scores", scores.len(), self.groups.len())?;
+        check_finite("scores", scores)?;
+        let stats_of = |(group, rows): (&usize, &Vec<usize>)| {
+            (*group, Stats::new(&rows.iter().map(|&row| scores[row]).collect::<Vec<_>>()))
+        };
+        let stats: BTreeMap<usize, Stats> = self.samples().iter().map(stats_of).collect();
+        Ok(scores.iter().zip(self.groups).map(|(&score, group)| of_row(score, &stats[group])).collect())
+    }
+}
+
+/// Number, mean and unbiased standard deviation of a group's samples.
+pub(super) struct Stats {
+    pub(super) count: f64,
+    pub(super) mean: f64,
+    pub(super) std: f64,
+}
+
+impl Stats {
+    /// The standard deviation of a single sample is 1, so that dividing by it does nothing.
+    pub(super) fn new(samples: &[f64]) -> Self {
+        let count = samples.len() as f64;
+        let mean = samples.iter().sum::<f64>() / count;
+        let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
+        Self { count, mean, std: if samples.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 1.0 } }
+    }
+
+    /// The baseline: the mean, but 0 for a singleton group.
+    fn baseline(&self) -> f64 {
+        if self.count > 1.0 {
+            self.mean
+        } else {
+            0.0
+        }
+    }
+
+    /// (score − baseline)/(std + 10⁻⁶), or without the division.
+    pub(super) fn centre(&self, score: f64, baseline: f64, by_std: bool) -> f64 {
+        (score - baseline) / if by_std { self.std + EPSILON } else { 1.0 }
+    }
+}
+
+/// GRPO: (score − mean)/(std + 10⁻⁶) within the group, std unbiased; without `by_std` it is Dr.GRPO
+/// (arXiv 2402.03300, 2503.20783; verl `compute_grpo_outcome_advantage`). One advantage per row.
+///
+/// A singleton group has baseline 0 and std 1, as in the authors' code: its score passes through. A group of
+/// equal scores gets zeros.
+///
+/// # Errors
+/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+pub fn grpo(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
+    groups.map(scores, |score, stats| stats.centre(score, stats.baseline(), by_std))
+}
+
+/// RLOO: score − mean of the *other* samples = (score − mean)·n/(n − 1) (arXiv 2402.14740; verl
+/// `compute_rloo_outcome_advantage`). One advantage per row; a singleton's score passes through.
+///
+/// # Errors
+/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+pub fn rloo(scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
+    groups.map(scores, |score, stats| match stats.count > 1.0 {
+        true => (score - stats.mean) * stats.count / (stats.count - 1.0),
+        false => score,
+    })
+}
+
+/// Pass@k: only the best sample of a group gets an advantage, best − second best, over std + 10⁻⁶ where
+/// `by_std` (arXiv 2503.19595; verl `compute_grpo_passk_outcome_advantage`). One advantage per row.
+///
+/// # Errors
+/// [`Error::Setting`] for a group with fewer than two samples, [`Error::Shape`], [`Error::NonFinite`].
+pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
+    check_len("scores", scores.len(), groups.groups.len())?;
+    check_finite("scores", scores)?;
+    let mut advantages = vec![0.0; scores.len()];
+    for (group, mut rows) in groups.samples() {
+        if rows.len() < 2 {
+            let reason = format!("pass@k compares at least two samples, the group has {}", rows.len());
+            return Err(Error::setting("group", group, reason));
+        }
+        let stats = Stats::new(&rows.iter().map(|&row| scores[row]).collect::<Vec<_>>());
+        rows.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        advantages[rows[0]] = stats.centre(scores[rows[0]], scores[rows[1]], by_std);
+    }
+    Ok(advantages)
+}
+
+/// REINFORCE++ with group baseline: score − mean of the group, spread over the tokens, then whitened over the
+/// batch's tokens (arXiv 2501.03262; verl `compute_reinforce_plus_plus_baseline_outcome_advantage`).
+/// Row-major [B·T], zero where masked out.
+///
+/// # Errors
+/// As [`grpo`] and [`masked_whiten`].
+pub fn reinforce_pp_baseline(scores: &[f64], groups: &Groups, layout: &TokenLayout) -> Result<Vec<f64>> {
+    let centred = broadcast(&grpo(scores, groups, false)?, layout)?;
+    let mut advantages = masked_whiten(&centred, layout.mask())?;
+    zero_masked(&mut advantages, layout.mask());
+    Ok(advantages)
+}
+
+/// The estimators that need nothing but scores and groups, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutcomeEstimator {
+    /// [`grpo`] with the standard deviation.
+    #[default]
+    Grpo,
+    /// [`grpo`] without it.
+    DrGrpo,
+    /// [`rloo`].
+    Rloo,
+    /// [`pass_at_k`] with the standard deviation.
+    PassAtK,
+}
+
+impl OutcomeEstimator {
+    /// One advantage per score.
+    ///
+    /// # Errors
+    /// Those of the estimator.
+    pub fn advantages(self, scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
+        match self {
+            Self::Grpo => grpo(scores, groups, true),
+            Self::DrGrpo => grpo(scores, groups, false),
+            Self::Rloo => rloo(scores, groups),
+            Self::PassAtK => pass_at_k(scores, groups, true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trajectory_counts_once_however_many_rows_it_has() {
+        let (scores, groups, trajectories) = ([6.0, 6.0, 6.0, 0.0], [0; 4], [5, 5, 5, 8]);
+        let over_rows = grpo(&scores, &Groups::over_rows(&groups), false).unwrap();
+        assert_eq!(over_rows, [1.5, 1.5, 1.5, -4.5]);
+        let over = Groups::over_trajectories(&groups, &trajectories).unwrap();
+        assert_eq!(grpo(&scores, &over, false).unwrap(), [3.0, 3.0, 3.0, -3.0]);
+        assert_eq!(rloo(&scores, &over).unwrap(), [6.0, 6.0, 6.0, -6.0]);
+        let best = pass_at_k(&scores, &over, false).unwrap();
+        assert_eq!(best, [6.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn singletons_and_equal_scores_are_defined() {
+        let groups = [0, 1, 1];
+        let over = Groups::over_rows(&groups);
+        let advantages = grpo(&[3.0, 2.0, 2.0], &over, true).unwrap();
+        assert!((advantages[0] - 3.0).abs() < 1e-5);
+        assert_eq!(advantages[1..], [0.0, 0.0]);
+        assert_eq!(rloo(&[3.0, 2.0, 4.0], &over).unwrap(), [3.0, -2.0, 2.0]);
+        let err = pass_at_k(&[3.0, 2.0, 2.0], &over, true).unwrap_err();
+        assert!(err.to_string().starts_with("setting `group` = 0"));
+        assert!(matches!(grpo(&[f64::INFINITY; 3], &over, true), Err(Error::NonFinite { .. })));
+        assert!(matches!(grpo(&[1.0; 2], &over, true), Err(Error::Shape { name: "scores", .. })));
+    }
+}
