@@ -1,1 +1,40 @@
-//! (room to be filled)
+//! The operators a policy is trained through, each with a closed-form gradient.
+//!
+//! Every public function takes and returns candle tensors and records one autograd node. On the CPU it runs
+//! this module's own f32/f64 code, parallel over rows and bit-identical for any number of threads; on other
+//! devices it falls back to differentiable candle operations ([`composed`]).
+//!
+//! | function | value |
+//! |---|---|
+//! | [`linear`] | x Wᵀ + b |
+//! | [`rms_norm`] | x / √(mean x² + ε) · w |
+//! | [`rope`] | rotation of feature pairs by position-dependent angles |
+//! | [`swiglu`] | silu(gate) · up |
+//! | [`attention`] | causal grouped-query attention over packed sequences |
+//! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
+
+mod attention;
+pub mod composed;
+mod inference;
+mod linear;
+mod logprob_entropy;
+mod matmul;
+mod real;
+pub mod reference;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+pub use attention::{attention, AttentionShape};
+pub use linear::linear;
+pub use logprob_entropy::logprob_entropy;
+pub use rms_norm::rms_norm;
+pub use rope::{rope, RopeTable};
+pub use swiglu::swiglu;
+
+pub(crate) use inference::{attend, linear_into, norm_rows, swiglu_rows};
+pub(crate) use logprob_entropy::{probabilities, row_statistics};
+pub(crate) use real::with_slice;
+
+#[cfg(test)]
+mod tests;

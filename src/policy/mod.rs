@@ -1,1 +1,54 @@
-//! (room to be filled)
+//! A decoder of the Qwen2 family with two modes that share their weights: a teacher-forced forward with
+//! gradients, and batched decoding with a key/value cache.
+//!
+//! ```
+//! use epo::policy::{Decoder, DecoderConfig, KvCache, Parameters, Request, SamplingParams};
+//! use epo::rng::{Purpose, Stream};
+//! use candle_core::{DType, Device};
+//!
+//! # fn main() -> epo::Result<()> {
+//! let config = DecoderConfig::tiny(50);
+//! let parameters = Parameters::init(&config, 7, DType::F32, &Device::Cpu)?;
+//! let decoder = Decoder::new(&config, &parameters)?;
+//!
+//! // Training: hidden states of packed rows, logits only where they are needed.
+//! let hidden = decoder.forward_packed(&[&[1, 2, 3], &[4, 5]])?; // [5, hidden]
+//! let logits = decoder.logits(&hidden)?; // [5, vocabulary]
+//! assert_eq!(logits.dims(), [5, 50]);
+//!
+//! // Rollout: rows of one cache, continued turn after turn.
+//! let mut cache = KvCache::new(&config, 2);
+//! let sampling = SamplingParams { max_tokens: 4, ..SamplingParams::default() };
+//! let request = |row, prompt| Request { row, prompt, stream: Stream::new(7, Purpose::Rollout, 0, 0, row as u32), turn: 0 };
+//! let out = decoder.generate(&mut cache, &[request(0, &[1, 2, 3]), request(1, &[4, 5])], &sampling)?;
+//! assert_eq!(cache.len(1), 2 + out[1].ids.len());
+//! # Ok(()) }
+//! ```
+
+mod agreement;
+mod cache;
+mod config;
+mod decode;
+mod decoder;
+mod files;
+mod generate;
+mod gradients;
+mod parameters;
+#[cfg(feature = "text")]
+mod tokenizer;
+
+pub use agreement::max_decode_forward_gap;
+pub use cache::KvCache;
+pub use config::DecoderConfig;
+pub use decoder::Decoder;
+pub use generate::{Finish, Generated, Request, SamplingParams};
+pub use gradients::Gradients;
+pub use parameters::Parameters;
+#[cfg(feature = "text")]
+#[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+pub use tokenizer::Tokenizer;
+
+pub(crate) use files::{load_tensors, save_tensors};
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,9 @@
 
 mod atomic;
 mod checkpoint;
+pub mod optim;
 mod record;
+pub mod schedule;
 mod stats;
 mod tensorboard;
 

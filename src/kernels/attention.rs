@@ -1,0 +1,297 @@
+//! Causal grouped-query attention over packed sequences, with a backward that recomputes the probabilities.
+//!
+//! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = one sequence's
+//! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
+//! its online softmax: whole rows of a CPU tile fit in the cache).
+
+use super::matmul::{matmul, View, ViewMut};
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::composed;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Heads and sequence lengths of one attention call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key/value heads K; H is a multiple of it.
+    pub kv_heads: usize,
+    /// Features per head d.
+    pub head_dim: usize,
+    /// Tokens of every packed sequence, in order.
+    pub lengths: Vec<usize>,
+}
+
+impl AttentionShape {
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        let n = self.lengths.iter().sum::<usize>();
+        let kv = [n, self.kv_heads * self.head_dim];
+        let fits = q.dims() == [n, self.heads * self.head_dim] && k.dims() == kv && v.dims() == kv;
+        if !fits || self.kv_heads == 0 || self.heads % self.kv_heads != 0 || self.lengths.contains(&0) {
+            candle_core::bail!("attention: q {:?}, k {:?}, v {:?} with {self:?}", q.shape(), k.shape(), v.shape());
+        }
+        Ok(())
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// (first row, length, key/value head) of every independent piece of work.
+    fn pieces(&self) -> Vec<(usize, usize, usize)> {
+        let mut start = 0;
+        let mut pieces = Vec::with_capacity(self.lengths.len() * self.kv_heads);
+        for &len in &self.lengths {
+            pieces.extend((0..self.kv_heads).map(|head| (start, len, head)));
+            start += len;
+        }
+        pieces
+    }
+}
+
+/// o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j inside every packed sequence; query head h reads key/value
+/// head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    shape.check(q, k, v)?;
+    if !on_cpu(q) {
+        return composed::attention(q, k, v, shape);
+    }
+    let op = Attention { shape: shape.clone() };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+struct Attention {
+    shape: AttentionShape,
+}
+
+/// Query rows per tile of scores.
+const BLOCK: usize = 64;
+
+vectorised! {
+    /// softmax of `row[..valid]` in place; the rest becomes 0.
+    fn softmax_in_place<T>(row: &mut [T], valid: usize) {
+        let (row, rest) = row.split_at_mut(valid);
+        rest.fill(T::from_f64(0.0));
+        const LANES: usize = 16;
+        let mut max = [row[0]; LANES];
+        for chunk in row.chunks(LANES) {
+            for (m, &x) in max.iter_mut().zip(chunk) {
+                *m = m.larger(x);
+            }
+        }
+        let max = max.iter().fold(max[0], |a, &b| a.larger(b));
+        let mut sums = [T::from_f64(0.0); LANES];
+        for x in row.iter_mut() {
+            *x = (*x - max).exp();
+        }
+        for chunk in row.chunks(LANES) {
+            for (s, &x) in sums.iter_mut().zip(chunk) {
+                *s += x;
+            }
+        }
+        let mut total = T::from_f64(0.0);
+        for s in sums {
+            total += s;
+        }
+        let scale = T::from_f64(1.0) / total;
+        for x in row.iter_mut() {
+            *x *= scale;
+        }
+    }
+}
+
+vectorised! {
+    /// dS = P ∘ (dP − Σ P ∘ dP) of one row, written over dP.
+    fn softmax_backward<T>(probs: &[T], dprobs: &mut [T]) {
+        let mut sums = [T::from_f64(0.0); 16];
+        for (p, d) in probs.chunks(16).zip(dprobs.chunks(16)) {
+            for ((s, &p), &d) in sums.iter_mut().zip(p).zip(d) {
+                *s += p * d;
+            }
+        }
+        let mut delta = T::from_f64(0.0);
+        for s in sums {
+            delta += s;
+        }
+        for (d, &p) in dprobs.iter_mut().zip(probs) {
+            *d = p * (*d - delta);
+        }
+    }
+}
+
+/// Slices of one (sequence, key/value head) and how to index them.
+struct Piece<'a, T> {
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
+    len: usize,
+    head: usize,
+    shape: &'a AttentionShape,
+}
+
+impl<'a, T: Real> Piece<'a, T> {
+    fn new(q: &'a [T], k: &'a [T], v: &'a [T], at: (usize, usize, usize), shape: &'a AttentionShape) -> Self {
+        let (start, len, head) = at;
+        let rows = |x: &'a [T], heads: usize| &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim];
+        let (q, k, v) = (rows(q, shape.heads), rows(k, shape.kv_heads), rows(v, shape.kv_heads));
+        Self { q, k, v, len, head, shape }
+    }
+
+    /// Rows `range` of query-sized data for head `g` of the group.
+    fn queries<'b>(&self, data: &'b [T], range: &std::ops::Range<usize>, g: usize) -> View<'b, T> {
+        let (d, stride) = (self.shape.head_dim, self.shape.heads * self.shape.head_dim);
+        let offset = range.start * stride + (self.head * self.shape.group() + g) * d;
+        View::new(&data[offset..], range.len(), d, stride)
+    }
+
+    /// The first `rows` rows of key/value-sized data.
+    fn keys<'b>(&self, data: &'b [T], rows: usize) -> View<'b, T> {
+        let d = self.shape.head_dim;
+        View::new(&data[self.head * d..], rows, d, self.shape.kv_heads * d)
+    }
+
+    /// softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
+    fn probabilities(&self, range: &std::ops::Range<usize>, g: usize, tile: &mut [T]) {
+        let (rows, width) = (range.len(), range.end);
+        let scale = T::from_f64(1.0 / (self.shape.head_dim as f64).sqrt());
+        let (q, k) = (self.queries(self.q, range, g), self.keys(self.k, width));
+        matmul(ViewMut::new(tile, rows, width, width), q, k.t(), scale, false, 1);
+        for (i, row) in tile.chunks_exact_mut(width).take(rows).enumerate() {
+            softmax_in_place(row, range.start + i + 1);
+        }
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+        let len = self.len;
+        (0..self.shape.group())
+            .flat_map(move |g| (0..len).step_by(BLOCK).map(move |start| (g, start..len.min(start + BLOCK))))
+    }
+
+    fn tile(&self) -> Vec<T> {
+        vec![T::from_f64(0.0); BLOCK.min(self.len) * self.len]
+    }
+
+    /// Output of the piece's heads, `[len, group·d]`.
+    fn forward(&self) -> Vec<T> {
+        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let mut out = vec![T::from_f64(0.0); self.len * stride];
+        let mut tile = self.tile();
+        for (g, range) in self.blocks() {
+            self.probabilities(&range, g, &mut tile);
+            let o = ViewMut::new(&mut out[range.start * stride + g * d..], range.len(), d, stride);
+            let p = View::new(&tile, range.len(), range.end, range.end);
+            matmul(o, p, self.keys(self.v, range.end), T::from_f64(1.0), false, 1);
+        }
+        out
+    }
+
+    /// (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
+    fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
+        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let zeros = |n: usize| vec![T::from_f64(0.0); n];
+        let (mut dq, mut dk, mut dv) = (zeros(self.len * stride), zeros(self.len * d), zeros(self.len * d));
+        let (mut tile, mut dtile) = (self.tile(), self.tile());
+        let (one, scale) = (T::from_f64(1.0), T::from_f64(1.0 / (d as f64).sqrt()));
+        for (g, range) in self.blocks() {
+            let (rows, width) = (range.len(), range.end);
+            self.probabilities(&range, g, &mut tile);
+            let dout = self.queries(grad, &range, g);
+            let dp = ViewMut::new(&mut dtile, rows, width, width);
+            matmul(dp, dout, self.keys(self.v, width).t(), one, false, 1);
+            for (p, dp) in tile.chunks_exact(width).zip(dtile.chunks_exact_mut(width)).take(rows) {
+                softmax_backward(p, dp);
+            }
+            let (p, ds) = (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
+            let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
+            matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
+            matmul(ViewMut::new(&mut dk, width, d, d), ds.t(), self.queries(self.q, &range, g), scale, true, 1);
+            matmul(ViewMut::new(&mut dv, width, d, d), p.t(), dout, one, true, 1);
+        }
+        (dq, dk, dv)
+    }
+}
+
+/// Writes every piece's compact columns (`[len, width]`) into their place in `[n, K·width]`.
+fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
+    let n: usize = shape.lengths.iter().sum();
+    let stride = shape.kv_heads * width;
+    let mut out = vec![T::from_f64(0.0); n * stride];
+    for ((start, len, head), part) in shape.pieces().into_iter().zip(parts) {
+        let rows = out[start * stride..(start + len) * stride].chunks_exact_mut(stride);
+        for (row, values) in rows.zip(part.chunks_exact(width)) {
+            row[head * width..(head + 1) * width].copy_from_slice(values);
+        }
+    }
+    out
+}
+
+fn forward<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> CpuStorage {
+    let pieces = shape.pieces();
+    let parts: Vec<Vec<T>> =
+        pieces.into_par_iter().map(|at| Piece::new(q, k, v, at, shape).forward()).collect();
+    T::to_cpu_storage_owned(scatter(&parts, shape, shape.group() * shape.head_dim))
+}
+
+type Gradients = (Tensor, Tensor, Tensor);
+
+fn backward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor, shape: &AttentionShape) -> Result<Gradients> {
+    let slices = |f: &dyn Fn(&[T], &[T], &[T], &[T]) -> Gradient3<T>| {
+        with_slice::<T, _>(q, |q| {
+            with_slice::<T, _>(k, |k| with_slice::<T, _>(v, |v| with_slice::<T, _>(grad, |g| Ok(f(q, k, v, g)))))
+        })
+    };
+    let (dq, dk, dv) = slices(&|q, k, v, grad| {
+        let parts = shape.pieces().into_par_iter().map(|at| {
+            let piece = Piece::new(q, k, v, at, shape);
+            let stride = shape.heads * shape.head_dim;
+            piece.backward(&grad[at.0 * stride..(at.0 + at.1) * stride])
+        });
+        let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.map(|(a, b, c)| (a, (b, c))).unzip();
+        let d = shape.head_dim;
+        (scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d))
+    })?;
+    let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+    Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+}
+
+type Gradient3<T> = (Vec<T>, Vec<T>, Vec<T>);
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = with_real!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
+            Ok(forward::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape))
+        })?;
+        Ok((out, lq.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (dq, dk, dv) = with_real!(grad.dtype(), "attention", T => {
+            backward::<T>(q, k, v, &grad, &self.shape)
+        })?;
+        Ok((Some(dq), Some(dk), Some(dv)))
+    }
+}

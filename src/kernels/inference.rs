@@ -1,0 +1,132 @@
+//! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
+
+use super::attention::softmax_in_place;
+use super::matmul::{matmul, View, ViewMut};
+use super::real::{lane_sum, vectorised, with_slice};
+use super::rms_norm::rms_norm_row;
+use super::swiglu::swiglu_in_place;
+use crate::Result;
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+/// Query rows per tile of scores.
+const BLOCK: usize = 64;
+
+/// x Wᵀ + b for x `[n, i]`, added to `onto` (`[n, o]`) where given.
+pub(crate) fn linear_into(
+    x: &[f32],
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    onto: Option<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let (o, i) = weight.dims2()?;
+    let n = x.len() / i;
+    let accumulate = bias.is_some() || onto.is_some();
+    let mut y = match (onto, bias) {
+        (Some(y), _) => y,
+        (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
+        (None, None) => vec![0.0; n * o],
+    };
+    with_slice::<f32, _>(weight, |w| {
+        let out = ViewMut::new(&mut y, n, o, o);
+        matmul(out, View::new(x, n, i, i), View::new(w, o, i, i).t(), 1.0, accumulate, rayon::current_num_threads());
+        Ok(())
+    })?;
+    Ok(y)
+}
+
+/// RMSNorm of every row of x `[n, h]`.
+pub(crate) fn norm_rows(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
+        rms_norm_row(x, weight, eps, y);
+    }
+    y
+}
+
+/// gate ← silu(gate) · up.
+pub(crate) fn swiglu_rows(gate: &mut [f32], up: &[f32]) {
+    const CHUNK: usize = 1 << 14;
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(g, u)| swiglu_in_place(g, u));
+}
+
+/// Attention of consecutive queries `[c, H·d]`, the first at `position`, over cached keys and values
+/// `[≥ position + c, K·d]`, for (H, K, d) heads.
+pub(crate) fn attend(
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    position: usize,
+    (heads, kv_heads, d): (usize, usize, usize),
+    out: &mut [f32],
+) {
+    let (width, stride) = (heads * d, kv_heads * d);
+    let count = q.len() / width;
+    let mut tile = vec![0.0f32; BLOCK.min(count) * (position + count)];
+    for head in 0..heads {
+        let kv = head / (heads / kv_heads) * d;
+        if count == 1 {
+            let (q, out) = (&q[head * d..(head + 1) * d], &mut out[head * d..(head + 1) * d]);
+            attend_one(q, &keys[kv..], &values[kv..], stride, &mut tile, out);
+            continue;
+        }
+        for start in (0..count).step_by(BLOCK) {
+            let rows = BLOCK.min(count - start);
+            let len = position + start + rows;
+            let queries = View::new(&q[start * width + head * d..], rows, d, width);
+            let scores = ViewMut::new(&mut tile, rows, len, len);
+            matmul(scores, queries, View::new(&keys[kv..], len, d, stride).t(), 1.0 / (d as f32).sqrt(), false, 1);
+            for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
+                softmax_in_place(row, position + start + i + 1);
+            }
+            let out = ViewMut::new(&mut out[start * width + head * d..], rows, d, width);
+            matmul(out, View::new(&tile, rows, len, len), View::new(&values[kv..], len, d, stride), 1.0, false, 1);
+        }
+    }
+}
+
+/// One query against `scores.len()` cached positions.
+fn attend_one(q: &[f32], keys: &[f32], values: &[f32], stride: usize, scores: &mut [f32], out: &mut [f32]) {
+    scores_of(q, keys, stride, 1.0 / (q.len() as f32).sqrt(), scores);
+    let len = scores.len();
+    softmax_in_place(scores, len);
+    mix(scores, values, stride, out);
+}
+
+vectorised! {
+    /// scores_j = scale · q · k_j.
+    fn scores_of<T>(q: &[T], keys: &[T], stride: usize, scale: T, scores: &mut [T]) {
+        const LANES: usize = 8;
+        for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
+            let mut lanes = [T::from_f64(0.0); LANES];
+            let (qs, ks) = (q.chunks_exact(LANES), key[..q.len()].chunks_exact(LANES));
+            let mut tail = T::from_f64(0.0);
+            for (&x, &y) in qs.remainder().iter().zip(ks.remainder()) {
+                tail += x * y;
+            }
+            for (x, y) in qs.zip(ks) {
+                for l in 0..LANES {
+                    lanes[l] += x[l] * y[l];
+                }
+            }
+            *score = (lane_sum(lanes) + tail) * scale;
+        }
+    }
+}
+
+vectorised! {
+    /// out = Σ_j p_j v_j, eight features at a time.
+    fn mix<T>(probs: &[T], values: &[T], stride: usize, out: &mut [T]) {
+        const LANES: usize = 16;
+        for (c, out) in out.chunks_mut(LANES).enumerate() {
+            let mut acc = [T::from_f64(0.0); LANES];
+            for (j, &p) in probs.iter().enumerate() {
+                let at = j * stride + c * LANES;
+                for (a, &v) in acc.iter_mut().zip(&values[at..at + out.len()]) {
+                    *a += p * v;
+                }
+            }
+            out.copy_from_slice(&acc[..out.len()]);
+        }
+    }
+}

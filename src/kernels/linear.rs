@@ -1,0 +1,206 @@
+//! Affine maps whose backward computes only the gradients that are needed.
+
+use super::matmul::{matmul, View, ViewMut};
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::composed;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
+///
+/// Backward: dx = g W, dW = gᵀ x, db = Σₙ g. Unlike candle's matmul rule, an input that needs no gradient
+/// (a frozen weight) costs nothing.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return composed::linear(x, weight, bias);
+    }
+    let (_, i) = x.dims2()?;
+    let (o, wi) = weight.dims2()?;
+    if i != wi || bias.is_some_and(|b| b.dims() != [o]) {
+        candle_core::bail!("linear: x {:?}, weight {:?}, bias {:?}", x.shape(), weight.shape(), bias.map(|b| b.dims()));
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+        None => x.apply_op2(&weight, Linear),
+    }
+}
+
+struct Linear;
+
+fn forward<T: Real>(
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    (n, i, o): (usize, usize, usize),
+) -> (CpuStorage, Shape) {
+    let mut y = match bias {
+        Some(bias) => bias.repeat(n),
+        None => vec![T::from_f64(0.0); n * o],
+    };
+    matmul(
+        ViewMut::new(&mut y, n, o, o),
+        View::new(x, n, i, i),
+        View::new(weight, o, i, i).t(),
+        T::from_f64(1.0),
+        bias.is_some(),
+        rayon::current_num_threads(),
+    );
+    (T::to_cpu_storage_owned(y), (n, o).into())
+}
+
+fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
+    let ((n, i), (o, _)) = (x.shape().dims2()?, weight.shape().dims2()?);
+    Ok((n, i, o))
+}
+
+/// dx = g W.
+fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ((n, o), (_, i)) = (grad.dims2()?, weight.dims2()?);
+    let mut dx = vec![T::from_f64(0.0); n * i];
+    with_slice::<T, _>(grad, |g| {
+        with_slice::<T, _>(weight, |w| {
+            let (out, g, w) = (ViewMut::new(&mut dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
+            matmul(out, g, w, T::from_f64(1.0), false, rayon::current_num_threads());
+            Ok(())
+        })
+    })?;
+    Tensor::from_vec(dx, (n, i), grad.device())
+}
+
+/// dW = gᵀ x.
+fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
+    let mut dw = vec![T::from_f64(0.0); o * i];
+    with_slice::<T, _>(grad, |g| {
+        with_slice::<T, _>(x, |x| {
+            let (out, g, x) = (ViewMut::new(&mut dw, o, i, i), View::new(g, n, o, o), View::new(x, n, i, i));
+            matmul(out, g.t(), x, T::from_f64(1.0), false, rayon::current_num_threads());
+            Ok(())
+        })
+    })?;
+    Tensor::from_vec(dw, (o, i), grad.device())
+}
+
+vectorised! {
+    /// acc += Σ rows of `rows` (`[_, acc.len()]`).
+    fn add_rows<T>(rows: &[T], acc: &mut [T]) {
+        for row in rows.chunks_exact(acc.len()) {
+            for (a, &r) in acc.iter_mut().zip(row) {
+                *a += r;
+            }
+        }
+    }
+}
+
+/// Rows per partial sum: fixed, so that the order of additions does not depend on the thread count.
+const CHUNK: usize = 64;
+
+/// Σ over chunks of rows of the vectors that `partial` adds to its accumulator, in chunk order.
+pub(super) fn sum_over_rows<T: Real>(
+    rows: usize,
+    width: usize,
+    partial: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
+) -> Vec<T> {
+    let zero = || vec![T::from_f64(0.0); width];
+    let partials: Vec<Vec<T>> = (0..rows.div_ceil(CHUNK))
+        .into_par_iter()
+        .map(|chunk| {
+            let mut acc = zero();
+            partial(chunk * CHUNK..rows.min((chunk + 1) * CHUNK), &mut acc);
+            acc
+        })
+        .collect();
+    let mut total = zero();
+    for partial in partials {
+        add_rows(&partial, &mut total);
+    }
+    total
+}
+
+/// db = Σₙ g.
+fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
+    let (n, o) = grad.dims2()?;
+    let db = with_slice::<T, _>(grad, |g| {
+        Ok(sum_over_rows(n, o, |rows, acc: &mut [T]| add_rows(&g[rows.start * o..rows.end * o], acc)))
+    })?;
+    Tensor::from_vec(db, o, grad.device())
+}
+
+fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
+    if needed {
+        f().map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    with_real!(grad.dtype(), "linear", T => Ok((
+        when(x.track_op(), || input_gradient::<T>(grad, weight))?,
+        when(weight.track_op(), || weight_gradient::<T>(grad, x))?,
+    )))
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let size = sizes(lx, lw)?;
+        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+            Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        backward(x, w, &grad.contiguous()?)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let size = sizes(lx, lw)?;
+        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+            Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, Some(slice_of(b, lb)?), size))
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (dx, dw) = backward(x, w, &grad)?;
+        let db = when(b.track_op(), || {
+            with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad))
+        })?;
+        Ok((dx, dw, db))
+    }
+}

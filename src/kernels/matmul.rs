@@ -1,0 +1,93 @@
+//! A safe face on the `gemm` crate: strided matrix views over slices.
+
+use super::real::Real;
+use gemm::Parallelism;
+
+/// A read-only strided matrix over a slice.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// A writable strided matrix over a slice.
+pub(crate) struct ViewMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a, T> View<'a, T> {
+    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
+    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
+        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "view leaves its slice");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
+    pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
+        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "view leaves its slice");
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+/// out = α a b, or out += α a b where `accumulate`; `threads` > 1 lets the product use the rayon pool.
+///
+/// The order of every element's sum does not depend on the number of threads.
+#[allow(unsafe_code)]
+pub(crate) fn matmul<T: Real>(
+    out: ViewMut<'_, T>,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    alpha: T,
+    accumulate: bool,
+    threads: usize,
+) {
+    assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows, "matmul shapes");
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    let one = T::from_f64(1.0);
+    // SAFETY: the constructors of the views checked that every element (row, column) lies inside its slice,
+    // `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.cols,
+            a.cols,
+            out.data.as_mut_ptr(),
+            1,
+            out.row_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            one,
+            alpha,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

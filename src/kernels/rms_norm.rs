@@ -1,0 +1,134 @@
+//! Root-mean-square normalisation (Zhang & Sennrich 2019).
+
+use super::linear::sum_over_rows;
+use super::real::{lane_sum, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::composed;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
+///
+/// Backward with r = 1/√(mean x² + ε) and a = g ∘ w: dx = r (a − x r² mean(a ∘ x)), dw = Σₙ g ∘ x r.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return composed::rms_norm(x, weight, eps);
+    }
+    let (_, h) = x.dims2()?;
+    if weight.dims() != [h] {
+        candle_core::bail!("rms_norm: x {:?}, weight {:?}", x.shape(), weight.shape());
+    }
+    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
+}
+
+struct RmsNorm {
+    eps: f64,
+}
+
+/// Sum of products, in a fixed number of lanes.
+#[inline(always)]
+fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::from_f64(0.0); 8];
+    let (ac, bc) = (a.chunks_exact(8), b.chunks_exact(8));
+    let mut tail = T::from_f64(0.0);
+    for (&x, &y) in ac.remainder().iter().zip(bc.remainder()) {
+        tail += x * y;
+    }
+    for (x, y) in ac.zip(bc) {
+        for l in 0..8 {
+            lanes[l] += x[l] * y[l];
+        }
+    }
+    lane_sum(lanes) + tail
+}
+
+vectorised! {
+    /// One row of the norm: `out` = x r w.
+    fn rms_norm_row<T>(x: &[T], weight: &[T], eps: T, out: &mut [T]) {
+        let mean = dot(x, x) / T::from_f64(x.len() as f64);
+        let r = T::from_f64(1.0) / (mean + eps).sqrt();
+        for ((o, &x), &w) in out.iter_mut().zip(x).zip(weight) {
+            *o = x * r * w;
+        }
+    }
+}
+
+vectorised! {
+    /// One row of the backward: writes dx, adds to dw.
+    fn backward_row<T>(x: &[T], weight: &[T], grad: &[T], eps: T, dx: &mut [T]) {
+        let inverse_width = T::from_f64(1.0 / x.len() as f64);
+        let r = T::from_f64(1.0) / (dot(x, x) * inverse_width + eps).sqrt();
+        for ((d, &g), &w) in dx.iter_mut().zip(grad).zip(weight) {
+            *d = g * w;
+        }
+        let c = dot(dx, x) * inverse_width * r * r;
+        for (d, &x) in dx.iter_mut().zip(x) {
+            *d = r * (*d - x * c);
+        }
+    }
+}
+
+vectorised! {
+    /// Adds g x r of one row to `dw`.
+    fn add_weight_gradient<T>(x: &[T], grad: &[T], eps: T, dw: &mut [T]) {
+        let r = T::from_f64(1.0) / (dot(x, x) / T::from_f64(x.len() as f64) + eps).sqrt();
+        for ((d, &x), &g) in dw.iter_mut().zip(x).zip(grad) {
+            *d += g * x * r;
+        }
+    }
+}
+
+fn backward<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let (n, h) = x.dims2()?;
+    let eps = T::from_f64(eps);
+    let mut dx = vec![T::from_f64(0.0); n * h];
+    let dw = with_slice::<T, _>(x, |x| {
+        with_slice::<T, _>(weight, |w| {
+            with_slice::<T, _>(grad, |g| {
+                let rows = dx.par_chunks_mut(h).zip(x.par_chunks(h)).zip(g.par_chunks(h)).with_min_len(32);
+                rows.for_each(|((dx, x), g)| backward_row(x, w, g, eps, dx));
+                Ok(sum_over_rows(n, h, |rows, acc: &mut [T]| {
+                    for i in rows {
+                        add_weight_gradient(&x[i * h..(i + 1) * h], &g[i * h..(i + 1) * h], eps, acc);
+                    }
+                }))
+            })
+        })
+    })?;
+    Ok((Tensor::from_vec(dx, (n, h), x.device())?, Tensor::from_vec(dw, h, x.device())?))
+}
+
+fn forward<T: Real>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
+    let h = weight.len();
+    let mut y = vec![T::from_f64(0.0); x.len()];
+    let rows = y.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
+    rows.for_each(|(y, x)| rms_norm_row(x, weight, T::from_f64(eps), y));
+    T::to_cpu_storage_owned(y)
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
+            Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
+        })?;
+        Ok((y, lx.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (dx, dw) = with_real!(grad.dtype(), "rms_norm", T => backward::<T>(x, w, &grad, self.eps))?;
+        Ok((Some(dx), w.track_op().then_some(dw)))
+    }
+}

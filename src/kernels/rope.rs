@@ -1,0 +1,134 @@
+//! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
+
+use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use super::composed;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// cos and sin of position · base^(−2j/d), for every position below a limit.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    head_dim: usize,
+    cos: Vec<f64>,
+    sin: Vec<f64>,
+}
+
+impl RopeTable {
+    /// The table for heads of `head_dim` features (even), positions 0..`positions`, and base θ.
+    pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
+        let half = head_dim / 2;
+        let angle = |i: usize| {
+            let (position, j) = (i / half, i % half);
+            position as f64 * theta.powf(-2.0 * j as f64 / head_dim as f64)
+        };
+        let (sin, cos) = (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
+        Self { head_dim, cos, sin }
+    }
+
+    /// Features per head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// The first position outside the table.
+    pub fn positions(&self) -> usize {
+        2 * self.cos.len() / self.head_dim
+    }
+
+    /// cos and sin rows of `positions` as two `[n, 1, 1, d/2]` tensors.
+    ///
+    /// # Errors
+    /// A position outside the table.
+    pub fn tensors(&self, positions: &[u32], dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+        self.check(positions)?;
+        let half = self.head_dim / 2;
+        let gather = |table: &[f64]| {
+            let rows: Vec<f64> =
+                positions.iter().flat_map(|&p| &table[p as usize * half..(p as usize + 1) * half]).copied().collect();
+            Tensor::from_vec(rows, (positions.len(), 1, 1, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        };
+        Ok((gather(&self.cos)?, gather(&self.sin)?))
+    }
+
+    fn check(&self, positions: &[u32]) -> Result<()> {
+        match positions.iter().find(|&&p| p as usize >= self.positions()) {
+            Some(p) => candle_core::bail!("rope: position {p} outside the table of {}", self.positions()),
+            None => Ok(()),
+        }
+    }
+
+    /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards where `inverse`.
+    pub(crate) fn rotate<T: Real>(&self, row: &mut [T], position: usize, inverse: bool) {
+        let half = self.head_dim / 2;
+        let range = position * half..(position + 1) * half;
+        let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
+        let sign = if inverse { -1.0 } else { 1.0 };
+        for head in row.chunks_exact_mut(self.head_dim) {
+            let (first, second) = head.split_at_mut(half);
+            for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                let (c, s) = (T::from_f64(c), T::from_f64(sign * s));
+                let (x, y) = (*a, *b);
+                *a = x * c - y * s;
+                *b = y * c + x * s;
+            }
+        }
+    }
+}
+
+/// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin), where row i
+/// stands at `positions[i]`.
+///
+/// Backward: the rotation by the opposite angles.
+///
+/// # Errors
+/// A position outside the table, or shapes that do not fit.
+pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Result<Tensor> {
+    let (n, width) = x.dims2()?;
+    if n != positions.len() || width % table.head_dim != 0 {
+        candle_core::bail!("rope: x {:?}, {} positions, head {}", x.shape(), positions.len(), table.head_dim);
+    }
+    if !on_cpu(x) {
+        return composed::rope(x, table, positions);
+    }
+    table.check(positions)?;
+    let op = Rope { table: table.clone(), positions: positions.clone(), inverse: false };
+    x.contiguous()?.apply_op1(op)
+}
+
+struct Rope {
+    table: Arc<RopeTable>,
+    positions: Arc<[u32]>,
+    inverse: bool,
+}
+
+impl Rope {
+    fn apply<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let mut y = x.to_vec();
+        let width = x.len() / self.positions.len().max(1);
+        let rows = y.par_chunks_mut(width.max(1)).zip(&self.positions[..]).with_min_len(64);
+        rows.for_each(|(row, &p)| self.table.rotate(row, p as usize, self.inverse));
+        y
+    }
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rope", T => {
+            Ok(candle_core::WithDType::to_cpu_storage_owned(self.apply::<T>(slice_of(x, layout)?)))
+        })?;
+        Ok((y, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let inverse = Rope { table: self.table.clone(), positions: self.positions.clone(), inverse: true };
+        let dx = with_real!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
+            Tensor::from_vec(inverse.apply(g), grad.shape(), grad.device())
+        }))?;
+        Ok(Some(dx))
+    }
+}

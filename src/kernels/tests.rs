@@ -1,0 +1,142 @@
+//! Every kernel against its composed twin, and every gradient against central differences in f64.
+
+use super::*;
+use crate::rng::{Purpose, Stream};
+use candle_core::{DType, Device, Tensor, Var};
+use std::sync::Arc;
+
+type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
+
+fn random(shape: &[usize], salt: u64) -> Tensor {
+    let stream = Stream::new(11, Purpose::Init, salt, 0, 0);
+    let values: Vec<f64> =
+        (0..shape.iter().product()).map(|i| 2.0 * stream.uniform(0, i as u64) - 1.0).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    values(a).iter().zip(values(b)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
+}
+
+/// A scalar that weighs every output differently, so that no error cancels.
+fn loss(op: Op<'_>, inputs: &[Tensor]) -> Tensor {
+    let y = op(inputs).unwrap();
+    (&y * random(y.dims(), 99).to_dtype(y.dtype()).unwrap()).unwrap().sum_all().unwrap()
+}
+
+fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
+    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let store = loss(op, &tensors).backward().unwrap();
+    vars.iter().map(|v| store.get(v).expect("a gradient for every input").clone()).collect()
+}
+
+/// Central differences of every input element.
+fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
+    let exact = gradients(op, inputs);
+    let step = 1e-5;
+    for (which, grad) in exact.iter().enumerate() {
+        let base = values(&inputs[which]);
+        for (i, want) in values(grad).into_iter().enumerate() {
+            let at = |delta: f64| {
+                let mut moved = base.clone();
+                moved[i] += delta;
+                let mut inputs = inputs.to_vec();
+                inputs[which] = Tensor::from_vec(moved, inputs[which].shape(), &Device::Cpu).unwrap();
+                loss(op, &inputs).to_scalar::<f64>().unwrap()
+            };
+            let got = (at(step) - at(-step)) / (2.0 * step);
+            assert!((got - want).abs() < tolerance, "input {which}[{i}]: differences {got}, backward {want}");
+        }
+    }
+}
+
+/// Value and gradients of `op` equal `twin`'s in f64, and in f32 up to its rounding.
+fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
+        let inputs: Vec<Tensor> = inputs.iter().map(|t| t.to_dtype(dtype).unwrap()).collect();
+        let gap = max_gap(&op(&inputs).unwrap(), &twin(&inputs).unwrap());
+        assert!(gap < tolerance, "{dtype:?} value differs by {gap}");
+        for (a, b) in gradients(op, &inputs).iter().zip(gradients(twin, &inputs)) {
+            assert!(max_gap(a, &b) < tolerance, "{dtype:?} gradient differs by {}", max_gap(a, &b));
+        }
+    }
+}
+
+#[test]
+fn linear_has_its_gradient() {
+    let inputs = [random(&[5, 3], 1), random(&[4, 3], 2), random(&[4], 3)];
+    let op: Op = &|t| linear(&t[0], &t[1], Some(&t[2]));
+    check_gradients(op, &inputs, 1e-8);
+    check_gradients(&|t| linear(&t[0], &t[1], None), &inputs[..2], 1e-8);
+    let large = [random(&[150, 33], 1), random(&[70, 33], 2), random(&[70], 3)];
+    check_twin(op, &|t| composed::linear(&t[0], &t[1], Some(&t[2])), &large);
+}
+
+#[test]
+fn linear_leaves_frozen_weights_without_gradient() {
+    let (x, w) = (Var::from_tensor(&random(&[5, 3], 1)).unwrap(), random(&[4, 3], 2));
+    let store = linear(&x, &w, None).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(store.get(&x).is_some() && store.get(&w).is_none());
+}
+
+#[test]
+fn rms_norm_has_its_gradient() {
+    let op: Op = &|t| rms_norm(&t[0], &t[1], 1e-3);
+    check_gradients(op, &[random(&[3, 10], 1), random(&[10], 2)], 1e-8);
+    check_twin(op, &|t| composed::rms_norm(&t[0], &t[1], 1e-3), &[random(&[130, 37], 1), random(&[37], 2)]);
+}
+
+#[test]
+fn rope_has_its_gradient() {
+    let table = Arc::new(RopeTable::new(6, 40, 100.0));
+    let positions: Arc<[u32]> = vec![0, 1, 7, 39, 3].into();
+    let op: Op = &|t| rope(&t[0], &table, &positions);
+    check_gradients(op, &[random(&[5, 12], 1)], 1e-8);
+    check_twin(op, &|t| composed::rope(&t[0], &table, &positions), &[random(&[5, 12], 2)]);
+    assert!(rope(&random(&[1, 12], 1), &table, &vec![40].into()).is_err());
+}
+
+#[test]
+fn swiglu_has_its_gradient() {
+    let op: Op = &|t| swiglu(&t[0], &t[1]);
+    check_gradients(op, &[(random(&[3, 7], 1) * 4.0).unwrap(), random(&[3, 7], 2)], 1e-8);
+    let large = [(random(&[300, 70], 1) * 9.0).unwrap(), random(&[300, 70], 2)];
+    check_twin(op, &|t| composed::swiglu(&t[0], &t[1]), &large);
+}
+
+#[test]
+fn attention_has_its_gradient() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 3, lengths: vec![3, 1, 5] };
+    let op: Op = &|t| attention(&t[0], &t[1], &t[2], &shape);
+    check_gradients(op, &[random(&[9, 12], 1), random(&[9, 6], 2), random(&[9, 6], 3)], 1e-8);
+    // Longer than one tile, and not a multiple of it.
+    let shape = AttentionShape { lengths: vec![70, 130, 2], ..shape };
+    let op: Op = &|t| attention(&t[0], &t[1], &t[2], &shape);
+    let large = [random(&[202, 12], 1), random(&[202, 6], 2), random(&[202, 6], 3)];
+    check_twin(op, &|t| composed::attention(&t[0], &t[1], &t[2], &shape), &large);
+}
+
+#[test]
+fn logprob_entropy_has_its_gradient_through_both_outputs() {
+    let ids = Tensor::new(&[0u32, 3, 6], &Device::Cpu).unwrap();
+    let op: Op = &|t| {
+        let (log_probs, entropies) = logprob_entropy(&t[0], &ids, 0.7).unwrap();
+        Tensor::stack(&[log_probs, entropies], 0)
+    };
+    let logits = (random(&[3, 7], 1) * 3.0).unwrap();
+    check_gradients(op, &[logits], 1e-8);
+    let ids: Vec<u32> = (0..50).map(|i| i * 37 % 700).collect();
+    let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+    let op: Op = &|t| {
+        let (log_probs, entropies) = logprob_entropy(&t[0], &ids, 0.7).unwrap();
+        Tensor::stack(&[log_probs, entropies], 0)
+    };
+    let large = (random(&[50, 700], 1) * 5.0).unwrap();
+    check_twin(op, &|t| composed::logprob_entropy(&t[0], &ids, 0.7), &[large]);
+}

@@ -1,0 +1,187 @@
+//! The decoding mode: ragged chunks of many rows against the cache, in f32, without gradients.
+//!
+//! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
+//! r = rows of the call.
+
+use super::cache::{KvCache, Slot};
+use super::decoder::{Block, Decoder};
+use crate::kernels::{attend, linear_into, norm_rows, swiglu_rows, with_slice, RopeTable};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+/// The new tokens of one row.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    /// Position of the first one.
+    position: usize,
+    /// How many.
+    count: usize,
+}
+
+impl Decoder {
+    /// Appends `tokens[i]` to `rows[i]` of the cache, for all rows at once, and returns the logits at the last
+    /// position of every row, `[r][v]` flattened.
+    ///
+    /// Chunks may differ in length. Which rows share a call changes the result by rounding only.
+    ///
+    /// # Errors
+    /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that does
+    /// not fit the context, a cache of another configuration, and logits that are not finite. The cache is
+    /// unchanged unless the error is in the logits.
+    pub fn extend(&self, cache: &mut KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+        self.check_chunks(cache, rows, tokens)?;
+        let mut slots: Vec<Slot> = rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
+        let logits = self.run(&mut slots, tokens);
+        for (&row, slot) in rows.iter().zip(slots) {
+            cache.slots[row] = slot;
+        }
+        logits
+    }
+
+    fn run(&self, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+        let mut ids = Vec::new();
+        let mut spans = Vec::with_capacity(slots.len());
+        for (slot, chunk) in slots.iter_mut().zip(tokens) {
+            let count = slot.pending.len() + chunk.len();
+            ids.append(&mut slot.pending);
+            ids.extend_from_slice(chunk);
+            spans.push(Span { position: slot.len, count });
+        }
+        let mut x = self.embed(&ids)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let last = layer + 1 == self.blocks.len();
+            x = self.run_block(block, layer, x, slots, &spans, last)?;
+        }
+        for (slot, span) in slots.iter_mut().zip(&spans) {
+            slot.len += span.count;
+        }
+        let x = self.normed(&x, &self.norm)?;
+        let logits = linear_into(&x, &self.head, None, None)?;
+        match logits.iter().position(|x| x.is_nan()) {
+            Some(i) => {
+                let at = format!("row {} of {}", i / self.config.vocab_size, slots.len());
+                Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
+            }
+            None => Ok(logits),
+        }
+    }
+
+    fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
+        if rows.len() != tokens.len() {
+            return Err(Error::Shape { name: "tokens", expected: format!("[{}]", rows.len()), got: vec![tokens.len()] });
+        }
+        let width = self.config.num_key_value_heads * self.config.head_dim();
+        let layers = cache.slots.first().map_or(self.blocks.len(), |s| s.layers.len());
+        if cache.width != width || cache.limit != self.config.max_position_embeddings || layers != self.blocks.len() {
+            return Err(Error::setting("cache", format!("{layers} layers of width {}", cache.width), "built for another configuration"));
+        }
+        for (i, (&row, chunk)) in rows.iter().zip(tokens).enumerate() {
+            cache.check_row(row)?;
+            if rows[..i].contains(&row) {
+                return Err(Error::setting("rows", row, "a row may appear once per call"));
+            }
+            if chunk.len() > cache.room(row) {
+                let reason = format!("row {row} has room for {} of {} tokens", cache.room(row), cache.limit);
+                return Err(Error::setting(format!("tokens[{i}].len"), chunk.len(), reason));
+            }
+            if !chunk.is_empty() || cache.slots[row].pending.is_empty() {
+                self.check_row(i, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let h = self.config.hidden_size;
+        Ok(with_slice::<f32, _>(&self.embedding, |table| {
+            Ok(ids.iter().flat_map(|&id| &table[id as usize * h..(id as usize + 1) * h]).copied().collect())
+        })?)
+    }
+
+    fn normed(&self, x: &[f32], weight: &Tensor) -> Result<Vec<f32>> {
+        Ok(with_slice::<f32, _>(weight, |w| Ok(norm_rows(x, w, self.config.rms_norm_eps as f32)))?)
+    }
+
+    /// One block; `last` keeps only the last position of every row, all that the logits need.
+    fn run_block(
+        &self,
+        block: &Block,
+        layer: usize,
+        mut x: Vec<f32>,
+        slots: &mut [Slot],
+        spans: &[Span],
+        last: bool,
+    ) -> Result<Vec<f32>> {
+        let mut normed = self.normed(&x, &block.input_norm)?;
+        let [q, k, v] = &block.qkv;
+        let mut keys = linear_into(&normed, &k.0, Some(&k.1), None)?;
+        let values = linear_into(&normed, &v.0, Some(&v.1), None)?;
+        rotate_rows(&self.rope, &mut keys, spans);
+        append(slots, layer, spans, &keys, &values);
+        let mut queries = spans.to_vec();
+        if last {
+            x = last_rows(&x, spans, self.config.hidden_size);
+            normed = last_rows(&normed, spans, self.config.hidden_size);
+            queries = spans.iter().map(|s| Span { position: s.position + s.count - 1, count: 1 }).collect();
+        }
+        let mut q = linear_into(&normed, &q.0, Some(&q.1), None)?;
+        rotate_rows(&self.rope, &mut q, &queries);
+        let mixed = self.attend_rows(&q, slots, layer, &queries);
+        let x = linear_into(&mixed, &block.o, None, Some(x))?;
+        let normed = self.normed(&x, &block.post_norm)?;
+        let mut gate = linear_into(&normed, &block.gate, None, None)?;
+        swiglu_rows(&mut gate, &linear_into(&normed, &block.up, None, None)?);
+        linear_into(&gate, &block.down, None, Some(x))
+    }
+
+    fn attend_rows(&self, q: &[f32], slots: &[Slot], layer: usize, spans: &[Span]) -> Vec<f32> {
+        let (h, c) = (self.config.hidden_size, &self.config);
+        let mut out = vec![0.0; q.len()];
+        let mut work = Vec::with_capacity(spans.len());
+        let (mut q, mut rest) = (q, out.as_mut_slice());
+        for (slot, span) in slots.iter().zip(spans) {
+            let (mine, others) = rest.split_at_mut(span.count * h);
+            let (queries, others_q) = q.split_at(span.count * h);
+            work.push((slot, span.position, queries, mine));
+            (q, rest) = (others_q, others);
+        }
+        work.into_par_iter().for_each(|(slot, position, q, out)| {
+            let (keys, values) = &slot.layers[layer];
+            attend(q, keys, values, position, (c.num_attention_heads, c.num_key_value_heads, c.head_dim()), out);
+        });
+        out
+    }
+}
+
+fn rotate_rows(table: &RopeTable, x: &mut [f32], spans: &[Span]) {
+    let n: usize = spans.iter().map(|s| s.count).sum();
+    let width = x.len() / n.max(1);
+    let positions = spans.iter().flat_map(|s| s.position..s.position + s.count);
+    for (row, position) in x.chunks_exact_mut(width.max(1)).zip(positions) {
+        table.rotate(row, position, false);
+    }
+}
+
+fn append(slots: &mut [Slot], layer: usize, spans: &[Span], keys: &[f32], values: &[f32]) {
+    let n: usize = spans.iter().map(|s| s.count).sum();
+    let width = keys.len() / n.max(1);
+    let mut start = 0;
+    for (slot, span) in slots.iter_mut().zip(spans) {
+        let range = start..start + span.count * width;
+        start = range.end;
+        let (k, v) = &mut slot.layers[layer];
+        k.extend_from_slice(&keys[range.clone()]);
+        v.extend_from_slice(&values[range]);
+    }
+}
+
+fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(spans.len() * h);
+    let mut end = 0;
+    for span in spans {
+        end += span.count * h;
+        out.extend_from_slice(&x[end - h..end]);
+    }
+    out
+}

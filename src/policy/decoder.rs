@@ -1,0 +1,202 @@
+//! The teacher-forced forward pass with gradients.
+//!
+//! Shapes: b = rows, t = padded length, n = tokens of all rows packed one after another, h = hidden width,
+//! v = vocabulary.
+
+use super::config::DecoderConfig;
+use super::parameters::Parameters;
+use crate::kernels::{attention, linear, rms_norm, rope, swiglu, AttentionShape, RopeTable};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+/// A Qwen2 decoder over [`Parameters`]: pre-norm blocks of rotary grouped-query attention and SwiGLU.
+///
+/// It shares storage with the variables, so an optimiser step is seen at once by both modes.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    pub(super) config: DecoderConfig,
+    pub(super) embedding: Tensor,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: Tensor,
+    pub(super) head: Tensor,
+    pub(super) rope: Arc<RopeTable>,
+}
+
+/// Weights of one block.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) input_norm: Tensor,
+    /// Query, key and value projections with their biases.
+    pub(super) qkv: [(Tensor, Tensor); 3],
+    pub(super) o: Tensor,
+    pub(super) post_norm: Tensor,
+    pub(super) gate: Tensor,
+    pub(super) up: Tensor,
+    pub(super) down: Tensor,
+}
+
+/// What one forward call knows about its rows.
+struct Rows {
+    positions: Arc<[u32]>,
+    attention: AttentionShape,
+}
+
+impl Decoder {
+    /// Builds the decoder; frozen parameters enter without gradient.
+    ///
+    /// # Errors
+    /// An invalid configuration, or parameters of another model.
+    pub fn new(config: &DecoderConfig, parameters: &Parameters) -> Result<Self> {
+        config.validate()?;
+        let get = |name: &str| -> Result<Tensor> {
+            let var = parameters.get(name)?;
+            Ok(if parameters.is_trainable(name)? { var.as_tensor().clone() } else { var.as_detached_tensor() })
+        };
+        for (name, shape) in config.parameter_shapes() {
+            if parameters.get(&name)?.dims() != shape {
+                return Err(Error::setting(name, format!("{:?}", shape), "the parameter has another shape"));
+            }
+        }
+        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        Ok(Self {
+            embedding: get("model.embed_tokens.weight")?,
+            blocks: (0..config.num_hidden_layers).map(|i| Block::new(i, &get)).collect::<Result<_>>()?,
+            norm: get("model.norm.weight")?,
+            head: get(head)?,
+            rope: Arc::new(RopeTable::new(config.head_dim(), config.max_position_embeddings, config.rope_theta)),
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where the weights live.
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    /// Hidden states after the final norm `[n, h]` of rows packed one after another; row i of length L_i sees
+    /// only itself, causally, at positions 0..L_i.
+    ///
+    /// # Errors
+    /// An empty row, one longer than `max_position_embeddings`, or an id outside the vocabulary.
+    pub fn forward_packed(&self, rows: &[&[u32]]) -> Result<Tensor> {
+        for (i, row) in rows.iter().enumerate() {
+            self.check_row(i, row)?;
+        }
+        let ids = Tensor::from_vec(rows.concat(), rows.iter().map(|r| r.len()).sum::<usize>(), self.device())?;
+        self.forward_ids(&ids, rows.iter().map(|r| r.len()).collect())
+    }
+
+    /// Hidden states after the final norm `[b, t, h]` of right-padded `ids` `[b, t]` (u32) with `lengths` `[b]`.
+    ///
+    /// Padding is never computed: its hidden states are 0 and its ids do not matter.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a length of 0 or above t, or what [`Decoder::forward_packed`] rejects.
+    pub fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let (b, t) = ids.dims2()?;
+        if lengths.len() != b {
+            return Err(Error::Shape { name: "lengths", expected: format!("[{b}]"), got: vec![lengths.len()] });
+        }
+        if let Some((i, &len)) = lengths.iter().enumerate().find(|(_, &len)| len == 0 || len > t) {
+            return Err(Error::setting(format!("lengths[{i}]"), len, format!("must be in 1..={t}")));
+        }
+        let host = ids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        let rows: Vec<&[u32]> = host.iter().zip(lengths).map(|(row, &len)| &row[..len]).collect();
+        let packed = self.forward_packed(&rows)?;
+        let h = self.config.hidden_size;
+        if lengths.iter().all(|&len| len == t) {
+            return Ok(packed.reshape((b, t, h))?);
+        }
+        let n: usize = lengths.iter().sum();
+        let padded = Tensor::cat(&[&packed, &Tensor::zeros((1, h), packed.dtype(), packed.device())?], 0)?;
+        let index = Tensor::from_vec(unpacking(lengths, t, n as u32), b * t, packed.device())?;
+        Ok(padded.index_select(&index, 0)?.reshape((b, t, h))?)
+    }
+
+    /// Logits `[n, v]` of hidden states `[n, h]`: the only part whose cost grows with the vocabulary, so select the
+    /// positions that matter first.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(linear(hidden, &self.head, None)?)
+    }
+
+    fn forward_ids(&self, ids: &Tensor, lengths: Vec<usize>) -> Result<Tensor> {
+        let rows = Rows {
+            positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
+            attention: AttentionShape {
+                heads: self.config.num_attention_heads,
+                kv_heads: self.config.num_key_value_heads,
+                head_dim: self.config.head_dim(),
+                lengths,
+            },
+        };
+        let mut x = self.embedding.index_select(ids, 0)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &rows, &self.rope, self.config.rms_norm_eps)?;
+        }
+        Ok(rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// Requires a row to have at least one token, to fit the context, and to hold known ids.
+    pub(super) fn check_row(&self, index: usize, row: &[u32]) -> Result<()> {
+        let limit = self.config.max_position_embeddings;
+        if row.is_empty() || row.len() > limit {
+            return Err(Error::setting(format!("rows[{index}].len"), row.len(), format!("must be in 1..={limit}")));
+        }
+        match row.iter().position(|&id| id as usize >= self.config.vocab_size) {
+            Some(j) => {
+                let reason = format!("must be below the vocabulary size {}", self.config.vocab_size);
+                Err(Error::setting(format!("rows[{index}][{j}]"), row[j], reason))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// For every padded position the packed row it comes from, or `zero_row`.
+fn unpacking(lengths: &[usize], t: usize, zero_row: u32) -> Vec<u32> {
+    let mut next = 0;
+    let mut index = Vec::with_capacity(lengths.len() * t);
+    for &len in lengths {
+        index.extend((0..t).map(|j| if j < len { next + j as u32 } else { zero_row }));
+        next += len as u32;
+    }
+    index
+}
+
+impl Block {
+    fn new(layer: usize, get: &impl Fn(&str) -> Result<Tensor>) -> Result<Self> {
+        let get = |name: &str| get(&format!("model.layers.{layer}.{name}"));
+        let projection = |name: &str| -> Result<(Tensor, Tensor)> {
+            Ok((get(&format!("self_attn.{name}_proj.weight"))?, get(&format!("self_attn.{name}_proj.bias"))?))
+        };
+        Ok(Self {
+            input_norm: get("input_layernorm.weight")?,
+            qkv: [projection("q")?, projection("k")?, projection("v")?],
+            o: get("self_attn.o_proj.weight")?,
+            post_norm: get("post_attention_layernorm.weight")?,
+            gate: get("mlp.gate_proj.weight")?,
+            up: get("mlp.up_proj.weight")?,
+            down: get("mlp.down_proj.weight")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rows: &Rows, table: &Arc<RopeTable>, eps: f64) -> Result<Tensor> {
+        let normed = rms_norm(x, &self.input_norm, eps)?;
+        let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, &self.qkv[i].0, Some(&self.qkv[i].1)));
+        let (q, k) = (rope(&q?, table, &rows.positions)?, rope(&k?, table, &rows.positions)?);
+        let mixed = attention(&q, &k, &v?, &rows.attention)?;
+        let x = (x + linear(&mixed, &self.o, None)?)?;
+        let normed = rms_norm(&x, &self.post_norm, eps)?;
+        let gated = swiglu(&linear(&normed, &self.gate, None)?, &linear(&normed, &self.up, None)?)?;
+        Ok((&x + linear(&gated, &self.down, None)?)?)
+    }
+}

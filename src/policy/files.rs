@@ -1,0 +1,28 @@
+//! Safetensors files with errors that name the file and the tensor.
+
+use crate::train::atomic_write;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Writes named tensors as one safetensors file, atomically and byte-for-byte reproducibly.
+pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(tensors.iter(), Some(metadata))
+        .map_err(|e| Error::file(path, "safetensors", e.to_string()))?;
+    atomic_write(path, &bytes)
+}
+
+/// Reads all tensors of a safetensors file.
+pub(crate) fn load_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let file = safetensors::SafeTensors::deserialize(&bytes)
+        .map_err(|e| Error::file(path, "safetensors header", format!("{} bytes: {e}", bytes.len())))?;
+    let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let tensor = candle_core::safetensors::Load::load(&view, device)
+            .map_err(|e| Error::file(path, name.clone(), e.to_string()))?;
+        Ok((name, tensor))
+    };
+    file.tensors().into_iter().map(load).collect()
+}

@@ -1,0 +1,144 @@
+//! A byte-level BPE tokenizer trained on the environment's own text.
+
+use super::config::DecoderConfig;
+use crate::train::atomic_write;
+use crate::{Error, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, TokenizerBuilder};
+
+/// Text to token ids and back: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), in the layout of a
+/// Hugging Face `tokenizer.json`.
+///
+/// Encoded text never yields a special token, whatever an environment prints; special tokens are placed
+/// by id, from [`Tokenizer::special_id`].
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special_ids: BTreeSet<u32>,
+}
+
+fn failed(what: &str, e: impl std::fmt::Display) -> Error {
+    Error::setting("tokenizer", what, e.to_string())
+}
+
+impl Tokenizer {
+    /// Learns merges from `texts` until the vocabulary has `vocab_size` entries or nothing is left to merge.
+    ///
+    /// The vocabulary starts with the `special` tokens in their order, then the 256 bytes. The result depends on the
+    /// multiset of texts only, not on their order, threads or hash seeds.
+    ///
+    /// # Errors
+    /// A vocabulary too small for the bytes and the special tokens, or an empty or repeated special token.
+    pub fn train<S: AsRef<str> + Send>(
+        texts: impl IntoIterator<Item = S, IntoIter: Send>,
+        vocab_size: usize,
+        special: &[&str],
+    ) -> Result<Self> {
+        let distinct: BTreeSet<_> = special.iter().collect();
+        if distinct.len() != special.len() || special.contains(&"") {
+            return Err(Error::setting("special", format!("{special:?}"), "must be distinct and not empty"));
+        }
+        let least = 256 + special.len();
+        if vocab_size < least {
+            return Err(Error::setting("vocab_size", vocab_size, format!("must be at least {least}: bytes and special tokens")));
+        }
+        let mut trainer = BpeTrainerBuilder::new()
+            .vocab_size(vocab_size)
+            .show_progress(false)
+            .special_tokens(special.iter().map(|s| AddedToken::from(*s, true)).collect())
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let bytes = || ByteLevel::new(false, true, true);
+        let mut inner = TokenizerBuilder::new()
+            .with_model(BPE::default())
+            .with_normalizer(None::<tokenizers::normalizers::NFC>)
+            .with_pre_tokenizer(Some(bytes()))
+            .with_post_processor(Some(bytes()))
+            .with_decoder(Some(bytes()))
+            .build()
+            .map_err(|e| failed("build", e))?;
+        inner.train(&mut trainer, texts.into_iter()).map_err(|e| failed("train", e))?;
+        let json = inner.to_string(false).map_err(|e| failed("serialise", e))?;
+        Self::from_json(&json).map_err(|e| failed("rebuild", e))
+    }
+
+    fn from_json(json: &str) -> Result<Self, String> {
+        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
+        inner.set_encode_special_tokens(true);
+        let added = inner.get_added_tokens_decoder();
+        let special_ids = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
+        Ok(Self { inner, special_ids })
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// An unreadable or malformed file.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let json = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        Self::from_json(&json).map_err(|e| Error::file(path, "tokenizer", e))
+    }
+
+    /// Writes `tokenizer.json` atomically; equal tokenizers give equal bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let json = self.inner.to_string(true).map_err(|e| failed("serialise", e))?;
+        atomic_write(path, json.as_bytes())
+    }
+
+    /// Number of entries, special tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Requires every id to be an id of the model.
+    ///
+    /// # Errors
+    /// A vocabulary larger than the model's.
+    pub fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
+        let largest = self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if largest < config.vocab_size {
+            return Ok(());
+        }
+        let reason = format!("the tokenizer does not fit: its largest id is {largest}");
+        Err(Error::setting("vocab_size", config.vocab_size, reason))
+    }
+
+    /// The id of a special token.
+    ///
+    /// # Errors
+    /// A token that is not special.
+    pub fn special_id(&self, token: &str) -> Result<u32> {
+        let id = self.inner.token_to_id(token).filter(|id| self.special_ids.contains(id));
+        id.ok_or_else(|| Error::setting("token", token, "the tokenizer has no such special token"))
+    }
+
+    /// Token ids of plain text; what looks like a special token in it is encoded as ordinary characters.
+    ///
+    /// # Errors
+    /// A vocabulary without some byte, or merges that lead to a special token.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
+        match encoding.get_ids().iter().find(|id| self.special_ids.contains(id)) {
+            Some(id) => Err(Error::setting("text", text, format!("the merges lead to special token {id}"))),
+            None => Ok(encoding.get_ids().to_vec()),
+        }
+    }
+
+    /// Text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// An id outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            return Err(Error::setting("id", id, format!("the vocabulary has {} entries", self.vocab_size())));
+        }
+        self.inner.decode(ids, true).map_err(|e| failed("decode", e))
+    }
+}

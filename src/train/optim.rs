@@ -1,0 +1,255 @@
+//! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
+
+use crate::kernels::with_slice;
+use crate::policy::{load_tensors, save_tensors, Gradients, Parameters};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+/// Scales `gradients` so that their global L2 norm is at most `max_norm`; returns the norm before.
+///
+/// g ← g · min(1, max_norm / ‖g‖), ‖g‖ over all parameters together (Pascanu et al. 2013).
+///
+/// # Errors
+/// `max_norm` that is not positive, and a gradient that is not finite, by its parameter's name.
+pub fn clip_global_norm(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
+    if max_norm.is_nan() || max_norm <= 0.0 {
+        return Err(Error::setting("max_norm", max_norm, "must be positive"));
+    }
+    let norm = gradients.global_norm()?;
+    if norm > max_norm {
+        gradients.scale(max_norm / norm)?;
+    }
+    Ok(norm)
+}
+
+/// Hyper-parameters of [`AdamW`]; the learning rate is given to every step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWConfig {
+    /// Decay rate of the first moment.
+    pub beta1: f64,
+    /// Decay rate of the second moment.
+    pub beta2: f64,
+    /// ε added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay λ.
+    pub weight_decay: f64,
+    /// Parameters whose name ends with one of these are not decayed.
+    pub no_decay: Vec<String>,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        let no_decay = vec![".bias".to_owned(), "norm.weight".to_owned()];
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, no_decay }
+    }
+}
+
+impl AdamWConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// β outside [0, 1), ε or λ negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::setting(field, value, "must be in [0, 1)"));
+            }
+        }
+        for (field, value) in [("eps", self.eps), ("weight_decay", self.weight_decay)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::setting(field, value, "must be finite and not negative"));
+            }
+        }
+        Ok(())
+    }
+
+    fn decay_of(&self, name: &str) -> f64 {
+        if self.no_decay.iter().any(|suffix| name.ends_with(suffix)) {
+            0.0
+        } else {
+            self.weight_decay
+        }
+    }
+}
+
+/// First and second moment of one parameter, in f32.
+#[derive(Debug, Clone)]
+struct Moments {
+    shape: Vec<usize>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+/// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+///
+/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ(1 − ηλ) − η/(1−β₁ᵗ) · m / (√(v/(1−β₂ᵗ)) + ε).
+#[derive(Debug, Clone)]
+pub struct AdamW {
+    config: AdamWConfig,
+    step: u64,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// The numbers of one step for one parameter.
+#[derive(Clone, Copy)]
+struct Coefficients {
+    beta1: f32,
+    beta2: f32,
+    keep: f32,
+    rate: f32,
+    root_scale: f32,
+    eps: f32,
+}
+
+impl AdamW {
+    /// An optimiser without history.
+    ///
+    /// # Errors
+    /// An invalid configuration.
+    pub fn new(config: AdamWConfig) -> Result<Self> {
+        config.validate()?;
+        Ok(Self { config, step: 0, moments: BTreeMap::new() })
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// One update of every trainable parameter with learning rate `lr`.
+    ///
+    /// # Errors
+    /// A trainable parameter whose gradient is missing, of another shape or not finite, by name, or a learning
+    /// rate that is negative or not finite; nothing is updated then.
+    pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, lr: f64) -> Result<()> {
+        if !(lr >= 0.0 && lr.is_finite()) {
+            return Err(Error::setting("lr", lr, "must be finite and not negative"));
+        }
+        gradients.check(parameters)?;
+        self.step += 1;
+        for (name, var) in parameters.trainable() {
+            let Some(grad) = gradients.get(name) else { continue };
+            let coefficients = self.coefficients(name, lr);
+            let moments = self.moments.entry(name.to_owned()).or_insert_with(|| Moments::zero(var));
+            with_slice::<f32, _>(grad, |g| moments.update(var, g, coefficients))?;
+        }
+        Ok(())
+    }
+
+    fn coefficients(&self, name: &str, lr: f64) -> Coefficients {
+        let c = &self.config;
+        let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        Coefficients {
+            beta1: c.beta1 as f32,
+            beta2: c.beta2 as f32,
+            keep: (1.0 - lr * c.decay_of(name)) as f32,
+            rate: (lr / correction(c.beta1)) as f32,
+            root_scale: (1.0 / correction(c.beta2).sqrt()) as f32,
+            eps: c.eps as f32,
+        }
+    }
+
+    /// Writes moments and step count as safetensors, atomically: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step`.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let mut tensors = BTreeMap::new();
+        for (name, m) in &self.moments {
+            let tensor = |data: &[f32]| Tensor::from_slice(data, m.shape.as_slice(), &Device::Cpu);
+            tensors.insert(format!("exp_avg.{name}"), tensor(&m.first)?);
+            tensors.insert(format!("exp_avg_sq.{name}"), tensor(&m.second)?);
+        }
+        tensors.insert("step".to_owned(), Tensor::new(self.step as i64, &Device::Cpu)?);
+        save_tensors(path.as_ref(), &tensors)
+    }
+
+    /// Reads what [`AdamW::save`] wrote for the same trainable parameters.
+    ///
+    /// # Errors
+    /// An unreadable or truncated file, and a tensor that is missing, unknown, or of another shape or dtype.
+    pub fn load(path: impl AsRef<Path>, config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
+        let path = path.as_ref();
+        let mut optimizer = Self::new(config)?;
+        let mut tensors = load_tensors(path, &Device::Cpu)?;
+        let bad = |name: &str, reason: String| Error::file(path, name, reason);
+        let step = tensors.remove("step").ok_or_else(|| bad("step", "missing".into()))?;
+        let step = step.to_scalar::<i64>().map_err(|e| bad("step", e.to_string()))?;
+        optimizer.step = u64::try_from(step).map_err(|e| bad("step", format!("{step}: {e}")))?;
+        if step == 0 && tensors.is_empty() {
+            return Ok(optimizer);
+        }
+        for (name, var) in parameters.trainable() {
+            let mut take = |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
+            let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
+            optimizer.moments.insert(name.to_owned(), Moments { shape: var.dims().to_vec(), first, second });
+        }
+        match tensors.keys().next() {
+            Some(name) => Err(bad(name, "no trainable parameter has this moment".into())),
+            None => Ok(optimizer),
+        }
+    }
+}
+
+fn take_moment(tensors: &mut BTreeMap<String, Tensor>, name: &str, var: &Var, path: &Path) -> Result<Vec<f32>> {
+    let tensor = tensors.remove(name).ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
+    if tensor.dims() != var.dims() || tensor.dtype() != DType::F32 {
+        let reason = format!("{} {:?} where f32 {:?} is needed", tensor.dtype().as_str(), tensor.dims(), var.dims());
+        return Err(Error::file(path, name, reason));
+    }
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+impl Moments {
+    fn zero(var: &Var) -> Self {
+        let zeros = vec![0.0; var.elem_count()];
+        Self { shape: var.dims().to_vec(), first: zeros.clone(), second: zeros }
+    }
+
+    /// In place for an f32 variable on the CPU, else through an f32 copy on the host.
+    fn update(&mut self, var: &Var, grad: &[f32], c: Coefficients) -> candle_core::Result<()> {
+        let (m, v) = (&mut self.first, &mut self.second);
+        if var.device().is_cpu() && var.dtype() == DType::F32 {
+            return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), c });
+        }
+        let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
+        update_slice(&mut values, grad, m, v, c);
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_dtype(var.dtype())?.to_device(var.device())?)
+    }
+}
+
+fn update_slice(values: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients) {
+    for (((x, &g), m), v) in values.iter_mut().zip(grad).zip(m).zip(v) {
+        *m = c.beta1 * *m + (1.0 - c.beta1) * g;
+        *v = c.beta2 * *v + (1.0 - c.beta2) * (g * g);
+        *x = *x * c.keep - c.rate * (*m / (v.sqrt() * c.root_scale + c.eps));
+    }
+}
+
+/// The update as an in-place operation on a variable's storage.
+struct Update<'a> {
+    grad: &'a [f32],
+    moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    c: Coefficients,
+}
+
+impl InplaceOp1 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("adamw: a contiguous f32 variable is required");
+        };
+        let mut moments = self.moments.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (m, v) = &mut *moments;
+        update_slice(&mut data[start..end], self.grad, m, v, self.c);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Learning-rate schedules.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The learning rate as a fraction of its base value, by step (0-based, one step per optimiser update).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LrSchedule {
+    /// Linear from 0 to 1 over `warmup_steps`, then 1.
+    Constant {
+        /// Steps of warm-up; 0 starts at 1.
+        #[serde(default)]
+        warmup_steps: u64,
+    },
+    /// Linear from `min_ratio` to 1 over `warmup_steps`, then a cosine down to `min_ratio`:
+    /// max(r, (1−r)/2 · cos(2π·cycles·p) + (1+r)/2) with p the fraction of the steps after warm-up.
+    ///
+    /// As verl's `get_cosine_schedule_with_warmup`, which EPO's runs use.
+    Cosine {
+        /// Steps of warm-up.
+        warmup_steps: u64,
+        /// Steps of the whole run; the rate stays where the cosine ends after them.
+        total_steps: u64,
+        /// The lowest fraction r in \[0, 1\].
+        #[serde(default)]
+        min_ratio: f64,
+        /// Waves of the cosine; one half falls once from 1 to r.
+        #[serde(default = "half")]
+        cycles: f64,
+    },
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+impl Default for LrSchedule {
+    fn default() -> Self {
+        Self::Constant { warmup_steps: 0 }
+    }
+}
+
+impl LrSchedule {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// A run of no steps, warm-up longer than the run, r outside [0, 1], or cycles that are not positive.
+    pub fn validate(&self) -> Result<()> {
+        let Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } = self else { return Ok(()) };
+        if *total_steps == 0 {
+            return Err(Error::setting("total_steps", 0, "must be positive"));
+        }
+        if warmup_steps > total_steps {
+            return Err(Error::setting("warmup_steps", warmup_steps, format!("total_steps is {total_steps}")));
+        }
+        if !(0.0..=1.0).contains(min_ratio) {
+            return Err(Error::setting("min_ratio", min_ratio, "must be in [0, 1]"));
+        }
+        if !(*cycles > 0.0 && cycles.is_finite()) {
+            return Err(Error::setting("cycles", cycles, "must be positive"));
+        }
+        Ok(())
+    }
+
+    /// The fraction of the base learning rate at `step`.
+    pub fn factor(&self, step: u64) -> f64 {
+        match *self {
+            Self::Constant { warmup_steps } if step < warmup_steps => step as f64 / warmup_steps as f64,
+            Self::Constant { .. } => 1.0,
+            Self::Cosine { warmup_steps, min_ratio, .. } if step < warmup_steps => {
+                min_ratio + (1.0 - min_ratio) * step as f64 / warmup_steps as f64
+            }
+            Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } => {
+                let after = (total_steps - warmup_steps.min(total_steps)).max(1);
+                let progress = ((step - warmup_steps) as f64 / after as f64).min(1.0);
+                let wave = (std::f64::consts::TAU * cycles * progress).cos();
+                (wave * (1.0 - min_ratio) / 2.0 + (1.0 + min_ratio) / 2.0).max(min_ratio)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_with_warmup_passes_through_its_known_points() {
+        let s = LrSchedule::Cosine { warmup_steps: 10, total_steps: 110, min_ratio: 0.2, cycles: 0.5 };
+        s.validate().unwrap();
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
+        near(s.factor(0), 0.2);
+        near(s.factor(5), 0.6);
+        near(s.factor(10), 1.0);
+        near(s.factor(35), 0.4 * std::f64::consts::FRAC_PI_4.cos() + 0.6);
+        near(s.factor(60), 0.6);
+        near(s.factor(110), 0.2);
+        near(s.factor(1000), 0.2);
+    }
+
+    #[test]
+    fn constant_warms_up_from_zero() {
+        let s = LrSchedule::Constant { warmup_steps: 4 };
+        let factors: Vec<f64> = (0..6).map(|i| s.factor(i)).collect();
+        assert_eq!(factors, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]);
+        assert_eq!(LrSchedule::default().factor(0), 1.0);
+    }
+
+    #[test]
+    fn serde_rejects_unknown_fields_and_validation_rejects_bad_values() {
+        let ok = r#"{"kind":"cosine","warmup_steps":1,"total_steps":10,"min_ratio":0.1}"#;
+        let parsed: LrSchedule = serde_json::from_str(ok).unwrap();
+        assert_eq!(parsed, LrSchedule::Cosine { warmup_steps: 1, total_steps: 10, min_ratio: 0.1, cycles: 0.5 });
+        let unknown = r#"{"kind":"constant","warmup":1}"#;
+        assert!(serde_json::from_str::<LrSchedule>(unknown).unwrap_err().to_string().contains("warmup"));
+        for (w, t, r, c) in [(0, 0, 0.1, 0.5), (11, 10, 0.1, 0.5), (1, 10, -0.1, 0.5), (1, 10, 0.1, 0.0)] {
+            let s = LrSchedule::Cosine { warmup_steps: w, total_steps: t, min_ratio: r, cycles: c };
+            assert!(s.validate().is_err(), "{s:?}");
+        }
+    }
+}
