@@ -75,6 +75,11 @@ pub enum Error {
         reason: String,
     },
 
+    /// The ScienceWorld simulator, its process or its installation failed.
+    #[cfg(feature = "scienceworld")]
+    #[error(transparent)]
+    Simulator(#[from] crate::env::scienceworld::SimulatorError),
+
     /// An environment refused a call.
     #[error("environment `{environment}`: {what} = {value:?}: {reason}")]
     Environment {

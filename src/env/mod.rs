@@ -1,5 +1,8 @@
 //! Text environments: the trait every trainer of the crate plays through, and a toy one for tests.
 
+#[cfg(feature = "scienceworld")]
+#[cfg_attr(docsrs, doc(cfg(feature = "scienceworld")))]
+pub mod scienceworld;
 mod toy;
 
 pub use toy::ToyEnvironment;

@@ -1,0 +1,97 @@
+//! What makes a run of the simulator what it is; serialisable, stored with the run.
+
+use super::process::JvmConfig;
+use super::tasks;
+use crate::{Error, Result};
+
+/// Which calls an episode makes. Asking for the valid actions draws from the simulator's random generator,
+/// so episodes of different patterns differ; each pattern is deterministic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallPattern {
+    /// The official wrapper's: two loads at the start, everything asked for after every action, the valid
+    /// actions among it.
+    Official,
+    /// One load, and only what a step needs; the valid actions when asked for.
+    #[default]
+    Lean,
+}
+
+/// When an episode counts as solved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuccessRule {
+    /// The task is solved: the score is 100.
+    #[default]
+    Score100,
+    /// Done with a positive score, be it by the clock: the rule of EPO's published code
+    /// (`sciworld/envs.py`), for comparison only.
+    DoneWithPositiveScore,
+}
+
+impl SuccessRule {
+    pub(super) fn holds(self, score: i32, done: bool) -> bool {
+        match self {
+            Self::Score100 => score == 100,
+            Self::DoneWithPositiveScore => done && score > 0,
+        }
+    }
+}
+
+/// The settings of a pool of ScienceWorld environments.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScienceWorldConfig {
+    /// Simplifications, comma-separated (see [`super::SIMPLIFICATIONS`]); empty for none.
+    pub simplification: String,
+    /// Which calls are made.
+    pub call_pattern: CallPattern,
+    /// More moves than this end an episode (moves are ticks of simulated time).
+    pub step_limit: u32,
+    /// What counts as success.
+    pub success: SuccessRule,
+    /// Environments that share a Java process.
+    pub environments_per_jvm: usize,
+    /// Seconds after which an unanswered call means a hung process.
+    pub call_limit_s: f64,
+    /// How the Java processes are started.
+    pub jvm: JvmConfig,
+}
+
+impl Default for ScienceWorldConfig {
+    fn default() -> Self {
+        Self {
+            simplification: "easy".into(),
+            call_pattern: CallPattern::default(),
+            step_limit: 100,
+            success: SuccessRule::default(),
+            environments_per_jvm: 8,
+            call_limit_s: 120.0,
+            jvm: JvmConfig::default(),
+        }
+    }
+}
+
+impl ScienceWorldConfig {
+    /// Refuses settings that cannot work.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value out of range, [`super::SimulatorError::UnknownSimplification`].
+    pub fn validate(&self) -> Result<()> {
+        tasks::check_simplification("", &self.simplification)?;
+        if self.environments_per_jvm == 0 {
+            return Err(Error::setting("scienceworld.environments_per_jvm", 0, "at least 1"));
+        }
+        if !(self.call_limit_s > 0.0 && self.call_limit_s <= 86_400.0) {
+            return Err(Error::setting("scienceworld.call_limit_s", self.call_limit_s, "in (0, 86400]"));
+        }
+        if self.jvm.start_limit_s == 0 {
+            return Err(Error::setting("scienceworld.jvm.start_limit_s", 0, "at least 1"));
+        }
+        if self.jvm.heap_base_mib < 64 {
+            let value = self.jvm.heap_base_mib;
+            return Err(Error::setting("scienceworld.jvm.heap_base_mib", value, "at least 64"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! A Java process shared by several environments, replaced when it dies or hangs.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::client::Simulator;
+use super::error::SimulatorError;
+use super::process::{Jvm, JvmConfig};
+use super::provision::Installation;
+
+/// The process of one group of environments; its generation counts the processes started so far.
+#[derive(Debug)]
+pub(super) struct Host {
+    installation: Installation,
+    config: JvmConfig,
+    environments: usize,
+    call_limit: Duration,
+    state: Mutex<State>,
+    restarts: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    jvm: Option<Jvm>,
+}
+
+impl Host {
+    pub(super) fn new(
+        installation: Installation,
+        config: JvmConfig,
+        environments: usize,
+        call_limit: Duration,
+    ) -> Self {
+        let (state, restarts) = (Mutex::default(), AtomicU64::new(0));
+        Self { installation, config, environments, call_limit, state, restarts }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self) -> Result<Jvm, SimulatorError> {
+        Jvm::start(&self.installation, &self.config, self.environments)
+    }
+
+    /// The current generation; starts the process where there is none.
+    pub(super) fn ensure_started(&self) -> Result<u64, SimulatorError> {
+        let mut state = self.lock();
+        if state.jvm.is_none() {
+            state.jvm = Some(self.start()?);
+        }
+        Ok(state.generation)
+    }
+
+    /// A new isolated simulator in the process of `generation`, or `None` where that one is gone already.
+    pub(super) fn connect(&self, generation: u64) -> Result<Option<Simulator>, SimulatorError> {
+        let endpoint = {
+            let state = self.lock();
+            match &state.jvm {
+                Some(jvm) if state.generation == generation => jvm.endpoint().clone(),
+                _ => return Ok(None),
+            }
+        };
+        let jar: &PathBuf = &self.installation.simulator_jar;
+        Simulator::connect(&endpoint, jar, self.call_limit).map(Some)
+    }
+
+    /// Replaces the process of `generation`; false where another environment has done so already.
+    pub(super) fn replace(&self, generation: u64) -> Result<bool, SimulatorError> {
+        let mut state = self.lock();
+        if state.generation != generation {
+            return Ok(false);
+        }
+        state.generation += 1;
+        state.jvm = None;
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        state.jvm = Some(self.start()?);
+        Ok(true)
+    }
+
+    /// The last lines printed by the process of `generation`, where it is not replaced yet.
+    pub(super) fn output(&self, generation: u64) -> String {
+        let state = self.lock();
+        let jvm = state.jvm.as_ref().filter(|_| state.generation == generation);
+        jvm.map(Jvm::output).unwrap_or_default()
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn process_id(&self) -> Option<u32> {
+        self.lock().jvm.as_ref().map(Jvm::id)
+    }
+}

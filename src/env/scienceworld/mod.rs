@@ -1,0 +1,33 @@
+//! The real ScienceWorld simulator (Wang et al. 2022; scienceworld 1.2.3), natively: a Java process driven
+//! over loopback, no Python.
+//!
+//! ```text
+//!  Provision ──▶ Installation { java, jars } ──▶ Jvm ──▶ Simulator (one per class loader)
+//!                                                             │ raw calls
+//!          ScienceWorldPool ──▶ ScienceWorld: Environment ◀───┴───▶ OfficialClient: the wrapper's frames
+//! ```
+//! The pages of `docs/SCIENCEWORLD.md` tell about determinism, call patterns, provisioning and licences.
+
+mod client;
+mod config;
+mod environment;
+mod error;
+mod host;
+mod link;
+mod pool;
+mod process;
+mod protocol;
+mod provision;
+mod tasks;
+
+pub use client::{Frame, OfficialClient, Simulator};
+pub use config::{CallPattern, ScienceWorldConfig, SuccessRule};
+pub use environment::ScienceWorld;
+pub use error::SimulatorError;
+pub use link::Endpoint;
+pub use pool::{Demonstration, ScienceWorldPool};
+pub use process::{Jvm, JvmConfig};
+pub use provision::{Installation, Provision};
+pub use tasks::{
+    check_simplification, check_task, task_names, variation_count, variations, Split, SIMPLIFICATIONS,
+};

@@ -1,0 +1,143 @@
+//! Many environments over few Java processes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::config::ScienceWorldConfig;
+use super::environment::ScienceWorld;
+use super::host::Host;
+use super::provision::Installation;
+use crate::env::{Environment, Start, Step, Task};
+use crate::{Error, Result};
+
+/// A solved episode: the simulator's gold path, played.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Demonstration {
+    /// The task.
+    pub task: Task,
+    /// Goal and first observation.
+    pub start: Start,
+    /// Each action and what it brought, up to the episode's end.
+    pub turns: Vec<(String, Step)>,
+}
+
+/// Environments that are stepped in parallel, each isolated, several to a Java process.
+///
+/// ```no_run
+/// use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
+/// use epo::env::{Environment, Task};
+/// # fn main() -> epo::Result<()> {
+/// let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
+/// let mut pool = ScienceWorldPool::new(&installation, &ScienceWorldConfig::default(), 4)?;
+/// let env = &mut pool.environments()[0];
+/// let start = env.reset(&Task { name: "boil".into(), variation: 0 })?;
+/// println!("{}\n{}", start.goal, start.observation);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ScienceWorldPool {
+    hosts: Vec<Arc<Host>>,
+    environments: Vec<ScienceWorld>,
+}
+
+impl ScienceWorldPool {
+    /// Starts the processes for `count` environments; a simulator is created when its environment is first
+    /// reset.
+    ///
+    /// # Errors
+    /// A setting out of range, or a process that does not start.
+    pub fn new(installation: &Installation, config: &ScienceWorldConfig, count: usize) -> Result<Self> {
+        config.validate()?;
+        if count == 0 {
+            return Err(Error::setting("scienceworld.environments", count, "at least 1"));
+        }
+        let shared = Arc::new(config.clone());
+        let call_limit = Duration::from_secs_f64(config.call_limit_s);
+        let mut pool = Self { hosts: Vec::new(), environments: Vec::new() };
+        while pool.environments.len() < count {
+            let size = config.environments_per_jvm.min(count - pool.environments.len());
+            let host = Arc::new(Host::new(installation.clone(), config.jvm.clone(), size, call_limit));
+            host.ensure_started()?;
+            for _ in 0..size {
+                pool.environments.push(ScienceWorld::new(host.clone(), shared.clone()));
+            }
+            pool.hosts.push(host);
+        }
+        Ok(pool)
+    }
+
+    /// The environments that were not taken out.
+    pub fn environments(&mut self) -> &mut [ScienceWorld] {
+        &mut self.environments
+    }
+
+    /// Takes the environments out, for threads or trait objects of one's own; the pool goes on counting
+    /// restarts.
+    pub fn take_environments(&mut self) -> Vec<ScienceWorld> {
+        std::mem::take(&mut self.environments)
+    }
+
+    /// How many processes were replaced so far, each counted once.
+    pub fn restarts(&self) -> u64 {
+        self.hosts.iter().map(|host| host.restarts()).sum()
+    }
+
+    /// The process ids, in the order of the environments they serve.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.hosts.iter().filter_map(|host| host.process_id()).collect()
+    }
+
+    /// Plays the gold path of each task, all environments in parallel; in the order of `tasks`.
+    ///
+    /// # Errors
+    /// The first task, in order, that has no gold path or does not exist; no environment left in the pool.
+    pub fn demonstrations(&mut self, tasks: &[Task]) -> Result<Vec<Demonstration>> {
+        if self.environments.is_empty() {
+            return Err(Error::setting("scienceworld.environments", 0, "all were taken out of the pool"));
+        }
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(Vec::with_capacity(tasks.len()));
+        std::thread::scope(|scope| {
+            for environment in &mut self.environments {
+                let (next, done) = (&next, &done);
+                scope.spawn(move || {
+                    while let Some((index, task)) = claim(next, tasks) {
+                        let result = environment.demonstrate(task);
+                        done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(index, _)| *index);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
+fn claim<'a>(next: &AtomicUsize, tasks: &'a [Task]) -> Option<(usize, &'a Task)> {
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    tasks.get(index).map(|task| (index, task))
+}
+
+impl ScienceWorld {
+    /// Plays the gold path of `task` from a fresh start.
+    ///
+    /// # Errors
+    /// As [`ScienceWorld::gold_path`].
+    pub fn demonstrate(&mut self, task: &Task) -> Result<Demonstration> {
+        let path = self.gold_path(task)?;
+        let start = self.reset(task)?;
+        let mut turns: Vec<(String, Step)> = Vec::with_capacity(path.len());
+        for action in path {
+            let step = self.step(&action)?;
+            let done = step.done;
+            turns.push((action, step));
+            if done {
+                break;
+            }
+        }
+        Ok(Demonstration { task: task.clone(), start, turns })
+    }
+}

@@ -1,0 +1,197 @@
+//! One Java process with a gateway: started with a limit, drained, and gone when we are.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::error::SimulatorError;
+use super::link::Endpoint;
+use super::provision::Installation;
+
+/// How many lines of its output are kept for error messages.
+const KEPT_LINES: usize = 20;
+
+/// How a simulator process is started.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JvmConfig {
+    /// Largest heap, in MiB, of a process with one environment.
+    pub heap_base_mib: u32,
+    /// What each environment adds to it, in MiB.
+    pub heap_per_environment_mib: u32,
+    /// Further flags, after ours.
+    pub extra_flags: Vec<String>,
+    /// Seconds until the port must be open.
+    pub start_limit_s: u64,
+}
+
+impl Default for JvmConfig {
+    fn default() -> Self {
+        Self { heap_base_mib: 1024, heap_per_environment_mib: 64, extra_flags: Vec::new(), start_limit_s: 60 }
+    }
+}
+
+impl JvmConfig {
+    /// The flags of a process that hosts `environments` environments.
+    ///
+    /// A constant identity hash makes the simulator's set orders, and with them its texts, a function of
+    /// the actions alone; running out of memory ends the process, so that it is replaced.
+    pub fn flags(&self, environments: usize) -> Vec<String> {
+        let extra = self.heap_per_environment_mib * environments.saturating_sub(1) as u32;
+        let mut flags: Vec<String> = [
+            "-XX:+UnlockExperimentalVMOptions",
+            "-XX:hashCode=2",
+            "-XX:+UseSerialGC",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-XX:-UsePerfData",
+            "-Dfile.encoding=UTF-8",
+            "-Djava.awt.headless=true",
+        ]
+        .map(String::from)
+        .to_vec();
+        flags.push(format!("-Xmx{}m", self.heap_base_mib + extra));
+        flags.extend(self.extra_flags.iter().cloned());
+        flags
+    }
+}
+
+type Tail = Arc<Mutex<VecDeque<String>>>;
+
+/// A running simulator process; killed when dropped.
+#[derive(Debug)]
+pub struct Jvm {
+    child: Child,
+    /// Held open: the process ends itself when this pipe breaks.
+    _stdin: Option<ChildStdin>,
+    endpoint: Endpoint,
+    tail: Tail,
+}
+
+impl Jvm {
+    /// Starts a process for `environments` environments and waits for its port and token.
+    ///
+    /// # Errors
+    /// The program cannot be run, ends early ([`SimulatorError::Start`]) or stays silent
+    /// ([`SimulatorError::Silent`]).
+    pub fn start(
+        installation: &Installation,
+        config: &JvmConfig,
+        environments: usize,
+    ) -> Result<Self, SimulatorError> {
+        let mut child =
+            command(installation, config, environments).spawn().map_err(|error| SimulatorError::Start {
+                reason: format!("{}: {error}", installation.java.display()),
+                output: String::new(),
+            })?;
+        let tail = Tail::default();
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            drain(stdout, tail.clone(), Some(sender));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            drain(stderr, tail.clone(), None);
+        }
+        let stdin = child.stdin.take();
+        let nowhere = Endpoint { address: (Ipv4Addr::LOCALHOST, 0).into(), token: String::new() };
+        let mut jvm = Self { child, _stdin: stdin, endpoint: nowhere, tail };
+        jvm.endpoint = jvm.await_endpoint(&lines, config.start_limit_s)?;
+        Ok(jvm)
+    }
+
+    fn await_endpoint(&mut self, lines: &Receiver<String>, limit_s: u64) -> Result<Endpoint, SimulatorError> {
+        let deadline = Instant::now() + Duration::from_secs(limit_s);
+        let mut port: Option<u16> = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = match lines.recv_timeout(left) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(SimulatorError::Silent { seconds: limit_s, output: self.output() })
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            };
+            match port {
+                None => port = line.trim().parse().ok().filter(|&port| port != 0),
+                Some(port) => {
+                    // The token must not reach an error message.
+                    self.tail.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+                    return Ok(Endpoint { address, token: line.trim().to_owned() });
+                }
+            }
+        }
+    }
+
+    fn ended(&mut self) -> SimulatorError {
+        let _ = self.child.kill();
+        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        std::thread::sleep(Duration::from_millis(50));
+        SimulatorError::Start { reason: status, output: self.output() }
+    }
+
+    /// Where its gateway listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The last lines that it printed.
+    pub fn output(&self) -> String {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Jvm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(installation: &Installation, config: &JvmConfig, environments: usize) -> Command {
+    let mut command = Command::new(&installation.java);
+    command
+        .args(config.flags(environments))
+        .arg("-cp")
+        .arg(&installation.gateway_jar)
+        .args(["py4j.GatewayServer", "--enable-auth", "--die-on-broken-pipe", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // Its own group: Ctrl-C at the terminal is for us, who may want to finish the step.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    #[cfg(windows)]
+    std::os::windows::process::CommandExt::creation_flags(&mut command, 0x200);
+    command
+}
+
+/// Reads `pipe` to its end in a thread, keeps the last lines and hands all of them to `lines` while
+/// somebody listens.
+fn drain(pipe: impl Read + Send + 'static, tail: Tail, mut lines: Option<mpsc::Sender<String>>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::with_capacity(1 << 16, pipe);
+        let mut raw = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut raw), Ok(count) if count > 0) {
+            let line: String = String::from_utf8_lossy(&raw).trim_end().chars().take(400).collect();
+            raw.clear();
+            {
+                let mut kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == KEPT_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line.clone());
+            }
+            lines = lines.filter(|listener| listener.send(line).is_ok());
+        }
+    });
+}
