@@ -4,9 +4,9 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
+use super::composed;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::composed;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -29,7 +29,12 @@ impl AttentionShape {
         let kv = [n, self.kv_heads * self.head_dim];
         let fits = q.dims() == [n, self.heads * self.head_dim] && k.dims() == kv && v.dims() == kv;
         if !fits || self.kv_heads == 0 || self.heads % self.kv_heads != 0 || self.lengths.contains(&0) {
-            candle_core::bail!("attention: q {:?}, k {:?}, v {:?} with {self:?}", q.shape(), k.shape(), v.shape());
+            candle_core::bail!(
+                "attention: q {:?}, k {:?}, v {:?} with {self:?}",
+                q.shape(),
+                k.shape(),
+                v.shape()
+            );
         }
         Ok(())
     }
@@ -136,7 +141,8 @@ struct Piece<'a, T> {
 impl<'a, T: Real> Piece<'a, T> {
     fn new(q: &'a [T], k: &'a [T], v: &'a [T], at: (usize, usize, usize), shape: &'a AttentionShape) -> Self {
         let (start, len, head) = at;
-        let rows = |x: &'a [T], heads: usize| &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim];
+        let rows =
+            |x: &'a [T], heads: usize| &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim];
         let (q, k, v) = (rows(q, shape.heads), rows(k, shape.kv_heads), rows(v, shape.kv_heads));
         Self { q, k, v, len, head, shape }
     }
@@ -208,7 +214,14 @@ impl<'a, T: Real> Piece<'a, T> {
             let (p, ds) = (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
             let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
             matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
-            matmul(ViewMut::new(&mut dk, width, d, d), ds.t(), self.queries(self.q, &range, g), scale, true, 1);
+            matmul(
+                ViewMut::new(&mut dk, width, d, d),
+                ds.t(),
+                self.queries(self.q, &range, g),
+                scale,
+                true,
+                1,
+            );
             matmul(ViewMut::new(&mut dv, width, d, d), p.t(), dout, one, true, 1);
         }
         (dq, dk, dv)
@@ -238,10 +251,18 @@ fn forward<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> CpuSto
 
 type Gradients = (Tensor, Tensor, Tensor);
 
-fn backward<T: Real>(q: &Tensor, k: &Tensor, v: &Tensor, grad: &Tensor, shape: &AttentionShape) -> Result<Gradients> {
+fn backward<T: Real>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    grad: &Tensor,
+    shape: &AttentionShape,
+) -> Result<Gradients> {
     let slices = |f: &dyn Fn(&[T], &[T], &[T], &[T]) -> Gradient3<T>| {
         with_slice::<T, _>(q, |q| {
-            with_slice::<T, _>(k, |k| with_slice::<T, _>(v, |v| with_slice::<T, _>(grad, |g| Ok(f(q, k, v, g)))))
+            with_slice::<T, _>(k, |k| {
+                with_slice::<T, _>(v, |v| with_slice::<T, _>(grad, |g| Ok(f(q, k, v, g))))
+            })
         })
     };
     let (dq, dk, dv) = slices(&|q, k, v, grad| {

@@ -29,7 +29,14 @@ pub(crate) fn linear_into(
     };
     with_slice::<f32, _>(weight, |w| {
         let out = ViewMut::new(&mut y, n, o, o);
-        matmul(out, View::new(x, n, i, i), View::new(w, o, i, i).t(), 1.0, accumulate, rayon::current_num_threads());
+        matmul(
+            out,
+            View::new(x, n, i, i),
+            View::new(w, o, i, i).t(),
+            1.0,
+            accumulate,
+            rayon::current_num_threads(),
+        );
         Ok(())
     })?;
     Ok(y)
@@ -75,12 +82,26 @@ pub(crate) fn attend(
             let len = position + start + rows;
             let queries = View::new(&q[start * width + head * d..], rows, d, width);
             let scores = ViewMut::new(&mut tile, rows, len, len);
-            matmul(scores, queries, View::new(&keys[kv..], len, d, stride).t(), 1.0 / (d as f32).sqrt(), false, 1);
+            matmul(
+                scores,
+                queries,
+                View::new(&keys[kv..], len, d, stride).t(),
+                1.0 / (d as f32).sqrt(),
+                false,
+                1,
+            );
             for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
                 softmax_in_place(row, position + start + i + 1);
             }
             let out = ViewMut::new(&mut out[start * width + head * d..], rows, d, width);
-            matmul(out, View::new(&tile, rows, len, len), View::new(&values[kv..], len, d, stride), 1.0, false, 1);
+            matmul(
+                out,
+                View::new(&tile, rows, len, len),
+                View::new(&values[kv..], len, d, stride),
+                1.0,
+                false,
+                1,
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
+use super::composed;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::composed;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -20,7 +20,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let (_, i) = x.dims2()?;
     let (o, wi) = weight.dims2()?;
     if i != wi || bias.is_some_and(|b| b.dims() != [o]) {
-        candle_core::bail!("linear: x {:?}, weight {:?}, bias {:?}", x.shape(), weight.shape(), bias.map(|b| b.dims()));
+        candle_core::bail!(
+            "linear: x {:?}, weight {:?}, bias {:?}",
+            x.shape(),
+            weight.shape(),
+            bias.map(|b| b.dims())
+        );
     }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
@@ -163,7 +168,13 @@ impl CustomOp2 for Linear {
         })
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         backward(x, w, &grad.contiguous()?)
     }
 }
@@ -198,9 +209,7 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dx, dw) = backward(x, w, &grad)?;
-        let db = when(b.track_op(), || {
-            with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad))
-        })?;
+        let db = when(b.track_op(), || with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)))?;
         Ok((dx, dw, db))
     }
 }

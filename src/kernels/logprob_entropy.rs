@@ -3,8 +3,8 @@
 //! With z = logits/τ, m = max z, u = z − m, s = Σ eᵘ, t = Σ u eᵘ: log p_y = u_y − ln s and H = ln s − t/s.
 //! The statistics are shifted by m, so a peaked row keeps its relative accuracy.
 
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use super::composed;
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -32,10 +32,15 @@ pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Resul
     }
     let ids_host = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
     if let Some((i, id)) = ids_host.iter().enumerate().find(|(_, &id)| id as usize >= v) {
-        return Err(Error::setting(format!("ids[{i}]"), id, format!("must be below the vocabulary size {v}")));
+        return Err(Error::setting(
+            format!("ids[{i}]"),
+            id,
+            format!("must be below the vocabulary size {v}"),
+        ));
     }
     let both = if on_cpu(logits) {
-        let op = LogprobEntropy { ids: ids_host, inverse_temperature: 1.0 / temperature, rows: OnceLock::new() };
+        let op =
+            LogprobEntropy { ids: ids_host, inverse_temperature: 1.0 / temperature, rows: OnceLock::new() };
         logits.contiguous()?.apply_op1(op)?
     } else {
         composed::logprob_entropy(logits, ids, temperature)?

@@ -25,7 +25,10 @@ impl<'a, T> View<'a, T> {
     /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
     pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
-        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "view leaves its slice");
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
+            "view leaves its slice"
+        );
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
@@ -45,7 +48,10 @@ impl<'a, T> ViewMut<'a, T> {
     /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
     pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
-        assert!(rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(), "view leaves its slice");
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
+            "view leaves its slice"
+        );
         Self { data, rows, cols, row_stride }
     }
 }

@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
+use super::composed;
 use super::linear::sum_over_rows;
 use super::real::{lane_sum, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::composed;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -126,7 +126,13 @@ impl CustomOp2 for RmsNorm {
         Ok((y, lx.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dx, dw) = with_real!(grad.dtype(), "rms_norm", T => backward::<T>(x, w, &grad, self.eps))?;
         Ok((Some(dx), w.track_op().then_some(dw)))

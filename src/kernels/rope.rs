@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use super::composed;
+use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -44,9 +44,14 @@ impl RopeTable {
         self.check(positions)?;
         let half = self.head_dim / 2;
         let gather = |table: &[f64]| {
-            let rows: Vec<f64> =
-                positions.iter().flat_map(|&p| &table[p as usize * half..(p as usize + 1) * half]).copied().collect();
-            Tensor::from_vec(rows, (positions.len(), 1, 1, half), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+            let rows: Vec<f64> = positions
+                .iter()
+                .flat_map(|&p| &table[p as usize * half..(p as usize + 1) * half])
+                .copied()
+                .collect();
+            Tensor::from_vec(rows, (positions.len(), 1, 1, half), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
         };
         Ok((gather(&self.cos)?, gather(&self.sin)?))
     }

@@ -1,7 +1,7 @@
 //! The gated activation of the feed-forward block (Shazeer 2020).
 
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use super::composed;
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -105,7 +105,13 @@ impl CustomOp2 for SwiGlu {
         Ok((y, lg.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dg, du) = with_real!(grad.dtype(), "swiglu", T => backward::<T>(gate, up, &grad))?;
         Ok((Some(dg), Some(du)))

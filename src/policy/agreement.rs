@@ -23,15 +23,20 @@ pub fn max_decode_forward_gap(decoder: &Decoder, rows: &[&[u32]]) -> Result<f64>
     let (mut gap, mut step) = (0.0f64, 0);
     loop {
         let starts = |row: &[u32]| if step == 0 { 0 } else { row.len() / 2 + step - 1 };
-        let active: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].len() / 2 + step < rows[i].len()).collect();
+        let active: Vec<usize> =
+            (0..rows.len()).filter(|&i| rows[i].len() / 2 + step < rows[i].len()).collect();
         if active.is_empty() {
             return Ok(gap);
         }
         let ends: Vec<usize> = active.iter().map(|&i| rows[i].len() / 2 + step).collect();
-        let chunks: Vec<&[u32]> = active.iter().zip(&ends).map(|(&i, &end)| &rows[i][starts(rows[i])..end]).collect();
+        let chunks: Vec<&[u32]> =
+            active.iter().zip(&ends).map(|(&i, &end)| &rows[i][starts(rows[i])..end]).collect();
         let logits = decoder.extend(&mut cache, &active, &chunks)?;
-        for ((&i, &end), logits) in active.iter().zip(&ends).zip(logits.chunks_exact(decoder.config.vocab_size)) {
-            let log_prob = row_statistics(logits, 1.0).log_prob(f64::from(logits[rows[i][end] as usize]), 1.0);
+        for ((&i, &end), logits) in
+            active.iter().zip(&ends).zip(logits.chunks_exact(decoder.config.vocab_size))
+        {
+            let log_prob =
+                row_statistics(logits, 1.0).log_prob(f64::from(logits[rows[i][end] as usize]), 1.0);
             gap = gap.max((log_prob - expected[i][end - 1]).abs());
         }
         step += 1;

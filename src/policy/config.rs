@@ -126,7 +126,12 @@ impl DecoderConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (field, value) in sizes {
-            require(value > 0 && value <= u32::MAX as usize, field, value, "must be a positive 32-bit number")?;
+            require(
+                value > 0 && value <= u32::MAX as usize,
+                field,
+                value,
+                "must be a positive 32-bit number",
+            )?;
         }
         let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
         let even = self.hidden_size % (2 * heads) == 0;
@@ -136,7 +141,12 @@ impl DecoderConfig {
         require(positive(self.rms_norm_eps), "rms_norm_eps", self.rms_norm_eps, "must be positive")?;
         require(positive(self.rope_theta), "rope_theta", self.rope_theta, "must be positive")?;
         let range = self.initializer_range;
-        require(range >= 0.0 && range.is_finite(), "initializer_range", range, "must be finite and not negative")
+        require(
+            range >= 0.0 && range.is_finite(),
+            "initializer_range",
+            range,
+            "must be finite and not negative",
+        )
     }
 }
 
@@ -173,7 +183,11 @@ const IGNORED: &[&str] = &[
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn take<T: serde::de::DeserializeOwned>(&mut self, field: &str, default: Option<T>) -> Result<T, Rejected> {
+    fn take<T: serde::de::DeserializeOwned>(
+        &mut self,
+        field: &str,
+        default: Option<T>,
+    ) -> Result<T, Rejected> {
         match (self.0.remove(field), default) {
             (Some(value), _) => serde_json::from_value(value.clone())
                 .map_err(|e| (field.to_owned(), value.to_string(), e.to_string())),
@@ -194,7 +208,8 @@ impl Fields {
 fn reject_other_architectures(fields: &mut Fields) -> Result<(), Rejected> {
     let kind: String = fields.take("model_type", None)?;
     require(kind == "qwen2", "model_type", &kind, "only \"qwen2\" is supported")?;
-    let list = |item: &'static str| move |v: &Value| v.as_array().is_some_and(|a| a.iter().all(|x| x == item));
+    let list =
+        |item: &'static str| move |v: &Value| v.as_array().is_some_and(|a| a.iter().all(|x| x == item));
     fields.only("architectures", list("Qwen2ForCausalLM"), "only [\"Qwen2ForCausalLM\"] is supported")?;
     fields.only("hidden_act", |v| v == "silu", "only \"silu\" is supported")?;
     fields.only("use_sliding_window", |v| v == false, "sliding windows are not supported")?;
@@ -211,7 +226,9 @@ fn rope_theta(fields: &mut Fields) -> Result<f64, Rejected> {
     let kind = value.get("rope_type").cloned().unwrap_or_else(|| json!("default"));
     require(kind == "default", "rope_parameters.rope_type", kind, "only \"default\" is supported")?;
     let theta = value.get("rope_theta").and_then(Value::as_f64);
-    theta.ok_or_else(|| ("rope_parameters.rope_theta".to_owned(), value.to_string(), "a number is required".to_owned()))
+    theta.ok_or_else(|| {
+        ("rope_parameters.rope_theta".to_owned(), value.to_string(), "a number is required".to_owned())
+    })
 }
 
 fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
@@ -234,7 +251,8 @@ fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
         tie_word_embeddings: fields.take("tie_word_embeddings", Some(false))?,
         initializer_range: fields.take("initializer_range", Some(0.02))?,
     };
-    let unknown = fields.0.iter().find(|(field, value)| !IGNORED.contains(&field.as_str()) && !value.is_null());
+    let unknown =
+        fields.0.iter().find(|(field, value)| !IGNORED.contains(&field.as_str()) && !value.is_null());
     if let Some((field, value)) = unknown {
         require(false, field, value, "unknown field: it might change the model")?;
     }

@@ -69,12 +69,23 @@ impl Decoder {
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
         if rows.len() != tokens.len() {
-            return Err(Error::Shape { name: "tokens", expected: format!("[{}]", rows.len()), got: vec![tokens.len()] });
+            return Err(Error::Shape {
+                name: "tokens",
+                expected: format!("[{}]", rows.len()),
+                got: vec![tokens.len()],
+            });
         }
         let width = self.config.num_key_value_heads * self.config.head_dim();
         let layers = cache.slots.first().map_or(self.blocks.len(), |s| s.layers.len());
-        if cache.width != width || cache.limit != self.config.max_position_embeddings || layers != self.blocks.len() {
-            return Err(Error::setting("cache", format!("{layers} layers of width {}", cache.width), "built for another configuration"));
+        if cache.width != width
+            || cache.limit != self.config.max_position_embeddings
+            || layers != self.blocks.len()
+        {
+            return Err(Error::setting(
+                "cache",
+                format!("{layers} layers of width {}", cache.width),
+                "built for another configuration",
+            ));
         }
         for (i, (&row, chunk)) in rows.iter().zip(tokens).enumerate() {
             cache.check_row(row)?;
@@ -148,7 +159,14 @@ impl Decoder {
         }
         work.into_par_iter().for_each(|(slot, position, q, out)| {
             let (keys, values) = &slot.layers[layer];
-            attend(q, keys, values, position, (c.num_attention_heads, c.num_key_value_heads, c.head_dim()), out);
+            attend(
+                q,
+                keys,
+                values,
+                position,
+                (c.num_attention_heads, c.num_key_value_heads, c.head_dim()),
+                out,
+            );
         });
         out
     }

@@ -51,7 +51,11 @@ impl Decoder {
         config.validate()?;
         let get = |name: &str| -> Result<Tensor> {
             let var = parameters.get(name)?;
-            Ok(if parameters.is_trainable(name)? { var.as_tensor().clone() } else { var.as_detached_tensor() })
+            Ok(if parameters.is_trainable(name)? {
+                var.as_tensor().clone()
+            } else {
+                var.as_detached_tensor()
+            })
         };
         for (name, shape) in config.parameter_shapes() {
             if parameters.get(&name)?.dims() != shape {
@@ -64,7 +68,11 @@ impl Decoder {
             blocks: (0..config.num_hidden_layers).map(|i| Block::new(i, &get)).collect::<Result<_>>()?,
             norm: get("model.norm.weight")?,
             head: get(head)?,
-            rope: Arc::new(RopeTable::new(config.head_dim(), config.max_position_embeddings, config.rope_theta)),
+            rope: Arc::new(RopeTable::new(
+                config.head_dim(),
+                config.max_position_embeddings,
+                config.rope_theta,
+            )),
             config: config.clone(),
         })
     }
@@ -88,7 +96,8 @@ impl Decoder {
         for (i, row) in rows.iter().enumerate() {
             self.check_row(i, row)?;
         }
-        let ids = Tensor::from_vec(rows.concat(), rows.iter().map(|r| r.len()).sum::<usize>(), self.device())?;
+        let ids =
+            Tensor::from_vec(rows.concat(), rows.iter().map(|r| r.len()).sum::<usize>(), self.device())?;
         self.forward_ids(&ids, rows.iter().map(|r| r.len()).collect())
     }
 
@@ -101,7 +110,11 @@ impl Decoder {
     pub fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         if lengths.len() != b {
-            return Err(Error::Shape { name: "lengths", expected: format!("[{b}]"), got: vec![lengths.len()] });
+            return Err(Error::Shape {
+                name: "lengths",
+                expected: format!("[{b}]"),
+                got: vec![lengths.len()],
+            });
         }
         if let Some((i, &len)) = lengths.iter().enumerate().find(|(_, &len)| len == 0 || len > t) {
             return Err(Error::setting(format!("lengths[{i}]"), len, format!("must be in 1..={t}")));
@@ -149,7 +162,11 @@ impl Decoder {
     pub(super) fn check_row(&self, index: usize, row: &[u32]) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if row.is_empty() || row.len() > limit {
-            return Err(Error::setting(format!("rows[{index}].len"), row.len(), format!("must be in 1..={limit}")));
+            return Err(Error::setting(
+                format!("rows[{index}].len"),
+                row.len(),
+                format!("must be in 1..={limit}"),
+            ));
         }
         match row.iter().position(|&id| id as usize >= self.config.vocab_size) {
             Some(j) => {

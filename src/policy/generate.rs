@@ -99,7 +99,8 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
-        let empty = Generated { ids: vec![], log_probs: vec![], entropies: vec![], finish: Finish::ContextFull };
+        let empty =
+            Generated { ids: vec![], log_probs: vec![], entropies: vec![], finish: Finish::ContextFull };
         let mut results = vec![empty; requests.len()];
         let mut active = Vec::with_capacity(requests.len());
         for (i, request) in requests.iter().enumerate() {
@@ -111,7 +112,8 @@ impl Decoder {
         let mut first = true;
         while !active.is_empty() {
             let rows: Vec<usize> = active.iter().map(|&i| requests[i].row).collect();
-            let chunks: Vec<&[u32]> = active.iter().map(|&i| if first { requests[i].prompt } else { &[] }).collect();
+            let chunks: Vec<&[u32]> =
+                active.iter().map(|&i| if first { requests[i].prompt } else { &[] }).collect();
             let mut logits = self.extend(cache, &rows, &chunks)?;
             first = false;
             let mut row_logits = logits.chunks_exact_mut(self.config.vocab_size);

@@ -89,7 +89,11 @@ impl Gradients {
     pub fn check(&self, parameters: &Parameters) -> Result<()> {
         for (name, var) in parameters.trainable() {
             let Some(grad) = self.get(name) else {
-                return Err(Error::setting(name, "no gradient", "every trainable parameter must receive a gradient"));
+                return Err(Error::setting(
+                    name,
+                    "no gradient",
+                    "every trainable parameter must receive a gradient",
+                ));
             };
             if grad.dims() != var.dims() {
                 let reason = format!("the parameter has shape {:?}", var.dims());

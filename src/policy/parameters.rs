@@ -52,7 +52,8 @@ impl Parameters {
         let stream = Stream::new(seed, Purpose::Init, 0, 0, 0);
         let mut tensors = BTreeMap::new();
         for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
-            let values = initial_values(&name, shape.iter().product(), config.initializer_range, &stream, index);
+            let values =
+                initial_values(&name, shape.iter().product(), config.initializer_range, &stream, index);
             let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
             tensors.insert(name, tensor);
         }
@@ -77,7 +78,12 @@ impl Parameters {
     /// # Errors
     /// An unreadable or truncated file, and a tensor that is missing, unknown, of another shape or another
     /// dtype, by name.
-    pub fn load(path: impl AsRef<Path>, config: &DecoderConfig, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn load(
+        path: impl AsRef<Path>,
+        config: &DecoderConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         config.validate()?;
         let path = path.as_ref();
         let tensors = load_tensors(path, device)?;
@@ -185,7 +191,10 @@ fn check(
             return Err((name, format!("shape {:?} where the model needs {shape:?}", tensor.dims())));
         }
         if tensor.dtype() != dtype || !dtype.is_float() {
-            return Err((name, format!("dtype {} where {} is needed", tensor.dtype().as_str(), dtype.as_str())));
+            return Err((
+                name,
+                format!("dtype {} where {} is needed", tensor.dtype().as_str(), dtype.as_str()),
+            ));
         }
     }
     Ok(())

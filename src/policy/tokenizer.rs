@@ -43,7 +43,11 @@ impl Tokenizer {
         }
         let least = 256 + special.len();
         if vocab_size < least {
-            return Err(Error::setting("vocab_size", vocab_size, format!("must be at least {least}: bytes and special tokens")));
+            return Err(Error::setting(
+                "vocab_size",
+                vocab_size,
+                format!("must be at least {least}: bytes and special tokens"),
+            ));
         }
         let mut trainer = BpeTrainerBuilder::new()
             .vocab_size(vocab_size)
@@ -137,7 +141,11 @@ impl Tokenizer {
     /// An id outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
-            return Err(Error::setting("id", id, format!("the vocabulary has {} entries", self.vocab_size())));
+            return Err(Error::setting(
+                "id",
+                id,
+                format!("the vocabulary has {} entries", self.vocab_size()),
+            ));
         }
         self.inner.decode(ids, true).map_err(|e| failed("decode", e))
     }

@@ -196,10 +196,16 @@ impl AdamW {
     }
 }
 
-fn take_moment(tensors: &mut BTreeMap<String, Tensor>, name: &str, var: &Var, path: &Path) -> Result<Vec<f32>> {
+fn take_moment(
+    tensors: &mut BTreeMap<String, Tensor>,
+    name: &str,
+    var: &Var,
+    path: &Path,
+) -> Result<Vec<f32>> {
     let tensor = tensors.remove(name).ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
     if tensor.dims() != var.dims() || tensor.dtype() != DType::F32 {
-        let reason = format!("{} {:?} where f32 {:?} is needed", tensor.dtype().as_str(), tensor.dims(), var.dims());
+        let reason =
+            format!("{} {:?} where f32 {:?} is needed", tensor.dtype().as_str(), tensor.dims(), var.dims());
         return Err(Error::file(path, name, reason));
     }
     Ok(tensor.flatten_all()?.to_vec1()?)
@@ -219,7 +225,11 @@ impl Moments {
         }
         let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
         update_slice(&mut values, grad, m, v, c);
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_dtype(var.dtype())?.to_device(var.device())?)
+        var.set(
+            &Tensor::from_vec(values, var.shape(), &Device::Cpu)?
+                .to_dtype(var.dtype())?
+                .to_device(var.device())?,
+        )
     }
 }
 

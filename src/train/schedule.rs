@@ -52,7 +52,11 @@ impl LrSchedule {
             return Err(Error::setting("total_steps", 0, "must be positive"));
         }
         if warmup_steps > total_steps {
-            return Err(Error::setting("warmup_steps", warmup_steps, format!("total_steps is {total_steps}")));
+            return Err(Error::setting(
+                "warmup_steps",
+                warmup_steps,
+                format!("total_steps is {total_steps}"),
+            ));
         }
         if !(0.0..=1.0).contains(min_ratio) {
             return Err(Error::setting("min_ratio", min_ratio, "must be in [0, 1]"));
@@ -111,7 +115,10 @@ mod tests {
     fn serde_rejects_unknown_fields_and_validation_rejects_bad_values() {
         let ok = r#"{"kind":"cosine","warmup_steps":1,"total_steps":10,"min_ratio":0.1}"#;
         let parsed: LrSchedule = serde_json::from_str(ok).unwrap();
-        assert_eq!(parsed, LrSchedule::Cosine { warmup_steps: 1, total_steps: 10, min_ratio: 0.1, cycles: 0.5 });
+        assert_eq!(
+            parsed,
+            LrSchedule::Cosine { warmup_steps: 1, total_steps: 10, min_ratio: 0.1, cycles: 0.5 }
+        );
         let unknown = r#"{"kind":"constant","warmup":1}"#;
         assert!(serde_json::from_str::<LrSchedule>(unknown).unwrap_err().to_string().contains("warmup"));
         for (w, t, r, c) in [(0, 0, 0.1, 0.5), (11, 10, 0.1, 0.5), (1, 10, -0.1, 0.5), (1, 10, 0.1, 0.0)] {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::train::first_difference;
 
 fn step(step: u64, time: f64) -> Record {
     Record::new("rl", step)

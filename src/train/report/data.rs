@@ -1,0 +1,119 @@
+//! What a run folder says, read tolerantly.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::train::record::{read_lines, read_metrics};
+use crate::train::EPISODES_FILE;
+use crate::{Error, Result};
+
+/// One run folder.
+pub(super) struct Run {
+    pub(super) name: String,
+    pub(super) config: Option<Value>,
+    pub(super) lines: Vec<Map<String, Value>>,
+    pub(super) episodes: Vec<Map<String, Value>>,
+}
+
+impl Run {
+    pub(super) fn read(dir: &Path) -> Result<Self> {
+        let config = dir.join("config.json");
+        let config = if config.exists() {
+            let text = std::fs::read_to_string(&config).map_err(|e| Error::io(&config, e))?;
+            Some(serde_json::from_str(&text).map_err(|e| Error::file(&config, "config", e.to_string()))?)
+        } else {
+            None
+        };
+        let episodes = dir.join(EPISODES_FILE);
+        let episodes = if episodes.exists() { read_lines(&episodes)? } else { Vec::new() };
+        let name =
+            dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { name, config, lines: read_metrics(dir)?, episodes })
+    }
+
+    /// The lines of one phase.
+    pub(super) fn phase<'a>(&'a self, phase: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
+        self.lines.iter().filter(move |line| line.get("phase").and_then(Value::as_str) == Some(phase))
+    }
+
+    /// (step, value) of `key` over a phase; what is absent is left out, what is not finite stays as a gap.
+    pub(super) fn points(&self, phase: &str, key: &str) -> Vec<(f64, f64)> {
+        self.phase(phase).filter_map(|line| Some((step(line)?, number(line.get(key)?)?))).collect()
+    }
+
+    /// (step, low, high) of two keys over a phase.
+    pub(super) fn intervals(&self, phase: &str, low: &str, high: &str) -> Vec<(f64, f64, f64)> {
+        let interval = |line: &Map<String, Value>| {
+            Some((step(line)?, number(line.get(low)?)?, number(line.get(high)?)?))
+        };
+        self.phase(phase).filter_map(interval).collect()
+    }
+
+    /// (step, values by index) of a series over a phase.
+    pub(super) fn columns(&self, phase: &str, key: &str) -> Vec<(f64, Vec<f64>)> {
+        let column = |line: &Map<String, Value>| {
+            let values = line.get(key)?.as_array()?;
+            Some((step(line)?, values.iter().map(|v| number(v).unwrap_or(f64::NAN)).collect()))
+        };
+        self.phase(phase).filter_map(column).collect()
+    }
+
+    /// The evaluation panels in order of first appearance.
+    pub(super) fn panels(&self) -> Vec<String> {
+        let mut panels = Vec::new();
+        for line in self.phase("eval") {
+            let panel = panel(line);
+            if !panels.contains(&panel) {
+                panels.push(panel);
+            }
+        }
+        panels
+    }
+
+    /// The evaluations of one panel.
+    pub(super) fn evaluations<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Evaluation> + 'a {
+        self.phase("eval").filter(move |line| panel(line) == name).map(|line| Evaluation(line.clone()))
+    }
+
+    /// Every key with a numeric value in a phase.
+    pub(super) fn numeric_keys(&self, phase: &str) -> BTreeSet<String> {
+        let numeric = |(key, value): (&String, &Value)| number(value).map(|_| key.clone());
+        self.phase(phase).flat_map(|line| line.iter().filter_map(numeric)).collect()
+    }
+}
+
+/// One evaluation of a panel.
+pub(super) struct Evaluation(Map<String, Value>);
+
+impl Evaluation {
+    pub(super) fn step(&self) -> f64 {
+        step(&self.0).unwrap_or(0.0)
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
+        number(self.0.get(key)?)
+    }
+
+    /// The ends of the interval of `key`.
+    pub(super) fn interval(&self, key: &str) -> Option<(f64, f64)> {
+        Some((self.number(&format!("{key}_low"))?, self.number(&format!("{key}_high"))?))
+    }
+}
+
+fn panel(line: &Map<String, Value>) -> String {
+    line.get("panel").and_then(Value::as_str).unwrap_or("evaluation").to_owned()
+}
+
+fn step(line: &Map<String, Value>) -> Option<f64> {
+    line.get("step")?.as_f64()
+}
+
+/// A number as the recorder writes it, NaN and infinities included.
+pub(super) fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::String(s) if ["NaN", "inf", "-inf"].contains(&s.as_str()) => s.parse().ok(),
+        _ => value.as_f64(),
+    }
+}

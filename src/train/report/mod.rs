@@ -1,0 +1,48 @@
+//! A run, or several side by side, as one self-contained HTML page: no script, no external file.
+
+mod data;
+mod figures;
+mod page;
+mod plot;
+
+use std::path::Path;
+
+use data::Run;
+
+use super::atomic_write;
+use crate::{Error, Result};
+
+/// Writes `out` as one HTML page about the given run folders: summary, curves with intervals, the entropy band,
+/// configuration, sample trajectories.
+///
+/// It reads `metrics.jsonl` and, where they exist, `config.json` and `episodes.jsonl`; keys a run does not have are
+/// left out, keys it has beyond the known ones are drawn at the end. Runs given together share their plots.
+///
+/// # Errors
+/// [`Error::Setting`] without runs, [`Error::File`] naming a line that is not JSON, [`Error::Io`].
+pub fn write_report<P: AsRef<Path>>(runs: &[P], out: impl AsRef<Path>) -> Result<()> {
+    if runs.is_empty() {
+        return Err(Error::setting("runs", "none", "name at least one run folder"));
+    }
+    let runs: Vec<Run> = runs.iter().map(|dir| Run::read(dir.as_ref())).collect::<Result<_>>()?;
+    atomic_write(out, page::render(&runs))
+}
+
+/// Text as HTML.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+use super::*;
+use crate::train::{Record, Recorder};
+use serde_json::json;
+
+fn example_run(dir: &Path, seed: u64) {
+    let mut recorder = Recorder::create(dir).unwrap();
+    let noise = |k: u64| crate::rng::Stream::new(seed, crate::rng::Purpose::Tasks, k, 0, 0).uniform(0, 0);
+    for k in 0..40 {
+        recorder.record(&Record::new("clone", k).with("loss", 3.0 * (-0.1 * k as f64).exp() + 0.3)).unwrap();
+    }
+    for k in 0..60u64 {
+        let (t, h) = (k as f64 / 60.0, 1.2 - 0.4 * k as f64 / 60.0 + 0.2 * noise(k));
+        if k % 20 == 0 || k == 59 {
+            let p = 0.2 + 0.6 * t;
+            let record = Record::new("eval", k).with("panel", "unseen <variations>").with("n", 64usize);
+            let record =
+                record.with("success", p).with("success_low", p - 0.1).with("success_high", p + 0.11);
+            recorder
+                .record(
+                    &record
+                        .with("score", 30.0 + 50.0 * t)
+                        .with("score_low", 25.0 + 50.0 * t)
+                        .with("score_high", 36.0 + 50.0 * t),
+                )
+                .unwrap();
+        }
+        let turns: Vec<f64> = (0..12).map(|i| h * (1.0 - 0.05 * f64::from(i))).collect();
+        let record = Record::new("rl", k)
+            .with("success", 0.2 + 0.5 * t + 0.2 * noise(k + 100))
+            .with("score", if k == 7 { f64::NAN } else { 30.0 + 40.0 * t })
+            .with("entropy", h)
+            .with("entropy_turn", turns)
+            .with("beta", 1.0 + (-0.05 * k as f64).exp())
+            .with("grad_norm", 0.3 + noise(k + 200))
+            .with("custom/thing", noise(k + 300))
+            .with("time/tokens_per_second", 800.0 + 50.0 * noise(k + 400));
+        let band = [("entropy_reference", 1.1), ("band_low", 0.55), ("band_high", 1.65)];
+        let record = band.into_iter().filter(|_| k > 0).fold(record, |r, (key, v)| r.with(key, v - 0.1 * t));
+        recorder.record(&record).unwrap();
+    }
+    let turn = |a: &str, s: f64| json!({"action": a, "observation": "You see <b>nothing</b>.", "score": s, "valid": s > 0.0, "entropies": [0.5, 1.0]});
+    recorder.episode(&json!({"phase": "eval", "step": 59, "success": true, "task": {"name": "find-animal", "variation": 3},
+        "start": {"goal": "Find an <animal>.", "observation": "A room."}, "turns": [turn("open door", 25.0), turn("x</div>", -1.0)]})).unwrap();
+    crate::train::atomic_write(
+        dir.join("config.json"),
+        json!({"seed": seed, "entropy": {"kappa_low": 0.5}}).to_string(),
+    )
+    .unwrap();
+}
+
+fn report(runs: usize) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let runs: Vec<_> = (0..runs).map(|i| dir.path().join(format!("seed-{i}"))).collect();
+    runs.iter().enumerate().for_each(|(i, run)| example_run(run, i as u64));
+    let out = std::env::var_os("EPO_TEST_REPORT")
+        .map_or(dir.path().join("report.html"), |d| Path::new(&d).join(format!("report{}.html", runs.len())));
+    write_report(&runs, &out).unwrap();
+    std::fs::read_to_string(out).unwrap()
+}
+
+/// Every element that is opened is closed, in order.
+fn assert_balanced(html: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for tag in html.split('<').skip(1).map(|t| t.split('>').next().unwrap()) {
+        let name = tag.split([' ', '\n']).next().unwrap();
+        if let Some(closed) = name.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(closed), "near <{tag}>");
+        } else if !tag.ends_with('/') && !["meta", "!DOCTYPE"].contains(&name) {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_report_is_self_contained_well_formed_and_escaped() {
+    for runs in [1, 3] {
+        let html = report(runs);
+        assert_balanced(&html);
+        for external in ["http:", "https:", "src=", "href=", "url(", "<script"] {
+            assert!(!html.contains(external), "{external}");
+        }
+        for raw in ["<variations>", "<b>nothing", "x</div>", "<animal>", "NaN"] {
+            assert!(!html.contains(raw), "{raw}");
+        }
+        for title in [
+            "Success",
+            "Entropy by turn",
+            "reference H̄",
+            "kappa_low",
+            "custom/thing",
+            "find-animal",
+            "Behaviour cloning",
+        ] {
+            assert!(html.contains(title), "{title}");
+        }
+    }
+}
+
+#[test]
+fn the_summary_shows_first_and_last_evaluation() {
+    let html = report(1);
+    assert!(html.contains("0.2 <span class=\"small\">[0.1, 0.31]</span>"));
+    assert!(html.contains("0.79 <span class=\"small\">[0.69, 0.9]</span>"));
+}
+
+#[test]
+fn settings_that_differ_between_runs_are_marked() {
+    let html = report(2);
+    assert!(html.contains("<tr class=\"differs\"><td>seed</td><td>0</td><td>1</td>"));
+    assert!(html.contains("<tr><td>entropy.kappa_low</td>"));
+}
+
+#[test]
+fn an_empty_run_gives_a_page_and_a_missing_one_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+    let out = dir.path().join("report.html");
+    write_report(&[dir.path()], &out).unwrap();
+    assert_balanced(&std::fs::read_to_string(out).unwrap());
+    let error =
+        write_report(&[dir.path().join("absent")], dir.path().join("x.html")).unwrap_err().to_string();
+    assert!(error.contains("absent"), "{error}");
+    assert!(write_report::<&Path>(&[], dir.path().join("x.html")).is_err());
+}
