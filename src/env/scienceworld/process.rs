@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::error::SimulatorError;
 use super::link::Endpoint;
@@ -69,6 +71,29 @@ pub struct Jvm {
     _stdin: Option<ChildStdin>,
     endpoint: Endpoint,
     tail: Tail,
+    _folder: Folder,
+}
+
+/// A private working folder, removed when dropped: the simulator writes a table to where it runs.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let name = format!("epo-scienceworld-{}-{number}-{nanos:x}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Jvm {
@@ -82,11 +107,11 @@ impl Jvm {
         config: &JvmConfig,
         environments: usize,
     ) -> Result<Self, SimulatorError> {
-        let mut child =
-            command(installation, config, environments).spawn().map_err(|error| SimulatorError::Start {
-                reason: format!("{}: {error}", installation.java.display()),
-                output: String::new(),
-            })?;
+        let failed = |reason: String| SimulatorError::Start { reason, output: String::new() };
+        let folder = Folder::new().map_err(|error| failed(format!("no working folder: {error}")))?;
+        let mut child = command(installation, config, environments, &folder.0)
+            .spawn()
+            .map_err(|error| failed(format!("{}: {error}", installation.java.display())))?;
         let tail = Tail::default();
         let (sender, lines) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
@@ -97,7 +122,7 @@ impl Jvm {
         }
         let stdin = child.stdin.take();
         let nowhere = Endpoint { address: (Ipv4Addr::LOCALHOST, 0).into(), token: String::new() };
-        let mut jvm = Self { child, _stdin: stdin, endpoint: nowhere, tail };
+        let mut jvm = Self { child, _stdin: stdin, endpoint: nowhere, tail, _folder: folder };
         jvm.endpoint = jvm.await_endpoint(&lines, config.start_limit_s)?;
         Ok(jvm)
     }
@@ -157,13 +182,14 @@ impl Drop for Jvm {
     }
 }
 
-fn command(installation: &Installation, config: &JvmConfig, environments: usize) -> Command {
+fn command(installation: &Installation, config: &JvmConfig, environments: usize, folder: &Path) -> Command {
     let mut command = Command::new(&installation.java);
     command
         .args(config.flags(environments))
         .arg("-cp")
         .arg(&installation.gateway_jar)
         .args(["py4j.GatewayServer", "--enable-auth", "--die-on-broken-pipe", "0"])
+        .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
