@@ -22,7 +22,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let Args { runs, out } = Args::parse();
     let out = out.unwrap_or_else(|| runs[0].join("report.html"));
-    epo::train::write_report(&runs, &out)?;
+    epo::train::atomic_write(&out, epo::train::render_report(&runs)?)?;
     println!("wrote {}", out.display());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a run folder says, read tolerantly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -12,25 +12,24 @@ use crate::{Error, Result};
 /// One run folder.
 pub(super) struct Run {
     pub(super) name: String,
-    pub(super) config: Option<Value>,
+    pub(super) settings: BTreeMap<String, String>,
     pub(super) lines: Vec<Map<String, Value>>,
     pub(super) episodes: Vec<Map<String, Value>>,
 }
 
 impl Run {
     pub(super) fn read(dir: &Path) -> Result<Self> {
-        let config = dir.join("config.json");
-        let config = if config.exists() {
-            let text = std::fs::read_to_string(&config).map_err(|e| Error::io(&config, e))?;
-            Some(serde_json::from_str(&text).map_err(|e| Error::file(&config, "config", e.to_string()))?)
+        let settings = dir.join("config.toml");
+        let settings = if settings.exists() {
+            read_settings(&std::fs::read_to_string(&settings).map_err(|e| Error::io(&settings, e))?)
         } else {
-            None
+            BTreeMap::new()
         };
         let episodes = dir.join(EPISODES_FILE);
         let episodes = if episodes.exists() { read_lines(&episodes)? } else { Vec::new() };
         let name =
             dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, config, lines: read_metrics(dir)?, episodes })
+        Ok(Self { name, settings, lines: read_metrics(dir)?, episodes })
     }
 
     /// The lines of one phase.
@@ -102,6 +101,23 @@ impl Evaluation {
     }
 }
 
+/// The settings of a TOML file under dotted names, as they are written there; enough of TOML for what a run wrote.
+fn read_settings(toml: &str) -> BTreeMap<String, String> {
+    let (mut section, mut last, mut settings) =
+        (String::new(), String::new(), BTreeMap::<String, String>::new());
+    for line in toml.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            last = format!("{section}{key}");
+            settings.insert(last.clone(), value.to_owned());
+        } else if let Some(value) = settings.get_mut(&last) {
+            value.push_str(line);
+        }
+    }
+    settings
+}
+
 fn panel(line: &Map<String, Value>) -> String {
     line.get("panel").and_then(Value::as_str).unwrap_or("evaluation").to_owned()
 }
@@ -115,5 +131,19 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(s) if ["NaN", "inf", "-inf"].contains(&s.as_str()) => s.parse().ok(),
         _ => value.as_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_under_dotted_names() {
+        let toml = "seed = 1\ntasks = [\n    \"a\",\n    \"b\",\n]\n\n[entropy]\nlambda = 0.01\n[entropy.beta]\nk = 2\n";
+        let settings: Vec<_> = read_settings(toml).into_iter().collect();
+        let expected =
+            [("entropy.beta.k", "2"), ("entropy.lambda", "0.01"), ("seed", "1"), ("tasks", "[\"a\",\"b\",]")];
+        assert_eq!(settings, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

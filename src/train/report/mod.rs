@@ -5,27 +5,38 @@ mod figures;
 mod page;
 mod plot;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use data::Run;
 
 use super::atomic_write;
 use crate::{Error, Result};
 
-/// Writes `out` as one HTML page about the given run folders: summary, curves with intervals, the entropy band,
-/// configuration, sample trajectories.
+/// Writes `report.html` into the first of the given run folders and returns its path: [`render_report`] as a file.
 ///
-/// It reads `metrics.jsonl` and, where they exist, `config.json` and `episodes.jsonl`; keys a run does not have are
+/// # Errors
+/// As [`render_report`].
+pub fn write_report<P: AsRef<Path>>(runs: &[P]) -> Result<PathBuf> {
+    let page = render_report(runs)?;
+    let path = runs[0].as_ref().join("report.html");
+    atomic_write(&path, page)?;
+    Ok(path)
+}
+
+/// One HTML page about the given run folders: summary, curves with intervals, the entropy band, settings, sample
+/// trajectories.
+///
+/// It reads `metrics.jsonl` and, where they exist, `config.toml` and `episodes.jsonl`; keys a run does not have are
 /// left out, keys it has beyond the known ones are drawn at the end. Runs given together share their plots.
 ///
 /// # Errors
 /// [`Error::Setting`] without runs, [`Error::File`] naming a line that is not JSON, [`Error::Io`].
-pub fn write_report<P: AsRef<Path>>(runs: &[P], out: impl AsRef<Path>) -> Result<()> {
+pub fn render_report<P: AsRef<Path>>(runs: &[P]) -> Result<String> {
     if runs.is_empty() {
         return Err(Error::setting("runs", "none", "name at least one run folder"));
     }
     let runs: Vec<Run> = runs.iter().map(|dir| Run::read(dir.as_ref())).collect::<Result<_>>()?;
-    atomic_write(out, page::render(&runs))
+    Ok(page::render(&runs))
 }
 
 /// Text as HTML.

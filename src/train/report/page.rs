@@ -1,6 +1,5 @@
 //! The page around the figures: summary, configuration, episodes.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Map, Value};
@@ -126,8 +125,8 @@ fn round(x: f64) -> f64 {
 
 /// The settings, one column a run, rows that differ marked.
 fn configuration(runs: &[Run]) -> String {
-    let configs: Vec<BTreeMap<String, String>> = runs.iter().map(|r| flatten(r.config.as_ref())).collect();
-    let mut keys: Vec<&String> = configs.iter().flat_map(BTreeMap::keys).collect();
+    let configs: Vec<_> = runs.iter().map(|r| &r.settings).collect();
+    let mut keys: Vec<&String> = configs.iter().flat_map(|c| c.keys()).collect();
     keys.sort();
     keys.dedup();
     if keys.is_empty() {
@@ -144,23 +143,6 @@ fn configuration(runs: &[Run]) -> String {
         table += "</tr>\n";
     }
     format!("<h2>Configuration</h2><div class=\"scroll\"><table>{table}</table></div>\n")
-}
-
-/// Nested settings as dotted names.
-fn flatten(config: Option<&Value>) -> BTreeMap<String, String> {
-    fn walk(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
-        match value {
-            Value::Object(map) => map.iter().for_each(|(key, value)| {
-                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                walk(&name, value, out);
-            }),
-            Value::String(s) => drop(out.insert(prefix.to_owned(), s.clone())),
-            other => drop(out.insert(prefix.to_owned(), other.to_string())),
-        }
-    }
-    let mut out = BTreeMap::new();
-    config.into_iter().for_each(|c| walk("", c, &mut out));
-    out
 }
 
 /// The last recorded episodes of each run, newest first.

@@ -41,21 +41,19 @@ fn example_run(dir: &Path, seed: u64) {
     let turn = |a: &str, s: f64| json!({"action": a, "observation": "You see <b>nothing</b>.", "score": s, "valid": s > 0.0, "entropies": [0.5, 1.0]});
     recorder.episode(&json!({"phase": "eval", "step": 59, "success": true, "task": {"name": "find-animal", "variation": 3},
         "start": {"goal": "Find an <animal>.", "observation": "A room."}, "turns": [turn("open door", 25.0), turn("x</div>", -1.0)]})).unwrap();
-    crate::train::atomic_write(
-        dir.join("config.json"),
-        json!({"seed": seed, "entropy": {"kappa_low": 0.5}}).to_string(),
-    )
-    .unwrap();
+    let config = format!("seed = {seed}\n\n[entropy]\nkappa_low = 0.5\n");
+    crate::train::atomic_write(dir.join("config.toml"), config).unwrap();
 }
 
 fn report(runs: usize) -> String {
     let dir = tempfile::tempdir().unwrap();
     let runs: Vec<_> = (0..runs).map(|i| dir.path().join(format!("seed-{i}"))).collect();
     runs.iter().enumerate().for_each(|(i, run)| example_run(run, i as u64));
-    let out = std::env::var_os("EPO_TEST_REPORT")
-        .map_or(dir.path().join("report.html"), |d| Path::new(&d).join(format!("report{}.html", runs.len())));
-    write_report(&runs, &out).unwrap();
-    std::fs::read_to_string(out).unwrap()
+    let path = write_report(&runs).unwrap();
+    if let Some(kept) = std::env::var_os("EPO_TEST_REPORT") {
+        std::fs::copy(&path, Path::new(&kept).join(format!("report{}.html", runs.len()))).unwrap();
+    }
+    std::fs::read_to_string(path).unwrap()
 }
 
 /// Every element that is opened is closed, in order.
@@ -115,11 +113,8 @@ fn settings_that_differ_between_runs_are_marked() {
 fn an_empty_run_gives_a_page_and_a_missing_one_an_error() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
-    let out = dir.path().join("report.html");
-    write_report(&[dir.path()], &out).unwrap();
-    assert_balanced(&std::fs::read_to_string(out).unwrap());
-    let error =
-        write_report(&[dir.path().join("absent")], dir.path().join("x.html")).unwrap_err().to_string();
+    assert_balanced(&render_report(&[dir.path()]).unwrap());
+    let error = render_report(&[dir.path().join("absent")]).unwrap_err().to_string();
     assert!(error.contains("absent"), "{error}");
-    assert!(write_report::<&Path>(&[], dir.path().join("x.html")).is_err());
+    assert!(write_report::<&Path>(&[]).is_err());
 }
