@@ -32,3 +32,8 @@ pub mod rollout;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The README's code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -89,7 +89,8 @@ impl HistoryConfig {
 /// assert_eq!(control.beta(), 2.0);
 ///
 /// let crossed = EntropyConfig { kappa_low: 2.0, ..config };
-/// assert!(crossed.build().unwrap_err().to_string().starts_with("setting `entropy.kappa_low` = 2"));
+/// let error = crossed.build().err().expect("κ_l > κ_r").to_string();
+/// assert!(error.starts_with("setting `entropy.kappa_low` = 2"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
