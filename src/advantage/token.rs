@@ -29,7 +29,7 @@ pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Result<(
 }
 
 /// (x − mean)/√(var + 10⁻⁸) with the mean and unbiased variance of the masked-in values (verl
-/// `masked_whiten`, its 10⁻⁸ in the means included). Masked-out values are transformed alike.
+/// `masked_whiten`). Masked-out values are transformed alike.
 ///
 /// # Errors
 /// [`Error::Shape`] where the lengths differ, [`Error::EmptyMask`] where fewer than two values are masked in
@@ -44,7 +44,7 @@ pub fn masked_whiten(values: &[f64], mask: &[bool]) -> Result<Vec<f64>> {
     }
     let masked_mean = |of: &dyn Fn(f64) -> f64| {
         let total: f64 = values.iter().zip(mask).filter(|(_, &m)| m).map(|(&v, _)| of(v)).sum();
-        total / (count + 1e-8)
+        total / count
     };
     let mean = masked_mean(&|v| v);
     let variance = masked_mean(&|v| (v - mean) * (v - mean)) * count / (count - 1.0);
