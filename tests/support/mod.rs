@@ -1,5 +1,5 @@
 //! What the tests of the method share: golden files, comparisons, a plain log-prob/entropy, central differences.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::PathBuf;
 
