@@ -65,7 +65,7 @@ fn main() -> Result<()> {
         }
         let grads = term.loss.backward()?;
         if let Some(grad) = grads.get(&logits) {
-            logits.set(&(logits.as_tensor() - (grad * 2.0)?)?)?;
+            logits.set(&(logits.as_tensor() - (grad * 0.5)?)?)?;
         }
         control.finish_step()?;
     }

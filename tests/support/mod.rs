@@ -82,6 +82,13 @@ pub struct Tolerance {
 pub const F64: Tolerance = Tolerance { relative: 1e-12, floor: 1e-3 };
 pub const F32: Tolerance = Tolerance { relative: 1e-6, floor: 1.0 };
 
+impl Tolerance {
+    /// The same, for values that went through numbers as large as `size`.
+    pub fn above(self, size: f64) -> Self {
+        Self { floor: self.floor.max(size), ..self }
+    }
+}
+
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: Tolerance) {
     assert_eq!(got.len(), want.len(), "{what}: number of values");
