@@ -70,7 +70,7 @@ impl Stream {
         let mut rng = self.generator(turn);
         let mut order: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
-            let j = (u128::from(rng.next_u64()) * (i as u128 + 1) >> 64) as usize;
+            let j = ((u128::from(rng.next_u64()) * (i as u128 + 1)) >> 64) as usize;
             order.swap(i, j);
         }
         order

@@ -1,5 +1,6 @@
 //! The real simulator through the crate's `Environment`: gold paths, masking, latching, isolation, and
 //! episodes that survive the death of their process.
+#![allow(clippy::unwrap_used)]
 #![cfg(feature = "scienceworld")]
 
 mod simulator;

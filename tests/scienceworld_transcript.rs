@@ -2,6 +2,7 @@
 //!
 //! The file is `EPO_SCIENCEWORLD_TRANSCRIPTS`, or `../shared/scienceworld/transcripts.jsonl` next to the
 //! checkout. Lines of an episode are contiguous; `i` = 0 is its reset.
+#![allow(clippy::unwrap_used)]
 #![cfg(feature = "scienceworld")]
 
 mod simulator;

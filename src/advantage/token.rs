@@ -74,7 +74,7 @@ pub fn reinforce_pp(rewards: &[f64], layout: &TokenLayout, gamma: f64) -> Result
     Ok((advantages, returns))
 }
 
-/// One value per row [B] spread over its generated tokens, row-major [B·T], zero where masked out.
+/// One value per row `[B]` spread over its generated tokens, row-major [B·T], zero where masked out.
 ///
 /// # Errors
 /// [`Error::Shape`] where there are not B values.

@@ -28,7 +28,11 @@ impl AttentionShape {
         let n = self.lengths.iter().sum::<usize>();
         let kv = [n, self.kv_heads * self.head_dim];
         let fits = q.dims() == [n, self.heads * self.head_dim] && k.dims() == kv && v.dims() == kv;
-        if !fits || self.kv_heads == 0 || self.heads % self.kv_heads != 0 || self.lengths.contains(&0) {
+        if !fits
+            || self.kv_heads == 0
+            || !self.heads.is_multiple_of(self.kv_heads)
+            || self.lengths.contains(&0)
+        {
             candle_core::bail!(
                 "attention: q {:?}, k {:?}, v {:?} with {self:?}",
                 q.shape(),
@@ -258,7 +262,7 @@ fn backward<T: Real>(
     grad: &Tensor,
     shape: &AttentionShape,
 ) -> Result<Gradients> {
-    let slices = |f: &dyn Fn(&[T], &[T], &[T], &[T]) -> Gradient3<T>| {
+    let slices = |f: &Backward<T>| {
         with_slice::<T, _>(q, |q| {
             with_slice::<T, _>(k, |k| {
                 with_slice::<T, _>(v, |v| with_slice::<T, _>(grad, |g| Ok(f(q, k, v, g))))
@@ -280,6 +284,7 @@ fn backward<T: Real>(
 }
 
 type Gradient3<T> = (Vec<T>, Vec<T>, Vec<T>);
+type Backward<'a, T> = dyn Fn(&[T], &[T], &[T], &[T]) -> Gradient3<T> + 'a;
 
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {

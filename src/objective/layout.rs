@@ -70,7 +70,7 @@ impl TokenLayout {
         &self.turns
     }
 
-    /// The trajectory id of every row [B].
+    /// The trajectory id of every row `[B]`.
     pub fn trajectories(&self) -> &[usize] {
         &self.trajectories
     }
@@ -142,9 +142,9 @@ impl TokenLayout {
 pub struct Segments {
     /// For every position [B·T] its segment, `None` where masked out.
     pub of_token: Vec<Option<usize>>,
-    /// The turn index of every segment [S].
+    /// The turn index of every segment `[S]`.
     pub turns: Vec<usize>,
-    /// The number of masked-in tokens of every segment [S].
+    /// The number of masked-in tokens of every segment `[S]`.
     pub counts: Vec<usize>,
 }
 

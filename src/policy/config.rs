@@ -134,7 +134,7 @@ impl DecoderConfig {
             )?;
         }
         let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
-        let even = self.hidden_size % (2 * heads) == 0;
+        let even = self.hidden_size.is_multiple_of(2 * heads);
         require(even, "hidden_size", self.hidden_size, "must be an even multiple of num_attention_heads")?;
         require(heads % kv == 0, "num_key_value_heads", kv, "must divide num_attention_heads")?;
         let positive = |x: f64| x > 0.0 && x.is_finite();

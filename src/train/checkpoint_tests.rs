@@ -166,10 +166,10 @@ fn a_killed_process_leaves_an_usable_checkpoint() {
     const CHILD: &str = "EPO_TEST_CHECKPOINT_CHILD";
     if let Some(run) = std::env::var_os(CHILD) {
         let run = PathBuf::from(run);
-        (2..).for_each(|step| {
+        for step in 2.. {
             write(&run, step);
             prune_checkpoints(&run, 2, None).unwrap();
-        });
+        }
     }
     let run = tempfile::tempdir().unwrap();
     write(run.path(), 1);

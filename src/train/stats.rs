@@ -39,7 +39,7 @@ pub fn bootstrap_mean(values: &[f64], seed: u64) -> Interval {
         return Interval { mean: f64::NAN, low: f64::NAN, high: f64::NAN, n };
     }
     let mut rng = Stream::new(seed, Purpose::Bootstrap, 0, 0, 0).generator(0);
-    let mut draw = || values[(u128::from(rng.next_u64()) * n as u128 >> 64) as usize];
+    let mut draw = || values[((u128::from(rng.next_u64()) * n as u128) >> 64) as usize];
     let mut means: Vec<f64> =
         (0..RESAMPLES).map(|_| (0..n).map(|_| draw()).sum::<f64>() / n as f64).collect();
     means.sort_by(f64::total_cmp);
