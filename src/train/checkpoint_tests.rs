@@ -20,10 +20,11 @@ fn latest_step(run: &Path) -> Option<u64> {
 fn state_floats_come_back_to_the_bit() {
     let run = tempfile::tempdir().unwrap();
     let mut rng = crate::rng::Stream::new(1, crate::rng::Purpose::Init, 0, 0, 0).generator(0);
-    let floats: Vec<f64> = std::iter::repeat_with(|| f64::from_bits(rand::RngCore::next_u64(&mut rng)))
-        .filter(|x| x.is_finite())
-        .take(5000)
-        .collect();
+    let floats: Vec<f64> =
+        std::iter::repeat_with(|| f64::from_bits(rand_chacha::rand_core::RngCore::next_u64(&mut rng)))
+            .filter(|x| x.is_finite())
+            .take(5000)
+            .collect();
     let writer = CheckpointWriter::new(run.path(), 0).unwrap();
     let back: Vec<f64> = writer.finish(&floats).unwrap().state().unwrap();
     assert!(back.iter().zip(&floats).all(|(a, b)| a.to_bits() == b.to_bits()));
