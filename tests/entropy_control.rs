@@ -1,5 +1,7 @@
 //! The holder of regulariser, history and β: order of events, configuration, checkpoints, bad input.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use candle_core::{Device, Tensor};

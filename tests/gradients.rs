@@ -1,5 +1,7 @@
 //! Every differentiable term of the method against central differences in f64, and the one that has no gradient.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use candle_core::{Device, Result as CandleResult, Tensor};
