@@ -185,7 +185,7 @@ impl<'a> LossCase<'a> {
         }
         // Without padding in the forward pass, entropies beyond the first padded slot are zero.
         let width = self.layout.tokens();
-        let kept = |i: usize| i % width == 0 || self.layout.mask()[i - 1];
+        let kept = |i: usize| i.is_multiple_of(width) || self.layout.mask()[i - 1];
         let kept = rows.iter().flat_map(|row| (0..width).map(move |t| row * width + t)).map(kept);
         let kept: Vec<f64> = kept.map(|kept| f64::from(u8::from(kept))).collect();
         let kept = Tensor::from_vec(kept, (rows.len(), width), &Device::Cpu).unwrap();

@@ -1,7 +1,7 @@
 //! The one place for every normaliser: each aggregation is a linear weighting of the tokens.
 //! Suffixes: b rows, t token positions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
@@ -227,12 +227,5 @@ impl TokenBatch {
             }
             None => Ok(values),
         }
-    }
-
-    /// Number of trajectories with at least one masked-in token.
-    pub fn trajectories(&self) -> usize {
-        let layout = &self.layout;
-        let rows = (0..layout.rows()).filter(|&row| layout.row_count(row) > 0);
-        rows.map(|row| layout.trajectories()[row]).collect::<HashSet<_>>().len()
     }
 }
