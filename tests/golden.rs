@@ -1,6 +1,7 @@
 //! The numbers of the authors' published code, and of the paper's equations, reproduced.
 //!
 //! `EPO_GOLDEN_DIR` names another directory of files of the same format; everything in them is honoured.
+#![allow(clippy::unwrap_used)]
 
 #![allow(clippy::unwrap_used)]
 
