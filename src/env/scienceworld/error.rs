@@ -60,15 +60,13 @@ pub enum SimulatorError {
         /// The file's SHA-256, hexadecimal.
         got: String,
     },
-    /// A Java program named by the user cannot be run.
-    #[error("{}: not a Java program (from {origin}): {reason}", path.display())]
-    Java {
-        /// The path.
+    /// A file of the installation cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
         path: PathBuf,
-        /// Which variable named the path.
-        origin: String,
-        /// Why it was refused.
-        reason: String,
+        /// The system's error.
+        source: std::io::Error,
     },
     /// Something missing could not be fetched.
     #[error("cannot fetch {what}: {}\nto install by hand, where there is a network:\n  {commands}", reasons.join("; "))]

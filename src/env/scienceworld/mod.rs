@@ -12,13 +12,16 @@ mod client;
 mod config;
 mod environment;
 mod error;
+mod fetch;
 mod host;
+mod index;
 mod link;
 mod pool;
 mod process;
 mod protocol;
 mod provision;
 mod tasks;
+mod wheels;
 
 pub use client::{Frame, OfficialClient, Simulator};
 pub use config::{CallPattern, ScienceWorldConfig, SuccessRule};
