@@ -5,8 +5,11 @@
 
 mod simulator;
 
+use std::time::Duration;
+
 use epo::env::scienceworld::{
-    task_names, Installation, ScienceWorldConfig, ScienceWorldPool, SimulatorError,
+    check_simplification, task_names, variation_count, variations, CallPattern, Installation, Jvm, JvmConfig,
+    ScienceWorldConfig, ScienceWorldPool, Simulator, SimulatorError, Split, SuccessRule, SIMPLIFICATIONS,
 };
 use epo::env::{Environment, Task};
 use epo::Error;
@@ -60,4 +63,81 @@ fn a_failed_episode_stays_failed_and_reset_task_is_masked() {
     }
     env.reset(&task("boil", 1)).unwrap();
     assert_eq!(env.step("look around").unwrap().score, 0.0, "a new episode starts from nothing");
+}
+
+#[test]
+fn the_tables_say_what_the_simulator_says() {
+    let Some(installation) = simulator::installation() else { return };
+    let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
+    let limit = Duration::from_secs(120);
+    let mut simulator = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit).unwrap();
+    assert_eq!(simulator.task_names().unwrap(), task_names().collect::<Vec<_>>());
+    let mut simplifications = SIMPLIFICATIONS[1..].to_vec();
+    simplifications.sort_unstable();
+    assert_eq!(simulator.simplifications().unwrap(), simplifications);
+    for name in task_names() {
+        assert_eq!(
+            simulator.variation_count(name).unwrap(),
+            i64::from(variation_count(name).unwrap()),
+            "{name}"
+        );
+        simulator.load(&task(name, 0), "easy", false).unwrap();
+        for split in [Split::Train, Split::Dev, Split::Test] {
+            let ours: Vec<i64> = variations(name, split).unwrap().map(i64::from).collect();
+            assert_eq!(simulator.variations(split).unwrap(), ours, "{name} {split:?}");
+        }
+        assert!(check_simplification(name, "easy").is_ok());
+    }
+    assert!(simulator.possible_actions().unwrap().contains(&"open OBJ".to_owned()));
+    assert!(simulator.possible_objects().unwrap().len() > 3);
+    // An action and an answer with every character that the protocol escapes.
+    let strange = simulator.step("look at \\n\r\n\\\\ \u{e9}").unwrap();
+    assert!(!strange.is_empty());
+    assert!(simulator.look().unwrap().contains("\n\t"), "answers are unescaped");
+}
+
+#[test]
+fn the_clock_ends_an_episode_and_is_no_success() {
+    let Some(installation) = simulator::installation() else { return };
+    let end_by_waiting = |success| {
+        let config = ScienceWorldConfig { step_limit: 5, success, ..ScienceWorldConfig::default() };
+        let mut pool = ScienceWorldPool::new(&installation, &config, 1).unwrap();
+        let env = &mut pool.environments()[0];
+        env.reset(&task("find-plant", 0)).unwrap();
+        env.step("teleport to outside").unwrap();
+        let last = env.step("wait").unwrap();
+        assert!(last.done && last.score > 0.0 && last.score < 100.0, "{last:?}");
+        last.success
+    };
+    assert!(!end_by_waiting(SuccessRule::Score100));
+    assert!(end_by_waiting(SuccessRule::DoneWithPositiveScore));
+}
+
+#[test]
+fn environments_of_one_process_do_not_disturb_each_other() {
+    let Some(installation) = simulator::installation() else { return };
+    let tasks = [task("find-plant", 3), task("lifespan-shortest-lived", 1), task("power-component", 0)];
+    for call_pattern in [CallPattern::Lean, CallPattern::Official] {
+        let config = ScienceWorldConfig { call_pattern, ..ScienceWorldConfig::default() };
+        let demonstrations = |environments| {
+            let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
+            assert_eq!(pool.process_ids().len(), 1);
+            pool.demonstrations(&tasks).unwrap()
+        };
+        let alone = demonstrations(1);
+        assert!(alone.iter().all(|d| d.turns.last().unwrap().1.success));
+        assert_eq!(demonstrations(3), alone, "{call_pattern:?}");
+    }
+}
+
+#[test]
+fn an_action_that_is_not_understood_is_not_valid() {
+    let Some(installation) = simulator::installation() else { return };
+    let mut pool = pool(&installation, 1);
+    let env = &mut pool.environments()[0];
+    env.reset(&task("boil", 0)).unwrap();
+    assert!(!env.step("sing a song").unwrap().valid);
+    assert!(!env.step("reset task").unwrap().valid);
+    assert!(env.step("look around").unwrap().valid);
+    assert!(env.look().unwrap().contains("hallway") && env.inventory().unwrap().contains("orange"));
 }

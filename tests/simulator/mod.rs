@@ -20,6 +20,7 @@ pub(crate) fn skip<T>(reason: &str) -> Option<T> {
 }
 
 /// How many environments the tests play at once.
+#[allow(dead_code, reason = "not every test file plays in parallel")]
 pub(crate) fn parallelism() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4)
 }

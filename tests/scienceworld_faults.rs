@@ -1,0 +1,256 @@
+//! Bad input, dead and hung processes: each its own error, and no episode lost.
+#![cfg(feature = "scienceworld")]
+
+mod simulator;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use epo::env::scienceworld::{
+    CallPattern, Endpoint, Installation, Jvm, JvmConfig, ScienceWorld, ScienceWorldConfig, ScienceWorldPool,
+    Simulator, SimulatorError,
+};
+use epo::env::{Environment, Step, Task};
+use epo::Error;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn task(name: &str, variation: u32) -> Task {
+    Task { name: name.into(), variation }
+}
+
+fn simulator_error<T: std::fmt::Debug>(result: epo::Result<T>) -> SimulatorError {
+    match result.unwrap_err() {
+        Error::Simulator(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn bad_task_variation_and_simplification_are_told_apart() {
+    let Some(installation) = simulator::installation() else { return };
+    let mut pool = ScienceWorldPool::new(&installation, &ScienceWorldConfig::default(), 1).unwrap();
+    let env = &mut pool.environments()[0];
+    let error = simulator_error(env.reset(&task("boyl", 0)));
+    assert!(matches!(error, SimulatorError::UnknownTask { .. }), "{error}");
+    let error = simulator_error(env.reset(&task("boil", 30)));
+    assert!(matches!(error, SimulatorError::VariationOutOfRange { count: 30, .. }), "{error}");
+    let error = simulator_error(env.gold_path(&task("boil", u32::MAX)));
+    assert!(matches!(error, SimulatorError::VariationOutOfRange { .. }), "{error}");
+    let error = simulator_error(env.step("look around"));
+    assert!(matches!(error, SimulatorError::NoEpisode { .. }), "{error}");
+    let config = ScienceWorldConfig { simplification: "easy,eazy".into(), ..ScienceWorldConfig::default() };
+    let error = simulator_error(ScienceWorldPool::new(&installation, &config, 1));
+    assert!(
+        matches!(&error, SimulatorError::UnknownSimplification { name, .. } if name == "eazy"),
+        "{error}"
+    );
+    assert!(env.reset(&task("boil", 29)).is_ok(), "refusals leave the environment usable");
+    assert_eq!(env.restarts(), 0);
+}
+
+#[test]
+fn bad_settings_name_the_field() {
+    let installation = Installation { java: "x".into(), simulator_jar: "x".into(), gateway_jar: "x".into() };
+    let refused = |config: ScienceWorldConfig, count, field: &str| {
+        let error = ScienceWorldPool::new(&installation, &config, count).unwrap_err();
+        assert!(matches!(&error, Error::Setting { field: named, .. } if named == field), "{error}");
+    };
+    let default = ScienceWorldConfig::default;
+    refused(default(), 0, "scienceworld.environments");
+    refused(
+        ScienceWorldConfig { environments_per_jvm: 0, ..default() },
+        1,
+        "scienceworld.environments_per_jvm",
+    );
+    refused(ScienceWorldConfig { call_limit_s: f64::NAN, ..default() }, 1, "scienceworld.call_limit_s");
+    let unknown = serde_json::from_str::<ScienceWorldConfig>(r#"{"step_limitt": 3}"#).unwrap_err();
+    assert!(unknown.to_string().contains("step_limitt"));
+    let text =
+        serde_json::to_string(&ScienceWorldConfig { call_pattern: CallPattern::Official, ..default() });
+    assert!(text.unwrap().contains(r#""call_pattern":"official""#));
+}
+
+#[test]
+fn a_closed_port_and_a_silent_one_are_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let endpoint = Endpoint { address, token: "t".into() };
+    let limit = Duration::from_millis(300);
+    let error = Simulator::connect(&endpoint, Path::new("x.jar"), limit).unwrap_err();
+    assert!(matches!(error, SimulatorError::Timeout { .. }), "{error}");
+    drop(listener);
+    let error = Simulator::connect(&endpoint, Path::new("x.jar"), limit).unwrap_err();
+    assert!(matches!(error, SimulatorError::Connect { .. }), "{error}");
+    assert!(error.to_string().contains(&address.to_string()));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_java_that_stays_silent_ends_early_or_is_not_there_is_told_apart() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let fake = |name: &str, text: &str| {
+        let java = folder.path().join(name);
+        std::fs::write(&java, text).unwrap();
+        std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Installation { java, simulator_jar: "x".into(), gateway_jar: "x".into() }
+    };
+    let config = JvmConfig { start_limit_s: 1, ..JvmConfig::default() };
+    let started = Instant::now();
+    let silent = Jvm::start(&fake("silent", "#!/bin/sh\necho warming up\nexec sleep 60\n"), &config, 1);
+    let error = silent.unwrap_err();
+    assert!(matches!(&error, SimulatorError::Silent { seconds: 1, .. }), "{error}");
+    assert!(error.to_string().contains("warming up") && started.elapsed() < Duration::from_secs(20));
+    let dead = Jvm::start(&fake("dead", "#!/bin/sh\necho no memory >&2\nexit 3\n"), &config, 1).unwrap_err();
+    assert!(
+        matches!(&dead, SimulatorError::Start { .. }) && dead.to_string().contains("no memory"),
+        "{dead}"
+    );
+    let nowhere = Installation { java: "/nonexistent/java".into(), ..fake("x", "") };
+    let error = Jvm::start(&nowhere, &config, 1).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/java"), "{error}");
+}
+
+#[test]
+fn the_gateway_listens_on_loopback_and_wants_its_token() {
+    let Some(installation) = simulator::installation() else { return };
+    let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
+    let jar = &installation.simulator_jar;
+    assert!(jvm.endpoint().address.ip().is_loopback());
+    let forged = Endpoint { token: "guess".into(), ..jvm.endpoint().clone() };
+    let error = Simulator::connect(&forged, jar, LIMIT).unwrap_err();
+    assert!(matches!(error, SimulatorError::Refused { .. }), "{error}");
+    assert!(!format!("{jvm:?}{error}").contains(&jvm.endpoint().token), "the token is shown nowhere");
+    assert_eq!(speak_unauthenticated(jvm.endpoint().address), None, "nothing is run without the token");
+    #[cfg(target_os = "linux")]
+    assert!(listening_addresses(jvm.endpoint().address.port()).iter().all(|a| a.contains("0100007F")));
+    let error = Simulator::connect(jvm.endpoint(), &installation.gateway_jar, LIMIT).unwrap_err();
+    assert!(
+        matches!(&error, SimulatorError::Exception { message, .. } if message.contains("ClassNotFound")),
+        "{error}"
+    );
+    Simulator::connect(jvm.endpoint(), jar, LIMIT).unwrap();
+}
+
+/// Asks for a system property without presenting a token; the property, if the gateway tells it.
+fn speak_unauthenticated(address: SocketAddr) -> Option<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"c\nz:java.lang.System\ngetProperty\nsjava.version\ne\n").unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(!answer.is_empty(), "it refuses in words");
+    answer.strip_prefix("!ys").map(str::to_owned)
+}
+
+/// The local addresses, in hexadecimal, of the listening sockets at `port`.
+#[cfg(target_os = "linux")]
+fn listening_addresses(port: u16) -> Vec<String> {
+    let tables =
+        ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let wanted = format!(":{port:04X}");
+    let listening = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(3) == Some(&"0A") && fields[1].ends_with(&wanted)).then(|| fields[1].to_owned())
+    };
+    let found: Vec<String> = tables.iter().flat_map(|table| table.lines()).filter_map(listening).collect();
+    assert!(!found.is_empty());
+    found
+}
+
+type Episode = (Vec<Step>, Vec<Vec<String>>);
+
+/// What one environment saw in a fixed episode with questions in between.
+fn play(env: &mut ScienceWorld, variation: u32, progress: &AtomicUsize) -> Episode {
+    let actions = [
+        "open door to kitchen",
+        "teleport to kitchen",
+        "look at sink",
+        "activate sink",
+        "open cupboard",
+        "pick up thermometer",
+        "wait1",
+        "teleport to outside",
+        "look around",
+        "inventory",
+        "wait1",
+        "teleport to kitchen",
+    ];
+    let (mut steps, mut lists) = (Vec::new(), Vec::new());
+    env.reset(&task("boil", variation)).unwrap();
+    for (index, action) in actions.iter().enumerate() {
+        steps.push(env.step(action).unwrap());
+        progress.fetch_add(1, Ordering::Relaxed);
+        if index % 3 == 1 {
+            lists.push(env.admissible().unwrap());
+        }
+    }
+    (steps, lists)
+}
+
+/// Plays one episode per environment in parallel, while `disturb` gets the process id at mid-episode.
+fn rollout(pool: &mut ScienceWorldPool, disturb: Option<&str>) -> Vec<Episode> {
+    let progress = AtomicUsize::new(0);
+    let process = pool.process_ids()[0].to_string();
+    std::thread::scope(|scope| {
+        let progress = &progress;
+        let players: Vec<_> = pool
+            .environments()
+            .iter_mut()
+            .enumerate()
+            .map(|(index, env)| scope.spawn(move || play(env, index as u32, progress)))
+            .collect();
+        if let Some(signal) = disturb {
+            while progress.load(Ordering::Relaxed) < 9 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+        }
+        players.into_iter().map(|player| player.join().unwrap()).collect()
+    })
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_and_a_hung_process_lose_no_episode() {
+    let Some(installation) = simulator::installation() else { return };
+    for call_pattern in [CallPattern::Lean, CallPattern::Official] {
+        let config = ScienceWorldConfig { call_pattern, call_limit_s: 20.0, ..ScienceWorldConfig::default() };
+        let undisturbed = rollout(&mut ScienceWorldPool::new(&installation, &config, 3).unwrap(), None);
+        assert!(undisturbed.iter().all(|(steps, lists)| steps.len() == 12 && lists.len() == 4));
+        let signals: &[&str] =
+            if call_pattern == CallPattern::Lean { &["-KILL", "-STOP"] } else { &["-KILL"] };
+        for signal in signals {
+            let mut pool = ScienceWorldPool::new(&installation, &config, 3).unwrap();
+            let disturbed = rollout(&mut pool, Some(signal));
+            assert_eq!(disturbed, undisturbed, "{call_pattern:?} {signal}");
+            assert_eq!(pool.restarts(), 1, "{call_pattern:?} {signal}: one process, replaced once");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_cannot_be_replaced_is_given_up_on() {
+    let Some(installation) = simulator::installation() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let jar = folder.path().join("gateway.jar");
+    std::fs::copy(&installation.gateway_jar, &jar).unwrap();
+    let installation = Installation { gateway_jar: jar.clone(), ..installation };
+    let mut pool = ScienceWorldPool::new(&installation, &ScienceWorldConfig::default(), 1).unwrap();
+    let process = pool.process_ids()[0].to_string();
+    let env = &mut pool.environments()[0];
+    env.reset(&task("boil", 0)).unwrap();
+    std::fs::remove_file(&jar).unwrap();
+    assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+    let error = simulator_error(env.step("look around"));
+    assert!(
+        matches!(&error, SimulatorError::Start { output, .. } if output.contains("GatewayServer")),
+        "{error}"
+    );
+}
