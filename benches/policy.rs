@@ -4,8 +4,8 @@
 //! `cargo bench --bench policy`
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
-use epo::kernels::{composed, logprob_entropy, AttentionShape, RopeTable};
+use candle_core::{DType, Device, Tensor, Var};
+use epo::kernels::{self, composed, logprob_entropy, AttentionShape, RopeTable};
 use epo::policy::{Decoder, DecoderConfig, Gradients, KvCache, Parameters, Request, SamplingParams};
 use epo::rng::{Purpose, Stream};
 use std::time::Instant;
@@ -26,9 +26,55 @@ fn ids(n: usize, salt: u64) -> Vec<u32> {
     (0..n).map(|i| (stream.uniform(0, i as u64) * 1500.0) as u32).collect()
 }
 
+/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Prints the CPU milliseconds of one call of every operator, forward and forward+backward, n tokens wide.
+fn operators(n: usize) -> Result<()> {
+    let tensor = |shape: &[usize]| Tensor::randn(0f32, 1f32, shape, &Device::Cpu);
+    let var = |shape: &[usize]| -> Result<Var> { Ok(Var::from_tensor(&tensor(shape)?)?) };
+    let (x, gate, b, norm) = (var(&[n, 128])?, var(&[n, 384])?, var(&[384])?, var(&[128])?);
+    let (w, w2, down) = (var(&[384, 128])?, var(&[384, 128])?, var(&[128, 384])?);
+    let (k, v, logits) = (var(&[n, 64])?, var(&[n, 64])?, var(&[n, 1500])?);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 32, lengths: vec![n / 16; 16] };
+    let table = std::sync::Arc::new(RopeTable::new(32, n / 16, 1e4));
+    let positions: std::sync::Arc<[u32]> = (0..n).map(|i| (i % (n / 16)) as u32).collect();
+    let targets = Tensor::from_vec(ids(n, 7), n, &Device::Cpu)?;
+    let embed = var(&[1500, 128])?;
+    type Op<'a> = &'a dyn Fn() -> Result<Tensor>;
+    let ops: [(&str, Op<'_>); 8] = [
+        ("linear 128->384", &|| Ok(kernels::linear(&x, &w, Some(&b))?)),
+        ("rms_norm", &|| Ok(kernels::rms_norm(&x, &norm, 1e-6)?)),
+        ("rope", &|| Ok(kernels::rope(&x, &table, &positions)?)),
+        ("swiglu 128->384", &|| Ok(kernels::swiglu(&x, &w, &w2)?)),
+        ("attention", &|| Ok(kernels::attention(&x, &k, &v, &shape)?)),
+        ("logprob_entropy", &|| Ok(logprob_entropy(&logits, &targets, 1.0)?.0)),
+        ("embedding", &|| Ok(embed.index_select(&targets, 0)?)),
+        ("linear_residual", &|| Ok(kernels::linear_residual(&x, &gate, &down)?)),
+    ];
+    for (name, op) in ops {
+        let time = |f: &dyn Fn() -> Result<()>| -> Result<f64> {
+            f()?;
+            let start = cpu_seconds();
+            (0..20).try_for_each(|_| f())?;
+            Ok((cpu_seconds() - start) * 50.0)
+        };
+        let forward = time(&|| op().map(|_| ()))?;
+        let both = time(&|| Ok(op()?.sum_all()?.backward().map(|_| ())?))?;
+        println!("{name:16} {n} tokens: forward {forward:6.2}, forward+backward {both:6.2} CPU-ms");
+    }
+    Ok(())
+}
+
 /// Median milliseconds of `n` calls after two unmeasured ones.
 fn median(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(n);
+    let cpu = cpu_seconds();
     for i in 0..n + 2 {
         let start = Instant::now();
         f()?;
@@ -36,6 +82,7 @@ fn median(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
+    print!("[{:.1} CPU-ms] ", (cpu_seconds() - cpu) * 1e3 / (n + 2) as f64);
     times.sort_by(f64::total_cmp);
     Ok(times[n / 2])
 }
@@ -105,8 +152,7 @@ fn rival(config: &DecoderConfig, p: &Parameters, rows: &[&[u32]], table: &RopeTa
         let mixed = composed::attention(&q, &k, &project("v")?, &shape)?;
         x = (x + composed::linear(&mixed, get("self_attn.o_proj.weight")?, None)?)?;
         let y = composed::rms_norm(&x, get("post_attention_layernorm.weight")?, config.rms_norm_eps)?;
-        let gate = composed::linear(&y, get("mlp.gate_proj.weight")?, None)?;
-        let y = composed::swiglu(&gate, &composed::linear(&y, get("mlp.up_proj.weight")?, None)?)?;
+        let y = composed::swiglu(&y, get("mlp.gate_proj.weight")?, get("mlp.up_proj.weight")?)?;
         x = (x + composed::linear(&y, get("mlp.down_proj.weight")?, None)?)?;
     }
     Ok(composed::rms_norm(&x, p.get("model.norm.weight")?, config.rms_norm_eps)?)
@@ -151,6 +197,7 @@ fn training(every: usize, with_rival: bool) -> Result<()> {
 
 fn main() -> Result<()> {
     println!("{} threads", rayon::current_num_threads());
+    operators(6400)?;
     for (rows, context) in [(1, 200), (4, 200), (8, 200), (8, 600), (16, 200)] {
         decoding(rows, context)?;
     }

@@ -40,12 +40,12 @@ pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> 
     Tensor::cat(&[first, second], 2)?.reshape((n, width))
 }
 
-/// silu(gate) · up, elementwise.
+/// silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    linear(x, gate, None)?.silu()? * linear(x, up, None)?
 }
 
 /// Causal grouped-query attention over packed sequences: q `[n, heads·d]`, k and v `[n, kv_heads·d]`.

@@ -2,7 +2,7 @@
 
 use super::attention::softmax_in_place;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, vectorised, with_slice};
+use super::real::{lane_sum, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
 use super::swiglu::swiglu_in_place;
 use crate::Result;
@@ -11,6 +11,9 @@ use rayon::prelude::*;
 
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
+
+/// Rows up to which the own product beats packing the weights for a general one.
+const SKINNY: usize = 16;
 
 /// x Wᵀ + b for x `[n, i]`, added to `onto` (`[n, o]`) where given.
 pub(crate) fn linear_into(
@@ -21,33 +24,81 @@ pub(crate) fn linear_into(
 ) -> Result<Vec<f32>> {
     let (o, i) = weight.dims2()?;
     let n = x.len() / i;
-    let accumulate = bias.is_some() || onto.is_some();
     let mut y = match (onto, bias) {
         (Some(y), _) => y,
         (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
         (None, None) => vec![0.0; n * o],
     };
     with_slice::<f32, _>(weight, |w| {
+        if n <= SKINNY {
+            skinny_product(x, w, i, &mut y);
+            return Ok(());
+        }
         let out = ViewMut::new(&mut y, n, o, o);
-        matmul(
-            out,
-            View::new(x, n, i, i),
-            View::new(w, o, i, i).t(),
-            1.0,
-            accumulate,
-            rayon::current_num_threads(),
-        );
+        matmul(out, View::new(x, n, i, i), View::new(w, o, i, i).t(), 1.0, true, rayon::current_num_threads());
         Ok(())
     })?;
     Ok(y)
 }
 
+const LANES: usize = 8;
+
+/// Dot products of R rows of x with one row of W.
+#[inline(always)]
+fn dots<T: Real, const R: usize>(x: &[T], w: &[T], i: usize) -> [T; R] {
+    let zero = T::from_f64(0.0);
+    let mut acc = [[zero; LANES]; R];
+    let rows: [&[T]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i]);
+    let whole = i / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        let w = &w[at..at + LANES];
+        for (acc, row) in acc.iter_mut().zip(&rows) {
+            for ((a, &x), &w) in acc.iter_mut().zip(&row[at..at + LANES]).zip(w) {
+                *a += x * w;
+            }
+        }
+    }
+    std::array::from_fn(|r| {
+        let mut sum = lane_sum(acc[r]);
+        for (&x, &w) in rows[r][whole..].iter().zip(&w[whole..i]) {
+            sum += x * w;
+        }
+        sum
+    })
+}
+
+/// y (`[R, o]`) += x Wᵀ for R rows.
+#[inline(always)]
+fn add_rows<T: Real, const R: usize>(x: &[T], weight: &[T], i: usize, y: &mut [T]) {
+    let o = weight.len() / i;
+    for (j, w) in weight.chunks_exact(i).enumerate() {
+        for (r, dot) in dots::<T, R>(x, w, i).into_iter().enumerate() {
+            y[r * o + j] += dot;
+        }
+    }
+}
+
+vectorised! {
+    /// y (`[n, o]`) += x Wᵀ for few rows; every row's sums are the same whatever rows stand beside it.
+    fn skinny_product<T>(x: &[T], weight: &[T], i: usize, y: &mut [T]) {
+        let o = weight.len() / i;
+        for (x, y) in x.chunks(4 * i).zip(y.chunks_mut(4 * o)) {
+            match x.len() / i {
+                4 => add_rows::<T, 4>(x, weight, i, y),
+                3 => add_rows::<T, 3>(x, weight, i, y),
+                2 => add_rows::<T, 2>(x, weight, i, y),
+                _ => add_rows::<T, 1>(x, weight, i, y),
+            }
+        }
+    }
+}
+
 /// RMSNorm of every row of x `[n, h]`.
 pub(crate) fn norm_rows(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
-    for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
-        rms_norm_row(x, weight, eps, y);
-    }
+    let h = weight.len();
+    let rows = x.par_chunks_exact(h).zip(y.par_chunks_exact_mut(h)).with_min_len(128);
+    rows.for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
     y
 }
 
@@ -117,7 +168,6 @@ fn attend_one(q: &[f32], keys: &[f32], values: &[f32], stride: usize, scores: &m
 vectorised! {
     /// scores_j = scale · q · k_j.
     fn scores_of<T>(q: &[T], keys: &[T], stride: usize, scale: T, scores: &mut [T]) {
-        const LANES: usize = 8;
         for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
             let mut lanes = [T::from_f64(0.0); LANES];
             let (qs, ks) = (q.chunks_exact(LANES), key[..q.len()].chunks_exact(LANES));
@@ -136,13 +186,13 @@ vectorised! {
 }
 
 vectorised! {
-    /// out = Σ_j p_j v_j, eight features at a time.
+    /// out = Σ_j p_j v_j, sixteen features at a time.
     fn mix<T>(probs: &[T], values: &[T], stride: usize, out: &mut [T]) {
-        const LANES: usize = 16;
-        for (c, out) in out.chunks_mut(LANES).enumerate() {
-            let mut acc = [T::from_f64(0.0); LANES];
+        const WIDTH: usize = 16;
+        for (c, out) in out.chunks_mut(WIDTH).enumerate() {
+            let mut acc = [T::from_f64(0.0); WIDTH];
             for (j, &p) in probs.iter().enumerate() {
-                let at = j * stride + c * LANES;
+                let at = j * stride + c * WIDTH;
                 for (a, &v) in acc.iter_mut().zip(&values[at..at + out.len()]) {
                     *a += p * v;
                 }

@@ -3,7 +3,8 @@
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use super::composed;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 /// y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
@@ -36,25 +37,73 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 struct Linear;
 
-fn forward<T: Real>(
+/// x Wᵀ, started from `start` (`[n, o]`) where given.
+pub(super) fn product<T: Real>(
     x: &[T],
     weight: &[T],
-    bias: Option<&[T]>,
+    start: Option<Vec<T>>,
     (n, i, o): (usize, usize, usize),
-) -> (CpuStorage, Shape) {
-    let mut y = match bias {
-        Some(bias) => bias.repeat(n),
-        None => vec![T::from_f64(0.0); n * o],
-    };
-    matmul(
-        ViewMut::new(&mut y, n, o, o),
-        View::new(x, n, i, i),
-        View::new(weight, o, i, i).t(),
-        T::from_f64(1.0),
-        bias.is_some(),
-        rayon::current_num_threads(),
-    );
-    (T::to_cpu_storage_owned(y), (n, o).into())
+) -> Vec<T> {
+    let accumulate = start.is_some();
+    let mut y = start.unwrap_or_else(|| vec![T::from_f64(0.0); n * o]);
+    let (x, weight) = (View::new(x, n, i, i), View::new(weight, o, i, i));
+    let out = ViewMut::new(&mut y, n, o, o);
+    matmul(out, x, weight.t(), T::from_f64(1.0), accumulate, rayon::current_num_threads());
+    y
+}
+
+/// y = r + x Wᵀ for r `[n, o]`, x `[n, i]`, W `[o, i]`: the end of a residual branch in one pass.
+///
+/// Backward: dr = g, dx = g W, dW = gᵀ x.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ((n, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
+    if i != wi || residual.dims() != [n, o] {
+        candle_core::bail!("linear_residual: residual {:?}, x {:?}, weight {:?}", residual.shape(), x.shape(), weight.shape());
+    }
+    if !on_cpu(x) {
+        return residual + composed::linear(x, weight, None)?;
+    }
+    residual.contiguous()?.apply_op3(&x.contiguous()?, &weight.contiguous()?, LinearResidual)
+}
+
+struct LinearResidual;
+
+impl CustomOp3 for LinearResidual {
+    fn name(&self) -> &'static str {
+        "linear_residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        r: &CpuStorage,
+        lr: &Layout,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let size = sizes(lx, lw)?;
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_residual", T => {
+            let start = slice_of::<T>(r, lr)?.to_vec();
+            Ok(T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)))
+        })?;
+        Ok((y, lr.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        r: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = backward(x, w, &grad.contiguous()?)?;
+        Ok((r.track_op().then(|| grad.clone()), dx, dw))
+    }
 }
 
 fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
@@ -62,22 +111,32 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
     Ok((n, i, o))
 }
 
-/// dx = g W.
-fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+/// dx = g W, or dx += g W.
+pub(super) fn add_input_gradient<T: Real>(
+    grad: &Tensor,
+    weight: &Tensor,
+    dx: &mut [T],
+    accumulate: bool,
+) -> Result<()> {
     let ((n, o), (_, i)) = (grad.dims2()?, weight.dims2()?);
-    let mut dx = vec![T::from_f64(0.0); n * i];
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(weight, |w| {
-            let (out, g, w) = (ViewMut::new(&mut dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
-            matmul(out, g, w, T::from_f64(1.0), false, rayon::current_num_threads());
+            let (out, g, w) = (ViewMut::new(dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
+            matmul(out, g, w, T::from_f64(1.0), accumulate, rayon::current_num_threads());
             Ok(())
         })
-    })?;
-    Tensor::from_vec(dx, (n, i), grad.device())
+    })
+}
+
+fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let shape = (grad.dim(0)?, weight.dim(1)?);
+    let mut dx = vec![T::from_f64(0.0); shape.0 * shape.1];
+    add_input_gradient(grad, weight, &mut dx, false)?;
+    Tensor::from_vec(dx, shape, grad.device())
 }
 
 /// dW = gᵀ x.
-fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(super) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
     let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
@@ -164,7 +223,7 @@ impl CustomOp2 for Linear {
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
         with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
-            Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size))
+            Ok((T::to_cpu_storage_owned(product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size)), (size.0, size.2).into()))
         })
     }
 
@@ -195,7 +254,8 @@ impl CustomOp3 for Linear {
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
         with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
-            Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, Some(slice_of(b, lb)?), size))
+            let start = slice_of::<T>(b, lb)?.repeat(size.0);
+            Ok((T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)), (size.0, size.2).into()))
         })
     }
 

@@ -56,6 +56,9 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
+/// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
+const THREADING: usize = 1 << 22;
+
 /// out = α a b, or out += α a b where `accumulate`; `threads` > 1 lets the product use the rayon pool.
 ///
 /// The order of every element's sum does not depend on the number of threads.
@@ -69,7 +72,8 @@ pub(crate) fn matmul<T: Real>(
     threads: usize,
 ) {
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows, "matmul shapes");
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    let large = out.rows * out.cols * a.cols >= THREADING;
+    let parallelism = if threads > 1 && large { Parallelism::Rayon(threads) } else { Parallelism::None };
     let one = T::from_f64(1.0);
     // SAFETY: the constructors of the views checked that every element (row, column) lies inside its slice,
     // `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.

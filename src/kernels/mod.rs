@@ -6,10 +6,10 @@
 //!
 //! | function | value |
 //! |---|---|
-//! | [`linear`] | x Wᵀ + b |
+//! | [`linear`], [`linear_residual`] | x Wᵀ + b, r + x Wᵀ |
 //! | [`rms_norm`] | x / √(mean x² + ε) · w |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
-//! | [`swiglu`] | silu(gate) · up |
+//! | [`swiglu`] | silu(x W_gᵀ) ∘ (x W_uᵀ) |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
@@ -26,7 +26,7 @@ mod rope;
 mod swiglu;
 
 pub use attention::{attention, AttentionShape};
-pub use linear::linear;
+pub use linear::{linear, linear_residual};
 pub use logprob_entropy::logprob_entropy;
 pub use rms_norm::rms_norm;
 pub use rope::{rope, RopeTable};

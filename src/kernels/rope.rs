@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use super::composed;
 use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
@@ -10,8 +11,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     head_dim: usize,
-    cos: Vec<f64>,
-    sin: Vec<f64>,
+    double: Angles<f64>,
+    single: Angles<f32>,
+}
+
+/// cos and sin `[positions · d/2]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Angles<T> {
+    cos: Vec<T>,
+    sin: Vec<T>,
 }
 
 impl RopeTable {
@@ -22,8 +30,10 @@ impl RopeTable {
             let (position, j) = (i / half, i % half);
             position as f64 * theta.powf(-2.0 * j as f64 / head_dim as f64)
         };
-        let (sin, cos) = (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
-        Self { head_dim, cos, sin }
+        let (sin, cos): (Vec<f64>, Vec<f64>) =
+            (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
+        let single = |x: &[f64]| x.iter().map(|&x| x as f32).collect();
+        Self { head_dim, single: Angles { cos: single(&cos), sin: single(&sin) }, double: Angles { cos, sin } }
     }
 
     /// Features per head.
@@ -33,7 +43,7 @@ impl RopeTable {
 
     /// The first position outside the table.
     pub fn positions(&self) -> usize {
-        2 * self.cos.len() / self.head_dim
+        2 * self.double.cos.len() / self.head_dim
     }
 
     /// cos and sin rows of `positions` as two `[n, 1, 1, d/2]` tensors.
@@ -53,7 +63,7 @@ impl RopeTable {
                 .to_dtype(dtype)?
                 .to_device(device)
         };
-        Ok((gather(&self.cos)?, gather(&self.sin)?))
+        Ok((gather(&self.double.cos)?, gather(&self.double.sin)?))
     }
 
     fn check(&self, positions: &[u32]) -> Result<()> {
@@ -64,20 +74,44 @@ impl RopeTable {
     }
 
     /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards where `inverse`.
-    pub(crate) fn rotate<T: Real>(&self, row: &mut [T], position: usize, inverse: bool) {
+    pub(crate) fn rotate<T: TableReal>(&self, row: &mut [T], position: usize, inverse: bool) {
         let half = self.head_dim / 2;
         let range = position * half..(position + 1) * half;
-        let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
-        let sign = if inverse { -1.0 } else { 1.0 };
-        for head in row.chunks_exact_mut(self.head_dim) {
-            let (first, second) = head.split_at_mut(half);
+        let angles = T::angles(self);
+        let sign = T::from_f64(if inverse { -1.0 } else { 1.0 });
+        rotate_row(row, &angles.cos[range.clone()], &angles.sin[range], sign);
+    }
+}
+
+vectorised! {
+    /// (a, b) ← (a cos − b sin, b cos + a sin) with sin of the given sign, for every head of a row.
+    fn rotate_row<T>(row: &mut [T], cos: &[T], sin: &[T], sign: T) {
+        for head in row.chunks_exact_mut(2 * cos.len()) {
+            let (first, second) = head.split_at_mut(cos.len());
             for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                let (c, s) = (T::from_f64(c), T::from_f64(sign * s));
-                let (x, y) = (*a, *b);
+                let (x, y, s) = (*a, *b, sign * s);
                 *a = x * c - y * s;
                 *b = y * c + x * s;
             }
         }
+    }
+}
+
+/// An element type that has its own table.
+pub(crate) trait TableReal: Real {
+    /// The angles in this type.
+    fn angles(table: &RopeTable) -> &Angles<Self>;
+}
+
+impl TableReal for f32 {
+    fn angles(table: &RopeTable) -> &Angles<f32> {
+        &table.single
+    }
+}
+
+impl TableReal for f64 {
+    fn angles(table: &RopeTable) -> &Angles<f64> {
+        &table.double
     }
 }
 
@@ -108,7 +142,7 @@ struct Rope {
 }
 
 impl Rope {
-    fn apply<T: Real>(&self, x: &[T]) -> Vec<T> {
+    fn apply<T: TableReal>(&self, x: &[T]) -> Vec<T> {
         let mut y = x.to_vec();
         let width = x.len() / self.positions.len().max(1);
         let rows = y.par_chunks_mut(width.max(1)).zip(&self.positions[..]).with_min_len(64);

@@ -104,10 +104,18 @@ fn rope_has_its_gradient() {
 
 #[test]
 fn swiglu_has_its_gradient() {
-    let op: Op = &|t| swiglu(&t[0], &t[1]);
-    check_gradients(op, &[(random(&[3, 7], 1) * 4.0).unwrap(), random(&[3, 7], 2)], 1e-8);
-    let large = [(random(&[300, 70], 1) * 9.0).unwrap(), random(&[300, 70], 2)];
-    check_twin(op, &|t| composed::swiglu(&t[0], &t[1]), &large);
+    let op: Op = &|t| swiglu(&t[0], &t[1], &t[2]);
+    let twin: Op = &|t| composed::swiglu(&t[0], &t[1], &t[2]);
+    check_gradients(op, &[random(&[3, 5], 1), (random(&[7, 5], 2) * 4.0).unwrap(), random(&[7, 5], 3)], 1e-8);
+    check_twin(op, twin, &[random(&[300, 30], 1), random(&[70, 30], 2), random(&[70, 30], 3)]);
+}
+
+#[test]
+fn linear_residual_has_its_gradient() {
+    let op: Op = &|t| linear_residual(&t[0], &t[1], &t[2]);
+    let twin: Op = &|t| &t[0] + composed::linear(&t[1], &t[2], None)?;
+    check_gradients(op, &[random(&[5, 4], 1), random(&[5, 3], 2), random(&[4, 3], 3)], 1e-8);
+    check_twin(op, twin, &[random(&[150, 70], 1), random(&[150, 33], 2), random(&[70, 33], 3)]);
 }
 
 #[test]

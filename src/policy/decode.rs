@@ -157,16 +157,13 @@ impl Decoder {
             work.push((slot, span.position, queries, mine));
             (q, rest) = (others_q, others);
         }
-        work.into_par_iter().for_each(|(slot, position, q, out)| {
+        let heads = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
+        let scores: usize = spans.iter().map(|s| s.count * (s.position + s.count)).sum();
+        // Waking other threads costs more than a few thousand scores do.
+        let min_len = if scores * h < 1 << 20 { work.len().max(1) } else { 1 };
+        work.into_par_iter().with_min_len(min_len).for_each(|(slot, position, q, out)| {
             let (keys, values) = &slot.layers[layer];
-            attend(
-                q,
-                keys,
-                values,
-                position,
-                (c.num_attention_heads, c.num_key_value_heads, c.head_dim()),
-                out,
-            );
+            attend(q, keys, values, position, heads, out);
         });
         out
     }

@@ -5,7 +5,7 @@
 
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{attention, linear, rms_norm, rope, swiglu, AttentionShape, RopeTable};
+use crate::kernels::{attention, linear, linear_residual, rms_norm, rope, swiglu, AttentionShape, RopeTable};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -211,9 +211,8 @@ impl Block {
         let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, &self.qkv[i].0, Some(&self.qkv[i].1)));
         let (q, k) = (rope(&q?, table, &rows.positions)?, rope(&k?, table, &rows.positions)?);
         let mixed = attention(&q, &k, &v?, &rows.attention)?;
-        let x = (x + linear(&mixed, &self.o, None)?)?;
-        let normed = rms_norm(&x, &self.post_norm, eps)?;
-        let gated = swiglu(&linear(&normed, &self.gate, None)?, &linear(&normed, &self.up, None)?)?;
-        Ok((&x + linear(&gated, &self.down, None)?)?)
+        let x = linear_residual(x, &mixed, &self.o)?;
+        let gated = swiglu(&rms_norm(&x, &self.post_norm, eps)?, &self.gate, &self.up)?;
+        Ok(linear_residual(&x, &gated, &self.down)?)
     }
 }
