@@ -119,7 +119,12 @@ fn decoding(rows: usize, context: usize) -> Result<()> {
 }
 
 /// Mean of log p and a tenth of the entropy over every `every`-th position.
-fn loss(hidden: &Tensor, every: usize, logits: impl Fn(&Tensor) -> Result<Tensor>, own: bool) -> Result<Tensor> {
+fn loss(
+    hidden: &Tensor,
+    every: usize,
+    logits: impl Fn(&Tensor) -> Result<Tensor>,
+    own: bool,
+) -> Result<Tensor> {
     let n = hidden.dim(0)? / every;
     let index = Tensor::from_vec((0..n).map(|i| (i * every) as u32).collect(), n, &Device::Cpu)?;
     let logits = logits(&hidden.index_select(&index, 0)?)?;
@@ -144,7 +149,8 @@ fn rival(config: &DecoderConfig, p: &Parameters, rows: &[&[u32]], table: &RopeTa
         let get = |name: &str| p.get(&format!("model.layers.{i}.{name}")).map(|v| v.as_tensor());
         let y = composed::rms_norm(&x, get("input_layernorm.weight")?, config.rms_norm_eps)?;
         let project = |x: &str| -> Result<Tensor> {
-            let (w, b) = (get(&format!("self_attn.{x}_proj.weight"))?, get(&format!("self_attn.{x}_proj.bias"))?);
+            let (w, b) =
+                (get(&format!("self_attn.{x}_proj.weight"))?, get(&format!("self_attn.{x}_proj.bias"))?);
             Ok(composed::linear(&y, w, Some(b))?)
         };
         let q = composed::rope(&project("q")?, table, &positions)?;
@@ -190,7 +196,11 @@ fn training(every: usize, with_rival: bool) -> Result<()> {
             Gradients::of(&loss, &parameters)?;
             Ok(())
         })?;
-        println!("  the same from candle operations: {composed:.0} ms = {:.0} tokens/s, {:.1} times slower", rate(composed), composed / whole);
+        println!(
+            "  the same from candle operations: {composed:.0} ms = {:.0} tokens/s, {:.1} times slower",
+            rate(composed),
+            composed / whole
+        );
     }
     Ok(())
 }

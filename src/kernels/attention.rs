@@ -6,7 +6,7 @@
 
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -85,27 +85,11 @@ vectorised! {
     fn softmax_in_place<T>(row: &mut [T], valid: usize) {
         let (row, rest) = row.split_at_mut(valid);
         rest.fill(T::from_f64(0.0));
-        const LANES: usize = 16;
-        let mut max = [row[0]; LANES];
-        for chunk in row.chunks(LANES) {
-            for (m, &x) in max.iter_mut().zip(chunk) {
-                *m = m.larger(x);
-            }
-        }
-        let max = max.iter().fold(max[0], |a, &b| a.larger(b));
-        let mut sums = [T::from_f64(0.0); LANES];
+        let max = largest(row);
         for x in row.iter_mut() {
             *x = (*x - max).exp();
         }
-        for chunk in row.chunks(LANES) {
-            for (s, &x) in sums.iter_mut().zip(chunk) {
-                *s += x;
-            }
-        }
-        let mut total = T::from_f64(0.0);
-        for s in sums {
-            total += s;
-        }
+        let total = sum_of(row, row, |x, _| x);
         let scale = T::from_f64(1.0) / total;
         for x in row.iter_mut() {
             *x *= scale;
@@ -116,16 +100,7 @@ vectorised! {
 vectorised! {
     /// dS = P ∘ (dP − Σ P ∘ dP) of one row, written over dP.
     fn softmax_backward<T>(probs: &[T], dprobs: &mut [T]) {
-        let mut sums = [T::from_f64(0.0); 16];
-        for (p, d) in probs.chunks(16).zip(dprobs.chunks(16)) {
-            for ((s, &p), &d) in sums.iter_mut().zip(p).zip(d) {
-                *s += p * d;
-            }
-        }
-        let mut delta = T::from_f64(0.0);
-        for s in sums {
-            delta += s;
-        }
+        let delta = sum_of(probs, dprobs, |p, d| p * d);
         for (d, &p) in dprobs.iter_mut().zip(probs) {
             *d = p * (*d - delta);
         }
@@ -262,29 +237,23 @@ fn backward<T: Real>(
     grad: &Tensor,
     shape: &AttentionShape,
 ) -> Result<Gradients> {
-    let slices = |f: &Backward<T>| {
-        with_slice::<T, _>(q, |q| {
-            with_slice::<T, _>(k, |k| {
-                with_slice::<T, _>(v, |v| with_slice::<T, _>(grad, |g| Ok(f(q, k, v, g))))
-            })
-        })
-    };
-    let (dq, dk, dv) = slices(&|q, k, v, grad| {
+    let work = |q: &[T], k: &[T], v: &[T], grad: &[T]| {
         let parts = shape.pieces().into_par_iter().map(|at| {
-            let piece = Piece::new(q, k, v, at, shape);
             let stride = shape.heads * shape.head_dim;
-            piece.backward(&grad[at.0 * stride..(at.0 + at.1) * stride])
+            let grad = &grad[at.0 * stride..(at.0 + at.1) * stride];
+            let (dq, dk, dv) = Piece::new(q, k, v, at, shape).backward(grad);
+            (dq, (dk, dv))
         });
-        let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.map(|(a, b, c)| (a, (b, c))).unzip();
+        let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.unzip();
         let d = shape.head_dim;
-        (scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d))
+        Ok((scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d)))
+    };
+    let (dq, dk, dv) = with_slice(q, |q| {
+        with_slice(k, |k| with_slice(v, |v| with_slice(grad, |grad| work(q, k, v, grad))))
     })?;
     let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
     Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
 }
-
-type Gradient3<T> = (Vec<T>, Vec<T>, Vec<T>);
-type Backward<'a, T> = dyn Fn(&[T], &[T], &[T], &[T]) -> Gradient3<T> + 'a;
 
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {

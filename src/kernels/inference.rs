@@ -2,7 +2,7 @@
 
 use super::attention::softmax_in_place;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, vectorised, with_slice, Real};
+use super::real::{lane_sum, sum_of, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
 use super::swiglu::swiglu_in_place;
 use crate::Result;
@@ -35,32 +35,35 @@ pub(crate) fn linear_into(
             return Ok(());
         }
         let out = ViewMut::new(&mut y, n, o, o);
-        matmul(out, View::new(x, n, i, i), View::new(w, o, i, i).t(), 1.0, true, rayon::current_num_threads());
+        matmul(
+            out,
+            View::new(x, n, i, i),
+            View::new(w, o, i, i).t(),
+            1.0,
+            true,
+            rayon::current_num_threads(),
+        );
         Ok(())
     })?;
     Ok(y)
 }
 
-const LANES: usize = 8;
-
 /// Dot products of R rows of x with one row of W.
 #[inline(always)]
 fn dots<T: Real, const R: usize>(x: &[T], w: &[T], i: usize) -> [T; R] {
-    let zero = T::from_f64(0.0);
-    let mut acc = [[zero; LANES]; R];
-    let rows: [&[T]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i]);
-    let whole = i / LANES * LANES;
-    for at in (0..whole).step_by(LANES) {
-        let w = &w[at..at + LANES];
+    let mut acc = [[T::from_f64(0.0); 8]; R];
+    let (w, w_tail) = w.as_chunks::<8>();
+    let rows: [&[[T; 8]]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..w.len()]);
+    for (k, w) in w.iter().enumerate() {
         for (acc, row) in acc.iter_mut().zip(&rows) {
-            for ((a, &x), &w) in acc.iter_mut().zip(&row[at..at + LANES]).zip(w) {
+            for ((a, &x), &w) in acc.iter_mut().zip(&row[k]).zip(w) {
                 *a += x * w;
             }
         }
     }
     std::array::from_fn(|r| {
         let mut sum = lane_sum(acc[r]);
-        for (&x, &w) in rows[r][whole..].iter().zip(&w[whole..i]) {
+        for (&x, &w) in x[r * i + 8 * w.len()..(r + 1) * i].iter().zip(w_tail) {
             sum += x * w;
         }
         sum
@@ -169,18 +172,7 @@ vectorised! {
     /// scores_j = scale · q · k_j.
     fn scores_of<T>(q: &[T], keys: &[T], stride: usize, scale: T, scores: &mut [T]) {
         for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
-            let mut lanes = [T::from_f64(0.0); LANES];
-            let (qs, ks) = (q.chunks_exact(LANES), key[..q.len()].chunks_exact(LANES));
-            let mut tail = T::from_f64(0.0);
-            for (&x, &y) in qs.remainder().iter().zip(ks.remainder()) {
-                tail += x * y;
-            }
-            for (x, y) in qs.zip(ks) {
-                for l in 0..LANES {
-                    lanes[l] += x[l] * y[l];
-                }
-            }
-            *score = (lane_sum(lanes) + tail) * scale;
+            *score = sum_of(q, &key[..q.len()], |x, y| x * y) * scale;
         }
     }
 }
@@ -188,16 +180,24 @@ vectorised! {
 vectorised! {
     /// out = Σ_j p_j v_j, sixteen features at a time.
     fn mix<T>(probs: &[T], values: &[T], stride: usize, out: &mut [T]) {
-        const WIDTH: usize = 16;
-        for (c, out) in out.chunks_mut(WIDTH).enumerate() {
-            let mut acc = [T::from_f64(0.0); WIDTH];
+        let (whole, rest) = out.as_chunks_mut::<16>();
+        let tail = whole.len() * 16;
+        for (c, out) in whole.iter_mut().enumerate() {
+            let mut acc = [T::from_f64(0.0); 16];
             for (j, &p) in probs.iter().enumerate() {
-                let at = j * stride + c * WIDTH;
-                for (a, &v) in acc.iter_mut().zip(&values[at..at + out.len()]) {
+                let at = j * stride + c * 16;
+                for (a, &v) in acc.iter_mut().zip(&values[at..at + 16]) {
                     *a += p * v;
                 }
             }
-            out.copy_from_slice(&acc[..out.len()]);
+            *out = acc;
+        }
+        for (c, out) in rest.iter_mut().enumerate() {
+            let mut acc = T::from_f64(0.0);
+            for (j, &p) in probs.iter().enumerate() {
+                acc += p * values[j * stride + tail + c];
+            }
+            *out = acc;
         }
     }
 }

@@ -3,7 +3,6 @@
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::composed;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -61,7 +60,12 @@ pub(super) fn product<T: Real>(
 pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((n, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
     if i != wi || residual.dims() != [n, o] {
-        candle_core::bail!("linear_residual: residual {:?}, x {:?}, weight {:?}", residual.shape(), x.shape(), weight.shape());
+        candle_core::bail!(
+            "linear_residual: residual {:?}, x {:?}, weight {:?}",
+            residual.shape(),
+            x.shape(),
+            weight.shape()
+        );
     }
     if !on_cpu(x) {
         return residual + composed::linear(x, weight, None)?;

@@ -4,7 +4,7 @@
 //! The statistics are shifted by m, so a peaked row keeps its relative accuracy.
 
 use super::composed;
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::real::{largest, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -80,37 +80,49 @@ impl RowStatistics {
 }
 
 /// Elements summed in the element type before they join a double-precision total.
-const BLOCK: usize = 256;
-const LANES: usize = 16;
+const BLOCK: usize = 512;
 
-vectorised! {
-    /// Largest element; a NaN may or may not show.
-    fn row_max<T>(row: &[T]) -> T {
-        let mut max = [row[0]; LANES];
-        for chunk in row.chunks(LANES) {
-            for (m, &x) in max.iter_mut().zip(chunk) {
-                *m = m.larger(x);
-            }
-        }
-        max.iter().fold(max[0], |a, &b| a.larger(b))
-    }
+/// Σ eᵘ over u ≠ 0, the number of u = 0, and Σ u eᵘ.
+///
+/// The largest elements have u = 0 and are counted rather than summed, so that ln s of a peaked row keeps the small
+/// terms.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    rest: f64,
+    tops: f64,
+    weighted: f64,
 }
 
 vectorised! {
-    /// (Σ eᵘ, Σ u eᵘ) over a block.
-    fn block_sums<T>(block: &[T], inverse_temperature: T, max: T) -> (f64, f64) {
-        let zero = T::from_f64(0.0);
-        let (mut s, mut t) = ([zero; LANES], [zero; LANES]);
-        for chunk in block.chunks(LANES) {
-            for ((s, t), &x) in s.iter_mut().zip(&mut t).zip(chunk) {
-                let u = x * inverse_temperature - max;
-                let e = u.exp();
-                *s += e;
-                *t += if e == zero { zero } else { u * e };
+    fn row_max<T>(row: &[T]) -> T {
+        largest(row)
+    }
+}
+
+#[inline(always)]
+fn add_element<T: Real>(u: T, rest: &mut T, tops: &mut T, weighted: &mut T) {
+    let (zero, one) = (T::from_f64(0.0), T::from_f64(1.0));
+    let e = u.exp();
+    *rest += if u == zero { zero } else { e };
+    *tops += if u == zero { one } else { zero };
+    *weighted += if e == zero { zero } else { u * e };
+}
+
+vectorised! {
+    fn block_sums<T>(block: &[T], inverse_temperature: T, max: T) -> Sums {
+        let (chunks, tail) = block.as_chunks::<16>();
+        let mut lanes = [[T::from_f64(0.0); 16]; 3];
+        let [rest, tops, weighted] = &mut lanes;
+        for chunk in chunks {
+            for l in 0..16 {
+                add_element(chunk[l] * inverse_temperature - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
             }
         }
-        let sum = |lanes: [T; LANES]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
-        (sum(s), sum(t))
+        for (l, &x) in tail.iter().enumerate() {
+            add_element(x * inverse_temperature - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+        }
+        let sum = |lanes: &[T; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
+        Sums { rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
     }
 }
 
@@ -122,13 +134,15 @@ pub(crate) fn row_statistics<T: Real>(row: &[T], inverse_temperature: f64) -> Ro
         let nan = if row.iter().any(|x| x.to_f64().is_nan()) { f64::NAN } else { 0.0 };
         return RowStatistics { max: max.to_f64(), log_sum: nan, mean: 0.0 };
     }
-    let (mut s, mut t) = (0.0, 0.0);
+    let mut total = Sums { rest: 0.0, tops: 0.0, weighted: 0.0 };
     for block in row.chunks(BLOCK) {
-        let (bs, bt) = block_sums(block, scale, max);
-        s += bs;
-        t += bt;
+        let sums = block_sums(block, scale, max);
+        total.rest += sums.rest;
+        total.tops += sums.tops;
+        total.weighted += sums.weighted;
     }
-    RowStatistics { max: max.to_f64(), log_sum: s.ln(), mean: t / s }
+    let log_sum = (total.rest + (total.tops - 1.0)).ln_1p();
+    RowStatistics { max: max.to_f64(), log_sum, mean: total.weighted / (total.tops + total.rest) }
 }
 
 vectorised! {

@@ -85,6 +85,36 @@ pub(crate) fn lane_sum<T: Real>(l: [T; 8]) -> T {
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
+/// Largest element of a row that is not empty; a NaN may or may not show.
+#[inline(always)]
+pub(crate) fn largest<T: Real>(row: &[T]) -> T {
+    let (chunks, tail) = row.as_chunks::<16>();
+    let mut lanes = [row[0]; 16];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.larger(x);
+        }
+    }
+    lanes.iter().chain(tail).fold(row[0], |a, &b| a.larger(b))
+}
+
+/// Σ f(a_i, b_i) in eight lanes.
+#[inline(always)]
+pub(crate) fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [T::from_f64(0.0); 8];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += f(x, y);
+        }
+    }
+    let mut sum = lane_sum(lanes);
+    for (&x, &y) in a_tail.iter().zip(b_tail) {
+        sum += f(x, y);
+    }
+    sum
+}
+
 /// Runs `$body` with the type alias `$T` bound to the element type of `$dtype`, f32 or f64.
 macro_rules! with_real {
     ($dtype:expr, $name:literal, $T:ident => $body:expr) => {

@@ -2,7 +2,7 @@
 
 use super::composed;
 use super::linear::sum_over_rows;
-use super::real::{lane_sum, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::real::{on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -27,21 +27,9 @@ struct RmsNorm {
     eps: f64,
 }
 
-/// Sum of products, in a fixed number of lanes.
 #[inline(always)]
 fn dot<T: Real>(a: &[T], b: &[T]) -> T {
-    let mut lanes = [T::from_f64(0.0); 8];
-    let (ac, bc) = (a.chunks_exact(8), b.chunks_exact(8));
-    let mut tail = T::from_f64(0.0);
-    for (&x, &y) in ac.remainder().iter().zip(bc.remainder()) {
-        tail += x * y;
-    }
-    for (x, y) in ac.zip(bc) {
-        for l in 0..8 {
-            lanes[l] += x[l] * y[l];
-        }
-    }
-    lane_sum(lanes) + tail
+    sum_of(a, b, |x, y| x * y)
 }
 
 vectorised! {

@@ -1,8 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use super::composed;
-use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -33,7 +32,11 @@ impl RopeTable {
         let (sin, cos): (Vec<f64>, Vec<f64>) =
             (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
         let single = |x: &[f64]| x.iter().map(|&x| x as f32).collect();
-        Self { head_dim, single: Angles { cos: single(&cos), sin: single(&sin) }, double: Angles { cos, sin } }
+        Self {
+            head_dim,
+            single: Angles { cos: single(&cos), sin: single(&sin) },
+            double: Angles { cos, sin },
+        }
     }
 
     /// Features per head.

@@ -1,8 +1,8 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
+use super::composed;
 use super::linear::{add_input_gradient, product, weight_gradient};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::composed;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;

@@ -148,3 +148,132 @@ fn logprob_entropy_has_its_gradient_through_both_outputs() {
     let large = (random(&[50, 700], 1) * 5.0).unwrap();
     check_twin(op, &|t| composed::logprob_entropy(&t[0], &ids, 0.7), &[large]);
 }
+
+fn both(logits: &[f64], v: usize, ids: &[u32], temperature: f64, dtype: DType) -> (Vec<f64>, Vec<f64>) {
+    let logits = Tensor::from_slice(logits, (ids.len(), v), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+    let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+    let (a, b) = logprob_entropy(&logits, &ids, temperature).unwrap();
+    (values(&a), values(&b))
+}
+
+/// Rows that trip naive formulae: peaked with an offset, flat, partly and wholly masked, huge.
+fn edge_rows() -> Vec<Vec<f64>> {
+    let base = values(&random(&[300], 4));
+    let inf = f64::NEG_INFINITY;
+    let shaped = |f: &dyn Fn(usize, f64) -> f64| base.iter().enumerate().map(|(i, &x)| f(i, x)).collect();
+    vec![
+        shaped(&|_, x| 4.0 * x),
+        shaped(&|_, x| 4.0 * x + 1000.0),
+        shaped(&|i, x| if i == 7 { 64.0 } else { x + 46.0 }),
+        shaped(&|_, _| -3.0),
+        shaped(&|i, x| if i % 3 == 0 { inf } else { 5.0 * x }),
+        shaped(&|i, _| if i == 7 { 2.0 } else { inf }),
+        shaped(&|_, _| inf),
+        shaped(&|_, x| 1e30 * x),
+    ]
+}
+
+#[test]
+fn logprob_entropy_equals_its_definition_on_hard_rows() {
+    for (row, logits) in edge_rows().iter().enumerate() {
+        for id in [7usize, 9] {
+            for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-6)] {
+                // The definition on the logits the kernel really sees.
+                let seen: Vec<f64> = logits
+                    .iter()
+                    .map(|&x| if dtype == DType::F32 { f64::from(x as f32) } else { x })
+                    .collect();
+                let (want_p, want_h) = reference::logprob_entropy(&seen, id, 0.5);
+                let (p, h) = both(logits, 300, &[id as u32], 0.5, dtype);
+                let close = |a: f64, b: f64| a == b || (a - b).abs() <= tolerance * (1.0 + b.abs());
+                assert!(
+                    close(p[0], want_p) && close(h[0], want_h),
+                    "row {row}, {dtype:?}: {p:?} {h:?}, {want_p} {want_h}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peaked_row_keeps_its_relative_accuracy() {
+    let row: Vec<f64> = (0..100).map(|i| if i == 3 { 70.0 } else { 50.0 }).collect();
+    let (_, want) = reference::logprob_entropy(&row, 3, 1.0);
+    let (_, got) = both(&row, 100, &[3], 1.0, DType::F32);
+    assert!(want < 1e-5 && ((got[0] - want) / want).abs() < 1e-3, "{} against {want}", got[0]);
+}
+
+#[test]
+fn logprob_entropy_gradient_equals_its_definition_on_hard_rows() {
+    for (row, logits) in edge_rows().iter().enumerate() {
+        let var = Var::from_tensor(&Tensor::from_slice(logits, (1, 300), &Device::Cpu).unwrap()).unwrap();
+        let ids = Tensor::new(&[7u32], &Device::Cpu).unwrap();
+        let (p, h) = logprob_entropy(&var, &ids, 0.5).unwrap();
+        let (g, e) = (0.9, -1.7);
+        let loss = ((p * g).unwrap() + (h * e).unwrap()).unwrap().sum_all().unwrap();
+        let got = values(loss.backward().unwrap().get(&var).unwrap());
+        let want = reference::logprob_entropy_gradient(logits, 7, 0.5, g, e);
+        for (i, (a, b)) in got.iter().zip(&want).enumerate() {
+            assert!((a - b).abs() < 1e-11, "row {row}[{i}]: {a} against {b}");
+        }
+        assert!(got.iter().sum::<f64>().abs() < 1e-10, "row {row}");
+    }
+}
+
+#[test]
+fn the_reference_gradient_is_the_reference_derivative() {
+    let logits = values(&random(&[9], 5));
+    let value = |x: &[f64]| {
+        let (p, h) = reference::logprob_entropy(x, 4, 0.8);
+        0.9 * p - 1.7 * h
+    };
+    for (i, want) in reference::logprob_entropy_gradient(&logits, 4, 0.8, 0.9, -1.7).into_iter().enumerate() {
+        let at = |d: f64| {
+            let mut x = logits.clone();
+            x[i] += d;
+            value(&x)
+        };
+        assert!(((at(1e-5) - at(-1e-5)) / 2e-5 - want).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn logprob_entropy_rejects_what_has_no_meaning() {
+    let call = |logits: &[f64], id: u32, temperature: f64| {
+        let logits = Tensor::from_slice(logits, (1, logits.len()), &Device::Cpu).unwrap();
+        logprob_entropy(&logits, &Tensor::new(&[id], &Device::Cpu).unwrap(), temperature)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    for bad in [f64::NAN, f64::INFINITY] {
+        for at in 0..3 {
+            let mut logits = [1.0, 2.0, 3.0];
+            logits[at] = bad;
+            assert!(call(&logits, 0, 1.0).contains("row 0"));
+        }
+    }
+    assert!(call(&[f64::NEG_INFINITY, f64::NAN], 0, 1.0).contains("row 0"));
+    assert!(call(&[1.0, 2.0], 2, 1.0).contains("ids[0]"));
+    for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(call(&[1.0, 2.0], 0, temperature).contains("temperature"));
+    }
+    let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    assert!(logprob_entropy(&logits, &Tensor::new(&[1u32], &Device::Cpu).unwrap(), 1.0).is_err());
+}
+
+#[test]
+fn shapes_are_checked() {
+    let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    assert!(linear(&t(&[2, 3]), &t(&[4, 2]), None).is_err());
+    assert!(linear(&t(&[2, 3]), &t(&[4, 3]), Some(&t(&[3]))).is_err());
+    assert!(linear_residual(&t(&[2, 3]), &t(&[2, 3]), &t(&[4, 3])).is_err());
+    assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
+    assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
+    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 2, lengths: vec![2, 1] };
+    assert!(attention(&t(&[3, 4]), &t(&[3, 2]), &t(&[3, 2]), &shape).is_ok());
+    assert!(attention(&t(&[4, 4]), &t(&[4, 2]), &t(&[4, 2]), &shape).is_err());
+    assert!(attention(&t(&[3, 4]), &t(&[3, 4]), &t(&[3, 2]), &shape).is_err());
+    let empty = AttentionShape { lengths: vec![3, 0], ..shape };
+    assert!(attention(&t(&[3, 4]), &t(&[3, 2]), &t(&[3, 2]), &empty).is_err());
+}

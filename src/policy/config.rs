@@ -136,7 +136,7 @@ impl DecoderConfig {
         let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
         let even = self.hidden_size.is_multiple_of(2 * heads);
         require(even, "hidden_size", self.hidden_size, "must be an even multiple of num_attention_heads")?;
-        require(heads % kv == 0, "num_key_value_heads", kv, "must divide num_attention_heads")?;
+        require(heads.is_multiple_of(kv), "num_key_value_heads", kv, "must divide num_attention_heads")?;
         let positive = |x: f64| x > 0.0 && x.is_finite();
         require(positive(self.rms_norm_eps), "rms_norm_eps", self.rms_norm_eps, "must be positive")?;
         require(positive(self.rope_theta), "rope_theta", self.rope_theta, "must be positive")?;

@@ -31,7 +31,8 @@ impl Tokenizer {
     /// multiset of texts only, not on their order, threads or hash seeds.
     ///
     /// # Errors
-    /// A vocabulary too small for the bytes and the special tokens, or an empty or repeated special token.
+    /// A vocabulary too small for the bytes and the special tokens; a special token that is empty, repeated, or an
+    /// ordinary word that the merges lead to (`<|name|>` never is).
     pub fn train<S: AsRef<str> + Send>(
         texts: impl IntoIterator<Item = S, IntoIter: Send>,
         vocab_size: usize,
@@ -66,7 +67,9 @@ impl Tokenizer {
             .map_err(|e| failed("build", e))?;
         inner.train(&mut trainer, texts.into_iter()).map_err(|e| failed("train", e))?;
         let json = inner.to_string(false).map_err(|e| failed("serialise", e))?;
-        Self::from_json(&json).map_err(|e| failed("rebuild", e))
+        let tokenizer = Self::from_json(&json).map_err(|e| failed("rebuild", e))?;
+        special.iter().try_for_each(|token| tokenizer.encode(token).map(drop))?;
+        Ok(tokenizer)
     }
 
     fn from_json(json: &str) -> Result<Self, String> {

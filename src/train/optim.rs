@@ -263,3 +263,156 @@ impl InplaceOp1 for Update<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Decoder, DecoderConfig};
+
+    const BIAS: &str = "model.layers.0.self_attn.q_proj.bias";
+    const WEIGHT: &str = "model.layers.0.self_attn.q_proj.weight";
+
+    fn parameters(dtype: DType) -> Parameters {
+        Parameters::init(&DecoderConfig::tiny(20), 3, dtype, &Device::Cpu).unwrap()
+    }
+
+    fn gradients(parameters: &Parameters, row: &[u32]) -> Gradients {
+        let decoder = Decoder::new(&DecoderConfig::tiny(20), parameters).unwrap();
+        let loss = decoder.forward_packed(&[row]).unwrap().powf(3.0).unwrap().sum_all().unwrap();
+        Gradients::of(&loss, parameters).unwrap()
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    fn bits(parameters: &Parameters) -> Vec<u64> {
+        parameters.iter().flat_map(|(_, var)| values(var)).map(f64::to_bits).collect()
+    }
+
+    /// The published algorithm in double precision, written step by step.
+    fn reference(x: &mut [f64], grads: &[Vec<f64>], lrs: &[f64], c: &AdamWConfig, decay: f64) {
+        let (mut m, mut v) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        for (t, (grad, lr)) in grads.iter().zip(lrs).enumerate() {
+            for i in 0..x.len() {
+                x[i] -= lr * decay * x[i];
+                m[i] = c.beta1 * m[i] + (1.0 - c.beta1) * grad[i];
+                v[i] = c.beta2 * v[i] + (1.0 - c.beta2) * grad[i] * grad[i];
+                let m_hat = m[i] / (1.0 - c.beta1.powi(t as i32 + 1));
+                let v_hat = v[i] / (1.0 - c.beta2.powi(t as i32 + 1));
+                x[i] -= lr * m_hat / (v_hat.sqrt() + c.eps);
+            }
+        }
+    }
+
+    #[test]
+    fn adamw_follows_the_published_algorithm() {
+        for dtype in [DType::F32, DType::F64] {
+            let p = parameters(dtype);
+            let config = AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() };
+            let start: Vec<Vec<f64>> = [WEIGHT, BIAS].iter().map(|n| values(p.get(n).unwrap())).collect();
+            let mut optimizer = AdamW::new(config.clone()).unwrap();
+            let lrs = [1e-2, 3e-2, 2e-2];
+            let mut grads = [vec![], vec![]];
+            for (i, lr) in lrs.into_iter().enumerate() {
+                let g = gradients(&p, &[i as u32, 5, 9]);
+                for (all, name) in grads.iter_mut().zip([WEIGHT, BIAS]) {
+                    all.push(values(g.get(name).unwrap()));
+                }
+                optimizer.step(&p, &g, lr).unwrap();
+            }
+            assert_eq!(optimizer.steps(), 3);
+            for ((name, decay), (mut want, grads)) in
+                [(WEIGHT, 0.3), (BIAS, 0.0)].into_iter().zip(start.into_iter().zip(&grads))
+            {
+                reference(&mut want, grads, &lrs, &config, decay);
+                for (got, want) in values(p.get(name).unwrap()).into_iter().zip(want) {
+                    assert!((got - want).abs() < 2e-6, "{dtype:?} {name}: {got} against {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_saved_optimizer_continues_to_the_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("optimizer.safetensors");
+        let (a, b) = (parameters(DType::F32), parameters(DType::F32));
+        let mut one = AdamW::new(AdamWConfig::default()).unwrap();
+        let step = |o: &mut AdamW, p: &Parameters, i: u32| o.step(p, &gradients(p, &[i, 5]), 1e-2).unwrap();
+        (0..4).for_each(|i| step(&mut one, &a, i));
+        let mut two = AdamW::new(AdamWConfig::default()).unwrap();
+        (0..2).for_each(|i| step(&mut two, &b, i));
+        two.save(&path).unwrap();
+        let mut three = AdamW::load(&path, AdamWConfig::default(), &b).unwrap();
+        assert_eq!(three.steps(), 2);
+        (2..4).for_each(|i| step(&mut three, &b, i));
+        assert_eq!(bits(&a), bits(&b));
+    }
+
+    #[test]
+    fn broken_optimizer_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("optimizer.safetensors");
+        let mut p = parameters(DType::F32);
+        let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
+        optimizer.step(&p, &gradients(&p, &[1, 2]), 1e-3).unwrap();
+        optimizer.save(&path).unwrap();
+        let load = |p: &Parameters| AdamW::load(&path, AdamWConfig::default(), p).unwrap_err().to_string();
+        p.set_trainable(BIAS, false).unwrap();
+        assert!(load(&p).contains(BIAS));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+        assert!(load(&p).contains("optimizer.safetensors"));
+        let mut tensors = BTreeMap::from([("step".to_owned(), Tensor::new(1i64, &Device::Cpu).unwrap())]);
+        save_tensors(&path, &tensors).unwrap();
+        assert!(load(&p).contains("exp_avg.model.embed_tokens.weight"));
+        tensors.insert("step".to_owned(), Tensor::new(-1i64, &Device::Cpu).unwrap());
+        save_tensors(&path, &tensors).unwrap();
+        assert!(load(&p).contains("step") && load(&p).contains("-1"));
+    }
+
+    #[test]
+    fn a_missing_or_non_finite_gradient_updates_nothing_and_is_named() {
+        let p = parameters(DType::F32);
+        let before = bits(&p);
+        let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
+        let none = optimizer.step(&p, &Gradients::default(), 1e-3).unwrap_err().to_string();
+        assert!(none.contains("model.embed_tokens.weight"), "{none}");
+        let mut bad = gradients(&p, &[1, 2]);
+        bad.scale(f64::INFINITY).unwrap();
+        assert!(optimizer.step(&p, &bad, 1e-3).unwrap_err().to_string().contains("gradient"));
+        assert!(optimizer.step(&p, &gradients(&p, &[1, 2]), f64::NAN).is_err());
+        assert_eq!((bits(&p), optimizer.steps()), (before, 0));
+    }
+
+    #[test]
+    fn clipping_bounds_the_global_norm_and_keeps_the_direction() {
+        let p = parameters(DType::F64);
+        let mut g = gradients(&p, &[1, 2, 3]);
+        let direct: f64 = g.iter().flat_map(|(_, t)| values(t)).map(|x| x * x).sum::<f64>().sqrt();
+        let before = values(g.get(WEIGHT).unwrap());
+        let norm = clip_global_norm(&mut g, direct / 4.0).unwrap();
+        assert!((norm / direct - 1.0).abs() < 1e-12);
+        for (a, b) in values(g.get(WEIGHT).unwrap()).into_iter().zip(&before) {
+            assert!((a - b / 4.0).abs() < 1e-12);
+        }
+        let unclipped = clip_global_norm(&mut g, direct).unwrap();
+        assert!((unclipped - direct / 4.0).abs() < 1e-9 * direct);
+        assert!(clip_global_norm(&mut g, 0.0).is_err());
+        assert!((g.global_norm().unwrap() - unclipped).abs() < 1e-12 * direct);
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        for bad in [
+            AdamWConfig { beta1: 1.0, ..AdamWConfig::default() },
+            AdamWConfig { beta2: -0.1, ..AdamWConfig::default() },
+            AdamWConfig { eps: f64::NAN, ..AdamWConfig::default() },
+            AdamWConfig { weight_decay: -1.0, ..AdamWConfig::default() },
+        ] {
+            assert!(AdamW::new(bad).is_err());
+        }
+        assert!(serde_json::from_str::<AdamWConfig>(r#"{"decay": 1}"#).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! Caches, sampling and stopping.
+
+use super::*;
+
+fn stream(member: u32) -> Stream {
+    Stream::new(17, Purpose::Rollout, 0, 0, member)
+}
+
+fn request(row: usize, prompt: &[u32]) -> Request<'_> {
+    Request { row, prompt, stream: stream(row as u32), turn: 0 }
+}
+
+fn sampling(max_tokens: usize) -> SamplingParams {
+    SamplingParams { max_tokens, ..SamplingParams::default() }
+}
+
+/// log p and entropy of every sampled token, by the forward pass.
+fn rescored(decoder: &Decoder, prompt: &[u32], out: &Generated, temperature: f64) -> (Vec<f32>, Vec<f32>) {
+    let row = [prompt, &out.ids].concat();
+    let hidden = decoder.forward_packed(&[&row]).unwrap();
+    let hidden = hidden.narrow(0, prompt.len() - 1, out.ids.len()).unwrap();
+    let ids = Tensor::new(out.ids.clone(), &Device::Cpu).unwrap();
+    let (a, b) = logprob_entropy(&decoder.logits(&hidden).unwrap(), &ids, temperature).unwrap();
+    (a.to_vec1().unwrap(), b.to_vec1().unwrap())
+}
+
+#[test]
+fn sampled_log_probs_and_entropies_are_the_forward_passes_at_the_temperature() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 2);
+    let sampling = SamplingParams { temperature: 0.6, ..sampling(20) };
+    let (a, b) = (ids(30, 1, 40), ids(3, 2, 40));
+    let out = decoder.generate(&mut cache, &[request(1, &a), request(0, &b)], &sampling).unwrap();
+    for (out, prompt) in out.iter().zip([&a, &b]) {
+        assert_eq!((out.ids.len(), out.finish), (20, Finish::Length));
+        let (log_probs, entropies) = rescored(&decoder, prompt, out, 0.6);
+        for (x, y) in out.log_probs.iter().zip(log_probs).chain(out.entropies.iter().zip(entropies)) {
+            assert!((x - y).abs() < 1e-4, "{x} against {y}");
+        }
+    }
+    assert_eq!((cache.len(1), cache.len(0)), (50, 23));
+}
+
+#[test]
+fn a_second_turn_continues_where_the_first_one_ended() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 1);
+    let first = decoder.generate(&mut cache, &[request(0, &[1, 2, 3])], &sampling(5)).unwrap();
+    let second = Request { turn: 1, ..request(0, &[7, 8]) };
+    let second = decoder.generate(&mut cache, &[second], &sampling(4)).unwrap();
+    let prompt = [&[1, 2, 3], first[0].ids.as_slice(), &[7, 8]].concat();
+    let (log_probs, _) = rescored(&decoder, &prompt, &second[0], 1.0);
+    for (x, y) in second[0].log_probs.iter().zip(log_probs) {
+        assert!((x - y).abs() < 1e-4, "{x} against {y}");
+    }
+    assert_eq!(cache.len(0), 3 + 5 + 2 + 4);
+}
+
+#[test]
+fn batch_composition_changes_logits_by_rounding_only() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let rows: Vec<Vec<u32>> = (0..20).map(|i| ids(1 + 7 * i, i as u64, 40)).collect();
+    let chunks: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let mut cache = KvCache::new(&config(), 20);
+    let together = decoder.extend(&mut cache, &(0..20).collect::<Vec<_>>(), &chunks).unwrap();
+    for (i, row) in rows.iter().enumerate() {
+        let mut cache = KvCache::new(&config(), 1);
+        let alone = decoder.extend(&mut cache, &[0], &[row]).unwrap();
+        for (x, y) in alone.iter().zip(&together[i * 40..]) {
+            assert!((x - y).abs() < 1e-5, "row {i}: {x} against {y}");
+        }
+    }
+}
+
+#[test]
+fn samples_do_not_depend_on_the_rows_beside_them_and_repeat() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let prompts: Vec<Vec<u32>> = (0..6).map(|i| ids(3 + i, i as u64, 40)).collect();
+    let run = |rows: &[usize]| {
+        let mut cache = KvCache::new(&config(), 6);
+        let requests: Vec<Request> = rows.iter().map(|&i| request(i, &prompts[i])).collect();
+        decoder.generate(&mut cache, &requests, &sampling(12)).unwrap()
+    };
+    let all = run(&[0, 1, 2, 3, 4, 5]);
+    assert_eq!(all, run(&[0, 1, 2, 3, 4, 5]));
+    for (i, out) in run(&[5, 3, 0]).iter().zip([5, 3, 0]).map(|(out, i)| (i, out)) {
+        assert_eq!(out.ids, all[i].ids);
+    }
+    assert_ne!(all[0].ids, all[1].ids);
+}
+
+#[test]
+fn frequencies_match_probabilities() {
+    let config = DecoderConfig { vocab_size: 5, ..config() };
+    let (decoder, _) = decoder(&config, DType::F32);
+    let mut cache = KvCache::new(&config, 1);
+    let logits = decoder.extend(&mut cache, &[0], &[&[1, 2]]).unwrap();
+    let temperature = 1.7;
+    let z: f64 = logits.iter().map(|&x| (f64::from(x) / temperature).exp()).sum();
+    let (n, mut counts) = (4000u64, [0.0; 5]);
+    for turn in 0..n {
+        cache.truncate(0, 1).unwrap();
+        let sampling = SamplingParams { temperature, ..sampling(1) };
+        let request = Request { turn, ..request(0, &[2]) };
+        counts[decoder.generate(&mut cache, &[request], &sampling).unwrap()[0].ids[0] as usize] += 1.0;
+    }
+    for (count, logit) in counts.into_iter().zip(logits) {
+        let p = (f64::from(logit) / temperature).exp() / z;
+        let sigma = (p * (1.0 - p) / n as f64).sqrt();
+        assert!((count / n as f64 - p).abs() < 4.0 * sigma, "{count} of {n} where p = {p}");
+    }
+}
+
+#[test]
+fn greedy_takes_the_most_probable_token_and_draws_nothing() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let greedy = SamplingParams { greedy: true, ..sampling(6) };
+    let run = |member: u32| {
+        let mut cache = KvCache::new(&config(), 1);
+        let request = Request { stream: stream(member), ..request(0, &[3, 4]) };
+        decoder.generate(&mut cache, &[request], &greedy).unwrap()
+    };
+    assert_eq!(run(0), run(1));
+    let out = &run(0)[0];
+    let row = [&[3, 4], out.ids.as_slice()].concat();
+    let logits = decoder.logits(&decoder.forward_packed(&[&row]).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    for (i, &id) in out.ids.iter().enumerate() {
+        assert!(logits[1 + i].iter().all(|&x| x <= logits[1 + i][id as usize] + 1e-5));
+    }
+}
+
+#[test]
+fn a_stop_token_ends_the_row_and_is_kept() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 2);
+    let free = decoder.generate(&mut cache, &[request(0, &[1]), request(1, &[2])], &sampling(10)).unwrap();
+    let stop = free[0].ids[3];
+    let first = free[0].ids.iter().position(|&id| id == stop).unwrap();
+    cache.reset(0).unwrap();
+    let stopping = SamplingParams { stop_ids: vec![stop], ..sampling(10) };
+    let out = decoder.generate(&mut cache, &[request(0, &[1])], &stopping).unwrap();
+    assert_eq!(out[0].ids, free[0].ids[..=first]);
+    assert_eq!((out[0].finish, cache.len(0)), (Finish::Stop, 1 + first + 1));
+}
+
+#[test]
+fn a_full_context_ends_the_row_and_a_prompt_without_room_changes_nothing() {
+    let config = DecoderConfig { max_position_embeddings: 8, ..config() };
+    let (decoder, _) = decoder(&config, DType::F32);
+    let mut cache = KvCache::new(&config, 2);
+    let out =
+        decoder.generate(&mut cache, &[request(0, &[1; 8]), request(1, &[1; 5])], &sampling(10)).unwrap();
+    assert_eq!((out[0].ids.len(), out[0].finish, cache.len(0)), (0, Finish::ContextFull, 0));
+    assert_eq!((out[1].ids.len(), out[1].finish, cache.len(1)), (3, Finish::ContextFull, 8));
+    assert!(decoder.extend(&mut cache, &[1], &[&[1]]).unwrap_err().to_string().contains("room for 0"));
+}
+
+#[test]
+fn a_reset_row_is_as_good_as_new() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 2);
+    let fresh = decoder.extend(&mut cache, &[0, 1], &[&[1, 2, 3], &[4]]).unwrap();
+    decoder.generate(&mut cache, &[request(0, &[9])], &sampling(3)).unwrap();
+    cache.reset(0).unwrap();
+    assert_eq!(cache.len(0), 0);
+    assert_eq!(decoder.extend(&mut cache, &[0], &[&[1, 2, 3]]).unwrap(), fresh[..40]);
+}
+
+#[test]
+fn decoding_sees_an_update_of_the_parameters() {
+    let (decoder, parameters) = decoder(&config(), DType::F32);
+    let logits = || decoder.extend(&mut KvCache::new(&config(), 1), &[0], &[&[1, 2]]).unwrap();
+    let before = logits();
+    parameters.assign(&Parameters::init(&config(), 6, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    assert_ne!(before, logits());
+}
+
+#[test]
+fn bad_calls_are_named() {
+    let (decoder, parameters) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 2);
+    let mut error = |rows: &[usize], tokens: &[&[u32]]| {
+        let error = decoder.extend(&mut cache, rows, tokens).unwrap_err().to_string();
+        assert!(cache.is_empty());
+        error
+    };
+    assert!(error(&[2], &[&[1]]).contains("2 rows"));
+    assert!(error(&[0, 0], &[&[1], &[1]]).contains("once"));
+    assert!(error(&[0], &[&[]]).contains("rows[0].len"));
+    assert!(error(&[0, 1], &[&[1], &[40]]).contains("rows[1][0]"));
+    assert!(error(&[0], &[]).contains("tokens"));
+    let mut other = KvCache::new(&DecoderConfig { num_hidden_layers: 1, ..config() }, 1);
+    assert!(decoder.extend(&mut other, &[0], &[&[1]]).is_err());
+    for bad in [SamplingParams { temperature: 0.0, ..sampling(1) }, sampling(0)] {
+        assert!(decoder.generate(&mut cache, &[request(0, &[1])], &bad).is_err());
+    }
+    let nan = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
+    parameters.get("model.norm.weight").unwrap().set(&nan).unwrap();
+    assert!(decoder.extend(&mut cache, &[0], &[&[1]]).unwrap_err().to_string().contains("logits"));
+    assert!(serde_json::from_str::<SamplingParams>(r#"{"top_p": 0.9}"#).is_err());
+}
