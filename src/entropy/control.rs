@@ -106,6 +106,11 @@ impl EntropyControl {
         self.beta.beta(self.step)
     }
 
+    /// The band whose occupancy is reported.
+    pub fn band(&self) -> Band {
+        self.band
+    }
+
     /// The reference H̄ (nats) that the current step is compared with.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ use crate::objective::{LossOutput, TokenBatch};
 use crate::Result;
 
 /// What the entropy has been: gives the reference H̄ of a turn and records one step at a time.
-pub trait EntropyHistory: Send {
+pub trait EntropyHistory: Send + Sync {
     /// The reference H̄ (nats) for a turn index, `None` while there is none: then nothing is penalised.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ pub trait EntropyHistory: Send {
 }
 
 /// The weight β_k of the smoothing term.
-pub trait AdaptiveBeta: Send {
+pub trait AdaptiveBeta: Send + Sync {
     /// β at training step k, counted from 0.
     fn beta(&self, step: u64) -> f64;
 
@@ -113,7 +113,7 @@ pub struct EntropyInputs<'a> {
 /// Turns token entropies into a term of the loss.
 ///
 /// Implementing it takes about twenty lines, see `examples/custom_regularizer.rs`.
-pub trait EntropyRegularizer: Send {
+pub trait EntropyRegularizer: Send + Sync {
     /// The term to be *added* to the policy loss, λ and signs included, with metrics that add up over
     /// micro-batches.
     ///

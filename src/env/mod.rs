@@ -50,6 +50,17 @@ pub struct Step {
     pub valid: bool,
 }
 
+/// A solved episode to imitate.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Demonstration {
+    /// The task.
+    pub task: Task,
+    /// Goal and first observation.
+    pub start: Start,
+    /// Each action and what it brought, up to the episode's end.
+    pub turns: Vec<(String, Step)>,
+}
+
 /// A multi-turn text environment.
 ///
 /// Object-safe and `Send`: trainers hold `Box<dyn Environment>`, one per concurrent episode.

@@ -39,10 +39,43 @@ pub struct PolicyLoss {
     pub clip_low: f64,
     /// ε_high ≥ 0.
     pub clip_high: f64,
-    /// Dual clip c > 1: for A < 0 the loss is at most −A·c (arXiv 1912.09729); off where `None`.
+    /// Dual clip c > 1: for A < 0 the loss is at most −A·c (arXiv 1912.09729); off where `None` (`false` in a file).
+    #[serde(with = "off")]
     pub dual_clip: Option<f64>,
-    /// The KL term; off where `None`.
+    /// The KL term; off where `None` (`false` in a file).
+    #[serde(with = "off")]
     pub kl: Option<KlLoss>,
+}
+
+/// `None` as `false`: TOML has no null, and a setting left out means its default.
+mod off {
+    use serde::{de::Error, Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Setting<T> {
+        Off(bool),
+        On(T),
+    }
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, s: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => value.serialize(s),
+            None => s.serialize_bool(false),
+        }
+    }
+
+    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        match Setting::deserialize(d)? {
+            Setting::Off(false) => Ok(None),
+            Setting::Off(true) => Err(D::Error::custom("`true` says nothing: give the setting, or `false`")),
+            Setting::On(value) => Ok(Some(value)),
+        }
+    }
 }
 
 impl Default for PolicyLoss {

@@ -8,19 +8,8 @@ use super::config::ScienceWorldConfig;
 use super::environment::ScienceWorld;
 use super::host::Host;
 use super::provision::Installation;
-use crate::env::{Environment, Start, Step, Task};
+use crate::env::{Demonstration, Environment, Step, Task};
 use crate::{Error, Result};
-
-/// A solved episode: the simulator's gold path, played.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Demonstration {
-    /// The task.
-    pub task: Task,
-    /// Goal and first observation.
-    pub start: Start,
-    /// Each action and what it brought, up to the episode's end.
-    pub turns: Vec<(String, Step)>,
-}
 
 /// Environments that are stepped in parallel, each isolated, several to a Java process.
 ///
