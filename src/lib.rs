@@ -28,6 +28,7 @@ pub mod kernels;
 pub mod objective;
 pub mod policy;
 pub mod rng;
+#[cfg(feature = "text")]
 pub mod rollout;
 pub mod train;
 

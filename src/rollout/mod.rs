@@ -1,1 +1,19 @@
-//! (room to be filled)
+//! From episodes to training rows: prompts, the turn loop over many environments, trajectories.
+//!
+//! Tokens in, tokens out: the ids that were sampled are the ids that are trained on; no text is ever
+//! tokenised twice. [`play`] runs episodes, a [`Trajectory`] holds what happened, and [`Row`] is the form
+//! in which a sequence meets the loss, either one row a trajectory or one row a turn.
+
+mod config;
+mod engine;
+mod prompt;
+mod rows;
+mod sampler;
+mod trajectory;
+
+pub use config::RolloutConfig;
+pub use engine::{play, Episode, PlayConfig, PlayStats, Request, Rollouts, Sampled, Sampler};
+pub use prompt::{demonstration_texts, Prompter, SPECIAL_TOKENS};
+pub use rows::{layout, MicroBatch, Row, RowKind};
+pub use sampler::PolicySampler;
+pub use trajectory::{End, Trajectory, Turn};

@@ -1,0 +1,76 @@
+//! The settings of a training step's episodes.
+
+use super::{PlayConfig, RowKind};
+use crate::{Error, Result};
+
+/// How the episodes of a training step are chosen and played.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutConfig {
+    /// Tasks of a step.
+    pub tasks: usize,
+    /// Episodes of each task: the group that GRPO compares.
+    pub group: usize,
+    /// Most turns of an episode.
+    pub max_turns: usize,
+    /// Most sampled tokens of an action.
+    pub max_action_tokens: usize,
+    /// Tokens kept of each observation.
+    pub max_observation_tokens: usize,
+    /// Sampling temperature, above 0.
+    pub temperature: f64,
+    /// One row a trajectory, or one a turn.
+    pub rows: RowKind,
+}
+
+impl Default for RolloutConfig {
+    fn default() -> Self {
+        Self {
+            tasks: 8,
+            group: 8,
+            max_turns: 12,
+            max_action_tokens: 16,
+            max_observation_tokens: 192,
+            temperature: 1.0,
+            rows: RowKind::Trajectory,
+        }
+    }
+}
+
+impl RolloutConfig {
+    /// Refuses what cannot be played.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a count of 0, a group of 1, or a temperature that is not positive and finite.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [
+            ("tasks", self.tasks),
+            ("max_turns", self.max_turns),
+            ("max_action_tokens", self.max_action_tokens),
+            ("max_observation_tokens", self.max_observation_tokens),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::setting(format!("rollout.{name}"), 0, "must be at least 1"));
+        }
+        if self.group < 2 {
+            return Err(Error::setting(
+                "rollout.group",
+                self.group,
+                "a comparison needs at least 2 episodes",
+            ));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::setting(
+                "rollout.temperature",
+                self.temperature,
+                "must be positive and finite",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The limits of an episode, at another temperature.
+    pub fn play(&self, temperature: f64) -> PlayConfig {
+        PlayConfig { max_turns: self.max_turns, max_action_tokens: self.max_action_tokens, temperature }
+    }
+}

@@ -1,0 +1,350 @@
+//! The turn loop: many episodes over a fixed set of environments, decoded in rounds.
+//!
+//! Every round decodes one action for each running episode as one batch, then lets all environments answer
+//! in parallel; a finished episode's place is taken by the next one in line. Which episodes share a batch
+//! depends only on the episodes themselves, never on timing, so a run repeats bit for bit.
+
+use std::time::{Duration, Instant};
+
+use super::{End, Prompter, Trajectory, Turn};
+use crate::env::{Environment, Start, Step, Task};
+use crate::rng::Stream;
+use crate::{Error, Result};
+
+/// An episode to play.
+#[derive(Debug, Clone)]
+pub struct Episode {
+    /// The task.
+    pub task: Task,
+    /// Index of its group (members of a group play the same task).
+    pub group: u32,
+    /// Index inside the group.
+    pub member: u32,
+    /// Where its random draws come from.
+    pub stream: Stream,
+}
+
+/// Limits of an episode.
+#[derive(Debug, Clone, Copy)]
+pub struct PlayConfig {
+    /// Most turns of an episode.
+    pub max_turns: usize,
+    /// Most sampled tokens of an action.
+    pub max_action_tokens: usize,
+    /// Sampling temperature; 0 takes the most probable token.
+    pub temperature: f64,
+}
+
+/// One place of a sampler and the tokens it is shown before it acts.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The place, below [`Sampler::slots`].
+    pub slot: usize,
+    /// A new episode begins here: forget the place's history.
+    pub fresh: bool,
+    /// Token ids to append to its history.
+    pub prompt_ids: Vec<u32>,
+    /// The episode's stream of draws.
+    pub stream: Stream,
+    /// The turn's index.
+    pub turn: u64,
+}
+
+/// One sampled action; no ids at all when the prompt did not fit into the context.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    /// Sampled ids, the stop token included.
+    pub ids: Vec<u32>,
+    /// Log-probability of each, nats.
+    pub log_probs: Vec<f32>,
+    /// Entropy behind each, nats.
+    pub entropies: Vec<f32>,
+    /// The stop token came before the limit.
+    pub stopped: bool,
+}
+
+/// Something that samples actions for several episodes at once and remembers their histories.
+pub trait Sampler {
+    /// How many episodes it can hold at a time.
+    fn slots(&self) -> usize;
+
+    /// Samples one action for each request, in order.
+    ///
+    /// # Errors
+    /// The policy failed.
+    fn sample(&mut self, requests: &[Request], config: &PlayConfig) -> Result<Vec<Sampled>>;
+}
+
+/// Where the time of [`play`] went, and what it met.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlayStats {
+    /// Sampled tokens.
+    pub sampled_tokens: usize,
+    /// Prompt tokens.
+    pub prompt_tokens: usize,
+    /// Environment steps.
+    pub env_steps: usize,
+    /// Episodes lost because their environment could not be brought back.
+    pub dropped: usize,
+    /// Wall time in the policy.
+    pub policy_time: Duration,
+    /// Wall time in the environments.
+    pub env_time: Duration,
+}
+
+impl std::ops::AddAssign for PlayStats {
+    fn add_assign(&mut self, other: Self) {
+        self.sampled_tokens += other.sampled_tokens;
+        self.prompt_tokens += other.prompt_tokens;
+        self.env_steps += other.env_steps;
+        self.dropped += other.dropped;
+        self.policy_time += other.policy_time;
+        self.env_time += other.env_time;
+    }
+}
+
+/// The episodes played, in the order they were asked for, and the statistics.
+#[derive(Debug, Clone, Default)]
+pub struct Rollouts {
+    /// The trajectories; a dropped episode is absent.
+    pub trajectories: Vec<Trajectory>,
+    /// Counters and times.
+    pub stats: PlayStats,
+}
+
+/// A running episode.
+struct Running {
+    index: usize,
+    start: Start,
+    turns: Vec<Turn>,
+    prompt_ids: Vec<u32>,
+    ended: Option<(End, bool)>,
+}
+
+/// Plays `episodes` to their ends and calls `progress` with the number finished after each round.
+///
+/// # Errors
+/// The sampler or the prompter failed, there is no environment, or no episode could be played at all. An
+/// environment that fails in mid-episode costs only that episode, which is counted in
+/// [`PlayStats::dropped`].
+pub fn play(
+    sampler: &mut dyn Sampler,
+    environments: &mut [Box<dyn Environment>],
+    prompter: &Prompter,
+    episodes: &[Episode],
+    config: &PlayConfig,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Rollouts> {
+    let slots = environments.len().min(sampler.slots());
+    if slots == 0 {
+        return Err(Error::setting("rollout.environments", 0, "at least one environment is needed"));
+    }
+    let mut table =
+        Table { prompter, episodes, config, running: (0..slots).map(|_| None).collect(), next: 0 };
+    let mut finished: Vec<Option<Trajectory>> = vec![None; episodes.len()];
+    let (mut stats, mut failure, mut ended) = (PlayStats::default(), None, 0);
+    loop {
+        let clock = Instant::now();
+        table.seat(environments, &mut stats, &mut failure)?;
+        stats.env_time += clock.elapsed();
+        if table.running.iter().all(Option::is_none) {
+            break;
+        }
+        let clock = Instant::now();
+        let actions = table.act(sampler, &mut stats)?;
+        stats.policy_time += clock.elapsed();
+        let clock = Instant::now();
+        table.answer(environments, actions, &mut stats, &mut failure)?;
+        stats.env_time += clock.elapsed();
+        for (index, trajectory) in table.collect() {
+            finished[index] = Some(trajectory);
+            ended += 1;
+        }
+        progress(ended + stats.dropped);
+    }
+    let trajectories: Vec<Trajectory> = finished.into_iter().flatten().collect();
+    match failure {
+        Some(error) if trajectories.is_empty() => Err(error),
+        _ => Ok(Rollouts { trajectories, stats }),
+    }
+}
+
+struct Table<'a> {
+    prompter: &'a Prompter,
+    episodes: &'a [Episode],
+    config: &'a PlayConfig,
+    running: Vec<Option<Running>>,
+    next: usize,
+}
+
+impl Table<'_> {
+    /// Gives every free place the next episode in line.
+    fn seat(
+        &mut self,
+        environments: &mut [Box<dyn Environment>],
+        stats: &mut PlayStats,
+        failure: &mut Option<Error>,
+    ) -> Result<()> {
+        while self.next < self.episodes.len() && self.running.iter().any(Option::is_none) {
+            let mut seated = Vec::new();
+            for slot in 0..self.running.len() {
+                if self.running[slot].is_none() && self.next < self.episodes.len() {
+                    seated.push((slot, self.next));
+                    self.next += 1;
+                }
+            }
+            let episodes = self.episodes;
+            let starts = in_parallel(environments, &seated, |env, index| env.reset(&episodes[index].task));
+            for ((slot, index), start) in seated.into_iter().zip(starts) {
+                match start {
+                    Ok(start) => {
+                        let prompt_ids = self.prompter.start(&start)?;
+                        self.running[slot] =
+                            Some(Running { index, start, turns: vec![], prompt_ids, ended: None });
+                    }
+                    Err(error) => drop_episode(stats, failure, error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples an action for every running episode.
+    fn act(&self, sampler: &mut dyn Sampler, stats: &mut PlayStats) -> Result<Vec<(usize, Sampled)>> {
+        let requests: Vec<Request> = (self.running.iter().enumerate())
+            .filter_map(|(slot, r)| r.as_ref().map(|r| (slot, r)))
+            .map(|(slot, r)| Request {
+                slot,
+                fresh: r.turns.is_empty(),
+                prompt_ids: r.prompt_ids.clone(),
+                stream: self.episodes[r.index].stream,
+                turn: r.turns.len() as u64,
+            })
+            .collect();
+        let sampled = sampler.sample(&requests, self.config)?;
+        for (request, action) in requests.iter().zip(&sampled) {
+            stats.prompt_tokens += request.prompt_ids.len();
+            stats.sampled_tokens += action.ids.len();
+        }
+        Ok(requests.iter().map(|r| r.slot).zip(sampled).collect())
+    }
+
+    /// Plays the sampled actions, all environments at once.
+    fn answer(
+        &mut self,
+        environments: &mut [Box<dyn Environment>],
+        actions: Vec<(usize, Sampled)>,
+        stats: &mut PlayStats,
+        failure: &mut Option<Error>,
+    ) -> Result<()> {
+        let mut texts = Vec::with_capacity(actions.len());
+        let mut moves = Vec::new();
+        for (i, (slot, sampled)) in actions.iter().enumerate() {
+            texts.push(self.prompter.action_text(&sampled.ids)?);
+            if !sampled.ids.is_empty() {
+                moves.push((*slot, i));
+            }
+        }
+        let mut steps = in_parallel(environments, &moves, |env, i| env.step(&texts[i])).into_iter();
+        stats.env_steps += moves.len();
+        for ((slot, sampled), text) in actions.into_iter().zip(&texts) {
+            let Some(running) = self.running[slot].as_mut() else { continue };
+            if sampled.ids.is_empty() {
+                running.ended = Some((End::ContextFull, false));
+                continue;
+            }
+            match steps.next() {
+                Some(Ok(step)) => running.record(sampled, text, step, self.prompter, self.config)?,
+                Some(Err(error)) => {
+                    self.running[slot] = None;
+                    drop_episode(stats, failure, error);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the finished episodes out.
+    fn collect(&mut self) -> Vec<(usize, Trajectory)> {
+        let mut out = Vec::new();
+        for place in &mut self.running {
+            if let Some(r) = place.take_if(|r| r.ended.is_some()) {
+                let (end, success) = r.ended.unwrap_or((End::Done, false));
+                let Episode { task, group, member, .. } = self.episodes[r.index].clone();
+                let trajectory =
+                    Trajectory { task, group, member, start: r.start, turns: r.turns, success, end };
+                out.push((r.index, trajectory));
+            }
+        }
+        out
+    }
+}
+
+impl Running {
+    fn record(
+        &mut self,
+        sampled: Sampled,
+        action: &str,
+        step: Step,
+        prompter: &Prompter,
+        config: &PlayConfig,
+    ) -> Result<()> {
+        let prompt_ids = std::mem::replace(&mut self.prompt_ids, prompter.observation(&step.observation)?);
+        self.turns.push(Turn {
+            prompt_ids,
+            valid: sampled.stopped && step.valid,
+            action_ids: sampled.ids,
+            log_probs: sampled.log_probs,
+            entropies: sampled.entropies,
+            action: action.to_string(),
+            observation: step.observation,
+            reward: step.reward,
+            score: step.score,
+        });
+        if step.done {
+            self.ended = Some((End::Done, step.success));
+        } else if self.turns.len() == config.max_turns {
+            self.ended = Some((End::TurnLimit, step.success));
+        }
+        Ok(())
+    }
+}
+
+fn drop_episode(stats: &mut PlayStats, failure: &mut Option<Error>, error: Error) {
+    stats.dropped += 1;
+    failure.get_or_insert(error);
+}
+
+/// Calls `f(environment of slot, item)` for each (slot, item), one thread each, results in order.
+fn in_parallel<T: Send>(
+    environments: &mut [Box<dyn Environment>],
+    work: &[(usize, usize)],
+    f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    let mut places: Vec<Option<&mut Box<dyn Environment>>> = environments.iter_mut().map(Some).collect();
+    std::thread::scope(|scope| {
+        let f = &f;
+        let handles: Vec<_> = (work.iter())
+            .map(|&(slot, item)| {
+                let place = places[slot].take();
+                place.map(|env| scope.spawn(move || f(env.as_mut(), item)))
+            })
+            .collect();
+        handles.into_iter().map(join).collect()
+    })
+}
+
+fn join<T>(handle: Option<std::thread::ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {
+    let failed = |reason: &str| Error::Environment {
+        environment: "any",
+        what: "thread",
+        value: String::new(),
+        reason: reason.to_string(),
+    };
+    match handle.map(|h| h.join()) {
+        Some(Ok(result)) => result,
+        Some(Err(_)) => Err(failed("the environment panicked")),
+        None => Err(failed("two episodes were seated in one place")),
+    }
+}

@@ -1,0 +1,103 @@
+//! The plain prompt of the small policy: marked goal, observation, action; and demonstrations in it.
+
+use super::{Row, RowKind};
+use crate::env::{Demonstration, Start};
+use crate::policy::Tokenizer;
+use crate::{Error, Result};
+
+/// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
+/// of action. Text from an environment can never produce them.
+pub const SPECIAL_TOKENS: [&str; 5] = ["<|pad|>", "<|goal|>", "<|observation|>", "<|action|>", "<|end|>"];
+
+/// Turns texts into prompt ids and sampled ids into action text.
+///
+/// First turn: `goal, text, observation, text, action`; later turns: `observation, text, action`. The policy
+/// answers with the action's tokens and `end`.
+#[derive(Debug, Clone)]
+pub struct Prompter {
+    tokenizer: Tokenizer,
+    goal: u32,
+    observation: u32,
+    action: u32,
+    end: u32,
+    max_observation_tokens: usize,
+}
+
+impl Prompter {
+    /// A prompter that keeps the first `max_observation_tokens` tokens of each observation.
+    ///
+    /// # Errors
+    /// The tokenizer lacks one of [`SPECIAL_TOKENS`], or the limit is 0.
+    pub fn new(tokenizer: Tokenizer, max_observation_tokens: usize) -> Result<Self> {
+        if max_observation_tokens == 0 {
+            return Err(Error::setting("rollout.max_observation_tokens", 0, "must be at least 1"));
+        }
+        let [_, goal, observation, action, end] = SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
+        let (goal, observation, action, end) = (goal?, observation?, action?, end?);
+        Ok(Self { tokenizer, goal, observation, action, end, max_observation_tokens })
+    }
+
+    /// The ids of the first turn's prompt.
+    ///
+    /// # Errors
+    /// The tokenizer failed.
+    pub fn start(&self, start: &Start) -> Result<Vec<u32>> {
+        let mut ids = vec![self.goal];
+        ids.extend(self.tokenizer.encode(&start.goal)?);
+        ids.extend(self.observation(&start.observation)?);
+        Ok(ids)
+    }
+
+    /// The ids of a later turn's prompt: what the environment answered.
+    ///
+    /// # Errors
+    /// The tokenizer failed.
+    pub fn observation(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = vec![self.observation];
+        ids.extend(self.tokenizer.encode(text)?.into_iter().take(self.max_observation_tokens));
+        ids.push(self.action);
+        Ok(ids)
+    }
+
+    /// The action's text from its sampled ids, up to the end token.
+    ///
+    /// # Errors
+    /// The tokenizer failed.
+    pub fn action_text(&self, ids: &[u32]) -> Result<String> {
+        let n = ids.iter().position(|&id| id == self.end).unwrap_or(ids.len());
+        Ok(self.tokenizer.decode(&ids[..n])?.trim().to_string())
+    }
+
+    /// The row that teaches a demonstration: every token of every action, and its end token.
+    ///
+    /// # Errors
+    /// The tokenizer failed, or the demonstration has no action.
+    pub fn demonstration(&self, demo: &Demonstration, trajectory: usize) -> Result<Row> {
+        let mut turns = Vec::with_capacity(demo.turns.len());
+        let mut prompt = self.start(&demo.start)?;
+        for (action, step) in &demo.turns {
+            let mut ids = self.tokenizer.encode(action)?;
+            ids.push(self.end);
+            turns.push((std::mem::replace(&mut prompt, self.observation(&step.observation)?), ids));
+        }
+        let turns: Vec<_> = turns.iter().map(|(p, a)| (p.as_slice(), a.as_slice())).collect();
+        let mut rows = Row::from_turns(&turns, trajectory, RowKind::Trajectory)?;
+        rows.pop().ok_or_else(|| Error::setting("demonstration", &demo.task, "has no action"))
+    }
+
+    /// The id that ends an action.
+    pub fn end_id(&self) -> u32 {
+        self.end
+    }
+
+    /// The tokenizer in use.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+}
+
+/// Every text of a demonstration that a prompt or an action may hold: what a tokenizer is trained on.
+pub fn demonstration_texts(demo: &Demonstration) -> impl Iterator<Item = &str> {
+    let turns = demo.turns.iter().flat_map(|(action, step)| [action.as_str(), step.observation.as_str()]);
+    [demo.start.goal.as_str(), demo.start.observation.as_str()].into_iter().chain(turns)
+}

@@ -1,0 +1,225 @@
+//! Sequences as the loss sees them, and their packing into tensors.
+//!
+//! Shape suffixes: b = rows, t = tokens of a row, r = sampled tokens of a row.
+
+use candle_core::{Device, Tensor};
+
+use super::Trajectory;
+use crate::objective::TokenLayout;
+use crate::{Error, Result};
+
+/// How trajectories become rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// One row a trajectory: all turns concatenated, each token computed once.
+    #[default]
+    Trajectory,
+    /// One row a turn, its whole history in front of it, as the paper's authors train.
+    Turn,
+}
+
+/// One sequence with the positions of its sampled tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// All token ids, prompts and actions.
+    pub ids: Vec<u32>,
+    /// Indices into `ids` of the sampled tokens, ascending, never 0.
+    pub positions: Vec<u32>,
+    /// Turn index of each sampled token.
+    pub turns: Vec<u32>,
+    /// Log-probability of each sampled token when it was sampled (empty for demonstrations), nats.
+    pub old_log_probs: Vec<f32>,
+    /// Which trajectory the row belongs to.
+    pub trajectory: usize,
+}
+
+impl Row {
+    /// Rows from (prompt ids, action ids) per turn.
+    ///
+    /// # Errors
+    /// A turn without prompt or without action tokens.
+    pub fn from_turns(turns: &[(&[u32], &[u32])], trajectory: usize, kind: RowKind) -> Result<Vec<Self>> {
+        let mut rows = Vec::new();
+        let mut row = Self::empty(trajectory);
+        for (turn, (prompt, action)) in turns.iter().enumerate() {
+            if prompt.is_empty() || action.is_empty() {
+                let at = format!("trajectory {trajectory}, turn {turn}");
+                return Err(Error::EmptyMask { name: "action tokens", at });
+            }
+            if kind == RowKind::Turn {
+                (row.positions, row.turns) = (Vec::new(), Vec::new());
+            }
+            row.ids.extend_from_slice(prompt);
+            row.positions.extend((0..action.len()).map(|i| (row.ids.len() + i) as u32));
+            row.turns.extend(std::iter::repeat_n(turn as u32, action.len()));
+            row.ids.extend_from_slice(action);
+            if kind == RowKind::Turn {
+                rows.push(row.clone());
+            }
+        }
+        if kind == RowKind::Trajectory && !row.positions.is_empty() {
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// The rows of a played trajectory, with the log-probabilities it was sampled at.
+    ///
+    /// # Errors
+    /// An episode without sampled tokens.
+    pub fn from_trajectory(trajectory: &Trajectory, index: usize, kind: RowKind) -> Result<Vec<Self>> {
+        let turns: Vec<_> =
+            trajectory.turns.iter().map(|t| (t.prompt_ids.as_slice(), t.action_ids.as_slice())).collect();
+        let mut rows = Self::from_turns(&turns, index, kind)?;
+        if rows.is_empty() {
+            let at = format!("episode {} of {}", trajectory.member, trajectory.task);
+            return Err(Error::EmptyMask { name: "action tokens", at });
+        }
+        let mut log_probs = trajectory.turns.iter().flat_map(|t| t.log_probs.iter().copied());
+        for row in &mut rows {
+            row.old_log_probs = log_probs.by_ref().take(row.positions.len()).collect();
+        }
+        Ok(rows)
+    }
+
+    fn empty(trajectory: usize) -> Self {
+        Self { ids: vec![], positions: vec![], turns: vec![], old_log_probs: vec![], trajectory }
+    }
+}
+
+/// Some rows, packed one after another without padding, with their sampled tokens laid out as [b, r].
+#[derive(Debug, Clone)]
+pub struct MicroBatch<'a> {
+    /// The rows' token ids.
+    pub ids: Vec<&'a [u32]>,
+    /// Where, in the packed hidden states, each of the n sampled tokens is predicted, u32 [n].
+    pub predictors: Tensor,
+    /// The sampled ids, u32 [n].
+    pub targets: Tensor,
+    /// Which of the n tokens stands at each place of [b, r], u32 [b·r]; padding holds n.
+    pub places: Tensor,
+    /// 1 for sampled tokens, 0 for padding, f32 [b, r].
+    pub mask_br: Tensor,
+    /// Log-probabilities at sampling time, f32 [b, r]; padding and demonstrations hold 0.
+    pub old_log_probs_br: Tensor,
+    /// Number of rows b.
+    pub rows: usize,
+    /// Width r of the sampled tokens.
+    pub width: usize,
+}
+
+/// The layout of `rows` as the objective sees them, `width` sampled tokens wide.
+///
+/// # Errors
+/// No sampled token at all.
+pub fn layout(rows: &[&Row], width: usize) -> Result<TokenLayout> {
+    let n = rows.len() * width;
+    let (mut mask, mut turns) = (vec![false; n], vec![0; n]);
+    for (i, row) in rows.iter().enumerate() {
+        for (j, &turn) in row.turns.iter().enumerate() {
+            mask[i * width + j] = true;
+            turns[i * width + j] = turn as usize;
+        }
+    }
+    TokenLayout::new(width, mask, turns, rows.iter().map(|r| r.trajectory).collect())
+}
+
+impl<'a> MicroBatch<'a> {
+    /// Packs `rows`, their sampled tokens laid out `width` wide.
+    ///
+    /// # Errors
+    /// No sampled token, a row with more than `width` of them, or a device that refused an allocation.
+    pub fn new(rows: &[&'a Row], width: usize, device: &Device) -> Result<Self> {
+        let most = rows.iter().map(|r| r.positions.len()).max().unwrap_or(0);
+        if most == 0 {
+            return Err(Error::EmptyMask { name: "rows", at: "a micro-batch without sampled tokens".into() });
+        }
+        if most > width {
+            let expected = format!("at most {width} sampled tokens a row");
+            return Err(Error::Shape { name: "rows", expected, got: vec![most] });
+        }
+        let n: usize = rows.iter().map(|r| r.positions.len()).sum();
+        let (mut predictors, mut targets) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut places = vec![n as u32; rows.len() * width];
+        let (mut mask, mut old) = (vec![0f32; places.len()], vec![0f32; places.len()]);
+        let mut start = 0;
+        for (i, row) in rows.iter().enumerate() {
+            for (j, &p) in row.positions.iter().enumerate() {
+                let place = i * width + j;
+                places[place] = targets.len() as u32;
+                mask[place] = 1.0;
+                old[place] = row.old_log_probs.get(j).copied().unwrap_or(0.0);
+                predictors.push(start + p - 1);
+                targets.push(row.ids[p as usize]);
+            }
+            start += row.ids.len() as u32;
+        }
+        let shape = (rows.len(), width);
+        Ok(Self {
+            ids: rows.iter().map(|r| r.ids.as_slice()).collect(),
+            predictors: Tensor::from_vec(predictors, n, device)?,
+            targets: Tensor::from_vec(targets, n, device)?,
+            places: Tensor::from_vec(places, rows.len() * width, device)?,
+            mask_br: Tensor::from_vec(mask, shape, device)?,
+            old_log_probs_br: Tensor::from_vec(old, shape, device)?,
+            rows: rows.len(),
+            width,
+        })
+    }
+
+    /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none; differentiable.
+    ///
+    /// # Errors
+    /// `values` is not [n].
+    pub fn lay_out(&self, values: &Tensor) -> Result<Tensor> {
+        let padded = Tensor::cat(&[values, &values.zeros_like()?.narrow(0, 0, 1)?], 0)?;
+        Ok(padded.index_select(&self.places, 0)?.reshape((self.rows, self.width))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TURNS: [(&[u32], &[u32]); 2] = [(&[1, 2, 3], &[4, 5]), (&[6], &[7])];
+
+    #[test]
+    fn a_trajectory_row_marks_its_action_tokens() {
+        let rows = Row::from_turns(&TURNS, 0, RowKind::Trajectory).unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].ids, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(rows[0].positions, [3, 4, 6]);
+        assert_eq!(rows[0].turns, [0, 0, 1]);
+    }
+
+    #[test]
+    fn turn_rows_hold_the_same_tokens_behind_the_same_history() {
+        let rows = Row::from_turns(&TURNS, 0, RowKind::Turn).unwrap();
+        assert_eq!(rows[0].ids, [1, 2, 3, 4, 5]);
+        assert_eq!(
+            (rows[1].ids.len(), &rows[1].positions[..], &rows[1].turns[..]),
+            (7, &[6u32][..], &[1u32][..])
+        );
+    }
+
+    #[test]
+    fn a_token_is_predicted_from_the_one_before() {
+        let a = Row::from_turns(&TURNS, 0, RowKind::Trajectory).unwrap().remove(0);
+        let b = Row::from_turns(&TURNS[..1], 1, RowKind::Trajectory).unwrap().remove(0);
+        let batch = MicroBatch::new(&[&a, &b], 3, &Device::Cpu).unwrap();
+        assert_eq!(batch.predictors.to_vec1::<u32>().unwrap(), [2, 3, 5, 9, 10]);
+        assert_eq!(batch.targets.to_vec1::<u32>().unwrap(), [4, 5, 7, 4, 5]);
+        let values = Tensor::new(&[1f32, 2., 3., 4., 5.], &Device::Cpu).unwrap();
+        let laid = batch.lay_out(&values).unwrap();
+        assert_eq!(laid.to_vec2::<f32>().unwrap(), [[1., 2., 3.], [4., 5., 0.]]);
+        assert_eq!(batch.mask_br.to_vec2::<f32>().unwrap(), [[1., 1., 1.], [1., 1., 0.]]);
+    }
+
+    #[test]
+    fn an_episode_without_tokens_is_an_error() {
+        let turns: [(&[u32], &[u32]); 1] = [(&[1], &[])];
+        assert!(matches!(Row::from_turns(&turns, 3, RowKind::Turn), Err(Error::EmptyMask { .. })));
+        assert!(MicroBatch::new(&[], 1, &Device::Cpu).is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! A decoder as the sampler of the turn loop.
+
+use super::{PlayConfig, Request, Sampled, Sampler};
+use crate::policy::{self, Decoder, Finish, KvCache, SamplingParams};
+use crate::Result;
+
+/// Samples with a decoder and its key/value cache, carried across the turns of an episode.
+pub struct PolicySampler<'a> {
+    decoder: &'a Decoder,
+    cache: KvCache,
+    slots: usize,
+    end_id: u32,
+}
+
+impl<'a> PolicySampler<'a> {
+    /// A sampler for `slots` concurrent episodes whose actions end with `end_id`.
+    pub fn new(decoder: &'a Decoder, slots: usize, end_id: u32) -> Self {
+        Self { decoder, cache: KvCache::new(decoder.config(), slots), slots, end_id }
+    }
+}
+
+impl Sampler for PolicySampler<'_> {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    fn sample(&mut self, requests: &[Request], config: &PlayConfig) -> Result<Vec<Sampled>> {
+        for request in requests.iter().filter(|r| r.fresh) {
+            self.cache.reset(request.slot)?;
+        }
+        let greedy = config.temperature == 0.0;
+        let params = SamplingParams {
+            temperature: if greedy { 1.0 } else { config.temperature },
+            greedy,
+            max_tokens: config.max_action_tokens,
+            stop_ids: vec![self.end_id],
+        };
+        let requests: Vec<policy::Request> = (requests.iter())
+            .map(|r| policy::Request { row: r.slot, prompt: &r.prompt_ids, stream: r.stream, turn: r.turn })
+            .collect();
+        let generated = self.decoder.generate(&mut self.cache, &requests, &params)?;
+        Ok(generated.into_iter().map(sampled).collect())
+    }
+}
+
+fn sampled(generated: policy::Generated) -> Sampled {
+    let policy::Generated { ids, log_probs, entropies, finish } = generated;
+    Sampled { ids, log_probs, entropies, stopped: finish == Finish::Stop }
+}
