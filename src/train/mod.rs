@@ -1,18 +1,50 @@
 //! Training: the loop's parts, what it records and what it leaves on disk.
 
+#[cfg(feature = "text")]
+mod agent;
 mod atomic;
 mod checkpoint;
+#[cfg(feature = "text")]
+mod cloning;
+#[cfg(feature = "text")]
+mod diagnostics;
+#[cfg(feature = "text")]
+mod evaluate;
+#[cfg(feature = "text")]
+mod learner;
 pub mod optim;
+mod progress;
 mod record;
 mod recorder;
 mod report;
+#[cfg(feature = "text")]
+mod run_folder;
 pub mod schedule;
 mod stats;
+#[cfg(feature = "text")]
+mod step;
+mod tasks;
 mod tensorboard;
 
+#[cfg(feature = "text")]
+pub use agent::{Agent, AgentConfig};
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
+#[cfg(feature = "text")]
+pub use cloning::{clone_demonstrations, CloningConfig};
+#[cfg(feature = "text")]
+pub use diagnostics::{step_entropy, trajectory_metrics};
+#[cfg(feature = "text")]
+pub use evaluate::{panel_episodes, panel_line, panel_metrics};
+#[cfg(feature = "text")]
+pub use learner::{Learner, PolicyBatch, UpdateConfig};
+pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
 pub use recorder::{Position, Recorder, EPISODES_FILE};
 pub use report::{render_report, write_report};
+#[cfg(feature = "text")]
+pub use run_folder::{read_config, RunFolder};
 pub use stats::{bootstrap_mean, wilson, Interval};
+#[cfg(feature = "text")]
+pub use step::{group_episodes, step_line, update_policy, StepSettings, Throughput};
+pub use tasks::{Panel, TaskSchedule};

@@ -1,0 +1,86 @@
+//! Behaviour cloning: a warm start on demonstrations.
+
+use super::{Agent, Progress, Record, Recorder, UpdateConfig};
+use crate::env::Demonstration;
+use crate::rng::{Purpose, Stream};
+use crate::rollout::Row;
+use crate::{Error, Result};
+
+/// How demonstrations are cloned before reinforcement learning.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CloningConfig {
+    /// Demonstrations of each task family.
+    pub demonstrations: usize,
+    /// Passes over them.
+    pub epochs: usize,
+    /// Demonstrations of an optimiser step.
+    pub batch: usize,
+    /// Learning rate, constant.
+    pub learning_rate: f64,
+}
+
+impl Default for CloningConfig {
+    fn default() -> Self {
+        Self { demonstrations: 40, epochs: 20, batch: 8, learning_rate: 1e-3 }
+    }
+}
+
+impl CloningConfig {
+    /// Refuses what cannot be cloned.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a count of 0 or a learning rate that is not positive and finite.
+    pub fn validate(&self) -> Result<()> {
+        for (name, n) in [("demonstrations", self.demonstrations), ("batch", self.batch)] {
+            if n == 0 {
+                return Err(Error::setting(format!("cloning.{name}"), 0, "must be at least 1"));
+            }
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return Err(Error::setting(
+                "cloning.learning_rate",
+                self.learning_rate,
+                "must be positive and finite",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Minimises the mean negative log-likelihood of the demonstrated actions' tokens (nats per token), in a
+/// seeded order, and records one line an epoch in phase `clone`.
+///
+/// # Errors
+/// A demonstration without actions, a non-finite loss or gradient, or a record that cannot be written.
+pub fn clone_demonstrations(
+    agent: &mut Agent,
+    demonstrations: &[Demonstration],
+    config: &CloningConfig,
+    update: &UpdateConfig,
+    seed: u64,
+    recorder: &mut Recorder,
+) -> Result<()> {
+    config.validate()?;
+    update.validate()?;
+    let Agent { learner, prompter, .. } = agent;
+    let rows: Vec<Row> = (demonstrations.iter().enumerate())
+        .map(|(i, demonstration)| prompter.demonstration(demonstration, i))
+        .collect::<Result<_>>()?;
+    let mut progress = Progress::new("cloning", config.epochs * rows.len());
+    let mut note = String::new();
+    for epoch in 0..config.epochs {
+        let order = Stream::new(seed, Purpose::Cloning, epoch as u64, 0, 0).permutation(0, rows.len());
+        let (mut sum, mut done) = (0.0, 0);
+        for batch in order.chunks(config.batch) {
+            let batch: Vec<&Row> = batch.iter().map(|&i| &rows[i]).collect();
+            sum += learner.clone_step(&batch, update, config.learning_rate)? * batch.len() as f64;
+            done += batch.len();
+            note = format!("epoch {}  loss {:.3} nats/token", epoch + 1, sum / done as f64);
+            progress.set(epoch * rows.len() + done, &note);
+        }
+        recorder.record(&Record::new("clone", epoch as u64).with("loss", sum / done as f64))?;
+    }
+    progress.finish(&format!("{} demonstrations, {note}", rows.len()));
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! Gradients of rows: micro-batches over threads, summed in a fixed order, and one optimiser step.
+//!
+//! Shape suffixes: b = rows, r = sampled tokens of a row.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::optim::{clip_global_norm, AdamW, AdamWConfig};
+use super::{Checkpoint, CheckpointWriter};
+use crate::entropy::EntropyControl;
+use crate::kernels::logprob_entropy;
+use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, PolicyLoss, TokenBatch};
+use crate::policy::{Decoder, DecoderConfig, Gradients, Parameters};
+use crate::rng::{Purpose, Stream};
+use crate::rollout::{layout, MicroBatch, Row};
+use crate::{Error, Result};
+
+/// How rows are turned into optimiser steps.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdateConfig {
+    /// Passes over the rows of a step.
+    pub epochs: usize,
+    /// Optimiser steps of a pass.
+    pub mini_batches: usize,
+    /// Most tokens of a micro-batch: bounds memory, does not change the gradient.
+    pub micro_batch_tokens: usize,
+    /// Global gradient norm above which gradients are scaled down.
+    pub max_grad_norm: f64,
+    /// Clipping and KL of the policy loss.
+    pub policy: PolicyLoss,
+    /// How token losses become one loss.
+    pub aggregation: Aggregation,
+}
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            mini_batches: 2,
+            micro_batch_tokens: 4096,
+            max_grad_norm: 1.0,
+            policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
+            aggregation: Aggregation::TokenMean,
+        }
+    }
+}
+
+impl UpdateConfig {
+    /// # Errors
+    /// A count of 0, a norm that is not positive, or a bad policy-loss setting.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [
+            ("epochs", self.epochs),
+            ("mini_batches", self.mini_batches),
+            ("micro_batch_tokens", self.micro_batch_tokens),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::setting(format!("update.{name}"), 0, "must be at least 1"));
+        }
+        if !(self.max_grad_norm > 0.0 && self.max_grad_norm.is_finite()) {
+            return Err(Error::setting(
+                "update.max_grad_norm",
+                self.max_grad_norm,
+                "must be positive and finite",
+            ));
+        }
+        self.policy.validate()
+    }
+}
+
+/// A policy with its optimiser.
+pub struct Learner {
+    /// The model's structure.
+    pub decoder: Decoder,
+    /// Its weights.
+    pub parameters: Parameters,
+    /// The optimiser and its state.
+    pub optimizer: AdamW,
+    /// Sampling temperature of the log-probabilities.
+    pub temperature: f64,
+    /// The policy that the KL term compares with; `None` where there is no KL term.
+    pub reference: Option<(Decoder, Parameters)>,
+}
+
+/// The data of a policy update.
+pub struct PolicyBatch<'a> {
+    /// The rows.
+    pub rows: &'a [Row],
+    /// One advantage for each row.
+    pub advantages: &'a [f64],
+    /// Log-probabilities under the reference policy, one list a row; needed where the KL term is on.
+    pub reference: Option<&'a [Vec<f32>]>,
+    /// The run's seed and the step, which decide the order of rows.
+    pub seed: u64,
+    /// The training step.
+    pub step: u64,
+}
+
+impl Learner {
+    /// A decoder over `parameters` with its optimiser.
+    ///
+    /// # Errors
+    /// Parameters of another model, or a temperature that is not positive.
+    pub fn new(
+        config: &DecoderConfig,
+        parameters: Parameters,
+        optimizer: AdamW,
+        temperature: f64,
+    ) -> Result<Self> {
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            return Err(Error::setting("rollout.temperature", temperature, "must be positive and finite"));
+        }
+        let decoder = Decoder::new(config, &parameters)?;
+        Ok(Self { decoder, parameters, optimizer, temperature, reference: None })
+    }
+
+    /// Makes the present weights the reference of the KL term.
+    ///
+    /// # Errors
+    /// A failed copy.
+    pub fn freeze_reference(&mut self) -> Result<()> {
+        self.set_reference(self.parameters.duplicate()?)
+    }
+
+    fn set_reference(&mut self, parameters: Parameters) -> Result<()> {
+        self.reference = Some((Decoder::new(self.decoder.config(), &parameters)?, parameters));
+        Ok(())
+    }
+
+    /// Adds `config.json`, `model.safetensors`, `optimizer.safetensors` and, where there is one,
+    /// `reference.safetensors` to a checkpoint.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
+        checkpoint.add_file("config.json", |path| self.decoder.config().save(path))?;
+        checkpoint.add_file("model.safetensors", |path| self.parameters.save(path))?;
+        checkpoint.add_file("optimizer.safetensors", |path| self.optimizer.save(path))?;
+        if let Some((_, reference)) = &self.reference {
+            checkpoint.add_file("reference.safetensors", |path| reference.save(path))?;
+        }
+        Ok(())
+    }
+
+    /// The learner that [`Learner::save`] wrote.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another model, by its field or tensor.
+    pub fn restore(
+        checkpoint: &Checkpoint,
+        optimizer: AdamWConfig,
+        temperature: f64,
+        device: &Device,
+    ) -> Result<Self> {
+        let config = DecoderConfig::from_file(checkpoint.file("config.json")?)?;
+        let weights = checkpoint.file("model.safetensors")?;
+        let parameters = Parameters::load(weights, &config, DType::F32, device)?;
+        let optimizer = AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
+        let mut learner = Self::new(&config, parameters, optimizer, temperature)?;
+        if let Ok(path) = checkpoint.file("reference.safetensors") {
+            learner.set_reference(Parameters::load(path, &config, DType::F32, device)?)?;
+        }
+        Ok(learner)
+    }
+
+    /// Log-probabilities and entropies of the sampled tokens, both [b, r]; differentiable.
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn token_terms(&self, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
+        self.terms_of(&self.decoder, batch)
+    }
+
+    fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
+        let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
+        let logits = decoder.logits(&hidden)?;
+        let (log_probs, entropies) = logprob_entropy(&logits, &batch.targets, self.temperature)?;
+        Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
+    }
+
+    /// One optimiser step on the mean negative log-likelihood of the rows' action tokens; returns that
+    /// mean, in nats per token.
+    ///
+    /// # Errors
+    /// A non-finite loss or gradient, or a tensor operation that failed.
+    pub fn clone_step(&mut self, rows: &[&Row], config: &UpdateConfig, lr: f64) -> Result<f64> {
+        let whole = self.whole(rows, config)?;
+        let (mut gradients, metrics) = self.accumulate(rows, config, &whole, &|micro, batch, _| {
+            let (log_probs_br, _) = self.token_terms(micro)?;
+            let loss = batch.aggregate(&log_probs_br.neg()?)?;
+            let mut metrics = Metrics::new();
+            metrics.add("loss", to_f64(&loss)?);
+            Ok(LossOutput { loss, metrics })
+        })?;
+        clip_global_norm(&mut gradients, config.max_grad_norm)?;
+        self.optimizer.step(&self.parameters, &gradients, lr)?;
+        Ok(metrics.get("loss").unwrap_or(f64::NAN))
+    }
+
+    /// The optimiser steps of one training step; returns the metrics' mean over them, with `grad_norm`
+    /// (before clipping) and `decode_forward_gap`, the largest |Δ log-prob| in nats between decoding and
+    /// the teacher-forced forward pass, seen before the first optimiser step.
+    ///
+    /// # Errors
+    /// A non-finite loss or gradient, or a tensor operation that failed.
+    pub fn policy_step(
+        &mut self,
+        data: &PolicyBatch,
+        config: &UpdateConfig,
+        entropy: &EntropyControl,
+        lr: f64,
+    ) -> Result<Metrics> {
+        let mut total = Metrics::new();
+        let steps = (config.epochs * config.mini_batches) as f64;
+        for epoch in 0..config.epochs {
+            let stream = Stream::new(data.seed, Purpose::Shuffle, data.step, epoch as u32, 0);
+            let order = stream.permutation(0, data.rows.len());
+            for (i, chunk) in split(&order, config.mini_batches).into_iter().enumerate() {
+                let first = epoch == 0 && i == 0;
+                let metrics = self.optimizer_step(data, chunk, config, entropy, lr, first)?;
+                for (name, value) in metrics.iter() {
+                    if name.ends_with("_gap") || name.ends_with("_max") {
+                        total.max(name, value);
+                    } else {
+                        total.add(name, value / steps);
+                    }
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    fn optimizer_step(
+        &mut self,
+        data: &PolicyBatch,
+        chunk: &[usize],
+        config: &UpdateConfig,
+        entropy: &EntropyControl,
+        lr: f64,
+        first: bool,
+    ) -> Result<Metrics> {
+        let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
+        let whole = self.whole(&rows, config)?;
+        let (mut gradients, mut metrics) =
+            self.accumulate(&rows, config, &whole, &|micro, batch, members| {
+                let (log_probs_br, entropies_br) = self.token_terms(micro)?;
+                let advantages: Vec<f64> = members.iter().map(|&m| data.advantages[chunk[m]]).collect();
+                let reference = data
+                    .reference
+                    .map(|r| members.iter().map(|&m| r[chunk[m]].as_slice()).collect::<Vec<_>>());
+                let reference_br = reference.map(|r| padded(&r, micro)).transpose()?;
+                let inputs = LossInputs {
+                    log_probs_bt: &log_probs_br,
+                    old_log_probs_bt: &micro.old_log_probs_br,
+                    ref_log_probs_bt: reference_br.as_ref(),
+                    advantages_bt: &columns(&advantages, micro)?,
+                    batch,
+                };
+                let mut output = policy_loss(&inputs, &config.policy)?;
+                output = output.plus(entropy.term(&entropies_br, batch)?)?;
+                if first {
+                    output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
+                }
+                output.metrics.add("loss", to_f64(&output.loss)?);
+                Ok(output)
+            })?;
+        metrics.add("grad_norm", clip_global_norm(&mut gradients, config.max_grad_norm)?);
+        self.optimizer.step(&self.parameters, &gradients, lr)?;
+        Ok(metrics)
+    }
+
+    /// Log-probabilities of the rows' sampled tokens under the reference, nats, one list a row; `None`
+    /// without a reference.
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn reference_log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Option<Vec<Vec<f32>>>> {
+        let Some((decoder, _)) = &self.reference else { return Ok(None) };
+        let rows: Vec<&Row> = rows.iter().collect();
+        let width = widest(&rows);
+        let mut out = vec![Vec::new(); rows.len()];
+        for members in micro_batches(&rows, config.micro_batch_tokens) {
+            let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
+            let micro = MicroBatch::new(&chosen, width, self.decoder.device())?;
+            let log_probs_br =
+                self.terms_of(decoder, &micro)?.0.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            for (&m, values) in members.iter().zip(log_probs_br) {
+                out[m] = values[..rows[m].positions.len()].to_vec();
+            }
+        }
+        Ok(Some(out))
+    }
+
+    fn whole(&self, rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
+        Ok(TokenBatch::new(layout(rows, widest(rows))?, config.aggregation))
+    }
+
+    /// Sums the gradients and metrics of all micro-batches, whatever the order they finish in.
+    fn accumulate(
+        &self,
+        rows: &[&Row],
+        config: &UpdateConfig,
+        whole: &TokenBatch,
+        loss: &(dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync),
+    ) -> Result<(Gradients, Metrics)> {
+        let plan = micro_batches(rows, config.micro_batch_tokens);
+        let width = widest(rows);
+        let one = |members: &Vec<usize>| -> Result<(Gradients, Metrics)> {
+            let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
+            let micro = MicroBatch::new(&chosen, width, self.decoder.device())?;
+            let output = loss(&micro, &whole.select(members)?, members)?;
+            Ok((Gradients::of(&output.loss, &self.parameters)?, output.metrics))
+        };
+        let mut parts = over_threads(&plan, &one).into_iter();
+        let Some(first) = parts.next() else {
+            return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
+        };
+        let (mut gradients, mut metrics) = first?;
+        for part in parts {
+            let (more, numbers) = part?;
+            gradients.add(more)?;
+            metrics.merge(&numbers);
+        }
+        Ok((gradients, metrics))
+    }
+}
+
+/// Runs `f` over `items` on the machine's threads; results in the order of the items.
+fn over_threads<I: Sync, T: Send>(items: &[I], f: &(dyn Fn(&I) -> Result<T> + Sync)) -> Vec<Result<T>> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<T>>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(i) else { break };
+                let result = f(item);
+                if let Ok(mut place) = results[i].lock() {
+                    *place = Some(result);
+                }
+            });
+        }
+    });
+    let lost = || Err(Error::setting("update", "worker thread", "panicked"));
+    results.into_iter().map(|r| r.into_inner().ok().flatten().unwrap_or_else(lost)).collect()
+}
+
+/// Consecutive rows of at most `tokens` tokens together (a longer row stands alone).
+fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
+    let mut plan: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for (i, row) in rows.iter().enumerate() {
+        match plan.last_mut() {
+            Some(last) if row.ids.len() <= room => last.push(i),
+            _ => {
+                plan.push(vec![i]);
+                room = tokens.max(row.ids.len());
+            }
+        }
+        room -= row.ids.len();
+    }
+    plan
+}
+
+fn widest(rows: &[&Row]) -> usize {
+    rows.iter().map(|r| r.positions.len()).max().unwrap_or(0)
+}
+
+/// `items` in `n` consecutive parts whose sizes differ by at most one; empty parts are left out.
+fn split(items: &[usize], n: usize) -> Vec<&[usize]> {
+    let m = items.len();
+    (0..n).map(|i| &items[i * m / n..(i + 1) * m / n]).filter(|part| !part.is_empty()).collect()
+}
+
+/// One value a row as [b, r].
+fn columns(values: &[f64], micro: &MicroBatch) -> Result<Tensor> {
+    let values: Vec<f32> = values.iter().flat_map(|&v| std::iter::repeat_n(v as f32, micro.width)).collect();
+    Ok(Tensor::from_vec(values, (micro.rows, micro.width), micro.mask_br.device())?)
+}
+
+/// Ragged values as [b, r], filled up with 0.
+fn padded(rows: &[&[f32]], micro: &MicroBatch) -> Result<Tensor> {
+    let mut values = vec![0f32; micro.rows * micro.width];
+    for (i, row) in rows.iter().enumerate() {
+        values[i * micro.width..i * micro.width + row.len()].copy_from_slice(row);
+    }
+    Ok(Tensor::from_vec(values, (micro.rows, micro.width), micro.mask_br.device())?)
+}
+
+/// max |log π − log π_old| over the sampled tokens, nats.
+fn gap(log_probs_br: &Tensor, micro: &MicroBatch) -> Result<f64> {
+    let difference = (log_probs_br.detach() - &micro.old_log_probs_br)?.abs()?;
+    to_f64(&(difference * &micro.mask_br)?.max_all()?)
+}
+
+fn to_f64(x: &Tensor) -> Result<f64> {
+    Ok(x.detach().to_dtype(DType::F64)?.to_scalar::<f64>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_hold_every_row_once_within_the_budget() {
+        let row = |n: usize| Row {
+            ids: vec![0; n],
+            positions: vec![1],
+            turns: vec![0],
+            old_log_probs: vec![],
+            trajectory: 0,
+        };
+        let rows: Vec<Row> = [5, 9, 3, 8, 20].into_iter().map(row).collect();
+        let rows: Vec<&Row> = rows.iter().collect();
+        assert_eq!(micro_batches(&rows, 14), [vec![0, 1], vec![2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn split_keeps_everything() {
+        assert_eq!(split(&[1, 2, 3, 4, 5], 2), [&[1, 2][..], &[3, 4, 5]]);
+        assert_eq!(split(&[1], 3).len(), 1);
+    }
+}
