@@ -137,7 +137,9 @@ fn an_action_that_is_not_understood_is_not_valid() {
     let env = &mut pool.environments()[0];
     env.reset(&task("boil", 0)).unwrap();
     assert!(!env.step("sing a song").unwrap().valid);
-    assert!(!env.step("reset task").unwrap().valid);
+    for other_way in ["reset task", "reset", "restart", "reset the task", "task reset"] {
+        assert!(!env.step(other_way).unwrap().valid, "{other_way}");
+    }
     assert!(env.step("look around").unwrap().valid);
     assert!(env.look().unwrap().contains("hallway") && env.inventory().unwrap().contains("orange"));
 }

@@ -1,4 +1,5 @@
 //! Bad input, dead and hung processes: each its own error, and no episode lost.
+#![allow(clippy::unwrap_used)]
 #![cfg(feature = "scienceworld")]
 
 mod simulator;

@@ -204,6 +204,13 @@ impl Simulator {
     }
 }
 
+impl Drop for Simulator {
+    /// Lets the gateway forget the simulator, without waiting for its answer.
+    fn drop(&mut self) {
+        self.link.abandon(&self.object);
+    }
+}
+
 /// Builds a class loader that sees only `jar` and the platform, and a simulator in it.
 fn instantiate(link: &mut Link, jar: &Path) -> Outcome<String> {
     let path = jar.to_string_lossy();

@@ -116,6 +116,13 @@ impl Link {
         self.exchange("delete", &protocol::delete(id)).map(|_| ())
     }
 
+    /// Sends the last request of this connection, a deletion, and does not wait.
+    pub(super) fn abandon(&mut self, id: &str) {
+        if !self.broken {
+            let _ = self.reader.get_mut().write_all(protocol::delete(id).as_bytes());
+        }
+    }
+
     pub(super) fn reference(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
         let value = self.call(target, method, args)?;
         expect_reference(method, value)

@@ -1,0 +1,260 @@
+//! Full steps per second: this crate's client beside the official Python wrapper, the same actions in one
+//! run, and the client alone with 1, 2, 4 and 8 environments.
+//!
+//! `cargo bench --bench scienceworld`; needs `python3` with pip for the wrapper, which is installed into a
+//! scratch environment below the target folder. `EPO_BENCH_ROUNDS` (5) rounds are measured on each side,
+//! alternating, after `EPO_BENCH_WARMUP` (10) rounds; medians are printed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use epo::env::scienceworld::{
+    CallPattern, Installation, Jvm, JvmConfig, OfficialClient, Provision, ScienceWorldConfig,
+    ScienceWorldPool, Simulator,
+};
+use epo::env::{Environment, Task};
+use sha2::{Digest, Sha256};
+
+const SIMPLIFICATION: &str = "easy";
+const TASKS: [&str; 4] = ["boil", "find-plant", "power-component", "melt"];
+const REQUIREMENTS: &str = "\
+scienceworld==1.2.3 --hash=sha256:e9737b9d099bfaad90ef053ad6ac1d795e2063ed320efdfc0e9d9c8b5bebf419
+py4j==0.10.9.9 --hash=sha256:c7c26e4158defb37b0bb124933163641a2ff6e3a3913f7811b0ddbe07ed61533
+";
+
+#[derive(serde::Serialize)]
+struct Script {
+    task: String,
+    variation: u32,
+    simplification: &'static str,
+    actions: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Round {
+    seconds: f64,
+    steps: usize,
+    client_cpu: f64,
+    java_cpu: f64,
+    digest: String,
+}
+
+/// User and system seconds of a process so far; 0 where there is no /proc.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn rounds(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn record(installation: &Installation) -> anyhow::Result<Vec<Script>> {
+    let mut pool = ScienceWorldPool::new(installation, &ScienceWorldConfig::default(), 1)?;
+    let tasks = TASKS.map(|name| Task { name: name.into(), variation: 0 });
+    let demonstrations = pool.demonstrations(&tasks)?;
+    Ok(demonstrations
+        .into_iter()
+        .map(|demonstration| Script {
+            task: demonstration.task.name,
+            variation: demonstration.task.variation,
+            simplification: SIMPLIFICATION,
+            actions: demonstration.turns.into_iter().map(|(action, _)| action).collect(),
+        })
+        .collect())
+}
+
+fn our_round(client: &mut OfficialClient, java: u32, script: &[Script]) -> anyhow::Result<Round> {
+    let (client_cpu, java_cpu, start) = (cpu_seconds(std::process::id()), cpu_seconds(java), Instant::now());
+    let (mut hasher, mut steps) = (Sha256::new(), 0);
+    for episode in script {
+        let task = Task { name: episode.task.clone(), variation: episode.variation };
+        client.reset(&task, SIMPLIFICATION)?;
+        for action in &episode.actions {
+            let frame = client.step(action)?;
+            let done = if frame.done { "True" } else { "False" };
+            let end = format!("{} {} {done}", frame.score, frame.moves);
+            let valid = frame.valid.join("\n");
+            for text in [&frame.observation, &frame.look, &frame.inventory, &valid, &end] {
+                hasher.update(text.as_bytes());
+            }
+            steps += 1;
+        }
+    }
+    Ok(Round {
+        seconds: start.elapsed().as_secs_f64(),
+        steps,
+        client_cpu: cpu_seconds(std::process::id()) - client_cpu,
+        java_cpu: cpu_seconds(java) - java_cpu,
+        digest: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+/// The wrapper in a Python process of its own, playing a round whenever it is told to.
+struct Wrapper {
+    child: Child,
+    ask: ChildStdin,
+    answers: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Wrapper {
+    fn start(folder: &Path, script: &Path, java: &Path) -> anyhow::Result<Self> {
+        let python = install_wrapper(folder)?;
+        let bin = java.parent().unwrap_or(Path::new("")).to_path_buf();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
+        let mut child = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/scienceworld_wrapper.py"))
+            .arg(script)
+            .env("PATH", path)
+            .env("JAVA_TOOL_OPTIONS", "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (ask, stdout) = pipes.ok_or_else(|| anyhow::anyhow!("no pipes"))?;
+        Ok(Self { child, ask, answers: BufReader::new(stdout).lines() })
+    }
+
+    fn round(&mut self) -> anyhow::Result<Round> {
+        self.ask.write_all(b"round\n")?;
+        let line = self.answers.next().ok_or_else(|| anyhow::anyhow!("the wrapper ended"))??;
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Wrapper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn install_wrapper(folder: &Path) -> anyhow::Result<PathBuf> {
+    let venv = folder.join("venv");
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let run = |command: &mut Command| -> anyhow::Result<()> {
+        anyhow::ensure!(command.status()?.success(), "{command:?} failed");
+        Ok(())
+    };
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    let pins = folder.join("requirements.txt");
+    std::fs::write(&pins, REQUIREMENTS)?;
+    let pip = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r"];
+    run(Command::new(&python).args(pip).arg(&pins))?;
+    Ok(python)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
+}
+
+fn print_side(name: &str, rounds: &[Round]) -> f64 {
+    let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value).collect());
+    let speed = of(|round| round.steps as f64 / round.seconds);
+    let client = of(|round| 1e3 * round.client_cpu / round.steps as f64);
+    let java = of(|round| 1e3 * round.java_cpu / round.steps as f64);
+    println!("| {name} | {speed:.1} | {client:.2} | {java:.2} |");
+    speed
+}
+
+fn side_by_side(installation: &Installation, folder: &Path, script: &[Script]) -> anyhow::Result<()> {
+    let path = folder.join("script.json");
+    std::fs::write(&path, serde_json::to_string(script)?)?;
+    let mut theirs = Wrapper::start(folder, &path, &installation.java)?;
+    let jvm = Jvm::start(installation, &JvmConfig::default(), 1)?;
+    let limit = Duration::from_secs(120);
+    let simulator = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit)?;
+    let mut ours = OfficialClient::new(simulator, 100);
+    let (mut wrapper, mut client) = (Vec::new(), Vec::new());
+    let warmup = rounds("EPO_BENCH_WARMUP", 10);
+    for round in 0..warmup + rounds("EPO_BENCH_ROUNDS", 5) {
+        let (a, b) = if round % 2 == 0 {
+            let a = our_round(&mut ours, jvm.id(), script)?;
+            (a, theirs.round()?)
+        } else {
+            let b = theirs.round()?;
+            (our_round(&mut ours, jvm.id(), script)?, b)
+        };
+        anyhow::ensure!(a.digest == b.digest, "the two sides saw different episodes");
+        if round >= warmup {
+            client.push(a);
+            wrapper.push(b);
+        }
+    }
+    println!(
+        "{} steps a round, {} rounds, one environment, every answer equal",
+        client[0].steps,
+        client.len()
+    );
+    println!("| | full steps/s | client CPU ms/step | Java CPU ms/step |\n|---|---|---|---|");
+    let theirs = print_side("official Python wrapper", &wrapper);
+    let ours = print_side("epo", &client);
+    println!("ratio {:.2}", ours / theirs);
+    Ok(())
+}
+
+fn play(env: &mut dyn Environment, script: &[Script]) -> epo::Result<usize> {
+    let mut steps = 0;
+    for episode in script {
+        env.reset(&Task { name: episode.task.clone(), variation: episode.variation })?;
+        for action in &episode.actions {
+            steps += 1;
+            if env.step(action)?.done {
+                break;
+            }
+        }
+    }
+    Ok(steps)
+}
+
+fn parallel_round(pool: &mut ScienceWorldPool, script: &[Script]) -> epo::Result<f64> {
+    let start = Instant::now();
+    let results: Vec<epo::Result<usize>> = std::thread::scope(|scope| {
+        let players: Vec<_> =
+            pool.environments().iter_mut().map(|env| scope.spawn(move || play(env, script))).collect();
+        players.into_iter().filter_map(|player| player.join().ok()).collect()
+    });
+    let steps = results.into_iter().sum::<epo::Result<usize>>()?;
+    Ok(steps as f64 / start.elapsed().as_secs_f64())
+}
+
+fn scaling(installation: &Installation, script: &[Script]) -> anyhow::Result<()> {
+    println!("\n| environments, one process | lean steps/s | official steps/s |\n|---|---|---|");
+    for count in [1, 2, 4, 8] {
+        let mut speeds = Vec::new();
+        for call_pattern in [CallPattern::Lean, CallPattern::Official] {
+            let config = ScienceWorldConfig { call_pattern, ..ScienceWorldConfig::default() };
+            let mut pool = ScienceWorldPool::new(installation, &config, count)?;
+            for _ in 0..rounds("EPO_BENCH_WARMUP", 10) {
+                parallel_round(&mut pool, script)?;
+            }
+            let measured: epo::Result<Vec<f64>> =
+                (0..rounds("EPO_BENCH_ROUNDS", 5)).map(|_| parallel_round(&mut pool, script)).collect();
+            speeds.push(median(measured?));
+        }
+        println!("| {count} | {:.1} | {:.1} |", speeds[0], speeds[1]);
+    }
+    Ok(())
+}
+
+fn main() -> anyhow::Result<()> {
+    let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scienceworld-bench");
+    std::fs::create_dir_all(&folder)?;
+    let script = record(&installation)?;
+    side_by_side(&installation, &folder, &script)?;
+    scaling(&installation, &script)
+}
