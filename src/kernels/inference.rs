@@ -48,37 +48,35 @@ pub(crate) fn linear_into(
     Ok(y)
 }
 
-/// Dot products of R rows of x with one row of W.
 #[inline(always)]
-fn dots<T: Real, const R: usize>(x: &[T], w: &[T], i: usize) -> [T; R] {
-    let mut acc = [[T::from_f64(0.0); 8]; R];
-    let (w, w_tail) = w.as_chunks::<8>();
-    let rows: [&[[T; 8]]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..w.len()]);
-    for (k, w) in w.iter().enumerate() {
-        for (acc, row) in acc.iter_mut().zip(&rows) {
-            for ((a, &x), &w) in acc.iter_mut().zip(&row[k]).zip(w) {
-                *a += x * w;
-            }
-        }
+fn multiply_add<T: Real>(acc: &mut [T; 8], x: &[T; 8], w: &[T; 8]) {
+    for l in 0..8 {
+        acc[l] += x[l] * w[l];
     }
-    std::array::from_fn(|r| {
-        let mut sum = lane_sum(acc[r]);
-        for (&x, &w) in x[r * i + 8 * w.len()..(r + 1) * i].iter().zip(w_tail) {
-            sum += x * w;
-        }
-        sum
-    })
 }
 
-/// y (`[R, o]`) += x Wᵀ for R rows.
+/// Dot products of four rows of x with one row of W; named accumulators stay in registers.
 #[inline(always)]
-fn add_rows<T: Real, const R: usize>(x: &[T], weight: &[T], i: usize, y: &mut [T]) {
-    let o = weight.len() / i;
-    for (j, w) in weight.chunks_exact(i).enumerate() {
-        for (r, dot) in dots::<T, R>(x, w, i).into_iter().enumerate() {
-            y[r * o + j] += dot;
+fn four_dots<T: Real>(x: &[T], w: &[T], i: usize) -> [T; 4] {
+    let (w, tail) = w.as_chunks::<8>();
+    let n = w.len();
+    let row = |r: usize| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..n];
+    let (x0, x1, x2, x3) = (row(0), row(1), row(2), row(3));
+    let zero = [T::from_f64(0.0); 8];
+    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    for k in 0..n {
+        multiply_add(&mut a, &x0[k], &w[k]);
+        multiply_add(&mut b, &x1[k], &w[k]);
+        multiply_add(&mut c, &x2[k], &w[k]);
+        multiply_add(&mut d, &x3[k], &w[k]);
+    }
+    let mut sums = [lane_sum(a), lane_sum(b), lane_sum(c), lane_sum(d)];
+    for (r, sum) in sums.iter_mut().enumerate() {
+        for (&x, &w) in x[r * i + 8 * n..(r + 1) * i].iter().zip(tail) {
+            *sum += x * w;
         }
     }
+    sums
 }
 
 vectorised! {
@@ -86,11 +84,16 @@ vectorised! {
     fn skinny_product<T>(x: &[T], weight: &[T], i: usize, y: &mut [T]) {
         let o = weight.len() / i;
         for (x, y) in x.chunks(4 * i).zip(y.chunks_mut(4 * o)) {
-            match x.len() / i {
-                4 => add_rows::<T, 4>(x, weight, i, y),
-                3 => add_rows::<T, 3>(x, weight, i, y),
-                2 => add_rows::<T, 2>(x, weight, i, y),
-                _ => add_rows::<T, 1>(x, weight, i, y),
+            for (j, w) in weight.chunks_exact(i).enumerate() {
+                if x.len() == 4 * i {
+                    for (r, dot) in four_dots(x, w, i).into_iter().enumerate() {
+                        y[r * o + j] += dot;
+                    }
+                    continue;
+                }
+                for (r, x) in x.chunks_exact(i).enumerate() {
+                    y[r * o + j] += sum_of(x, w, |x, w| x * w);
+                }
             }
         }
     }
