@@ -125,8 +125,8 @@ struct Running {
 ///
 /// # Errors
 /// The sampler or the prompter failed, there is no environment, or no episode could be played at all. An
-/// environment that fails in mid-episode costs only that episode, which is counted in
-/// [`PlayStats::dropped`].
+/// environment that fails costs only the episode it plays, counted in [`PlayStats::dropped`]; one that cannot
+/// begin three episodes in a row gets no more.
 pub fn play(
     sampler: &mut dyn Sampler,
     environments: &mut [Box<dyn Environment>],
@@ -139,8 +139,8 @@ pub fn play(
     if slots == 0 {
         return Err(Error::setting("rollout.environments", 0, "at least one environment is needed"));
     }
-    let mut table =
-        Table { prompter, episodes, config, running: (0..slots).map(|_| None).collect(), next: 0 };
+    let running = (0..slots).map(|_| None).collect();
+    let mut table = Table { prompter, episodes, config, running, failed_starts: vec![0; slots], next: 0 };
     let mut finished: Vec<Option<Trajectory>> = vec![None; episodes.len()];
     let (mut stats, mut failure, mut ended) = (PlayStats::default(), None, 0);
     loop {
@@ -162,6 +162,7 @@ pub fn play(
         }
         progress(ended + stats.dropped);
     }
+    stats.dropped += episodes.len() - table.next;
     let trajectories: Vec<Trajectory> = finished.into_iter().flatten().collect();
     match failure {
         Some(error) if trajectories.is_empty() => Err(error),
@@ -169,15 +170,23 @@ pub fn play(
     }
 }
 
+/// An environment that cannot begin this many episodes in a row gets no more: it would take them all.
+const MOST_FAILED_STARTS: usize = 3;
+
 struct Table<'a> {
     prompter: &'a Prompter,
     episodes: &'a [Episode],
     config: &'a PlayConfig,
     running: Vec<Option<Running>>,
+    failed_starts: Vec<usize>,
     next: usize,
 }
 
 impl Table<'_> {
+    fn is_free(&self, slot: usize) -> bool {
+        self.running[slot].is_none() && self.failed_starts[slot] < MOST_FAILED_STARTS
+    }
+
     /// Gives every free place the next episode in line.
     fn seat(
         &mut self,
@@ -185,28 +194,30 @@ impl Table<'_> {
         stats: &mut PlayStats,
         failure: &mut Option<Error>,
     ) -> Result<()> {
-        while self.next < self.episodes.len() && self.running.iter().any(Option::is_none) {
-            let mut seated = Vec::new();
-            for slot in 0..self.running.len() {
-                if self.running[slot].is_none() && self.next < self.episodes.len() {
-                    seated.push((slot, self.next));
-                    self.next += 1;
-                }
+        loop {
+            let free = (0..self.running.len()).filter(|&slot| self.is_free(slot));
+            let seated: Vec<(usize, usize)> = free.zip(self.next..self.episodes.len()).collect();
+            if seated.is_empty() {
+                return Ok(());
             }
+            self.next += seated.len();
             let episodes = self.episodes;
             let starts = in_parallel(environments, &seated, |env, index| env.reset(&episodes[index].task));
             for ((slot, index), start) in seated.into_iter().zip(starts) {
                 match start {
                     Ok(start) => {
+                        self.failed_starts[slot] = 0;
                         let prompt_ids = self.prompter.start(&start)?;
                         self.running[slot] =
                             Some(Running { index, start, turns: vec![], prompt_ids, ended: None });
                     }
-                    Err(error) => drop_episode(stats, failure, error),
+                    Err(error) => {
+                        self.failed_starts[slot] += 1;
+                        drop_episode(stats, failure, error);
+                    }
                 }
             }
         }
-        Ok(())
     }
 
     /// Samples an action for every running episode.

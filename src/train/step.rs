@@ -7,7 +7,7 @@ use super::{
 };
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{Episode, PlayStats, Rollouts, Row, RowKind};
-use crate::Result;
+use crate::{Error, Result};
 
 /// The episodes of step `step`: `group` of each task the schedule names, all with streams of their own.
 pub fn group_episodes(schedule: &TaskSchedule, seed: u64, step: u64, group: usize) -> Vec<Episode> {
@@ -44,7 +44,8 @@ pub struct StepSettings<'a> {
 /// `returns` and `advantages` are one number an episode. The entropies enter the control's history.
 ///
 /// # Errors
-/// An episode without sampled tokens, a non-finite loss or gradient, a control whose step is not finished.
+/// No episodes, one without sampled tokens, a length that differs, a non-finite loss or gradient, a control whose
+/// step is not finished.
 pub fn update_policy(
     agent: &mut Agent,
     rollouts: &Rollouts,
@@ -52,6 +53,7 @@ pub fn update_policy(
     advantages: &[f64],
     settings: &StepSettings,
 ) -> Result<Record> {
+    check_episodes(rollouts, returns, advantages, settings.step)?;
     let Agent { learner, entropy: control, .. } = agent;
     let (mut rows, mut row_advantages) = (Vec::new(), Vec::new());
     for (i, trajectory) in rollouts.trajectories.iter().enumerate() {
@@ -78,6 +80,20 @@ pub fn update_policy(
     record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
     control.finish_step()?;
     Ok(record)
+}
+
+/// Requires some episodes, and one return and one advantage for each.
+fn check_episodes(rollouts: &Rollouts, returns: &[f64], advantages: &[f64], step: u64) -> Result<()> {
+    let n = rollouts.trajectories.len();
+    if n == 0 {
+        return Err(Error::EmptyMask { name: "rollouts", at: format!("step {step}") });
+    }
+    for (name, values) in [("returns", returns), ("advantages", advantages)] {
+        if values.len() != n {
+            return Err(Error::Shape { name, expected: format!("[{n}]"), got: vec![values.len()] });
+        }
+    }
+    Ok(())
 }
 
 /// Work done and time spent, over a run.

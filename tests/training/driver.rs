@@ -1,0 +1,212 @@
+//! A complete small trainer out of the library's pieces, as an example would assemble them.
+
+use std::path::Path;
+
+use candle_core::Device;
+use epo::advantage::{Groups, OutcomeEstimator};
+use epo::entropy::EntropyConfig;
+use epo::env::{Demonstration, Environment, Task, ToyEnvironment};
+use epo::policy::DecoderConfig;
+use epo::rollout::{demonstration_texts, play, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
+use epo::train::optim::AdamWConfig;
+use epo::train::*;
+use epo::Result;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) seed: u64,
+    pub(crate) steps: u64,
+    pub(crate) environments: usize,
+    pub(crate) context: usize,
+    pub(crate) learning_rate: f64,
+    pub(crate) cloning: CloningConfig,
+    pub(crate) rollout: RolloutConfig,
+    pub(crate) update: UpdateConfig,
+    pub(crate) optimizer: AdamWConfig,
+    pub(crate) entropy: EntropyConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: 3,
+            steps: 2,
+            environments: 4,
+            context: 96,
+            learning_rate: 3e-3,
+            cloning: CloningConfig { demonstrations: 4, epochs: 20, batch: 4, learning_rate: 5e-3 },
+            rollout: RolloutConfig {
+                tasks: 4,
+                group: 8,
+                max_turns: 3,
+                max_action_tokens: 8,
+                ..RolloutConfig::default()
+            },
+            update: UpdateConfig { micro_batch_tokens: 512, ..UpdateConfig::default() },
+            optimizer: AdamWConfig::default(),
+            entropy: EntropyConfig { lambda: 0.01, ..EntropyConfig::paper_v2() },
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn agent(&self) -> AgentConfig {
+        let Self { optimizer, entropy, rollout, .. } = self.clone();
+        AgentConfig { optimizer, entropy, rollout }
+    }
+
+    /// An agent that has learned nothing yet.
+    pub(crate) fn new_agent(&self) -> Result<Agent> {
+        let demonstrations = demonstrations();
+        let texts = demonstrations.iter().flat_map(demonstration_texts);
+        let decoder = |vocab_size| DecoderConfig {
+            max_position_embeddings: self.context,
+            ..DecoderConfig::tiny(vocab_size)
+        };
+        Agent::new(&self.agent(), texts, 300, decoder, self.seed, &Device::Cpu)
+    }
+
+    /// The episodes of step `step`.
+    pub(crate) fn episodes(&self, step: u64) -> Vec<Episode> {
+        let schedule = TaskSchedule::new(&panel(), self.seed, self.rollout.tasks).unwrap();
+        group_episodes(&schedule, self.seed, step, self.rollout.group)
+    }
+
+    pub(crate) fn play(&self, agent: &Agent, episodes: &[Episode]) -> Result<Rollouts> {
+        self.play_in(agent, episodes, &mut environments(self.environments))
+    }
+
+    pub(crate) fn play_in(
+        &self,
+        agent: &Agent,
+        episodes: &[Episode],
+        environments: &mut [Box<dyn Environment>],
+    ) -> Result<Rollouts> {
+        let limits = self.rollout.play(self.rollout.temperature);
+        let mut sampler = agent.sampler(environments.len());
+        play(&mut sampler, environments, &agent.prompter, episodes, &limits, &mut |_| ())
+    }
+
+    /// The update that played episodes teach.
+    pub(crate) fn update(&self, agent: &mut Agent, rollouts: &Rollouts, step: u64) -> Result<Record> {
+        let returns: Vec<f64> = rollouts.trajectories.iter().map(|t| t.best_score() / 100.0).collect();
+        let groups: Vec<usize> = rollouts.trajectories.iter().map(|t| t.group as usize).collect();
+        let advantages = OutcomeEstimator::Grpo.advantages(&returns, &Groups::over_rows(&groups))?;
+        let Self { seed, learning_rate: lr, rollout, update, .. } = self;
+        let settings = StepSettings { seed: *seed, step, lr: *lr, rows: rollout.rows, update };
+        update_policy(agent, rollouts, &returns, &advantages, &settings)
+    }
+
+    /// Share of solved tasks over 64 fixed episodes.
+    pub(crate) fn success(&self, agent: &Agent) -> f64 {
+        let played = self.play(agent, &panel_episodes(&panel(), 0, 16)).unwrap();
+        played.trajectories.iter().filter(|t| t.success).count() as f64 / played.trajectories.len() as f64
+    }
+}
+
+pub(crate) fn task(variation: u32) -> Task {
+    Task { name: ToyEnvironment::TASK.into(), variation }
+}
+
+pub(crate) fn panel() -> Panel {
+    Panel::new("toy", (0..4).map(task).collect()).unwrap()
+}
+
+pub(crate) fn environments(n: usize) -> Vec<Box<dyn Environment>> {
+    (0..n).map(|_| Box::new(ToyEnvironment::new()) as Box<dyn Environment>).collect()
+}
+
+/// The four solutions: look, then open the box that was named.
+pub(crate) fn demonstrations() -> Vec<Demonstration> {
+    let solve = |variation| {
+        let mut env = ToyEnvironment::new();
+        let start = env.reset(&task(variation)).unwrap();
+        let seen = env.step("look").unwrap();
+        let colour = seen.observation.split(' ').nth(5).unwrap().to_string();
+        let action = format!("open {colour}");
+        let end = env.step(&action).unwrap();
+        assert!(end.success);
+        Demonstration { task: task(variation), start, turns: vec![("look".into(), seen), (action, end)] }
+    };
+    (0..4).map(solve).collect()
+}
+
+/// A new run in `dir`: clones, trains, saves a checkpoint after cloning and after every step.
+pub(crate) fn train(dir: &Path, config: &Config) -> Result<Agent> {
+    let folder = RunFolder::create(dir, config.clone())?;
+    let mut agent = config.new_agent()?;
+    let mut recorder = Recorder::create(dir)?;
+    clone_demonstrations(
+        &mut agent,
+        &demonstrations(),
+        &config.cloning,
+        &config.update,
+        config.seed,
+        &mut recorder,
+    )?;
+    if config.update.policy.kl.is_some() {
+        agent.learner.freeze_reference()?;
+    }
+    save(&folder, &agent, &recorder, 0)?;
+    run(&folder, agent, recorder, 0)
+}
+
+/// The run in `dir`, continued from its last checkpoint up to `steps`.
+pub(crate) fn resume(dir: &Path, steps: u64) -> Result<Agent> {
+    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
+    let checkpoint = folder.checkpoint.as_ref().unwrap();
+    let agent = Agent::restore(&folder.config.agent(), checkpoint, &Device::Cpu)?;
+    let recorder = Recorder::resume(dir, checkpoint.state()?)?;
+    run(&folder, agent, recorder, checkpoint.step())
+}
+
+fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, from: u64) -> Result<Agent> {
+    let config = &folder.config;
+    for step in from..config.steps {
+        let rollouts = config.play(&agent, &config.episodes(step))?;
+        let mut record = config.update(&mut agent, &rollouts, step)?;
+        record.set("time/now", std::process::id());
+        recorder.record(&record)?;
+        save(folder, &agent, &recorder, step + 1)?;
+    }
+    Ok(agent)
+}
+
+fn save(folder: &RunFolder<Config>, agent: &Agent, recorder: &Recorder, step: u64) -> Result<()> {
+    let mut checkpoint = CheckpointWriter::new(&folder.dir, step)?;
+    agent.save(&mut checkpoint)?;
+    folder.save(&mut checkpoint)?;
+    checkpoint.finish(&recorder.sync()?)?;
+    Ok(())
+}
+
+/// Whether two plays of an episode are the same: the same tokens, with log-probabilities and entropies that differ
+/// by no more than the rounding of products of another shape, which a batch of other size takes.
+pub(crate) fn same_episode(a: &Trajectory, b: &Trajectory) -> bool {
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+    let same = |a: &Turn, b: &Turn| {
+        (&a.prompt_ids, &a.action_ids, &a.observation) == (&b.prompt_ids, &b.action_ids, &b.observation)
+            && near(&a.log_probs, &b.log_probs)
+            && near(&a.entropies, &b.entropies)
+    };
+    (&a.task, a.member, a.turns.len()) == (&b.task, b.member, b.turns.len())
+        && a.turns.iter().zip(&b.turns).all(|(a, b)| same(a, b))
+}
+
+/// The files of the last checkpoint in `dir` that hold what was learned.
+pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
+    let checkpoint = Checkpoint::latest(dir).unwrap().checkpoint.unwrap();
+    ["model.safetensors", "optimizer.safetensors", "entropy.json", "tokenizer.json"]
+        .map(|name| (name, std::fs::read(checkpoint.file(name).unwrap()).unwrap()))
+        .to_vec()
+}
+
+/// Requires two runs to have the same metrics (times left out) and the same last checkpoint, to the bit.
+pub(crate) fn assert_same_run(a: &Path, b: &Path) {
+    assert_eq!(first_difference(a, b).unwrap(), None);
+    for ((name, a), (_, b)) in learned(a).iter().zip(learned(b)) {
+        assert!(*a == b, "{name} differs");
+    }
+}

@@ -1,0 +1,115 @@
+//! It learns, under every entropy method and from rows of either kind.
+
+use epo::entropy::{EntropyConfig, EntropyMethod, Granularity};
+use epo::objective::Aggregation;
+use epo::rollout::RowKind;
+use epo::train::optim::AdamWConfig;
+use epo::train::{read_metrics, Agent};
+
+use crate::driver::{train, Config};
+
+#[test]
+fn reinforcement_learning_solves_what_cloning_left_unsolved() {
+    let mut config = Config { steps: 25, learning_rate: 2e-3, ..Config::default() };
+    (config.cloning.epochs, config.cloning.learning_rate) = (60, 3e-3);
+    (config.rollout.group, config.optimizer.beta2) = (16, 0.95);
+    config.entropy.lambda = 0.001;
+    let weak = tempfile::tempdir().unwrap();
+    let before = config.success(&train(weak.path(), &Config { steps: 0, ..config.clone() }).unwrap());
+    let trained = tempfile::tempdir().unwrap();
+    let after = config.success(&train(trained.path(), &config).unwrap());
+    eprintln!("success {before} before, {after} after");
+    assert!(before < 0.4 && after > before + 0.2, "{before} before, {after} after");
+}
+
+#[test]
+fn every_entropy_method_trains_and_holds_what_it_says() {
+    for method in [EntropyMethod::None, EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial]
+    {
+        let entropy = match method {
+            EntropyMethod::EpoOfficial => EntropyConfig::official_code(),
+            method => EntropyConfig { method, lambda: 0.05, ..EntropyConfig::paper_v2() },
+        };
+        let folder = tempfile::tempdir().unwrap();
+        train(folder.path(), &Config { entropy, ..Config::default() }).unwrap();
+        let lines = read_metrics(folder.path()).unwrap();
+        let steps: Vec<_> = lines.iter().filter(|line| line["phase"] == "rl").collect();
+        assert_eq!(steps.len(), 2);
+        for line in steps {
+            for key in ["loss", "grad_norm", "entropy", "beta", "success", "decode_forward_gap"] {
+                assert!(line[key].as_f64().is_some_and(f64::is_finite), "{method:?}: {key} = {}", line[key]);
+            }
+            assert!(line["decode_forward_gap"].as_f64().unwrap() < 1e-4, "{}", line["decode_forward_gap"]);
+        }
+    }
+}
+
+/// One optimiser step that moves every weight by about its gradient: Adam with a large ε.
+fn step_like_gradient(change: impl FnOnce(&mut Config)) -> (Vec<f32>, f64) {
+    let entropy = EntropyConfig { lambda: 0.1, granularity: Granularity::Token, ..EntropyConfig::paper_v2() };
+    let optimizer = AdamWConfig { eps: 1.0, weight_decay: 0.0, ..AdamWConfig::default() };
+    let mut config = Config { learning_rate: 1.0, optimizer, entropy, ..Config::default() };
+    (config.update.mini_batches, config.update.max_grad_norm) = (1, 1e9);
+    change(&mut config);
+    let mut agent = config.new_agent().unwrap();
+    let before = flat(&agent);
+    let mut rollouts = config.play(&agent, &config.episodes(0)).unwrap();
+    // An untrained policy scores nothing: give the episodes different scores to learn from.
+    for (i, t) in rollouts.trajectories.iter_mut().enumerate() {
+        t.turns[0].score = (i * 37 % 100) as f64;
+    }
+    let loss = config.update(&mut agent, &rollouts, 0).unwrap().number("loss").unwrap();
+    (flat(&agent).iter().zip(before).map(|(a, b)| a - b).collect(), loss)
+}
+
+fn flat(agent: &Agent) -> Vec<f32> {
+    let tensors = agent.learner.parameters.tensors();
+    tensors.values().flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+/// max |a − b| / max |a|
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let largest = |x: f32, y: f32| x.max(y.abs());
+    a.iter().zip(b).map(|(a, b)| a - b).fold(0.0, largest) / a.iter().copied().fold(0.0, largest)
+}
+
+#[test]
+fn rows_of_turns_and_rows_of_trajectories_teach_the_same() {
+    for aggregation in [Aggregation::Paper, Aggregation::TokenMean] {
+        let of = |rows| step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (aggregation, rows));
+        let (whole, loss) = of(RowKind::Trajectory);
+        let (turns, turns_loss) = of(RowKind::Turn);
+        assert!(distance(&whole, &turns) < 1e-4, "{aggregation:?}: {}", distance(&whole, &turns));
+        assert!((loss - turns_loss).abs() < 1e-6, "{aggregation:?}: {loss} and {turns_loss}");
+    }
+    let of = |rows| {
+        step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (Aggregation::SeqMeanTokenSum, rows))
+    };
+    let (whole, turns) = (of(RowKind::Trajectory).0, of(RowKind::Turn).0);
+    assert!(distance(&whole, &turns) > 0.1, "a mean over rows must see the rows");
+}
+
+#[test]
+fn the_size_of_micro_batches_does_not_change_the_update() {
+    let of = |tokens| step_like_gradient(|c| c.update.micro_batch_tokens = tokens);
+    let (whole, loss) = of(100_000);
+    for tokens in [1, 200] {
+        let (split, split_loss) = of(tokens);
+        assert!(distance(&whole, &split) < 1e-4, "{tokens} tokens: {}", distance(&whole, &split));
+        assert!((loss - split_loss).abs() < 1e-6, "{tokens} tokens: {loss} and {split_loss}");
+    }
+    let other = step_like_gradient(|c| c.seed += 1).0;
+    assert!(distance(&whole, &other) > 0.1, "other episodes must teach something else");
+}
+
+#[test]
+fn cloning_lowers_the_loss_in_a_seeded_order() {
+    let mut config = Config { steps: 0, ..Config::default() };
+    config.cloning.batch = 2;
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &config).unwrap();
+    let lines = read_metrics(folder.path()).unwrap();
+    let losses: Vec<f64> = lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
+    assert!(losses.len() == config.cloning.epochs && losses[0] > 5.0, "{losses:?}");
+    assert!(losses[losses.len() - 1] < 0.5 * losses[0], "{losses:?}");
+}

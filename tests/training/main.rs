@@ -1,0 +1,9 @@
+//! The trainer on the toy environment: it learns, it repeats, it resumes, and it says what is wrong.
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "text")]
+
+mod driver;
+mod faults;
+mod input;
+mod learning;
+mod repeat;
