@@ -37,7 +37,7 @@ struct Config {
     seed: u64,
     /// Training steps; a step is one batch of episodes and its update.
     steps: u64,
-    /// Steps between checkpoints.
+    /// Steps between checkpoints; 0: only before and after training.
     checkpoint_every: u64,
     /// Steps between examinations; 0: only before and after training.
     evaluate_every: u64,
@@ -139,7 +139,24 @@ impl Config {
             }
             Some(name) => config.entropy.method = serde_json::from_value(name.into())?,
         }
+        config.validate()?;
         Ok(config)
+    }
+
+    /// Refuses what would fail later, before anything is written or waited for.
+    fn validate(&self) -> Result<()> {
+        self.agent().validate()?;
+        self.cloning.validate()?;
+        self.update.validate()?;
+        self.schedule.validate()?;
+        self.panel("train", Split::Train, self.train_variations)?;
+        self.panel("test", Split::Test, self.test_variations)?;
+        Ok(())
+    }
+
+    fn agent(&self) -> AgentConfig {
+        let Self { optimizer, entropy, rollout, .. } = self.clone();
+        AgentConfig { optimizer, entropy, rollout }
     }
 
     /// What is learned on, or what is examined.
@@ -243,7 +260,7 @@ fn main() -> Result<()> {
         if evaluate_every > 0 && step % evaluate_every == 0 && step < steps {
             run.examine(step)?;
         }
-        if step % checkpoint_every == 0 || stopping {
+        if stopping || (checkpoint_every > 0 && step % checkpoint_every == 0) {
             run.save(step)?;
         }
     }
@@ -288,11 +305,7 @@ impl Run {
         let config = folder.config.clone();
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
         let mut pool = ScienceWorldPool::new(&installation, &config.simulator, config.environments)?;
-        let agent_config = AgentConfig {
-            optimizer: config.optimizer.clone(),
-            entropy: config.entropy,
-            rollout: config.rollout,
-        };
+        let agent_config = config.agent();
         if let Some(checkpoint) = &folder.checkpoint {
             let agent = Agent::restore(&agent_config, checkpoint, &Device::Cpu)?;
             let state: State = checkpoint.state()?;

@@ -20,6 +20,18 @@ pub struct AgentConfig {
     pub rollout: RolloutConfig,
 }
 
+impl AgentConfig {
+    /// Refuses what no agent can be made with, before anything is made.
+    ///
+    /// # Errors
+    /// The first setting that is out of range, by name.
+    pub fn validate(&self) -> Result<()> {
+        self.optimizer.validate()?;
+        self.rollout.validate()?;
+        self.entropy.build().map(drop)
+    }
+}
+
 /// A policy that plays and learns.
 pub struct Agent {
     /// Policy and optimiser.
@@ -44,6 +56,7 @@ impl Agent {
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
+        config.validate()?;
         let tokenizer = Tokenizer::train(texts, vocabulary, &SPECIAL_TOKENS)?;
         let model = decoder(tokenizer.vocab_size());
         let parameters = Parameters::init(&model, seed, DType::F32, device)?;
@@ -53,7 +66,6 @@ impl Agent {
     }
 
     fn assemble(config: &AgentConfig, learner: Learner, tokenizer: Tokenizer) -> Result<Self> {
-        config.rollout.validate()?;
         tokenizer.check_fits(learner.decoder.config())?;
         let prompter = Prompter::new(tokenizer, config.rollout.max_observation_tokens)?;
         Ok(Self { learner, prompter, entropy: config.entropy.build()? })
@@ -81,6 +93,7 @@ impl Agent {
     /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy state of
     /// another configuration.
     pub fn restore(config: &AgentConfig, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+        config.validate()?;
         let tokenizer = Tokenizer::load(checkpoint.file("tokenizer.json")?)?;
         let temperature = config.rollout.temperature;
         let learner = Learner::restore(checkpoint, config.optimizer.clone(), temperature, device)?;

@@ -55,6 +55,13 @@ impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
     pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C)) -> Result<Self> {
         let dir = dir.into();
         let path = dir.join(CONFIG);
+        if !path.exists() {
+            return Err(Error::file(
+                dir,
+                "run",
+                format!("there is no run in this folder: it has no {CONFIG}"),
+            ));
+        }
         let mut config: C = read_config(&path)?;
         adjust(&mut config);
         let found = Checkpoint::latest(&dir)?;

@@ -152,7 +152,7 @@ fn a_changed_configuration_is_shown_on_resume() {
 
     let empty = tempfile::tempdir().unwrap();
     let error = RunFolder::<Config>::resume(empty.path(), |_| ()).unwrap_err().to_string();
-    assert!(error.contains("config.toml"), "{error}");
+    assert!(error.contains("there is no run in this folder"), "{error}");
 }
 
 #[test]
@@ -174,8 +174,10 @@ fn every_bad_setting_is_named() {
     let path = folder.path().join("bad.toml");
     for (text, named) in cases {
         std::fs::write(&path, &text).unwrap();
-        let made = read_config::<Config>(&path).and_then(|config| config.new_agent());
-        let error = made.map(drop).unwrap_err().to_string();
+        let read = read_config::<Config>(&path);
+        let error = read.and_then(|config| config.agent().validate()).unwrap_err().to_string();
         assert!(error.contains(named), "{text:?}: {error}");
+        let made = read_config::<Config>(&path).and_then(|config| config.new_agent());
+        assert_eq!(made.map(drop).unwrap_err().to_string(), error);
     }
 }
