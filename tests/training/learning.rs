@@ -23,24 +23,31 @@ fn reinforcement_learning_solves_what_cloning_left_unsolved() {
 }
 
 #[test]
-fn every_entropy_method_trains_and_holds_what_it_says() {
-    for method in [EntropyMethod::None, EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial]
-    {
-        let entropy = match method {
+fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
+    let entropy_after_one_step = |method| {
+        let preset = match method {
             EntropyMethod::EpoOfficial => EntropyConfig::official_code(),
-            method => EntropyConfig { method, lambda: 0.05, ..EntropyConfig::paper_v2() },
+            _ => EntropyConfig::paper_v2(),
         };
         let folder = tempfile::tempdir().unwrap();
+        let entropy = EntropyConfig { method, lambda: 0.3, ..preset };
         train(folder.path(), &Config { entropy, ..Config::default() }).unwrap();
         let lines = read_metrics(folder.path()).unwrap();
         let steps: Vec<_> = lines.iter().filter(|line| line["phase"] == "rl").collect();
         assert_eq!(steps.len(), 2);
-        for line in steps {
-            for key in ["loss", "grad_norm", "entropy", "beta", "success", "decode_forward_gap"] {
+        for line in &steps {
+            for key in ["loss", "grad_norm", "entropy", "beta", "success"] {
                 assert!(line[key].as_f64().is_some_and(f64::is_finite), "{method:?}: {key} = {}", line[key]);
             }
             assert!(line["decode_forward_gap"].as_f64().unwrap() < 1e-4, "{}", line["decode_forward_gap"]);
         }
+        steps[1]["entropy"].as_f64().unwrap()
+    };
+    let without = entropy_after_one_step(EntropyMethod::None);
+    for method in [EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial] {
+        let with = entropy_after_one_step(method);
+        eprintln!("{method:?}: {with} nats, {without} without");
+        assert!(with > without + 0.02, "{method:?}: {with} nats, {without} without");
     }
 }
 
