@@ -28,7 +28,7 @@ fn every_gold_path_reaches_100() {
     let tasks: Vec<Task> = task_names().map(|name| task(name, 0)).collect();
     let config = ScienceWorldConfig { step_limit: 1000, ..ScienceWorldConfig::default() };
     let mut pool = ScienceWorldPool::new(&installation, &config, simulator::parallelism()).unwrap();
-    let demonstrations = pool.demonstrations(&tasks).unwrap();
+    let demonstrations = pool.demonstrations(&tasks, &|path| path, &mut |_| ()).unwrap();
     assert_eq!(demonstrations.len(), 30);
     for demonstration in &demonstrations {
         let (_, last) = demonstration.turns.last().unwrap();
@@ -122,7 +122,7 @@ fn environments_of_one_process_do_not_disturb_each_other() {
         let demonstrations = |environments| {
             let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
             assert_eq!(pool.process_ids().len(), 1);
-            pool.demonstrations(&tasks).unwrap()
+            pool.demonstrations(&tasks, &|path| path, &mut |_| ()).unwrap()
         };
         let alone = demonstrations(1);
         assert!(alone.iter().all(|d| d.turns.last().unwrap().1.success));

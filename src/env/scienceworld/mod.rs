@@ -28,7 +28,7 @@ pub use config::{CallPattern, ScienceWorldConfig, SuccessRule};
 pub use environment::ScienceWorld;
 pub use error::SimulatorError;
 pub use link::Endpoint;
-pub use pool::ScienceWorldPool;
+pub use pool::{look_before_focus, ScienceWorldPool};
 pub use process::{Jvm, JvmConfig};
 pub use provision::{Installation, Provision};
 pub use tasks::{

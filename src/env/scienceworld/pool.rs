@@ -1,7 +1,7 @@
 //! Many environments over few Java processes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::ScienceWorldConfig;
@@ -78,31 +78,57 @@ impl ScienceWorldPool {
         self.hosts.iter().filter_map(|host| host.process_id()).collect()
     }
 
-    /// Plays the gold path of each task, all environments in parallel; in the order of `tasks`.
+    /// Plays the gold path of each task, changed by `edit`, all environments in parallel; in the order of
+    /// `tasks`. `progress` gets the number played, from time to time.
     ///
     /// # Errors
     /// The first task, in order, that has no gold path or does not exist; no environment left in the pool.
-    pub fn demonstrations(&mut self, tasks: &[Task]) -> Result<Vec<Demonstration>> {
+    pub fn demonstrations(
+        &mut self,
+        tasks: &[Task],
+        edit: &(dyn Fn(Vec<String>) -> Vec<String> + Sync),
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Demonstration>> {
         if self.environments.is_empty() {
             return Err(Error::setting("scienceworld.environments", 0, "all were taken out of the pool"));
         }
         let next = AtomicUsize::new(0);
-        let done = Mutex::new(Vec::with_capacity(tasks.len()));
+        let (sender, played) = std::sync::mpsc::channel();
+        let mut done = Vec::with_capacity(tasks.len());
         std::thread::scope(|scope| {
             for environment in &mut self.environments {
-                let (next, done) = (&next, &done);
+                let (next, sender) = (&next, sender.clone());
                 scope.spawn(move || {
                     while let Some((index, task)) = claim(next, tasks) {
-                        let result = environment.demonstrate(task);
-                        done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                        // The receiver outlives the threads: it is emptied below.
+                        let _ = sender.send((index, environment.demonstrate(task, edit)));
                     }
                 });
             }
+            drop(sender);
+            for item in played {
+                done.push(item);
+                progress(done.len());
+            }
         });
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(index, _)| *index);
         done.into_iter().map(|(_, result)| result).collect()
     }
+}
+
+/// An edit for [`ScienceWorldPool::demonstrations`]: a look around before the first `focus on` of a room just
+/// entered. Gold paths know what is where; whoever is to learn from them has to see it.
+pub fn look_before_focus(path: Vec<String>) -> Vec<String> {
+    let mut looked = true; // an episode begins with a look around
+    let mut shown = Vec::with_capacity(path.len() + 1);
+    for action in path {
+        if action.starts_with("focus on") && !looked {
+            shown.push("look around".to_string());
+        }
+        looked = !action.starts_with("go to");
+        shown.push(action);
+    }
+    shown
 }
 
 fn claim<'a>(next: &AtomicUsize, tasks: &'a [Task]) -> Option<(usize, &'a Task)> {
@@ -111,12 +137,16 @@ fn claim<'a>(next: &AtomicUsize, tasks: &'a [Task]) -> Option<(usize, &'a Task)>
 }
 
 impl ScienceWorld {
-    /// Plays the gold path of `task` from a fresh start.
+    /// Plays the gold path of `task`, changed by `edit`, from a fresh start.
     ///
     /// # Errors
     /// As [`ScienceWorld::gold_path`].
-    pub fn demonstrate(&mut self, task: &Task) -> Result<Demonstration> {
-        let path = self.gold_path(task)?;
+    pub fn demonstrate(
+        &mut self,
+        task: &Task,
+        edit: &dyn Fn(Vec<String>) -> Vec<String>,
+    ) -> Result<Demonstration> {
+        let path = edit(self.gold_path(task)?);
         let start = self.reset(task)?;
         let mut turns: Vec<(String, Step)> = Vec::with_capacity(path.len());
         for action in path {
@@ -128,5 +158,27 @@ impl ScienceWorld {
             }
         }
         Ok(Demonstration { task: task.clone(), start, turns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::look_before_focus;
+
+    #[test]
+    fn one_look_for_each_room_entered() {
+        let path = [
+            "focus on a",
+            "go to kitchen",
+            "focus on b",
+            "focus on c",
+            "go to hallway",
+            "look around",
+            "focus on d",
+        ];
+        let shown = look_before_focus(path.map(String::from).to_vec());
+        let looks: Vec<_> =
+            shown.iter().enumerate().filter(|(_, a)| *a == "look around").map(|(i, _)| i).collect();
+        assert_eq!((shown.len(), looks), (8, vec![2, 6]));
     }
 }
