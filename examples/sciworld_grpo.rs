@@ -1,9 +1,9 @@
 //! GRPO with EPO in the real ScienceWorld simulator, on a CPU, from nothing.
 //!
-//! A small policy first clones a few gold paths of training variations, then plays and learns: groups of
-//! episodes of the same task are compared with each other (GRPO, arXiv 2402.03300) while the entropy of the
-//! policy is held inside a band around its own history (EPO, arXiv 2509.22576). Before and after, it is
-//! examined on variations it has never seen; a task counts as solved at a score of 100 and not otherwise.
+//! A small policy clones a few gold paths of training variations, then plays: groups of episodes of the same
+//! task are compared with each other (GRPO, arXiv 2402.03300) while the entropy of the policy is held inside
+//! a band around its own history (EPO, arXiv 2509.22576). Before and after, it is examined on variations it
+//! has never seen; a task counts as solved at a score of 100 and not otherwise.
 //!
 //! ```text
 //! cargo run --release --example sciworld_grpo -- --seed 1 --out runs/seed1
@@ -15,15 +15,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Result};
 use candle_core::Device;
 use clap::Parser;
 use epo::advantage::{Groups, OutcomeEstimator};
 use epo::entropy::EntropyConfig;
-use epo::env::scienceworld::{variations, Provision, ScienceWorldConfig, ScienceWorldPool, Split};
+use epo::env::scienceworld::{
+    look_before_focus, variations, Provision, ScienceWorldConfig, ScienceWorldPool, Split,
+};
 use epo::env::{Demonstration, Environment, Task};
-use epo::policy::DecoderConfig;
-use epo::rollout::{demonstration_texts, play, Episode, RolloutConfig, Rollouts};
+use epo::rollout::{demonstration_texts, RolloutConfig};
 use epo::train::optim::AdamWConfig;
 use epo::train::schedule::LrSchedule;
 use epo::train::*;
@@ -37,7 +38,7 @@ struct Config {
     seed: u64,
     /// Training steps; a step is one batch of episodes and its update.
     steps: u64,
-    /// Steps between checkpoints; 0: only before and after training.
+    /// Steps between checkpoints.
     checkpoint_every: u64,
     /// Steps between examinations; 0: only before and after training.
     evaluate_every: u64,
@@ -51,19 +52,12 @@ struct Config {
     test_variations: usize,
     /// Episodes played at the same time.
     environments: usize,
-    /// Entries of the tokenizer's vocabulary.
-    vocabulary: usize,
-    /// Width of the policy; a head is 32 wide, two query heads share a key/value head.
-    hidden_size: usize,
-    /// Blocks of the policy.
-    layers: usize,
-    /// Most tokens of an episode.
-    context: usize,
     /// How a group's returns become advantages.
     advantage: OutcomeEstimator,
     /// Highest learning rate of reinforcement learning.
     learning_rate: f64,
     schedule: LrSchedule,
+    policy: PolicyConfig,
     cloning: CloningConfig,
     rollout: RolloutConfig,
     update: UpdateConfig,
@@ -74,7 +68,11 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let tasks = ["find-non-living-thing", "lifespan-longest-lived", "lifespan-shortest-lived"];
+        let tasks = [
+            "lifespan-longest-lived",
+            "lifespan-longest-lived-then-shortest-lived",
+            "lifespan-shortest-lived",
+        ];
         Self {
             seed: 0,
             steps: 60,
@@ -84,19 +82,16 @@ impl Default for Config {
             tasks: tasks.map(String::from).to_vec(),
             train_variations: 60,
             test_variations: 30,
-            environments: 8,
-            vocabulary: 1024,
-            hidden_size: 128,
-            layers: 3,
-            context: 1024,
+            environments: 4,
             advantage: OutcomeEstimator::Grpo,
-            learning_rate: 1e-3,
-            schedule: LrSchedule::Constant { warmup_steps: 0 },
+            learning_rate: 3e-4,
+            schedule: LrSchedule::Constant { warmup_steps: 3 },
+            policy: PolicyConfig::default(),
             cloning: CloningConfig::default(),
             rollout: RolloutConfig::default(),
             update: UpdateConfig::default(),
             optimizer: AdamWConfig::default(),
-            entropy: EntropyConfig { lambda: 0.01, ..EntropyConfig::paper_v2() },
+            entropy: EntropyConfig::paper_v2(),
             simulator: ScienceWorldConfig::default(),
         }
     }
@@ -114,9 +109,7 @@ impl Config {
             train_variations: 8,
             test_variations: 4,
             environments: 2,
-            vocabulary: 512,
-            hidden_size: 64,
-            layers: 2,
+            policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
             cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
             rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 6, ..base.rollout },
             ..base
@@ -131,35 +124,19 @@ impl Config {
         };
         config.seed = args.seed.unwrap_or(config.seed);
         config.steps = args.steps.unwrap_or(config.steps);
-        match args.entropy.as_deref() {
-            None => {}
-            Some("epo-official") => {
-                let lambda = config.entropy.lambda;
-                config.entropy = EntropyConfig { lambda, ..EntropyConfig::official_code() };
-            }
-            Some(name) => config.entropy.method = serde_json::from_value(name.into())?,
+        if let Some(name) = &args.entropy {
+            config.entropy = config.entropy.with_method(name)?;
         }
         config.validate()?;
         Ok(config)
     }
 
-    /// Refuses what would fail later, before anything is written or waited for.
-    fn validate(&self) -> Result<()> {
-        self.agent().validate()?;
-        self.cloning.validate()?;
-        self.update.validate()?;
-        self.schedule.validate()?;
-        self.panel("train", Split::Train, self.train_variations)?;
-        self.panel("test", Split::Test, self.test_variations)?;
-        Ok(())
+    /// What is learned on, and what is examined.
+    fn panels(&self) -> Result<(Panel, Panel)> {
+        let train = self.panel("train", Split::Train, self.train_variations)?;
+        Ok((train, self.panel("test", Split::Test, self.test_variations)?))
     }
 
-    fn agent(&self) -> AgentConfig {
-        let Self { optimizer, entropy, rollout, .. } = self.clone();
-        AgentConfig { optimizer, entropy, rollout }
-    }
-
-    /// What is learned on, or what is examined.
     fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<Panel> {
         let mut tasks = Vec::new();
         for family in &self.tasks {
@@ -169,16 +146,21 @@ impl Config {
         Ok(Panel::new(name, tasks)?)
     }
 
-    fn decoder(&self, vocab_size: usize) -> DecoderConfig {
-        DecoderConfig {
-            hidden_size: self.hidden_size,
-            intermediate_size: 3 * self.hidden_size,
-            num_hidden_layers: self.layers,
-            num_attention_heads: self.hidden_size / 32,
-            num_key_value_heads: self.hidden_size / 64,
-            max_position_embeddings: self.context,
-            ..DecoderConfig::tiny(vocab_size)
-        }
+    fn agent(&self) -> AgentConfig {
+        let (optimizer, entropy) = (self.optimizer.clone(), self.entropy);
+        AgentConfig { policy: self.policy, optimizer, entropy, rollout: self.rollout }
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.agent().validate()?;
+        self.cloning.validate()?;
+        self.update.validate()?;
+        self.schedule.validate()?;
+        self.simulator.validate()?;
+        ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
+        ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
+        ensure!(self.evaluation_temperature >= 0.0, "evaluation_temperature: must not be negative");
+        self.panels().map(drop)
     }
 }
 
@@ -207,13 +189,6 @@ struct Args {
     /// A complete run in under two minutes
     #[arg(long)]
     smoke: bool,
-}
-
-/// What an examination found.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Outcome {
-    success: f64,
-    score: f64,
 }
 
 /// What a checkpoint holds beside the agent and the configuration.
@@ -260,7 +235,7 @@ fn main() -> Result<()> {
         if evaluate_every > 0 && step % evaluate_every == 0 && step < steps {
             run.examine(step)?;
         }
-        if stopping || (checkpoint_every > 0 && step % checkpoint_every == 0) {
+        if step % checkpoint_every == 0 || stopping {
             run.save(step)?;
         }
     }
@@ -271,18 +246,7 @@ fn main() -> Result<()> {
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
     let before = run.state.before.unwrap_or(after);
-    let summary = serde_json::json!({
-        "steps": step,
-        "seconds": began.elapsed().as_secs_f64(),
-        "success_before": before.success,
-        "success_after": after.success,
-        "score_before": before.score,
-        "score_after": after.score,
-        "tokens_per_second": run.throughput.tokens_per_second(),
-        "env_steps_per_second": run.throughput.env_steps_per_second(),
-        "restarts": run.pool.restarts(),
-        "out": run.folder.dir,
-    });
+    let summary = summary(step, began, [&before, &after], &run.throughput, &run.folder.dir);
     println!("summary {summary}");
     Ok(())
 }
@@ -305,55 +269,38 @@ impl Run {
         let config = folder.config.clone();
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
         let mut pool = ScienceWorldPool::new(&installation, &config.simulator, config.environments)?;
-        let agent_config = config.agent();
-        if let Some(checkpoint) = &folder.checkpoint {
-            let agent = Agent::restore(&agent_config, checkpoint, &Device::Cpu)?;
-            let state: State = checkpoint.state()?;
-            return Self::assemble(folder, pool, agent, state);
-        }
-        let state = State {
-            position: Position::default(),
-            train: config.panel("train", Split::Train, config.train_variations)?,
-            test: config.panel("test", Split::Test, config.test_variations)?,
-            before: None,
+        let (agent, state, demonstrations) = match &folder.checkpoint {
+            Some(saved) => {
+                (Agent::restore(&config.agent(), saved, &Device::Cpu)?, saved.state()?, Vec::new())
+            }
+            None => {
+                let (train, test) = config.panels()?;
+                let demonstrations = demonstrate(&config, &mut pool)?;
+                let texts = demonstrations.iter().flat_map(demonstration_texts);
+                let agent = Agent::new(&config.agent(), texts, config.seed, &Device::Cpu)?;
+                (agent, State { position: Position::default(), train, test, before: None }, demonstrations)
+            }
         };
-        let demonstrations = demonstrate(&config, &mut pool)?;
-        let texts = demonstrations.iter().flat_map(demonstration_texts);
-        let decoder = |vocab_size| config.decoder(vocab_size);
-        let agent = Agent::new(&agent_config, texts, config.vocabulary, decoder, config.seed, &Device::Cpu)?;
-        let mut run = Self::assemble(folder, pool, agent, state)?;
-        let Config { cloning, update, seed, .. } = &config;
-        clone_demonstrations(&mut run.agent, &demonstrations, cloning, update, *seed, &mut run.recorder)?;
-        if update.policy.kl.is_some() {
-            run.agent.learner.freeze_reference()?;
+        let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let environments = pool.take_environments().into_iter();
+        let environments = environments.map(|e| Box::new(e) as Box<dyn Environment>).collect();
+        let throughput = Throughput::default();
+        let mut run = Self { folder, recorder, pool, environments, agent, state, throughput };
+        if run.state.before.is_none() {
+            run.warm_start(&config, &demonstrations)?;
         }
-        run.state.before = Some(run.examine(0)?);
-        run.save(0)?;
         Ok(run)
     }
 
-    fn assemble(
-        folder: RunFolder<Config>,
-        mut pool: ScienceWorldPool,
-        agent: Agent,
-        state: State,
-    ) -> Result<Self> {
-        let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let environments = pool.take_environments();
-        let environments = environments.into_iter().map(|e| Box::new(e) as Box<dyn Environment>).collect();
-        Ok(Self { folder, recorder, pool, environments, agent, state, throughput: Throughput::default() })
-    }
-
-    fn play(
-        &mut self,
-        episodes: &[Episode],
-        temperature: f64,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Rollouts> {
-        let limits = self.folder.config.rollout.play(temperature);
-        let mut sampler = self.agent.sampler(self.environments.len());
-        let prompter = &self.agent.prompter;
-        Ok(play(&mut sampler, &mut self.environments, prompter, episodes, &limits, progress)?)
+    /// Behaviour cloning, the examination that training has to beat, and the first checkpoint.
+    fn warm_start(&mut self, config: &Config, demonstrations: &[Demonstration]) -> Result<()> {
+        let Config { cloning, update, seed, .. } = config;
+        clone_demonstrations(&mut self.agent, demonstrations, cloning, update, *seed, &mut self.recorder)?;
+        if update.policy.kl.is_some() {
+            self.agent.learner.freeze_reference()?;
+        }
+        self.state.before = Some(self.examine(0)?);
+        self.save(0)
     }
 
     /// One batch of episodes and the update it teaches.
@@ -363,7 +310,8 @@ impl Run {
             self.folder.config.clone();
         let tasks = TaskSchedule::new(&self.state.train, seed, rollout.tasks)?;
         let episodes = group_episodes(&tasks, seed, step, rollout.group);
-        let rollouts = self.play(&episodes, rollout.temperature, &mut |done| {
+        let limits = rollout.play(rollout.temperature);
+        let rollouts = self.agent.play(&mut self.environments, &episodes, &limits, &mut |done| {
             progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
         })?;
         progress.set(step as usize, "learning");
@@ -384,20 +332,10 @@ impl Run {
 
     /// Plays the unseen panel.
     fn examine(&mut self, step: u64) -> Result<Outcome> {
-        let Config { seed, evaluation_temperature, .. } = self.folder.config;
-        let episodes = panel_episodes(&self.state.test, seed, 1);
-        let mut progress = Progress::new("examination", episodes.len());
-        let played =
-            self.play(&episodes, evaluation_temperature, &mut |done| progress.set(done, "episodes"))?;
-        let mut record = Record::new("eval", step);
-        panel_metrics(&mut record, &self.state.test, &played.trajectories, seed);
-        self.recorder.record(&record)?;
-        for trajectory in &played.trajectories {
-            self.recorder.episode(&serde_json::json!({ "step": step, "episode": trajectory }))?;
-        }
-        progress.finish(&panel_line(&record));
-        let value = |key| record.number(key).context("the examination has no result");
-        Ok(Outcome { success: value("success")?, score: value("score")? })
+        let Config { seed, evaluation_temperature, rollout, .. } = self.folder.config;
+        let limits = rollout.play(evaluation_temperature);
+        let Self { agent, environments, state, recorder, .. } = self;
+        Ok(examine(agent, environments, &state.test, &limits, seed, step, recorder)?)
     }
 
     fn save(&mut self, step: u64) -> Result<()> {
@@ -415,11 +353,8 @@ impl Run {
 fn demonstrate(config: &Config, pool: &mut ScienceWorldPool) -> Result<Vec<Demonstration>> {
     let tasks = config.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
     let mut progress = Progress::new("gold paths", tasks.len());
-    let mut demonstrations = Vec::with_capacity(tasks.len());
-    for chunk in tasks.chunks(config.environments) {
-        progress.set(demonstrations.len(), "");
-        demonstrations.extend(pool.demonstrations(chunk)?);
-    }
+    let demonstrations =
+        pool.demonstrations(&tasks, &look_before_focus, &mut |done| progress.set(done, ""))?;
     progress.finish(&format!("{} episodes", demonstrations.len()));
     Ok(demonstrations)
 }

@@ -161,6 +161,24 @@ impl EntropyConfig {
         self.run_settings(0.1, 150)
     }
 
+    /// The same λ with the method called `name`; `epo-official` brings the published code's other settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a name that is none of `none`, `bonus`, `epo`, `epo-official`.
+    pub fn with_method(self, name: &str) -> Result<Self> {
+        let method = match name {
+            "none" => EntropyMethod::None,
+            "bonus" => EntropyMethod::Bonus,
+            "epo" => EntropyMethod::Epo,
+            "epo-official" => return Ok(Self { lambda: self.lambda, ..Self::official_code() }),
+            _ => {
+                let reason = "one of none, bonus, epo, epo-official";
+                return Err(Error::setting("entropy.method", name, reason));
+            }
+        };
+        Ok(Self { method, ..self })
+    }
+
     fn run_settings(mut self, alpha: f64, steps: u64) -> Self {
         (self.alpha, self.kappa_low, self.kappa_high) = (alpha, 0.0, 2.0);
         if let BetaSchedule::PaperV2 { total_steps, .. } = &mut self.beta {

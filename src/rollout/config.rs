@@ -28,9 +28,9 @@ impl Default for RolloutConfig {
         Self {
             tasks: 8,
             group: 8,
-            max_turns: 12,
-            max_action_tokens: 16,
-            max_observation_tokens: 192,
+            max_turns: 10,
+            max_action_tokens: 12,
+            max_observation_tokens: 256,
             temperature: 1.0,
             rows: RowKind::Trajectory,
         }

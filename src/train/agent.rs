@@ -5,13 +5,63 @@ use candle_core::{DType, Device};
 use super::optim::{AdamW, AdamWConfig};
 use super::{Checkpoint, CheckpointWriter, Learner};
 use crate::entropy::{EntropyConfig, EntropyControl};
+use crate::env::Environment;
 use crate::policy::{DecoderConfig, Parameters, Tokenizer};
-use crate::rollout::{PolicySampler, Prompter, RolloutConfig, SPECIAL_TOKENS};
+use crate::rollout::{
+    play, Episode, PlayConfig, PolicySampler, Prompter, RolloutConfig, Rollouts, SPECIAL_TOKENS,
+};
 use crate::{Error, Result};
+
+/// The shape of a small policy: a decoder of the Qwen2 family with heads 32 wide, two query heads to a
+/// key/value head where their number is even, and a tied output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Most entries of the tokenizer's vocabulary.
+    pub vocabulary: usize,
+    /// Width, a multiple of 32.
+    pub hidden_size: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Most tokens of an episode.
+    pub context: usize,
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self { vocabulary: 1024, hidden_size: 128, layers: 3, context: 1024 }
+    }
+}
+
+impl PolicyConfig {
+    /// The decoder for a vocabulary of `vocab_size` entries.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a width that is no multiple of 32, or a size of 0.
+    pub fn decoder(&self, vocab_size: usize) -> Result<DecoderConfig> {
+        if self.hidden_size == 0 || !self.hidden_size.is_multiple_of(32) {
+            return Err(Error::setting("policy.hidden_size", self.hidden_size, "must be a multiple of 32"));
+        }
+        let heads = self.hidden_size / 32;
+        let config = DecoderConfig {
+            hidden_size: self.hidden_size,
+            intermediate_size: 3 * self.hidden_size,
+            num_hidden_layers: self.layers,
+            num_attention_heads: heads,
+            num_key_value_heads: heads / (2 - heads % 2),
+            max_position_embeddings: self.context,
+            ..DecoderConfig::tiny(vocab_size)
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
 
 /// The settings of an [`Agent`].
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
+    /// The policy's, for a new agent.
+    pub policy: PolicyConfig,
     /// The optimiser's.
     pub optimizer: AdamWConfig,
     /// The entropy control's.
@@ -26,6 +76,7 @@ impl AgentConfig {
     /// # Errors
     /// The first setting that is out of range, by name.
     pub fn validate(&self) -> Result<()> {
+        self.policy.decoder(SPECIAL_TOKENS.len())?;
         self.optimizer.validate()?;
         self.rollout.validate()?;
         self.entropy.build().map(drop)
@@ -43,22 +94,19 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A new agent: a tokenizer of `vocabulary` entries trained on `texts`, and seeded fresh weights;
-    /// `decoder` gives the policy's shape for a vocabulary size.
+    /// A new agent: a tokenizer trained on `texts`, and seeded fresh weights.
     ///
     /// # Errors
     /// A setting out of range, or texts without tokens.
     pub fn new<'t>(
         config: &AgentConfig,
         texts: impl IntoIterator<Item = &'t str, IntoIter: Send>,
-        vocabulary: usize,
-        decoder: impl FnOnce(usize) -> DecoderConfig,
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
         config.validate()?;
-        let tokenizer = Tokenizer::train(texts, vocabulary, &SPECIAL_TOKENS)?;
-        let model = decoder(tokenizer.vocab_size());
+        let tokenizer = Tokenizer::train(texts, config.policy.vocabulary, &SPECIAL_TOKENS)?;
+        let model = config.policy.decoder(tokenizer.vocab_size())?;
         let parameters = Parameters::init(&model, seed, DType::F32, device)?;
         let optimizer = AdamW::new(config.optimizer.clone())?;
         let learner = Learner::new(&model, parameters, optimizer, config.rollout.temperature)?;
@@ -71,9 +119,20 @@ impl Agent {
         Ok(Self { learner, prompter, entropy: config.entropy.build()? })
     }
 
-    /// A sampler of its policy for `slots` concurrent episodes.
-    pub fn sampler(&self, slots: usize) -> PolicySampler<'_> {
-        PolicySampler::new(&self.learner.decoder, slots, self.prompter.end_id())
+    /// Plays `episodes` with its policy, as many at a time as there are environments.
+    ///
+    /// # Errors
+    /// As [`play`].
+    pub fn play(
+        &self,
+        environments: &mut [Box<dyn Environment>],
+        episodes: &[Episode],
+        limits: &PlayConfig,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Rollouts> {
+        let end = self.prompter.end_id();
+        let mut sampler = PolicySampler::new(&self.learner.decoder, environments.len(), end);
+        play(&mut sampler, environments, &self.prompter, episodes, limits, progress)
     }
 
     /// Adds weights, optimiser state, tokenizer and entropy state to a checkpoint.

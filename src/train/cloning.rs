@@ -22,7 +22,7 @@ pub struct CloningConfig {
 
 impl Default for CloningConfig {
     fn default() -> Self {
-        Self { demonstrations: 40, epochs: 20, batch: 8, learning_rate: 1e-3 }
+        Self { demonstrations: 40, epochs: 5, batch: 8, learning_rate: 1e-3 }
     }
 }
 
@@ -49,7 +49,8 @@ impl CloningConfig {
 }
 
 /// Minimises the mean negative log-likelihood of the demonstrated actions' tokens (nats per token), in a
-/// seeded order, and records one line an epoch in phase `clone`.
+/// seeded order, and records one line an epoch in phase `clone`. The optimiser starts afresh afterwards:
+/// cloning's small second moments would blow up the first steps of reinforcement learning.
 ///
 /// # Errors
 /// A demonstration without actions, a non-finite loss or gradient, or a record that cannot be written.
@@ -81,6 +82,7 @@ pub fn clone_demonstrations(
         }
         recorder.record(&Record::new("clone", epoch as u64).with("loss", sum / done as f64))?;
     }
+    learner.optimizer.reset();
     progress.finish(&format!("{} demonstrations, {note}", rows.len()));
     Ok(())
 }

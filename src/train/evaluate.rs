@@ -2,9 +2,55 @@
 
 use std::collections::BTreeMap;
 
-use super::{bootstrap_mean, wilson, Panel, Record};
+use super::{bootstrap_mean, wilson, Agent, Interval, Panel, Progress, Record, Recorder};
+use crate::env::Environment;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{Episode, Trajectory};
+use crate::rollout::{Episode, PlayConfig, Trajectory};
+use crate::Result;
+
+/// What an examination found.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Outcome {
+    /// Share of solved tasks with its Wilson 95 % interval.
+    pub success: Interval,
+    /// Mean score with its bootstrap 95 % interval, points.
+    pub score: Interval,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { success: a, score: b } = self;
+        let (mean, low, high, n) = (a.mean, a.low, a.high, a.n);
+        write!(f, "success {mean:.3} [{low:.3}, {high:.3}]  ")?;
+        write!(f, "score {:.1} [{:.1}, {:.1}]  on {n} episodes", b.mean, b.low, b.high)
+    }
+}
+
+/// Plays every task of `panel` once, records phase `eval` of `step` and all the episodes.
+///
+/// # Errors
+/// The policy failed, no episode could be played, or a record cannot be written.
+pub fn examine(
+    agent: &Agent,
+    environments: &mut [Box<dyn Environment>],
+    panel: &Panel,
+    limits: &PlayConfig,
+    seed: u64,
+    step: u64,
+    recorder: &mut Recorder,
+) -> Result<Outcome> {
+    let episodes = panel_episodes(panel, seed, 1);
+    let mut progress = Progress::new("examination", episodes.len());
+    let played = agent.play(environments, &episodes, limits, &mut |done| progress.set(done, "episodes"))?;
+    let mut record = Record::new("eval", step);
+    let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
+    recorder.record(&record)?;
+    for trajectory in &played.trajectories {
+        recorder.episode(&serde_json::json!({ "step": step, "episode": trajectory }))?;
+    }
+    progress.finish(&outcome.to_string());
+    Ok(outcome)
+}
 
 /// One episode for each task of the panel, `repeats` times over.
 ///
@@ -22,7 +68,7 @@ pub fn panel_episodes(panel: &Panel, seed: u64, repeats: u32) -> Vec<Episode> {
 
 /// Adds the outcome on a panel to `record`: success rate with its Wilson 95 % interval, mean score with its
 /// bootstrap 95 % interval (points), mean turns, valid-action rate, and both means for each task family.
-pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Trajectory], seed: u64) {
+pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Trajectory], seed: u64) -> Outcome {
     let solved = trajectories.iter().filter(|t| t.success).count();
     let success = wilson(solved, trajectories.len());
     let scores: Vec<f64> = trajectories.iter().map(Trajectory::score).collect();
@@ -48,19 +94,5 @@ pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Traject
         record.set(format!("success/{name}"), mean(&|t| f64::from(u8::from(t.success))));
         record.set(format!("score/{name}"), mean(&Trajectory::score));
     }
-}
-
-/// One line about an examination's record.
-pub fn panel_line(record: &Record) -> String {
-    let show = |key| record.number(key).unwrap_or(f64::NAN);
-    format!(
-        "success {:.3} [{:.3}, {:.3}]  score {:.1} [{:.1}, {:.1}]  on {} unseen tasks",
-        show("success"),
-        show("success_low"),
-        show("success_high"),
-        show("score"),
-        show("score_low"),
-        show("score_high"),
-        show("n"),
-    )
+    Outcome { success, score }
 }

@@ -43,7 +43,7 @@ impl Default for UpdateConfig {
             micro_batch_tokens: 4096,
             max_grad_norm: 1.0,
             policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
-            aggregation: Aggregation::TokenMean,
+            aggregation: Aggregation::Paper,
         }
     }
 }
@@ -84,6 +84,9 @@ pub struct Learner {
     /// The policy that the KL term compares with; `None` where there is no KL term.
     pub reference: Option<(Decoder, Parameters)>,
 }
+
+/// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
+type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
 
 /// The data of a policy update.
 pub struct PolicyBatch<'a> {
@@ -304,7 +307,7 @@ impl Learner {
         rows: &[&Row],
         config: &UpdateConfig,
         whole: &TokenBatch,
-        loss: &(dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync),
+        loss: &MicroLoss,
     ) -> Result<(Gradients, Metrics)> {
         let plan = micro_batches(rows, config.micro_batch_tokens);
         let width = widest(rows);

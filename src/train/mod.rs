@@ -27,7 +27,7 @@ mod tasks;
 mod tensorboard;
 
 #[cfg(feature = "text")]
-pub use agent::{Agent, AgentConfig};
+pub use agent::{Agent, AgentConfig, PolicyConfig};
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
 #[cfg(feature = "text")]
@@ -35,7 +35,7 @@ pub use cloning::{clone_demonstrations, CloningConfig};
 #[cfg(feature = "text")]
 pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
-pub use evaluate::{panel_episodes, panel_line, panel_metrics};
+pub use evaluate::{examine, panel_episodes, panel_metrics, Outcome};
 #[cfg(feature = "text")]
 pub use learner::{Learner, PolicyBatch, UpdateConfig};
 pub use progress::{clock, Progress};
@@ -46,5 +46,5 @@ pub use report::{render_report, write_report};
 pub use run_folder::{read_config, RunFolder};
 pub use stats::{bootstrap_mean, wilson, Interval};
 #[cfg(feature = "text")]
-pub use step::{group_episodes, step_line, update_policy, StepSettings, Throughput};
+pub use step::{group_episodes, step_line, summary, update_policy, StepSettings, Throughput};
 pub use tasks::{Panel, TaskSchedule};

@@ -116,6 +116,11 @@ impl AdamW {
         Ok(Self { config, step: 0, moments: BTreeMap::new() })
     }
 
+    /// Forgets moments and step count: those of one loss mislead the steps of another.
+    pub fn reset(&mut self) {
+        (self.step, self.moments) = (0, BTreeMap::new());
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.step

@@ -1,9 +1,11 @@
 //! The pieces of one training step between the rollouts and the record.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{
-    clock, step_entropy, trajectory_metrics, Agent, PolicyBatch, Progress, Record, TaskSchedule, UpdateConfig,
+    clock, step_entropy, trajectory_metrics, Agent, Outcome, PolicyBatch, Progress, Record, TaskSchedule,
+    UpdateConfig,
 };
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{Episode, PlayStats, Rollouts, Row, RowKind};
@@ -134,6 +136,30 @@ impl Throughput {
     pub fn env_steps_per_second(&self) -> f64 {
         per_second(self.stats.env_steps as f64, self.stats.env_time)
     }
+}
+
+/// What an example prints last: the run in numbers, as a JSON object.
+///
+/// `seconds` is the wall time since `began`, successes are shares, scores are points; the rates are
+/// [`Throughput`]'s.
+pub fn summary(
+    steps: u64,
+    began: Instant,
+    [before, after]: [&Outcome; 2],
+    throughput: &Throughput,
+    out: &Path,
+) -> serde_json::Value {
+    serde_json::json!({
+        "steps": steps,
+        "seconds": began.elapsed().as_secs_f64(),
+        "success_before": before.success.mean,
+        "success_after": after.success.mean,
+        "score_before": before.score.mean,
+        "score_after": after.score.mean,
+        "tokens_per_second": throughput.tokens_per_second(),
+        "env_steps_per_second": throughput.env_steps_per_second(),
+        "out": out,
+    })
 }
 
 fn per_second(work: f64, time: Duration) -> f64 {

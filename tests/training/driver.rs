@@ -6,8 +6,7 @@ use candle_core::Device;
 use epo::advantage::{Groups, OutcomeEstimator};
 use epo::entropy::EntropyConfig;
 use epo::env::{Demonstration, Environment, Task, ToyEnvironment};
-use epo::policy::DecoderConfig;
-use epo::rollout::{demonstration_texts, play, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
+use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
 use epo::train::optim::AdamWConfig;
 use epo::train::*;
 use epo::Result;
@@ -53,19 +52,16 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn agent(&self) -> AgentConfig {
-        let Self { optimizer, entropy, rollout, .. } = self.clone();
-        AgentConfig { optimizer, entropy, rollout }
+        let Self { optimizer, entropy, rollout, context, .. } = self.clone();
+        let policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context };
+        AgentConfig { policy, optimizer, entropy, rollout }
     }
 
     /// An agent that has learned nothing yet.
     pub(crate) fn new_agent(&self) -> Result<Agent> {
         let demonstrations = demonstrations();
         let texts = demonstrations.iter().flat_map(demonstration_texts);
-        let decoder = |vocab_size| DecoderConfig {
-            max_position_embeddings: self.context,
-            ..DecoderConfig::tiny(vocab_size)
-        };
-        Agent::new(&self.agent(), texts, 300, decoder, self.seed, &Device::Cpu)
+        Agent::new(&self.agent(), texts, self.seed, &Device::Cpu)
     }
 
     /// The episodes of step `step`.
@@ -85,8 +81,7 @@ impl Config {
         environments: &mut [Box<dyn Environment>],
     ) -> Result<Rollouts> {
         let limits = self.rollout.play(self.rollout.temperature);
-        let mut sampler = agent.sampler(environments.len());
-        play(&mut sampler, environments, &agent.prompter, episodes, &limits, &mut |_| ())
+        agent.play(environments, episodes, &limits, &mut |_| ())
     }
 
     /// The update that played episodes teach.
