@@ -1,6 +1,5 @@
 //! The holder of regulariser, history and β: order of events, configuration, checkpoints, bad input.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 
