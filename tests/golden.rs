@@ -2,7 +2,6 @@
 //!
 //! `EPO_GOLDEN_DIR` names another directory of files of the same format; everything in them is honoured.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! Every differentiable term of the method against central differences in f64, and the one that has no gradient.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! What must not change the method: padding, the order of rows, the cut into micro-batches, the row layout.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 mod support;
 
