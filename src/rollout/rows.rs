@@ -93,9 +93,9 @@ impl Row {
 pub struct MicroBatch<'a> {
     /// The rows' token ids.
     pub ids: Vec<&'a [u32]>,
-    /// Where, in the packed hidden states, each of the n sampled tokens is predicted, u32 [n].
+    /// Where, in the packed hidden states, each of the n sampled tokens is predicted, u32 `[n]`.
     pub predictors: Tensor,
-    /// The sampled ids, u32 [n].
+    /// The sampled ids, u32 `[n]`.
     pub targets: Tensor,
     /// Which of the n tokens stands at each place of [b, r], u32 [b·r]; padding holds n.
     pub places: Tensor,
@@ -171,7 +171,7 @@ impl<'a> MicroBatch<'a> {
     /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none; differentiable.
     ///
     /// # Errors
-    /// `values` is not [n].
+    /// `values` is not `[n]`.
     pub fn lay_out(&self, values: &Tensor) -> Result<Tensor> {
         let padded = Tensor::cat(&[values, &values.zeros_like()?.narrow(0, 0, 1)?], 0)?;
         Ok(padded.index_select(&self.places, 0)?.reshape((self.rows, self.width))?)
