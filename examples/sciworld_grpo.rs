@@ -68,20 +68,15 @@ struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let tasks = [
-            "lifespan-longest-lived",
-            "lifespan-longest-lived-then-shortest-lived",
-            "lifespan-shortest-lived",
-        ];
         Self {
             seed: 0,
             steps: 60,
             checkpoint_every: 10,
-            evaluate_every: 20,
+            evaluate_every: 15,
             evaluation_temperature: 1.0,
-            tasks: tasks.map(String::from).to_vec(),
-            train_variations: 60,
-            test_variations: 30,
+            tasks: vec!["lifespan-longest-lived".into()],
+            train_variations: 62,
+            test_variations: 32,
             environments: 4,
             advantage: OutcomeEstimator::Grpo,
             learning_rate: 3e-4,
@@ -105,7 +100,6 @@ impl Config {
             steps: 2,
             checkpoint_every: 1,
             evaluate_every: 0,
-            tasks: vec!["lifespan-longest-lived".into()],
             train_variations: 8,
             test_variations: 4,
             environments: 2,
@@ -223,8 +217,7 @@ fn main() -> Result<()> {
         }
     };
     folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
-    let stop = stop_on_ctrl_c()?;
-    let mut run = Run::open(folder)?;
+    let (stop, mut run) = (stop_on_ctrl_c()?, Run::open(folder)?);
     let mut step = run.folder.checkpoint.as_ref().map_or(0, Checkpoint::step);
     let Config { steps, evaluate_every, checkpoint_every, .. } = run.folder.config;
     let mut progress = Progress::new("step", steps as usize).starting_at(step as usize);
@@ -245,9 +238,8 @@ fn main() -> Result<()> {
     let after = run.examine(step)?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
-    let before = run.state.before.unwrap_or(after);
-    let summary = summary(step, began, [&before, &after], &run.throughput, &run.folder.dir);
-    println!("summary {summary}");
+    let outcomes = [&run.state.before.unwrap_or(after), &after];
+    println!("summary {}", summary(step, began, outcomes, &run.throughput, &run.folder.dir));
     Ok(())
 }
 
@@ -269,15 +261,14 @@ impl Run {
         let config = folder.config.clone();
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
         let mut pool = ScienceWorldPool::new(&installation, &config.simulator, config.environments)?;
+        let shape = config.agent();
         let (agent, state, demonstrations) = match &folder.checkpoint {
-            Some(saved) => {
-                (Agent::restore(&config.agent(), saved, &Device::Cpu)?, saved.state()?, Vec::new())
-            }
+            Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
             None => {
                 let (train, test) = config.panels()?;
                 let demonstrations = demonstrate(&config, &mut pool)?;
                 let texts = demonstrations.iter().flat_map(demonstration_texts);
-                let agent = Agent::new(&config.agent(), texts, config.seed, &Device::Cpu)?;
+                let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
                 (agent, State { position: Position::default(), train, test, before: None }, demonstrations)
             }
         };
@@ -314,7 +305,6 @@ impl Run {
         let rollouts = self.agent.play(&mut self.environments, &episodes, &limits, &mut |done| {
             progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
         })?;
-        progress.set(step as usize, "learning");
         // Progress counts even where a wrong focus ends the episode at −100: otherwise waiting would pay.
         let returns: Vec<f64> = rollouts.trajectories.iter().map(|t| t.best_score() / 100.0).collect();
         let groups: Vec<usize> = rollouts.trajectories.iter().map(|t| t.group as usize).collect();

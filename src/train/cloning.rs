@@ -22,7 +22,7 @@ pub struct CloningConfig {
 
 impl Default for CloningConfig {
     fn default() -> Self {
-        Self { demonstrations: 40, epochs: 5, batch: 8, learning_rate: 1e-3 }
+        Self { demonstrations: 40, epochs: 15, batch: 8, learning_rate: 1e-3 }
     }
 }
 
