@@ -92,6 +92,10 @@ impl ScienceWorldConfig {
             let value = self.jvm.heap_base_mib;
             return Err(Error::setting("scienceworld.jvm.heap_base_mib", value, "at least 64"));
         }
+        if !(1..self.jvm.heap_base_mib).contains(&self.jvm.heap_young_mib) {
+            let reason = format!("at least 1 and below heap_base_mib = {}", self.jvm.heap_base_mib);
+            return Err(Error::setting("scienceworld.jvm.heap_young_mib", self.jvm.heap_young_mib, reason));
+        }
         Ok(())
     }
 }
