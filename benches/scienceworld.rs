@@ -11,8 +11,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use epo::env::scienceworld::{
-    CallPattern, Installation, Jvm, JvmConfig, OfficialClient, Provision, ScienceWorldConfig,
-    ScienceWorldPool, Simulator,
+    CallPattern, DemonstrationConfig, Installation, Jvm, JvmConfig, OfficialClient, Provision,
+    ScienceWorldConfig, ScienceWorldPool, Simulator,
 };
 use epo::env::{Environment, Task};
 use sha2::{Digest, Sha256};
@@ -56,14 +56,14 @@ fn rounds(variable: &str, default: usize) -> usize {
 fn record(installation: &Installation) -> anyhow::Result<Vec<Script>> {
     let mut pool = ScienceWorldPool::new(installation, &ScienceWorldConfig::default(), 1)?;
     let tasks = TASKS.map(|name| Task { name: name.into(), variation: 0 });
-    let demonstrations = pool.demonstrations(&tasks, &|path| path, &mut |_| ())?;
+    let demonstrations = pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ())?;
     Ok(demonstrations
         .into_iter()
         .map(|demonstration| Script {
             task: demonstration.task.name,
             variation: demonstration.task.variation,
             simplification: SIMPLIFICATION,
-            actions: demonstration.turns.into_iter().map(|(action, _)| action).collect(),
+            actions: demonstration.turns.into_iter().map(|turn| turn.action).collect(),
         })
         .collect())
 }
@@ -110,6 +110,7 @@ impl Wrapper {
         let mut child = Command::new(python)
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/scienceworld_wrapper.py"))
             .arg(script)
+            .current_dir(folder) // the simulator writes a table to wherever it is started
             .env("PATH", path)
             .env("JAVA_TOOL_OPTIONS", "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2")
             .stdin(Stdio::piped())

@@ -1,9 +1,10 @@
 //! GRPO with EPO in the real ScienceWorld simulator, on a CPU, from nothing.
 //!
-//! A small policy clones a few gold paths of training variations, then plays: groups of episodes of the same
-//! task are compared with each other (GRPO, arXiv 2402.03300) while the entropy of the policy is held inside
-//! a band around its own history (EPO, arXiv 2509.22576). Before and after, it is examined on variations it
-//! has never seen; a task counts as solved at a score of 100 and not otherwise.
+//! A small policy clones the gold paths of training variations, then plays: episodes of the same task are
+//! compared with each other (GRPO, arXiv 2402.03300), and so are their turns that start from the same
+//! observation (GiGPO, arXiv 2505.10978), while the entropy of the policy is held inside a band around its own
+//! history (EPO, arXiv 2509.22576). Before and after, it is examined on variations it has never seen; a task
+//! counts as solved at a score of 100 and not otherwise.
 //!
 //! ```text
 //! cargo run --release --example sciworld_grpo -- --seed 1 --out runs/seed1
@@ -18,13 +19,12 @@ use std::time::Instant;
 use anyhow::{ensure, Result};
 use candle_core::Device;
 use clap::Parser;
-use epo::advantage::{Groups, OutcomeEstimator};
 use epo::entropy::EntropyConfig;
 use epo::env::scienceworld::{
-    look_before_focus, variations, Provision, ScienceWorldConfig, ScienceWorldPool, Split,
+    variations, DemonstrationConfig, Provision, ScienceWorldConfig, ScienceWorldPool, Split,
 };
 use epo::env::{Demonstration, Environment, Task};
-use epo::rollout::{demonstration_texts, RolloutConfig};
+use epo::rollout::{demonstration_texts, RolloutConfig, Trajectory};
 use epo::train::optim::AdamWConfig;
 use epo::train::schedule::LrSchedule;
 use epo::train::*;
@@ -52,12 +52,12 @@ struct Config {
     test_variations: usize,
     /// Episodes played at the same time.
     environments: usize,
-    /// How a group's returns become advantages.
-    advantage: OutcomeEstimator,
+    advantage: AdvantageConfig,
     /// Highest learning rate of reinforcement learning.
     learning_rate: f64,
     schedule: LrSchedule,
     policy: PolicyConfig,
+    demonstrations: DemonstrationConfig,
     cloning: CloningConfig,
     rollout: RolloutConfig,
     update: UpdateConfig,
@@ -70,22 +70,25 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 60,
+            steps: 100,
             checkpoint_every: 10,
-            evaluate_every: 15,
+            evaluate_every: 25,
             evaluation_temperature: 1.0,
-            tasks: vec!["lifespan-longest-lived".into()],
+            tasks: ["longest-lived", "shortest-lived", "longest-lived-then-shortest-lived"]
+                .map(|family| format!("lifespan-{family}"))
+                .to_vec(),
             train_variations: 62,
             test_variations: 32,
-            environments: 4,
-            advantage: OutcomeEstimator::Grpo,
-            learning_rate: 3e-4,
+            environments: 2,
+            advantage: AdvantageConfig::default(),
+            learning_rate: 2e-4,
             schedule: LrSchedule::Constant { warmup_steps: 3 },
             policy: PolicyConfig::default(),
+            demonstrations: DemonstrationConfig::default(),
             cloning: CloningConfig::default(),
             rollout: RolloutConfig::default(),
             update: UpdateConfig::default(),
-            optimizer: AdamWConfig::default(),
+            optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
             entropy: EntropyConfig::paper_v2(),
             simulator: ScienceWorldConfig::default(),
         }
@@ -102,7 +105,6 @@ impl Config {
             evaluate_every: 0,
             train_variations: 8,
             test_variations: 4,
-            environments: 2,
             policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
             cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
             rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 6, ..base.rollout },
@@ -147,6 +149,8 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         self.agent().validate()?;
+        self.advantage.validate()?;
+        self.demonstrations.validate()?;
         self.cloning.validate()?;
         self.update.validate()?;
         self.schedule.validate()?;
@@ -165,7 +169,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 60]
+    /// Training steps in all, those before a resume included [default: 100]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/sciworld_grpo-SEED]
@@ -306,9 +310,10 @@ impl Run {
             progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
         })?;
         // Progress counts even where a wrong focus ends the episode at −100: otherwise waiting would pay.
-        let returns: Vec<f64> = rollouts.trajectories.iter().map(|t| t.best_score() / 100.0).collect();
-        let groups: Vec<usize> = rollouts.trajectories.iter().map(|t| t.group as usize).collect();
-        let advantages = advantage.advantages(&returns, &Groups::over_rows(&groups))?;
+        let rewards = |t: &Trajectory| t.gains().iter().map(|gain| gain / 100.0).collect();
+        let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(rewards).collect();
+        let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
+        let advantages = turn_advantages(&rollouts.trajectories, &rewards, &advantage)?;
         let lr = learning_rate * schedule.factor(step);
         let settings = StepSettings { seed, step, lr, rows: rollout.rows, update: &update };
         let mut record = update_policy(&mut self.agent, &rollouts, &returns, &advantages, &settings)?;
@@ -344,7 +349,7 @@ fn demonstrate(config: &Config, pool: &mut ScienceWorldPool) -> Result<Vec<Demon
     let tasks = config.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
     let mut progress = Progress::new("gold paths", tasks.len());
     let demonstrations =
-        pool.demonstrations(&tasks, &look_before_focus, &mut |done| progress.set(done, ""))?;
+        pool.demonstrations(&tasks, &config.demonstrations, config.seed, &mut |done| progress.set(done, ""))?;
     progress.finish(&format!("{} episodes", demonstrations.len()));
     Ok(demonstrations)
 }

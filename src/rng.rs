@@ -24,6 +24,8 @@ pub enum Purpose {
     Cloning = 6,
     /// Resamples of a bootstrap interval.
     Bootstrap = 7,
+    /// Mistakes shown in demonstrations.
+    Demonstrations = 8,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

@@ -8,10 +8,11 @@ mod simulator;
 use std::time::Duration;
 
 use epo::env::scienceworld::{
-    check_simplification, task_names, variation_count, variations, CallPattern, Installation, Jvm, JvmConfig,
-    ScienceWorldConfig, ScienceWorldPool, Simulator, SimulatorError, Split, SuccessRule, SIMPLIFICATIONS,
+    check_simplification, task_names, variation_count, variations, CallPattern, DemonstrationConfig,
+    Installation, Jvm, JvmConfig, ScienceWorldConfig, ScienceWorldPool, Simulator, SimulatorError, Split,
+    SuccessRule, SIMPLIFICATIONS,
 };
-use epo::env::{Environment, Task};
+use epo::env::{Demonstration, Environment, Task};
 use epo::Error;
 
 fn task(name: &str, variation: u32) -> Task {
@@ -28,17 +29,39 @@ fn every_gold_path_reaches_100() {
     let tasks: Vec<Task> = task_names().map(|name| task(name, 0)).collect();
     let config = ScienceWorldConfig { step_limit: 1000, ..ScienceWorldConfig::default() };
     let mut pool = ScienceWorldPool::new(&installation, &config, simulator::parallelism()).unwrap();
-    let demonstrations = pool.demonstrations(&tasks, &|path| path, &mut |_| ()).unwrap();
+    let demonstrations = pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap();
     assert_eq!(demonstrations.len(), 30);
     for demonstration in &demonstrations {
-        let (_, last) = demonstration.turns.last().unwrap();
+        let last = &demonstration.turns.last().unwrap().step;
         assert!(last.success && last.done && last.score == 100.0, "{}: {last:?}", demonstration.task);
         // Some tasks give points for the `look around` of the start already.
-        let (_, first) = &demonstration.turns[0];
-        let sum: f64 = demonstration.turns.iter().map(|(_, step)| step.reward).sum();
+        let first = &demonstration.turns[0].step;
+        let sum: f64 = demonstration.turns.iter().map(|turn| turn.step.reward).sum();
         assert_eq!(first.score - first.reward + sum, 100.0, "{}", demonstration.task);
     }
     assert_eq!(pool.restarts(), 0);
+}
+
+#[test]
+fn demonstrations_name_what_is_seen_and_put_mistakes_right() {
+    let Some(installation) = simulator::installation() else { return };
+    let tasks: Vec<Task> = (0..12).map(|variation| task("lifespan-longest-lived", variation)).collect();
+    let demonstrate = |environments| {
+        let config = ScienceWorldConfig::default();
+        let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
+        pool.demonstrations(&tasks, &DemonstrationConfig::default(), 7, &mut |_| ()).unwrap()
+    };
+    let demonstrations = demonstrate(simulator::parallelism());
+    for Demonstration { task, start, turns } in &demonstrations {
+        assert!(turns.last().unwrap().step.success, "{task}");
+        let focus = turns.iter().position(|t| t.imitated && t.action.starts_with("focus on ")).unwrap();
+        let thing = turns[focus].action.trim_start_matches("focus on ");
+        let seen = turns[..focus].iter().map(|t| &t.step.observation).chain([&start.observation]);
+        assert!(seen.into_iter().any(|text| text.contains(thing)), "{task}: {thing} was not seen");
+    }
+    let mistakes = demonstrations.iter().flat_map(|d| &d.turns).filter(|turn| !turn.imitated).count();
+    assert!(mistakes > 0, "none of {} episodes has a mistake", tasks.len());
+    assert_eq!(demonstrate(1), demonstrations, "the number of environments must not matter");
 }
 
 #[test]
@@ -122,10 +145,10 @@ fn environments_of_one_process_do_not_disturb_each_other() {
         let demonstrations = |environments| {
             let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
             assert_eq!(pool.process_ids().len(), 1);
-            pool.demonstrations(&tasks, &|path| path, &mut |_| ()).unwrap()
+            pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap()
         };
         let alone = demonstrations(1);
-        assert!(alone.iter().all(|d| d.turns.last().unwrap().1.success));
+        assert!(alone.iter().all(|d| d.turns.last().unwrap().step.success));
         assert_eq!(demonstrations(3), alone, "{call_pattern:?}");
     }
 }

@@ -58,7 +58,18 @@ pub struct Demonstration {
     /// Goal and first observation.
     pub start: Start,
     /// Each action and what it brought, up to the episode's end.
-    pub turns: Vec<(String, Step)>,
+    pub turns: Vec<DemonstratedTurn>,
+}
+
+/// One turn of a [`Demonstration`].
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DemonstratedTurn {
+    /// The action.
+    pub action: String,
+    /// What it brought.
+    pub step: Step,
+    /// The action is to be imitated, and not a mistake that the next turns put right.
+    pub imitated: bool,
 }
 
 /// A multi-turn text environment.

@@ -26,8 +26,8 @@ pub struct RolloutConfig {
 impl Default for RolloutConfig {
     fn default() -> Self {
         Self {
-            tasks: 5,
-            group: 12,
+            tasks: 8,
+            group: 8,
             max_turns: 10,
             max_action_tokens: 12,
             max_observation_tokens: 256,

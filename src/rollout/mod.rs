@@ -14,6 +14,6 @@ mod trajectory;
 pub use config::RolloutConfig;
 pub use engine::{play, Episode, PlayConfig, PlayStats, Request, Rollouts, Sampled, Sampler};
 pub use prompt::{demonstration_texts, Prompter, SPECIAL_TOKENS};
-pub use rows::{layout, MicroBatch, Row, RowKind};
+pub use rows::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row, RowKind};
 pub use sampler::PolicySampler;
 pub use trajectory::{End, Trajectory, Turn};

@@ -1,6 +1,6 @@
 //! The plain prompt of the small policy: marked goal, observation, action; and demonstrations in it.
 
-use super::{Row, RowKind};
+use super::{DemonstrationRow, Row};
 use crate::env::{Demonstration, Start};
 use crate::policy::Tokenizer;
 use crate::{Error, Result};
@@ -68,21 +68,32 @@ impl Prompter {
         Ok(self.tokenizer.decode(&ids[..n])?.trim().to_string())
     }
 
-    /// The row that teaches a demonstration: every token of every action, and its end token.
+    /// The row that teaches a demonstration: every token of it, those of the imitated actions and their end tokens
+    /// marked.
     ///
     /// # Errors
-    /// The tokenizer failed, or the demonstration has no action.
-    pub fn demonstration(&self, demo: &Demonstration, trajectory: usize) -> Result<Row> {
-        let mut turns = Vec::with_capacity(demo.turns.len());
-        let mut prompt = self.start(&demo.start)?;
-        for (action, step) in &demo.turns {
-            let mut ids = self.tokenizer.encode(action)?;
+    /// The tokenizer failed, or the demonstration has no action to imitate.
+    pub fn demonstration(&self, demo: &Demonstration, trajectory: usize) -> Result<DemonstrationRow> {
+        let (mut ids, mut imitated, mut turns) = (self.start(&demo.start)?, Vec::new(), Vec::new());
+        for (i, turn) in demo.turns.iter().enumerate() {
+            if i > 0 {
+                ids.extend(self.observation(&demo.turns[i - 1].step.observation)?);
+            }
+            imitated.resize(ids.len(), false);
+            ids.extend(self.tokenizer.encode(&turn.action)?);
             ids.push(self.end);
-            turns.push((std::mem::replace(&mut prompt, self.observation(&step.observation)?), ids));
+            imitated.resize(ids.len(), turn.imitated);
+            turns.resize(ids.len(), i as u32);
         }
-        let turns: Vec<_> = turns.iter().map(|(p, a)| (p.as_slice(), a.as_slice())).collect();
-        let mut rows = Row::from_turns(&turns, trajectory, RowKind::Trajectory)?;
-        rows.pop().ok_or_else(|| Error::setting("demonstration", &demo.task, "has no action"))
+        if !imitated.contains(&true) {
+            return Err(Error::setting("demonstration", &demo.task, "has no action to imitate"));
+        }
+        let positions = (1..ids.len() as u32).collect();
+        let (imitated, turns) = (imitated.split_off(1), turns.split_off(1));
+        Ok(DemonstrationRow {
+            row: Row { ids, positions, turns, old_log_probs: vec![], trajectory },
+            imitated,
+        })
     }
 
     /// The id that ends an action.
@@ -98,6 +109,6 @@ impl Prompter {
 
 /// Every text of a demonstration that a prompt or an action may hold: what a tokenizer is trained on.
 pub fn demonstration_texts(demo: &Demonstration) -> impl Iterator<Item = &str> {
-    let turns = demo.turns.iter().flat_map(|(action, step)| [action.as_str(), step.observation.as_str()]);
+    let turns = demo.turns.iter().flat_map(|t| [t.action.as_str(), t.step.observation.as_str()]);
     [demo.start.goal.as_str(), demo.start.observation.as_str()].into_iter().chain(turns)
 }

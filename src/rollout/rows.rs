@@ -34,6 +34,15 @@ pub struct Row {
     pub trajectory: usize,
 }
 
+/// A demonstration: a row of every token after its first, and which of them are actions to imitate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DemonstrationRow {
+    /// The row; its positions are all but the first.
+    pub row: Row,
+    /// For each position whether it is an imitated action's, its end token included.
+    pub imitated: Vec<bool>,
+}
+
 impl Row {
     /// Rows from (prompt ids, action ids) per turn.
     ///
@@ -114,15 +123,30 @@ pub struct MicroBatch<'a> {
 /// # Errors
 /// No sampled token at all.
 pub fn layout(rows: &[&Row], width: usize) -> Result<TokenLayout> {
+    layout_where(rows, width, |_, _| true)
+}
+
+/// The layout of those of the rows' tokens for which `counts(row, token)`.
+fn layout_where(rows: &[&Row], width: usize, counts: impl Fn(usize, usize) -> bool) -> Result<TokenLayout> {
     let n = rows.len() * width;
     let (mut mask, mut turns) = (vec![false; n], vec![0; n]);
     for (i, row) in rows.iter().enumerate() {
         for (j, &turn) in row.turns.iter().enumerate() {
-            mask[i * width + j] = true;
+            mask[i * width + j] = counts(i, j);
             turns[i * width + j] = turn as usize;
         }
     }
     TokenLayout::new(width, mask, turns, rows.iter().map(|r| r.trajectory).collect())
+}
+
+/// The layouts of demonstrations, `width` tokens wide: of the imitated tokens, and of all others.
+///
+/// # Errors
+/// Rows without any token of one of the two kinds.
+pub fn demonstration_layouts(rows: &[&DemonstrationRow], width: usize) -> Result<[TokenLayout; 2]> {
+    let tokens: Vec<&Row> = rows.iter().map(|r| &r.row).collect();
+    let of = |imitated| layout_where(&tokens, width, |i, j| rows[i].imitated[j] == imitated);
+    Ok([of(true)?, of(false)?])
 }
 
 impl<'a> MicroBatch<'a> {
@@ -166,6 +190,22 @@ impl<'a> MicroBatch<'a> {
             rows: rows.len(),
             width,
         })
+    }
+
+    /// One value for each sampled token of each row as f32 [b, r], filled up with 0.
+    ///
+    /// # Errors
+    /// A number of rows or of a row's values that is not the batch's.
+    pub fn filled(&self, rows: &[&[f32]]) -> Result<Tensor> {
+        let mut values = vec![0f32; self.rows * self.width];
+        if rows.len() != self.rows || rows.iter().any(|row| row.len() > self.width) {
+            let expected = format!("{} rows of at most {} values", self.rows, self.width);
+            return Err(Error::Shape { name: "rows", expected, got: rows.iter().map(|r| r.len()).collect() });
+        }
+        for (place, row) in values.chunks_exact_mut(self.width).zip(rows) {
+            place[..row.len()].copy_from_slice(row);
+        }
+        Ok(Tensor::from_vec(values, (self.rows, self.width), self.mask_br.device())?)
     }
 
     /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none; differentiable.

@@ -68,6 +68,18 @@ impl Trajectory {
         self.turns.iter().fold(0.0, |best, t| t.score.max(best))
     }
 
+    /// What each turn added to the highest score so far, in the environment's points; sums to [`best_score`].
+    ///
+    /// [`best_score`]: Self::best_score
+    pub fn gains(&self) -> Vec<f64> {
+        let gain = |best: &mut f64, turn: &Turn| {
+            let gain = (turn.score - *best).max(0.0);
+            *best += gain;
+            Some(gain)
+        };
+        self.turns.iter().scan(0.0, gain).collect()
+    }
+
     /// Number of sampled tokens.
     pub fn sampled_tokens(&self) -> usize {
         self.turns.iter().map(|t| t.action_ids.len()).sum()

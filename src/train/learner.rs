@@ -14,7 +14,7 @@ use crate::kernels::logprob_entropy;
 use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, PolicyLoss, TokenBatch};
 use crate::policy::{Decoder, DecoderConfig, Gradients, Parameters};
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{layout, MicroBatch, Row};
+use crate::rollout::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row};
 use crate::{Error, Result};
 
 /// How rows are turned into optimiser steps.
@@ -39,7 +39,7 @@ impl Default for UpdateConfig {
     fn default() -> Self {
         Self {
             epochs: 1,
-            mini_batches: 2,
+            mini_batches: 4,
             micro_batch_tokens: 4096,
             max_grad_norm: 1.0,
             policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
@@ -92,14 +92,29 @@ type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOu
 pub struct PolicyBatch<'a> {
     /// The rows.
     pub rows: &'a [Row],
-    /// One advantage for each row.
-    pub advantages: &'a [f64],
+    /// One advantage for each sampled token of each row.
+    pub advantages: &'a [Vec<f32>],
     /// Log-probabilities under the reference policy, one list a row; needed where the KL term is on.
     pub reference: Option<&'a [Vec<f32>]>,
     /// The run's seed and the step, which decide the order of rows.
     pub seed: u64,
     /// The training step.
     pub step: u64,
+}
+
+impl PolicyBatch<'_> {
+    /// Refuses numbers that are none before a first mini-batch has changed the weights.
+    fn check(&self) -> Result<()> {
+        for (i, (row, advantages)) in self.rows.iter().zip(self.advantages).enumerate() {
+            for (name, values) in [("old_log_probs", &row.old_log_probs), ("advantages", advantages)] {
+                if let Some(j) = values.iter().position(|v| !v.is_finite()) {
+                    let at = format!("row {i}, token {j}");
+                    return Err(Error::NonFinite { name: name.into(), value: values[j].into(), at });
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Learner {
@@ -184,20 +199,30 @@ impl Learner {
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
 
-    /// One optimiser step on the mean negative log-likelihood of the rows' action tokens; returns that
-    /// mean, in nats per token.
+    /// One optimiser step on demonstrations: the mean negative log-likelihood of the imitated tokens plus
+    /// `observation_weight` times that of all others. Returns the first mean, in nats per token.
     ///
     /// # Errors
     /// A non-finite loss or gradient, or a tensor operation that failed.
-    pub fn clone_step(&mut self, rows: &[&Row], config: &UpdateConfig, lr: f64) -> Result<f64> {
-        let whole = self.whole(rows, config)?;
-        let (mut gradients, metrics) = self.accumulate(rows, config, &whole, &|micro, batch, _| {
-            let (log_probs_br, _) = self.token_terms(micro)?;
-            let loss = batch.aggregate(&log_probs_br.neg()?)?;
+    pub fn clone_step(
+        &mut self,
+        demonstrations: &[&DemonstrationRow],
+        observation_weight: f64,
+        config: &UpdateConfig,
+        lr: f64,
+    ) -> Result<f64> {
+        let rows: Vec<&Row> = demonstrations.iter().map(|d| &d.row).collect();
+        let [imitated, observed] = demonstration_layouts(demonstrations, widest(&rows))?
+            .map(|layout| TokenBatch::new(layout, Aggregation::TokenMean));
+        let loss = |micro: &MicroBatch, imitated: &TokenBatch, members: &[usize]| {
+            let nll_br = self.token_terms(micro)?.0.neg()?;
+            let loss = imitated.aggregate(&nll_br)?;
             let mut metrics = Metrics::new();
             metrics.add("loss", to_f64(&loss)?);
-            Ok(LossOutput { loss, metrics })
-        })?;
+            let others = observed.select(members)?.aggregate(&nll_br)?;
+            Ok(LossOutput { loss: (loss + (others * observation_weight)?)?, metrics })
+        };
+        let (mut gradients, metrics) = self.accumulate(&rows, config, &imitated, &loss)?;
         clip_global_norm(&mut gradients, config.max_grad_norm)?;
         self.optimizer.step(&self.parameters, &gradients, lr)?;
         Ok(metrics.get("loss").unwrap_or(f64::NAN))
@@ -216,8 +241,9 @@ impl Learner {
         entropy: &EntropyControl,
         lr: f64,
     ) -> Result<Metrics> {
+        data.check()?;
         let mut total = Metrics::new();
-        let steps = (config.epochs * config.mini_batches) as f64;
+        let steps = (config.epochs * config.mini_batches.min(data.rows.len())) as f64;
         for epoch in 0..config.epochs {
             let stream = Stream::new(data.seed, Purpose::Shuffle, data.step, epoch as u32, 0);
             let order = stream.permutation(0, data.rows.len());
@@ -250,16 +276,16 @@ impl Learner {
         let (mut gradients, mut metrics) =
             self.accumulate(&rows, config, &whole, &|micro, batch, members| {
                 let (log_probs_br, entropies_br) = self.token_terms(micro)?;
-                let advantages: Vec<f64> = members.iter().map(|&m| data.advantages[chunk[m]]).collect();
-                let reference = data
-                    .reference
-                    .map(|r| members.iter().map(|&m| r[chunk[m]].as_slice()).collect::<Vec<_>>());
-                let reference_br = reference.map(|r| padded(&r, micro)).transpose()?;
+                let of_members = |values: &[Vec<f32>]| {
+                    micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
+                };
+                let advantages_br = of_members(data.advantages)?;
+                let reference_br = data.reference.map(of_members).transpose()?;
                 let inputs = LossInputs {
                     log_probs_bt: &log_probs_br,
                     old_log_probs_bt: &micro.old_log_probs_br,
                     ref_log_probs_bt: reference_br.as_ref(),
-                    advantages_bt: &columns(&advantages, micro)?,
+                    advantages_bt: &advantages_br,
                     batch,
                 };
                 let mut output = policy_loss(&inputs, &config.policy)?;
@@ -377,21 +403,6 @@ fn widest(rows: &[&Row]) -> usize {
 fn split(items: &[usize], n: usize) -> Vec<&[usize]> {
     let m = items.len();
     (0..n).map(|i| &items[i * m / n..(i + 1) * m / n]).filter(|part| !part.is_empty()).collect()
-}
-
-/// One value a row as [b, r].
-fn columns(values: &[f64], micro: &MicroBatch) -> Result<Tensor> {
-    let values: Vec<f32> = values.iter().flat_map(|&v| std::iter::repeat_n(v as f32, micro.width)).collect();
-    Ok(Tensor::from_vec(values, (micro.rows, micro.width), micro.mask_br.device())?)
-}
-
-/// Ragged values as [b, r], filled up with 0.
-fn padded(rows: &[&[f32]], micro: &MicroBatch) -> Result<Tensor> {
-    let mut values = vec![0f32; micro.rows * micro.width];
-    for (i, row) in rows.iter().enumerate() {
-        values[i * micro.width..i * micro.width + row.len()].copy_from_slice(row);
-    }
-    Ok(Tensor::from_vec(values, (micro.rows, micro.width), micro.mask_br.device())?)
 }
 
 /// max |log π − log π_old| over the sampled tokens, nats.

@@ -7,6 +7,8 @@ mod checkpoint;
 #[cfg(feature = "text")]
 mod cloning;
 #[cfg(feature = "text")]
+mod credit;
+#[cfg(feature = "text")]
 mod diagnostics;
 #[cfg(feature = "text")]
 mod evaluate;
@@ -32,6 +34,8 @@ pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
 #[cfg(feature = "text")]
 pub use cloning::{clone_demonstrations, CloningConfig};
+#[cfg(feature = "text")]
+pub use credit::{turn_advantages, AdvantageConfig};
 #[cfg(feature = "text")]
 pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]

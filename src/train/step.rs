@@ -43,7 +43,8 @@ pub struct StepSettings<'a> {
 /// Updates the policy on played episodes and returns the step's record: phase `rl`, diagnostics of the
 /// episodes, metrics of the loss, the entropy band and β.
 ///
-/// `returns` and `advantages` are one number an episode. The entropies enter the control's history.
+/// `returns` holds one number an episode, `advantages` one a turn of each episode. The entropies enter the
+/// control's history.
 ///
 /// # Errors
 /// No episodes, one without sampled tokens, a length that differs, a non-finite loss or gradient, a control whose
@@ -52,7 +53,7 @@ pub fn update_policy(
     agent: &mut Agent,
     rollouts: &Rollouts,
     returns: &[f64],
-    advantages: &[f64],
+    advantages: &[Vec<f64>],
     settings: &StepSettings,
 ) -> Result<Record> {
     check_episodes(rollouts, returns, advantages, settings.step)?;
@@ -60,7 +61,8 @@ pub fn update_policy(
     let (mut rows, mut row_advantages) = (Vec::new(), Vec::new());
     for (i, trajectory) in rollouts.trajectories.iter().enumerate() {
         let part = Row::from_trajectory(trajectory, i, settings.rows)?;
-        row_advantages.extend(std::iter::repeat_n(advantages[i], part.len()));
+        let of_token = |turn: &u32| advantages[i][*turn as usize] as f32;
+        row_advantages.extend(part.iter().map(|row| row.turns.iter().map(of_token).collect::<Vec<_>>()));
         rows.extend(part);
     }
     let entropy = step_entropy(&rollouts.trajectories)?;
@@ -84,16 +86,19 @@ pub fn update_policy(
     Ok(record)
 }
 
-/// Requires some episodes, and one return and one advantage for each.
-fn check_episodes(rollouts: &Rollouts, returns: &[f64], advantages: &[f64], step: u64) -> Result<()> {
-    let n = rollouts.trajectories.len();
-    if n == 0 {
+/// Requires some episodes, one return for each, and one advantage for each of their turns.
+fn check_episodes(rollouts: &Rollouts, returns: &[f64], advantages: &[Vec<f64>], step: u64) -> Result<()> {
+    let turns: Vec<usize> = rollouts.trajectories.iter().map(|t| t.turns.len()).collect();
+    if turns.is_empty() {
         return Err(Error::EmptyMask { name: "rollouts", at: format!("step {step}") });
     }
-    for (name, values) in [("returns", returns), ("advantages", advantages)] {
-        if values.len() != n {
-            return Err(Error::Shape { name, expected: format!("[{n}]"), got: vec![values.len()] });
-        }
+    if returns.len() != turns.len() {
+        let expected = format!("[{}]", turns.len());
+        return Err(Error::Shape { name: "returns", expected, got: vec![returns.len()] });
+    }
+    let got: Vec<usize> = advantages.iter().map(Vec::len).collect();
+    if got != turns {
+        return Err(Error::Shape { name: "advantages", expected: format!("turns {turns:?}"), got });
     }
     Ok(())
 }

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use candle_core::Device;
-use epo::advantage::{Groups, OutcomeEstimator};
 use epo::entropy::EntropyConfig;
-use epo::env::{Demonstration, Environment, Task, ToyEnvironment};
+use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
 use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
 use epo::train::optim::AdamWConfig;
 use epo::train::*;
@@ -35,7 +34,13 @@ impl Default for Config {
             environments: 4,
             context: 96,
             learning_rate: 3e-3,
-            cloning: CloningConfig { demonstrations: 4, epochs: 20, batch: 4, learning_rate: 5e-3 },
+            cloning: CloningConfig {
+                demonstrations: 4,
+                epochs: 20,
+                batch: 4,
+                learning_rate: 5e-3,
+                observation_weight: 0.1,
+            },
             rollout: RolloutConfig {
                 tasks: 4,
                 group: 8,
@@ -86,9 +91,9 @@ impl Config {
 
     /// The update that played episodes teach.
     pub(crate) fn update(&self, agent: &mut Agent, rollouts: &Rollouts, step: u64) -> Result<Record> {
-        let returns: Vec<f64> = rollouts.trajectories.iter().map(|t| t.best_score() / 100.0).collect();
-        let groups: Vec<usize> = rollouts.trajectories.iter().map(|t| t.group as usize).collect();
-        let advantages = OutcomeEstimator::Grpo.advantages(&returns, &Groups::over_rows(&groups))?;
+        let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(Trajectory::gains).collect();
+        let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
+        let advantages = turn_advantages(&rollouts.trajectories, &rewards, &AdvantageConfig::default())?;
         let Self { seed, learning_rate: lr, rollout, update, .. } = self;
         let settings = StepSettings { seed: *seed, step, lr: *lr, rows: rollout.rows, update };
         update_policy(agent, rollouts, &returns, &advantages, &settings)
@@ -115,6 +120,7 @@ pub(crate) fn environments(n: usize) -> Vec<Box<dyn Environment>> {
 
 /// The four solutions: look, then open the box that was named.
 pub(crate) fn demonstrations() -> Vec<Demonstration> {
+    let turn = |action: &str, step| DemonstratedTurn { action: action.into(), step, imitated: true };
     let solve = |variation| {
         let mut env = ToyEnvironment::new();
         let start = env.reset(&task(variation)).unwrap();
@@ -123,7 +129,7 @@ pub(crate) fn demonstrations() -> Vec<Demonstration> {
         let action = format!("open {colour}");
         let end = env.step(&action).unwrap();
         assert!(end.success);
-        Demonstration { task: task(variation), start, turns: vec![("look".into(), seen), (action, end)] }
+        Demonstration { task: task(variation), start, turns: vec![turn("look", seen), turn(&action, end)] }
     };
     (0..4).map(solve).collect()
 }

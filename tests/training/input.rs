@@ -82,13 +82,16 @@ fn episodes_and_updates_without_tokens_are_errors() {
 }
 
 #[test]
-fn returns_and_advantages_must_be_one_an_episode() {
+fn returns_are_one_an_episode_and_advantages_one_a_turn() {
     let config = Config::default();
     let (mut agent, rollouts) = untouched(&config);
     let update = &config.update;
     let settings = epo::train::StepSettings { seed: 0, step: 0, lr: 1e-3, rows: config.rollout.rows, update };
-    for (returns, advantages, named) in [(32, 31, "advantages"), (31, 32, "returns")] {
-        let (returns, advantages) = (vec![0.0; returns], vec![0.0; advantages]);
+    let whole: Vec<Vec<f64>> = rollouts.trajectories.iter().map(|t| vec![0.0; t.turns.len()]).collect();
+    let mut short = whole.clone();
+    short[7].pop();
+    for (returns, advantages, named) in [(32, short, "advantages"), (31, whole, "returns")] {
+        let returns = vec![0.0; returns];
         let error = epo::train::update_policy(&mut agent, &rollouts, &returns, &advantages, &settings);
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Shape { .. }) && error.to_string().contains(named), "{error}");

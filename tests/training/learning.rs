@@ -10,8 +10,8 @@ use crate::driver::{train, Config};
 
 #[test]
 fn reinforcement_learning_solves_what_cloning_left_unsolved() {
-    let mut config = Config { steps: 25, learning_rate: 2e-3, ..Config::default() };
-    (config.cloning.epochs, config.cloning.learning_rate) = (60, 3e-3);
+    let mut config = Config { steps: 25, learning_rate: 1e-3, ..Config::default() };
+    (config.cloning.epochs, config.cloning.learning_rate) = (25, 3e-3);
     (config.rollout.group, config.optimizer.beta2) = (16, 0.95);
     config.entropy.lambda = 0.001;
     let weak = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@
 
 mod client;
 mod config;
+mod demonstrate;
 mod environment;
 mod error;
 mod fetch;
@@ -25,10 +26,11 @@ mod wheels;
 
 pub use client::{Frame, OfficialClient, Simulator};
 pub use config::{CallPattern, ScienceWorldConfig, SuccessRule};
+pub use demonstrate::DemonstrationConfig;
 pub use environment::ScienceWorld;
 pub use error::SimulatorError;
 pub use link::Endpoint;
-pub use pool::{look_before_focus, ScienceWorldPool};
+pub use pool::ScienceWorldPool;
 pub use process::{Jvm, JvmConfig};
 pub use provision::{Installation, Provision};
 pub use tasks::{

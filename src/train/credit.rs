@@ -1,0 +1,220 @@
+//! Credit: which of an episode's turns earned what, as one advantage for each turn.
+
+use serde::{Deserialize, Serialize};
+
+use crate::advantage::{discounted_returns, gigpo, Groups, OutcomeEstimator};
+use crate::rollout::Trajectory;
+use crate::{Error, Result};
+
+/// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0).
+///
+/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode. A_turn
+/// compares turns of the group that start from the same situation, by what was earned from there on: it is
+/// the difference from their mean, divided by the root mean square of these differences over the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdvantageConfig {
+    /// How the returns of a group's episodes are compared.
+    pub estimator: OutcomeEstimator,
+    /// w_e, the weight of that comparison.
+    pub episode_weight: f64,
+    /// w_t, the weight of comparing turns.
+    pub turn_weight: f64,
+    /// Discount of a turn's later rewards, in [0, 1].
+    pub gamma: f64,
+    /// What an action that the environment does not understand costs, in units of the reward.
+    pub invalid_penalty: f64,
+}
+
+impl Default for AdvantageConfig {
+    fn default() -> Self {
+        Self {
+            estimator: OutcomeEstimator::Grpo,
+            episode_weight: 1.0,
+            turn_weight: 1.0,
+            gamma: 1.0,
+            invalid_penalty: 0.1,
+        }
+    }
+}
+
+impl AdvantageConfig {
+    /// Refuses weights of which none counts, and numbers out of range.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value) in [
+            ("advantage.episode_weight", self.episode_weight),
+            ("advantage.turn_weight", self.turn_weight),
+            ("advantage.invalid_penalty", self.invalid_penalty),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(Error::setting(name, value, "must be finite and at least 0"));
+            }
+        }
+        if self.episode_weight + self.turn_weight == 0.0 {
+            let reason = "must be positive where advantage.episode_weight is 0";
+            return Err(Error::setting("advantage.turn_weight", 0, reason));
+        }
+        match (0.0..=1.0).contains(&self.gamma) {
+            true => Ok(()),
+            false => Err(Error::setting("advantage.gamma", self.gamma, "must be in [0, 1]")),
+        }
+    }
+}
+
+/// What a turn starts from: the last answer that brought something, and the score.
+///
+/// A refusal leaves the world as it was, so the next turn is compared with those that were not refused.
+type Situation<'a> = (&'a str, u64);
+
+/// One advantage for each turn of each trajectory.
+///
+/// `rewards` holds one reward a turn, before the penalty for actions not understood.
+///
+/// # Errors
+/// [`Error::Setting`] for a setting out of range, [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+pub fn turn_advantages(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    config: &AdvantageConfig,
+) -> Result<Vec<Vec<f64>>> {
+    config.validate()?;
+    check_lengths(trajectories, rewards)?;
+    let penalised = |(t, rewards): (&Trajectory, &Vec<f64>)| -> Vec<f64> {
+        let penalty = |valid| if valid { 0.0 } else { config.invalid_penalty };
+        t.turns.iter().zip(rewards).map(|(turn, reward)| reward - penalty(turn.valid)).collect()
+    };
+    let rewards: Vec<Vec<f64>> = trajectories.iter().zip(rewards).map(penalised).collect();
+    let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
+    let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
+    let of_episodes = config.estimator.advantages(&returns, &Groups::over_rows(&groups))?;
+    let mut of_turns = compare_turns(trajectories, &rewards, config.gamma)?.into_iter();
+    let total = |episode: f64, turn: f64| config.episode_weight * episode + config.turn_weight * turn;
+    let of_trajectory = |(t, episode): (&Trajectory, f64)| {
+        of_turns.by_ref().take(t.turns.len()).map(|turn| total(episode, turn)).collect()
+    };
+    Ok(trajectories.iter().zip(of_episodes).map(of_trajectory).collect())
+}
+
+/// A_turn of all turns, in order.
+fn compare_turns(trajectories: &[Trajectory], rewards: &[Vec<f64>], gamma: f64) -> Result<Vec<f64>> {
+    let (mut episodes, mut groups, mut situations) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, trajectory) in trajectories.iter().enumerate() {
+        situations.extend(situations_of(trajectory));
+        episodes.resize(situations.len(), i);
+        groups.resize(situations.len(), trajectory.group as usize);
+    }
+    let returns = discounted_returns(&rewards.concat(), &episodes, gamma)?;
+    let no_episode_part = vec![0.0; returns.len()];
+    let mut advantages = gigpo(&no_episode_part, &returns, &groups, &situations, 1.0, false)?;
+    let mean_square = advantages.iter().map(|a| a * a).sum::<f64>() / advantages.len().max(1) as f64;
+    if mean_square > 0.0 {
+        advantages.iter_mut().for_each(|a| *a /= mean_square.sqrt());
+    }
+    Ok(advantages)
+}
+
+fn situations_of(trajectory: &Trajectory) -> impl Iterator<Item = Situation<'_>> {
+    let first: Situation = (&trajectory.start.observation, 0f64.to_bits());
+    trajectory.turns.iter().scan(first, |situation, turn| {
+        let before = *situation;
+        if turn.valid {
+            *situation = (&turn.observation, turn.score.to_bits());
+        }
+        Some(before)
+    })
+}
+
+fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()> {
+    let turns: Vec<usize> = trajectories.iter().map(|t| t.turns.len()).collect();
+    let got: Vec<usize> = rewards.iter().map(Vec::len).collect();
+    match got == turns {
+        true => Ok(()),
+        false => Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Start, Task};
+    use crate::rollout::{End, Turn};
+
+    fn turn(observation: &str, score: f64, valid: bool) -> Turn {
+        Turn {
+            prompt_ids: vec![],
+            action_ids: vec![],
+            log_probs: vec![],
+            entropies: vec![],
+            action: String::new(),
+            observation: observation.into(),
+            reward: 0.0,
+            score,
+            valid,
+        }
+    }
+
+    fn trajectory(member: u32, turns: Vec<Turn>) -> Trajectory {
+        let task = Task { name: "t".into(), variation: 0 };
+        let start = Start { goal: String::new(), observation: "hall".into() };
+        Trajectory { task, group: 0, member, start, turns, success: false, end: End::Done }
+    }
+
+    fn only_turns() -> AdvantageConfig {
+        AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() }
+    }
+
+    #[test]
+    fn a_turn_is_compared_with_others_from_the_same_situation() {
+        let played = [
+            trajectory(0, vec![turn("shed", 50.0, true), turn("done", 100.0, true)]),
+            trajectory(1, vec![turn("what?", 0.0, false), turn("shed", 50.0, true), turn("no", 50.0, false)]),
+        ];
+        let rewards: Vec<Vec<f64>> =
+            played.iter().map(|t| t.gains().iter().map(|g| g / 100.0).collect()).collect();
+        assert_eq!(rewards, [vec![0.5, 0.5], vec![0.0, 0.5, 0.0]]);
+        // From the hall on 1.0, 0.3 and 0.4 were earned, from the shed 0.5 and −0.1; over the RMS of the batch.
+        let mean = 1.7 / 3.0;
+        let raw = [1.0 - mean, 0.3, 0.3 - mean, 0.4 - mean, -0.3];
+        let rms = (raw.iter().map(|a| a * a).sum::<f64>() / 5.0).sqrt();
+        let got = turn_advantages(&played, &rewards, &only_turns()).unwrap();
+        let got: Vec<f64> = got.concat();
+        assert_eq!(got.len(), 5);
+        assert!(got.iter().zip(raw).all(|(got, raw)| (got - raw / rms).abs() < 1e-12), "{got:?}");
+    }
+
+    #[test]
+    fn without_a_weight_on_turns_it_is_grpo() {
+        let played =
+            [trajectory(0, vec![turn("a", 0.0, true); 2]), trajectory(1, vec![turn("b", 9.0, true)])];
+        let rewards = [vec![0.0, 0.0], vec![9.0]];
+        let config = AdvantageConfig { turn_weight: 0.0, ..AdvantageConfig::default() };
+        let expected = crate::advantage::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
+        let got = turn_advantages(&played, &rewards, &config).unwrap();
+        assert_eq!(got, [vec![expected[0]; 2], vec![expected[1]]]);
+    }
+
+    #[test]
+    fn nothing_to_compare_teaches_nothing() {
+        let played = [trajectory(0, vec![turn("a", 1.0, true)])];
+        assert_eq!(turn_advantages(&played, &[vec![1.0]], &only_turns()).unwrap(), [[0.0]]);
+    }
+
+    #[test]
+    fn bad_settings_and_lengths_name_themselves() {
+        let default = AdvantageConfig::default();
+        for (config, field) in [
+            (AdvantageConfig { gamma: 1.5, ..default }, "advantage.gamma"),
+            (AdvantageConfig { invalid_penalty: -1.0, ..default }, "advantage.invalid_penalty"),
+            (AdvantageConfig { turn_weight: 0.0, episode_weight: 0.0, ..default }, "advantage.turn_weight"),
+        ] {
+            let error = turn_advantages(&[], &[], &config).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+        let played = [trajectory(0, vec![turn("a", 1.0, true)])];
+        let error = turn_advantages(&played, &[vec![]], &default).unwrap_err();
+        assert!(matches!(error, Error::Shape { name: "rewards", .. }));
+    }
+}
