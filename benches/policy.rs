@@ -107,6 +107,7 @@ fn decoding(rows: usize, context: usize) -> Result<()> {
             prompt: &[1],
             stream: Stream::new(1, Purpose::Rollout, 0, 0, row as u32),
             turn: 0,
+            choices: None,
         };
         let requests: Vec<Request> = all.iter().map(|&row| request(row)).collect();
         decoder.generate(&mut cache, &requests, &sampling)?;

@@ -2,6 +2,7 @@
 
 use super::cache::KvCache;
 use super::decoder::Decoder;
+use super::trie::TokenTrie;
 use crate::kernels::{probabilities, row_statistics};
 use crate::rng::Stream;
 use crate::{Error, Result};
@@ -54,6 +55,8 @@ pub struct Request<'a> {
     pub stream: Stream,
     /// Turn number within the episode.
     pub turn: u64,
+    /// The only sequences that may be sampled, whatever their length; `None`: any.
+    pub choices: Option<&'a TokenTrie>,
 }
 
 /// Why a turn ended.
@@ -78,8 +81,17 @@ pub struct Generated {
     pub log_probs: Vec<f32>,
     /// Entropy of every id's distribution, in nats, over the same support at the same temperature.
     pub entropies: Vec<f32>,
+    /// The ids that every id was chosen from, where the request had choices; else empty.
+    pub supports: Vec<Vec<u32>>,
     /// Why the turn ended.
     pub finish: Finish,
+}
+
+impl Generated {
+    fn nothing() -> Self {
+        let finish = Finish::ContextFull;
+        Self { ids: vec![], log_probs: vec![], entropies: vec![], supports: vec![], finish }
+    }
 }
 
 impl Decoder {
@@ -99,9 +111,8 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
-        let empty =
-            Generated { ids: vec![], log_probs: vec![], entropies: vec![], finish: Finish::ContextFull };
-        let mut results = vec![empty; requests.len()];
+        let mut results = vec![Generated::nothing(); requests.len()];
+        let mut nodes = vec![TokenTrie::ROOT; requests.len()];
         let mut active = Vec::with_capacity(requests.len());
         for (i, request) in requests.iter().enumerate() {
             cache.check_row(request.row)?;
@@ -118,14 +129,28 @@ impl Decoder {
             first = false;
             let mut row_logits = logits.chunks_exact_mut(self.config.vocab_size);
             active.retain(|&i| {
-                let Some(logits) = row_logits.next() else { return false };
-                let id = sample(logits, &requests[i], sampling, &mut results[i]);
-                cache.slots[requests[i].row].pending.push(id);
-                !finished(&mut results[i], id, cache.room(requests[i].row), sampling)
+                let (Some(logits), request) = (row_logits.next(), &requests[i]) else { return false };
+                if let Some(choices) = request.choices {
+                    results[i].supports.push(restrict(logits, choices, nodes[i]));
+                }
+                let id = sample(logits, request, sampling, &mut results[i]);
+                nodes[i] = request.choices.and_then(|c| c.next(nodes[i], id)).unwrap_or(nodes[i]);
+                cache.slots[request.row].pending.push(id);
+                let limit = if request.choices.is_some() { usize::MAX } else { sampling.max_tokens };
+                !finished(&mut results[i], id, cache.room(request.row), &sampling.stop_ids, limit)
             });
         }
         Ok(results)
     }
+}
+
+/// Sets the logits outside the choices to −∞ and returns the ids that are left.
+fn restrict(logits: &mut [f32], choices: &TokenTrie, node: usize) -> Vec<u32> {
+    let support: Vec<u32> = choices.allowed(node).collect();
+    let kept: Vec<f32> = support.iter().map(|&id| logits[id as usize]).collect();
+    logits.fill(f32::NEG_INFINITY);
+    support.iter().zip(kept).for_each(|(&id, logit)| logits[id as usize] = logit);
+    support
 }
 
 /// Draws one id and records it with its log-probability and entropy.
@@ -162,10 +187,10 @@ fn invert_cdf(probs: &[f32], u: f64) -> usize {
     last
 }
 
-fn finished(out: &mut Generated, id: u32, room: usize, sampling: &SamplingParams) -> bool {
-    let reason = if sampling.stop_ids.contains(&id) {
+fn finished(out: &mut Generated, id: u32, room: usize, stop_ids: &[u32], limit: usize) -> bool {
+    let reason = if stop_ids.contains(&id) {
         Finish::Stop
-    } else if out.ids.len() >= sampling.max_tokens {
+    } else if out.ids.len() >= limit {
         Finish::Length
     } else if room == 0 {
         Finish::ContextFull

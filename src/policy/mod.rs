@@ -19,7 +19,7 @@
 //! // Rollout: rows of one cache, continued turn after turn.
 //! let mut cache = KvCache::new(&config, 2);
 //! let sampling = SamplingParams { max_tokens: 4, ..SamplingParams::default() };
-//! let request = |row, prompt| Request { row, prompt, stream: Stream::new(7, Purpose::Rollout, 0, 0, row as u32), turn: 0 };
+//! let request = |row, prompt| Request { row, prompt, stream: Stream::new(7, Purpose::Rollout, 0, 0, row as u32), turn: 0, choices: None };
 //! let out = decoder.generate(&mut cache, &[request(0, &[1, 2, 3]), request(1, &[4, 5])], &sampling)?;
 //! assert_eq!(cache.len(1), 2 + out[1].ids.len());
 //! # Ok(()) }
@@ -36,6 +36,7 @@ mod gradients;
 mod parameters;
 #[cfg(feature = "text")]
 mod tokenizer;
+mod trie;
 
 pub use agreement::max_decode_forward_gap;
 pub use cache::KvCache;
@@ -47,6 +48,7 @@ pub use parameters::Parameters;
 #[cfg(feature = "text")]
 #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
 pub use tokenizer::Tokenizer;
+pub use trie::TokenTrie;
 
 pub(crate) use files::{load_tensors, save_tensors};
 

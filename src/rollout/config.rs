@@ -1,6 +1,6 @@
 //! The settings of a training step's episodes.
 
-use super::{PlayConfig, RowKind};
+use super::{ActionSpace, PlayConfig, RowKind};
 use crate::{Error, Result};
 
 /// How the episodes of a training step are chosen and played.
@@ -13,7 +13,7 @@ pub struct RolloutConfig {
     pub group: usize,
     /// Most turns of an episode.
     pub max_turns: usize,
-    /// Most sampled tokens of an action.
+    /// Most sampled tokens of an action that is free text.
     pub max_action_tokens: usize,
     /// Tokens kept of each observation.
     pub max_observation_tokens: usize,
@@ -21,6 +21,8 @@ pub struct RolloutConfig {
     pub temperature: f64,
     /// One row a trajectory, or one a turn.
     pub rows: RowKind,
+    /// What the policy may write.
+    pub actions: ActionSpace,
 }
 
 impl Default for RolloutConfig {
@@ -33,6 +35,7 @@ impl Default for RolloutConfig {
             max_observation_tokens: 256,
             temperature: 1.0,
             rows: RowKind::Trajectory,
+            actions: ActionSpace::Free,
         }
     }
 }
@@ -71,6 +74,7 @@ impl RolloutConfig {
 
     /// The limits of an episode, at another temperature.
     pub fn play(&self, temperature: f64) -> PlayConfig {
-        PlayConfig { max_turns: self.max_turns, max_action_tokens: self.max_action_tokens, temperature }
+        let Self { max_turns, max_action_tokens, actions, .. } = *self;
+        PlayConfig { max_turns, max_action_tokens, temperature, actions }
     }
 }

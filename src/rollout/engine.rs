@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{End, Prompter, Trajectory, Turn};
 use crate::env::{Environment, Start, Step, Task};
+use crate::policy::TokenTrie;
 use crate::rng::Stream;
 use crate::{Error, Result};
 
@@ -33,6 +34,20 @@ pub struct PlayConfig {
     pub max_action_tokens: usize,
     /// Sampling temperature; 0 takes the most probable token.
     pub temperature: f64,
+    /// What the policy may write.
+    pub actions: ActionSpace,
+}
+
+/// What a policy may write as its action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionSpace {
+    /// Any text.
+    #[default]
+    Free,
+    /// One of the environment's admissible actions: every token is sampled among those that continue one, and
+    /// its log-probability and entropy are those of that choice.
+    Admissible,
 }
 
 /// One place of a sampler and the tokens it is shown before it acts.
@@ -48,6 +63,8 @@ pub struct Request {
     pub stream: Stream,
     /// The turn's index.
     pub turn: u64,
+    /// The only actions that may be sampled; `None`: any.
+    pub choices: Option<TokenTrie>,
 }
 
 /// One sampled action; no ids at all when the prompt did not fit into the context.
@@ -59,6 +76,8 @@ pub struct Sampled {
     pub log_probs: Vec<f32>,
     /// Entropy behind each, nats.
     pub entropies: Vec<f32>,
+    /// The ids that each was chosen from, where the request had choices; else empty.
+    pub supports: Vec<Vec<u32>>,
     /// The stop token came before the limit.
     pub stopped: bool,
 }
@@ -118,6 +137,7 @@ struct Running {
     start: Start,
     turns: Vec<Turn>,
     prompt_ids: Vec<u32>,
+    choices: Option<TokenTrie>,
     ended: Option<(End, bool)>,
 }
 
@@ -146,10 +166,13 @@ pub fn play(
     loop {
         let clock = Instant::now();
         table.seat(environments, &mut stats, &mut failure)?;
-        stats.env_time += clock.elapsed();
         if table.running.iter().all(Option::is_none) {
             break;
         }
+        if config.actions == ActionSpace::Admissible {
+            table.offer(environments, &mut stats, &mut failure)?;
+        }
+        stats.env_time += clock.elapsed();
         let clock = Instant::now();
         let actions = table.act(sampler, &mut stats)?;
         stats.policy_time += clock.elapsed();
@@ -208,8 +231,14 @@ impl Table<'_> {
                     Ok(start) => {
                         self.failed_starts[slot] = 0;
                         let prompt_ids = self.prompter.start(&start)?;
-                        self.running[slot] =
-                            Some(Running { index, start, turns: vec![], prompt_ids, ended: None });
+                        self.running[slot] = Some(Running {
+                            index,
+                            start,
+                            turns: vec![],
+                            prompt_ids,
+                            choices: None,
+                            ended: None,
+                        });
                     }
                     Err(error) => {
                         self.failed_starts[slot] += 1;
@@ -218,6 +247,29 @@ impl Table<'_> {
                 }
             }
         }
+    }
+
+    /// Asks every running episode's environment which actions may be chosen.
+    fn offer(
+        &mut self,
+        environments: &mut [Box<dyn Environment>],
+        stats: &mut PlayStats,
+        failure: &mut Option<Error>,
+    ) -> Result<()> {
+        let running = self.running.iter().enumerate().filter(|(_, r)| r.is_some());
+        let slots: Vec<(usize, usize)> = running.map(|(slot, _)| (slot, slot)).collect();
+        let offers = in_parallel(environments, &slots, |env, _| env.admissible());
+        for ((slot, _), offer) in slots.into_iter().zip(offers) {
+            match (offer, self.running[slot].as_mut()) {
+                (Ok(actions), Some(running)) => running.choices = Some(self.prompter.choices(&actions)?),
+                (Err(error), _) => {
+                    self.running[slot] = None;
+                    drop_episode(stats, failure, error);
+                }
+                (Ok(_), None) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Samples an action for every running episode.
@@ -230,6 +282,7 @@ impl Table<'_> {
                 prompt_ids: r.prompt_ids.clone(),
                 stream: self.episodes[r.index].stream,
                 turn: r.turns.len() as u64,
+                choices: r.choices.clone(),
             })
             .collect();
         let sampled = sampler.sample(&requests, self.config)?;
@@ -308,6 +361,7 @@ impl Running {
             action_ids: sampled.ids,
             log_probs: sampled.log_probs,
             entropies: sampled.entropies,
+            supports: sampled.supports,
             action: action.to_string(),
             observation: step.observation,
             reward: step.reward,

@@ -12,7 +12,7 @@ mod sampler;
 mod trajectory;
 
 pub use config::RolloutConfig;
-pub use engine::{play, Episode, PlayConfig, PlayStats, Request, Rollouts, Sampled, Sampler};
+pub use engine::{play, ActionSpace, Episode, PlayConfig, PlayStats, Request, Rollouts, Sampled, Sampler};
 pub use prompt::{demonstration_texts, Prompter, SPECIAL_TOKENS};
 pub use rows::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row, RowKind};
 pub use sampler::PolicySampler;

@@ -2,7 +2,7 @@
 
 use super::{DemonstrationRow, Row};
 use crate::env::{Demonstration, Start};
-use crate::policy::Tokenizer;
+use crate::policy::{TokenTrie, Tokenizer};
 use crate::{Error, Result};
 
 /// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
@@ -59,6 +59,19 @@ impl Prompter {
         Ok(ids)
     }
 
+    /// The token sequences of `actions`, each with its end.
+    ///
+    /// # Errors
+    /// The tokenizer failed, or there is no action.
+    pub fn choices(&self, actions: &[String]) -> Result<TokenTrie> {
+        let sequence = |action: &String| -> Result<Vec<u32>> {
+            let mut ids = self.tokenizer.encode(action)?;
+            ids.push(self.end);
+            Ok(ids)
+        };
+        TokenTrie::new(actions.iter().map(sequence).collect::<Result<Vec<_>>>()?)
+    }
+
     /// The action's text from its sampled ids, up to the end token.
     ///
     /// # Errors
@@ -90,10 +103,7 @@ impl Prompter {
         }
         let positions = (1..ids.len() as u32).collect();
         let (imitated, turns) = (imitated.split_off(1), turns.split_off(1));
-        Ok(DemonstrationRow {
-            row: Row { ids, positions, turns, old_log_probs: vec![], trajectory },
-            imitated,
-        })
+        Ok(DemonstrationRow { row: Row { ids, positions, turns, trajectory, ..Row::default() }, imitated })
     }
 
     /// The id that ends an action.

@@ -20,7 +20,7 @@ pub enum RowKind {
 }
 
 /// One sequence with the positions of its sampled tokens.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
     /// All token ids, prompts and actions.
     pub ids: Vec<u32>,
@@ -30,6 +30,8 @@ pub struct Row {
     pub turns: Vec<u32>,
     /// Log-probability of each sampled token when it was sampled (empty for demonstrations), nats.
     pub old_log_probs: Vec<f32>,
+    /// The ids each sampled token was chosen from; empty where it was the whole vocabulary.
+    pub supports: Vec<Vec<u32>>,
     /// Which trajectory the row belongs to.
     pub trajectory: usize,
 }
@@ -50,7 +52,7 @@ impl Row {
     /// A turn without prompt or without action tokens.
     pub fn from_turns(turns: &[(&[u32], &[u32])], trajectory: usize, kind: RowKind) -> Result<Vec<Self>> {
         let mut rows = Vec::new();
-        let mut row = Self::empty(trajectory);
+        let mut row = Self { trajectory, ..Self::default() };
         for (turn, (prompt, action)) in turns.iter().enumerate() {
             if prompt.is_empty() || action.is_empty() {
                 let at = format!("trajectory {trajectory}, turn {turn}");
@@ -86,14 +88,12 @@ impl Row {
             return Err(Error::EmptyMask { name: "action tokens", at });
         }
         let mut log_probs = trajectory.turns.iter().flat_map(|t| t.log_probs.iter().copied());
+        let mut supports = trajectory.turns.iter().flat_map(|t| t.supports.iter().cloned());
         for row in &mut rows {
             row.old_log_probs = log_probs.by_ref().take(row.positions.len()).collect();
+            row.supports = supports.by_ref().take(row.positions.len()).collect();
         }
         Ok(rows)
-    }
-
-    fn empty(trajectory: usize) -> Self {
-        Self { ids: vec![], positions: vec![], turns: vec![], old_log_probs: vec![], trajectory }
     }
 }
 
@@ -106,6 +106,8 @@ pub struct MicroBatch<'a> {
     pub predictors: Tensor,
     /// The sampled ids, u32 `[n]`.
     pub targets: Tensor,
+    /// The ids that each of the n tokens was chosen from; empty where it was the whole vocabulary.
+    pub supports: Vec<&'a [u32]>,
     /// Which of the n tokens stands at each place of [b, r], u32 [b·r]; padding holds n.
     pub places: Tensor,
     /// 1 for sampled tokens, 0 for padding, f32 [b, r].
@@ -165,6 +167,7 @@ impl<'a> MicroBatch<'a> {
         }
         let n: usize = rows.iter().map(|r| r.positions.len()).sum();
         let (mut predictors, mut targets) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let mut supports = Vec::with_capacity(n);
         let mut places = vec![n as u32; rows.len() * width];
         let (mut mask, mut old) = (vec![0f32; places.len()], vec![0f32; places.len()]);
         let mut start = 0;
@@ -176,6 +179,7 @@ impl<'a> MicroBatch<'a> {
                 old[place] = row.old_log_probs.get(j).copied().unwrap_or(0.0);
                 predictors.push(start + p - 1);
                 targets.push(row.ids[p as usize]);
+                supports.push(row.supports.get(j).map_or(&[][..], Vec::as_slice));
             }
             start += row.ids.len() as u32;
         }
@@ -184,12 +188,38 @@ impl<'a> MicroBatch<'a> {
             ids: rows.iter().map(|r| r.ids.as_slice()).collect(),
             predictors: Tensor::from_vec(predictors, n, device)?,
             targets: Tensor::from_vec(targets, n, device)?,
+            supports,
             places: Tensor::from_vec(places, rows.len() * width, device)?,
             mask_br: Tensor::from_vec(mask, shape, device)?,
             old_log_probs_br: Tensor::from_vec(old, shape, device)?,
             rows: rows.len(),
             width,
         })
+    }
+
+    /// Logits `[n, v]` with −∞ outside the tokens' supports; differentiable.
+    ///
+    /// # Errors
+    /// An id of a support that is not below v, or logits that are not `[n, v]`.
+    pub fn restrict(&self, logits: Tensor) -> Result<Tensor> {
+        if self.supports.iter().all(|support| support.is_empty()) {
+            return Ok(logits);
+        }
+        let (n, v) = logits.dims2()?;
+        let mut mask = vec![0f32; n * v];
+        for (place, support) in mask.chunks_exact_mut(v).zip(&self.supports).filter(|(_, s)| !s.is_empty()) {
+            place.fill(f32::NEG_INFINITY);
+            for &id in *support {
+                let expected = || Error::Shape {
+                    name: "support",
+                    expected: format!("ids below {v}"),
+                    got: vec![id as usize],
+                };
+                *place.get_mut(id as usize).ok_or_else(expected)? = 0.0;
+            }
+        }
+        let mask = Tensor::from_vec(mask, (n, v), logits.device())?.to_dtype(logits.dtype())?;
+        Ok((logits + mask)?)
     }
 
     /// One value for each sampled token of each row as f32 [b, r], filled up with 0.

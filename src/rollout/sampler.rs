@@ -36,7 +36,13 @@ impl Sampler for PolicySampler<'_> {
             stop_ids: vec![self.end_id],
         };
         let requests: Vec<policy::Request> = (requests.iter())
-            .map(|r| policy::Request { row: r.slot, prompt: &r.prompt_ids, stream: r.stream, turn: r.turn })
+            .map(|r| policy::Request {
+                row: r.slot,
+                prompt: &r.prompt_ids,
+                stream: r.stream,
+                turn: r.turn,
+                choices: r.choices.as_ref(),
+            })
             .collect();
         let generated = self.decoder.generate(&mut self.cache, &requests, &params)?;
         Ok(generated.into_iter().map(sampled).collect())
@@ -44,6 +50,6 @@ impl Sampler for PolicySampler<'_> {
 }
 
 fn sampled(generated: policy::Generated) -> Sampled {
-    let policy::Generated { ids, log_probs, entropies, finish } = generated;
-    Sampled { ids, log_probs, entropies, stopped: finish == Finish::Stop }
+    let policy::Generated { ids, log_probs, entropies, supports, finish } = generated;
+    Sampled { ids, log_probs, entropies, supports, stopped: finish == Finish::Stop }
 }

@@ -3,7 +3,7 @@
 use crate::env::{Start, Task};
 
 /// One turn: what was shown, what was sampled, what came back.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Turn {
     /// Token ids shown to the policy since its last action.
     pub prompt_ids: Vec<u32>,
@@ -13,6 +13,9 @@ pub struct Turn {
     pub log_probs: Vec<f32>,
     /// Entropy of the distribution each token was sampled from, nats.
     pub entropies: Vec<f32>,
+    /// The ids each token was chosen from, where the policy had choices; else empty.
+    #[serde(skip)]
+    pub supports: Vec<Vec<u32>>,
     /// The action as text.
     pub action: String,
     /// The environment's answer.

@@ -143,17 +143,7 @@ mod tests {
     use crate::rollout::{End, Turn};
 
     fn turn(observation: &str, score: f64, valid: bool) -> Turn {
-        Turn {
-            prompt_ids: vec![],
-            action_ids: vec![],
-            log_probs: vec![],
-            entropies: vec![],
-            action: String::new(),
-            observation: observation.into(),
-            reward: 0.0,
-            score,
-            valid,
-        }
+        Turn { observation: observation.into(), score, valid, ..Turn::default() }
     }
 
     fn trajectory(member: u32, turns: Vec<Turn>) -> Trajectory {

@@ -90,11 +90,9 @@ mod tests {
             action_ids: vec![2; h.len()],
             log_probs: vec![-1.0; h.len()],
             entropies: h.to_vec(),
-            action: "a".into(),
-            observation: "o".into(),
-            reward: 0.0,
             score,
             valid: h.len() == 1,
+            ..Turn::default()
         };
         Trajectory {
             task: Task { name: "t".into(), variation: 0 },

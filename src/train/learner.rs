@@ -194,7 +194,7 @@ impl Learner {
 
     fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
         let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
-        let logits = decoder.logits(&hidden)?;
+        let logits = batch.restrict(decoder.logits(&hidden)?)?;
         let (log_probs, entropies) = logprob_entropy(&logits, &batch.targets, self.temperature)?;
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
@@ -421,13 +421,7 @@ mod tests {
 
     #[test]
     fn micro_batches_hold_every_row_once_within_the_budget() {
-        let row = |n: usize| Row {
-            ids: vec![0; n],
-            positions: vec![1],
-            turns: vec![0],
-            old_log_probs: vec![],
-            trajectory: 0,
-        };
+        let row = |n| Row { ids: vec![0; n], positions: vec![1], turns: vec![0], ..Row::default() };
         let rows: Vec<Row> = [5, 9, 3, 8, 20].into_iter().map(row).collect();
         let rows: Vec<&Row> = rows.iter().collect();
         assert_eq!(micro_batches(&rows, 14), [vec![0, 1], vec![2, 3], vec![4]]);

@@ -2,7 +2,7 @@
 
 use epo::entropy::{EntropyConfig, EntropyMethod, Granularity};
 use epo::objective::Aggregation;
-use epo::rollout::RowKind;
+use epo::rollout::{ActionSpace, RowKind};
 use epo::train::optim::AdamWConfig;
 use epo::train::{read_metrics, Agent};
 
@@ -20,6 +20,25 @@ fn reinforcement_learning_solves_what_cloning_left_unsolved() {
     let after = config.success(&train(trained.path(), &config).unwrap());
     eprintln!("success {before} before, {after} after");
     assert!(before < 0.4 && after > before + 0.2, "{before} before, {after} after");
+}
+
+#[test]
+fn a_choice_of_admissible_actions_is_scored_over_the_same_support_and_learned() {
+    let mut config = Config { steps: 20, learning_rate: 1e-3, ..Config::default() };
+    config.cloning.epochs = 1;
+    config.rollout.actions = ActionSpace::Admissible;
+    config.entropy.lambda = 0.001;
+    let folder = tempfile::tempdir().unwrap();
+    let agent = train(folder.path(), &config).unwrap();
+    let lines = read_metrics(folder.path()).unwrap();
+    let steps: Vec<_> = lines.iter().filter(|line| line["phase"] == "rl").collect();
+    for line in &steps {
+        assert!(line["decode_forward_gap"].as_f64().unwrap() < 1e-4, "{}", line["decode_forward_gap"]);
+        assert_eq!(line["valid_actions"], 1.0);
+    }
+    let (before, after) = (steps[0]["success"].as_f64().unwrap(), config.success(&agent));
+    eprintln!("success {before} before, {after} after");
+    assert!(after > before + 0.2, "{before} before, {after} after");
 }
 
 #[test]

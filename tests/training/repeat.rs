@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use epo::entropy::EntropyConfig;
 use epo::objective::{KlKind, KlLoss};
-use epo::rollout::{RowKind, Trajectory};
+use epo::rollout::{ActionSpace, RowKind, Trajectory};
 use epo::train::first_difference;
 
 use crate::driver::{assert_same_run, environments, resume, same_episode, train, Config};
@@ -17,6 +17,7 @@ fn variants() -> [Config; 3] {
     with_reference.update.policy.kl = Some(KlLoss { kind: KlKind::K3, coef: 0.1 });
     let mut turns = Config { entropy: EntropyConfig::official_code(), ..plain.clone() };
     turns.rollout.rows = RowKind::Turn;
+    turns.rollout.actions = ActionSpace::Admissible;
     [plain, with_reference, turns]
 }
 

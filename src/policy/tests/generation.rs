@@ -7,7 +7,7 @@ fn stream(member: u32) -> Stream {
 }
 
 fn request(row: usize, prompt: &[u32]) -> Request<'_> {
-    Request { row, prompt, stream: stream(row as u32), turn: 0 }
+    Request { row, prompt, stream: stream(row as u32), turn: 0, choices: None }
 }
 
 fn sampling(max_tokens: usize) -> SamplingParams {
@@ -39,6 +39,35 @@ fn sampled_log_probs_and_entropies_are_the_forward_passes_at_the_temperature() {
         }
     }
     assert_eq!((cache.len(1), cache.len(0)), (50, 23));
+}
+
+#[test]
+fn choices_are_sampled_among_themselves() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let sequences = [vec![5, 1, 0], vec![5, 1, 2, 0], vec![3, 0]];
+    let choices = TokenTrie::new(&sequences).unwrap();
+    let sampling = SamplingParams { stop_ids: vec![0], temperature: 5.0, ..sampling(1) };
+    let (mut seen, prompt) = (std::collections::BTreeMap::new(), [4, 9]);
+    for turn in 0..200 {
+        let mut cache = KvCache::new(&config(), 1);
+        let request = Request { turn, choices: Some(&choices), ..request(0, &prompt) };
+        let out = decoder.generate(&mut cache, &[request], &sampling).unwrap().remove(0);
+        assert!(sequences.contains(&out.ids) && out.finish == Finish::Stop);
+        let row = [&prompt[..], &out.ids].concat();
+        let hidden = decoder.forward_packed(&[&row]).unwrap();
+        let logits = decoder.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
+        for (i, support) in out.supports.iter().enumerate() {
+            let kept: Vec<f64> =
+                support.iter().map(|&id| logits[prompt.len() - 1 + i][id as usize]).collect();
+            let chosen = support.iter().position(|&id| id == out.ids[i]).unwrap();
+            let (log_prob, entropy) = crate::kernels::reference::logprob_entropy(&kept, chosen, 5.0);
+            assert!((f64::from(out.log_probs[i]) - log_prob).abs() < 1e-4);
+            assert!((f64::from(out.entropies[i]) - entropy).abs() < 1e-4);
+        }
+        seen.insert(out.ids.clone(), out.log_probs.iter().sum::<f32>().exp());
+    }
+    let total: f32 = seen.values().sum();
+    assert!(seen.len() == 3 && (total - 1.0).abs() < 1e-4, "{seen:?}");
 }
 
 #[test]
