@@ -80,6 +80,11 @@ pub enum Error {
     #[error(transparent)]
     Simulator(#[from] crate::env::scienceworld::SimulatorError),
 
+    /// An ALFWorld game, or a folder of them, is not what it should be.
+    #[cfg(feature = "alfworld")]
+    #[error(transparent)]
+    AlfWorld(#[from] crate::env::alfworld::AlfworldError),
+
     /// An environment refused a call.
     #[error("environment `{environment}`: {what} = {value:?}: {reason}")]
     Environment {

@@ -1,5 +1,11 @@
 //! Text environments: the trait every trainer of the crate plays through, and a toy one for tests.
 
+#[cfg(feature = "alfworld")]
+#[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
+pub mod alfworld;
+#[cfg(feature = "alfworld")]
+#[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
+pub mod household;
 #[cfg(feature = "scienceworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "scienceworld")))]
 pub mod scienceworld;
@@ -94,6 +100,12 @@ pub trait Environment: Send {
     /// # Errors
     /// As [`Environment::step`].
     fn admissible(&mut self) -> Result<Vec<String>>;
+
+    /// Whether a call may wait for another process. Environments that do are called at the same time, the
+    /// others one after another: a thread would cost more than their answer.
+    fn waits(&self) -> bool {
+        true
+    }
 
     /// How often a process behind this environment was replaced so far (0 for in-process environments).
     fn restarts(&self) -> u64 {

@@ -1,0 +1,126 @@
+//! Sets of small numbers, and rows of a ragged table.
+
+/// A set of numbers below a fixed length.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Bits(Box<[u64]>);
+
+impl Bits {
+    /// The empty set of numbers below `len`.
+    pub(super) fn new(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)].into())
+    }
+
+    /// A bound that every number in the set is below.
+    pub(super) fn len(&self) -> usize {
+        64 * self.0.len()
+    }
+
+    pub(super) fn get(&self, i: u32) -> bool {
+        self.0[i as usize / 64] >> (i % 64) & 1 == 1
+    }
+
+    /// Puts a number in or takes it out.
+    pub(super) fn set(&mut self, i: u32, value: bool) {
+        let word = &mut self.0[i as usize / 64];
+        *word = *word & !(1 << (i % 64)) | u64::from(value) << (i % 64);
+    }
+
+    /// The numbers, ascending.
+    pub(super) fn ones(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().enumerate().flat_map(|(i, &word)| {
+            let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
+            rest.take_while(|&word| word != 0).map(move |word| i as u32 * 64 + word.trailing_zeros())
+        })
+    }
+
+    /// How many bytes the numbers take.
+    pub(super) fn bytes(&self) -> usize {
+        std::mem::size_of_val(&*self.0)
+    }
+}
+
+/// A table whose rows have different lengths.
+#[derive(Debug)]
+pub(super) struct Rows<T> {
+    ends: Vec<u32>,
+    items: Vec<T>,
+}
+
+impl<T> Default for Rows<T> {
+    fn default() -> Self {
+        Self { ends: Vec::new(), items: Vec::new() }
+    }
+}
+
+impl<T> Rows<T> {
+    /// An empty table with room for so many rows and items.
+    pub(super) fn with_capacity(rows: usize, items: usize) -> Self {
+        Self { ends: Vec::with_capacity(rows), items: Vec::with_capacity(items) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn row(&self, i: usize) -> &[T] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.items[start as usize..self.ends[i] as usize]
+    }
+
+    pub(super) fn push(&mut self, row: impl IntoIterator<Item = T>) {
+        self.items.extend(row);
+        self.ends.push(self.items.len() as u32);
+    }
+
+    /// Keeps what `keep` says of the last row, told each item and the items kept before it.
+    pub(super) fn retain_last(&mut self, keep: impl Fn(T, &[T]) -> bool)
+    where
+        T: Copy,
+    {
+        let start = self.ends.iter().rev().nth(1).map_or(0, |&end| end as usize);
+        let mut kept = start;
+        for i in start..self.items.len() {
+            if keep(self.items[i], &self.items[start..kept]) {
+                self.items[kept] = self.items[i];
+                kept += 1;
+            }
+        }
+        self.items.truncate(kept);
+        self.ends.iter_mut().last().into_iter().for_each(|end| *end = kept as u32);
+    }
+
+    /// Takes the last row away.
+    pub(super) fn pop(&mut self) {
+        self.ends.pop();
+        self.items.truncate(self.ends.last().map_or(0, |&end| end as usize));
+    }
+
+    /// How many bytes the table takes.
+    pub(super) fn bytes(&self) -> usize {
+        std::mem::size_of_val(&*self.ends) + std::mem::size_of_val(&*self.items)
+    }
+}
+
+impl Rows<u32> {
+    /// The items of all rows.
+    pub(super) fn items(&self) -> &[u32] {
+        &self.items
+    }
+
+    /// The table in whose row `r` stand the items `i` of the pairs `(r, i)`, in the order of the pairs.
+    pub(super) fn group(rows: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
+        let mut ends = vec![0; rows];
+        pairs.clone().for_each(|(row, _)| ends[row as usize] += 1);
+        let mut total = 0;
+        for end in &mut ends {
+            total += std::mem::replace(end, total);
+        }
+        let mut items = vec![0; total as usize];
+        for (row, item) in pairs {
+            let end = &mut ends[row as usize];
+            items[*end as usize] = item;
+            *end += 1;
+        }
+        Self { ends, items }
+    }
+}

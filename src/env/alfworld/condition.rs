@@ -1,0 +1,224 @@
+//! Conditions of actions and goals, as alternatives of plain conjunctions.
+
+use super::domain::{PredicateId, Predicates};
+use super::error::Result;
+use super::sexpr::{Items, Node};
+use super::types::{typed_list, TypeId, Types, NO_TYPE};
+
+/// How many alternatives one condition may have.
+const MAX_CASES: usize = 1024;
+/// How many atoms one alternative may have.
+pub(super) const MAX_ATOMS: usize = 64;
+/// How many variables one action or goal may have.
+pub(super) const MAX_VARS: usize = 32;
+
+/// How many objects the conditions and effects of one text may name.
+const MAX_NAMES: usize = 4096;
+
+/// What stands in an atom's argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Term {
+    /// A variable of the action or goal.
+    Var(u16),
+    /// An object named in the text, by its number in [`Names`].
+    Name(u16),
+}
+
+/// A predicate applied to terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Atom {
+    pub(super) predicate: PredicateId,
+    pub(super) terms: Vec<Term>,
+}
+
+/// One alternative of a condition: all of this must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) positive: Vec<Atom>,
+    pub(super) negative: Vec<Atom>,
+    /// Pairs of terms that must be the same, or must not be.
+    pub(super) equal: Vec<(Term, Term, bool)>,
+    /// The variables of `exists` above this alternative.
+    pub(super) exists: Vec<u16>,
+}
+
+/// The objects that a text names.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) list: Vec<String>,
+}
+
+impl Names {
+    fn intern(&mut self, node: Node) -> Result<u16> {
+        let name = node.word()?;
+        if let Some(known) = self.list.iter().position(|known| known == name) {
+            return Ok(known as u16);
+        }
+        check(node, self.list.len() + 1, MAX_NAMES, "objects named in conditions and effects")?;
+        self.list.push(name.to_owned());
+        Ok(self.list.len() as u16 - 1)
+    }
+}
+
+/// What names mean while a condition is read.
+pub(super) struct Scope<'d, 's> {
+    pub(super) types: &'d Types,
+    pub(super) predicates: &'d Predicates,
+    pub(super) names: &'d mut Names,
+    /// The type of each variable.
+    pub(super) vars: Vec<TypeId>,
+    /// The variables that can be named now, the innermost last.
+    visible: Vec<(&'s str, u16)>,
+}
+
+impl<'d, 's> Scope<'d, 's> {
+    pub(super) fn new(types: &'d Types, predicates: &'d Predicates, names: &'d mut Names) -> Self {
+        Self { types, predicates, names, vars: Vec::new(), visible: Vec::new() }
+    }
+
+    /// Declares the variables of a typed list; gives the number of the first one.
+    pub(super) fn declare(&mut self, items: Items<'s>) -> Result<u16> {
+        let first = self.vars.len();
+        for (name, kind) in typed_list(items)? {
+            if self.vars.len() == MAX_VARS {
+                return Err(name.error(format!("more than {MAX_VARS} variables")));
+            }
+            let word = name.word()?;
+            if !word.starts_with('?') {
+                return Err(name.error("a variable begins with `?`"));
+            }
+            self.visible.push((word, self.vars.len() as u16));
+            // Unlike an object's type, a variable's type may be unknown: it then stands for nothing.
+            let kind = kind.map_or(Ok("object"), Node::word)?;
+            self.vars.push(self.types.get(kind));
+        }
+        Ok(first as u16)
+    }
+
+    /// The alternatives under which `node` holds, or does not hold.
+    pub(super) fn cases(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
+        if node.items()?.next().is_none() {
+            return Ok(if holds { vec![Case::default()] } else { Vec::new() });
+        }
+        let (head, mut items) = node.headed()?;
+        match head {
+            "and" if holds => self.all(node, items, holds),
+            "or" if !holds => self.all(node, items, holds),
+            "and" | "or" => self.any(node, items, holds),
+            "not" => {
+                let inner = only(node, &mut items)?;
+                self.cases(inner, !holds)
+            }
+            "exists" if holds => self.exists(node, items),
+            "forall" | "imply" | "when" | "exists" => {
+                Err(node.error(format!("`{head}` is not supported here")))
+            }
+            "=" => self.equal(node, holds),
+            _ => self.literal(node, holds),
+        }
+    }
+
+    fn all(&mut self, node: Node<'s>, items: Items<'s>, holds: bool) -> Result<Vec<Case>> {
+        let mut product = vec![Case::default()];
+        for item in items {
+            let cases = self.cases(item, holds)?;
+            check(node, product.len() * cases.len(), MAX_CASES, "alternatives")?;
+            let pairs = product.iter().flat_map(|left| cases.iter().map(move |right| left.and(right)));
+            product = pairs.collect();
+            let atoms = product.iter().map(Case::size).max().unwrap_or(0);
+            check(node, atoms, MAX_ATOMS, "atoms in one alternative")?;
+        }
+        Ok(product)
+    }
+
+    fn any(&mut self, node: Node<'s>, items: Items<'s>, holds: bool) -> Result<Vec<Case>> {
+        let mut union = Vec::new();
+        for item in items {
+            union.extend(self.cases(item, holds)?);
+            check(node, union.len(), MAX_CASES, "alternatives")?;
+        }
+        Ok(union)
+    }
+
+    fn exists(&mut self, node: Node<'s>, mut items: Items<'s>) -> Result<Vec<Case>> {
+        let outer = self.visible.len();
+        let vars = items.next().ok_or_else(|| node.error("no variables"))?;
+        let first = self.declare(vars.items()?)?;
+        let declared = first..self.vars.len() as u16;
+        let inner = only(node, &mut items)?;
+        let mut cases = self.cases(inner, true)?;
+        self.visible.truncate(outer);
+        cases.iter_mut().for_each(|case| case.exists.extend(declared.clone()));
+        Ok(cases)
+    }
+
+    fn equal(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
+        let (_, mut items) = node.headed()?;
+        let (Some(left), Some(right), None) = (items.next(), items.next(), items.next()) else {
+            return Err(node.error("`=` takes two terms"));
+        };
+        let equal = vec![(self.term(left)?, self.term(right)?, holds)];
+        Ok(vec![Case { equal, ..Case::default() }])
+    }
+
+    fn literal(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
+        let atom = vec![self.atom(node)?];
+        Ok(vec![match holds {
+            true => Case { positive: atom, ..Case::default() },
+            false => Case { negative: atom, ..Case::default() },
+        }])
+    }
+
+    /// Reads `(predicate term …)`.
+    pub(super) fn atom(&mut self, node: Node<'s>) -> Result<Atom> {
+        let (head, items) = node.headed()?;
+        let predicate = self.predicates.find(node, head)?;
+        self.predicates.check_arity(node, predicate, items.clone().count())?;
+        let terms = items.map(|item| self.term(item)).collect::<Result<_>>()?;
+        Ok(Atom { predicate, terms })
+    }
+
+    fn term(&mut self, node: Node<'s>) -> Result<Term> {
+        let word = node.word()?;
+        if !word.starts_with('?') {
+            return self.names.intern(node).map(Term::Name);
+        }
+        let known = self.visible.iter().rev().find(|(name, _)| *name == word);
+        known.map(|&(_, var)| Term::Var(var)).ok_or_else(|| node.error("this variable is not declared"))
+    }
+}
+
+impl Case {
+    fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.positive.extend_from_slice(&other.positive);
+        both.negative.extend_from_slice(&other.negative);
+        both.equal.extend_from_slice(&other.equal);
+        both.exists.extend_from_slice(&other.exists);
+        both
+    }
+
+    fn size(&self) -> usize {
+        self.positive.len() + self.negative.len() + self.equal.len()
+    }
+
+    /// Whether some variable can stand for no object at all.
+    pub(super) fn is_empty(&self, vars: &[TypeId]) -> bool {
+        self.exists.iter().any(|&var| vars[usize::from(var)] == NO_TYPE)
+    }
+}
+
+/// The one item left.
+fn only<'s>(node: Node<'s>, items: &mut Items<'s>) -> Result<Node<'s>> {
+    match (items.next(), items.next()) {
+        (Some(item), None) => Ok(item),
+        _ => Err(node.error("expected exactly one condition here")),
+    }
+}
+
+fn check(node: Node, count: usize, limit: usize, what: &str) -> Result<()> {
+    match count <= limit {
+        true => Ok(()),
+        false => Err(node.error(format!("more than {limit} {what}"))),
+    }
+}

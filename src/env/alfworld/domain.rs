@@ -1,0 +1,323 @@
+//! PDDL domains: types, predicates, and actions ready to be grounded.
+
+use super::condition::{Atom, Case, Names, Scope, Term};
+use super::error::{Part, Result, Source};
+use super::join::Join;
+use super::sexpr::{Items, Node, Sexpr};
+use super::types::{typed_list, TypeId, Types};
+
+/// A predicate by its number.
+pub(super) type PredicateId = u16;
+/// How many arguments a predicate may have.
+pub(super) const MAX_ARITY: usize = 7;
+const MAX_PREDICATES: usize = 1024;
+const MAX_ACTIONS: usize = 1024;
+const MAX_EFFECTS: usize = 256;
+/// What the engine understands. The rest of `:adl` is refused where it is used.
+const REQUIREMENTS: [&str; 9] = [
+    ":strips",
+    ":typing",
+    ":adl",
+    ":action-costs",
+    ":equality",
+    ":negative-preconditions",
+    ":disjunctive-preconditions",
+    ":existential-preconditions",
+    ":conditional-effects",
+];
+
+/// A parsed domain.
+pub(super) struct Domain {
+    pub(super) types: Types,
+    pub(super) predicates: Predicates,
+    /// Objects that every problem has: name and type.
+    pub(super) constants: Vec<(String, TypeId)>,
+    /// The objects that actions name.
+    pub(super) names: Names,
+    pub(super) actions: Vec<Action>,
+}
+
+/// The predicates of a domain.
+#[derive(Default)]
+pub(super) struct Predicates {
+    pub(super) list: Vec<Predicate>,
+}
+
+/// A predicate: its name, how many arguments it has, and whether an action can change it.
+pub(super) struct Predicate {
+    pub(super) name: String,
+    pub(super) arity: usize,
+    pub(super) fluent: bool,
+}
+
+/// An action before its parameters stand for objects.
+pub(super) struct Action {
+    pub(super) name: String,
+    /// The parameters' names without `?`; they are the first variables.
+    pub(super) params: Vec<String>,
+    /// The types of the variables.
+    pub(super) vars: Vec<TypeId>,
+    /// The alternatives of the precondition.
+    pub(super) joins: Vec<Join>,
+    /// What is made true comes before what is made false.
+    pub(super) effects: Vec<Effect>,
+}
+
+/// What an action makes true or false.
+pub(super) struct Effect {
+    pub(super) atom: Atom,
+    pub(super) add: bool,
+    /// The alternatives under which it does so; none: always.
+    pub(super) when: Option<Vec<Case>>,
+}
+
+impl Predicates {
+    /// The predicate called `name`, if there is one.
+    pub(super) fn get(&self, name: &str) -> Option<PredicateId> {
+        self.list.iter().position(|known| known.name == name).map(|id| id as PredicateId)
+    }
+
+    /// The predicate called `name`, which stands in `node`.
+    pub(super) fn find(&self, node: Node, name: &str) -> Result<PredicateId> {
+        self.get(name).ok_or_else(|| node.error(format!("the predicate `{name}` is not declared")))
+    }
+
+    /// Refuses an atom with a wrong number of arguments.
+    pub(super) fn check_arity(&self, node: Node, id: PredicateId, got: usize) -> Result<()> {
+        let Predicate { name, arity, .. } = &self.list[usize::from(id)];
+        match got == *arity {
+            true => Ok(()),
+            false => Err(node.error(format!("`{name}` has {got} arguments, it is declared with {arity}"))),
+        }
+    }
+
+    fn parse(items: Items) -> Result<Self> {
+        let mut predicates = Self::default();
+        for item in items {
+            let (name, params) = item.headed()?;
+            let arity = typed_list(params)?.len();
+            if arity > MAX_ARITY || predicates.list.len() == MAX_PREDICATES {
+                let limits = format!("at most {MAX_PREDICATES} predicates of {MAX_ARITY} arguments");
+                return Err(item.error(limits));
+            }
+            if predicates.get(name).is_some() || name.starts_with("not_") || name == "=" {
+                return Err(item.error(format!("`{name}` is declared twice, or reserved")));
+            }
+            predicates.list.push(Predicate { name: name.to_owned(), arity, fluent: false });
+        }
+        Ok(predicates)
+    }
+}
+
+/// The sections of `(define (domain …) …)`.
+#[derive(Default)]
+struct Sections<'s> {
+    types: Option<Items<'s>>,
+    predicates: Option<Items<'s>>,
+    constants: Option<Items<'s>>,
+    actions: Vec<Node<'s>>,
+}
+
+impl<'s> Sections<'s> {
+    fn parse(root: Node<'s>) -> Result<Self> {
+        let mut sections = Self::default();
+        for section in definition(root, "domain")? {
+            let (head, items) = section.headed()?;
+            match head {
+                ":requirements" => check_requirements(items)?,
+                ":types" => sections.types = Some(items),
+                ":predicates" => sections.predicates = Some(items),
+                ":constants" => sections.constants = Some(items),
+                ":functions" => {} // costs do not matter to a player
+                ":action" if sections.actions.len() < MAX_ACTIONS => sections.actions.push(section),
+                ":action" => return Err(section.error(format!("more than {MAX_ACTIONS} actions"))),
+                _ => return Err(section.error(format!("section `{head}` is not supported"))),
+            }
+        }
+        Ok(sections)
+    }
+}
+
+impl Domain {
+    /// Parses the text of a domain.
+    pub(super) fn parse(file: &str, text: &str) -> Result<Self> {
+        let lower = text.to_ascii_lowercase();
+        let tree = Sexpr::parse(Source { file, part: Part::Domain, text }, &lower)?;
+        let sections = Sections::parse(tree.root())?;
+        let mut domain = Self {
+            types: sections.types.map_or_else(|| Ok(Types::new()), Types::parse)?,
+            predicates: sections.predicates.map_or_else(|| Ok(Predicates::default()), Predicates::parse)?,
+            constants: Vec::new(),
+            names: Names::default(),
+            actions: Vec::new(),
+        };
+        if let Some(items) = sections.constants {
+            let constants = typed_objects(items, &domain.types)?;
+            domain.constants = constants.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        }
+        let mut drafts = Vec::new();
+        for node in sections.actions {
+            let draft = domain.draft(node)?;
+            if drafts.iter().any(|known: &Draft| known.action.name == draft.action.name) {
+                return Err(node.error(format!("the action `{}` is declared twice", draft.action.name)));
+            }
+            drafts.push(draft);
+        }
+        domain.finish(drafts);
+        Ok(domain)
+    }
+
+    /// Reads one `(:action …)`.
+    fn draft(&mut self, node: Node) -> Result<Draft> {
+        let fields = Fields::parse(node)?;
+        let mut scope = Scope::new(&self.types, &self.predicates, &mut self.names);
+        if let Some(params) = fields.parameters {
+            scope.declare(params.items()?)?;
+        }
+        let params = match fields.parameters {
+            Some(params) => typed_list(params.items()?)?,
+            None => Vec::new(),
+        };
+        let params = params.iter().map(|(name, _)| Ok(name.word()?.trim_matches('?').to_owned()));
+        let params = params.collect::<Result<Vec<_>>>()?;
+        let cases = match fields.precondition {
+            Some(condition) => scope.cases(condition, true)?,
+            None => vec![Case::default()],
+        };
+        let mut effects = Vec::new();
+        if let Some(effect) = fields.effect {
+            read_effects(&mut scope, effect, None, &mut effects)?;
+        }
+        let (name, vars) = (fields.name.to_owned(), scope.vars);
+        Ok(Draft { action: Action { name, params, vars, joins: Vec::new(), effects }, cases })
+    }
+
+    /// Plans how to ground each action, now that it is known what actions can change.
+    fn finish(&mut self, drafts: Vec<Draft>) {
+        for effect in drafts.iter().flat_map(|draft| &draft.action.effects) {
+            self.predicates.list[usize::from(effect.atom.predicate)].fluent = true;
+        }
+        for Draft { mut action, cases } in drafts {
+            let possible = cases.into_iter().filter(|case| !case.is_empty(&action.vars));
+            let join = |case| Join::plan(case, action.params.len(), &action.vars, &self.predicates);
+            action.joins = possible.map(join).collect();
+            action.effects.sort_by_key(|effect| !effect.add);
+            self.actions.push(action);
+        }
+    }
+}
+
+/// An action whose joins are not planned yet.
+struct Draft {
+    action: Action,
+    cases: Vec<Case>,
+}
+
+/// The fields of `(:action name …)`.
+#[derive(Default)]
+struct Fields<'s> {
+    name: &'s str,
+    parameters: Option<Node<'s>>,
+    precondition: Option<Node<'s>>,
+    effect: Option<Node<'s>>,
+}
+
+impl<'s> Fields<'s> {
+    fn parse(action: Node<'s>) -> Result<Self> {
+        let (_, mut items) = action.headed()?;
+        let name = items.next().ok_or_else(|| action.error("an action without a name"))?;
+        let mut fields = Self { name: name.word()?, ..Self::default() };
+        while let Some(key) = items.next() {
+            let field = match key.word()? {
+                ":parameters" => &mut fields.parameters,
+                ":precondition" => &mut fields.precondition,
+                ":effect" => &mut fields.effect,
+                _ => return Err(key.error("expected :parameters, :precondition or :effect")),
+            };
+            *field = Some(items.next().ok_or_else(|| key.error("nothing follows"))?);
+        }
+        Ok(fields)
+    }
+}
+
+/// The sections of `(define (kind name) …)`.
+pub(super) fn definition<'s>(root: Node<'s>, kind: &str) -> Result<Items<'s>> {
+    let (head, mut items) = root.headed()?;
+    if head != "define" {
+        return Err(root.error("expected (define …)"));
+    }
+    let title = items.next().ok_or_else(|| root.error("an empty definition"))?;
+    match title.headed()?.0 == kind {
+        true => Ok(items),
+        false => Err(title.error(format!("expected ({kind} …)"))),
+    }
+}
+
+/// Reads a typed list of objects.
+pub(super) fn typed_objects<'s>(items: Items<'s>, types: &Types) -> Result<Vec<(&'s str, TypeId)>> {
+    let object = |(name, kind): (Node<'s>, Option<Node<'s>>)| {
+        let kind = kind.map_or(Ok(0), |kind| types.declared(kind))?;
+        Ok((name.word()?, kind))
+    };
+    typed_list(items)?.into_iter().map(object).collect()
+}
+
+fn check_requirements(mut items: Items) -> Result<()> {
+    let unknown = items.find(|item| !item.as_word().is_some_and(|word| REQUIREMENTS.contains(&word)));
+    match unknown {
+        None => Ok(()),
+        Some(item) => {
+            Err(item.error(format!("this requirement is not supported; known: {}", REQUIREMENTS.join(" "))))
+        }
+    }
+}
+
+/// Reads the effects in `node`, all of them under the condition `when`.
+fn read_effects<'s>(
+    scope: &mut Scope<'_, 's>,
+    node: Node<'s>,
+    when: Option<&[Case]>,
+    effects: &mut Vec<Effect>,
+) -> Result<()> {
+    if node.items()?.next().is_none() {
+        return Ok(());
+    }
+    let (head, mut items) = node.headed()?;
+    match head {
+        "and" => items.try_for_each(|item| read_effects(scope, item, when, effects)),
+        "increase" => Ok(()), // costs do not matter to a player
+        "when" if when.is_none() => {
+            let (Some(condition), Some(effect), None) = (items.next(), items.next(), items.next()) else {
+                return Err(node.error("`when` takes a condition and an effect"));
+            };
+            let cases = scope.cases(condition, true)?;
+            if cases.iter().any(|case| !case.exists.is_empty()) {
+                return Err(condition.error("`exists` is not supported in the condition of an effect"));
+            }
+            read_effects(scope, effect, Some(&cases), effects)
+        }
+        "when" | "forall" => Err(node.error(format!("`{head}` is not supported here"))),
+        _ => {
+            if effects.len() == MAX_EFFECTS {
+                return Err(node.error(format!("more than {MAX_EFFECTS} effects")));
+            }
+            effects.push(read_effect(scope, node, when)?);
+            Ok(())
+        }
+    }
+}
+
+fn read_effect<'s>(scope: &mut Scope<'_, 's>, node: Node<'s>, when: Option<&[Case]>) -> Result<Effect> {
+    let (head, mut items) = node.headed()?;
+    let (literal, add) = match (head, items.next()) {
+        ("not", Some(inner)) => (inner, false),
+        _ => (node, true),
+    };
+    let atom = scope.atom(literal)?;
+    // `exists` variables are out of sight here, so every variable is a parameter.
+    debug_assert!(atom
+        .terms
+        .iter()
+        .all(|term| !matches!(term, Term::Var(var) if scope.vars.len() <= usize::from(*var))));
+    Ok(Effect { atom, add, when: when.map(<[Case]>::to_vec) })
+}

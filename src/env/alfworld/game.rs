@@ -1,0 +1,349 @@
+//! Games: one file, parsed and grounded.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use serde::Deserialize;
+
+use super::bits::Bits;
+use super::error::{AlfworldError, Result};
+use super::facts::{Facts, Key, ObjectId};
+use super::ground::{ground, Grounding};
+use super::library::{Logic, OwnText};
+use super::objects::Objects;
+use super::operators::{Conjunction, Operators};
+use super::problem::Problem;
+use super::relations::Relations;
+use super::state::{OperatorId, State};
+use super::task::TaskType;
+use super::text::{Seen, Words, Writer};
+
+/// What stands before the task's sentence in the first observation.
+const TASK_MARKER: &str = "Your task is to: ";
+
+/// A game file's fields.
+#[derive(Deserialize)]
+pub(super) struct RawGame<'a> {
+    #[serde(borrow)]
+    pub(super) pddl_domain: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) grammar: Cow<'a, str>,
+    #[serde(borrow)]
+    pddl_problem: Cow<'a, str>,
+    solvable: Option<bool>,
+    walkthrough: Option<Vec<String>>,
+}
+
+impl<'a> RawGame<'a> {
+    pub(super) fn parse(file: &str, text: &'a str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| AlfworldError::Json {
+            file: file.to_owned(),
+            line: error.line(),
+            column: error.column(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// A game: everything about it that does not change while it is played. Cheap to share.
+pub struct Game {
+    name: String,
+    logic: Arc<Logic>,
+    /// The literal of the grammar that is this game's own.
+    own: OwnText,
+    walkthrough: Option<Vec<String>>,
+    first_observation: String,
+    objects: Objects,
+    facts: Facts,
+    first_fluent: u32,
+    relations: Relations,
+    operators: Operators,
+    commands: Commands,
+    goal: Vec<Vec<Conjunction>>,
+    initial: State,
+    /// The commands admissible at the start, sorted.
+    pub(super) first_commands: Vec<u32>,
+}
+
+/// What players type.
+#[derive(Default)]
+struct Commands {
+    texts: Vec<Arc<str>>,
+    /// The command of each operator.
+    of: Vec<u32>,
+}
+
+/// A fact: a predicate and the objects that it is about, as the game file calls them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Fact<'a> {
+    /// The predicate.
+    pub predicate: &'a str,
+    /// The objects.
+    pub arguments: Vec<&'a str>,
+}
+
+impl Game {
+    pub(super) fn new(
+        name: &str,
+        raw: RawGame,
+        (logic, own): (Arc<Logic>, OwnText),
+        shuffle: Option<u64>,
+    ) -> Result<Self> {
+        if raw.solvable == Some(false) {
+            let (file, reason) = (name.to_owned(), "the file says `\"solvable\": false`".to_owned());
+            return Err(AlfworldError::Unsolvable { file, reason });
+        }
+        let mut problem = Problem::parse(name, &raw.pddl_problem, &logic.domain)?;
+        let Grounding { mut facts, first_fluent, operators, initial, goal } =
+            ground(name, &logic.domain, &problem)?;
+        let mut used = vec![false; problem.objects.ids.len()];
+        problem.args.iter().for_each(|&arg| used[usize::from(arg)] = true);
+        problem.objects.name(&used, shuffle);
+        let objects = problem.objects;
+        let relations = Relations::new(&logic.grammar.queried, &facts, &objects.types);
+        facts.freeze();
+        let applicable = operators.applicable(&initial);
+        let mut game = Self {
+            name: name.to_owned(),
+            logic,
+            own,
+            walkthrough: raw.walkthrough,
+            first_observation: String::new(),
+            objects,
+            facts,
+            first_fluent,
+            relations,
+            operators,
+            commands: Commands::default(),
+            goal,
+            initial: State { facts: initial, applicable },
+            first_commands: Vec::new(),
+        };
+        game.write_texts()?;
+        Ok(game)
+    }
+
+    /// Writes the texts that do not change: the first observation and every command.
+    fn write_texts(&mut self) -> Result<()> {
+        let nothing = Bits::new(self.initial.facts.len());
+        let words = self.words();
+        let mut writer = Writer::new(&words, Seen { shown: &self.initial.facts, denied: &nothing });
+        let commands = self.write_commands(&mut writer)?;
+        let mut first: Vec<u32> = self.initial.applicable().map(|id| commands.of[id.index()]).collect();
+        first.sort_unstable_by_key(|&command| &commands.texts[command as usize]);
+        first.dedup();
+        let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
+        self.first_observation = first_observation;
+        self.commands = commands;
+        self.first_commands = first;
+        Ok(())
+    }
+
+    fn write_commands(&self, writer: &mut Writer) -> Result<Commands> {
+        let mut commands = Commands::default();
+        let mut by_inputs: FxHashMap<Key, u32> = FxHashMap::default();
+        let mut by_text: FxHashMap<Arc<str>, u32> = FxHashMap::default();
+        by_inputs.reserve(self.operators.len() / 2);
+        by_text.reserve(self.operators.len() / 2);
+        commands.of.reserve(self.operators.len());
+        for (operator, &action) in self.operators.actions.iter().enumerate() {
+            let texts = &self.logic.grammar.actions[usize::from(action)];
+            let args = self.operators.args.row(operator);
+            let inputs = Key::new(action, texts.named.iter().map(|&i| args[i]));
+            if let Some(&known) = by_inputs.get(&inputs) {
+                commands.of.push(known);
+                continue;
+            }
+            let text = writer.write(&texts.params, args, &texts.template)?;
+            let id = by_text.get(text).copied().unwrap_or(commands.texts.len() as u32);
+            if id as usize == commands.texts.len() {
+                commands.texts.push(text.into());
+                by_text.insert(commands.texts[id as usize].clone(), id);
+            }
+            by_inputs.insert(inputs, id);
+            commands.of.push(id);
+        }
+        Ok(commands)
+    }
+
+    fn words(&self) -> Words<'_> {
+        Words {
+            file: &self.name,
+            grammar: &self.logic.grammar,
+            own: self.own.as_ref().map(|(id, text)| (*id, text.as_str())),
+            types: &self.logic.domain.types,
+            objects: &self.objects,
+            facts: &self.facts,
+            first_fluent: self.first_fluent,
+            relations: &self.relations,
+        }
+    }
+
+    /// What the game says after an operator was applied.
+    pub(super) fn feedback(&self, operator: OperatorId, seen: Seen) -> Result<String> {
+        let texts = &self.logic.grammar.actions[usize::from(self.operators.actions[operator.index()])];
+        let params: &[ObjectId] = self.operators.args.row(operator.index());
+        let words = self.words();
+        let mut writer = Writer::new(&words, seen);
+        writer.write(&texts.params, params, &texts.feedback)?;
+        Ok(writer.into_text())
+    }
+
+    /// Changes the facts as texts see them: unlike the state they also take effects whose condition did not hold.
+    pub(super) fn mirror(&self, operator: OperatorId, shown: &mut Bits, denied: &mut Bits) {
+        let always = self.operators.effects.row(operator.index()).iter();
+        let conditional =
+            self.operators.conditional.row(operator.index()).iter().map(|effect| &effect.literal);
+        for value in [true, false] {
+            for literal in
+                always.clone().chain(conditional.clone()).filter(|literal| literal.value() == value)
+            {
+                shown.set(literal.fact(), value);
+                denied.set(literal.fact(), !value);
+            }
+        }
+    }
+
+    /// The operators, for search.
+    pub(super) fn operators(&self) -> &Operators {
+        &self.operators
+    }
+
+    /// For each part of the goal, its alternatives.
+    pub(super) fn goal_parts(&self) -> &[Vec<Conjunction>] {
+        &self.goal
+    }
+
+    /// The applicable operators, found from nothing.
+    #[cfg(test)]
+    pub(super) fn find_applicable(&self, state: &State) -> Bits {
+        self.operators.applicable(&state.facts)
+    }
+
+    /// The number of an operator's command.
+    pub(super) fn command_id(&self, operator: OperatorId) -> u32 {
+        self.commands.of[operator.index()]
+    }
+
+    /// The text of a command.
+    pub(super) fn command_text(&self, command: u32) -> &Arc<str> {
+        &self.commands.texts[command as usize]
+    }
+
+    /// How many commands there are.
+    pub(super) fn command_count(&self) -> usize {
+        self.commands.texts.len()
+    }
+
+    /// The file's name, as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kind of task, if the file's path names one.
+    pub fn task_type(&self) -> Option<TaskType> {
+        TaskType::of_path(&self.name)
+    }
+
+    /// The task's sentence: what follows `Your task is to: ` in the first observation, or all of that.
+    pub fn goal(&self) -> &str {
+        let text = &self.first_observation;
+        super::chars::strip(text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal))
+    }
+
+    /// What the game says at the start.
+    pub fn first_observation(&self) -> &str {
+        &self.first_observation
+    }
+
+    /// Commands that win the game, if the file has some.
+    pub fn walkthrough(&self) -> Option<&[String]> {
+        self.walkthrough.as_deref()
+    }
+
+    /// What is true at the start.
+    pub fn initial_state(&self) -> &State {
+        &self.initial
+    }
+
+    /// How many operators the game has.
+    pub fn operator_count(&self) -> usize {
+        self.operators.len()
+    }
+
+    /// What a player types to apply an operator.
+    pub fn command(&self, operator: OperatorId) -> &str {
+        self.command_text(self.command_id(operator))
+    }
+
+    /// An operator's action and its parameters, as the game file calls them.
+    pub fn operator(&self, operator: OperatorId) -> Fact<'_> {
+        let action = &self.logic.domain.actions[usize::from(self.operators.actions[operator.index()])];
+        Fact { predicate: &action.name, arguments: self.ids(self.operators.args.row(operator.index())) }
+    }
+
+    /// Applies an operator; `false`, and nothing changes, if it is not applicable.
+    pub fn apply(&self, state: &mut State, operator: OperatorId) -> bool {
+        let applicable = state.is_applicable(operator);
+        if applicable {
+            self.operators.apply(operator.0, &mut state.facts, &mut state.applicable);
+        }
+        applicable
+    }
+
+    /// Whether the goal is reached.
+    pub fn is_goal(&self, state: &State) -> bool {
+        let holds = |literals: &Conjunction| literals.iter().all(|literal| literal.holds(&state.facts));
+        self.goal.iter().all(|alternatives| alternatives.iter().any(holds))
+    }
+
+    /// How many facts actions can change.
+    pub fn fact_count(&self) -> usize {
+        self.facts.len() - self.first_fluent as usize
+    }
+
+    /// The fact of that number, below [`Game::fact_count`], of those that actions can change.
+    pub fn fact(&self, fact: usize) -> Option<Fact<'_>> {
+        (fact < self.fact_count()).then(|| self.describe(self.first_fluent + fact as u32))
+    }
+
+    /// The facts that are true from the start to the end.
+    pub fn constant_facts(&self) -> impl Iterator<Item = Fact<'_>> {
+        (0..self.first_fluent).map(|fact| self.describe(fact))
+    }
+
+    /// How many bytes this takes, about, without the domain and grammar that it shares.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.objects.ids, &self.objects.names].into_iter().flatten();
+        let texts = texts.map(|text| text.capacity() + std::mem::size_of::<String>()).sum::<usize>();
+        let commands = self.commands.texts.iter().map(|text| text.len() + 32).sum::<usize>();
+        let goal = self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
+        let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
+        texts + commands + 4 * self.commands.of.len() + goal + tables
+    }
+
+    fn describe(&self, fact: u32) -> Fact<'_> {
+        let predicate = &self.logic.domain.predicates.list[usize::from(self.facts.predicate(fact))];
+        Fact { predicate: &predicate.name, arguments: self.ids(self.facts.args(fact)) }
+    }
+
+    fn ids(&self, objects: &[ObjectId]) -> Vec<&str> {
+        objects.iter().map(|&object| self.objects.ids[usize::from(object)].as_str()).collect()
+    }
+
+    /// The name that players see of an object of the game file.
+    pub fn display_name(&self, object: &str) -> Option<&str> {
+        self.objects.find(object).map(|id| self.objects.names[usize::from(id)].as_str())
+    }
+}
+
+impl std::fmt::Debug for Game {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let operators = self.operators.len();
+        f.debug_struct("Game")
+            .field("name", &self.name)
+            .field("operators", &operators)
+            .finish_non_exhaustive()
+    }
+}

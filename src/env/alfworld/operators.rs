@@ -1,0 +1,151 @@
+//! Ground actions: what they need, what they change, and which of them a change may affect.
+
+use super::bits::{Bits, Rows};
+use super::facts::ObjectId;
+
+/// A fact that actions can change, and whether it is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Literal(u32);
+
+impl Literal {
+    pub(super) fn new(fact: u32, value: bool) -> Self {
+        Self(fact << 1 | u32::from(value))
+    }
+
+    fn opposite(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+
+    pub(super) fn fact(self) -> u32 {
+        self.0 >> 1
+    }
+
+    pub(super) fn value(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    pub(super) fn holds(self, facts: &Bits) -> bool {
+        facts.get(self.fact()) == self.value()
+    }
+}
+
+/// Literals that must hold together.
+pub(super) type Conjunction = Vec<Literal>;
+
+/// An effect that happens only under a condition.
+#[derive(Debug)]
+pub(super) struct Conditional {
+    pub(super) literal: Literal,
+    /// The alternatives of the condition.
+    pub(super) when: Vec<Conjunction>,
+}
+
+/// The ground actions of a game.
+#[derive(Debug, Default)]
+pub(super) struct Operators {
+    pub(super) actions: Vec<u16>,
+    pub(super) args: Rows<ObjectId>,
+    pub(super) conditions: Rows<Literal>,
+    /// What is made true comes before what is made false.
+    pub(super) effects: Rows<Literal>,
+    pub(super) conditional: Rows<Conditional>,
+    /// For each literal, the operators that need it.
+    needing: Rows<u32>,
+}
+
+impl Operators {
+    pub(super) fn len(&self) -> usize {
+        self.actions.len()
+    }
+
+    /// No operators, with room for `count`.
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self {
+            actions: Vec::with_capacity(count),
+            args: Rows::with_capacity(count, 4 * count),
+            conditions: Rows::with_capacity(count, 3 * count),
+            effects: Rows::with_capacity(count, 4 * count),
+            conditional: Rows::with_capacity(count, 0),
+            needing: Rows::default(),
+        }
+    }
+
+    /// Leaves out of the last operator's effects what its condition says already, and what is made false
+    /// although it is made true as well.
+    pub(super) fn finish_effects(&mut self) {
+        let last = self.conditions.len() - 1;
+        let conditions = self.conditions.row(last);
+        self.effects.retain_last(|literal, before| literal.value() || !before.contains(&literal.opposite()));
+        self.effects.retain_last(|literal, _| !conditions.contains(&literal));
+    }
+
+    /// Takes the last operator away if it changes nothing.
+    pub(super) fn drop_idle(&mut self) {
+        let last = self.len() - 1;
+        if self.effects.row(last).is_empty() && self.conditional.row(last).is_empty() {
+            self.actions.pop();
+            self.args.pop();
+            self.conditions.pop();
+            self.effects.pop();
+            self.conditional.pop();
+        }
+    }
+
+    /// Lists the operators by the literals of their conditions.
+    pub(super) fn index(&mut self, facts: usize) {
+        let operators = 0..self.len() as u32;
+        let of = |operator: u32| {
+            let literals = self.conditions.row(operator as usize).iter();
+            literals.map(move |literal| (literal.0, operator))
+        };
+        self.needing = Rows::group(2 * facts, operators.flat_map(of));
+    }
+
+    /// The operators that are applicable when `facts` are true.
+    pub(super) fn applicable(&self, facts: &Bits) -> Bits {
+        let mut applicable = Bits::new(self.len());
+        for operator in 0..self.len() as u32 {
+            applicable.set(operator, self.is_applicable(operator, facts));
+        }
+        applicable
+    }
+
+    fn is_applicable(&self, operator: u32, facts: &Bits) -> bool {
+        self.conditions.row(operator as usize).iter().all(|literal| literal.holds(facts))
+    }
+
+    /// Applies an operator, keeping `applicable` right.
+    pub(super) fn apply(&self, operator: u32, facts: &mut Bits, applicable: &mut Bits) {
+        let fires =
+            |effect: &&Conditional| effect.when.iter().any(|case| case.iter().all(|l| l.holds(facts)));
+        let firing = self.conditional.row(operator as usize).iter().filter(fires);
+        let firing: Conjunction = firing.map(|effect| effect.literal).collect();
+        let always = self.effects.row(operator as usize);
+        for value in [false, true] {
+            // What is made true stays true.
+            for &literal in firing.iter().chain(always).filter(|literal| literal.value() == value) {
+                self.change(literal, facts, applicable);
+            }
+        }
+    }
+
+    fn change(&self, literal: Literal, facts: &mut Bits, applicable: &mut Bits) {
+        if literal.holds(facts) {
+            return;
+        }
+        facts.set(literal.fact(), literal.value());
+        for &operator in self.needing.row(literal.opposite().0 as usize) {
+            applicable.set(operator, false);
+        }
+        for &operator in self.needing.row(literal.0 as usize) {
+            applicable.set(operator, self.is_applicable(operator, facts));
+        }
+    }
+
+    /// How many bytes the tables take.
+    pub(super) fn bytes(&self) -> usize {
+        std::mem::size_of_val(&*self.actions)
+            + [self.needing.bytes(), self.conditional.bytes()].iter().sum::<usize>()
+            + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()].iter().sum::<usize>()
+    }
+}

@@ -1,0 +1,135 @@
+//! PDDL problems: objects, the start, the goal.
+
+use rustc_hash::FxHashMap;
+
+use super::condition::{Case, Names, Scope};
+use super::domain::{definition, typed_objects, Domain, PredicateId, MAX_ARITY};
+use super::error::{AlfworldError, Part, Result, Source};
+use super::facts::{ObjectId, MAX_OBJECTS};
+use super::join::Join;
+use super::objects::Objects;
+use super::sexpr::{Items, Node, Sexpr};
+use super::types::TypeId;
+
+/// A parsed problem.
+pub(super) struct Problem {
+    pub(super) objects: Objects,
+    /// What is true at the start: predicates, and their arguments one after the other.
+    pub(super) facts: Vec<PredicateId>,
+    pub(super) args: Vec<ObjectId>,
+    pub(super) goal: Goal,
+}
+
+/// What is to be achieved.
+pub(super) struct Goal {
+    /// For each part that must hold, its alternatives.
+    pub(super) parts: Vec<Vec<Join>>,
+    /// The types of the variables.
+    pub(super) vars: Vec<TypeId>,
+    /// The objects that the goal names.
+    pub(super) names: Names,
+}
+
+impl Problem {
+    /// Parses the text of a problem.
+    pub(super) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
+        let lower = text.to_ascii_lowercase();
+        let source = Source { file, part: Part::Problem, text };
+        let tree = Sexpr::parse(source, &lower)?;
+        let (mut objects, mut init, mut goal) = (None, None, None);
+        for section in definition(tree.root(), "problem")? {
+            let (head, items) = section.headed()?;
+            match head {
+                ":objects" => objects = Some(items),
+                ":init" => init = Some(items),
+                ":goal" => goal = Some((section, items)),
+                ":domain" | ":requirements" | ":metric" => {}
+                _ => return Err(section.error(format!("section `{head}` is not supported"))),
+            }
+        }
+        let (Some(init), Some((section, mut goal))) = (init, goal) else {
+            return Err(source.error(0, 0, "a problem needs :init and :goal"));
+        };
+        let Some(condition) = goal.next() else { return Err(section.error("an empty goal")) };
+        let (objects, by_name) = read_objects(file, tree.root(), objects, domain)?;
+        let goal = Goal::parse(condition, domain)?;
+        let mut problem = Self { objects, facts: Vec::new(), args: Vec::new(), goal };
+        for fact in init {
+            problem.read_fact(fact, domain, &by_name)?;
+        }
+        Ok(problem)
+    }
+
+    fn read_fact(&mut self, fact: Node, domain: &Domain, by_name: &FxHashMap<&str, ObjectId>) -> Result<()> {
+        let (head, items) = fact.headed()?;
+        if matches!(head, "=" | "not") {
+            return Ok(()); // costs; what is not said to be true is false
+        }
+        let predicate = domain.predicates.find(fact, head)?;
+        let mut arity = 0;
+        for item in items {
+            let word = item.word()?;
+            let Some(&object) = by_name.get(word) else {
+                return Err(item.error("this object is not declared"));
+            };
+            arity += 1;
+            if arity <= MAX_ARITY {
+                self.args.push(object);
+            }
+        }
+        domain.predicates.check_arity(fact, predicate, arity)?;
+        self.facts.push(predicate);
+        Ok(())
+    }
+}
+
+/// The objects in the order of their names, and their numbers.
+fn read_objects<'s>(
+    file: &str,
+    root: Node<'s>,
+    items: Option<Items<'s>>,
+    domain: &'s Domain,
+) -> Result<(Objects, FxHashMap<&'s str, ObjectId>)> {
+    let mut list: Vec<(&str, TypeId)> = Vec::new();
+    list.extend(domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind)));
+    if let Some(items) = items {
+        list.extend(typed_objects(items, &domain.types)?);
+    }
+    if list.len() > MAX_OBJECTS {
+        return Err(AlfworldError::TooMany { file: file.to_owned(), what: "objects", limit: MAX_OBJECTS });
+    }
+    list.sort_unstable_by_key(|(name, _)| *name);
+    if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(root.error(format!("the object `{}` is declared twice", pair[0].0)));
+    }
+    let mut by_name = FxHashMap::with_capacity_and_hasher(list.len(), Default::default());
+    by_name.extend(list.iter().enumerate().map(|(id, (name, _))| (*name, id as ObjectId)));
+    let ids = list.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let types = list.iter().map(|(_, kind)| *kind).collect();
+    Ok((Objects { ids, types, names: Vec::new() }, by_name))
+}
+
+impl Goal {
+    fn parse(condition: Node, domain: &Domain) -> Result<Self> {
+        let mut names = Names::default();
+        let mut scope = Scope::new(&domain.types, &domain.predicates, &mut names);
+        let mut conjuncts = Vec::new();
+        split(condition, &mut conjuncts)?;
+        let parts = conjuncts.into_iter().map(|part| scope.cases(part, true)).collect::<Result<Vec<_>>>()?;
+        let vars = scope.vars;
+        let plan = |case| Join::plan(case, 0, &vars, &domain.predicates);
+        let possible = |cases: Vec<Case>| cases.into_iter().filter(|case| !case.is_empty(&vars));
+        let parts = parts.into_iter().map(|cases| possible(cases).map(plan).collect()).collect();
+        Ok(Self { parts, vars, names })
+    }
+}
+
+/// Splits nested conjunctions.
+fn split<'s>(node: Node<'s>, parts: &mut Vec<Node<'s>>) -> Result<()> {
+    let mut items = node.items()?;
+    if items.next().and_then(Node::as_word) == Some("and") {
+        return items.try_for_each(|item| split(item, parts));
+    }
+    parts.push(node);
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! S-expressions: a text as a flat list of tokens, each list knowing where it ends.
+
+use super::error::{Result, Source};
+
+/// How deep parentheses may be nested.
+const MAX_DEPTH: usize = 64;
+
+/// A parsed text with exactly one list at its top.
+pub(super) struct Sexpr<'a> {
+    source: Source<'a>,
+    /// The text in lower case, as PDDL names are compared.
+    lower: &'a str,
+    tokens: Vec<Token>,
+}
+
+#[derive(Clone, Copy)]
+struct Token {
+    start: u32,
+    end: u32,
+    /// The token after this word, or after this list's closing parenthesis.
+    next: u32,
+}
+
+/// A word or a list.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'s> {
+    tree: &'s Sexpr<'s>,
+    at: usize,
+}
+
+/// The items of a list.
+#[derive(Clone)]
+pub(super) struct Items<'s> {
+    tree: &'s Sexpr<'s>,
+    at: usize,
+    end: usize,
+}
+
+impl<'a> Sexpr<'a> {
+    /// Reads `source`, of which `lower` is the lower-case copy.
+    pub(super) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
+        let mut tree = Self { source, lower, tokens: Vec::with_capacity(lower.len() / 12) };
+        let bytes = lower.as_bytes();
+        let (mut at, mut open) = (0, Vec::new());
+        while at < bytes.len() {
+            at = match bytes[at] {
+                b';' => line_end(bytes, at),
+                b'(' => tree.open(at, &mut open)?,
+                b')' => tree.close(at, &mut open)?,
+                byte if is_space(byte) => at + 1,
+                _ => tree.word(bytes, at, open.is_empty())?,
+            };
+        }
+        match open.last() {
+            Some(&unclosed) => Err(tree.error_at(unclosed, "this parenthesis is never closed")),
+            None if tree.tokens.is_empty() => Err(source.error(0, 0, "there is nothing here")),
+            None => Ok(tree),
+        }
+    }
+
+    fn open(&mut self, at: usize, open: &mut Vec<usize>) -> Result<usize> {
+        if open.is_empty() && !self.tokens.is_empty() {
+            return Err(self.source.error(at, at + 1, "the text goes on after its last parenthesis"));
+        }
+        if open.len() == MAX_DEPTH {
+            let reason = format!("parentheses are nested more than {MAX_DEPTH} deep");
+            return Err(self.source.error(at, at + 1, reason));
+        }
+        open.push(self.tokens.len());
+        self.push(at, at + 1);
+        Ok(at + 1)
+    }
+
+    fn close(&mut self, at: usize, open: &mut Vec<usize>) -> Result<usize> {
+        let Some(opened) = open.pop() else {
+            return Err(self.source.error(at, at + 1, "this parenthesis closes nothing"));
+        };
+        self.push(at, at + 1);
+        self.tokens[opened].next = self.tokens.len() as u32;
+        Ok(at + 1)
+    }
+
+    fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
+        let ends = |&byte: &u8| ENDS_WORD[usize::from(byte)];
+        let end = bytes[start + 1..].iter().position(ends).map_or(bytes.len(), |i| start + 1 + i);
+        let word = &self.lower[start..end];
+        if !word.is_ascii() {
+            return Err(self.source.error(start, end, "only ASCII characters may stand outside comments"));
+        }
+        if outside {
+            return Err(self.source.error(start, end, "expected one list in parentheses"));
+        }
+        self.push(start, end);
+        Ok(end)
+    }
+
+    fn push(&mut self, start: usize, end: usize) {
+        let next = self.tokens.len() as u32 + 1;
+        self.tokens.push(Token { start: start as u32, end: end as u32, next });
+    }
+
+    fn error_at(&self, at: usize, reason: &str) -> super::AlfworldError {
+        let token = self.tokens[at];
+        self.source.error(token.start as usize, token.end as usize, reason)
+    }
+
+    /// The list at the top.
+    pub(super) fn root(&self) -> Node<'_> {
+        Node { tree: self, at: 0 }
+    }
+}
+
+impl<'s> Node<'s> {
+    fn text(self) -> &'s str {
+        let token = self.tree.tokens[self.at];
+        &self.tree.lower[token.start as usize..token.end as usize]
+    }
+
+    /// The word, if this is one.
+    pub(super) fn as_word(self) -> Option<&'s str> {
+        Some(self.text()).filter(|&text| text != "(")
+    }
+
+    /// The word.
+    pub(super) fn word(self) -> Result<&'s str> {
+        self.as_word().ok_or_else(|| self.error("expected a word"))
+    }
+
+    /// The items of this list.
+    pub(super) fn items(self) -> Result<Items<'s>> {
+        if self.as_word().is_some() {
+            return Err(self.error("expected a list in parentheses"));
+        }
+        let end = self.tree.tokens[self.at].next as usize - 1;
+        Ok(Items { tree: self.tree, at: self.at + 1, end })
+    }
+
+    /// The first word of this list, and the items after it.
+    pub(super) fn headed(self) -> Result<(&'s str, Items<'s>)> {
+        let mut items = self.items()?;
+        let head = items.next().ok_or_else(|| self.error("an empty list"))?.word()?;
+        Ok((head, items))
+    }
+
+    /// An error about this word or list.
+    pub(super) fn error(self, reason: impl Into<String>) -> super::AlfworldError {
+        let token = self.tree.tokens[self.at];
+        self.tree.source.error(token.start as usize, token.end as usize, reason)
+    }
+}
+
+impl<'s> Iterator for Items<'s> {
+    type Item = Node<'s>;
+
+    fn next(&mut self) -> Option<Node<'s>> {
+        if self.at == self.end {
+            return None;
+        }
+        let node = Node { tree: self.tree, at: self.at };
+        self.at = self.tree.tokens[self.at].next as usize;
+        Some(node)
+    }
+}
+
+fn line_end(bytes: &[u8], at: usize) -> usize {
+    bytes[at..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |i| at + i)
+}
+
+/// The bytes before which a word ends.
+const ENDS_WORD: [bool; 256] = {
+    let mut ends = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        ends[byte as usize] = is_space(byte) || matches!(byte, b'(' | b')' | b';' | b'?');
+        byte += 1;
+    }
+    ends
+};
+
+/// White space between PDDL words: that of ASCII, and its four separator characters.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
+}

@@ -1,0 +1,133 @@
+//! The right-hand sides of grammar rules, read as TextWorld reads them: what cannot be read ends the text.
+
+use super::chars::{is_space, is_word};
+
+/// A symbol of a right-hand side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RawSymbol<'a> {
+    /// Plain text.
+    Literal(&'a str),
+    /// `#name#`
+    NonTerminal(&'a str),
+    /// `{body}`, `{body | query}`
+    Each(RawEach<'a>),
+    /// `[{body | query}]`
+    List(RawEach<'a>),
+}
+
+/// `{body | query}`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RawEach<'a> {
+    pub(super) body: RawBody<'a>,
+    pub(super) query: Option<&'a str>,
+}
+
+/// What stands in braces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RawBody<'a> {
+    /// `#name#`
+    NonTerminal(&'a str),
+    /// An expression.
+    Value(&'a str),
+}
+
+/// Splits a right-hand side into its symbols.
+pub(super) fn parse(text: &str) -> Vec<RawSymbol<'_>> {
+    let mut rest = skip_start(text);
+    let mut symbols = Vec::new();
+    while let Some((symbol, after)) = symbol(skip_tabs(rest)) {
+        symbols.push(symbol);
+        rest = after;
+    }
+    symbols
+}
+
+/// What was read and what is left; `None` if it is not there.
+type Read<'a, T> = Option<(T, &'a str)>;
+
+fn symbol(text: &str) -> Read<'_, RawSymbol<'_>> {
+    list(text)
+        .map(|(each, rest)| (RawSymbol::List(each), rest))
+        .or_else(|| each(text).map(|(each, rest)| (RawSymbol::Each(each), rest)))
+        .or_else(|| non_terminal(text).map(|(name, rest)| (RawSymbol::NonTerminal(name), rest)))
+        .or_else(|| literal(text).map(|(literal, rest)| (RawSymbol::Literal(literal), rest)))
+}
+
+fn list(text: &str) -> Read<'_, RawEach<'_>> {
+    let (each, rest) = each(skip_tabs(text.strip_prefix('[')?))?;
+    Some((each, skip_tabs(rest).strip_prefix(']')?))
+}
+
+fn each(text: &str) -> Read<'_, RawEach<'_>> {
+    let inner = skip_tabs(text.strip_prefix('{')?);
+    let (body, rest) = match non_terminal(inner) {
+        Some((name, rest)) => (RawBody::NonTerminal(name), rest),
+        None => {
+            let (value, rest) = span(inner, |c| !"|[]{}\n<>".contains(c))?;
+            (RawBody::Value(value), rest)
+        }
+    };
+    let (query, rest) = match query(rest) {
+        Some((query, rest)) => (Some(query), rest),
+        None => (None, rest),
+    };
+    Some((RawEach { body, query }, skip_tabs(rest).strip_prefix('}')?))
+}
+
+fn query(text: &str) -> Read<'_, &str> {
+    let after = text.trim_start_matches(is_space).strip_prefix('|')?;
+    span(after.trim_start_matches(is_space), |c| !";|{}\n[]#".contains(c))
+}
+
+fn non_terminal(text: &str) -> Read<'_, &str> {
+    let inner = skip_tabs(text.strip_prefix('#')?);
+    let (name, rest) = span(inner, |c| is_word(c) || is_space(c) || "()/!<>-,.".contains(c))?;
+    Some((name, rest.strip_prefix('#')?))
+}
+
+fn literal(text: &str) -> Read<'_, &str> {
+    let plain = |c| !SPECIAL.contains(c);
+    let quoted = text.strip_prefix('"').map(|inner| span(inner, plain).unwrap_or(("", inner)));
+    match quoted.and_then(|(literal, rest)| Some((literal, rest.strip_prefix('"')?))) {
+        Some(read) => Some(read),
+        None => span(text, plain),
+    }
+}
+
+/// The characters that plain text cannot have.
+const SPECIAL: &str = ";|\"<>[]#{}";
+
+/// Whether `text` as a right-hand side is one literal, all of it, wherever it stands.
+pub(super) fn is_plain(text: &str) -> bool {
+    let special = |c: char| SPECIAL.contains(c) || c == '\\' || c.is_control();
+    !text.is_empty() && !text.contains(special) && skip_start(text).len() == text.len()
+}
+
+/// The longest beginning of `text` whose characters are `part`; `None` if it is empty.
+fn span(text: &str, part: impl Fn(char) -> bool) -> Read<'_, &str> {
+    let end = text.find(|c| !part(c)).unwrap_or(text.len());
+    (end > 0).then(|| text.split_at(end))
+}
+
+fn skip_tabs(text: &str) -> &str {
+    text.trim_start_matches('\t')
+}
+
+/// Passes what TextWorld's parser passes before the first symbol: tabs; at the beginning of a line also white
+/// space and comments, `//` to the end of the line.
+fn skip_start(text: &str) -> &str {
+    let mut rest = text;
+    loop {
+        let line = skip_tabs(rest);
+        let at_line_start = text[..text.len() - line.len()].chars().next_back().is_none_or(|c| c == '\n');
+        let after = match line.strip_prefix("//") {
+            Some(comment) if at_line_start => comment.split_once('\n').map_or("", |(_, after)| after),
+            _ if at_line_start => line.trim_start_matches(is_space),
+            _ => line,
+        };
+        if after.len() == rest.len() {
+            return rest;
+        }
+        rest = after;
+    }
+}

@@ -1,0 +1,272 @@
+//! Deriving texts from a grammar: what holds decides which rule speaks.
+
+use super::bits::Bits;
+use super::error::{AlfworldError, Result};
+use super::facts::{Facts, ObjectId};
+use super::grammar::{Body, Each, Grammar, Query, QueryAtom, Symbol, Term};
+use super::objects::Objects;
+use super::relations::Relations;
+use super::types::Types;
+use super::value::Attribute;
+
+/// How many symbols and facts deriving one text may take.
+const MAX_WORK: usize = 1 << 22;
+
+/// What texts are made from: everything of a game that does not change.
+pub(super) struct Words<'a> {
+    pub(super) file: &'a str,
+    pub(super) grammar: &'a Grammar,
+    /// A literal that this game has replaced by its own.
+    pub(super) own: Option<(u32, &'a str)>,
+    pub(super) types: &'a Types,
+    pub(super) objects: &'a Objects,
+    pub(super) facts: &'a Facts,
+    pub(super) first_fluent: u32,
+    pub(super) relations: &'a Relations,
+}
+
+/// The facts as texts see them: what is said to be true, and what an action made false.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) shown: &'a Bits,
+    pub(super) denied: &'a Bits,
+}
+
+/// A text in progress.
+pub(super) struct Writer<'a> {
+    words: &'a Words<'a>,
+    seen: Seen<'a>,
+    /// The objects of slots; those of parameters first.
+    frame: Vec<(u16, ObjectId)>,
+    text: String,
+    work: usize,
+}
+
+/// Marks the object of a parameter whose declared type is not the object's own: queries take it for another.
+const OF_OTHER_TYPE: ObjectId = 1 << 15;
+
+impl Words<'_> {
+    fn literal(&self, id: u32) -> &str {
+        match self.own {
+            Some((own, text)) if own == id => text,
+            _ => &self.grammar.literals[id as usize],
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(words: &'a Words<'a>, seen: Seen<'a>) -> Self {
+        Self { words, seen, frame: Vec::with_capacity(16), text: String::with_capacity(256), work: 0 }
+    }
+
+    /// Writes `symbols`, with `params` as the objects of `slots`.
+    pub(super) fn write(&mut self, slots: &[u16], params: &[ObjectId], symbols: &[Symbol]) -> Result<&str> {
+        let words = self.words;
+        let typed = |(&slot, &object): (&u16, &ObjectId)| {
+            let same =
+                words.grammar.slots[usize::from(slot)].kind == words.objects.types[usize::from(object)];
+            (slot, if same { object } else { object | OF_OTHER_TYPE })
+        };
+        self.frame.clear();
+        self.frame.extend(slots.iter().zip(params).map(typed));
+        self.text.clear();
+        self.work = 0;
+        self.symbols(symbols)?;
+        Ok(&self.text)
+    }
+
+    /// The text written last.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
+    fn symbols(&mut self, symbols: &[Symbol]) -> Result<()> {
+        symbols.iter().try_for_each(|symbol| match symbol {
+            Symbol::Literal(id) => {
+                self.text.push_str(self.words.literal(*id));
+                self.work(1)
+            }
+            Symbol::NonTerminal(id) => self.non_terminal(*id),
+            Symbol::Each(each) => {
+                let answers = self.answers(each)?;
+                (0..answers.count).try_for_each(|i| self.answer(each, &answers, i))
+            }
+            Symbol::List(each) => self.list(each),
+        })
+    }
+
+    /// The first rule whose condition holds.
+    fn non_terminal(&mut self, id: u16) -> Result<()> {
+        self.work(1)?;
+        let words = self.words;
+        for rule in &words.grammar.rules[usize::from(id)] {
+            let holds = match &rule.condition {
+                Some(query) => !self.matches(query, 0, &mut |_| true)?,
+                None => true,
+            };
+            if holds {
+                return self.symbols(&rule.symbols);
+            }
+        }
+        Err(self.error(&words.grammar.names[usize::from(id)], "the condition of no rule holds"))
+    }
+
+    fn list(&mut self, each: &Each) -> Result<()> {
+        let answers = self.answers(each)?;
+        let Some(lists) = self.words.grammar.lists else { return Ok(()) };
+        if answers.count == 0 {
+            return self.non_terminal(lists.empty);
+        }
+        for i in 0..answers.count {
+            if i > 0 {
+                let is_last = i + 1 == answers.count;
+                self.non_terminal(if is_last { lists.last_separator } else { lists.separator })?;
+            }
+            self.answer(each, &answers, i)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, each: &Each, answers: &Answers, i: usize) -> Result<()> {
+        let outside = self.frame.len();
+        let answer = &answers.objects[i * answers.slots.len()..(i + 1) * answers.slots.len()];
+        self.frame.extend(answers.slots.iter().copied().zip(answer.iter().copied()));
+        match &each.body {
+            Body::NonTerminal(id) => self.non_terminal(*id)?,
+            Body::Value(choices) => self.value(choices)?,
+        }
+        self.frame.truncate(outside);
+        Ok(())
+    }
+
+    fn value(&mut self, choices: &[Vec<Term>]) -> Result<()> {
+        let start = self.text.len();
+        for sum in choices {
+            for term in sum {
+                let text = match term {
+                    Term::Text(id) => self.words.literal(*id),
+                    Term::Attribute(variable, attribute) => self.attribute(*variable, *attribute)?,
+                };
+                self.text.push_str(text);
+            }
+            if self.text.len() > start {
+                break;
+            }
+        }
+        self.work(1)
+    }
+
+    fn attribute(&self, variable: u16, attribute: Attribute) -> Result<&'a str> {
+        let words = self.words;
+        let named =
+            |(slot, _): &&(u16, ObjectId)| words.grammar.slots[usize::from(*slot)].variable == variable;
+        let Some(&(_, object)) = self.frame.iter().rev().find(named) else {
+            let name = &words.grammar.variables[usize::from(variable)];
+            return Err(self.error(name, "this variable stands for nothing here"));
+        };
+        let object = usize::from(object & !OF_OTHER_TYPE);
+        Ok(match attribute {
+            Attribute::Name => &words.objects.names[object],
+            Attribute::Id => &words.objects.ids[object],
+            Attribute::Type => words.types.name(words.objects.types[object]),
+            Attribute::Definite => "the",
+            Attribute::Indefinite => "a",
+        })
+    }
+
+    fn answers(&mut self, each: &Each) -> Result<Answers> {
+        let Some(query) = &each.query else {
+            return Ok(Answers { count: 1, slots: Vec::new(), objects: Vec::new() });
+        };
+        let free = |slot: &u16| self.object(*slot).is_none();
+        let slots: Vec<u16> = query.slots.iter().copied().filter(free).collect();
+        let (mut count, mut objects) = (0, Vec::new());
+        let outside = self.frame.len();
+        self.matches(query, 0, &mut |frame| {
+            count += 1;
+            let bound = &frame[outside..];
+            let object =
+                |slot: &u16| bound.iter().find(|(known, _)| known == slot).map(|(_, object)| *object);
+            objects.extend(slots.iter().filter_map(object));
+            false
+        })?;
+        Ok(Answers { count, slots, objects })
+    }
+
+    fn object(&self, slot: u16) -> Option<ObjectId> {
+        self.frame.iter().find(|(known, _)| *known == slot).map(|(_, object)| *object)
+    }
+
+    /// Tells `found` of each way in which the atoms of a query from the one numbered `i` on are facts, until it
+    /// says that this is enough; then `false`.
+    fn matches(&mut self, query: &Query, i: usize, found: &mut Found) -> Result<bool> {
+        let Some(atom) = query.atoms.get(i) else { return Ok(!found(&self.frame)) };
+        let Some(predicate) = atom.predicate else { return Ok(true) };
+        let words = self.words;
+        let relations = words.relations.of(predicate);
+        for types in atom.signatures.iter() {
+            let Some(relation) = relations.iter().find(|relation| relation.types == *types) else { continue };
+            let bound = atom.slots.iter().enumerate().find_map(|(i, &slot)| Some((i, self.object(slot)?)));
+            let facts = match bound {
+                Some((i, object)) => relation.with(i, object),
+                None => relation.all(),
+            };
+            for &fact in facts {
+                let outside = self.frame.len();
+                let go_on = !self.unify(atom, fact) || self.matches(query, i + 1, found)?;
+                self.frame.truncate(outside);
+                if !go_on {
+                    return Ok(false);
+                }
+            }
+            self.work(facts.len())?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a fact is seen and its arguments can be the objects of the atom's slots; a free slot takes an
+    /// object that no other slot has.
+    fn unify(&mut self, atom: &QueryAtom, fact: u32) -> bool {
+        let args = self.words.facts.args(fact);
+        self.sees(fact, atom.denied)
+            && atom.slots.iter().zip(args).all(|(&slot, &arg)| match self.object(slot) {
+                Some(object) => object == arg,
+                None => {
+                    let taken = self.frame.iter().any(|(_, object)| *object == arg);
+                    self.frame.push((slot, arg));
+                    !taken
+                }
+            })
+    }
+
+    fn sees(&self, fact: u32, denied: bool) -> bool {
+        match fact.checked_sub(self.words.first_fluent) {
+            Some(fact) if denied => self.seen.denied.get(fact),
+            Some(fact) => self.seen.shown.get(fact),
+            None => !denied,
+        }
+    }
+
+    fn work(&mut self, amount: usize) -> Result<()> {
+        self.work += amount;
+        match self.work.max(self.text.len()) <= MAX_WORK {
+            true => Ok(()),
+            false => Err(self.error("", "the text would be endless")),
+        }
+    }
+
+    fn error(&self, token: &str, reason: &str) -> AlfworldError {
+        let (file, token) = (self.words.file.to_owned(), token.to_owned());
+        AlfworldError::Text { file, token, reason: reason.to_owned() }
+    }
+}
+
+/// Is told of a match; says whether that is enough.
+type Found<'a> = dyn FnMut(&[(u16, ObjectId)]) -> bool + 'a;
+
+/// The answers of a query: the objects of its free slots, one answer after the other.
+struct Answers {
+    count: usize,
+    slots: Vec<u16>,
+    objects: Vec<ObjectId>,
+}

@@ -1,0 +1,158 @@
+//! PDDL types and typed lists.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashSet;
+
+use super::error::Result;
+use super::sexpr::{Items, Node};
+
+/// A type by its number; [`NO_TYPE`] has no objects.
+pub(super) type TypeId = u16;
+/// A type that was not declared. Nothing is of this type.
+pub(super) const NO_TYPE: TypeId = TypeId::MAX;
+/// The type above all others.
+const OBJECT: &str = "object";
+const MAX_TYPES: usize = 256;
+
+/// The types of a domain and who is above whom.
+pub(super) struct Types {
+    names: Vec<String>,
+    /// The types above each type, nearest first; not the type itself.
+    above: Vec<Vec<TypeId>>,
+    /// The types below each type, in the order of their names.
+    below: Vec<Vec<TypeId>>,
+}
+
+impl Types {
+    /// Only `object`.
+    pub(super) fn new() -> Self {
+        Self { names: vec![OBJECT.to_owned()], above: vec![Vec::new()], below: vec![Vec::new()] }
+    }
+
+    /// Reads the items of `(:types …)`.
+    pub(super) fn parse(items: Items) -> Result<Self> {
+        let mut types = Self::new();
+        let declared = typed_list(items)?;
+        for (name, _) in &declared {
+            if types.names.len() == MAX_TYPES {
+                return Err(name.error(format!("more than {MAX_TYPES} types")));
+            }
+            if types.get(name.word()?) == NO_TYPE {
+                types.names.push(name.word()?.to_owned());
+            }
+        }
+        let mut parents = vec![Vec::new(); types.names.len()];
+        for (name, parent) in &declared {
+            let id = types.get(name.word()?);
+            let parent = match parent {
+                Some(parent) => types.declared(*parent)?,
+                None => 0,
+            };
+            parents[usize::from(id)].push(parent);
+        }
+        types.above = (0..types.names.len()).map(|id| closure(id as TypeId, &parents)).collect();
+        types.below = (0..types.names.len()).map(|id| types.find_below(id as TypeId)).collect();
+        Ok(types)
+    }
+
+    fn find_below(&self, above: TypeId) -> Vec<TypeId> {
+        let mut below: Vec<TypeId> =
+            (0..self.names.len() as TypeId).filter(|&id| id != above && self.is(id, above)).collect();
+        below.sort_by_key(|&id| &self.names[usize::from(id)]);
+        below
+    }
+
+    /// The type called `name`, or [`NO_TYPE`].
+    pub(super) fn get(&self, name: &str) -> TypeId {
+        self.names.iter().position(|known| known == name).map_or(NO_TYPE, |id| id as TypeId)
+    }
+
+    /// The type that `node` names.
+    pub(super) fn declared(&self, node: Node) -> Result<TypeId> {
+        match self.get(node.word()?) {
+            NO_TYPE => Err(node.error("this type is not declared")),
+            id => Ok(id),
+        }
+    }
+
+    /// How many types there are.
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The name of a type.
+    pub(super) fn name(&self, id: TypeId) -> &str {
+        self.names.get(usize::from(id)).map_or("", String::as_str)
+    }
+
+    /// Whether `id` is `above` or below it.
+    pub(super) fn is(&self, id: TypeId, above: TypeId) -> bool {
+        id == above || self.above.get(usize::from(id)).is_some_and(|types| types.contains(&above))
+    }
+
+    /// How many ways of replacing each of `types` by one below there are, with the types themselves.
+    pub(super) fn signature_count(&self, types: &[TypeId]) -> usize {
+        let ways = |&id: &TypeId| self.below.get(usize::from(id)).map_or(1, |below| below.len() + 1);
+        types.iter().map(ways).fold(1, usize::saturating_mul)
+    }
+
+    /// `types` and every way of replacing some by types below, in the order in which TextWorld tries them:
+    /// breadth first, where what the first round finds may come again later.
+    pub(super) fn signatures(&self, types: &[TypeId]) -> Vec<Vec<TypeId>> {
+        let mut found = vec![types.to_vec()];
+        let mut queue: VecDeque<Vec<TypeId>> = self.replacements(types).into();
+        let mut seen = FxHashSet::default();
+        while let Some(signature) = queue.pop_front() {
+            let next = self.replacements(&signature);
+            found.push(signature);
+            queue.extend(next.into_iter().filter(|types| seen.insert(types.clone())));
+        }
+        found
+    }
+
+    fn replacements(&self, types: &[TypeId]) -> Vec<Vec<TypeId>> {
+        let mut found = Vec::new();
+        for (i, &id) in types.iter().enumerate() {
+            for &below in self.below.get(usize::from(id)).into_iter().flatten() {
+                let mut replaced = types.to_vec();
+                replaced[i] = below;
+                found.push(replaced);
+            }
+        }
+        found
+    }
+}
+
+/// Everything reachable from `id` over `parents`, without `id`.
+fn closure(id: TypeId, parents: &[Vec<TypeId>]) -> Vec<TypeId> {
+    let mut found = Vec::new();
+    let mut open = vec![id];
+    while let Some(current) = open.pop() {
+        for &parent in &parents[usize::from(current)] {
+            if parent != id && !found.contains(&parent) {
+                found.push(parent);
+                open.push(parent);
+            }
+        }
+    }
+    found
+}
+
+/// Reads `a b - t c`: each name with the word of its type, if it has one.
+pub(super) fn typed_list<'s>(items: Items<'s>) -> Result<Vec<(Node<'s>, Option<Node<'s>>)>> {
+    let mut list: Vec<(Node, Option<Node>)> = Vec::new();
+    let mut untyped = 0;
+    let mut items = items;
+    while let Some(item) = items.next() {
+        if item.word()? != "-" {
+            list.push((item, None));
+            continue;
+        }
+        let kind = items.next().ok_or_else(|| item.error("no type follows"))?;
+        kind.word()?;
+        list[untyped..].iter_mut().for_each(|entry| entry.1 = Some(kind));
+        untyped = list.len();
+    }
+    Ok(list)
+}

@@ -1,0 +1,45 @@
+//! The generated games as the games of tasks.
+
+use std::sync::Arc;
+
+use super::{Generator, GeneratorConfig};
+use crate::env::alfworld::{family, parse_family, Game, Games, Library, Split, TaskType};
+use crate::env::Task;
+use crate::{Error, Result};
+
+/// Household games by split, kind and number; variation n of a family is its n-th game.
+pub struct Household {
+    library: Library,
+    generator: Generator,
+    kinds: Vec<TaskType>,
+}
+
+impl Household {
+    /// Games as `config` says.
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn new(config: GeneratorConfig) -> Result<Self> {
+        let kinds = config.task_types.clone();
+        Ok(Self { library: Library::new(), generator: Generator::new(config)?, kinds })
+    }
+}
+
+impl Games for Household {
+    fn game(&self, task: &Task) -> Result<Arc<Game>> {
+        let (split, kind) = parse_family(task)?;
+        let place = self.kinds.iter().position(|known| *known == kind).ok_or_else(|| Error::Environment {
+            environment: "household",
+            what: "task",
+            value: task.to_string(),
+            reason: "household.task_types does not name its type".into(),
+        })?;
+        let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;
+        let made = self.generator.game(split, number);
+        Ok(self.library.parse(&made.name, &made.text, None)?)
+    }
+
+    fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
+        Ok((0..most as u32).map(|variation| Task { name: family(split, kind), variation }).collect())
+    }
+}

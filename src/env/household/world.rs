@@ -1,0 +1,150 @@
+//! What is where at a game's start, and a way to win from there.
+
+use rand_chacha::rand_core::RngCore;
+use rand_chacha::ChaCha8Rng;
+
+use super::catalog::{has_word, Furniture, Kind, KINDS, LAMPS};
+use super::scenario::{Scenario, Target};
+use crate::env::alfworld::Split;
+
+/// A household at the start of a game.
+pub(super) struct World {
+    pub(super) scenario: Scenario,
+    pub(super) receptacles: Vec<Labelled<Furniture>>,
+    pub(super) items: Vec<Labelled<Kind>>,
+    /// The receptacle of each item.
+    pub(super) places: Vec<usize>,
+}
+
+/// A thing with its name in the problem and the name that players see.
+pub(super) struct Labelled<T: 'static> {
+    pub(super) what: &'static T,
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
+impl World {
+    /// A household for `scenario` with `count` items, or as many as the task needs if those are more.
+    pub(super) fn draw(scenario: Scenario, split: Split, count: usize, rng: &mut ChaCha8Rng) -> Self {
+        let receptacles = scenario.layout.receptacles();
+        let mut kinds: Vec<&'static Kind> = vec![scenario.kind(); scenario.count()];
+        if let Target::Lamp(lamp) = scenario.target() {
+            kinds.push(lamp);
+        }
+        let others = others(&scenario, split);
+        while kinds.len() < count && !others.is_empty() {
+            kinds.push(others[below(rng, others.len())]);
+        }
+        shuffle(&mut kinds, rng);
+        let place = |kind: &&Kind| {
+            let suits = |&i: &usize| scenario.may_start(kind, receptacles[i]);
+            let places: Vec<usize> = (0..receptacles.len()).filter(suits).collect();
+            places[below(rng, places.len())]
+        };
+        let places = kinds.iter().map(place).collect();
+        Self {
+            scenario,
+            receptacles: label(receptacles, |f| f.name),
+            items: label(kinds, |k| k.name),
+            places,
+        }
+    }
+
+    /// Actions that win: bring each thing that is asked for from where it is to where it belongs.
+    pub(super) fn walkthrough(&self) -> Vec<String> {
+        let kind = self.scenario.kind().name;
+        let items = (0..self.items.len()).filter(|&i| self.items[i].what.name == kind);
+        let mut tour = Tour { world: self, open: Vec::new(), actions: Vec::new() };
+        for item in items.take(self.scenario.count()) {
+            self.bring(item, &mut tour);
+        }
+        tour.actions
+    }
+
+    fn bring(&self, item: usize, tour: &mut Tour) {
+        let (thing, place) = (&self.items[item].name, self.places[item]);
+        tour.visit(place, true);
+        tour.actions.push(format!("take {thing} from {}", self.receptacles[place].name));
+        if let Some(treatment) = self.scenario.treatment() {
+            let appliance = self.receptacle(|place| has_word(place.traits, treatment.tool));
+            tour.visit(appliance, false);
+            tour.actions
+                .push(format!("{} {thing} with {}", treatment.verb, self.receptacles[appliance].name));
+        }
+        match self.scenario.target() {
+            Target::Lamp(lamp) => {
+                let lamp = self.items.iter().position(|item| item.what.name == lamp.name).unwrap_or_default();
+                tour.visit(self.places[lamp], false);
+                tour.actions.push(format!("use {}", self.items[lamp].name));
+            }
+            Target::Furniture(target) => {
+                let target = self.receptacle(|place| place.name == target.name);
+                tour.visit(target, true);
+                tour.actions.push(format!("move {thing} to {}", self.receptacles[target].name));
+            }
+        }
+    }
+
+    /// The first receptacle that is as wanted; scenarios are such that there is one.
+    fn receptacle(&self, wanted: impl Fn(&Furniture) -> bool) -> usize {
+        self.receptacles.iter().position(|place| wanted(place.what)).unwrap_or_default()
+    }
+}
+
+/// Actions in the making.
+struct Tour<'w> {
+    world: &'w World,
+    open: Vec<usize>,
+    actions: Vec<String>,
+}
+
+impl Tour<'_> {
+    /// Goes to a receptacle, unless it is there already, and opens it if it is to be reached into.
+    fn visit(&mut self, receptacle: usize, open: bool) {
+        let Labelled { what, name, .. } = &self.world.receptacles[receptacle];
+        let go = format!("go to {name}");
+        let here = self.actions.iter().rfind(|action| action.starts_with("go to ")) == Some(&go);
+        if !here {
+            self.actions.push(go);
+        }
+        if open && has_word(what.traits, "hinged") && !self.open.contains(&receptacle) {
+            self.open.push(receptacle);
+            self.actions.push(format!("open {name}"));
+        }
+    }
+}
+
+/// What may lie about besides the things that the task needs.
+fn others(scenario: &Scenario, split: Split) -> Vec<&'static Kind> {
+    let room = scenario.layout.room();
+    let receptacles = scenario.layout.receptacles();
+    let possible = |kind: &&Kind| {
+        let known = !kind.held_out || split == Split::ValidUnseen;
+        known && kind.is_in(room) && receptacles.iter().any(|place| scenario.may_start(kind, place))
+    };
+    KINDS.iter().chain(&LAMPS).filter(possible).collect()
+}
+
+/// Numbers the things of each name from 1.
+fn label<T>(things: Vec<&'static T>, name: impl Fn(&'static T) -> &'static str) -> Vec<Labelled<T>> {
+    let count = |things: &[&'static T], of| things.iter().filter(|thing| name(thing) == of).count();
+    let labelled = |(i, &what): (usize, &&'static T)| {
+        let kind = name(what);
+        let number = 1 + count(&things[..i], kind);
+        // The engine gives the number 1 to the last name in order.
+        let id = format!("{kind}_bar_{:02}", count(&things, kind) - number);
+        Labelled { what, id, name: format!("{kind} {number}") }
+    };
+    things.iter().enumerate().map(labelled).collect()
+}
+
+/// A number below `n`.
+pub(super) fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+    ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
+}
+
+fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, below(rng, i + 1));
+    }
+}
