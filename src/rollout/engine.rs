@@ -50,6 +50,18 @@ pub enum ActionSpace {
     Admissible,
 }
 
+impl std::str::FromStr for ActionSpace {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "free" => Ok(Self::Free),
+            "admissible" => Ok(Self::Admissible),
+            _ => Err(Error::setting("actions", name, "must be `free` or `admissible`")),
+        }
+    }
+}
+
 /// One place of a sampler and the tokens it is shown before it acts.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -381,12 +393,16 @@ fn drop_episode(stats: &mut PlayStats, failure: &mut Option<Error>, error: Error
     failure.get_or_insert(error);
 }
 
-/// Calls `f(environment of slot, item)` for each (slot, item), one thread each, results in order.
+/// Calls `f(environment of slot, item)` for each (slot, item), one thread each for environments that wait,
+/// results in order.
 fn in_parallel<T: Send>(
     environments: &mut [Box<dyn Environment>],
     work: &[(usize, usize)],
     f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
+    if environments.iter().all(|env| !env.waits()) {
+        return work.iter().map(|&(slot, item)| f(environments[slot].as_mut(), item)).collect();
+    }
     let mut places: Vec<Option<&mut Box<dyn Environment>>> = environments.iter_mut().map(Some).collect();
     std::thread::scope(|scope| {
         let f = &f;

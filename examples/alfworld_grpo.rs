@@ -1,0 +1,362 @@
+//! GRPO with EPO in ALFWorld's text games, on a CPU, from nothing: no Python, no download.
+//!
+//! A small policy clones an expert that searches, then plays. Episodes of the same game are compared (GRPO,
+//! arXiv 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the entropy is
+//! held inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is examined on
+//! games of seen and of unseen rooms. The games are ALFWorld's where `ALFWORLD_DATA` names their folder, and
+//! households made here otherwise.
+//!
+//! ```text
+//! cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1
+//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --actions free
+//! ```
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{ensure, Result};
+use candle_core::Device;
+use clap::Parser;
+use epo::entropy::EntropyConfig;
+use epo::env::alfworld::{expert_demonstrations, AlfWorld, DataFolder, Games, Split, TaskType};
+use epo::env::household::{GeneratorConfig, Household};
+use epo::env::{Demonstration, Environment};
+use epo::rollout::{demonstration_texts, ActionSpace, RolloutConfig, Trajectory};
+use epo::train::*;
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides what a run does. A run folder's `config.toml` holds it; `--config` reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Config {
+    /// Decides every random draw.
+    seed: u64,
+    /// Training steps; a step is one batch of episodes and its update.
+    steps: u64,
+    /// Steps between checkpoints.
+    checkpoint_every: u64,
+    evaluation: EvaluationConfig,
+    /// The folder of ALFWorld's games; none: households made here.
+    data: Option<PathBuf>,
+    household: GeneratorConfig,
+    /// Kinds of tasks.
+    tasks: Vec<TaskType>,
+    /// Games of each kind to learn on.
+    train_games: usize,
+    /// Games of each kind to be examined on, in rooms seen and unseen.
+    test_games: usize,
+    /// Episodes played at the same time.
+    environments: usize,
+    advantage: AdvantageConfig,
+    /// Highest learning rate of reinforcement learning.
+    learning_rate: f64,
+    schedule: LrSchedule,
+    policy: PolicyConfig,
+    cloning: CloningConfig,
+    rollout: RolloutConfig,
+    update: UpdateConfig,
+    optimizer: AdamWConfig,
+    entropy: EntropyConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            steps: 80,
+            checkpoint_every: 10,
+            evaluation: EvaluationConfig::default(),
+            data: None,
+            household: GeneratorConfig::default(),
+            tasks: TaskType::ALL.to_vec(),
+            train_games: 200,
+            test_games: 16,
+            environments: 16,
+            // Turns alone: an episode's ending says little about most of its turns, and is much noise.
+            advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
+            learning_rate: 2e-4,
+            schedule: LrSchedule::Constant { warmup_steps: 3 },
+            policy: PolicyConfig { context: 1536, ..PolicyConfig::default() },
+            cloning: CloningConfig::default(),
+            rollout: RolloutConfig {
+                max_turns: 25,
+                actions: ActionSpace::Admissible,
+                ..RolloutConfig::default()
+            },
+            update: UpdateConfig::default(),
+            optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
+            entropy: EntropyConfig::paper_v2(),
+        }
+    }
+}
+
+impl Config {
+    /// A run of less than two minutes that goes through everything.
+    fn smoke() -> Self {
+        let base = Self::default();
+        Self {
+            steps: 2,
+            checkpoint_every: 1,
+            train_games: 8,
+            test_games: 2,
+            evaluation: EvaluationConfig { episodes: 1, ..base.evaluation },
+            policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
+            cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
+            rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 12, ..base.rollout },
+            ..base
+        }
+    }
+
+    fn from_args(args: &Args) -> Result<Self> {
+        let mut config = match &args.config {
+            Some(path) => read_config(path)?,
+            None if args.smoke => Self::smoke(),
+            None => Self::default(),
+        };
+        config.seed = args.seed.unwrap_or(config.seed);
+        config.steps = args.steps.unwrap_or(config.steps);
+        if let Some(name) = &args.entropy {
+            config.entropy = config.entropy.with_method(name)?;
+        }
+        config.rollout.actions = args.actions.unwrap_or(config.rollout.actions);
+        let data = std::env::var_os("ALFWORLD_DATA").filter(|folder| !folder.is_empty());
+        config.data = config.data.or(data.map(PathBuf::from));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The games, and a line that says what they are.
+    fn games(&self) -> Result<(Arc<dyn Games>, String)> {
+        let Some(folder) = &self.data else {
+            let line = "ALFWORLD_DATA is not set: playing household games that are made here";
+            return Ok((Arc::new(Household::new(self.household.clone())?), line.into()));
+        };
+        let line = format!("playing ALFWorld's games in {}", folder.display());
+        Ok((Arc::new(DataFolder::open(folder)?), line))
+    }
+
+    fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<Panel> {
+        let tasks = self.tasks.iter().map(|&kind| games.tasks(split, kind, of_each));
+        Ok(Panel::new(split.name(), tasks.collect::<Result<Vec<_>, _>>()?.concat())?)
+    }
+
+    fn agent(&self) -> AgentConfig {
+        let (optimizer, entropy) = (self.optimizer.clone(), self.entropy);
+        AgentConfig { policy: self.policy, optimizer, entropy, rollout: self.rollout }
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.agent().validate()?;
+        self.advantage.validate()?;
+        self.cloning.validate()?;
+        self.update.validate()?;
+        self.evaluation.validate()?;
+        self.schedule.validate()?;
+        ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
+        ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
+        self.games().map(drop)
+    }
+}
+
+/// Trains a small agent with GRPO and EPO in ALFWorld's text games, on a CPU.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+struct Args {
+    /// Decides every random draw: the same seed gives the same run [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Training steps in all, those before a resume included [default: 80]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Folder of a new run [default: runs/alfworld_grpo-SEED]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in this folder from its last checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "actions", "smoke"])]
+    resume: Option<PathBuf>,
+    /// Settings to start from, in TOML; config.toml of any run folder shows them all
+    #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
+    config: Option<PathBuf>,
+    /// How entropy is controlled [default: epo]
+    #[arg(long, value_parser = ["none", "bonus", "epo", "epo-official"])]
+    entropy: Option<String>,
+    /// What the policy may write: any text, or one of the admissible commands [default: admissible]
+    #[arg(long, value_name = "free|admissible")]
+    actions: Option<ActionSpace>,
+    /// A complete run in under two minutes
+    #[arg(long)]
+    smoke: bool,
+}
+
+/// What a checkpoint holds beside the agent and the configuration.
+#[derive(Serialize, Deserialize)]
+struct State {
+    position: Position,
+    train: Panel,
+    seen: Panel,
+    unseen: Panel,
+    before: Option<Outcomes>,
+}
+
+/// What an examination found in rooms seen in training and in others.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Outcomes {
+    seen: Outcome,
+    unseen: Outcome,
+}
+
+/// A run in progress.
+struct Run {
+    folder: RunFolder<Config>,
+    recorder: Recorder,
+    environments: Vec<Box<dyn Environment>>,
+    agent: Agent,
+    state: State,
+    throughput: Throughput,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let began = Instant::now();
+    let folder = match &args.resume {
+        Some(dir) => RunFolder::resume(dir, |c: &mut Config| c.steps = args.steps.unwrap_or(c.steps))?,
+        None => {
+            let config = Config::from_args(&args)?;
+            let default = || format!("runs/alfworld_grpo-{}", config.seed).into();
+            RunFolder::create(args.out.clone().unwrap_or_else(default), config)?
+        }
+    };
+    folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
+    let (stop, mut run) = (stop_on_ctrl_c()?, Run::open(folder)?);
+    let mut step = run.folder.checkpoint.as_ref().map_or(0, Checkpoint::step);
+    let Config { steps, evaluation, checkpoint_every, .. } = run.folder.config;
+    let mut progress = Progress::new("step", steps as usize).starting_at(step as usize);
+    while step < steps && !stop.load(Ordering::Relaxed) {
+        run.train_step(step, &mut progress)?;
+        step += 1;
+        let stopping = step == steps || stop.load(Ordering::Relaxed);
+        if evaluation.every > 0 && step % evaluation.every == 0 && step < steps {
+            run.examine(step)?;
+        }
+        if step % checkpoint_every == 0 || stopping {
+            run.save(step)?;
+        }
+    }
+    if step < steps {
+        eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
+    }
+    let after = run.examine(step)?;
+    let report = write_report(&[&run.folder.dir])?;
+    eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
+    let before = run.state.before.unwrap_or(after);
+    let outcomes = [&before.unseen, &after.unseen];
+    let mut summary = summary(step, began, outcomes, &run.throughput, &run.folder.dir);
+    summary["success_before_seen"] = before.seen.success.mean.into();
+    summary["success_after_seen"] = after.seen.success.mean.into();
+    println!("summary {summary}");
+    Ok(())
+}
+
+/// Ctrl-C lets the step in progress finish and saves; a second one ends the process.
+fn stop_on_ctrl_c() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nfinishing this step; press Ctrl-C again to quit at once");
+    })?;
+    Ok(&STOP)
+}
+
+impl Run {
+    /// A run continued from its checkpoint, or a new one: an expert's games, tokenizer, cloning, first examination.
+    fn open(folder: RunFolder<Config>) -> Result<Self> {
+        let config = folder.config.clone();
+        let (games, line) = config.games()?;
+        eprintln!("{line}");
+        let shape = config.agent();
+        let (agent, state, demonstrations) = match &folder.checkpoint {
+            Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
+            None => {
+                let train = config.panel(&*games, Split::Train, config.train_games)?;
+                let seen = config.panel(&*games, Split::ValidSeen, config.test_games)?;
+                let unseen = config.panel(&*games, Split::ValidUnseen, config.test_games)?;
+                let shown = config.panel(&*games, Split::Train, config.cloning.demonstrations)?;
+                let demonstrations = expert_demonstrations(&games, &shown.tasks, config.rollout.max_turns)?;
+                eprintln!("the expert solved {} of {} games", demonstrations.len(), shown.tasks.len());
+                let texts = demonstrations.iter().flat_map(demonstration_texts);
+                let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
+                let position = Position::default();
+                (agent, State { position, train, seen, unseen, before: None }, demonstrations)
+            }
+        };
+        let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let environments = (0..config.environments).map(|_| Box::new(AlfWorld::new(games.clone())) as _);
+        let (environments, throughput) = (environments.collect(), Throughput::default());
+        let mut run = Self { folder, recorder, environments, agent, state, throughput };
+        if run.state.before.is_none() {
+            run.warm_start(&config, &demonstrations)?;
+        }
+        Ok(run)
+    }
+
+    /// Behaviour cloning, the examination that training has to beat, and the first checkpoint.
+    fn warm_start(&mut self, config: &Config, demonstrations: &[Demonstration]) -> Result<()> {
+        let Config { cloning, update, seed, .. } = config;
+        clone_demonstrations(&mut self.agent, demonstrations, cloning, update, *seed, &mut self.recorder)?;
+        if update.policy.kl.is_some() {
+            self.agent.learner.freeze_reference()?;
+        }
+        self.state.before = Some(self.examine(0)?);
+        self.save(0)
+    }
+
+    /// One batch of episodes and the update it teaches.
+    fn train_step(&mut self, step: u64, progress: &mut Progress) -> Result<()> {
+        let began = Instant::now();
+        let Config { seed, steps, advantage, learning_rate, schedule, rollout, update, .. } =
+            self.folder.config.clone();
+        let tasks = TaskSchedule::new(&self.state.train, seed, rollout.tasks)?;
+        let episodes = group_episodes(&tasks, seed, step, rollout.group);
+        let limits = rollout.play(rollout.temperature);
+        let rollouts = self.agent.play(&mut self.environments, &episodes, &limits, &mut |done| {
+            progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
+        })?;
+        let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(Trajectory::gains).collect();
+        let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
+        let advantages = turn_advantages(&rollouts.trajectories, &rewards, &advantage)?;
+        let lr = learning_rate * schedule.factor(step);
+        let settings = StepSettings { seed, step, lr, rows: rollout.rows, update: &update };
+        let mut record = update_policy(&mut self.agent, &rollouts, &returns, &advantages, &settings)?;
+        self.throughput.add(&mut record, &rollouts.stats, began);
+        self.recorder.record(&record)?;
+        progress.set(step as usize + 1, "");
+        progress.line(&step_line(&record, step + 1, steps, progress));
+        Ok(())
+    }
+
+    /// Plays both panels.
+    fn examine(&mut self, step: u64) -> Result<Outcomes> {
+        let Config { seed, evaluation: EvaluationConfig { episodes, temperature, .. }, rollout, .. } =
+            self.folder.config;
+        let Self { agent, environments, state, recorder, .. } = self;
+        let limits = rollout.play(temperature);
+        let mut of = |panel| {
+            examine(agent, environments, &Examination { panel, episodes, limits, seed, step }, recorder)
+        };
+        Ok(Outcomes { seen: of(&state.seen)?, unseen: of(&state.unseen)? })
+    }
+
+    fn save(&mut self, step: u64) -> Result<()> {
+        let mut checkpoint = CheckpointWriter::new(&self.folder.dir, step)?;
+        self.agent.save(&mut checkpoint)?;
+        self.folder.save(&mut checkpoint)?;
+        self.state.position = self.recorder.sync()?;
+        checkpoint.finish(&self.state)?;
+        prune_checkpoints(&self.folder.dir, 3, None)?;
+        Ok(())
+    }
+}
