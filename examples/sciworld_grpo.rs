@@ -67,7 +67,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 80,
+            steps: 60,
             checkpoint_every: 10,
             evaluation: EvaluationConfig::default(),
             tasks: TASKS.map(String::from).to_vec(),
@@ -77,7 +77,7 @@ impl Default for Config {
             // Turns alone: an episode's ending says little about most of its turns, and is much noise.
             advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
             learning_rate: 2e-4,
-            schedule: LrSchedule::Constant { warmup_steps: 3 },
+            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 60, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig::default(),
             demonstrations: DemonstrationConfig::default(),
             cloning: CloningConfig::default(),
@@ -163,7 +163,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 80]
+    /// Training steps in all, those before a resume included [default: 60]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/sciworld_grpo-SEED]

@@ -40,7 +40,7 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: 40, episodes: 3, temperature: 1.0 }
+        Self { every: 30, episodes: 3, temperature: 1.0 }
     }
 }
 
