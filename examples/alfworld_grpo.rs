@@ -1,10 +1,9 @@
 //! GRPO with EPO in ALFWorld's text games, on a CPU, from nothing: no Python, no download.
 //!
-//! A small policy clones an expert that searches, then plays. Episodes of the same game are compared (GRPO,
-//! arXiv 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the entropy is
-//! held inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is examined on
-//! games of seen and of unseen rooms. The games are ALFWorld's where `ALFWORLD_DATA` names their folder, and
-//! households made here otherwise.
+//! A small policy clones an expert that searches, then plays. Episodes of the same game are compared (GRPO, arXiv
+//! 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the entropy is held
+//! inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is examined on games in
+//! seen and in unseen rooms: ALFWorld's where `ALFWORLD_DATA` names their folder, and otherwise made here.
 //!
 //! ```text
 //! cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1
@@ -27,7 +26,7 @@ use epo::rollout::{demonstration_texts, ActionSpace, RolloutConfig, Trajectory};
 use epo::train::*;
 use serde::{Deserialize, Serialize};
 
-/// Everything that decides what a run does. A run folder's `config.toml` holds it; `--config` reads it.
+/// Everything that decides what a run does, as in a run folder's `config.toml`; `--config` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Config {
@@ -41,7 +40,6 @@ struct Config {
     /// The folder of ALFWorld's games; none: households made here.
     data: Option<PathBuf>,
     household: GeneratorConfig,
-    /// Kinds of tasks.
     tasks: Vec<TaskType>,
     /// Games of each kind to learn on.
     train_games: usize,
@@ -65,26 +63,22 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 80,
+            steps: 120,
             checkpoint_every: 10,
-            evaluation: EvaluationConfig::default(),
+            evaluation: EvaluationConfig { every: 40, ..EvaluationConfig::default() },
             data: None,
-            household: GeneratorConfig::default(),
+            household: GeneratorConfig { receptacles: (4, 10), items: (8, 10), ..Default::default() },
             tasks: TaskType::ALL.to_vec(),
-            train_games: 200,
+            train_games: 4000,
             test_games: 16,
             environments: 16,
             // Turns alone: an episode's ending says little about most of its turns, and is much noise.
             advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
             learning_rate: 2e-4,
-            schedule: LrSchedule::Constant { warmup_steps: 3 },
+            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 120, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig { context: 1536, ..PolicyConfig::default() },
-            cloning: CloningConfig::default(),
-            rollout: RolloutConfig {
-                max_turns: 25,
-                actions: ActionSpace::Admissible,
-                ..RolloutConfig::default()
-            },
+            cloning: CloningConfig { demonstrations: 250, epochs: 2, ..CloningConfig::default() },
+            rollout: RolloutConfig { max_turns: 20, actions: ActionSpace::Admissible, ..Default::default() },
             update: UpdateConfig::default(),
             optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
             entropy: EntropyConfig::paper_v2(),
@@ -127,14 +121,11 @@ impl Config {
         Ok(config)
     }
 
-    /// The games, and a line that says what they are.
-    fn games(&self) -> Result<(Arc<dyn Games>, String)> {
-        let Some(folder) = &self.data else {
-            let line = "ALFWORLD_DATA is not set: playing household games that are made here";
-            return Ok((Arc::new(Household::new(self.household.clone())?), line.into()));
-        };
-        let line = format!("playing ALFWorld's games in {}", folder.display());
-        Ok((Arc::new(DataFolder::open(folder)?), line))
+    fn games(&self) -> Result<Arc<dyn Games>> {
+        Ok(match &self.data {
+            Some(folder) => Arc::new(DataFolder::open(folder)?),
+            None => Arc::new(Household::new(self.household.clone())?),
+        })
     }
 
     fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<Panel> {
@@ -167,7 +158,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 80]
+    /// Training steps in all, those before a resume included [default: 120]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/alfworld_grpo-SEED]
@@ -200,12 +191,8 @@ struct State {
     before: Option<Outcomes>,
 }
 
-/// What an examination found in rooms seen in training and in others.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Outcomes {
-    seen: Outcome,
-    unseen: Outcome,
-}
+/// What an examination found in rooms seen in training, and in others.
+type Outcomes = [Outcome; 2];
 
 /// A run in progress.
 struct Run {
@@ -250,11 +237,10 @@ fn main() -> Result<()> {
     let after = run.examine(step)?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
-    let before = run.state.before.unwrap_or(after);
-    let outcomes = [&before.unseen, &after.unseen];
-    let mut summary = summary(step, began, outcomes, &run.throughput, &run.folder.dir);
-    summary["success_before_seen"] = before.seen.success.mean.into();
-    summary["success_after_seen"] = after.seen.success.mean.into();
+    let [seen, unseen] = [0, 1].map(|i| [&run.state.before.as_ref().unwrap_or(&after)[i], &after[i]]);
+    let mut summary = summary(step, began, unseen, &run.throughput, &run.folder.dir);
+    summary["success_before_seen"] = seen[0].success.mean.into();
+    summary["success_after_seen"] = seen[1].success.mean.into();
     println!("summary {summary}");
     Ok(())
 }
@@ -275,8 +261,11 @@ impl Run {
     /// A run continued from its checkpoint, or a new one: an expert's games, tokenizer, cloning, first examination.
     fn open(folder: RunFolder<Config>) -> Result<Self> {
         let config = folder.config.clone();
-        let (games, line) = config.games()?;
-        eprintln!("{line}");
+        match &config.data {
+            Some(folder) => eprintln!("playing ALFWorld's games in {}", folder.display()),
+            None => eprintln!("ALFWORLD_DATA is not set: playing household games that are made here"),
+        }
+        let games = config.games()?;
         let shape = config.agent();
         let (agent, state, demonstrations) = match &folder.checkpoint {
             Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
@@ -338,7 +327,6 @@ impl Run {
         Ok(())
     }
 
-    /// Plays both panels.
     fn examine(&mut self, step: u64) -> Result<Outcomes> {
         let Config { seed, evaluation: EvaluationConfig { episodes, temperature, .. }, rollout, .. } =
             self.folder.config;
@@ -347,7 +335,7 @@ impl Run {
         let mut of = |panel| {
             examine(agent, environments, &Examination { panel, episodes, limits, seed, step }, recorder)
         };
-        Ok(Outcomes { seen: of(&state.seen)?, unseen: of(&state.unseen)? })
+        Ok([of(&state.seen)?, of(&state.unseen)?])
     }
 
     fn save(&mut self, step: u64) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Games as an environment: a task names one, an action is one command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{game_files, Game, GameFile, Library, Play, Split, TaskType};
 use crate::env::{Environment, Start, Step, Task};
@@ -38,9 +38,32 @@ pub(crate) fn parse_family(task: &Task) -> Result<(Split, TaskType)> {
     parsed.ok_or_else(|| refused("task", task, "a task is called SPLIT/TYPE:NUMBER"))
 }
 
+/// How many games are kept: those of a step's groups, with room for an examination between.
+const KEPT: usize = 64;
+
+/// The games loaded last. The episodes of a group play the same one, and a reset costs a thousandth of a load.
+#[derive(Default)]
+pub(crate) struct Recent(Mutex<VecDeque<(Task, Arc<Game>)>>);
+
+impl Recent {
+    /// The task's game, by `load` where it is not among them.
+    pub(crate) fn get(&self, task: &Task, load: impl FnOnce() -> Result<Arc<Game>>) -> Result<Arc<Game>> {
+        let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, game)) = kept().iter().find(|(known, _)| known == task) {
+            return Ok(game.clone());
+        }
+        let game = load()?;
+        let mut kept = kept();
+        kept.truncate(KEPT - 1);
+        kept.push_front((task.clone(), game.clone()));
+        Ok(game)
+    }
+}
+
 /// The games of ALFWorld's data folder; variation n of a family is its game n in sorted order.
 pub struct DataFolder {
     library: Library,
+    recent: Recent,
     files: BTreeMap<(Split, TaskType), Vec<GameFile>>,
 }
 
@@ -64,7 +87,7 @@ impl DataFolder {
         }
         match (files.is_empty(), failure) {
             (true, Some(error)) => Err(error.into()),
-            _ => Ok(Self { library: Library::new(), files }),
+            _ => Ok(Self { library: Library::new(), recent: Recent::default(), files }),
         }
     }
 
@@ -79,7 +102,7 @@ impl Games for DataFolder {
         let files = self.family(split, kind);
         let unknown = || refused("task", task, format!("there are {} such games", files.len()));
         let file = files.get(task.variation as usize).ok_or_else(unknown)?;
-        Ok(self.library.load(&file.path)?)
+        self.recent.get(task, || Ok(self.library.load(&file.path)?))
     }
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {

@@ -42,7 +42,7 @@ mod types;
 mod value;
 
 pub use demonstrate::expert_demonstrations;
-pub(crate) use environment::{family, parse_family};
+pub(crate) use environment::{family, parse_family, Recent};
 pub use environment::{AlfWorld, DataFolder, Games};
 pub use error::{AlfworldError, Part, Result};
 pub use expert::Expert;

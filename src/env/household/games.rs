@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::{Generator, GeneratorConfig};
-use crate::env::alfworld::{family, parse_family, Game, Games, Library, Split, TaskType};
+use crate::env::alfworld::{family, parse_family, Game, Games, Library, Recent, Split, TaskType};
 use crate::env::Task;
 use crate::{Error, Result};
 
 /// Household games by split, kind and number; variation n of a family is its n-th game.
 pub struct Household {
     library: Library,
+    recent: Recent,
     generator: Generator,
     kinds: Vec<TaskType>,
 }
@@ -21,7 +22,8 @@ impl Household {
     /// As [`Generator::new`].
     pub fn new(config: GeneratorConfig) -> Result<Self> {
         let kinds = config.task_types.clone();
-        Ok(Self { library: Library::new(), generator: Generator::new(config)?, kinds })
+        let (library, recent) = (Library::new(), Recent::default());
+        Ok(Self { library, recent, generator: Generator::new(config)?, kinds })
     }
 }
 
@@ -35,8 +37,10 @@ impl Games for Household {
             reason: "household.task_types does not name its type".into(),
         })?;
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;
-        let made = self.generator.game(split, number);
-        Ok(self.library.parse(&made.name, &made.text, None)?)
+        self.recent.get(task, || {
+            let made = self.generator.game(split, number);
+            Ok(self.library.parse(&made.name, &made.text, None)?)
+        })
     }
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
