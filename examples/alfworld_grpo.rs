@@ -97,7 +97,7 @@ impl Config {
             test_games: 2,
             evaluation: EvaluationConfig { episodes: 1, ..base.evaluation },
             policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
-            cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
+            cloning: CloningConfig { demonstrations: 8, epochs: 8, batch: 2, ..base.cloning },
             rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 12, ..base.rollout },
             ..base
         }
