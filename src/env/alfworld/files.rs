@@ -13,8 +13,8 @@ const VERSION: &str = "json_2.1.1";
 const LEFT_OUT: [&str; 2] = ["movable", "Sliced"];
 /// How deep below a split's folder games are looked for.
 const MAX_DEPTH: usize = 8;
-/// How a playable game's file says that it is one.
-const SOLVABLE: &[u8] = b"\"solvable\": true";
+/// How a playable game's file says that it is one, white space left out.
+const SOLVABLE: &[u8] = b"\"solvable\":true";
 /// Where it says so: this many bytes before the end, after the long texts.
 const TAIL: u64 = 4096;
 
@@ -101,5 +101,6 @@ fn is_solvable(path: &Path) -> Result<bool> {
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL))).map_err(io)?;
     let mut tail = Vec::with_capacity(TAIL as usize);
     file.take(TAIL).read_to_end(&mut tail).map_err(io)?;
+    tail.retain(|byte| !byte.is_ascii_whitespace());
     Ok(tail.windows(SOLVABLE.len()).any(|bytes| bytes == SOLVABLE))
 }
