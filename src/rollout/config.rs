@@ -1,7 +1,44 @@
 //! The settings of a training step's episodes.
 
-use super::{ActionSpace, PlayConfig, RowKind};
+use super::RowKind;
 use crate::{Error, Result};
+
+/// Limits of an episode.
+#[derive(Debug, Clone, Copy)]
+pub struct PlayConfig {
+    /// Most turns of an episode.
+    pub max_turns: usize,
+    /// Most sampled tokens of an action.
+    pub max_action_tokens: usize,
+    /// Sampling temperature; 0 takes the most probable token.
+    pub temperature: f64,
+    /// What the policy may write.
+    pub actions: ActionSpace,
+}
+
+/// What a policy may write as its action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionSpace {
+    /// Any text.
+    #[default]
+    Free,
+    /// One of the environment's admissible actions: every token is sampled among those that continue one, and
+    /// its log-probability and entropy are those of that choice.
+    Admissible,
+}
+
+impl std::str::FromStr for ActionSpace {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "free" => Ok(Self::Free),
+            "admissible" => Ok(Self::Admissible),
+            _ => Err(Error::setting("actions", name, "must be `free` or `admissible`")),
+        }
+    }
+}
 
 /// How the episodes of a training step are chosen and played.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]

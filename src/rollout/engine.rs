@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{End, Prompter, Trajectory, Turn};
+use super::{ActionSpace, End, PlayConfig, Prompter, Trajectory, Turn};
 use crate::env::{Environment, Start, Step, Task};
 use crate::policy::TokenTrie;
 use crate::rng::Stream;
@@ -23,43 +23,6 @@ pub struct Episode {
     pub member: u32,
     /// Where its random draws come from.
     pub stream: Stream,
-}
-
-/// Limits of an episode.
-#[derive(Debug, Clone, Copy)]
-pub struct PlayConfig {
-    /// Most turns of an episode.
-    pub max_turns: usize,
-    /// Most sampled tokens of an action.
-    pub max_action_tokens: usize,
-    /// Sampling temperature; 0 takes the most probable token.
-    pub temperature: f64,
-    /// What the policy may write.
-    pub actions: ActionSpace,
-}
-
-/// What a policy may write as its action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ActionSpace {
-    /// Any text.
-    #[default]
-    Free,
-    /// One of the environment's admissible actions: every token is sampled among those that continue one, and
-    /// its log-probability and entropy are those of that choice.
-    Admissible,
-}
-
-impl std::str::FromStr for ActionSpace {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "free" => Ok(Self::Free),
-            "admissible" => Ok(Self::Admissible),
-            _ => Err(Error::setting("actions", name, "must be `free` or `admissible`")),
-        }
-    }
 }
 
 /// One place of a sampler and the tokens it is shown before it acts.
@@ -149,7 +112,8 @@ struct Running {
     start: Start,
     turns: Vec<Turn>,
     prompt_ids: Vec<u32>,
-    choices: Option<TokenTrie>,
+    /// The admissible actions, where the policy has to choose among them.
+    admissible: Option<Vec<String>>,
     ended: Option<(End, bool)>,
 }
 
@@ -182,7 +146,7 @@ pub fn play(
             break;
         }
         if config.actions == ActionSpace::Admissible {
-            table.offer(environments, &mut stats, &mut failure)?;
+            table.offer(environments, &mut stats, &mut failure);
         }
         stats.env_time += clock.elapsed();
         let clock = Instant::now();
@@ -248,7 +212,7 @@ impl Table<'_> {
                             start,
                             turns: vec![],
                             prompt_ids,
-                            choices: None,
+                            admissible: None,
                             ended: None,
                         });
                     }
@@ -267,13 +231,13 @@ impl Table<'_> {
         environments: &mut [Box<dyn Environment>],
         stats: &mut PlayStats,
         failure: &mut Option<Error>,
-    ) -> Result<()> {
+    ) {
         let running = self.running.iter().enumerate().filter(|(_, r)| r.is_some());
         let slots: Vec<(usize, usize)> = running.map(|(slot, _)| (slot, slot)).collect();
         let offers = in_parallel(environments, &slots, |env, _| env.admissible());
         for ((slot, _), offer) in slots.into_iter().zip(offers) {
             match (offer, self.running[slot].as_mut()) {
-                (Ok(actions), Some(running)) => running.choices = Some(self.prompter.choices(&actions)?),
+                (Ok(actions), Some(running)) => running.admissible = Some(actions),
                 (Err(error), _) => {
                     self.running[slot] = None;
                     drop_episode(stats, failure, error);
@@ -281,22 +245,22 @@ impl Table<'_> {
                 (Ok(_), None) => {}
             }
         }
-        Ok(())
     }
 
     /// Samples an action for every running episode.
     fn act(&self, sampler: &mut dyn Sampler, stats: &mut PlayStats) -> Result<Vec<(usize, Sampled)>> {
-        let requests: Vec<Request> = (self.running.iter().enumerate())
-            .filter_map(|(slot, r)| r.as_ref().map(|r| (slot, r)))
-            .map(|(slot, r)| Request {
+        let running = self.running.iter().enumerate().filter_map(|(slot, r)| Some((slot, r.as_ref()?)));
+        let request = |(slot, r): (usize, &Running)| -> Result<Request> {
+            Ok(Request {
                 slot,
                 fresh: r.turns.is_empty(),
                 prompt_ids: r.prompt_ids.clone(),
                 stream: self.episodes[r.index].stream,
                 turn: r.turns.len() as u64,
-                choices: r.choices.clone(),
+                choices: r.admissible.as_ref().map(|actions| self.prompter.choices(actions)).transpose()?,
             })
-            .collect();
+        };
+        let requests: Vec<Request> = running.map(request).collect::<Result<_>>()?;
         let sampled = sampler.sample(&requests, self.config)?;
         for (request, action) in requests.iter().zip(&sampled) {
             stats.prompt_tokens += request.prompt_ids.len();

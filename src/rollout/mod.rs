@@ -11,8 +11,8 @@ mod rows;
 mod sampler;
 mod trajectory;
 
-pub use config::RolloutConfig;
-pub use engine::{play, ActionSpace, Episode, PlayConfig, PlayStats, Request, Rollouts, Sampled, Sampler};
+pub use config::{ActionSpace, PlayConfig, RolloutConfig};
+pub use engine::{play, Episode, PlayStats, Request, Rollouts, Sampled, Sampler};
 pub use prompt::{demonstration_texts, Prompter, SPECIAL_TOKENS};
 pub use rows::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row, RowKind};
 pub use sampler::PolicySampler;
