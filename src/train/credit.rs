@@ -6,7 +6,8 @@ use crate::advantage::{discounted_returns, gigpo, Groups, OutcomeEstimator};
 use crate::rollout::Trajectory;
 use crate::{Error, Result};
 
-/// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0).
+/// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
+/// without a penalty).
 ///
 /// A_episode compares the returns of a group's episodes and is the same for all turns of an episode. A_turn
 /// compares turns of the group that start from the same situation, by what was earned from there on: it is

@@ -27,6 +27,8 @@ mod stats;
 mod step;
 mod tasks;
 mod tensorboard;
+#[cfg(feature = "text")]
+mod update;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
@@ -41,7 +43,7 @@ pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
 pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
 #[cfg(feature = "text")]
-pub use learner::{Learner, PolicyBatch, UpdateConfig};
+pub use learner::{Learner, PolicyBatch};
 pub use optim::AdamWConfig;
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
@@ -54,3 +56,5 @@ pub use stats::{bootstrap_mean, wilson, Interval};
 #[cfg(feature = "text")]
 pub use step::{group_episodes, step_line, summary, update_policy, StepSettings, Throughput};
 pub use tasks::{Panel, TaskSchedule};
+#[cfg(feature = "text")]
+pub use update::UpdateConfig;
