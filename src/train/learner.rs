@@ -49,8 +49,13 @@ pub struct PolicyBatch<'a> {
 }
 
 impl PolicyBatch<'_> {
-    /// Refuses numbers that are none before a first mini-batch has changed the weights.
+    /// Refuses numbers that are none, or that no token has, before a first mini-batch has changed the weights.
     fn check(&self) -> Result<()> {
+        let tokens: Vec<usize> = self.rows.iter().map(|row| row.positions.len()).collect();
+        let got: Vec<usize> = self.advantages.iter().map(Vec::len).collect();
+        if got != tokens {
+            return Err(Error::Shape { name: "advantages", expected: format!("tokens {tokens:?}"), got });
+        }
         for (i, (row, advantages)) in self.rows.iter().zip(self.advantages).enumerate() {
             for (name, values) in [("old_log_probs", &row.old_log_probs), ("advantages", advantages)] {
                 if let Some(j) = values.iter().position(|v| !v.is_finite()) {
