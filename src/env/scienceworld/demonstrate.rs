@@ -19,7 +19,7 @@ pub struct DemonstrationConfig {
     /// where the agent sees a parrot egg), which nobody can learn from the observations.
     pub plain_names: bool,
     /// Probability of a mistake before an action, in [0, 1]: an action of another gold path, which the
-    /// simulator refuses. It is shown and not to be imitated; what follows shows how to go on.
+    /// simulator mostly refuses. It is shown and not to be imitated; what follows shows how to go on.
     pub mistakes: f64,
 }
 
