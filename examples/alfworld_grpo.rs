@@ -128,6 +128,13 @@ impl Config {
         })
     }
 
+    /// The games to learn on, and to be examined on in seen and in unseen rooms.
+    fn panels(&self, games: &dyn Games) -> Result<[Panel; 3]> {
+        let test = |split| self.panel(games, split, self.test_games);
+        let train = self.panel(games, Split::Train, self.train_games)?;
+        Ok([train, test(Split::ValidSeen)?, test(Split::ValidUnseen)?])
+    }
+
     fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<Panel> {
         let tasks = self.tasks.iter().map(|&kind| games.tasks(split, kind, of_each));
         Ok(Panel::new(split.name(), tasks.collect::<Result<Vec<_>, _>>()?.concat())?)
@@ -147,7 +154,7 @@ impl Config {
         self.schedule.validate()?;
         ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
         ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
-        self.games().map(drop)
+        self.panels(&*self.games()?).map(drop)
     }
 }
 
@@ -270,16 +277,14 @@ impl Run {
         let (agent, state, demonstrations) = match &folder.checkpoint {
             Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
             None => {
-                let train = config.panel(&*games, Split::Train, config.train_games)?;
-                let seen = config.panel(&*games, Split::ValidSeen, config.test_games)?;
-                let unseen = config.panel(&*games, Split::ValidUnseen, config.test_games)?;
+                let [train, seen, unseen] = config.panels(&*games)?;
                 let shown = config.panel(&*games, Split::Train, config.cloning.demonstrations)?;
                 let demonstrations = expert_demonstrations(&games, &shown.tasks, config.rollout.max_turns)?;
                 eprintln!("the expert solved {} of {} games", demonstrations.len(), shown.tasks.len());
                 let texts = demonstrations.iter().flat_map(demonstration_texts);
                 let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
-                let position = Position::default();
-                (agent, State { position, train, seen, unseen, before: None }, demonstrations)
+                let state = State { position: Position::default(), train, seen, unseen, before: None };
+                (agent, state, demonstrations)
             }
         };
         let recorder = Recorder::resume(&folder.dir, state.position)?;
@@ -332,9 +337,8 @@ impl Run {
             self.folder.config;
         let Self { agent, environments, state, recorder, .. } = self;
         let limits = rollout.play(temperature);
-        let mut of = |panel| {
-            examine(agent, environments, &Examination { panel, episodes, limits, seed, step }, recorder)
-        };
+        let exam = |panel| Examination { panel, episodes, limits, seed, step };
+        let mut of = |panel| examine(agent, environments, &exam(panel), recorder);
         Ok([of(&state.seen)?, of(&state.unseen)?])
     }
 

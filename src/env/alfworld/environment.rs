@@ -1,10 +1,10 @@
 //! Games as an environment: a task names one, an action is one command.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{game_files, Game, GameFile, Library, Play, Split, TaskType};
+use super::{game_files, AlfworldError, Game, GameFile, Library, Play, Split, TaskType};
 use crate::env::{Environment, Start, Step, Task};
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ pub trait Games: Send + Sync {
     /// The tasks of one type in a split, sorted; where there are more than `most`, some of them, spread evenly.
     ///
     /// # Errors
-    /// A split that cannot be read.
+    /// A split without any games.
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>>;
 }
 
@@ -62,6 +62,7 @@ impl Recent {
 
 /// The games of ALFWorld's data folder; variation n of a family is its game n in sorted order.
 pub struct DataFolder {
+    folder: PathBuf,
     library: Library,
     recent: Recent,
     files: BTreeMap<(Split, TaskType), Vec<GameFile>>,
@@ -73,10 +74,11 @@ impl DataFolder {
     /// # Errors
     /// A folder that cannot be read, or one without games.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref().to_owned();
         let mut files: BTreeMap<_, Vec<GameFile>> = BTreeMap::new();
         let mut failure = None;
         for split in Split::ALL {
-            match game_files(folder.as_ref(), split, &[]) {
+            match game_files(&folder, split, &[]) {
                 Ok(found) => {
                     for file in found {
                         files.entry((split, file.task_type)).or_default().push(file);
@@ -87,7 +89,7 @@ impl DataFolder {
         }
         match (files.is_empty(), failure) {
             (true, Some(error)) => Err(error.into()),
-            _ => Ok(Self { library: Library::new(), recent: Recent::default(), files }),
+            _ => Ok(Self { folder, library: Library::new(), recent: Recent::default(), files }),
         }
     }
 
@@ -106,6 +108,10 @@ impl Games for DataFolder {
     }
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
+        if !self.files.keys().any(|(known, _)| *known == split) {
+            let (path, wanted) = (self.folder.clone(), format!("split {split}"));
+            return Err(AlfworldError::NoGames { path, wanted }.into());
+        }
         let n = self.family(split, kind).len();
         let kept = most.min(n);
         let task = |i: usize| Task { name: family(split, kind), variation: (i * n / kept) as u32 };
@@ -210,6 +216,8 @@ mod tests {
     fn unknown_tasks_and_empty_folders_are_errors() {
         let games = games();
         let first = first_task(&games);
+        let absent = games.tasks(Split::ValidUnseen, TaskType::ALL[0], 1).unwrap_err().to_string();
+        assert!(absent.contains("valid_unseen") && absent.contains("fixtures/alfworld"), "{absent}");
         for task in [Task { variation: 99, ..first }, Task { name: "train/juggle".into(), variation: 0 }] {
             let error = games.game(&task).map(drop).unwrap_err().to_string();
             assert!(error.contains(&task.to_string()), "{error}");

@@ -18,6 +18,8 @@ pub struct DemonstrationConfig {
     /// Call things by the names that the agent reads. Gold paths use the simulator's own (`focus on egg parrot`
     /// where the agent sees a parrot egg), which nobody can learn from the observations.
     pub plain_names: bool,
+    /// Leave out opening what is open. Under the `openDoors` simplification that is a third of a gold path.
+    pub skip_open_doors: bool,
     /// Probability of a mistake before an action, in [0, 1]: an action of another gold path, which the
     /// simulator mostly refuses. It is shown and not to be imitated; what follows shows how to go on.
     pub mistakes: f64,
@@ -25,13 +27,14 @@ pub struct DemonstrationConfig {
 
 impl Default for DemonstrationConfig {
     fn default() -> Self {
-        Self { look_before_focus: true, plain_names: true, mistakes: 0.3 }
+        Self { look_before_focus: true, plain_names: true, skip_open_doors: true, mistakes: 0.3 }
     }
 }
 
 impl DemonstrationConfig {
     /// The gold paths as they are.
-    pub const GOLD: Self = Self { look_before_focus: false, plain_names: false, mistakes: 0.0 };
+    pub const GOLD: Self =
+        Self { look_before_focus: false, plain_names: false, skip_open_doors: false, mistakes: 0.0 };
 
     /// Refuses a probability that is none.
     ///
@@ -44,6 +47,9 @@ impl DemonstrationConfig {
         }
     }
 }
+
+/// The simulator's answer to opening an open door.
+const ALREADY_OPEN: &str = "The door is already open.";
 
 /// An action to play, and whether it is the gold path's.
 type Planned<'a> = (&'a str, bool);
@@ -67,7 +73,7 @@ impl ScienceWorldPool {
         let find = |env: &mut ScienceWorld, i: usize| {
             let gold = env.gold_path(&tasks[i])?;
             let gold = if config.look_before_focus { look_before_focus(gold) } else { gold };
-            Ok(if config.plain_names { env.plain(&tasks[i], gold)? } else { gold })
+            env.adapted(&tasks[i], gold, config)
         };
         let paths = self.in_parallel(tasks.len(), &find, &mut |done| progress(half(done)))?;
         let play = |env: &mut ScienceWorld, i: usize| {
@@ -125,13 +131,25 @@ impl ScienceWorld {
         Ok(played)
     }
 
-    /// `path` with the names that the simulator's answers use, if it still solves the task.
-    fn plain(&mut self, task: &Task, path: Vec<String>) -> Result<Vec<String>> {
-        let played = self.play(task, &as_planned(&path))?;
-        let named = |turn: &DemonstratedTurn| plain_action(&turn.action, &turn.step.observation);
-        let plain: Vec<String> = played.turns.iter().map(named).collect();
-        let solved = plain == path || solves(&self.play(task, &as_planned(&plain))?);
-        Ok(if solved { plain } else { path })
+    /// `path` with plain names and without open doors, as `config` says, if it still solves the task.
+    fn adapted(
+        &mut self,
+        task: &Task,
+        path: Vec<String>,
+        config: &DemonstrationConfig,
+    ) -> Result<Vec<String>> {
+        if !config.plain_names && !config.skip_open_doors {
+            return Ok(path);
+        }
+        let mut turns = self.play(task, &as_planned(&path))?.turns;
+        turns.retain(|turn| !(config.skip_open_doors && turn.step.observation.trim_end() == ALREADY_OPEN));
+        let named = |turn: DemonstratedTurn| match config.plain_names {
+            true => plain_action(&turn.action, &turn.step.observation),
+            false => turn.action,
+        };
+        let adapted: Vec<String> = turns.into_iter().map(named).collect();
+        let solved = adapted == path || solves(&self.play(task, &as_planned(&adapted))?);
+        Ok(if solved { adapted } else { path })
     }
 
     fn play(&mut self, task: &Task, plan: &[Planned]) -> Result<Demonstration> {
