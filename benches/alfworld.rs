@@ -2,13 +2,23 @@
 //!
 //! `ALFWORLD_DATA` names the games; without it the households made here are played. `EPO_BENCH_GAMES` (200) games are
 //! taken from the training split, evenly; each line is the median of five passes over them.
+//!
+//! With `EPO_BENCH_OFFICIAL=GAMES` the official Python engine (alfworld 0.4.2, textworld 1.7.0, installed into a scratch
+//! environment below the target folder: minutes) plays that many of the games beside this one, the same commands in
+//! alternating rounds, and every answer has to be the same. `EPO_BENCH_ROUNDS` (3) are measured after one of warm-up.
+
+mod official;
 
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epo::env::alfworld::{game_files, shortest_plan, Game, Library, Play, Split};
+use epo::env::alfworld::{game_files, shortest_plan, Game, GameFile, Library, Play, Split};
 use epo::env::household::{Generator, GeneratorConfig};
+use official::Official;
+use sha2::{Digest, Sha256};
 
 /// How many actions are played in each game.
 const STEPS: usize = 200;
@@ -42,7 +52,10 @@ fn main() -> anyhow::Result<()> {
     median("shortest plan", games.len(), || {
         black_box(games.iter().filter(|game| planned(game)).count());
     });
-    Ok(())
+    match std::env::var("EPO_BENCH_OFFICIAL") {
+        Ok(games) => beside_official(games.parse()?),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Names and texts of the games to play.
@@ -53,24 +66,32 @@ fn texts(count: usize) -> anyhow::Result<Vec<(String, String)>> {
         let made = (0..count as u64).map(|index| generator.game(Split::Train, index));
         return Ok(made.map(|game| (game.name, game.text)).collect());
     };
-    let files = game_files(folder.as_ref(), Split::Train, &[])?;
-    let every = (files.len() / count.max(1)).max(1);
-    let files: Vec<_> = files.into_iter().step_by(every).take(count).collect();
+    let files = spread(folder.as_ref(), count)?;
     println!("{} of ALFWorld's training games", files.len());
-    let read =
-        |file: &epo::env::alfworld::GameFile| Ok((file.name.clone(), std::fs::read_to_string(&file.path)?));
+    let read = |file: &GameFile| Ok((file.name.clone(), std::fs::read_to_string(&file.path)?));
     files.iter().map(read).collect()
+}
+
+/// `count` training games, spread evenly.
+fn spread(folder: &Path, count: usize) -> anyhow::Result<Vec<GameFile>> {
+    let files = game_files(folder, Split::Train, &[])?;
+    let every = (files.len() / count.max(1)).max(1);
+    Ok(files.into_iter().step_by(every).take(count).collect())
 }
 
 /// Plays random admissible actions, reading the whole list at every step.
 fn play_at_random(play: &mut Play) {
     let mut random = 1u64;
     for _ in 0..STEPS {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let commands: Vec<&str> = play.admissible().collect();
-        let action = commands[(random >> 33) as usize % commands.len()].to_owned();
+        let action = random_action(play, &mut random);
         let _ = black_box(play.step(&action));
     }
+}
+
+fn random_action(play: &Play, random: &mut u64) -> String {
+    *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let commands: Vec<&str> = play.admissible().collect();
+    commands[(*random >> 33) as usize % commands.len()].to_owned()
 }
 
 /// Times `work` five times and prints the median, per one of `count` things.
@@ -83,4 +104,139 @@ fn median(what: &str, count: usize, mut work: impl FnMut()) {
     let mut seconds: Vec<f64> = (0..5).map(time).collect();
     seconds.sort_by(f64::total_cmp);
     println!("{what}: {:.2} µs, {:.0} a second", seconds[2] * 1e6, 1.0 / seconds[2]);
+}
+
+/// How many actions of a game both engines play.
+const COMPARED_STEPS: usize = 30;
+
+/// A game and what is played in it.
+#[derive(serde::Serialize)]
+struct Episode {
+    file: PathBuf,
+    actions: Vec<String>,
+}
+
+/// What a part of a round took.
+#[derive(Clone, Copy, Default, serde::Deserialize)]
+struct Part {
+    seconds: f64,
+    cpu: f64,
+}
+
+impl Part {
+    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.seconds += start.elapsed().as_secs_f64();
+        result
+    }
+}
+
+/// A round: all games loaded, reset and played, and kept; memory in MB with the first game and with all of them.
+#[derive(serde::Deserialize)]
+struct Round {
+    load: Part,
+    reset: Part,
+    step: Part,
+    digest: String,
+    memory: [f64; 2],
+}
+
+fn beside_official(games: usize) -> anyhow::Result<()> {
+    let folder = std::env::var_os("ALFWORLD_DATA");
+    let folder = folder.ok_or_else(|| anyhow::anyhow!("EPO_BENCH_OFFICIAL needs ALFWORLD_DATA"))?;
+    let (library, mut random) = (Library::new(), 1);
+    let episode = |file: GameFile| -> anyhow::Result<Episode> {
+        let mut play = Play::new(library.load(&file.path)?);
+        let mut actions = Vec::new();
+        while actions.len() < COMPARED_STEPS && !play.is_won() {
+            actions.push(random_action(&play, &mut random));
+            play.step(&actions[actions.len() - 1])?;
+        }
+        Ok(Episode { file: file.path, actions })
+    };
+    let episodes: Vec<Episode> =
+        spread(folder.as_ref(), games)?.into_iter().map(episode).collect::<anyhow::Result<_>>()?;
+    let mut official = start_official(&episodes)?;
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    let rounds: usize = std::env::var("EPO_BENCH_ROUNDS").map_or(Ok(3), |rounds| rounds.parse())?;
+    for round in 0..=rounds {
+        let (a, b): (Round, Round) = (official.round()?, our_round(&library, &episodes)?);
+        anyhow::ensure!(a.digest == b.digest, "the two engines answered differently");
+        if round > 0 {
+            theirs.push(a);
+            ours.push(b);
+        }
+    }
+    print_table(&episodes, &theirs, &ours);
+    Ok(())
+}
+
+fn start_official(episodes: &[Episode]) -> anyhow::Result<Official> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alfworld-bench");
+    std::fs::create_dir_all(&folder)?;
+    let script = folder.join("script.json");
+    std::fs::write(&script, serde_json::to_string(episodes)?)?;
+    let python =
+        official::python(&folder, &[&["textworld[pddl]==1.7.0"], &["--no-deps", "alfworld==0.4.2"]])?;
+    Official::start(Command::new(python).arg(official::script("alfworld_engine.py")).arg(script))
+}
+
+fn our_round(library: &Library, episodes: &[Episode]) -> anyhow::Result<Round> {
+    let [mut load, mut reset, mut step] = [Part::default(); 3];
+    let (mut hasher, mut kept, mut sizes) = (Sha256::new(), Vec::new(), Vec::new());
+    for episode in episodes {
+        let game = load.time(|| library.load(&episode.file))?;
+        let mut play = reset.time(|| Play::new(game.clone()));
+        see(&mut hasher, game.first_observation(), &play);
+        for action in &episode.actions {
+            let outcome = step.time(|| {
+                let outcome = play.step(action);
+                black_box(play.admissible().count());
+                outcome
+            })?;
+            see(&mut hasher, &outcome.observation, &play);
+        }
+        kept.push(play);
+        sizes.push(resident_megabytes());
+    }
+    let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Round { load, reset, step, digest, memory: [sizes[0], sizes[sizes.len() - 1]] })
+}
+
+fn see(hasher: &mut Sha256, observation: &str, play: &Play) {
+    let mut commands: Vec<&str> = play.admissible().collect();
+    commands.sort_unstable();
+    let won = if play.is_won() { "True" } else { "False" };
+    hasher.update(format!("{observation}\0{}\0{won}\0", commands.join("\n")));
+}
+
+/// Resident memory of this process; 0 where there is no /proc.
+fn resident_megabytes() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
+    pages * 4096.0 / 1e6
+}
+
+fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
+    let steps = episodes.iter().map(|episode| episode.actions.len()).sum::<usize>();
+    println!("\n{} games, {steps} steps, {} rounds, every answer equal", episodes.len(), ours.len());
+    println!("| a | official, ms | its CPU, ms | epo, µs | times |\n|---|---|---|---|---|");
+    type Pick = fn(&Round) -> Part;
+    let parts: [(&str, usize, Pick); 3] = [
+        ("load", episodes.len(), |round| round.load),
+        ("reset", episodes.len(), |round| round.reset),
+        ("step", steps, |round| round.step),
+    ];
+    for (name, count, part) in parts {
+        let of = |rounds: &[Round], value: fn(Part) -> f64| {
+            official::median(rounds.iter().map(|round| value(part(round)) / count as f64).collect())
+        };
+        let (wall, cpu, own) = (of(theirs, |p| p.seconds), of(theirs, |p| p.cpu), of(ours, |p| p.seconds));
+        println!("| {name} | {:.2} | {:.2} | {:.2} | {:.0} |", wall * 1e3, cpu * 1e3, own * 1e6, wall / own);
+    }
+    let [theirs, ours] = [theirs, ours].map(|rounds| rounds[0].memory);
+    let n = episodes.len();
+    println!("memory with 1 game: {:.0} MB official, {:.0} MB epo", theirs[0], ours[0]);
+    println!("memory with {n} games: {:.0} MB official, {:.0} MB epo", theirs[1], ours[1]);
 }

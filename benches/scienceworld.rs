@@ -5,9 +5,10 @@
 //! scratch environment below the target folder. `EPO_BENCH_ROUNDS` (5) rounds are measured on each side,
 //! alternating, after `EPO_BENCH_WARMUP` (10) rounds; medians are printed.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+mod official;
+
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use epo::env::scienceworld::{
@@ -15,6 +16,7 @@ use epo::env::scienceworld::{
     ScienceWorldConfig, ScienceWorldPool, Simulator,
 };
 use epo::env::{Environment, Task};
+use official::{median, Official};
 use sha2::{Digest, Sha256};
 
 const SIMPLIFICATION: &str = "easy";
@@ -94,72 +96,20 @@ fn our_round(client: &mut OfficialClient, java: u32, script: &[Script]) -> anyho
     })
 }
 
-/// The wrapper in a Python process of its own, playing a round whenever it is told to.
-struct Wrapper {
-    child: Child,
-    ask: ChildStdin,
-    answers: std::io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Wrapper {
-    fn start(folder: &Path, script: &Path, java: &Path) -> anyhow::Result<Self> {
-        let python = install_wrapper(folder)?;
-        let bin = java.parent().unwrap_or(Path::new("")).to_path_buf();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
-        let mut child = Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/scienceworld_wrapper.py"))
-            .arg(script)
-            .current_dir(folder) // the simulator writes a table to wherever it is started
-            .env("PATH", path)
-            .env("JAVA_TOOL_OPTIONS", "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let pipes = child.stdin.take().zip(child.stdout.take());
-        let (ask, stdout) = pipes.ok_or_else(|| anyhow::anyhow!("no pipes"))?;
-        Ok(Self { child, ask, answers: BufReader::new(stdout).lines() })
-    }
-
-    fn round(&mut self) -> anyhow::Result<Round> {
-        self.ask.write_all(b"round\n")?;
-        let line = self.answers.next().ok_or_else(|| anyhow::anyhow!("the wrapper ended"))??;
-        Ok(serde_json::from_str(&line)?)
-    }
-}
-
-impl Drop for Wrapper {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn install_wrapper(folder: &Path) -> anyhow::Result<PathBuf> {
-    let venv = folder.join("venv");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let run = |command: &mut Command| -> anyhow::Result<()> {
-        anyhow::ensure!(command.status()?.success(), "{command:?} failed");
-        Ok(())
-    };
-    if !python.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
-    let pins = folder.join("requirements.txt");
-    std::fs::write(&pins, REQUIREMENTS)?;
-    let pip = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r"];
-    run(Command::new(&python).args(pip).arg(&pins))?;
-    Ok(python)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
+/// The wrapper in a Python process of its own.
+fn start_wrapper(folder: &Path, script: &Path, java: &Path) -> anyhow::Result<Official> {
+    std::fs::write(folder.join("requirements.txt"), REQUIREMENTS)?;
+    let pins = ["--no-deps", "--require-hashes", "-r", "requirements.txt"];
+    let python = official::python(folder, &[&pins])?;
+    let bin = java.parent().unwrap_or(Path::new("")).to_path_buf();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
+    let mut command = Command::new(python);
+    command.arg(official::script("scienceworld_wrapper.py")).arg(script);
+    command.current_dir(folder); // the simulator writes a table to wherever it is started
+    command.env("PATH", path);
+    command.env("JAVA_TOOL_OPTIONS", "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2");
+    Official::start(&mut command)
 }
 
 fn print_side(name: &str, rounds: &[Round]) -> f64 {
@@ -174,7 +124,7 @@ fn print_side(name: &str, rounds: &[Round]) -> f64 {
 fn side_by_side(installation: &Installation, folder: &Path, script: &[Script]) -> anyhow::Result<()> {
     let path = folder.join("script.json");
     std::fs::write(&path, serde_json::to_string(script)?)?;
-    let mut theirs = Wrapper::start(folder, &path, &installation.java)?;
+    let mut theirs = start_wrapper(folder, &path, &installation.java)?;
     let jvm = Jvm::start(installation, &JvmConfig::default(), 1)?;
     let limit = Duration::from_secs(120);
     let simulator = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit)?;
@@ -186,7 +136,7 @@ fn side_by_side(installation: &Installation, folder: &Path, script: &[Script]) -
             let a = our_round(&mut ours, jvm.id(), script)?;
             (a, theirs.round()?)
         } else {
-            let b = theirs.round()?;
+            let b: Round = theirs.round()?;
             (our_round(&mut ours, jvm.id(), script)?, b)
         };
         anyhow::ensure!(a.digest == b.digest, "the two sides saw different episodes");

@@ -21,7 +21,7 @@ use clap::Parser;
 use epo::entropy::EntropyConfig;
 use epo::env::alfworld::{expert_demonstrations, AlfWorld, DataFolder, Games, Split, TaskType};
 use epo::env::household::{GeneratorConfig, Household};
-use epo::env::{Demonstration, Environment};
+use epo::env::{Demonstration, Environment, ShowAdmissible};
 use epo::rollout::{demonstration_texts, ActionSpace, RolloutConfig, Trajectory};
 use epo::train::*;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ struct Config {
     evaluation: EvaluationConfig,
     /// The folder of ALFWorld's games; none: households made here.
     data: Option<PathBuf>,
+    /// Observations end with the admissible commands; their tokens have to fit into the context.
+    show_admissible: bool,
     household: GeneratorConfig,
     tasks: Vec<TaskType>,
     /// Games of each kind to learn on.
@@ -67,6 +69,7 @@ impl Default for Config {
             checkpoint_every: 10,
             evaluation: EvaluationConfig { every: 40, ..EvaluationConfig::default() },
             data: None,
+            show_admissible: false,
             household: GeneratorConfig { receptacles: (4, 10), items: (8, 10), ..Default::default() },
             tasks: TaskType::ALL.to_vec(),
             train_games: 4000,
@@ -126,6 +129,13 @@ impl Config {
             Some(folder) => Arc::new(DataFolder::open(folder)?),
             None => Arc::new(Household::new(self.household.clone())?),
         })
+    }
+
+    fn environment(&self, games: &Arc<dyn Games>) -> Box<dyn Environment> {
+        match (AlfWorld::new(games.clone()), self.show_admissible) {
+            (plain, false) => Box::new(plain),
+            (plain, true) => Box::new(ShowAdmissible(plain)),
+        }
     }
 
     /// The games to learn on, and to be examined on in seen and in unseen rooms.
@@ -278,9 +288,7 @@ impl Run {
             Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
             None => {
                 let [train, seen, unseen] = config.panels(&*games)?;
-                let shown = config.panel(&*games, Split::Train, config.cloning.demonstrations)?;
-                let demonstrations = expert_demonstrations(&games, &shown.tasks, config.rollout.max_turns)?;
-                eprintln!("the expert solved {} of {} games", demonstrations.len(), shown.tasks.len());
+                let demonstrations = demonstrate(&config, &games)?;
                 let texts = demonstrations.iter().flat_map(demonstration_texts);
                 let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
                 let state = State { position: Position::default(), train, seen, unseen, before: None };
@@ -288,7 +296,7 @@ impl Run {
             }
         };
         let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let environments = (0..config.environments).map(|_| Box::new(AlfWorld::new(games.clone())) as _);
+        let environments = (0..config.environments).map(|_| config.environment(&games));
         let (environments, throughput) = (environments.collect(), Throughput::default());
         let mut run = Self { folder, recorder, environments, agent, state, throughput };
         if run.state.before.is_none() {
@@ -351,4 +359,13 @@ impl Run {
         prune_checkpoints(&self.folder.dir, 3, None)?;
         Ok(())
     }
+}
+
+/// The games that an expert solved, as the policy sees them, to be cloned.
+fn demonstrate(config: &Config, games: &Arc<dyn Games>) -> Result<Vec<Demonstration>> {
+    let tasks = config.panel(&**games, Split::Train, config.cloning.demonstrations)?.tasks;
+    let solved = expert_demonstrations(games, &tasks, config.rollout.max_turns)?;
+    eprintln!("the expert solved {} of {} games", solved.len(), tasks.len());
+    let mut environment = config.environment(games);
+    Ok(solved.iter().map(|game| game.replay(&mut *environment)).collect::<Result<_, _>>()?)
 }

@@ -26,9 +26,8 @@ use epo::rollout::{demonstration_texts, RolloutConfig, Trajectory};
 use epo::train::*;
 use serde::{Deserialize, Serialize};
 
-/// Short families whose answer stands in the text, where a clone has learned to read but not always to choose.
-const TASKS: [&str; 3] =
-    ["lifespan-longest-lived", "lifespan-shortest-lived", "lifespan-longest-lived-then-shortest-lived"];
+/// Short families: one asks to read a room and a colour and to act on them, the other to know animals.
+const TASKS: [&str; 2] = ["find-non-living-thing", "lifespan-longest-lived"];
 
 /// Everything that decides what a run does. A run folder's `config.toml` holds it; `--config` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,8 +70,8 @@ impl Default for Config {
             checkpoint_every: 10,
             evaluation: EvaluationConfig::default(),
             tasks: TASKS.map(String::from).to_vec(),
-            train_variations: 62,
-            test_variations: 32,
+            train_variations: 150,
+            test_variations: 75,
             environments: 2,
             // Turns alone: an episode's ending says little about most of its turns, and is much noise.
             advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },

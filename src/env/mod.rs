@@ -3,6 +3,7 @@
 #[cfg(feature = "alfworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
 pub mod alfworld;
+mod choices;
 #[cfg(feature = "alfworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
 pub mod household;
@@ -11,6 +12,7 @@ pub mod household;
 pub mod scienceworld;
 mod toy;
 
+pub use choices::ShowAdmissible;
 pub use toy::ToyEnvironment;
 
 use crate::Result;

@@ -25,7 +25,7 @@ pub struct CloningConfig {
 
 impl Default for CloningConfig {
     fn default() -> Self {
-        Self { demonstrations: 62, epochs: 14, batch: 4, learning_rate: 1e-3, observation_weight: 0.3 }
+        Self { demonstrations: 150, epochs: 14, batch: 4, learning_rate: 1e-3, observation_weight: 0.3 }
     }
 }
 

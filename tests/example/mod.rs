@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use epo::train::{first_difference, Checkpoint};
 
 /// A training example by its name.
-pub struct Example(pub &'static str);
+pub(crate) struct Example(pub(crate) &'static str);
 
 impl Example {
     /// The binary that cargo puts beside the tests: target/PROFILE/examples.
@@ -33,7 +33,7 @@ impl Example {
     }
 
     /// The same seed gives the same bits, whole, in parts, and killed again and again.
-    pub fn a_smoke_run_repeats_resumes_and_survives_kills(&self) {
+    pub(crate) fn a_smoke_run_repeats_resumes_and_survives_kills(&self) {
         let folder = tempfile::tempdir().unwrap();
         let [whole, parts, killed] = ["whole", "parts", "killed"].map(|name| folder.path().join(name));
         let clock = Instant::now();
@@ -72,7 +72,7 @@ impl Example {
     }
 
     /// The standard error of a call that must fail.
-    pub fn refusal(&self, args: &[&str]) -> String {
+    pub(crate) fn refusal(&self, args: &[&str]) -> String {
         let output = self.command().args(args).output().unwrap();
         let (out, err) = texts(&output);
         assert!(!output.status.success() && out.is_empty(), "{args:?} was accepted: {out}");
@@ -82,7 +82,7 @@ impl Example {
     }
 
     /// `--help` names the options of every training example, and `more`.
-    pub fn help_names_every_option(&self, more: &[&str]) {
+    pub(crate) fn help_names_every_option(&self, more: &[&str]) {
         let output = self.command().arg("--help").output().unwrap();
         let (out, _) = texts(&output);
         assert!(output.status.success());
@@ -93,7 +93,7 @@ impl Example {
     }
 
     /// Arguments that no training example takes.
-    pub fn bad_arguments_are_refused_by_name(&self) {
+    pub(crate) fn bad_arguments_are_refused_by_name(&self) {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap();
         assert!(self.refusal(&["--frobnicate"]).contains("--frobnicate"));
@@ -106,7 +106,7 @@ impl Example {
     }
 
     /// Each configuration is refused with its reason, before a folder is made.
-    pub fn bad_settings_are_refused(&self, settings: &[(&str, &str)]) {
+    pub(crate) fn bad_settings_are_refused(&self, settings: &[(&str, &str)]) {
         let folder = tempfile::tempdir().unwrap();
         let (file, out) = (folder.path().join("bad.toml"), folder.path().join("run"));
         for (text, named) in settings {

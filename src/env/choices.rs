@@ -1,0 +1,87 @@
+//! Observations that tell what can be done.
+
+use super::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
+use crate::Result;
+
+/// Ends each observation of an environment with the actions that are admissible then, one line for all of them:
+/// `Actions: go to desk 1; look`.
+///
+/// The line is long; `rollout.max_observation_tokens` and the policy's context have to have room for it.
+pub struct ShowAdmissible<E>(pub E);
+
+impl<E: Environment> ShowAdmissible<E> {
+    fn show(&mut self, observation: &mut String) -> Result<()> {
+        let actions = self.0.admissible()?.join("; ");
+        *observation = format!("{}\nActions: {actions}", observation.trim_end());
+        Ok(())
+    }
+}
+
+impl<E: Environment> Environment for ShowAdmissible<E> {
+    fn reset(&mut self, task: &Task) -> Result<Start> {
+        let mut start = self.0.reset(task)?;
+        self.show(&mut start.observation)?;
+        Ok(start)
+    }
+
+    fn step(&mut self, action: &str) -> Result<Step> {
+        let mut step = self.0.step(action)?;
+        if !step.done {
+            self.show(&mut step.observation)?;
+        }
+        Ok(step)
+    }
+
+    fn admissible(&mut self) -> Result<Vec<String>> {
+        self.0.admissible()
+    }
+
+    fn waits(&self) -> bool {
+        self.0.waits()
+    }
+
+    fn restarts(&self) -> u64 {
+        self.0.restarts()
+    }
+}
+
+impl Demonstration {
+    /// The same actions played in another environment, as they look there.
+    ///
+    /// # Errors
+    /// As [`Environment::reset`] and [`Environment::step`].
+    pub fn replay(&self, environment: &mut dyn Environment) -> Result<Self> {
+        let start = environment.reset(&self.task)?;
+        let turn = |turn: &DemonstratedTurn| {
+            Ok(DemonstratedTurn { step: environment.step(&turn.action)?, ..turn.clone() })
+        };
+        let turns = self.turns.iter().map(turn).collect::<Result<_>>()?;
+        Ok(Self { task: self.task.clone(), start, turns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::ToyEnvironment;
+
+    #[test]
+    fn observations_end_with_the_actions_until_the_episode_is_over() {
+        let mut plain = ToyEnvironment::default();
+        let task = Task { name: ToyEnvironment::TASK.into(), variation: 1 };
+        let start = plain.reset(&task).unwrap();
+        let first = plain.admissible().unwrap();
+        let step = plain.step(&first[0]).unwrap();
+        let turns = vec![DemonstratedTurn { action: first[0].clone(), step, imitated: true }];
+        let played = Demonstration { task, start, turns };
+
+        let mut shown = ShowAdmissible(ToyEnvironment::default());
+        let again = played.replay(&mut shown).unwrap();
+        let expected = format!("{}\nActions: {}", played.start.observation.trim_end(), first.join("; "));
+        assert_eq!(again.start.observation, expected);
+        let (got, plain) = (&again.turns[0], &played.turns[0]);
+        assert_eq!(got.step.observation.contains("\nActions: "), !plain.step.done);
+        assert!(got.step.observation.starts_with(plain.step.observation.trim_end()));
+        assert_eq!((&got.action, got.imitated, got.step.reward), (&plain.action, true, plain.step.reward));
+    }
+}
