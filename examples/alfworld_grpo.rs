@@ -11,7 +11,7 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -65,9 +65,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 120,
+            steps: 100,
             checkpoint_every: 10,
-            evaluation: EvaluationConfig { every: 40, ..EvaluationConfig::default() },
+            evaluation: EvaluationConfig { every: 50, ..EvaluationConfig::default() },
             data: None,
             show_admissible: false,
             household: GeneratorConfig { receptacles: (4, 10), items: (8, 10), ..Default::default() },
@@ -78,9 +78,9 @@ impl Default for Config {
             // Turns alone: an episode's ending says little about most of its turns, and is much noise.
             advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
             learning_rate: 2e-4,
-            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 120, min_ratio: 0.1, cycles: 0.5 },
+            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 100, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig { context: 1536, ..PolicyConfig::default() },
-            cloning: CloningConfig { demonstrations: 250, epochs: 2, ..CloningConfig::default() },
+            cloning: CloningConfig { demonstrations: 250, epochs: 4, ..CloningConfig::default() },
             rollout: RolloutConfig { max_turns: 20, actions: ActionSpace::Admissible, ..Default::default() },
             update: UpdateConfig::default(),
             optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
@@ -175,7 +175,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 120]
+    /// Training steps in all, those before a resume included [default: 100]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/alfworld_grpo-SEED]
@@ -260,18 +260,6 @@ fn main() -> Result<()> {
     summary["success_after_seen"] = seen[1].success.mean.into();
     println!("summary {summary}");
     Ok(())
-}
-
-/// Ctrl-C lets the step in progress finish and saves; a second one ends the process.
-fn stop_on_ctrl_c() -> Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nfinishing this step; press Ctrl-C again to quit at once");
-    })?;
-    Ok(&STOP)
 }
 
 impl Run {

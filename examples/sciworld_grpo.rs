@@ -11,7 +11,7 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{ensure, Result};
@@ -238,18 +238,6 @@ fn main() -> Result<()> {
     let outcomes = [&run.state.before.unwrap_or(after), &after];
     println!("summary {}", summary(step, began, outcomes, &run.throughput, &run.folder.dir));
     Ok(())
-}
-
-/// Ctrl-C lets the step in progress finish and saves; a second one ends the process.
-fn stop_on_ctrl_c() -> Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nfinishing this step; press Ctrl-C again to quit at once");
-    })?;
-    Ok(&STOP)
 }
 
 impl Run {

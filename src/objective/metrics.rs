@@ -39,6 +39,13 @@ impl Metrics {
         }
     }
 
+    /// The sums times `factor`, the maxima as they are.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.sums.values_mut().for_each(|sum| *sum *= factor);
+        self
+    }
+
     /// The value of one metric, sum or maximum.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.sums.get(name).or_else(|| self.maxima.get(name)).copied()
@@ -65,5 +72,6 @@ mod tests {
         a.merge(&b);
         assert_eq!(a.iter().collect::<Vec<_>>(), [("kl", 0.75), ("ratio_max", 1.5)]);
         assert_eq!(a.get("absent"), None);
+        assert_eq!(a.scaled(2.0).iter().collect::<Vec<_>>(), [("kl", 1.5), ("ratio_max", 1.5)]);
     }
 }

@@ -201,13 +201,7 @@ impl Learner {
             for (i, chunk) in split(&order, config.mini_batches).into_iter().enumerate() {
                 let first = epoch == 0 && i == 0;
                 let metrics = self.optimizer_step(data, chunk, config, entropy, lr, first)?;
-                for (name, value) in metrics.iter() {
-                    if name.ends_with("_gap") || name.ends_with("_max") {
-                        total.max(name, value);
-                    } else {
-                        total.add(name, value / steps);
-                    }
-                }
+                total.merge(&metrics.scaled(1.0 / steps));
             }
         }
         Ok(total)

@@ -13,6 +13,8 @@ mod diagnostics;
 #[cfg(feature = "text")]
 mod evaluate;
 #[cfg(feature = "text")]
+mod interrupt;
+#[cfg(feature = "text")]
 mod learner;
 pub mod optim;
 mod progress;
@@ -42,6 +44,8 @@ pub use credit::{turn_advantages, AdvantageConfig};
 pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
 pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
+#[cfg(feature = "text")]
+pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]
 pub use learner::{Learner, PolicyBatch};
 pub use optim::AdamWConfig;

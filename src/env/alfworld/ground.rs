@@ -9,6 +9,7 @@ use super::join::{Join, Plan, Scratch, Search, Sink, World, MAX_TRIES};
 use super::objects::Objects;
 use super::operators::{Conditional, Conjunction, Literal, Operators};
 use super::problem::{Goal, Problem};
+use super::types::TypeId;
 
 /// How many operators a game may have.
 const MAX_OPERATORS: usize = 1 << 20;
@@ -32,11 +33,31 @@ struct Grounder<'a> {
     file: &'a str,
     domain: &'a Domain,
     world: World,
-    facts: Facts,
     first_fluent: u32,
     found: Found,
+    space: Space,
+}
+
+/// The facts so far, and what searches among them use up.
+struct Space {
+    facts: Facts,
     tries: u64,
     scratch: Scratch,
+}
+
+impl Space {
+    /// Tells `sink` every way that facts up to `limit` allow; `false` when that was ended early.
+    fn search(
+        &mut self,
+        world: &World,
+        types: &[TypeId],
+        (join, plan): (&Join, &Plan),
+        limit: u32,
+        sink: &mut dyn Sink,
+    ) -> bool {
+        let Self { facts, tries, scratch } = self;
+        Search { world, types, join, plan, limit, tries, sink, scratch }.run(facts)
+    }
 }
 
 /// The ways found of grounding actions.
@@ -109,14 +130,14 @@ fn absent<'a>(
 /// Grounds a problem.
 pub(super) fn ground(file: &str, domain: &Domain, problem: &Problem) -> Result<Grounding> {
     let mut grounder = Grounder::new(file, domain, problem)?;
-    let initial = grounder.facts.len();
+    let initial = grounder.space.facts.len();
     grounder.explore()?;
     let goal = grounder.goal(&problem.objects, &problem.goal)?;
-    let (first_fluent, count) = (grounder.first_fluent, grounder.facts.len());
+    let (first_fluent, count) = (grounder.first_fluent, grounder.space.facts.len());
     let mut facts = Bits::new(count - first_fluent as usize);
     (0..initial as u32 - first_fluent).for_each(|fact| facts.set(fact, true));
     let operators = grounder.operators();
-    Ok(Grounding { facts: grounder.facts, first_fluent, operators, initial: facts, goal })
+    Ok(Grounding { facts: grounder.space.facts, first_fluent, operators, initial: facts, goal })
 }
 
 fn world(domain: &Domain, objects: &Objects, names: &Names) -> World {
@@ -149,8 +170,8 @@ impl<'a> Grounder<'a> {
                 }
             }
         }
-        let (found, scratch) = (Found::default(), Scratch::default());
-        Ok(Self { file, domain, world, facts, first_fluent, found, tries: MAX_TRIES, scratch })
+        let space = Space { facts, tries: MAX_TRIES, scratch: Scratch::default() };
+        Ok(Self { file, domain, world, first_fluent, found: Found::default(), space })
     }
 
     /// Finds what can become true and what can become applicable, if nothing ever became false.
@@ -169,8 +190,8 @@ impl<'a> Grounder<'a> {
             }
         }
         let mut fact = self.first_fluent;
-        while (fact as usize) < self.facts.len() {
-            for &(a, j, plan) in &triggers[usize::from(self.facts.predicate(fact))] {
+        while (fact as usize) < self.space.facts.len() {
+            for &(a, j, plan) in &triggers[usize::from(self.space.facts.predicate(fact))] {
                 self.search(a, j, plan, fact)?;
             }
             fact += 1;
@@ -187,28 +208,16 @@ impl<'a> Grounder<'a> {
             first_fluent: self.first_fluent,
             found: &mut self.found,
         };
-        let mut search = Search {
-            world: &self.world,
-            types: &action.vars,
-            join: &action.joins[j],
-            plan,
-            limit,
-            tries: &mut self.tries,
-            sink: &mut sink,
-            scratch: &mut self.scratch,
-        };
-        let done = search.run(&mut self.facts);
-        if done {
-            Ok(())
-        } else {
-            Err(self.too_many("operators", MAX_OPERATORS))
+        match self.space.search(&self.world, &action.vars, (&action.joins[j], plan), limit, &mut sink) {
+            true => Ok(()),
+            false => Err(self.too_many("operators", MAX_OPERATORS)),
         }
     }
 
     fn too_many(&self, what: &'static str, limit: usize) -> AlfworldError {
         let (what, limit) = match () {
-            () if self.tries == 0 => ("combinations of objects to try", MAX_TRIES as usize),
-            () if self.facts.len() >= MAX_FACTS => ("facts", MAX_FACTS),
+            () if self.space.tries == 0 => ("combinations of objects to try", MAX_TRIES as usize),
+            () if self.space.facts.len() >= MAX_FACTS => ("facts", MAX_FACTS),
             () => (what, limit),
         };
         AlfworldError::TooMany { file: self.file.to_owned(), what, limit }
@@ -242,23 +251,11 @@ impl<'a> Grounder<'a> {
         join: &Join,
         alternatives: &mut Vec<Conjunction>,
     ) -> Result<()> {
-        let limit = self.facts.len() as u32;
+        let limit = self.space.facts.len() as u32;
         let mut sink = GoalSink { world, case: &join.case, first_fluent: self.first_fluent, alternatives };
-        let mut search = Search {
-            world,
-            types: &goal.vars,
-            join,
-            plan: &join.whole,
-            limit,
-            tries: &mut self.tries,
-            sink: &mut sink,
-            scratch: &mut self.scratch,
-        };
-        let done = search.run(&mut self.facts);
-        if done {
-            Ok(())
-        } else {
-            Err(self.too_many("alternatives of the goal", MAX_GOALS))
+        match self.space.search(world, &goal.vars, (join, &join.whole), limit, &mut sink) {
+            true => Ok(()),
+            false => Err(self.too_many("alternatives of the goal", MAX_GOALS)),
         }
     }
 
@@ -275,7 +272,8 @@ impl<'a> Grounder<'a> {
             (objects, vars) = vars.split_at(action.vars.len());
             (facts, matched) = matched.split_at(join.plans.len());
             let present = facts.iter().map(|fact| Literal::new(fact - self.first_fluent, true));
-            let absent = absent(&self.world, self.first_fluent, &self.facts, &join.case.negative, objects);
+            let absent =
+                absent(&self.world, self.first_fluent, &self.space.facts, &join.case.negative, objects);
             operators.conditions.push(present.chain(absent));
             literals.clear();
             literals.extend(action.effects.iter().map(|effect| match effect.add {
@@ -295,13 +293,13 @@ impl<'a> Grounder<'a> {
             operators.args.push(objects[..action.params.len()].iter().copied());
             operators.drop_idle();
         }
-        operators.index(self.facts.len() - self.first_fluent as usize);
+        operators.index(self.space.facts.len() - self.first_fluent as usize);
         operators
     }
 
     /// The number of an atom among those that actions can change, if it can ever be true.
     fn fluent(&self, atom: &Atom, vars: &[ObjectId]) -> Option<u32> {
-        let fact = self.facts.get(atom.predicate, &self.world.args(atom, vars))?;
+        let fact = self.space.facts.get(atom.predicate, &self.world.args(atom, vars))?;
         fact.checked_sub(self.first_fluent)
     }
 
@@ -314,7 +312,7 @@ impl<'a> Grounder<'a> {
     /// An alternative of an effect's condition; `None` if it can never hold.
     fn case(&self, case: &Case, vars: &[ObjectId]) -> Option<Conjunction> {
         let world = &self.world;
-        let fact = |atom: &Atom| self.facts.get(atom.predicate, &world.args(atom, vars));
+        let fact = |atom: &Atom| self.space.facts.get(atom.predicate, &world.args(atom, vars));
         let mut literals = Conjunction::new();
         for atom in &case.positive {
             let fact = fact(atom)?;
