@@ -1,6 +1,7 @@
 //! Environments that fail cost what they hold and no more.
 
 use epo::env::{Environment, Start, Step, Task, ToyEnvironment};
+use epo::rollout::ActionSpace;
 use epo::{Error, Result};
 
 use crate::driver::{environments, same_episode, Config};
@@ -39,6 +40,7 @@ impl Environment for Faulty {
     }
 
     fn admissible(&mut self) -> Result<Vec<String>> {
+        self.call("admissible")?;
         self.inner.admissible()
     }
 }
@@ -65,6 +67,20 @@ fn a_failure_costs_its_episode_and_the_step_goes_on() {
         let record = config.update(&mut agent, &rollouts, 0).unwrap();
         assert_eq!(record.number("dropped_episodes"), Some(1.0));
     }
+}
+
+#[test]
+fn an_environment_that_cannot_say_what_is_admissible_loses_its_episode() {
+    let mut config = Config::default();
+    config.rollout.actions = ActionSpace::Admissible;
+    let agent = config.new_agent().unwrap();
+    let episodes = config.episodes(0);
+    let undisturbed = config.play(&agent, &episodes).unwrap().trajectories;
+    let mut environments = environments(3);
+    environments[1] = Faulty::boxed(|call, index| call == "admissible" && index == 4);
+    let rollouts = config.play_in(&agent, &episodes, &mut environments).unwrap();
+    assert_eq!((rollouts.stats.dropped, rollouts.trajectories.len()), (1, 31));
+    assert!(rollouts.trajectories.iter().all(|t| undisturbed.iter().any(|u| same_episode(u, t))));
 }
 
 #[test]
