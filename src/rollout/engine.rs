@@ -80,9 +80,9 @@ pub struct PlayStats {
     pub env_steps: usize,
     /// Episodes lost because their environment could not be brought back.
     pub dropped: usize,
-    /// Wall time in the policy.
+    /// Wall time in the policy, building its token tries included.
     pub policy_time: Duration,
-    /// Wall time in the environments.
+    /// Wall time in the environments; tokenising what they answer is not theirs.
     pub env_time: Duration,
 }
 
@@ -140,7 +140,6 @@ pub fn play(
     let mut finished: Vec<Option<Trajectory>> = vec![None; episodes.len()];
     let (mut stats, mut failure, mut ended) = (PlayStats::default(), None, 0);
     loop {
-        let clock = Instant::now();
         table.seat(environments, &mut stats, &mut failure)?;
         if table.running.iter().all(Option::is_none) {
             break;
@@ -148,13 +147,10 @@ pub fn play(
         if config.actions == ActionSpace::Admissible {
             table.offer(environments, &mut stats, &mut failure);
         }
-        stats.env_time += clock.elapsed();
         let clock = Instant::now();
         let actions = table.act(sampler, &mut stats)?;
         stats.policy_time += clock.elapsed();
-        let clock = Instant::now();
         table.answer(environments, actions, &mut stats, &mut failure)?;
-        stats.env_time += clock.elapsed();
         for (index, trajectory) in table.collect() {
             finished[index] = Some(trajectory);
             ended += 1;
@@ -201,7 +197,8 @@ impl Table<'_> {
             }
             self.next += seated.len();
             let episodes = self.episodes;
-            let starts = in_parallel(environments, &seated, |env, index| env.reset(&episodes[index].task));
+            let reset = |env: &mut dyn Environment, index: usize| env.reset(&episodes[index].task);
+            let starts = in_parallel(environments, &seated, &mut stats.env_time, reset);
             for ((slot, index), start) in seated.into_iter().zip(starts) {
                 match start {
                     Ok(start) => {
@@ -234,7 +231,7 @@ impl Table<'_> {
     ) {
         let running = self.running.iter().enumerate().filter(|(_, r)| r.is_some());
         let slots: Vec<(usize, usize)> = running.map(|(slot, _)| (slot, slot)).collect();
-        let offers = in_parallel(environments, &slots, |env, _| env.admissible());
+        let offers = in_parallel(environments, &slots, &mut stats.env_time, |env, _| env.admissible());
         for ((slot, _), offer) in slots.into_iter().zip(offers) {
             match (offer, self.running[slot].as_mut()) {
                 (Ok(actions), Some(running)) => running.admissible = Some(actions),
@@ -285,7 +282,8 @@ impl Table<'_> {
                 moves.push((*slot, i));
             }
         }
-        let mut steps = in_parallel(environments, &moves, |env, i| env.step(&texts[i])).into_iter();
+        let step = |env: &mut dyn Environment, i: usize| env.step(&texts[i]);
+        let mut steps = in_parallel(environments, &moves, &mut stats.env_time, step).into_iter();
         stats.env_steps += moves.len();
         for ((slot, sampled), text) in actions.into_iter().zip(&texts) {
             let Some(running) = self.running[slot].as_mut() else { continue };
@@ -358,8 +356,20 @@ fn drop_episode(stats: &mut PlayStats, failure: &mut Option<Error>, error: Error
 }
 
 /// Calls `f(environment of slot, item)` for each (slot, item), one thread each for environments that wait,
-/// results in order.
+/// results in order; adds the wall time to `time`.
 fn in_parallel<T: Send>(
+    environments: &mut [Box<dyn Environment>],
+    work: &[(usize, usize)],
+    time: &mut Duration,
+    f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    let clock = Instant::now();
+    let results = call_all(environments, work, f);
+    *time += clock.elapsed();
+    results
+}
+
+fn call_all<T: Send>(
     environments: &mut [Box<dyn Environment>],
     work: &[(usize, usize)],
     f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
