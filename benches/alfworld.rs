@@ -37,7 +37,7 @@ fn alone() -> anyhow::Result<()> {
     let library = Library::new();
     let load = |(name, text): &(String, String)| library.parse(name, text, None);
     let games = texts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    median("load, domain and grammar known", games.len(), || {
+    measure("load, domain and grammar known", games.len(), || {
         black_box(texts.iter().map(load).filter(Result::is_ok).count());
     });
     let mean = |sum: usize| sum / games.len();
@@ -48,16 +48,16 @@ fn alone() -> anyhow::Result<()> {
     );
 
     let plays = || games.iter().map(|game| Play::new(game.clone())).collect::<Vec<_>>();
-    median("reset of a loaded game", games.len(), || drop(plays()));
-    median("step with observation and admissible list", games.len() * STEPS, || {
+    measure("reset of a loaded game", games.len(), || drop(plays()));
+    measure("step with observation and admissible list", games.len() * STEPS, || {
         plays().iter_mut().for_each(play_at_random);
     });
     let mut running = plays();
     running.iter_mut().for_each(play_at_random);
     println!("{} bytes a running game", mean(running.iter().map(Play::bytes).sum()));
-    median("clone of a running game", running.len(), || drop(running.clone()));
+    measure("clone of a running game", running.len(), || drop(running.clone()));
     let planned = |game: &Arc<Game>| shortest_plan(game, game.initial_state(), 1_000_000).is_ok();
-    median("shortest plan", games.len(), || {
+    measure("shortest plan", games.len(), || {
         black_box(games.iter().filter(|game| planned(game)).count());
     });
     Ok(())
@@ -100,15 +100,14 @@ fn random_action(play: &Play, random: &mut u64) -> String {
 }
 
 /// Times `work` five times and prints the median, per one of `count` things.
-fn median(what: &str, count: usize, mut work: impl FnMut()) {
+fn measure(what: &str, count: usize, mut work: impl FnMut()) {
     let time = |_| {
         let start = Instant::now();
         work();
         start.elapsed().as_secs_f64() / count as f64
     };
-    let mut seconds: Vec<f64> = (0..5).map(time).collect();
-    seconds.sort_by(f64::total_cmp);
-    println!("{what}: {:.2} µs, {:.0} a second", seconds[2] * 1e6, 1.0 / seconds[2]);
+    let seconds = official::median((0..5).map(time).collect());
+    println!("{what}: {:.2} µs, {:.0} a second", seconds * 1e6, 1.0 / seconds);
 }
 
 /// How many actions of a game both engines play.
@@ -165,13 +164,12 @@ fn beside_official(games: usize) -> anyhow::Result<()> {
     let mut official = start_official(&episodes)?;
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     let rounds: usize = std::env::var("EPO_BENCH_ROUNDS").map_or(Ok(3), |rounds| rounds.parse())?;
-    for round in 0..=rounds {
+    anyhow::ensure!(rounds > 0, "EPO_BENCH_ROUNDS = 0: must be at least 1");
+    for _ in 0..=rounds {
         let (a, b): (Round, Round) = (official.round()?, our_round(&library, &episodes)?);
         anyhow::ensure!(a.digest == b.digest, "the two engines answered differently");
-        if round > 0 {
-            theirs.push(a);
-            ours.push(b);
-        }
+        theirs.push(a);
+        ours.push(b);
     }
     print_table(&episodes, &theirs, &ours);
     Ok(())
@@ -223,7 +221,10 @@ fn resident_megabytes() -> f64 {
     pages * 4096.0 / 1e6
 }
 
+/// Times without the round of warm-up; memory in it, when nothing was loaded before.
 fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
+    let memory = [theirs, ours].map(|rounds| rounds[0].memory);
+    let [theirs, ours] = [&theirs[1..], &ours[1..]];
     let steps = episodes.iter().map(|episode| episode.actions.len()).sum::<usize>();
     println!("\n{} games, {steps} steps, {} rounds, every answer equal", episodes.len(), ours.len());
     println!("| a | official, ms | its CPU, ms | epo, µs | times |\n|---|---|---|---|---|");
@@ -240,8 +241,7 @@ fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
         let (wall, cpu, own) = (of(theirs, |p| p.seconds), of(theirs, |p| p.cpu), of(ours, |p| p.seconds));
         println!("| {name} | {:.2} | {:.2} | {:.2} | {:.0} |", wall * 1e3, cpu * 1e3, own * 1e6, wall / own);
     }
-    let [theirs, ours] = [theirs, ours].map(|rounds| rounds[0].memory);
-    let n = episodes.len();
+    let ([theirs, ours], n) = (memory, episodes.len());
     println!("memory with 1 game: {:.0} MB official, {:.0} MB epo", theirs[0], ours[0]);
     println!("memory with {n} games: {:.0} MB official, {:.0} MB epo", theirs[1], ours[1]);
 }

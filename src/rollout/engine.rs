@@ -364,30 +364,23 @@ fn in_parallel<T: Send>(
     f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
     let clock = Instant::now();
-    let results = call_all(environments, work, f);
+    let results = if environments.iter().all(|env| !env.waits()) {
+        work.iter().map(|&(slot, item)| f(environments[slot].as_mut(), item)).collect()
+    } else {
+        let mut places: Vec<Option<&mut Box<dyn Environment>>> = environments.iter_mut().map(Some).collect();
+        std::thread::scope(|scope| {
+            let f = &f;
+            let handles: Vec<_> = (work.iter())
+                .map(|&(slot, item)| {
+                    let place = places[slot].take();
+                    place.map(|env| scope.spawn(move || f(env.as_mut(), item)))
+                })
+                .collect();
+            handles.into_iter().map(join).collect()
+        })
+    };
     *time += clock.elapsed();
     results
-}
-
-fn call_all<T: Send>(
-    environments: &mut [Box<dyn Environment>],
-    work: &[(usize, usize)],
-    f: impl Fn(&mut dyn Environment, usize) -> Result<T> + Sync,
-) -> Vec<Result<T>> {
-    if environments.iter().all(|env| !env.waits()) {
-        return work.iter().map(|&(slot, item)| f(environments[slot].as_mut(), item)).collect();
-    }
-    let mut places: Vec<Option<&mut Box<dyn Environment>>> = environments.iter_mut().map(Some).collect();
-    std::thread::scope(|scope| {
-        let f = &f;
-        let handles: Vec<_> = (work.iter())
-            .map(|&(slot, item)| {
-                let place = places[slot].take();
-                place.map(|env| scope.spawn(move || f(env.as_mut(), item)))
-            })
-            .collect();
-        handles.into_iter().map(join).collect()
-    })
 }
 
 fn join<T>(handle: Option<std::thread::ScopedJoinHandle<'_, Result<T>>>) -> Result<T> {

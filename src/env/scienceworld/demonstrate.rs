@@ -18,7 +18,7 @@ pub struct DemonstrationConfig {
     /// Call things by the names that the agent reads. Gold paths use the simulator's own (`focus on egg parrot`
     /// where the agent sees a parrot egg), which nobody can learn from the observations.
     pub plain_names: bool,
-    /// Leave out opening what is open. Under the `openDoors` simplification that is a third of a gold path.
+    /// Leave out opening what is open: under the `openDoors` simplification one action a room.
     pub skip_open_doors: bool,
     /// Probability of a mistake before an action, in [0, 1]: an action of another gold path, which the
     /// simulator mostly refuses. It is shown and not to be imitated; what follows shows how to go on.
