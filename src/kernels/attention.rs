@@ -87,7 +87,7 @@ vectorised! {
         rest.fill(T::from_f64(0.0));
         let max = largest(row);
         for x in row.iter_mut() {
-            *x = (*x - max).exp();
+            *x = (*x - max).exp::<false>();
         }
         let total = sum_of(row, row, |x, _| x);
         let scale = T::from_f64(1.0) / total;

@@ -1,50 +1,162 @@
 //! Log-probability of a token and entropy of its distribution in one pass over the logits.
 //!
-//! With z = logits/τ, m = max z, u = z − m, s = Σ eᵘ, t = Σ u eᵘ: log p_y = u_y − ln s and H = ln s − t/s.
-//! The statistics are shifted by m, so a peaked row keeps its relative accuracy.
+//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`super::rows`].
 
 use super::composed;
-use super::real::{largest, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use super::real::with_slice;
+use super::rows::{gradient_in_place, row_statistics, Logit, RowGradient, RowStatistics, Running};
+use super::support::{RowSupport, Support};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Shape, Tensor, Var, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
+/// How the tokens of a call are scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreOptions {
+    /// Temperature τ > 0 of the distribution softmax(logits/τ).
+    pub temperature: f64,
+    /// What each row's token was chosen from; none: every row from the whole vocabulary.
+    pub support: Option<Support>,
+    /// Bytes of logits that [`super::linear_logprob_entropy()`] holds at a time.
+    pub chunk_bytes: usize,
+}
+
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        Self { temperature: 1.0, support: None, chunk_bytes: 64 << 20 }
+    }
+}
+
+impl ScoreOptions {
+    /// The whole vocabulary at a temperature.
+    pub fn at(temperature: f64) -> Self {
+        Self { temperature, ..Self::default() }
+    }
+}
+
 /// log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]` and ids `[n]` (u32).
 ///
-/// Differentiable through both outputs: ∂L/∂logits = (1/τ) [ g (1_y − p) + h p (Ē − u) ] with Ē = t/s, where
-/// g and h are the gradients of log p and H. A logit of −∞ is outside the support and gets no gradient; a
-/// row of −∞ has log p = −∞, H = 0 and gradient 0.
+/// Logits may be f32, bf16 or f16 (computed in f32; both outputs are f32) or f64. Differentiable through both
+/// outputs: ∂L/∂logits = (1/τ) [ g (1_id − p) + h p (Ē − u) ] with u = z − max z and Ē = Σ p u, where g and h are the
+/// gradients of log p and H. A logit of −∞ is outside the support and gets no gradient; a row of −∞ has
+/// log p = −∞, H = 0 and gradient 0.
 ///
 /// # Errors
 /// Shapes that do not fit, an id outside the vocabulary, τ that is not a positive number, and a NaN or +∞
 /// among the logits.
 pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<(Tensor, Tensor)> {
-    let (n, v) = logits.dims2()?;
-    if v == 0 {
-        return Err(Error::Shape { name: "logits", expected: "[n, v] with v > 0".into(), got: vec![n, v] });
-    }
-    if ids.dims() != [n] {
-        return Err(Error::Shape { name: "ids", expected: format!("[{n}]"), got: ids.dims().to_vec() });
-    }
-    if !(temperature > 0.0 && temperature.is_finite()) {
-        return Err(Error::setting("temperature", temperature, "must be a positive number"));
-    }
-    let ids_host = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-    if let Some((i, id)) = ids_host.iter().enumerate().find(|(_, &id)| id as usize >= v) {
-        return Err(Error::setting(
-            format!("ids[{i}]"),
-            id,
-            format!("must be below the vocabulary size {v}"),
-        ));
-    }
-    let both = if on_cpu(logits) {
-        let op =
-            LogprobEntropy { ids: ids_host, inverse_temperature: 1.0 / temperature, rows: OnceLock::new() };
-        logits.contiguous()?.apply_op1(op)?
+    logprob_entropy_with(logits, ids, &ScoreOptions::at(temperature))
+}
+
+/// [`logprob_entropy()`] where each row has a support: only its logits exist, and skipped rows give 0 and 0.
+///
+/// # Errors
+/// As [`logprob_entropy()`]; a support that has another number of rows, an id outside the vocabulary, or not the
+/// row's own id.
+pub fn logprob_entropy_with(
+    logits: &Tensor,
+    ids: &Tensor,
+    options: &ScoreOptions,
+) -> Result<(Tensor, Tensor)> {
+    let scoring = Scoring::new(logits, ids, options)?;
+    let both = if logits.device().is_cpu() {
+        rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?
     } else {
-        composed::logprob_entropy(logits, ids, temperature)?
+        composed::logprob_entropy(&scoring.restrict(logits)?, ids, options.temperature)?
     };
+    split(&both)
+}
+
+/// The same values without a graph, with what their gradient needs: 24 bytes a row.
+///
+/// # Errors
+/// As [`logprob_entropy_with`].
+pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
+    let scoring = Scoring::new(logits, ids, options)?;
+    let op = LogprobEntropy { scoring, rows: OnceLock::new() };
+    let both = if logits.device().is_cpu() {
+        rows_of(logits)?.detach().apply_op1_no_bwd(&op)?
+    } else {
+        composed::logprob_entropy(&op.scoring.restrict(&logits.detach())?, ids, options.temperature)?
+    };
+    let (log_probs, entropies) = split(&both)?;
+    Ok(Evaluation { log_probs, entropies, op })
+}
+
+/// Scores of tokens, and their gradient on demand; from [`evaluate`].
+pub struct Evaluation {
+    /// log p `[n]`.
+    pub log_probs: Tensor,
+    /// H `[n]` in nats.
+    pub entropies: Tensor,
+    op: LogprobEntropy,
+}
+
+impl Evaluation {
+    /// ∂L/∂logits `[n, v]` for the gradients of `log_probs` and `entropies`, both `[n]`, in a tensor of its own.
+    ///
+    /// # Errors
+    /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
+    pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
+        let grads = self.stack(log_probs, entropies)?;
+        self.check(logits)?;
+        if logits.device().is_cpu() {
+            return Ok(self.op.gradient(&rows_of(logits)?, &grads)?);
+        }
+        let var = Var::from_tensor(logits)?;
+        let scoring = &self.op.scoring;
+        let ids = Tensor::new(scoring.ids.as_slice(), logits.device())?;
+        let both =
+            composed::logprob_entropy(&scoring.restrict(&var)?, &ids, 1.0 / scoring.inverse_temperature)?;
+        let grads = (both * grads)?.sum_all()?.backward()?;
+        Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
+    }
+
+    /// The same gradient written over the logits: no further memory. The logits are gone after it, in every
+    /// tensor that shares their storage.
+    ///
+    /// # Errors
+    /// As [`Evaluation::gradient`], and logits that are not contiguous.
+    pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
+        let grads = self.stack(log_probs, entropies)?;
+        self.check(logits)?;
+        if logits.device().is_cpu() {
+            return Ok(logits.inplace_op1(&InPlace { op: &self.op, grads: pairs(&grads)? })?);
+        }
+        let gradient = self.gradient(logits, log_probs, entropies)?;
+        Ok(logits.slice_set(&gradient, 0, 0)?)
+    }
+
+    fn stack(&self, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
+        let n = self.op.scoring.ids.len();
+        for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
+            if grad.dims() != [n] {
+                return Err(Error::Shape { name, expected: format!("[{n}]"), got: grad.dims().to_vec() });
+            }
+        }
+        Ok(Tensor::stack(&[log_probs, entropies], 0)?)
+    }
+
+    fn check(&self, logits: &Tensor) -> Result<()> {
+        let Scoring { ids, vocabulary, .. } = &self.op.scoring;
+        if logits.dims() == [ids.len(), *vocabulary] {
+            return Ok(());
+        }
+        let expected = format!("[{}, {vocabulary}]", ids.len());
+        Err(Error::Shape { name: "logits", expected, got: logits.dims().to_vec() })
+    }
+}
+
+/// The tensor itself where its rows lie apart evenly, else a contiguous copy.
+fn rows_of(logits: &Tensor) -> Result<Tensor> {
+    let (_, v) = logits.dims2()?;
+    let even = logits.stride()[1] == 1 && logits.stride()[0] >= v;
+    Ok(if even { logits.clone() } else { logits.contiguous()? })
+}
+
+/// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.
+pub(super) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
     let host = entropies.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(row) = host.iter().position(|h| h.is_nan()) {
@@ -53,162 +165,222 @@ pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Resul
     Ok((both.get(0)?, entropies))
 }
 
-/// The statistics of one row that its outputs and its gradient need.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RowStatistics {
-    /// m = max logits/τ.
-    pub(crate) max: f64,
-    /// ln Σ eᵘ.
-    pub(crate) log_sum: f64,
-    /// Ē = Σ u eᵘ / Σ eᵘ.
-    pub(crate) mean: f64,
+/// Checked arguments of one call.
+pub(super) struct Scoring {
+    pub(super) ids: Vec<u32>,
+    pub(super) support: Option<Support>,
+    pub(super) inverse_temperature: f64,
+    pub(super) vocabulary: usize,
 }
 
-impl RowStatistics {
-    /// log p of a logit.
-    pub(crate) fn log_prob(&self, logit: f64, inverse_temperature: f64) -> f64 {
-        if self.max == f64::NEG_INFINITY {
-            return f64::NEG_INFINITY;
+impl Scoring {
+    fn new(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
+        let (n, v) = logits.dims2()?;
+        if v == 0 {
+            return Err(Error::Shape {
+                name: "logits",
+                expected: "[n, v] with v > 0".into(),
+                got: vec![n, v],
+            });
         }
-        logit * inverse_temperature - self.max - self.log_sum
+        if !matches!(logits.dtype(), DType::F32 | DType::F64 | DType::BF16 | DType::F16) {
+            let reason = "logits are f32, bf16, f16 or f64";
+            return Err(Error::setting("logits.dtype", logits.dtype().as_str(), reason));
+        }
+        Self::checked(n, v, ids, options)
     }
 
-    /// H = ln s − Ē in nats.
-    pub(crate) fn entropy(&self) -> f64 {
-        self.log_sum - self.mean
+    pub(super) fn checked(n: usize, v: usize, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
+        if ids.dims() != [n] {
+            return Err(Error::Shape { name: "ids", expected: format!("[{n}]"), got: ids.dims().to_vec() });
+        }
+        let temperature = options.temperature;
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            return Err(Error::setting("temperature", temperature, "must be a positive number"));
+        }
+        let ids = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        if let Some(support) = &options.support {
+            support.check(&ids, v)?;
+        }
+        let support = options.support.clone();
+        let scoring = Self { ids, support, inverse_temperature: 1.0 / temperature, vocabulary: v };
+        let outside = |&(i, &id): &(usize, &u32)| id as usize >= v && scoring.row(i) != RowSupport::Skipped;
+        match scoring.ids.iter().enumerate().find(outside) {
+            Some((i, id)) => {
+                let reason = format!("must be below the vocabulary size {v}");
+                Err(Error::setting(format!("ids[{i}]"), id, reason))
+            }
+            None => Ok(scoring),
+        }
     }
-}
 
-/// Elements summed in the element type before they join a double-precision total.
-const BLOCK: usize = 512;
-
-/// Σ eᵘ over u ≠ 0, the number of u = 0, and Σ u eᵘ.
-///
-/// The largest elements have u = 0 and are counted rather than summed, so that ln s of a peaked row keeps the small
-/// terms.
-#[derive(Clone, Copy)]
-pub(crate) struct Sums {
-    rest: f64,
-    tops: f64,
-    weighted: f64,
-}
-
-vectorised! {
-    fn row_max<T>(row: &[T]) -> T {
-        largest(row)
+    /// Of the rows `kept` alone.
+    pub(super) fn select(&self, kept: &[u32]) -> Self {
+        let rows = || kept.iter().map(|&i| i as usize);
+        let support = self.support.as_ref().map(|support| support.select(rows()));
+        Self { ids: rows().map(|i| self.ids[i]).collect(), support, ..*self }
     }
-}
 
-#[inline(always)]
-fn add_element<T: Real>(u: T, rest: &mut T, tops: &mut T, weighted: &mut T) {
-    let (zero, one) = (T::from_f64(0.0), T::from_f64(1.0));
-    let e = u.exp();
-    *rest += if u == zero { zero } else { e };
-    *tops += if u == zero { one } else { zero };
-    *weighted += if e == zero { zero } else { u * e };
-}
+    pub(super) fn row(&self, i: usize) -> RowSupport<'_> {
+        self.support.as_ref().map_or(RowSupport::Whole, |support| support.row(i))
+    }
 
-vectorised! {
-    fn block_sums<T>(block: &[T], inverse_temperature: T, max: T) -> Sums {
-        let (chunks, tail) = block.as_chunks::<16>();
-        let mut lanes = [[T::from_f64(0.0); 16]; 3];
-        let [rest, tops, weighted] = &mut lanes;
-        for chunk in chunks {
-            for l in 0..16 {
-                add_element(chunk[l] * inverse_temperature - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+    /// Logits with −∞ outside the supports, from differentiable operations; a skipped row keeps only its first.
+    fn restrict(&self, logits: &Tensor) -> Result<Tensor> {
+        let Some(support) = &self.support else { return Ok(logits.clone()) };
+        let (n, v) = logits.dims2()?;
+        let mut keep = vec![1u8; n * v];
+        for (i, keep) in keep.chunks_exact_mut(v).enumerate() {
+            match support.row(i) {
+                RowSupport::Whole => continue,
+                RowSupport::Skipped => keep.fill(0),
+                RowSupport::Allowed(list) => {
+                    keep.fill(0);
+                    list.iter().for_each(|&id| keep[id as usize] = 1);
+                }
             }
         }
-        for (l, &x) in tail.iter().enumerate() {
-            add_element(x * inverse_temperature - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
-        }
-        let sum = |lanes: &[T; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
-        Sums { rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
+        let keep = Tensor::from_vec(keep, (n, v), logits.device())?;
+        let outside = Tensor::new(f32::NEG_INFINITY, logits.device())?.to_dtype(logits.dtype())?;
+        Ok(keep.where_cond(logits, &outside.broadcast_as((n, v))?)?)
     }
-}
 
-/// Statistics of softmax(row · `inverse_temperature`).
-pub(crate) fn row_statistics<T: Real>(row: &[T], inverse_temperature: f64) -> RowStatistics {
-    let scale = T::from_f64(inverse_temperature);
-    let max = row_max(row) * scale;
-    if max == T::from_f64(f64::NEG_INFINITY) {
-        let nan = if row.iter().any(|x| x.to_f64().is_nan()) { f64::NAN } else { 0.0 };
-        return RowStatistics { max: max.to_f64(), log_sum: nan, mean: 0.0 };
-    }
-    let mut total = Sums { rest: 0.0, tops: 0.0, weighted: 0.0 };
-    for block in row.chunks(BLOCK) {
-        let sums = block_sums(block, scale, max);
-        total.rest += sums.rest;
-        total.tops += sums.tops;
-        total.weighted += sums.weighted;
-    }
-    let log_sum = (total.rest + (total.tops - 1.0)).ln_1p();
-    RowStatistics { max: max.to_f64(), log_sum, mean: total.weighted / (total.tops + total.rest) }
-}
-
-vectorised! {
-    /// `row` ← e^(row · scale − shift).
-    fn exponentials<T>(row: &mut [T], scale: T, shift: T) {
-        for x in row.iter_mut() {
-            *x = (*x * scale - shift).exp();
+    pub(super) fn statistics<T: Logit>(&self, i: usize, row: &[T]) -> RowStatistics {
+        match self.row(i) {
+            RowSupport::Whole => row_statistics(row, self.inverse_temperature),
+            RowSupport::Skipped => RowStatistics::SKIPPED,
+            RowSupport::Allowed(list) => {
+                let mut running = Running::EMPTY;
+                running.add(&gather(row, list), self.inverse_temperature);
+                running.finish()
+            }
         }
     }
-}
 
-/// The probabilities of a row with these statistics, written over its logits.
-pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowStatistics) {
-    exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
-}
-
-vectorised! {
-    /// p (c − h u) / τ of every logit, where p = e^(u − ln s).
-    fn gradient_row<T>(row: &[T], scale: T, max: T, log_sum: T, c: T, h: T, out: &mut [T]) {
-        let zero = T::from_f64(0.0);
-        for (o, &x) in out.iter_mut().zip(row) {
-            let u = x * scale - max;
-            let p = (u - log_sum).exp();
-            *o = if p == zero { zero } else { p * (c - h * u) * scale };
+    /// log p of a row's id, whose logit is `logit`; 0 for a skipped row.
+    pub(super) fn log_prob(&self, i: usize, logit: f64, s: &RowStatistics) -> f64 {
+        match self.row(i) {
+            RowSupport::Skipped => 0.0,
+            _ => s.log_prob(logit, self.inverse_temperature),
         }
     }
+
+    /// Writes the gradient of row `i` over its logits.
+    fn gradient_row<T: Logit>(&self, i: usize, row: &mut [T], s: &RowStatistics, grad: RowGradient) {
+        let id = self.ids[i];
+        match self.row(i) {
+            RowSupport::Whole => {
+                gradient_in_place(row, Some(id as usize), self.inverse_temperature, s, grad);
+            }
+            RowSupport::Skipped => row.fill(T::from_f64(0.0)),
+            RowSupport::Allowed(list) => {
+                let mut kept = gather(row, list);
+                let place = list.binary_search(&id).ok();
+                gradient_in_place(&mut kept, place, self.inverse_temperature, s, grad);
+                row.fill(T::from_f64(0.0));
+                list.iter().zip(kept).for_each(|(&id, value)| row[id as usize] = value);
+            }
+        }
+    }
+}
+
+fn gather<T: Copy>(row: &[T], list: &[u32]) -> Vec<T> {
+    list.iter().map(|&id| row[id as usize]).collect()
 }
 
 struct LogprobEntropy {
-    ids: Vec<u32>,
-    inverse_temperature: f64,
+    scoring: Scoring,
     rows: OnceLock<Vec<RowStatistics>>,
 }
 
-impl LogprobEntropy {
-    fn forward<T: Real>(&self, logits: &[T], v: usize) -> CpuStorage {
-        let rows: Vec<RowStatistics> =
-            logits.par_chunks(v).map(|row| row_statistics(row, self.inverse_temperature)).collect();
-        let targets = self.ids.iter().zip(logits.chunks(v)).map(|(&id, row)| row[id as usize].to_f64());
-        let log_probs = rows.iter().zip(targets).map(|(s, x)| s.log_prob(x, self.inverse_temperature));
-        let out = log_probs.chain(rows.iter().map(RowStatistics::entropy)).map(T::from_f64).collect();
-        self.rows.get_or_init(|| rows);
-        T::to_cpu_storage_owned(out)
-    }
-
-    fn backward<T: Real>(&self, logits: &Tensor, grad: &Tensor) -> candle_core::Result<Tensor> {
-        let (n, v) = logits.dims2()?;
-        let mut dx = vec![T::from_f64(0.0); n * v];
-        let (g, h) = (grad.get(0)?.to_vec1::<T>()?, grad.get(1)?.to_vec1::<T>()?);
-        let rows = self.rows.get().map(Vec::as_slice).unwrap_or_default();
-        with_slice::<T, _>(logits, |x| {
-            let work = dx.par_chunks_mut(v).zip(x.par_chunks(v)).zip(rows).zip(&self.ids).zip(g).zip(h);
-            work.for_each(|(((((dx, x), s), &id), g), h)| self.backward_row(dx, x, s, id as usize, (g, h)));
-            Ok(())
-        })?;
-        Tensor::from_vec(dx, (n, v), logits.device())
-    }
-
-    fn backward_row<T: Real>(&self, dx: &mut [T], x: &[T], s: &RowStatistics, id: usize, (g, h): (T, T)) {
-        if s.max == f64::NEG_INFINITY {
-            return;
+/// Runs `$body` with `$T` bound to the logits' element type.
+macro_rules! with_logit {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            candle_core::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(other, "logprob_entropy")),
         }
-        let scale = T::from_f64(self.inverse_temperature);
-        let real = T::from_f64;
-        gradient_row(x, scale, real(s.max), real(s.log_sum), h * real(s.mean) - g, h, dx);
-        dx[id] += g * scale;
+    };
+}
+pub(super) use with_logit;
+
+/// (first element, elements from one row to the next) of logits laid out in even rows.
+fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
+    let (_, v) = layout.shape().dims2()?;
+    match layout.stride() {
+        &[apart, 1] if apart >= v => Ok((layout.start_offset(), apart)),
+        _ => Err(candle_core::Error::RequiresContiguous { op: "logprob_entropy" }),
+    }
+}
+
+/// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
+pub(super) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
+    let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
+    Ok(g?.into_iter().zip(h?).map(|(log_prob, entropy)| RowGradient { log_prob, entropy }).collect())
+}
+
+impl LogprobEntropy {
+    fn forward<T: Logit>(&self, logits: &[T], layout: &Layout) -> candle_core::Result<CpuStorage> {
+        let (v, (start, apart)) = (self.scoring.vocabulary, even_rows(layout)?);
+        let n = self.scoring.ids.len();
+        let row = |i: usize| &logits[start + i * apart..][..v];
+        let rows: Vec<RowStatistics> =
+            (0..n).into_par_iter().map(|i| self.scoring.statistics(i, row(i))).collect();
+        let log_prob = |(i, s): (usize, &RowStatistics)| {
+            let logit = row(i).get(self.scoring.ids[i] as usize).map_or(0.0, |x| x.to_f64());
+            self.scoring.log_prob(i, logit, s)
+        };
+        let log_probs = rows.iter().enumerate().map(log_prob);
+        let real = <T::Real as WithDType>::from_f64;
+        let out = log_probs.chain(rows.iter().map(RowStatistics::entropy)).map(real).collect();
+        self.rows.get_or_init(|| rows);
+        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+    }
+
+    fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {
+        let grads = pairs(grads)?;
+        with_logit!(logits.dtype(), T => {
+            let mut dx = super::buffer::zeros::<T>(logits.elem_count());
+            with_slice::<T, _>(logits, |x| {
+                self.for_rows(&mut dx, self.scoring.vocabulary, &grads, |i, dx| {
+                    dx.copy_from_slice(&x[i * self.scoring.vocabulary..][..dx.len()]);
+                });
+                Ok(())
+            })?;
+            Tensor::from_vec(dx, logits.shape(), &Device::Cpu)
+        })
+    }
+
+    /// Turns rows that lie `apart` into their gradients, each after `prepare`.
+    fn for_rows<T: Logit>(
+        &self,
+        rows: &mut [T],
+        apart: usize,
+        grads: &[RowGradient],
+        prepare: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let statistics = self.rows.get().map(Vec::as_slice).unwrap_or_default();
+        let work = rows.par_chunks_mut(apart.max(1)).zip(statistics).zip(grads).enumerate();
+        work.for_each(|(i, ((row, s), &grad))| {
+            let row = &mut row[..self.scoring.vocabulary];
+            prepare(i, row);
+            self.scoring.gradient_row(i, row, s, grad);
+        });
     }
 }
 
@@ -218,15 +390,44 @@ impl CustomOp1 for LogprobEntropy {
     }
 
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (n, v) = layout.shape().dims2()?;
-        let out = with_real!(candle_core::backend::BackendStorage::dtype(logits), "logprob_entropy", T => {
-            Ok(self.forward::<T>(slice_of(logits, layout)?, v))
+        let out = with_logit!(candle_core::backend::BackendStorage::dtype(logits), T => {
+            self.forward::<T>(T::cpu_storage_as_slice(logits)?, layout)
         })?;
-        Ok((out, (2, n).into()))
+        Ok((out, (2, self.scoring.ids.len()).into()))
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dx = with_real!(grad.dtype(), "logprob_entropy", T => self.backward::<T>(logits, grad))?;
-        Ok(Some(dx))
+        Ok(Some(self.gradient(logits, grad)?))
+    }
+}
+
+struct InPlace<'a> {
+    op: &'a LogprobEntropy,
+    grads: Vec<RowGradient>,
+}
+
+impl InplaceOp1 for InPlace<'_> {
+    fn name(&self) -> &'static str {
+        "logprob_entropy gradient"
+    }
+
+    fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (start, apart) = even_rows(layout)?;
+        macro_rules! run {
+            ($data:expr) => {{
+                self.op.for_rows(&mut $data[start..], apart, &self.grads, |_, _| ());
+                Ok(())
+            }};
+        }
+        match logits {
+            CpuStorage::F32(data) => run!(data),
+            CpuStorage::BF16(data) => run!(data),
+            CpuStorage::F16(data) => run!(data),
+            CpuStorage::F64(data) => run!(data),
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(
+                candle_core::backend::BackendStorage::dtype(other),
+                "logprob_entropy",
+            )),
+        }
     }
 }

@@ -14,27 +14,38 @@
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
 mod attention;
+mod buffer;
 pub mod composed;
+mod head;
 mod inference;
 mod linear;
+mod linear_logprob_entropy;
+mod linear_token_loss;
 mod logprob_entropy;
 mod matmul;
 mod real;
 pub mod reference;
 mod rms_norm;
 mod rope;
+mod rows;
+mod support;
 mod swiglu;
 
 pub use attention::{attention, AttentionShape};
 pub use linear::{linear, linear_residual};
-pub use logprob_entropy::logprob_entropy;
+pub use linear_logprob_entropy::{linear_logprob_entropy, LmHead, LowRank};
+pub use linear_token_loss::{linear_token_loss, TokenLoss, TokenLosses};
+pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation, ScoreOptions};
 pub use rms_norm::rms_norm;
 pub use rope::{rope, RopeTable};
+pub use support::{RowSupport, Support};
 pub use swiglu::swiglu;
 
 pub(crate) use inference::{attend, linear_into, norm_rows, swiglu_rows};
-pub(crate) use logprob_entropy::{probabilities, row_statistics};
 pub(crate) use real::with_slice;
+pub(crate) use rows::{probabilities, row_statistics};
 
+#[cfg(test)]
+mod score_tests;
 #[cfg(test)]
 mod tests;

@@ -3,19 +3,48 @@
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
+///
+/// `FMA` says whether the code is compiled for a machine with fused multiply-add (see [`vectorised`]).
 pub(crate) trait Real: WithDType {
     /// eˣ, exactly 0 for −∞; relative error below 2 ulp.
-    fn exp(self) -> Self;
+    fn exp<const FMA: bool>(self) -> Self;
+    /// eˣ for x ≤ 0, 0 where it is below the smallest normal number; relative error below 2 ulp.
+    fn exp_nonpositive<const FMA: bool>(self) -> Self;
+    /// self · a + b, rounded once where `FMA`.
+    fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self;
     /// √x.
     fn sqrt(self) -> Self;
     /// The larger of two numbers; NaN in `self` is kept.
     fn larger(self, other: Self) -> Self;
+    /// From single precision.
+    fn from_f32(x: f32) -> Self;
+    /// To single precision.
+    fn to_f32(self) -> f32;
 }
 
 impl Real for f32 {
     #[inline(always)]
-    fn exp(self) -> Self {
-        exp_f32(self)
+    fn exp<const FMA: bool>(self) -> Self {
+        exp_f32::<FMA>(self)
+    }
+    #[inline(always)]
+    fn exp_nonpositive<const FMA: bool>(self) -> Self {
+        let clamped = if self < -87.0 { -87.0 } else { self };
+        let (p, exponent) = exp_parts::<FMA>(clamped);
+        let value = p * power_of_two(exponent);
+        if self < -87.0 {
+            0.0
+        } else {
+            value
+        }
+    }
+    #[inline(always)]
+    fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
+        if FMA {
+            f32::mul_add(self, a, b)
+        } else {
+            self * a + b
+        }
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -29,12 +58,32 @@ impl Real for f32 {
             self
         }
     }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
 }
 
 impl Real for f64 {
     #[inline(always)]
-    fn exp(self) -> Self {
+    fn exp<const FMA: bool>(self) -> Self {
         f64::exp(self)
+    }
+    #[inline(always)]
+    fn exp_nonpositive<const FMA: bool>(self) -> Self {
+        f64::exp(self)
+    }
+    #[inline(always)]
+    fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
+        if FMA {
+            f64::mul_add(self, a, b)
+        } else {
+            self * a + b
+        }
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -48,30 +97,48 @@ impl Real for f64 {
             self
         }
     }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        f64::from(x)
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self as f32
+    }
 }
 
-/// eˣ in single precision without branches, so that loops over it vectorise.
+/// eʳ and n of x = n ln 2 + r with |r| ≤ ln 2 / 2, for |x| < 128 ln 2: without branches, so that loops vectorise.
 ///
-/// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ by its Taylor polynomial of degree 7; 2ⁿ in two factors so that
-/// subnormal results and n = 128 are reached. Results below e⁻¹⁰⁴ are 0.
+/// eʳ is a polynomial of degree 6, minimax in the relative error (3.1·10⁻⁹ before rounding).
 #[inline(always)]
-fn exp_f32(x: f32) -> f32 {
+fn exp_parts<const FMA: bool>(x: f32) -> (f32, i32) {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
+    let shifted = Real::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = Real::mul_add::<FMA>(n, -LN2_LOW, Real::mul_add::<FMA>(n, -LN2_HIGH, x));
+    let mut p = 1.381_459_9e-3;
+    for c in [8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
+        p = Real::mul_add::<FMA>(p, r, c);
+    }
+    (p, shifted.to_bits() as i32 - ROUND.to_bits() as i32)
+}
+
+/// 2ᵉ for −126 ≤ e ≤ 127.
+#[inline(always)]
+fn power_of_two(e: i32) -> f32 {
+    f32::from_bits(((e + 127) as u32) << 23)
+}
+
+/// eˣ in single precision: 2ⁿ in two factors, so that subnormal results and n = 128 are reached; 0 below e⁻¹⁰⁴.
+#[inline(always)]
+fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     let clamped = if x < -104.0 { -104.0 } else { x };
     let clamped = if clamped > 89.0 { 89.0 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * r + c;
-    }
-    let exponent = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let (p, exponent) = exp_parts::<FMA>(clamped);
     let half = exponent >> 1;
-    let scale = |e: i32| f32::from_bits(((e + 127) as u32) << 23);
-    let value = p * scale(half) * scale(exponent - half);
+    let value = p * power_of_two(half) * power_of_two(exponent - half);
     if x < -104.0 {
         0.0
     } else {
@@ -133,36 +200,72 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// Defines a function whose loops are compiled for AVX2 where the machine has it.
+/// Defines a function over a [`Real`] type whose loops are compiled for AVX-512, for AVX2 with FMA, and for any
+/// machine; the first that this one can run is called.
 ///
-/// Multiplications and additions are never contracted, so both versions compute the same bits.
+/// A second generic name, as in `fn f<T, FMA>`, is a constant that says whether multiply-adds are fused. Without it
+/// every version computes the same bits; with it those with FMA do.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        crate::kernels::real::vectorised! { $(#[$meta])* fn $name<$T, FMA>($($arg: $ty),*) $(-> $ret)? $body }
+    };
+    ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
         pub(crate) fn $name<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn portable<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$T: crate::kernels::real::Real, const $F: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[rustversion::attr(since(1.89), target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma"))]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$T, true>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
-                    portable::<$T>($($arg),*)
+                    body::<$T, true>($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the function needs AVX2 and nothing else, and the CPU has just said it has it.
-                    #[allow(unsafe_code)]
-                    return unsafe { avx2::<$T>($($arg),*) };
+                // SAFETY: each function needs the features that its branch has just found, and nothing else.
+                #[allow(unsafe_code, unused_unsafe)]
+                match crate::kernels::real::vector_unit() {
+                    crate::kernels::real::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
+                    crate::kernels::real::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
+                    crate::kernels::real::VectorUnit::Baseline => {}
                 }
             }
-            portable::<$T>($($arg),*)
+            body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }
 pub(crate) use vectorised;
+
+/// The widest instruction set that the kernels have code for and this machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VectorUnit {
+    /// AVX-512 F, BW, DQ and VL, with FMA; needs Rust 1.89 to be compiled for.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// What every machine of the target has.
+    Baseline,
+}
+
+/// What [`vectorised`] functions run on here.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn vector_unit() -> VectorUnit {
+    use std::arch::is_x86_feature_detected as has;
+    let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+    match has!("avx2") && has!("fma") {
+        true if avx512 && rustversion::cfg!(since(1.89)) => VectorUnit::Avx512,
+        true => VectorUnit::Avx2,
+        false => VectorUnit::Baseline,
+    }
+}
 
 /// The contiguous elements of a CPU storage seen through `layout`.
 pub(crate) fn slice_of<'a, T: WithDType>(
@@ -200,17 +303,25 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn exp_f32_is_within_two_ulp_and_handles_the_ends() {
+    fn check<const FMA: bool>() {
         let mut x = -87.0f32;
         while x < 88.5 {
-            let (got, want) = (exp_f32(x) as f64, (x as f64).exp());
-            assert!(((got - want) / want).abs() < 2.4e-7, "x = {x}: {got} against {want}");
+            let want = (x as f64).exp();
+            let close = |got: f32| ((got as f64 - want) / want).abs() < 2.4e-7;
+            assert!(close(exp_f32::<FMA>(x)), "x = {x}: {} against {want}", exp_f32::<FMA>(x));
+            assert!(x > 0.0 || close(x.exp_nonpositive::<FMA>()), "x = {x}");
             x += 0.001_37;
         }
-        assert_eq!(exp_f32(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp_f32(0.0), 1.0);
-        assert!(exp_f32(f32::INFINITY).is_infinite());
-        assert!(exp_f32(f32::NAN).is_nan());
+        assert_eq!((exp_f32::<FMA>(f32::NEG_INFINITY), exp_f32::<FMA>(0.0)), (0.0, 1.0));
+        assert_eq!((f32::NEG_INFINITY.exp_nonpositive::<FMA>(), 0f32.exp_nonpositive::<FMA>()), (0.0, 1.0));
+        assert_eq!((-1e30f32).exp_nonpositive::<FMA>(), 0.0);
+        assert!(exp_f32::<FMA>(f32::INFINITY).is_infinite());
+        assert!(exp_f32::<FMA>(f32::NAN).is_nan() && f32::NAN.exp_nonpositive::<FMA>().is_nan());
+    }
+
+    #[test]
+    fn exponentials_are_within_two_ulp_and_handle_the_ends() {
+        check::<true>();
+        check::<false>();
     }
 }

@@ -37,7 +37,7 @@ const CHUNK: usize = 1 << 14;
 #[inline(always)]
 fn sigmoid<T: Real>(x: T) -> T {
     let one = T::from_f64(1.0);
-    one / (one + (T::from_f64(0.0) - x).exp())
+    one / (one + (T::from_f64(0.0) - x).exp::<false>())
 }
 
 vectorised! {

@@ -5,20 +5,20 @@ use crate::rng::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 
-type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
+pub(super) type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
-fn random(shape: &[usize], salt: u64) -> Tensor {
+pub(super) fn random(shape: &[usize], salt: u64) -> Tensor {
     let stream = Stream::new(11, Purpose::Init, salt, 0, 0);
     let values: Vec<f64> =
         (0..shape.iter().product()).map(|i| 2.0 * stream.uniform(0, i as u64) - 1.0).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-fn values(t: &Tensor) -> Vec<f64> {
+pub(super) fn values(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
-fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
+pub(super) fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.dims(), b.dims());
     values(a).iter().zip(values(b)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
 }
@@ -29,7 +29,7 @@ fn loss(op: Op<'_>, inputs: &[Tensor]) -> Tensor {
     (&y * random(y.dims(), 99).to_dtype(y.dtype()).unwrap()).unwrap().sum_all().unwrap()
 }
 
-fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
+pub(super) fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let store = loss(op, &tensors).backward().unwrap();
@@ -37,7 +37,7 @@ fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
 }
 
 /// Central differences of every input element.
-fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
+pub(super) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
     let exact = gradients(op, inputs);
     let step = 1e-5;
     for (which, grad) in exact.iter().enumerate() {

@@ -1,0 +1,274 @@
+//! Log-probability and entropy straight from hidden states: the head's logits `[n, v]` never exist at once.
+//!
+//! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
+
+use super::composed;
+use super::head::{Head, Scored, Term, Wanted};
+use super::logprob_entropy::{logprob_entropy_with, pairs, split, with_logit, ScoreOptions, Scoring};
+use super::real::{slice_of, with_slice};
+use super::rows::{Logit, RowGradient, RowStatistics};
+use super::support::RowSupport;
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
+use std::sync::OnceLock;
+
+/// A language-model head: logits = hidden Wᵀ + b, and with a low-rank update + s (hidden Aᵀ) Bᵀ.
+#[derive(Debug, Clone, Copy)]
+pub struct LmHead<'a> {
+    /// W `[v, h]`.
+    pub weight: &'a Tensor,
+    /// b `[v]`.
+    pub bias: Option<&'a Tensor>,
+    /// A LoRA update of the weight; W and b get no gradient beside it (Hu et al. 2021).
+    pub low_rank: Option<LowRank<'a>>,
+}
+
+/// ΔW = s B A.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRank<'a> {
+    /// A `[r, h]`.
+    pub a: &'a Tensor,
+    /// B `[v, r]`.
+    pub b: &'a Tensor,
+    /// s, α/r in the paper.
+    pub scale: f64,
+}
+
+impl<'a> LmHead<'a> {
+    /// A head without bias and update.
+    pub fn new(weight: &'a Tensor) -> Self {
+        Self { weight, bias: None, low_rank: None }
+    }
+
+    /// Its logits `[n, v]`, from differentiable operations.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let logits = composed::linear(hidden, self.weight, self.bias)?;
+        let Some(LowRank { a, b, scale }) = self.low_rank else { return Ok(logits) };
+        Ok((logits + (hidden.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?)?)
+    }
+
+    pub(super) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
+        let ((n, h), (v, _)) = (hidden.dims2()?, self.weight.dims2()?);
+        let expect = |name, tensor: &Tensor, shape: &[usize]| {
+            if tensor.dtype() != hidden.dtype() {
+                let reason = format!("must be {}, as the hidden states", hidden.dtype().as_str());
+                return Err(Error::setting(format!("{name}.dtype"), tensor.dtype().as_str(), reason));
+            }
+            if tensor.dims() == shape {
+                return Ok(());
+            }
+            Err(Error::Shape { name, expected: format!("{shape:?}"), got: tensor.dims().to_vec() })
+        };
+        if v == 0 || h == 0 {
+            return Err(Error::Shape {
+                name: "weight",
+                expected: "[v, h], both > 0".into(),
+                got: vec![v, h],
+            });
+        }
+        expect("weight", self.weight, &[v, h])?;
+        if let Some(bias) = self.bias {
+            expect("bias", bias, &[v])?;
+        }
+        if let Some(LowRank { a, b, .. }) = self.low_rank {
+            expect("a", a, &[a.dim(0)?, h])?;
+            expect("b", b, &[v, a.dim(0)?])?;
+        }
+        Ok((n, v))
+    }
+}
+
+/// log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), logits from `hidden` `[n, h]` through `head`.
+///
+/// The values and gradients of [`super::logprob_entropy()`] after the head's product, in four products (one forward,
+/// three backward) over tiles of `options.chunk_bytes`; skipped rows cost nothing, and neither does a gradient that nobody
+/// needs (a frozen weight). bf16 and f16 are multiplied in f32, and every gradient is rounded once.
+///
+/// # Errors
+/// Shapes or element types that do not fit, and what [`super::logprob_entropy_with`] refuses.
+pub fn linear_logprob_entropy(
+    hidden: &Tensor,
+    head: &LmHead<'_>,
+    ids: &Tensor,
+    options: &ScoreOptions,
+) -> Result<(Tensor, Tensor)> {
+    let (n, v) = head.check(hidden)?;
+    let scoring = Scoring::checked(n, v, ids, options)?;
+    if !hidden.device().is_cpu() {
+        return logprob_entropy_with(&head.logits(hidden)?, ids, options);
+    }
+    let kept: Vec<u32> = (0..n as u32).filter(|&i| scoring.row(i as usize) != RowSupport::Skipped).collect();
+    if kept.len() == n {
+        return split(&apply(hidden, head, scoring, options.chunk_bytes)?);
+    }
+    if kept.is_empty() {
+        let zero = (hidden.narrow(1, 0, 1)?.flatten_all()? * 0.0)?;
+        return Ok((zero.clone(), zero));
+    }
+    let index = Tensor::from_slice(&kept, kept.len(), hidden.device())?;
+    let both = apply(&hidden.index_select(&index, 0)?, head, scoring.select(&kept), options.chunk_bytes)?;
+    split(&spread(&both, &kept, n)?)
+}
+
+/// The columns of `both` `[2, k]` at their places among n, with 0 at the others.
+fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
+    let mut places = vec![kept.len() as u32; n];
+    kept.iter().enumerate().for_each(|(i, &row)| places[row as usize] = i as u32);
+    let zero = Tensor::zeros((2, 1), both.dtype(), both.device())?;
+    let places = Tensor::from_vec(places, n, both.device())?;
+    Ok(Tensor::cat(&[both, &zero], 1)?.index_select(&places, 1)?)
+}
+
+fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usize) -> Result<Tensor> {
+    let hidden = hidden.contiguous()?;
+    let weight = head.weight.contiguous()?;
+    let no_bias = || Tensor::zeros(0, hidden.dtype(), hidden.device());
+    let bias = head.bias.map_or_else(no_bias, Tensor::contiguous)?;
+    let op = |frozen| LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
+    Ok(match head.low_rank {
+        None => hidden.apply_op3(&weight, &bias, op(None))?,
+        Some(LowRank { a, b, scale }) => {
+            let low = (super::linear(&hidden, a, None)? * scale)?;
+            hidden.apply_op3(&low, &b.contiguous()?, op(Some([weight.detach(), bias.detach()])))?
+        }
+    })
+}
+
+/// On (hidden, W, b); with `frozen` = [W, b] on (hidden, s hidden Aᵀ, B). A bias without elements is none.
+pub(super) struct LinearLogprobEntropy {
+    scoring: Scoring,
+    chunk_bytes: usize,
+    frozen: Option<[Tensor; 2]>,
+    rows: OnceLock<Scored>,
+}
+
+type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+
+impl LinearLogprobEntropy {
+    pub(super) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
+        Self { scoring, chunk_bytes, frozen, rows: OnceLock::new() }
+    }
+
+    /// Whether row `i` is computed.
+    pub(super) fn counts(&self, i: usize) -> bool {
+        self.scoring.row(i) != RowSupport::Skipped
+    }
+
+    /// (log p, H) of every row.
+    pub(super) fn values(&self, scored: &Scored) -> Vec<(f64, f64)> {
+        let value = |(i, (s, logit)): (usize, &(RowStatistics, f64))| {
+            (self.scoring.log_prob(i, *logit, s), s.entropy())
+        };
+        scored.iter().enumerate().map(value).collect()
+    }
+
+    /// Calls `f` with the problem over the slices of the three inputs.
+    pub(super) fn with_head<T: Logit, R>(
+        &self,
+        [x, y, z]: [&[T]; 3],
+        f: impl FnOnce(Head<'_, T>) -> candle_core::Result<R>,
+    ) -> candle_core::Result<R> {
+        let n = self.scoring.ids.len().max(1);
+        match &self.frozen {
+            None => f(self.head(vec![Term { x, weight: y, width: x.len() / n }], z)),
+            Some([weight, bias]) => with_slice::<T, _>(weight, |weight| {
+                with_slice::<T, _>(bias, |bias| {
+                    let low = Term { x: y, weight: z, width: y.len() / n };
+                    f(self.head(vec![Term { x, weight, width: x.len() / n }, low], bias))
+                })
+            }),
+        }
+    }
+
+    fn head<'a, T>(&'a self, terms: Vec<Term<'a, T>>, bias: &'a [T]) -> Head<'a, T> {
+        let bias = (!bias.is_empty()).then_some(bias);
+        Head { terms, bias, scoring: &self.scoring, chunk_bytes: self.chunk_bytes }
+    }
+}
+
+/// The gradients of the terms' inputs and of the bias as tensors of their inputs' shapes, where they were wanted.
+fn tensor<T: WithDType>(values: Vec<T>, like: &Tensor, wanted: bool) -> candle_core::Result<Option<Tensor>> {
+    wanted.then(|| Tensor::from_vec(values, like.shape(), &Device::Cpu)).transpose()
+}
+
+impl LinearLogprobEntropy {
+    fn forward<T: Logit>(&self, inputs: [&[T]; 3]) -> candle_core::Result<CpuStorage> {
+        let scored = self.with_head(inputs, |head| Ok(head.score()))?;
+        let (values, real) = (self.values(&scored), <T::Real as WithDType>::from_f64);
+        let out = values.iter().map(|v| v.0).chain(values.iter().map(|v| v.1)).map(real).collect();
+        self.rows.get_or_init(|| scored);
+        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+    }
+
+    fn backward<T: Logit>(
+        &self,
+        inputs: [&Tensor; 3],
+        grads: &[RowGradient],
+    ) -> candle_core::Result<Gradients3> {
+        let Some(scored) = self.rows.get() else {
+            candle_core::bail!("linear_logprob_entropy: backward before forward");
+        };
+        let [x, y, z] = inputs.map(Tensor::track_op);
+        let wanted = match self.frozen {
+            None => vec![Wanted { x, weight: y }],
+            Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
+        };
+        let (terms, bias) = with_slices(inputs, |slices| {
+            self.with_head::<T, _>(slices, |head| {
+                let bias = z && self.frozen.is_none() && head.bias.is_some();
+                Ok(head.gradient(scored, grads, &wanted, bias))
+            })
+        })?;
+        let mut terms = terms.into_iter();
+        let (Some(first), second) = (terms.next(), terms.next()) else { return Ok((None, None, None)) };
+        let dx = tensor(first.x, inputs[0], x)?;
+        Ok(match second {
+            None => (
+                dx,
+                tensor(first.weight, inputs[1], y)?,
+                tensor(bias, inputs[2], z && inputs[2].elem_count() > 0)?,
+            ),
+            Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),
+        })
+    }
+}
+
+fn with_slices<T: WithDType, R>(
+    [x, y, z]: [&Tensor; 3],
+    f: impl FnOnce([&[T]; 3]) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    with_slice::<T, _>(x, |x| with_slice::<T, _>(y, |y| with_slice::<T, _>(z, |z| f([x, y, z]))))
+}
+
+impl CustomOp3 for LinearLogprobEntropy {
+    fn name(&self) -> &'static str {
+        "linear_logprob_entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        y: &CpuStorage,
+        ly: &Layout,
+        z: &CpuStorage,
+        lz: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let out = with_logit!(candle_core::backend::BackendStorage::dtype(x), T => {
+            self.forward::<T>([slice_of(x, lx)?, slice_of(y, ly)?, slice_of(z, lz)?])
+        })?;
+        Ok((out, (2, self.scoring.ids.len()).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        z: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<Gradients3> {
+        let grads = pairs(grad)?;
+        with_logit!(x.dtype(), T => self.backward::<T>([x, y, z], &grads))
+    }
+}

@@ -1,0 +1,320 @@
+//! Softmax statistics of one row of logits, and the row's gradient: the arithmetic of `logprob_entropy`.
+//!
+//! With z = logits/τ, m = max z, u = z − m, s = Σ eᵘ, t = Σ u eᵘ: log p = u − ln s and H = ln s − t/s. A row is read
+//! once, in blocks whose sums are shifted by the largest logit so far, so that a peaked row keeps its relative
+//! accuracy (Milakov & Gimelshein 2018, with t beside s).
+
+use super::real::{vectorised, Real};
+use candle_core::WithDType;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// Elements summed in the arithmetic's type before they join a double-precision total.
+pub(crate) const BLOCK: usize = 1024;
+
+/// The statistics of one row that its outputs and its gradient need.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowStatistics {
+    /// m = max logits/τ.
+    pub(crate) max: f64,
+    /// ln Σ eᵘ.
+    pub(crate) log_sum: f64,
+    /// Ē = Σ u eᵘ / Σ eᵘ.
+    pub(crate) mean: f64,
+}
+
+impl RowStatistics {
+    /// Of a row that is skipped: H = 0.
+    pub(crate) const SKIPPED: Self = Self { max: f64::NEG_INFINITY, log_sum: 0.0, mean: 0.0 };
+
+    /// log p of a logit.
+    pub(crate) fn log_prob(&self, logit: f64, inverse_temperature: f64) -> f64 {
+        if self.max == f64::NEG_INFINITY {
+            return f64::NEG_INFINITY;
+        }
+        logit * inverse_temperature - self.max - self.log_sum
+    }
+
+    /// H = ln s − Ē in nats.
+    pub(crate) fn entropy(&self) -> f64 {
+        self.log_sum - self.mean
+    }
+}
+
+/// An element type of logits and the type it is computed in.
+pub(crate) trait Logit: WithDType {
+    /// f32 for f32, bf16 and f16; f64 for f64.
+    type Real: Real + Logit;
+    /// The block's values: itself, or converted into `buffer`, which is as long as the block.
+    fn load<'a>(block: &'a [Self], buffer: &'a mut [Self::Real]) -> &'a [Self::Real];
+    /// Rounds `values` to `out`.
+    fn store(values: &[Self::Real], out: &mut [Self]);
+    /// Replaces the block's values by what `f` makes of them.
+    fn update(block: &mut [Self], f: impl FnOnce(&mut [Self::Real])) {
+        let mut buffer = [Self::Real::from_f32(0.0); BLOCK];
+        let buffer = &mut buffer[..block.len()];
+        let mut values = [Self::Real::from_f32(0.0); BLOCK];
+        let values = &mut values[..block.len()];
+        values.copy_from_slice(Self::load(block, buffer));
+        f(values);
+        Self::store(values, block);
+    }
+    /// Fills `out` with what `f` writes, in `buffer` where the types differ.
+    fn fill(out: &mut [Self], buffer: &mut Vec<Self::Real>, f: impl FnOnce(&mut [Self::Real])) {
+        buffer.resize(out.len(), Self::Real::from_f32(0.0));
+        f(buffer);
+        Self::store(buffer, out);
+    }
+    /// The values rounded to this type.
+    fn own(values: Vec<Self::Real>) -> Vec<Self> {
+        let mut out = super::buffer::zeros(values.len());
+        Self::store(&values, &mut out);
+        out
+    }
+}
+
+/// A type that is its own arithmetic.
+macro_rules! own_arithmetic {
+    ($T:ty) => {
+        impl Logit for $T {
+            type Real = $T;
+            fn load<'a>(block: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
+                block
+            }
+            fn store(values: &[Self], out: &mut [Self]) {
+                out.copy_from_slice(values);
+            }
+            fn update(block: &mut [Self], f: impl FnOnce(&mut [Self])) {
+                f(block);
+            }
+            fn fill(out: &mut [Self], _: &mut Vec<Self>, f: impl FnOnce(&mut [Self])) {
+                f(out);
+            }
+            fn own(values: Vec<Self>) -> Vec<Self> {
+                values
+            }
+        }
+    };
+}
+own_arithmetic!(f32);
+own_arithmetic!(f64);
+
+impl Logit for bf16 {
+    type Real = f32;
+    fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        widen_bf16(block, buffer);
+        buffer
+    }
+    fn store(values: &[f32], out: &mut [Self]) {
+        narrow_bf16(values, out);
+    }
+}
+
+impl Logit for f16 {
+    type Real = f32;
+    fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        block.convert_to_f32_slice(buffer);
+        buffer
+    }
+    fn store(values: &[f32], out: &mut [Self]) {
+        out.convert_from_f32_slice(values);
+    }
+}
+
+vectorised! {
+    fn widen_bf16<T>(block: &[bf16], out: &mut [T]) {
+        for (o, x) in out.iter_mut().zip(block) {
+            *o = T::from_f32(f32::from_bits(u32::from(x.to_bits()) << 16));
+        }
+    }
+}
+
+vectorised! {
+    /// To the nearest, ties to even; a NaN stays one.
+    fn narrow_bf16<T>(values: &[T], out: &mut [bf16]) {
+        for (o, x) in out.iter_mut().zip(values) {
+            let x = x.to_f32();
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
+            *o = bf16::from_bits((kept >> 16) as u16);
+        }
+    }
+}
+
+/// A row's sums so far: `rest` = Σ eᵘ over u ≠ 0, `tops` = the number of u = 0, `weighted` = Σ u eᵘ.
+///
+/// The largest elements are counted rather than summed, so that ln s of a peaked row keeps the small terms.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Running {
+    max: f64,
+    rest: f64,
+    tops: f64,
+    weighted: f64,
+}
+
+/// The sums of one block.
+pub(crate) struct Sums {
+    rest: f64,
+    tops: f64,
+    weighted: f64,
+}
+
+impl Running {
+    /// Of no element.
+    pub(crate) const EMPTY: Self = Self { max: f64::NEG_INFINITY, rest: 0.0, tops: 0.0, weighted: 0.0 };
+
+    /// Takes in more of the row.
+    pub(crate) fn add<T: Logit>(&mut self, part: &[T], inverse_temperature: f64) {
+        let mut buffer = [T::Real::from_f32(0.0); BLOCK];
+        for block in part.chunks(BLOCK) {
+            self.add_block(
+                T::load(block, &mut buffer[..block.len()]),
+                T::Real::from_f64(inverse_temperature),
+            );
+        }
+    }
+
+    fn add_block<T: Real>(&mut self, block: &[T], scale: T) {
+        let max = (largest_of(block) * scale).to_f64();
+        if max == f64::NEG_INFINITY {
+            if block.iter().any(|x| x.to_f64().is_nan()) {
+                self.max = f64::NAN;
+            }
+            return;
+        }
+        if !matches!(max.partial_cmp(&self.max), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
+            self.raise(max);
+        }
+        let sums = block_sums(block, scale, T::from_f64(self.max));
+        self.rest += sums.rest;
+        self.tops += sums.tops;
+        self.weighted += sums.weighted;
+    }
+
+    /// Shifts the sums to a larger maximum: eᵘ ← eᵈ eᵘ, u eᵘ ← eᵈ (u eᵘ + d eᵘ) with d = old − new.
+    fn raise(&mut self, max: f64) {
+        if self.max != f64::NEG_INFINITY {
+            let d = self.max - max;
+            let (factor, sum) = (d.exp(), self.rest + self.tops);
+            *self = Self { max, rest: factor * sum, tops: 0.0, weighted: factor * (self.weighted + d * sum) };
+        }
+        self.max = max;
+    }
+
+    /// The statistics of all that was added; NaN where a logit was NaN or +∞.
+    pub(crate) fn finish(&self) -> RowStatistics {
+        if self.max == f64::NEG_INFINITY {
+            return RowStatistics::SKIPPED;
+        }
+        RowStatistics {
+            max: self.max,
+            log_sum: (self.rest + (self.tops - 1.0)).ln_1p(),
+            mean: self.weighted / (self.tops + self.rest),
+        }
+    }
+}
+
+vectorised! {
+    fn largest_of<T>(row: &[T]) -> T {
+        super::real::largest(row)
+    }
+}
+
+#[inline(always)]
+fn add_element<T: Real, const FMA: bool>(u: T, rest: &mut T, tops: &mut T, weighted: &mut T) {
+    let (zero, one, least) = (T::from_f32(0.0), T::from_f32(1.0), T::from_f32(-800.0));
+    // e^-800 is 0 in every type, and 0 · −∞ is not.
+    let u = if u < least { least } else { u };
+    let e = u.exp_nonpositive::<FMA>();
+    *rest += if u == zero { zero } else { e };
+    *tops += if u == zero { one } else { zero };
+    *weighted = u.mul_add::<FMA>(e, *weighted);
+}
+
+vectorised! {
+    fn block_sums<T, FMA>(block: &[T], scale: T, max: T) -> Sums {
+        let (chunks, tail) = block.as_chunks::<16>();
+        let mut lanes = [[T::from_f32(0.0); 16]; 3];
+        let [rest, tops, weighted] = &mut lanes;
+        for chunk in chunks {
+            for l in 0..16 {
+                add_element::<T, FMA>(chunk[l] * scale - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+            }
+        }
+        for (l, &x) in tail.iter().enumerate() {
+            add_element::<T, FMA>(x * scale - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+        }
+        let sum = |lanes: &[T; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
+        Sums { rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
+    }
+}
+
+/// Statistics of softmax(row · `inverse_temperature`).
+pub(crate) fn row_statistics<T: Logit>(row: &[T], inverse_temperature: f64) -> RowStatistics {
+    let mut running = Running::EMPTY;
+    running.add(row, inverse_temperature);
+    running.finish()
+}
+
+vectorised! {
+    /// `row` ← e^(row · scale − shift) for exponents that are not positive.
+    fn exponentials<T, FMA>(row: &mut [T], scale: T, shift: T) {
+        for x in row.iter_mut() {
+            *x = (*x * scale - shift).exp_nonpositive::<FMA>();
+        }
+    }
+}
+
+/// The probabilities of a row with these statistics, written over its logits.
+pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowStatistics) {
+    exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
+}
+
+vectorised! {
+    /// x ← p (c − h u) with p = e^(u − ln s) and u = x · scale − max.
+    fn gradient_block<T, FMA>(block: &mut [T], scale: T, max: T, log_sum: T, c: T, h: T) {
+        let least = T::from_f32(-800.0);
+        for x in block.iter_mut() {
+            let u = *x * scale - max;
+            let u = if u < least { least } else { u };
+            *x = (u - log_sum).exp_nonpositive::<FMA>() * u.mul_add::<FMA>(h, c);
+        }
+    }
+}
+
+/// The gradients (g, h) of a row's log-probability and entropy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowGradient {
+    /// ∂L/∂log p.
+    pub(crate) log_prob: f64,
+    /// ∂L/∂H.
+    pub(crate) entropy: f64,
+}
+
+/// (1/τ) [ g (1_id − p) + h p (Ē − u) ] of consecutive logits of a row, written over them; `id` is counted from
+/// the first of them, and need not be among them.
+pub(crate) fn gradient_in_place<T: Logit>(
+    part: &mut [T],
+    id: Option<usize>,
+    inverse_temperature: f64,
+    s: &RowStatistics,
+    grad: RowGradient,
+) {
+    let RowGradient { log_prob: g, entropy: h } = grad;
+    if s.max == f64::NEG_INFINITY || (g == 0.0 && h == 0.0) {
+        part.fill(T::from_f64(0.0));
+        return;
+    }
+    let real = <T::Real as WithDType>::from_f64;
+    let (scale, c) = (inverse_temperature, inverse_temperature * (h * s.mean - g));
+    for (i, block) in part.chunks_mut(BLOCK).enumerate() {
+        let id = id.and_then(|id| id.checked_sub(i * BLOCK)).filter(|&id| id < block.len());
+        T::update(block, |x| {
+            gradient_block(x, real(scale), real(s.max), real(s.log_sum), real(c), real(-h * scale));
+            if let Some(id) = id {
+                x[id] += real(g * scale);
+            }
+        });
+    }
+}
