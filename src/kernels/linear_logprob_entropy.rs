@@ -4,7 +4,7 @@
 
 use super::composed;
 use super::head::{Head, Scored, Term, Wanted};
-use super::logprob_entropy::{logprob_entropy_with, pairs, split, with_logit, ScoreOptions, Scoring};
+use super::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit, ScoreOptions, Scoring};
 use super::real::{slice_of, with_slice};
 use super::rows::{Logit, RowGradient, RowStatistics};
 use super::support::RowSupport;
@@ -110,6 +110,72 @@ pub fn linear_logprob_entropy(
     split(&spread(&both, &kept, n)?)
 }
 
+/// The values of [`linear_logprob_entropy`] without a graph, for hidden states and a head on the CPU.
+///
+/// Its gradient takes no memory beside itself and one tile of logits, where candle's graph holds three of every
+/// gradient for a moment.
+///
+/// # Errors
+/// As [`linear_logprob_entropy`]; a head with a low-rank update, or another device.
+pub fn evaluate_linear(
+    hidden: &Tensor,
+    head: &LmHead<'_>,
+    ids: &Tensor,
+    options: &ScoreOptions,
+) -> Result<LinearEvaluation> {
+    let (n, v) = head.check(hidden)?;
+    if !hidden.device().is_cpu() || head.low_rank.is_some() {
+        let reason = "evaluated on the CPU, and for a head without low-rank update";
+        return Err(Error::setting("head", "unsupported", reason));
+    }
+    let scoring = Scoring::checked(n, v, ids, options)?;
+    let no_bias = || Tensor::zeros(0, hidden.dtype(), hidden.device());
+    let bias = head.bias.map_or_else(no_bias, Tensor::contiguous)?;
+    let inputs = [hidden.contiguous()?.detach(), head.weight.contiguous()?.detach(), bias.detach()];
+    let op = LinearLogprobEntropy::new(scoring, options.chunk_bytes, None);
+    let (log_probs, entropies) = split(&inputs[0].apply_op3_no_bwd(&inputs[1], &inputs[2], &op)?)?;
+    Ok(LinearEvaluation { log_probs, entropies, op, inputs })
+}
+
+/// Scores of tokens, and the gradient of their head on demand; from [`evaluate_linear`].
+pub struct LinearEvaluation {
+    /// log p `[n]`.
+    pub log_probs: Tensor,
+    /// H `[n]` in nats.
+    pub entropies: Tensor,
+    op: LinearLogprobEntropy,
+    inputs: [Tensor; 3],
+}
+
+/// What a head's inputs get.
+#[derive(Debug, Clone)]
+pub struct LinearGradients {
+    /// `[n, h]`.
+    pub hidden: Tensor,
+    /// `[v, h]`.
+    pub weight: Tensor,
+    /// `[v]`, where there is a bias.
+    pub bias: Option<Tensor>,
+}
+
+impl LinearEvaluation {
+    /// The gradients for those of `log_probs` and `entropies`, both `[n]`.
+    ///
+    /// # Errors
+    /// Gradients that are not `[n]`.
+    pub fn gradient(&self, log_probs: &Tensor, entropies: &Tensor) -> Result<LinearGradients> {
+        let grads = pairs(&stack(self.op.scoring.ids.len(), log_probs, entropies)?)?;
+        let [x, w, b] = &self.inputs;
+        let gradients = with_logit!(x.dtype(), T => self.op.backward::<T>([x, w, b], [true; 3], &grads))?;
+        let missing = || candle_core::Error::Msg("linear_logprob_entropy: no gradient".into());
+        Ok(LinearGradients {
+            hidden: gradients.0.ok_or_else(missing)?,
+            weight: gradients.1.ok_or_else(missing)?,
+            bias: gradients.2,
+        })
+    }
+}
+
 /// The columns of `both` `[2, k]` at their places among n, with 0 at the others.
 fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
     let mut places = vec![kept.len() as u32; n];
@@ -203,12 +269,12 @@ impl LinearLogprobEntropy {
     fn backward<T: Logit>(
         &self,
         inputs: [&Tensor; 3],
+        [x, y, z]: [bool; 3],
         grads: &[RowGradient],
     ) -> candle_core::Result<Gradients3> {
         let Some(scored) = self.rows.get() else {
             candle_core::bail!("linear_logprob_entropy: backward before forward");
         };
-        let [x, y, z] = inputs.map(Tensor::track_op);
         let wanted = match self.frozen {
             None => vec![Wanted { x, weight: y }],
             Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
@@ -269,6 +335,7 @@ impl CustomOp3 for LinearLogprobEntropy {
         grad: &Tensor,
     ) -> candle_core::Result<Gradients3> {
         let grads = pairs(grad)?;
-        with_logit!(x.dtype(), T => self.backward::<T>([x, y, z], &grads))
+        let wanted = [x, y, z].map(Tensor::track_op);
+        with_logit!(x.dtype(), T => self.backward::<T>([x, y, z], wanted, &grads))
     }
 }

@@ -99,7 +99,7 @@ impl Evaluation {
     /// # Errors
     /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
     pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
-        let grads = self.stack(log_probs, entropies)?;
+        let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
         if logits.device().is_cpu() {
             return Ok(self.op.gradient(&rows_of(logits)?, &grads)?);
@@ -119,23 +119,13 @@ impl Evaluation {
     /// # Errors
     /// As [`Evaluation::gradient`], and logits that are not contiguous.
     pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
-        let grads = self.stack(log_probs, entropies)?;
+        let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
         if logits.device().is_cpu() {
             return Ok(logits.inplace_op1(&InPlace { op: &self.op, grads: pairs(&grads)? })?);
         }
         let gradient = self.gradient(logits, log_probs, entropies)?;
         Ok(logits.slice_set(&gradient, 0, 0)?)
-    }
-
-    fn stack(&self, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
-        let n = self.op.scoring.ids.len();
-        for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
-            if grad.dims() != [n] {
-                return Err(Error::Shape { name, expected: format!("[{n}]"), got: grad.dims().to_vec() });
-            }
-        }
-        Ok(Tensor::stack(&[log_probs, entropies], 0)?)
     }
 
     fn check(&self, logits: &Tensor) -> Result<()> {
@@ -153,6 +143,16 @@ fn rows_of(logits: &Tensor) -> Result<Tensor> {
     let (_, v) = logits.dims2()?;
     let even = logits.stride()[1] == 1 && logits.stride()[0] >= v;
     Ok(if even { logits.clone() } else { logits.contiguous()? })
+}
+
+/// The gradients of both outputs as `[2, n]`.
+pub(super) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
+    for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
+        if grad.dims() != [n] {
+            return Err(Error::Shape { name, expected: format!("[{n}]"), got: grad.dims().to_vec() });
+        }
+    }
+    Ok(Tensor::stack(&[log_probs, entropies], 0)?)
 }
 
 /// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.

@@ -33,7 +33,9 @@ mod swiglu;
 
 pub use attention::{attention, AttentionShape};
 pub use linear::{linear, linear_residual};
-pub use linear_logprob_entropy::{linear_logprob_entropy, LmHead, LowRank};
+pub use linear_logprob_entropy::{
+    evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
+};
 pub use linear_token_loss::{linear_token_loss, TokenLoss, TokenLosses};
 pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation, ScoreOptions};
 pub use rms_norm::rms_norm;

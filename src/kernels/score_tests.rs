@@ -221,6 +221,24 @@ fn a_linear_head_has_its_gradients() {
 }
 
 #[test]
+fn an_evaluated_head_has_the_gradients_of_its_graph() {
+    let [x, w, b, ..] = head_inputs(6, 3, 90);
+    let (taken, options) = (ids(&[1, 4, 7, 10, 13, 16]), options(6, 90, 2, true));
+    let op: Op = &|t| {
+        let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
+        stacked(linear_logprob_entropy(&t[0], &head, &taken, &options).unwrap())
+    };
+    let want = gradients(op, &[x.clone(), w.clone(), b.clone()]);
+    let head = LmHead { bias: Some(&b), ..LmHead::new(&w) };
+    let scores = evaluate_linear(&x, &head, &taken, &options).unwrap();
+    let weights = random(&[2, 6], 99);
+    let got = scores.gradient(&weights.get(0).unwrap(), &weights.get(1).unwrap()).unwrap();
+    for (a, b) in [got.hidden, got.weight, got.bias.unwrap()].iter().zip(&want) {
+        assert!(max_gap(a, b) < 1e-12);
+    }
+}
+
+#[test]
 fn frozen_weights_get_no_gradient() {
     let [x, w, b, a, low] = head_inputs(4, 3, 50).map(|t| Var::from_tensor(&t).unwrap());
     let frozen = w.detach();

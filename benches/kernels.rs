@@ -1,0 +1,221 @@
+//! Log-probability and entropy, forward and backward, beside PyTorch and beside this machine's memory and products.
+//!
+//! `EPO_PYTHON=python3 cargo bench --bench kernels [-- WORDS]`
+//!
+//! Every case runs in a process of its own, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times; printed are
+//! medians of wall and CPU time and the peak memory over the inputs. WORDS keep the cases whose name has one of them.
+//! `copy` is what this machine takes to copy 12 bytes a logit; `products` are the four matrix products of a head.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use epo::kernels::{
+    evaluate, evaluate_linear, linear_token_loss, logprob_entropy, LmHead, ScoreOptions, TokenLoss,
+};
+use rayon::prelude::*;
+
+const V: usize = 151_936;
+const H: usize = 896;
+
+/// (group, tokens, element type, our variants, PyTorch's variants); the first of ours is what the others are compared with.
+type Group = (&'static str, usize, DType, &'static [&'static str], &'static [&'static str]);
+
+const GROUPS: [Group; 4] = [
+    ("logits", 1024, DType::F32, &["in-place", "apart", "graph", "copy"], &["naive", "naive-kept", "verl"]),
+    ("logits", 1024, DType::BF16, &["in-place", "apart"], &["naive", "naive-kept", "verl"]),
+    ("linear", 256, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 1024, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
+];
+
+/// Wall and CPU milliseconds, and MB over the inputs at the peak.
+type Figures = [f64; 3];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [flag, rest @ ..] = arguments.as_slice() {
+        if flag == "--case" {
+            return case(rest);
+        }
+    }
+    let rounds: usize = std::env::var("EPO_BENCH_ROUNDS").map_or(Ok(3), |text| text.parse())?;
+    for (group, tokens, dtype, own, torch) in GROUPS {
+        let name = format!("{group} {} T={tokens}", dtype.as_str());
+        if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {
+            compare(&name, rounds, &[group, &tokens.to_string(), dtype.as_str()], own, torch)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&str]) -> Result<()> {
+    let mut figures = vec![Vec::new(); own.len() + torch.len()];
+    for _ in 0..rounds {
+        for (i, variant) in own.iter().enumerate() {
+            figures[i].push(run(Command::new(std::env::current_exe()?).arg("--case"), shape, variant)?);
+        }
+        for (i, variant) in torch.iter().enumerate() {
+            match run(&mut torch_command(variant), shape, variant) {
+                Ok(new) => figures[own.len() + i].push(new),
+                Err(reason) => println!("PyTorch {variant} does not run: {reason:#}"),
+            }
+        }
+    }
+    let medians: Vec<Option<Figures>> = figures.iter().map(|rounds| median(rounds)).collect();
+    println!("{name}, V={V}, H={H}: forward + backward");
+    let base = medians[0].context("no figures")?;
+    let sides = own.iter().map(|v| format!("epo {v}")).chain(torch.iter().map(|v| format!("PyTorch {v}")));
+    for (side, [wall, cpu, memory]) in sides.zip(&medians).filter_map(|(side, m)| Some((side, (*m)?))) {
+        let times = [wall / base[0], cpu / base[1]];
+        println!(
+            "  {side:20} wall {wall:8.0} ms ({:6.2} x), CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
+            times[0], times[1]
+        );
+    }
+    Ok(())
+}
+
+fn torch_command(variant: &str) -> Command {
+    let mut command = Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kernels_torch.py"));
+    if variant.ends_with("-kept") {
+        command.env("MALLOC_MMAP_THRESHOLD_", "17179869184").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
+    }
+    command
+}
+
+/// The three figures that a process prints on its last line.
+fn run(command: &mut Command, shape: &[&str], variant: &str) -> Result<Figures> {
+    let output = command.args(shape).arg(variant).stderr(std::process::Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().last().unwrap_or_default();
+    let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(output.status.success() && figures.len() == 3, "it answers {line:?}");
+    Ok([figures[0], figures[1], figures[2]])
+}
+
+fn median(rounds: &[Figures]) -> Option<Figures> {
+    let middle = |which: usize| {
+        let mut values: Vec<f64> = rounds.iter().map(|figures| figures[which]).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    Some([middle(0)?, middle(1)?, middle(2)?])
+}
+
+/// One case of ours, in this process: prints the median of three runs after one.
+fn case(arguments: &[String]) -> Result<()> {
+    let [group, tokens, dtype, variant] = arguments else {
+        anyhow::bail!("--case GROUP TOKENS TYPE VARIANT")
+    };
+    let (tokens, dtype) = (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
+    match group.as_str() {
+        "logits" => logits(tokens, dtype, variant),
+        _ => linear(tokens, variant),
+    }
+}
+
+fn measure(mut run: impl FnMut() -> Result<()>) -> Result<()> {
+    let base = memory("VmRSS");
+    let mut figures = Vec::new();
+    for i in 0..4 {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        run()?;
+        if i > 0 {
+            figures.push([start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3, 0.0]);
+        }
+    }
+    let [wall, cpu, _] = median(&figures).context("no run")?;
+    println!("{wall} {cpu} {}", memory("VmHWM") - base);
+    Ok(())
+}
+
+fn ids(tokens: usize) -> Result<Tensor> {
+    Ok(Tensor::from_vec((0..tokens).map(|i| (i * 7919 % V) as u32).collect(), tokens, &Device::Cpu)?)
+}
+
+/// Numbers of variance 1/3 · `scale`², made a row at a time.
+fn numbers(rows: usize, columns: usize, scale: f32, dtype: DType) -> Result<Tensor> {
+    let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) as f32 / 2f32.powi(31) - 1.0) * scale;
+    let values: Vec<f32> = (0..rows * columns).into_par_iter().map(value).collect();
+    Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?.to_dtype(dtype)?)
+}
+
+fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
+    if variant == "copy" {
+        return copy(tokens);
+    }
+    let (ids, options) = (ids(tokens)?, ScoreOptions::default());
+    let z = Var::from_tensor(&numbers(tokens, V, 4.0, dtype)?)?;
+    let (g, h) =
+        (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);
+    measure(|| {
+        if variant == "graph" {
+            let (p, e) = logprob_entropy(&z, &ids, 1.0)?;
+            ((p * &g)? + (e * &h)?)?.sum_all()?.backward()?;
+            return Ok(());
+        }
+        let scores = evaluate(&z, &ids, &options)?;
+        match variant {
+            // The next run scores the gradient of this one: other numbers, the same work.
+            "in-place" => Ok(scores.gradient_in_place(&z, &g, &h)?),
+            _ => Ok(scores.gradient(&z, &g, &h).map(drop)?),
+        }
+    })
+}
+
+/// Six bytes a logit read, and six written.
+fn copy(tokens: usize) -> Result<()> {
+    let from = vec![1f32; tokens * V * 3 / 2];
+    let mut to = vec![2f32; from.len()];
+    measure(|| {
+        to.par_chunks_mut(1 << 16)
+            .zip(from.par_chunks(1 << 16))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(())
+    })
+}
+
+fn linear(tokens: usize, variant: &str) -> Result<()> {
+    let (x, w) = (numbers(tokens, H, 1.7, DType::F32)?, numbers(V, H, 0.1, DType::F32)?);
+    let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
+    let (g, h) =
+        (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);
+    let (x_var, w_var) = match variant {
+        "three" => (Some(Var::from_tensor(&x)?), Some(Var::from_tensor(&w)?)),
+        _ => (None, None),
+    };
+    measure(|| match (variant, &x_var, &w_var) {
+        ("three", Some(x), Some(w)) => {
+            let loss = |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
+            linear_token_loss(x, &LmHead::new(w), &ids, &options, loss)?.loss.backward()?;
+            Ok(())
+        }
+        ("products", ..) => {
+            let z = x.matmul(&w.t()?)?;
+            drop(z);
+            let z = x.matmul(&w.t()?)?;
+            let (dx, dw) = (z.matmul(&w)?, z.t()?.matmul(&x)?);
+            drop((dx, dw));
+            Ok(())
+        }
+        _ => Ok(evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h).map(drop)?),
+    })
+}
+
+/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// MB under `field` of this process's status (Linux; 0 elsewhere).
+fn memory(field: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
