@@ -17,7 +17,7 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::logprob_entropy;
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
-use epo::train::optim::{clip_global_norm, AdamW, AdamWConfig};
+use epo::train::optim::{AdamW, AdamWConfig};
 
 const BATCH: usize = 8;
 const LENGTH: usize = 512;
@@ -98,9 +98,7 @@ fn own_side(weights: &Path) -> Result<()> {
         let (log_probs, entropies) = logprob_entropy(&logits, &targets, 1.0)?;
         drop(logits);
         let loss = (log_probs + (entropies * 0.1)?)?.mean_all()?.neg()?;
-        let mut gradients = Gradients::of(&loss, &parameters)?;
-        clip_global_norm(&mut gradients, 1.0)?;
-        optimizer.step(&parameters, &gradients, 1e-3)?;
+        optimizer.step_clipped(&parameters, &Gradients::of(&loss, &parameters)?, 1e-3, 1.0)?;
         println!("{}", loss.to_scalar::<f32>()?);
     }
     Ok(())
