@@ -25,6 +25,34 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.broadcast_div(&scale)?.broadcast_mul(weight)
 }
 
+/// x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, W `[o, i]`, b `[o]`, A `[r, i]`, B `[o, r]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear_lora(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<Tensor> {
+    linear(x, weight, bias)? + (linear(&linear(x, a, None)?, b, None)? * scale)?
+}
+
+/// The norm of r + x and r + x itself, for r and x `[n, h]`, w `[h]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm_residual(
+    residual: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let sum = (residual + x)?;
+    Ok((rms_norm(&sum, weight, eps)?, sum))
+}
+
 /// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin).
 ///
 /// # Errors
@@ -46,6 +74,14 @@ pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> 
 /// Shapes that do not fit.
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     linear(x, gate, None)?.silu()? * linear(x, up, None)?
+}
+
+/// r + (silu(x W_gᵀ) ∘ (x W_uᵀ)) W_dᵀ for r `[n, h]`, x `[n, i]`, W_g and W_u `[f, i]`, W_d `[h, f]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn feed_forward(residual: &Tensor, x: &Tensor, [gate, up, down]: [&Tensor; 3]) -> Result<Tensor> {
+    residual + linear(&swiglu(x, gate, up)?, down, None)?
 }
 
 /// Causal grouped-query attention over packed sequences: q `[n, heads·d]`, k and v `[n, kv_heads·d]`.

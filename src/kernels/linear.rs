@@ -198,7 +198,8 @@ fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(db, o, grad.device())
 }
 
-fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
+/// `f` where its result is needed.
+pub(super) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
     if needed {
         f().map(Some)
     } else {

@@ -6,44 +6,57 @@
 //!
 //! | function | value |
 //! |---|---|
+//! | [`embedding`] | rows of a table |
 //! | [`linear`], [`linear_residual`] | x Wᵀ + b, r + x Wᵀ |
-//! | [`rms_norm`] | x / √(mean x² + ε) · w |
+//! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
+//! | [`rms_norm`], [`rms_norm_residual`] | x / √(mean x² + ε) · w, the same of r + x beside r + x |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
-//! | [`swiglu`] | silu(x W_gᵀ) ∘ (x W_uᵀ) |
+//! | [`swiglu`], [`feed_forward`] | silu(x W_gᵀ) ∘ (x W_uᵀ), r + the same · W_dᵀ |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
 mod attention;
 mod buffer;
 pub mod composed;
+mod embedding;
+mod feed_forward;
 mod head;
 mod inference;
 mod linear;
 mod linear_logprob_entropy;
 mod linear_token_loss;
 mod logprob_entropy;
+mod lora;
 mod matmul;
+mod optimizer;
 mod real;
 pub mod reference;
 mod rms_norm;
+mod rms_norm_residual;
 mod rope;
 mod rows;
 mod support;
 mod swiglu;
 
 pub use attention::{attention, AttentionShape};
+pub use embedding::embedding;
+pub use feed_forward::feed_forward;
 pub use linear::{linear, linear_residual};
 pub use linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
 pub use linear_token_loss::{linear_token_loss, TokenLoss, TokenLosses};
 pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation, ScoreOptions};
+pub use lora::linear_lora;
 pub use rms_norm::rms_norm;
+pub use rms_norm_residual::rms_norm_residual;
 pub use rope::{rope, RopeTable};
 pub use support::{RowSupport, Support};
 pub use swiglu::swiglu;
 
+pub(crate) use embedding::{collecting_rows, RowGradient};
 pub(crate) use inference::{attend, linear_into, norm_rows, swiglu_rows};
+pub(crate) use optimizer::{adamw, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;
 pub(crate) use rows::{probabilities, row_statistics};
 

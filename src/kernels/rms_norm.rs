@@ -1,10 +1,11 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
 use super::composed;
-use super::linear::sum_over_rows;
+use super::linear::{sum_over_rows, when};
 use super::real::{on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use std::sync::{Arc, Mutex};
 
 /// y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
 ///
@@ -20,11 +21,19 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if weight.dims() != [h] {
         candle_core::bail!("rms_norm: x {:?}, weight {:?}", x.shape(), weight.shape());
     }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
+    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps, ready: None })
 }
 
-struct RmsNorm {
-    eps: f64,
+pub(super) struct RmsNorm {
+    pub(super) eps: f64,
+    /// The output, where it has been computed together with the input.
+    pub(super) ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
+}
+
+impl RmsNorm {
+    fn take_ready(&self) -> Option<CpuStorage> {
+        self.ready.as_ref()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
 }
 
 #[inline(always)]
@@ -68,24 +77,34 @@ vectorised! {
     }
 }
 
-fn backward<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
-    let eps = T::from_f64(eps);
     let mut dx = vec![T::from_f64(0.0); n * h];
-    let dw = with_slice::<T, _>(x, |x| {
+    with_slice::<T, _>(x, |x| {
         with_slice::<T, _>(weight, |w| {
             with_slice::<T, _>(grad, |g| {
                 let rows = dx.par_chunks_mut(h).zip(x.par_chunks(h)).zip(g.par_chunks(h)).with_min_len(32);
-                rows.for_each(|((dx, x), g)| backward_row(x, w, g, eps, dx));
-                Ok(sum_over_rows(n, h, |rows, acc: &mut [T]| {
-                    for i in rows {
-                        add_weight_gradient(&x[i * h..(i + 1) * h], &g[i * h..(i + 1) * h], eps, acc);
-                    }
-                }))
+                rows.for_each(|((dx, x), g)| backward_row(x, w, g, T::from_f64(eps), dx));
+                Ok(())
             })
         })
     })?;
-    Ok((Tensor::from_vec(dx, (n, h), x.device())?, Tensor::from_vec(dw, h, x.device())?))
+    Tensor::from_vec(dx, (n, h), x.device())
+}
+
+fn weight_gradient<T: Real>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
+    let (n, h) = x.dims2()?;
+    let dw = with_slice::<T, _>(x, |x| {
+        with_slice::<T, _>(grad, |g| {
+            Ok(sum_over_rows(n, h, |rows, acc: &mut [T]| {
+                let rows = rows.start * h..rows.end * h;
+                for (x, g) in x[rows.clone()].chunks_exact(h).zip(g[rows].chunks_exact(h)) {
+                    add_weight_gradient(x, g, T::from_f64(eps), acc);
+                }
+            }))
+        })
+    })?;
+    Tensor::from_vec(dw, h, x.device())
 }
 
 fn forward<T: Real>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
@@ -108,6 +127,9 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        if let Some(y) = self.take_ready() {
+            return Ok((y, lx.shape().clone()));
+        }
         let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
             Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
         })?;
@@ -122,7 +144,9 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dx, dw) = with_real!(grad.dtype(), "rms_norm", T => backward::<T>(x, w, &grad, self.eps))?;
-        Ok((Some(dx), w.track_op().then_some(dw)))
+        with_real!(grad.dtype(), "rms_norm", T => Ok((
+            when(x.track_op(), || input_gradient::<T>(x, w, &grad, self.eps))?,
+            when(w.track_op(), || weight_gradient::<T>(x, &grad, self.eps))?,
+        )))
     }
 }

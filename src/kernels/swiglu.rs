@@ -35,7 +35,7 @@ struct SwiGlu {
 const CHUNK: usize = 1 << 14;
 
 #[inline(always)]
-fn sigmoid<T: Real>(x: T) -> T {
+pub(super) fn sigmoid<T: Real>(x: T) -> T {
     let one = T::from_f64(1.0);
     one / (one + (T::from_f64(0.0) - x).exp::<false>())
 }

@@ -58,7 +58,11 @@ pub(super) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
 
 /// Value and gradients of `op` equal `twin`'s in f64, and in f32 up to its rounding.
 fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
-    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
+    check_twin_within(op, twin, inputs, 2e-5);
+}
+
+fn check_twin_within(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor], single: f64) {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, single)] {
         let inputs: Vec<Tensor> = inputs.iter().map(|t| t.to_dtype(dtype).unwrap()).collect();
         let gap = max_gap(&op(&inputs).unwrap(), &twin(&inputs).unwrap());
         assert!(gap < tolerance, "{dtype:?} value differs by {gap}");
@@ -116,6 +120,118 @@ fn linear_residual_has_its_gradient() {
     let twin: Op = &|t| &t[0] + composed::linear(&t[1], &t[2], None)?;
     check_gradients(op, &[random(&[5, 4], 1), random(&[5, 3], 2), random(&[4, 3], 3)], 1e-8);
     check_twin(op, twin, &[random(&[150, 70], 1), random(&[150, 33], 2), random(&[70, 33], 3)]);
+}
+
+#[test]
+fn feed_forward_has_its_gradient() {
+    let op: Op = &|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]);
+    let twin: Op = &|t| composed::feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]);
+    let inputs = |n: usize, i: usize, f: usize, h: usize| {
+        let gate = (random(&[f, i], 3) * 2.0).unwrap();
+        [
+            random(&[n, h], 1),
+            random(&[n, i], 2),
+            gate,
+            random(&[f, i], 4),
+            (random(&[h, f], 5) * 0.3).unwrap(),
+        ]
+    };
+    check_gradients(op, &inputs(3, 5, 7, 4), 1e-8);
+    // Longer than one block of rows, and not a multiple of it; the weights' sums over 600 rows are of size 20.
+    check_twin_within(op, twin, &inputs(600, 9, 33, 9), 2e-4);
+}
+
+#[test]
+fn linear_lora_has_its_gradient() {
+    let (w, bias) = (random(&[4, 5], 7), random(&[4], 8));
+    let op: Op = &|t| {
+        let frozen = |x: &Tensor| x.to_dtype(t[0].dtype());
+        linear_lora(&t[0], &frozen(&w)?, Some(&frozen(&bias)?), (&t[1], &t[2]), 0.7)
+    };
+    let twin: Op = &|t| {
+        let frozen = |x: &Tensor| x.to_dtype(t[0].dtype());
+        composed::linear_lora(&t[0], &frozen(&w)?, Some(&frozen(&bias)?), (&t[1], &t[2]), 0.7)
+    };
+    check_gradients(op, &[random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)], 1e-8);
+    check_twin(op, twin, &[random(&[70, 5], 1), random(&[3, 5], 2), random(&[4, 3], 3)]);
+    // The definition: one matrix W + s B A.
+    let [x, a, b] = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
+    let merged = (&w + (b.matmul(&a).unwrap() * 0.7).unwrap()).unwrap();
+    let want = linear(&x, &merged, Some(&bias)).unwrap();
+    assert!(max_gap(&linear_lora(&x, &w, Some(&bias), (&a, &b), 0.7).unwrap(), &want) < 1e-12);
+}
+
+#[test]
+fn rms_norm_residual_has_its_gradient_through_both_outputs() {
+    let join = |(a, b): (Tensor, Tensor)| Tensor::cat(&[a, b], 0);
+    let op: Op = &|t| join(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
+    let twin: Op = &|t| join(composed::rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
+    check_gradients(op, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
+    check_twin(op, twin, &[random(&[130, 37], 1), random(&[130, 37], 2), random(&[37], 3)]);
+    // Each output alone.
+    let norm: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?.0);
+    check_gradients(norm, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
+    let sum: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &random(&[10], 3), 1e-3)?.1);
+    check_gradients(sum, &[random(&[3, 10], 1), random(&[3, 10], 2)], 1e-8);
+}
+
+#[test]
+fn embedding_has_its_gradient() {
+    let ids: Arc<[u32]> = vec![3, 0, 3, 6, 3].into();
+    let op: Op = &|t| embedding(&t[0], &ids);
+    let twin: Op = &|t| t[0].index_select(&Tensor::new(&ids[..], &Device::Cpu)?, 0);
+    check_gradients(op, &[random(&[7, 4], 1)], 1e-8);
+    check_twin(op, twin, &[random(&[7, 4], 2)]);
+    assert!(embedding(&random(&[6, 4], 1), &ids).unwrap_err().to_string().contains("ids[3] = 6"));
+}
+
+#[test]
+fn collected_rows_are_the_dense_gradient() {
+    let ids: Arc<[u32]> = vec![3, 0, 3].into();
+    let table = Var::from_tensor(&random(&[7, 4], 1)).unwrap();
+    let loss = loss(&|t| embedding(&t[0], &ids), &[table.as_tensor().clone()]);
+    let dense = loss.backward().unwrap().remove(&table).unwrap();
+    let (store, rows) = collecting_rows(|| loss.backward());
+    assert!(store.unwrap().get(&table).is_none() && rows.len() == 1 && rows[0].table == table.id());
+    assert_eq!(max_gap(&rows[0].add_to(dense.zeros_like().unwrap()).unwrap(), &dense), 0.0);
+    // In place, onto what is there; and nothing is collected once the call is over.
+    let twice = rows[0].add_to(dense.copy().unwrap()).unwrap();
+    assert_eq!(max_gap(&twice, &(&dense * 2.0).unwrap()), 0.0);
+    assert!(loss.backward().unwrap().get(&table).is_some());
+}
+
+/// Gradients of the inputs for which `trainable` holds; the others are frozen and must have none.
+fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
+    let all = gradients(op, inputs);
+    for pattern in 1..1u32 << inputs.len() {
+        let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+        let trained = |i: usize| pattern >> i & 1 == 1;
+        let tensor =
+            |(i, v): (usize, &Var)| if trained(i) { v.as_tensor().clone() } else { v.as_detached_tensor() };
+        let tensors: Vec<Tensor> = vars.iter().enumerate().map(tensor).collect();
+        let store = loss(op, &tensors).backward().unwrap();
+        for (i, (tensor, want)) in tensors.iter().zip(&all).enumerate() {
+            let got = store.get(tensor);
+            assert_eq!(got.is_some(), trained(i), "input {i} of pattern {pattern:b}");
+            assert!(got.is_none_or(|got| max_gap(got, want) == 0.0), "input {i} of pattern {pattern:b}");
+        }
+    }
+}
+
+#[test]
+fn frozen_inputs_get_no_gradient_and_change_no_other() {
+    let ff =
+        [random(&[3, 4], 1), random(&[3, 5], 2), random(&[7, 5], 3), random(&[7, 5], 4), random(&[4, 7], 5)];
+    check_frozen(&|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]), &ff);
+    let w = random(&[4, 5], 7);
+    let lora = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
+    check_frozen(&|t| linear_lora(&t[0], &w, None, (&t[1], &t[2]), 0.7), &lora);
+    check_frozen(&|t| rms_norm(&t[0], &t[1], 1e-3), &[random(&[3, 10], 1), random(&[10], 2)]);
+    let both: Op = &|t| {
+        let (norm, sum) = rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?;
+        Tensor::cat(&[norm, sum], 0)
+    };
+    check_frozen(both, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)]);
 }
 
 #[test]
@@ -270,6 +386,13 @@ fn shapes_are_checked() {
     assert!(linear_residual(&t(&[2, 3]), &t(&[2, 3]), &t(&[4, 3])).is_err());
     assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
     assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
+    assert!(rms_norm_residual(&t(&[2, 3]), &t(&[3, 3]), &t(&[3]), 1e-6).is_err());
+    assert!(feed_forward(&t(&[2, 3]), &t(&[2, 3]), [&t(&[4, 3]), &t(&[4, 3]), &t(&[4, 3])]).is_err());
+    assert!(feed_forward(&t(&[3, 3]), &t(&[2, 3]), [&t(&[4, 3]), &t(&[4, 3]), &t(&[3, 4])]).is_err());
+    assert!(linear_lora(&t(&[2, 3]), &t(&[4, 3]), None, (&t(&[2, 3]), &t(&[4, 1])), 1.0).is_err());
+    let trained = Var::zeros((4, 3), DType::F32, &Device::Cpu).unwrap();
+    let error = linear_lora(&t(&[2, 3]), &trained, None, (&t(&[2, 3]), &t(&[4, 2])), 1.0).unwrap_err();
+    assert!(error.to_string().contains("frozen"));
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 2, lengths: vec![2, 1] };
     assert!(attention(&t(&[3, 4]), &t(&[3, 2]), &t(&[3, 2]), &shape).is_ok());
     assert!(attention(&t(&[4, 4]), &t(&[4, 2]), &t(&[4, 2]), &shape).is_err());

@@ -5,7 +5,8 @@
 
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{attention, linear, linear_residual, rms_norm, rope, swiglu, AttentionShape, RopeTable};
+use crate::kernels::{attention, embedding, feed_forward, linear, linear_residual, rms_norm, rope};
+use crate::kernels::{AttentionShape, RopeTable};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -96,9 +97,7 @@ impl Decoder {
         for (i, row) in rows.iter().enumerate() {
             self.check_row(i, row)?;
         }
-        let ids =
-            Tensor::from_vec(rows.concat(), rows.iter().map(|r| r.len()).sum::<usize>(), self.device())?;
-        self.forward_ids(&ids, rows.iter().map(|r| r.len()).collect())
+        self.forward_ids(&rows.concat().into(), rows.iter().map(|r| r.len()).collect())
     }
 
     /// Hidden states after the final norm `[b, t, h]` of right-padded `ids` `[b, t]` (u32) with `lengths` `[b]`.
@@ -141,7 +140,7 @@ impl Decoder {
         Ok(linear(hidden, &self.head, None)?)
     }
 
-    fn forward_ids(&self, ids: &Tensor, lengths: Vec<usize>) -> Result<Tensor> {
+    fn forward_ids(&self, ids: &Arc<[u32]>, lengths: Vec<usize>) -> Result<Tensor> {
         let rows = Rows {
             positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
             attention: AttentionShape {
@@ -151,7 +150,7 @@ impl Decoder {
                 lengths,
             },
         };
-        let mut x = self.embedding.index_select(ids, 0)?;
+        let mut x = embedding(&self.embedding, ids)?;
         for block in &self.blocks {
             x = block.forward(&x, &rows, &self.rope, self.config.rms_norm_eps)?;
         }
@@ -212,7 +211,7 @@ impl Block {
         let (q, k) = (rope(&q?, table, &rows.positions)?, rope(&k?, table, &rows.positions)?);
         let mixed = attention(&q, &k, &v?, &rows.attention)?;
         let x = linear_residual(x, &mixed, &self.o)?;
-        let gated = swiglu(&rms_norm(&x, &self.post_norm, eps)?, &self.gate, &self.up)?;
-        Ok(linear_residual(&x, &gated, &self.down)?)
+        let normed = rms_norm(&x, &self.post_norm, eps)?;
+        Ok(feed_forward(&x, &normed, [&self.gate, &self.up, &self.down])?)
     }
 }

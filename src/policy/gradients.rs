@@ -1,9 +1,10 @@
 //! Gradients under the names of their parameters.
 
 use super::parameters::Parameters;
+use crate::kernels::{collecting_rows, sum_of_squares, RowGradient};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use std::collections::BTreeMap;
 
 /// Gradients of the trainable parameters, by name.
@@ -21,7 +22,27 @@ impl Gradients {
     /// # Errors
     /// A failed backward pass.
     pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
-        Ok(Self::take(&mut loss.backward()?, parameters))
+        Self::sum([MicroGradients::of(loss, parameters)?], parameters)
+    }
+
+    /// The sum over micro-batches, in their order: first what is dense, then the embedding rows.
+    ///
+    /// # Errors
+    /// Shapes that differ, or gradients of other parameters.
+    pub fn sum(parts: impl IntoIterator<Item = MicroGradients>, parameters: &Parameters) -> Result<Self> {
+        let (mut sum, mut rows) = (Self::default(), Vec::new());
+        for part in parts {
+            sum.add(part.dense)?;
+            rows.extend(part.rows);
+        }
+        for (name, gradient) in rows {
+            let dense = match sum.entries.remove(&name) {
+                Some(dense) => dense,
+                None => parameters.get(&name)?.zeros_like()?,
+            };
+            sum.entries.insert(name, gradient.add_to(dense)?);
+        }
+        Ok(sum)
     }
 
     /// Moves the gradients of the trainable parameters out of a store.
@@ -82,11 +103,11 @@ impl Gradients {
         Ok(total.sqrt())
     }
 
-    /// Requires a finite gradient for every trainable parameter.
+    /// Requires a finite gradient for every trainable parameter; returns [`Gradients::global_norm`].
     ///
     /// # Errors
     /// The first parameter whose gradient is missing, of another shape or not finite.
-    pub fn check(&self, parameters: &Parameters) -> Result<()> {
+    pub fn check(&self, parameters: &Parameters) -> Result<f64> {
         for (name, var) in parameters.trainable() {
             let Some(grad) = self.get(name) else {
                 return Err(Error::setting(
@@ -100,11 +121,31 @@ impl Gradients {
                 return Err(Error::setting(name, format!("gradient of shape {:?}", grad.dims()), reason));
             }
         }
-        self.global_norm().map(|_| ())
+        self.global_norm()
     }
 }
 
-fn sum_of_squares(grad: &Tensor) -> Result<f64> {
-    let values = grad.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    Ok(values.iter().map(|x| x * x).sum())
+/// Gradients of one micro-batch: those of looked-up embedding rows stay rows, so that a micro-batch of few tokens makes
+/// no `[v, h]` tensor for them.
+///
+/// On a thread of the rayon pool they are dense all the same.
+pub struct MicroGradients {
+    dense: Gradients,
+    rows: Vec<(String, RowGradient)>,
+}
+
+impl MicroGradients {
+    /// ∂`loss`/∂parameter of every trainable parameter that `loss` depends on.
+    ///
+    /// # Errors
+    /// A failed backward pass.
+    pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
+        let (store, rows) = collecting_rows(|| loss.backward());
+        let name_of = |rows: &RowGradient| {
+            let mut trainable = parameters.trainable();
+            trainable.find(|(_, var)| var.id() == rows.table).map(|(name, _)| name.to_owned())
+        };
+        let rows = rows.into_iter().filter_map(|rows| Some((name_of(&rows)?, rows))).collect();
+        Ok(Self { dense: Gradients::take(&mut store?, parameters), rows })
+    }
 }

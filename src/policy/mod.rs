@@ -43,7 +43,7 @@ pub use cache::KvCache;
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
 pub use generate::{Finish, Generated, Request, SamplingParams};
-pub use gradients::Gradients;
+pub use gradients::{Gradients, MicroGradients};
 pub use parameters::Parameters;
 #[cfg(feature = "text")]
 #[cfg_attr(docsrs, doc(cfg(feature = "text")))]

@@ -7,12 +7,12 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::optim::{clip_global_norm, AdamW, AdamWConfig};
+use super::optim::{AdamW, AdamWConfig};
 use super::{Checkpoint, CheckpointWriter, UpdateConfig};
 use crate::entropy::EntropyControl;
 use crate::kernels::logprob_entropy;
 use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, TokenBatch};
-use crate::policy::{Decoder, DecoderConfig, Gradients, Parameters};
+use crate::policy::{Decoder, DecoderConfig, Gradients, MicroGradients, Parameters};
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row};
 use crate::{Error, Result};
@@ -173,9 +173,8 @@ impl Learner {
             let others = observed.select(members)?.aggregate(&nll_br)?;
             Ok(LossOutput { loss: (loss + (others * observation_weight)?)?, metrics })
         };
-        let (mut gradients, metrics) = self.accumulate(&rows, config, &imitated, &loss)?;
-        clip_global_norm(&mut gradients, config.max_grad_norm)?;
-        self.optimizer.step(&self.parameters, &gradients, lr)?;
+        let (gradients, metrics) = self.accumulate(&rows, config, &imitated, &loss)?;
+        self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
         Ok(metrics.get("loss").unwrap_or(f64::NAN))
     }
 
@@ -218,31 +217,30 @@ impl Learner {
     ) -> Result<Metrics> {
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let whole = self.whole(&rows, config)?;
-        let (mut gradients, mut metrics) =
-            self.accumulate(&rows, config, &whole, &|micro, batch, members| {
-                let (log_probs_br, entropies_br) = self.token_terms(micro)?;
-                let of_members = |values: &[Vec<f32>]| {
-                    micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
-                };
-                let advantages_br = of_members(data.advantages)?;
-                let reference_br = data.reference.map(of_members).transpose()?;
-                let inputs = LossInputs {
-                    log_probs_bt: &log_probs_br,
-                    old_log_probs_bt: &micro.old_log_probs_br,
-                    ref_log_probs_bt: reference_br.as_ref(),
-                    advantages_bt: &advantages_br,
-                    batch,
-                };
-                let mut output = policy_loss(&inputs, &config.policy)?;
-                output = output.plus(entropy.term(&entropies_br, batch)?)?;
-                if first {
-                    output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
-                }
-                output.metrics.add("loss", to_f64(&output.loss)?);
-                Ok(output)
-            })?;
-        metrics.add("grad_norm", clip_global_norm(&mut gradients, config.max_grad_norm)?);
-        self.optimizer.step(&self.parameters, &gradients, lr)?;
+        let (gradients, mut metrics) = self.accumulate(&rows, config, &whole, &|micro, batch, members| {
+            let (log_probs_br, entropies_br) = self.token_terms(micro)?;
+            let of_members = |values: &[Vec<f32>]| {
+                micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
+            };
+            let advantages_br = of_members(data.advantages)?;
+            let reference_br = data.reference.map(of_members).transpose()?;
+            let inputs = LossInputs {
+                log_probs_bt: &log_probs_br,
+                old_log_probs_bt: &micro.old_log_probs_br,
+                ref_log_probs_bt: reference_br.as_ref(),
+                advantages_bt: &advantages_br,
+                batch,
+            };
+            let mut output = policy_loss(&inputs, &config.policy)?;
+            output = output.plus(entropy.term(&entropies_br, batch)?)?;
+            if first {
+                output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
+            }
+            output.metrics.add("loss", to_f64(&output.loss)?);
+            Ok(output)
+        })?;
+        let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
+        metrics.add("grad_norm", norm);
         Ok(metrics)
     }
 
@@ -282,23 +280,20 @@ impl Learner {
     ) -> Result<(Gradients, Metrics)> {
         let plan = micro_batches(rows, config.micro_batch_tokens);
         let width = widest(rows);
-        let one = |members: &Vec<usize>| -> Result<(Gradients, Metrics)> {
+        let one = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
             let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
             let micro = MicroBatch::new(&chosen, width, self.decoder.device())?;
             let output = loss(&micro, &whole.select(members)?, members)?;
-            Ok((Gradients::of(&output.loss, &self.parameters)?, output.metrics))
+            Ok((MicroGradients::of(&output.loss, &self.parameters)?, output.metrics))
         };
-        let mut parts = over_threads(&plan, &one).into_iter();
-        let Some(first) = parts.next() else {
+        if plan.is_empty() {
             return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
-        };
-        let (mut gradients, mut metrics) = first?;
-        for part in parts {
-            let (more, numbers) = part?;
-            gradients.add(more)?;
-            metrics.merge(&numbers);
         }
-        Ok((gradients, metrics))
+        let parts = over_threads(&plan, &one).into_iter().collect::<Result<Vec<_>>>()?;
+        let (gradients, all): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut metrics = Metrics::new();
+        all.iter().for_each(|numbers| metrics.merge(numbers));
+        Ok((Gradients::sum(gradients, &self.parameters)?, metrics))
     }
 }
 

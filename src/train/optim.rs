@@ -1,6 +1,6 @@
 //! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
 
-use crate::kernels::with_slice;
+use crate::kernels::{adamw, with_slice, AdamWStep};
 use crate::policy::{load_tensors, save_tensors, Gradients, Parameters};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
@@ -8,23 +8,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-
-/// Scales `gradients` so that their global L2 norm is at most `max_norm`; returns the norm before.
-///
-/// g ← g · min(1, max_norm / ‖g‖), ‖g‖ over all parameters together (Pascanu et al. 2013).
-///
-/// # Errors
-/// `max_norm` that is not positive, and a gradient that is not finite, by its parameter's name.
-pub fn clip_global_norm(gradients: &mut Gradients, max_norm: f64) -> Result<f64> {
-    if max_norm.is_nan() || max_norm <= 0.0 {
-        return Err(Error::setting("max_norm", max_norm, "must be positive"));
-    }
-    let norm = gradients.global_norm()?;
-    if norm > max_norm {
-        gradients.scale(max_norm / norm)?;
-    }
-    Ok(norm)
-}
 
 /// Hyper-parameters of [`AdamW`]; the learning rate is given to every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,17 +78,6 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-/// The numbers of one step for one parameter.
-#[derive(Clone, Copy)]
-struct Coefficients {
-    beta1: f32,
-    beta2: f32,
-    keep: f32,
-    rate: f32,
-    root_scale: f32,
-    eps: f32,
-}
-
 impl AdamW {
     /// An optimiser without history.
     ///
@@ -132,30 +104,50 @@ impl AdamW {
     /// A trainable parameter whose gradient is missing, of another shape or not finite, by name, or a learning
     /// rate that is negative or not finite; nothing is updated then.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, lr: f64) -> Result<()> {
+        self.step_clipped(parameters, gradients, lr, f64::INFINITY).map(|_| ())
+    }
+
+    /// The update with g · min(1, max_norm / ‖g‖) in place of g, ‖g‖ over all parameters together (Pascanu et al.
+    /// 2013); returns ‖g‖. The factor is applied as the gradients are read, in no pass of its own.
+    ///
+    /// # Errors
+    /// As [`AdamW::step`], and a `max_norm` that is not positive.
+    pub fn step_clipped(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        lr: f64,
+        max_norm: f64,
+    ) -> Result<f64> {
         if !(lr >= 0.0 && lr.is_finite()) {
             return Err(Error::setting("lr", lr, "must be finite and not negative"));
         }
-        gradients.check(parameters)?;
+        if max_norm.is_nan() || max_norm <= 0.0 {
+            return Err(Error::setting("max_norm", max_norm, "must be positive"));
+        }
+        let norm = gradients.check(parameters)?;
+        let scale = if norm > max_norm { max_norm / norm } else { 1.0 };
         self.step += 1;
         for (name, var) in parameters.trainable() {
             let Some(grad) = gradients.get(name) else { continue };
-            let coefficients = self.coefficients(name, lr);
+            let numbers = self.numbers(name, lr, scale);
             let moments = self.moments.entry(name.to_owned()).or_insert_with(|| Moments::zero(var));
-            with_slice::<f32, _>(grad, |g| moments.update(var, g, coefficients))?;
+            with_slice::<f32, _>(grad, |g| moments.update(var, g, numbers))?;
         }
-        Ok(())
+        Ok(norm)
     }
 
-    fn coefficients(&self, name: &str, lr: f64) -> Coefficients {
+    fn numbers(&self, name: &str, lr: f64, scale: f64) -> AdamWStep {
         let c = &self.config;
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
-        Coefficients {
-            beta1: c.beta1 as f32,
-            beta2: c.beta2 as f32,
-            keep: (1.0 - lr * c.decay_of(name)) as f32,
-            rate: (lr / correction(c.beta1)) as f32,
-            root_scale: (1.0 / correction(c.beta2).sqrt()) as f32,
-            eps: c.eps as f32,
+        AdamWStep {
+            scale,
+            beta1: c.beta1,
+            beta2: c.beta2,
+            keep: 1.0 - lr * c.decay_of(name),
+            rate: lr / correction(c.beta1),
+            root_scale: 1.0 / correction(c.beta2).sqrt(),
+            eps: c.eps,
         }
     }
 
@@ -223,13 +215,13 @@ impl Moments {
     }
 
     /// In place for an f32 variable on the CPU, else through an f32 copy on the host.
-    fn update(&mut self, var: &Var, grad: &[f32], c: Coefficients) -> candle_core::Result<()> {
+    fn update(&mut self, var: &Var, grad: &[f32], numbers: AdamWStep) -> candle_core::Result<()> {
         let (m, v) = (&mut self.first, &mut self.second);
         if var.device().is_cpu() && var.dtype() == DType::F32 {
-            return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), c });
+            return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), numbers });
         }
         let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
-        update_slice(&mut values, grad, m, v, c);
+        adamw(&mut values, grad, m, v, numbers);
         var.set(
             &Tensor::from_vec(values, var.shape(), &Device::Cpu)?
                 .to_dtype(var.dtype())?
@@ -238,19 +230,11 @@ impl Moments {
     }
 }
 
-fn update_slice(values: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients) {
-    for (((x, &g), m), v) in values.iter_mut().zip(grad).zip(m).zip(v) {
-        *m = c.beta1 * *m + (1.0 - c.beta1) * g;
-        *v = c.beta2 * *v + (1.0 - c.beta2) * (g * g);
-        *x = *x * c.keep - c.rate * (*m / (v.sqrt() * c.root_scale + c.eps));
-    }
-}
-
 /// The update as an in-place operation on a variable's storage.
 struct Update<'a> {
     grad: &'a [f32],
     moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
-    c: Coefficients,
+    numbers: AdamWStep,
 }
 
 impl InplaceOp1 for Update<'_> {
@@ -264,7 +248,7 @@ impl InplaceOp1 for Update<'_> {
         };
         let mut moments = self.moments.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (m, v) = &mut *moments;
-        update_slice(&mut data[start..end], self.grad, m, v, self.c);
+        adamw(&mut data[start..end], self.grad, m, v, self.numbers);
         Ok(())
     }
 }
@@ -392,20 +376,28 @@ mod tests {
     }
 
     #[test]
-    fn clipping_bounds_the_global_norm_and_keeps_the_direction() {
-        let p = parameters(DType::F64);
-        let mut g = gradients(&p, &[1, 2, 3]);
+    fn a_clipped_step_is_the_step_with_the_scaled_gradients() {
+        let (a, b, c) = (parameters(DType::F32), parameters(DType::F32), parameters(DType::F32));
+        let mut g = gradients(&a, &[1, 2, 3]);
         let direct: f64 = g.iter().flat_map(|(_, t)| values(t)).map(|x| x * x).sum::<f64>().sqrt();
-        let before = values(g.get(WEIGHT).unwrap());
-        let norm = clip_global_norm(&mut g, direct / 4.0).unwrap();
+        // A large ε, so that the size of the gradient matters.
+        let new = || AdamW::new(AdamWConfig { eps: 1.0, ..AdamWConfig::default() }).unwrap();
+        let norm = new().step_clipped(&a, &g, 1.0, direct / 4.0).unwrap();
         assert!((norm / direct - 1.0).abs() < 1e-12);
-        for (a, b) in values(g.get(WEIGHT).unwrap()).into_iter().zip(&before) {
-            assert!((a - b / 4.0).abs() < 1e-12);
+        new().step_clipped(&c, &g, 1.0, direct * 4.0).unwrap();
+        assert!(new().step_clipped(&c, &g, 1.0, 0.0).is_err());
+        new().step(&b, &g, 1.0).unwrap();
+        assert_eq!(bits(&b), bits(&c));
+        assert_ne!(bits(&a), bits(&b));
+        let b = parameters(DType::F32);
+        g.scale(0.25).unwrap();
+        assert!((g.global_norm().unwrap() - direct / 4.0).abs() < 1e-9 * direct);
+        new().step(&b, &g, 1.0).unwrap();
+        for ((name, a), (_, b)) in a.iter().zip(b.iter()) {
+            for (a, b) in values(a).into_iter().zip(values(b)) {
+                assert!((a - b).abs() < 1e-6, "{name}: {a} against {b}");
+            }
         }
-        let unclipped = clip_global_norm(&mut g, direct).unwrap();
-        assert!((unclipped - direct / 4.0).abs() < 1e-9 * direct);
-        assert!(clip_global_norm(&mut g, 0.0).is_err());
-        assert!((g.global_norm().unwrap() - unclipped).abs() < 1e-12 * direct);
     }
 
     #[test]

@@ -1,0 +1,125 @@
+//! A frozen affine map with a trainable correction of low rank (LoRA, Hu et al. 2021).
+
+use super::composed;
+use super::linear::{add_input_gradient, product, weight_gradient, when};
+use super::matmul::{matmul, View, ViewMut};
+use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use std::sync::OnceLock;
+
+/// y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B `[o, r]`; y `[n, o]`.
+///
+/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is computed for W and
+/// b, nor for an input that needs no gradient; only u `[n, r]` is kept.
+///
+/// # Errors
+/// Shapes that do not fit, and a weight or bias that is not frozen.
+pub fn linear_lora(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<Tensor> {
+    let ((_, i), (o, _), (r, _)) = (x.dims2()?, weight.dims2()?, a.dims2()?);
+    let bias_fits = bias.is_none_or(|bias| bias.dims() == [o]);
+    if weight.dims() != [o, i] || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
+        let bias = bias.map(|b| b.dims());
+        let (x, weight, a, b) = (x.dims(), weight.dims(), a.dims(), b.dims());
+        candle_core::bail!("linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}");
+    }
+    if weight.track_op() || bias.is_some_and(Tensor::track_op) {
+        candle_core::bail!("linear_lora: weight and bias must be frozen (detached)");
+    }
+    if !on_cpu(x) {
+        return composed::linear_lora(x, weight, bias, (a, b), scale);
+    }
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let op = LinearLora { weight: weight.contiguous()?, bias, scale, inner: OnceLock::new() };
+    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+}
+
+struct LinearLora {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    scale: f64,
+    /// u = x Aᵀ, for the backward pass.
+    inner: OnceLock<Tensor>,
+}
+
+type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+
+impl LinearLora {
+    fn forward<T: Real>(
+        &self,
+        x: &[T],
+        a: &[T],
+        b: &[T],
+        (n, i, o): (usize, usize, usize),
+    ) -> Result<Vec<T>> {
+        let r = a.len() / i.max(1);
+        let start = match &self.bias {
+            Some(bias) => Some(with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n)))?),
+            None => None,
+        };
+        let mut y = with_slice::<T, _>(&self.weight, |w| Ok(product(x, w, start, (n, i, o))))?;
+        let u = product(x, a, None, (n, i, r));
+        let (left, right) = (View::new(&u, n, r, r), View::new(b, o, r, r).t());
+        let out = ViewMut::new(&mut y, n, o, o);
+        matmul(out, left, right, T::from_f64(self.scale), true, rayon::current_num_threads());
+        let u = Tensor::from_vec(u, (n, r), &candle_core::Device::Cpu)?;
+        self.inner.get_or_init(|| u);
+        Ok(y)
+    }
+
+    fn backward<T: Real>(&self, x: &Tensor, a: &Tensor, b: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+        let Some(u) = self.inner.get() else {
+            candle_core::bail!("linear_lora: backward before forward");
+        };
+        let ((n, i), r) = (x.dims2()?, a.dim(0)?);
+        let inner = when(x.track_op() || a.track_op(), || {
+            let mut e = vec![T::from_f64(0.0); n * r];
+            add_input_gradient(grad, b, &mut e, false)?;
+            e.iter_mut().for_each(|e| *e *= T::from_f64(self.scale));
+            Tensor::from_vec(e, (n, r), x.device())
+        })?;
+        let dx = when(x.track_op(), || {
+            let mut dx = vec![T::from_f64(0.0); n * i];
+            add_input_gradient(grad, &self.weight, &mut dx, false)?;
+            inner.iter().try_for_each(|e| add_input_gradient(e, a, &mut dx, true))?;
+            Tensor::from_vec(dx, (n, i), x.device())
+        })?;
+        let of_a = inner.as_ref().filter(|_| a.track_op());
+        let da = of_a.map(|e| weight_gradient::<T>(e, x)).transpose()?;
+        let db = when(b.track_op(), || weight_gradient::<T>(grad, u)? * self.scale)?;
+        Ok((dx, da, db))
+    }
+}
+
+impl CustomOp3 for LinearLora {
+    fn name(&self) -> &'static str {
+        "linear_lora"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((n, i), o) = (lx.shape().dims2()?, lb.shape().dims2()?.0);
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_lora", T => {
+            let y = self.forward::<T>(slice_of(x, lx)?, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
+            Ok(candle_core::WithDType::to_cpu_storage_owned(y))
+        })?;
+        Ok((y, (n, o).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, a: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+        let grad = grad.contiguous()?;
+        with_real!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
+    }
+}

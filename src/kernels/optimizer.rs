@@ -1,0 +1,78 @@
+//! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
+
+use super::real::{lane_sum, vectorised, with_slice, Real};
+use candle_core::{DType, Result, Tensor};
+use rayon::prelude::*;
+
+/// Elements per parallel task: fixed, so that the order of additions does not depend on the thread count.
+const CHUNK: usize = 1 << 14;
+
+/// The numbers of one AdamW step for one parameter.
+#[derive(Clone, Copy)]
+pub(crate) struct AdamWStep {
+    /// Factor on the gradient (clipping).
+    pub(crate) scale: f64,
+    /// β₁.
+    pub(crate) beta1: f64,
+    /// β₂.
+    pub(crate) beta2: f64,
+    /// 1 − ηλ.
+    pub(crate) keep: f64,
+    /// η/(1 − β₁ᵗ).
+    pub(crate) rate: f64,
+    /// 1/√(1 − β₂ᵗ).
+    pub(crate) root_scale: f64,
+    /// ε.
+    pub(crate) eps: f64,
+}
+
+vectorised! {
+    fn adamw_slice<T>(values: &mut [T], grad: &[T], first: &mut [T], second: &mut [T], s: AdamWStep) {
+        let number = T::from_f64;
+        let (scale, beta1, beta2) = (number(s.scale), number(s.beta1), number(s.beta2));
+        let (gain1, gain2) = (number(1.0) - beta1, number(1.0) - beta2);
+        let (keep, rate, root_scale, eps) =
+            (number(s.keep), number(s.rate), number(s.root_scale), number(s.eps));
+        for (((x, &g), m), v) in values.iter_mut().zip(grad).zip(first).zip(second) {
+            let g = g * scale;
+            *m = beta1 * *m + gain1 * g;
+            *v = beta2 * *v + gain2 * (g * g);
+            *x = *x * keep - rate * (*m / (v.sqrt() * root_scale + eps));
+        }
+    }
+}
+
+/// g ← scale · g, m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε), all in place.
+pub(crate) fn adamw(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], s: AdamWStep) {
+    let weights = values.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
+    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+    weights.zip(moments).for_each(|((x, g), (m, v))| adamw_slice(x, g, m, v, s));
+}
+
+vectorised! {
+    /// Σ x² in double precision, in eight lanes.
+    fn squares_slice<T>(x: &[T]) -> f64 {
+        let mut lanes = [0.0f64; 8];
+        let (chunks, tail) = x.as_chunks::<8>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                let x = x.to_f64();
+                *lane += x * x;
+            }
+        }
+        lane_sum(lanes) + tail.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>()
+    }
+}
+
+fn squares<T: Real>(x: &[T]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(squares_slice).collect();
+    parts.iter().sum()
+}
+
+/// Σ x² of a float tensor in double precision.
+pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    if x.dtype() == DType::F32 {
+        return with_slice::<f32, _>(x, |x| Ok(squares(x)));
+    }
+    with_slice::<f64, _>(x, |x| Ok(squares(x)))
+}
