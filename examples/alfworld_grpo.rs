@@ -65,9 +65,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            steps: 60,
+            steps: 150,
             checkpoint_every: 10,
-            evaluation: EvaluationConfig { every: 30, ..EvaluationConfig::default() },
+            evaluation: EvaluationConfig { every: 50, ..EvaluationConfig::default() },
             data: None,
             show_admissible: false,
             household: GeneratorConfig { receptacles: (4, 10), items: (8, 10), ..Default::default() },
@@ -76,11 +76,12 @@ impl Default for Config {
             test_games: 16,
             environments: 16,
             // Turns alone: an episode's ending says little about most of its turns, and is much noise.
-            advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
+            // The discount makes a turn towards the shorter way the better one.
+            advantage: AdvantageConfig { episode_weight: 0.0, gamma: 0.95, ..AdvantageConfig::default() },
             learning_rate: 3e-4,
-            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 60, min_ratio: 0.1, cycles: 0.5 },
+            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 150, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig { context: 1536, ..PolicyConfig::default() },
-            cloning: CloningConfig { demonstrations: 250, epochs: 4, ..CloningConfig::default() },
+            cloning: CloningConfig { demonstrations: 500, epochs: 2, ..CloningConfig::default() },
             rollout: RolloutConfig { max_turns: 20, actions: ActionSpace::Admissible, ..Default::default() },
             update: UpdateConfig::default(),
             optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
@@ -175,7 +176,7 @@ struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 60]
+    /// Training steps in all, those before a resume included [default: 150]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/alfworld_grpo-SEED]
