@@ -6,7 +6,8 @@
 //! is the mean of log-probability plus a tenth of the entropy, negated. Both sides start from the same weights in
 //! processes of their own, take turns, and are measured alike from outside (`/proc`); their losses are printed beside
 //! each other. PyTorch runs twice: as it comes, and with a glibc `malloc` that keeps its memory, which saves it the page
-//! faults of fresh tensors at the price of a larger peak. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps follow one round of warm-up.
+//! faults of fresh tensors at the price of a larger peak. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps
+//! follow one round of warm-up.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -87,7 +88,7 @@ fn own_side(weights: &Path) -> Result<()> {
     let parameters = Parameters::load(weights, &config, DType::F32, &Device::Cpu)?;
     let decoder = Decoder::new(&config, &parameters)?;
     let mut optimizer = AdamW::new(AdamWConfig::default())?;
-    let token = |i: usize| ((i as u64 * 2_654_435_761 % (1 << 32)) * config.vocab_size as u64 >> 32) as u32;
+    let token = |i: usize| (((i as u64 * 2_654_435_761 % (1 << 32)) * config.vocab_size as u64) >> 32) as u32;
     let tokens: Vec<u32> = (0..=BATCH * LENGTH).map(token).collect();
     let rows: Vec<&[u32]> = tokens[..BATCH * LENGTH].chunks(LENGTH).collect();
     let targets = Tensor::new(&tokens[1..], &Device::Cpu)?;

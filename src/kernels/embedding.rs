@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// y_n = E[ids_n] for E `[v, h]`; y `[n, h]`.
+/// yₙ = row idₙ of E, for E `[v, h]`; y `[n, h]`.
 ///
-/// Backward: dE[ids_n] += g_n, in the order of n. A plain `backward` makes dE a dense `[v, h]`; under
+/// Backward: gₙ is added to row idₙ of dE, in the order of n. A plain `backward` makes dE a dense `[v, h]`; under
 /// [`MicroGradients::of`](crate::policy::MicroGradients::of) it stays the list (ids, g) until the sum over
 /// micro-batches is taken.
 ///
@@ -62,7 +62,7 @@ pub(crate) struct RowGradient {
 }
 
 impl RowGradient {
-    /// `dense` with rows_n added to its row ids_n, in place on the CPU.
+    /// `dense` with gₙ added to its row idₙ, in place on the CPU.
     pub(crate) fn add_to(&self, dense: Tensor) -> Result<Tensor> {
         if !on_cpu(&dense) {
             return dense.index_add(&Tensor::new(&self.ids[..], dense.device())?, &self.rows, 0);

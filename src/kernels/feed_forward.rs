@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// y = r + (silu(x W_gᵀ) ∘ (x W_uᵀ)) W_dᵀ for r `[n, h]`, x `[n, i]`, W_g and W_u `[f, i]`, W_d `[h, f]`; y `[n, h]`.
+/// y = r + (silu(x W_gᵀ) ∘ (x W_uᵀ)) W_dᵀ for r `[n, h]`, x `[n, i]`, W_g and W_u `[f, i]`, W_d `[h, f]`;
+/// y `[n, h]`.
 ///
 /// Backward with a = x W_gᵀ, b = x W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dr = g, dW_d = gᵀ p, db = e a σ,
 /// da = e b σ (1 + a (1 − σ)), dx = da W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. Only a and b are kept; whatever

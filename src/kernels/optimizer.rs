@@ -42,7 +42,8 @@ vectorised! {
     }
 }
 
-/// g ← scale · g, m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε), all in place.
+/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g = scale · `grad`, all in
+/// place.
 pub(crate) fn adamw(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], s: AdamWStep) {
     let weights = values.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
     let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));

@@ -234,6 +234,60 @@ fn frozen_inputs_get_no_gradient_and_change_no_other() {
     check_frozen(both, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)]);
 }
 
+/// Value and gradients of every layer above the size from which products use the pool, and of an optimiser step.
+fn bits_of_a_step() -> Vec<u64> {
+    let single = |t: Tensor| t.to_dtype(DType::F32).unwrap();
+    let tensors = |shapes: &[&[usize]]| -> Vec<Tensor> {
+        shapes.iter().enumerate().map(|(i, shape)| single(random(shape, i as u64))).collect()
+    };
+    let ids: Arc<[u32]> = (0..700).map(|i| i * 37 % 90).collect();
+    let weight = single(random(&[96, 96], 9));
+    let cases: [(Op, Vec<Tensor>); 4] = [
+        (
+            &|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]),
+            tensors(&[&[700, 96], &[700, 96], &[200, 96], &[200, 96], &[96, 200]]),
+        ),
+        (
+            &|t| linear_lora(&t[0], &weight, None, (&t[1], &t[2]), 0.7),
+            tensors(&[&[700, 96], &[70, 96], &[96, 70]]),
+        ),
+        (&|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-6)?.0), tensors(&[&[700, 96], &[700, 96], &[96]])),
+        (&|t| embedding(&t[0], &ids), tensors(&[&[90, 96]])),
+    ];
+    let results = cases.iter().flat_map(|(op, inputs)| {
+        gradients(*op, inputs).into_iter().chain([op(inputs).unwrap()]).collect::<Vec<_>>()
+    });
+    let mut bits: Vec<u64> = results.flat_map(|t| values(&t)).map(f64::to_bits).collect();
+    let x = single(random(&[50_000], 3));
+    bits.push(sum_of_squares(&x).unwrap().to_bits());
+    let grad = x.to_vec1::<f32>().unwrap();
+    let (mut x, mut m, mut v) = (grad.clone(), grad.clone(), vec![0.5; grad.len()]);
+    let (beta1, beta2) = (0.9, 0.99);
+    let numbers = AdamWStep { scale: 0.3, beta1, beta2, keep: 0.9, rate: 0.1, root_scale: 2.0, eps: 1e-8 };
+    adamw(&mut x, &grad, &mut m, &mut v, numbers);
+    bits.extend([x, m, v].concat().into_iter().map(|x| u64::from(x.to_bits())));
+    bits
+}
+
+#[test]
+fn layers_and_optimiser_have_the_same_bits_for_any_number_of_threads() {
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(bits_of_a_step)
+    };
+    assert!(with(1) == with(2) && with(1) == with(5));
+}
+
+#[test]
+fn the_sum_of_squares_is_in_double_precision() {
+    let x = random(&[40_003], 3);
+    let want: f64 = values(&x).iter().map(|x| x * x).sum();
+    assert!((sum_of_squares(&x).unwrap() / want - 1.0).abs() < 1e-13);
+    let x = x.to_dtype(DType::F32).unwrap();
+    let want: f64 = values(&x).iter().map(|x| x * x).sum();
+    assert!((sum_of_squares(&x).unwrap() / want - 1.0).abs() < 1e-13);
+}
+
 #[test]
 fn attention_has_its_gradient() {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 3, lengths: vec![3, 1, 5] };
