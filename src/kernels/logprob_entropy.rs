@@ -6,7 +6,7 @@
 use super::composed;
 use super::real::{largest, on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -38,19 +38,26 @@ pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Resul
             format!("must be below the vocabulary size {v}"),
         ));
     }
-    let both = if on_cpu(logits) {
-        let op =
-            LogprobEntropy { ids: ids_host, inverse_temperature: 1.0 / temperature, rows: OnceLock::new() };
-        logits.contiguous()?.apply_op1(op)?
-    } else {
-        composed::logprob_entropy(logits, ids, temperature)?
-    };
+    let both = scores(logits, ids, ids_host, temperature)?;
     let entropies = both.get(1)?;
-    let host = entropies.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(row) = host.iter().position(|h| h.is_nan()) {
         return Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at: format!("row {row}") });
     }
     Ok((both.get(0)?, entropies))
+}
+
+/// (log p, H) stacked `[2, n]` for checked arguments.
+fn scores(logits: &Tensor, ids: &Tensor, host: Vec<u32>, temperature: f64) -> candle_core::Result<Tensor> {
+    on_device!(logits => {
+        let whole = host.iter().map(|_| None);
+        super::gpu::logprob_entropy(logits, super::gpu::Rows::new(&host, whole, temperature, logits.device())?)
+    });
+    if !on_cpu(logits) {
+        return composed::logprob_entropy(logits, ids, temperature);
+    }
+    let op = LogprobEntropy { ids: host, inverse_temperature: 1.0 / temperature, rows: OnceLock::new() };
+    logits.contiguous()?.apply_op1(op)
 }
 
 /// The statistics of one row that its outputs and its gradient need.

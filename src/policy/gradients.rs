@@ -66,7 +66,8 @@ impl Gradients {
         self.entries.iter().map(|(name, grad)| (name.as_str(), grad))
     }
 
-    /// √Σ g² over all parameters, summed in double precision in the order of the names.
+    /// √Σ g² over all parameters, summed in double precision in the order of the names; on a device,
+    /// the squares of one parameter are summed there in f32.
     ///
     /// # Errors
     /// A gradient with a NaN or an infinity, by the parameter's name.
@@ -105,6 +106,9 @@ impl Gradients {
 }
 
 fn sum_of_squares(grad: &Tensor) -> Result<f64> {
+    if !grad.device().is_cpu() {
+        return Ok(f64::from(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
     let values = grad.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     Ok(values.iter().map(|x| x * x).sum())
 }
