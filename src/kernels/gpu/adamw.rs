@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// First and second moment of one parameter, in f32 on its device.
 #[derive(Debug)]
-pub(crate) struct Moments([Storage; 2]);
+pub(crate) struct Moments(Box<[Storage; 2]>);
 
 impl Moments {
     /// The moments with these values, on the device of `var`.
@@ -18,13 +18,13 @@ impl Moments {
         with_storage!(var, S => {
             let device = view.get::<S>()?.device();
             let upload = |values| Ok::<_, candle_core::Error>(device.storage_from_slice::<f32>(values)?.wrap());
-            Ok(Self([upload(first)?, upload(second)?]))
+            Ok(Self(Box::new([upload(first)?, upload(second)?])))
         })
     }
 
     /// Their values.
     pub(crate) fn to_host(&self) -> Result<[Vec<f32>; 2]> {
-        let [first, second] = &self.0;
+        let [first, second] = &*self.0;
         Ok([download(first)?, download(second)?])
     }
 

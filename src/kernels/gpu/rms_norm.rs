@@ -53,6 +53,9 @@ impl RmsNorm {
     }
 }
 
+/// Columns that a group of `sum_columns` adds up.
+const COLUMNS: usize = 32;
+
 /// Σ over the rows of a partial sum, in the type of the result.
 fn sum_columns<S: DeviceStorage>(partial: &Tensor, dtype: DType) -> Result<Tensor> {
     let (rows, h) = partial.dims2()?;
@@ -60,7 +63,7 @@ fn sum_columns<S: DeviceStorage>(partial: &Tensor, dtype: DType) -> Result<Tenso
     let device = view.get::<S>()?.device();
     let mut sum = S::unfilled(device, h, dtype)?;
     let arguments = vec![view.argument()?, Argument::Out(&mut sum, 0), size(rows)?, size(h)?];
-    let groups = h.div_ceil(super::THREADS);
+    let groups = h.div_ceil(COLUMNS);
     S::launch(device, Launch { kernel: "sum_columns", dtype, groups, arguments })?;
     Ok(sum.tensor(h))
 }
