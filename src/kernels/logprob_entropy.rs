@@ -60,12 +60,11 @@ pub fn logprob_entropy_with(
     options: &ScoreOptions,
 ) -> Result<(Tensor, Tensor)> {
     let scoring = Scoring::new(logits, ids, options)?;
-    let both = if logits.device().is_cpu() {
-        rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?
-    } else {
-        composed::logprob_entropy(&scoring.restrict(logits)?, ids, options.temperature)?
-    };
-    split(&both)
+    on_device!(logits => split(&super::gpu::logprob_entropy(logits, scoring.on(logits.device())?)?));
+    if logits.device().is_cpu() {
+        return split(&rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?);
+    }
+    split(&scoring.composed(logits)?)
 }
 
 /// The same values without a graph, with what their gradient needs: 24 bytes a row.
@@ -73,15 +72,25 @@ pub fn logprob_entropy_with(
 /// # Errors
 /// As [`logprob_entropy_with`].
 pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
-    let scoring = Scoring::new(logits, ids, options)?;
-    let op = LogprobEntropy { scoring, rows: OnceLock::new() };
+    let op = LogprobEntropy { scoring: Scoring::new(logits, ids, options)?, rows: OnceLock::new() };
+    on_device!(logits => {
+        let (both, device) = super::gpu::evaluate(&logits.detach(), op.scoring.on(logits.device())?)?;
+        let (log_probs, entropies) = split(&both)?;
+        Ok(Evaluation { log_probs, entropies, op, device: Some(device) })
+    });
     let both = if logits.device().is_cpu() {
         rows_of(logits)?.detach().apply_op1_no_bwd(&op)?
     } else {
-        composed::logprob_entropy(&op.scoring.restrict(&logits.detach())?, ids, options.temperature)?
+        op.scoring.composed(&logits.detach())?
     };
     let (log_probs, entropies) = split(&both)?;
-    Ok(Evaluation { log_probs, entropies, op })
+    Ok(Evaluation {
+        log_probs,
+        entropies,
+        op,
+        #[cfg(any(feature = "cuda", feature = "metal"))]
+        device: None,
+    })
 }
 
 /// Scores of tokens, and their gradient on demand; from [`evaluate`].
@@ -91,6 +100,8 @@ pub struct Evaluation {
     /// H `[n]` in nats.
     pub entropies: Tensor,
     op: LogprobEntropy,
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    device: Option<super::gpu::Evaluated>,
 }
 
 impl Evaluation {
@@ -101,14 +112,15 @@ impl Evaluation {
     pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
+        #[cfg(any(feature = "cuda", feature = "metal"))]
+        if let Some(device) = &self.device {
+            return Ok(device.gradient(logits, &grads)?);
+        }
         if logits.device().is_cpu() {
             return Ok(self.op.gradient(&rows_of(logits)?, &grads)?);
         }
         let var = Var::from_tensor(logits)?;
-        let scoring = &self.op.scoring;
-        let ids = Tensor::new(scoring.ids.as_slice(), logits.device())?;
-        let both =
-            composed::logprob_entropy(&scoring.restrict(&var)?, &ids, 1.0 / scoring.inverse_temperature)?;
+        let both = self.op.scoring.composed(&var)?;
         let grads = (both * grads)?.sum_all()?.backward()?;
         Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
     }
@@ -121,6 +133,10 @@ impl Evaluation {
     pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
+        #[cfg(any(feature = "cuda", feature = "metal"))]
+        if let Some(device) = &self.device {
+            return Ok(device.gradient_in_place(logits, &grads)?);
+        }
         if logits.device().is_cpu() {
             return Ok(logits.inplace_op1(&InPlace { op: &self.op, grads: pairs(&grads)? })?);
         }
@@ -158,7 +174,7 @@ pub(super) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<
 /// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.
 pub(super) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
-    let host = entropies.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(row) = host.iter().position(|h| h.is_nan()) {
         return Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at: format!("row {row}") });
     }
@@ -225,19 +241,40 @@ impl Scoring {
         self.support.as_ref().map_or(RowSupport::Whole, |support| support.row(i))
     }
 
-    /// Logits with −∞ outside the supports, from differentiable operations; a skipped row keeps only its first.
+    /// The rows as the kernels of a device take them.
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    fn on(&self, device: &Device) -> Result<super::gpu::Rows> {
+        let support = |i| match self.row(i) {
+            RowSupport::Whole => None,
+            RowSupport::Skipped => Some(&[][..]),
+            RowSupport::Allowed(list) => Some(list),
+        };
+        let supports = (0..self.ids.len()).map(support);
+        Ok(super::gpu::Rows::new(&self.ids, supports, 1.0 / self.inverse_temperature, device)?)
+    }
+
+    /// Both outputs `[2, n]` from differentiable operations, on any device.
+    fn composed(&self, logits: &Tensor) -> Result<Tensor> {
+        let (n, device) = (self.ids.len(), logits.device());
+        let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
+        let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
+        let ids = Tensor::from_vec(ids, n, device)?;
+        let both = composed::logprob_entropy(&self.restrict(logits)?, &ids, 1.0 / self.inverse_temperature)?;
+        let kept: Vec<u8> = (0..2 * n).map(|i| u8::from(!skipped(i % n))).collect();
+        Ok(Tensor::from_vec(kept, (2, n), device)?.where_cond(&both, &both.zeros_like()?)?)
+    }
+
+    /// Logits with −∞ outside the supports.
     fn restrict(&self, logits: &Tensor) -> Result<Tensor> {
         let Some(support) = &self.support else { return Ok(logits.clone()) };
         let (n, v) = logits.dims2()?;
         let mut keep = vec![1u8; n * v];
-        for (i, keep) in keep.chunks_exact_mut(v).enumerate() {
-            match support.row(i) {
-                RowSupport::Whole => continue,
-                RowSupport::Skipped => keep.fill(0),
-                RowSupport::Allowed(list) => {
-                    keep.fill(0);
-                    list.iter().for_each(|&id| keep[id as usize] = 1);
-                }
+        for (keep, i) in keep.chunks_exact_mut(v).zip(0..) {
+            if support.row(i) != RowSupport::Whole {
+                keep.fill(0);
+            }
+            if let RowSupport::Allowed(list) = support.row(i) {
+                list.iter().for_each(|&id| keep[id as usize] = 1);
             }
         }
         let keep = Tensor::from_vec(keep, (n, v), logits.device())?;

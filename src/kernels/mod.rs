@@ -1,8 +1,9 @@
 //! The operators a policy is trained through, each with a closed-form gradient.
 //!
 //! Every public function takes and returns candle tensors and records one autograd node. On the CPU it runs
-//! this module's own f32/f64 code, parallel over rows and bit-identical for any number of threads; on other
-//! devices it falls back to differentiable candle operations ([`composed`]).
+//! this module's own f32/f64 code, parallel over rows and bit-identical for any number of threads. With the `cuda`
+//! and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and [`logprob_entropy`] of f32, bf16 and f16 tensors run
+//! own kernels on such devices; everything else is made of differentiable candle operations ([`composed`]).
 //!
 //! | function | value |
 //! |---|---|
@@ -15,11 +16,24 @@
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
+/// Returns the value where the tensor's device has a kernel for it; nothing without a device feature.
+macro_rules! on_device {
+    ($tensor:expr => $value:expr) => {
+        #[cfg(any(feature = "cuda", feature = "metal"))]
+        if crate::kernels::gpu::serves($tensor) {
+            return $value;
+        }
+    };
+}
+pub(crate) use on_device;
+
 mod attention;
 mod buffer;
 pub mod composed;
 mod embedding;
 mod feed_forward;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+pub mod gpu;
 mod head;
 mod inference;
 mod linear;

@@ -70,8 +70,11 @@ fn squares<T: Real>(x: &[T]) -> f64 {
     parts.iter().sum()
 }
 
-/// Σ x² of a float tensor in double precision.
+/// Σ x² of a float tensor: in double precision on the CPU, in single precision on a device.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    if !x.device().is_cpu() {
+        return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
     if x.dtype() == DType::F32 {
         return with_slice::<f32, _>(x, |x| Ok(squares(x)));
     }

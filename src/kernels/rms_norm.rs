@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex};
 /// # Errors
 /// Shapes that do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if !on_cpu(x) {
-        return composed::rms_norm(x, weight, eps);
-    }
     let (_, h) = x.dims2()?;
     if weight.dims() != [h] {
         candle_core::bail!("rms_norm: x {:?}, weight {:?}", x.shape(), weight.shape());
+    }
+    on_device!(x => super::gpu::rms_norm(x, weight, eps));
+    if !on_cpu(x) {
+        return composed::rms_norm(x, weight, eps);
     }
     x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps, ready: None })
 }

@@ -12,6 +12,8 @@ pub struct RopeTable {
     head_dim: usize,
     double: Angles<f64>,
     single: Angles<f32>,
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    uploaded: std::sync::OnceLock<Tensor>,
 }
 
 /// cos and sin `[positions · d/2]`.
@@ -36,7 +38,21 @@ impl RopeTable {
             head_dim,
             single: Angles { cos: single(&cos), sin: single(&sin) },
             double: Angles { cos, sin },
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            uploaded: std::sync::OnceLock::new(),
         }
+    }
+
+    /// cos over sin `[2, positions, d/2]` in f32 on a device; kept for the first one that asks.
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    fn on(&self, device: &Device) -> Result<Tensor> {
+        if let Some(tensor) = self.uploaded.get().filter(|tensor| tensor.device().same_device(device)) {
+            return Ok(tensor.clone());
+        }
+        let values = [self.single.cos.as_slice(), &self.single.sin].concat();
+        let tensor = Tensor::from_vec(values, (2, self.positions(), self.head_dim / 2), device)?;
+        self.uploaded.get_or_init(|| tensor.clone());
+        Ok(tensor)
     }
 
     /// Features per head.
@@ -130,10 +146,14 @@ pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Resul
     if n != positions.len() || width % table.head_dim != 0 {
         candle_core::bail!("rope: x {:?}, {} positions, head {}", x.shape(), positions.len(), table.head_dim);
     }
+    table.check(positions)?;
+    on_device!(x => {
+        let positions = Tensor::from_slice(positions, n, x.device())?;
+        super::gpu::rope(x, table.on(x.device())?, positions)
+    });
     if !on_cpu(x) {
         return composed::rope(x, table, positions);
     }
-    table.check(positions)?;
     let op = Rope { table: table.clone(), positions: positions.clone(), inverse: false };
     x.contiguous()?.apply_op1(op)
 }

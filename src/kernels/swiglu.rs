@@ -20,6 +20,7 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
         candle_core::bail!("swiglu: x {:?}, gate {:?}, up {:?}", x.shape(), gate.shape(), up.shape());
     }
+    on_device!(x => super::gpu::swiglu(x, gate, up));
     if !on_cpu(x) {
         return composed::swiglu(x, gate, up);
     }

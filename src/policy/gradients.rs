@@ -87,7 +87,8 @@ impl Gradients {
         self.entries.iter().map(|(name, grad)| (name.as_str(), grad))
     }
 
-    /// √Σ g² over all parameters, summed in double precision in the order of the names.
+    /// √Σ g² over all parameters, summed in double precision in the order of the names; on a device,
+    /// the squares of one parameter are summed there in f32.
     ///
     /// # Errors
     /// A gradient with a NaN or an infinity, by the parameter's name.

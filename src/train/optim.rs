@@ -1,11 +1,11 @@
 //! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
 
-use crate::kernels::{adamw, with_slice, AdamWStep};
+use crate::kernels::{adamw, on_device, with_slice, AdamWStep};
 use crate::policy::{load_tensors, save_tensors, Gradients, Parameters};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -61,17 +61,25 @@ impl AdamWConfig {
 }
 
 /// First and second moment of one parameter, in f32.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Moments {
     shape: Vec<usize>,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    Host([Vec<f32>; 2]),
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    Device(crate::kernels::gpu::Moments),
 }
 
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
 ///
 /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ(1 − ηλ) − η/(1−β₁ᵗ) · m / (√(v/(1−β₂ᵗ)) + ε).
-#[derive(Debug, Clone)]
+///
+/// The moments are f32, next to the variable where its device has kernels, else on the host.
+#[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
@@ -131,8 +139,11 @@ impl AdamW {
         for (name, var) in parameters.trainable() {
             let Some(grad) = gradients.get(name) else { continue };
             let numbers = self.numbers(name, lr, scale);
-            let moments = self.moments.entry(name.to_owned()).or_insert_with(|| Moments::zero(var));
-            with_slice::<f32, _>(grad, |g| moments.update(var, g, numbers))?;
+            let moments = match self.moments.entry(name.to_owned()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Moments::zero(var)?),
+            };
+            moments.update(var, grad, numbers)?;
         }
         Ok(norm)
     }
@@ -158,9 +169,10 @@ impl AdamW {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = BTreeMap::new();
         for (name, m) in &self.moments {
-            let tensor = |data: &[f32]| Tensor::from_slice(data, m.shape.as_slice(), &Device::Cpu);
-            tensors.insert(format!("exp_avg.{name}"), tensor(&m.first)?);
-            tensors.insert(format!("exp_avg_sq.{name}"), tensor(&m.second)?);
+            let tensor = |data| Tensor::from_vec(data, m.shape.as_slice(), &Device::Cpu);
+            let [first, second] = m.to_host()?;
+            tensors.insert(format!("exp_avg.{name}"), tensor(first)?);
+            tensors.insert(format!("exp_avg_sq.{name}"), tensor(second)?);
         }
         tensors.insert("step".to_owned(), Tensor::new(self.step as i64, &Device::Cpu)?);
         save_tensors(path.as_ref(), &tensors)
@@ -183,8 +195,8 @@ impl AdamW {
         }
         for (name, var) in parameters.trainable() {
             let mut take = |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
-            let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
-            optimizer.moments.insert(name.to_owned(), Moments { shape: var.dims().to_vec(), first, second });
+            let values = [take("exp_avg")?, take("exp_avg_sq")?];
+            optimizer.moments.insert(name.to_owned(), Moments::new(var, values)?);
         }
         match tensors.keys().next() {
             Some(name) => Err(bad(name, "no trainable parameter has this moment".into())),
@@ -209,31 +221,67 @@ fn take_moment(
 }
 
 impl Moments {
-    fn zero(var: &Var) -> Self {
+    fn zero(var: &Var) -> candle_core::Result<Self> {
         let zeros = vec![0.0; var.elem_count()];
-        Self { shape: var.dims().to_vec(), first: zeros.clone(), second: zeros }
+        Self::new(var, [zeros.clone(), zeros])
     }
 
-    /// In place for an f32 variable on the CPU, else through an f32 copy on the host.
-    fn update(&mut self, var: &Var, grad: &[f32], numbers: AdamWStep) -> candle_core::Result<()> {
-        let (m, v) = (&mut self.first, &mut self.second);
-        if var.device().is_cpu() && var.dtype() == DType::F32 {
-            return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), numbers });
-        }
-        let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
-        adamw(&mut values, grad, m, v, numbers);
-        var.set(
-            &Tensor::from_vec(values, var.shape(), &Device::Cpu)?
-                .to_dtype(var.dtype())?
-                .to_device(var.device())?,
-        )
+    fn new(var: &Var, values: [Vec<f32>; 2]) -> candle_core::Result<Self> {
+        let shape = var.dims().to_vec();
+        on_device!(var => {
+            let moments = crate::kernels::gpu::Moments::new(var, &values[0], &values[1])?;
+            Ok(Self { shape, values: Values::Device(moments) })
+        });
+        Ok(Self { shape, values: Values::Host(values) })
     }
+
+    fn to_host(&self) -> candle_core::Result<[Vec<f32>; 2]> {
+        match &self.values {
+            Values::Host(values) => Ok(values.clone()),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Values::Device(moments) => moments.to_host(),
+        }
+    }
+
+    fn update(&mut self, var: &Var, grad: &Tensor, numbers: AdamWStep) -> candle_core::Result<()> {
+        match &mut self.values {
+            Values::Host([m, v]) => {
+                with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, numbers))
+            }
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Values::Device(moments) => {
+                let AdamWStep { scale, beta1, beta2, keep, rate, root_scale, eps } = numbers;
+                let numbers = [beta1, beta2, keep, rate, root_scale, eps].map(|x| x as f32);
+                moments.update(var, &(grad * scale)?, numbers)
+            }
+        }
+    }
+}
+
+/// In place for an f32 variable on the CPU, else through an f32 copy on the host.
+fn update_on_host(
+    var: &Var,
+    grad: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    numbers: AdamWStep,
+) -> candle_core::Result<()> {
+    if var.device().is_cpu() && var.dtype() == DType::F32 {
+        return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), numbers });
+    }
+    let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
+    adamw(&mut values, grad, m, v, numbers);
+    var.set(
+        &Tensor::from_vec(values, var.shape(), &Device::Cpu)?
+            .to_dtype(var.dtype())?
+            .to_device(var.device())?,
+    )
 }
 
 /// The update as an in-place operation on a variable's storage.
 struct Update<'a> {
     grad: &'a [f32],
-    moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    moments: Mutex<(&'a mut [f32], &'a mut [f32])>,
     numbers: AdamWStep,
 }
 

@@ -1,0 +1,80 @@
+//! log-prob + entropy, forward and backward in place, over bf16 logits on a CUDA device, beside the device's own copy.
+//!
+//! `EPO_REQUIRE_CUDA=1 cargo bench --features cuda --bench gpu` on the machine with the device (a CUDA toolkit for
+//! candle's own build; `LD_LIBRARY_PATH` must reach libnvrtc, libcublas and libcurand of the same version). The
+//! forward pass reads the logits once, the gradient reads and writes them: three passes of 2 n v bytes, and the copy
+//! counts its reads and writes likewise. Medians of single calls, each ended by a synchronisation. Without a device it
+//! says so and succeeds, unless EPO_REQUIRE_CUDA=1.
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use epo::kernels::gpu::{evaluate, Evaluated, Rows};
+use std::time::Instant;
+
+const VOCABULARY: usize = 151_936;
+const CALLS: usize = 21;
+
+/// Median seconds of a call on the device.
+fn median(device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut seconds = Vec::with_capacity(CALLS);
+    for warm_up in [true, true].into_iter().chain([false; CALLS]) {
+        device.synchronize()?;
+        let start = Instant::now();
+        call()?;
+        device.synchronize()?;
+        if !warm_up {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[CALLS / 2])
+}
+
+fn line(what: &str, bytes: f64, seconds: f64, copy: f64) {
+    let rate = bytes / seconds / 1e9;
+    println!(
+        "  {what:<28} {:9.3} ms {rate:8.0} GB/s {:6.1} % of the copy",
+        1e3 * seconds,
+        100.0 * rate / copy
+    );
+}
+
+fn bench(device: &Device, n: usize) -> Result<()> {
+    let logits = (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
+    let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
+    let rows = Rows::new(&ids, ids.iter().map(|_| None), 1.0, device)?;
+    let grads = Tensor::ones((2, n), DType::F32, device)?;
+    let pass = (2 * n * VOCABULARY) as f64;
+    println!("T = {n}, V = {VOCABULARY}, bf16, {:.2} GB of logits", pass / 1e9);
+
+    let copied = logits.zeros_like()?;
+    let seconds = median(device, || Ok(copied.slice_set(&logits, 0, 0)?))?;
+    let copy = 2.0 * pass / seconds / 1e9;
+    line("device copy", 2.0 * pass, seconds, copy);
+    drop(copied);
+
+    let forward = || Ok::<(_, Evaluated), anyhow::Error>(evaluate(&logits, rows.clone())?);
+    let seconds = median(device, || forward().map(|_| ()))?;
+    line("forward", pass, seconds, copy);
+    let (_, evaluated) = forward()?;
+    // Written over its own input: the values decay, the bytes do not.
+    let seconds = median(device, || Ok(evaluated.gradient_in_place(&logits, &grads)?))?;
+    line("backward in place", 2.0 * pass, seconds, copy);
+    let both = || {
+        let (_, evaluated) = forward()?;
+        Ok(evaluated.gradient_in_place(&logits, &grads)?)
+    };
+    line("forward + backward in place", 3.0 * pass, median(device, both)?, copy);
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    match Device::new_cuda(0) {
+        Ok(device) => [4096, 16_384].into_iter().try_for_each(|n| bench(&device, n)),
+        Err(error) if std::env::var("EPO_REQUIRE_CUDA").as_deref() == Ok("1") => Err(error.into()),
+        Err(error) => {
+            println!("no CUDA device, nothing was measured: {error}");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an element type; candle
+//! keeps the loaded module per device.
+
+use super::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::{compile_ptx_with_opts, CompileError, CompileOptions};
+use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
+use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+const PRELUDE: &str = include_str!("cuda.inc");
+
+/// The newest architecture that code is generated for; later devices run it through the driver's compiler.
+const NEWEST: i32 = 90;
+
+/// PTX by (architecture, element type).
+static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
+
+/// PTX of all kernels over one element type, for compute capability `architecture` (80 is 8.0).
+fn compile(architecture: i32, element: &str) -> Result<String> {
+    let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
+    let options = CompileOptions {
+        name: Some("epo_kernels.cu".to_owned()),
+        options: vec![format!("--gpu-architecture=compute_{architecture}"), "--std=c++17".to_owned()],
+        ..CompileOptions::default()
+    };
+    match compile_ptx_with_opts(source, options) {
+        Ok(ptx) => Ok(ptx.to_src()),
+        Err(CompileError::CompileError { log, .. }) => {
+            candle_core::bail!("NVRTC: {}", log.to_string_lossy())
+        }
+        Err(other) => Err(other).w(),
+    }
+}
+
+fn function(device: &CudaDevice, kernel: &str, dtype: DType) -> Result<CudaFunction> {
+    let element = dtype.as_str();
+    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    let key = ((10 * major + minor).min(NEWEST), element);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    let ptx = match compiled.get(&key) {
+        Some(ptx) => ptx.clone(),
+        None => {
+            let ptx: Arc<str> = compile(key.0, element)?.into();
+            compiled.insert(key, ptx.clone());
+            ptx
+        }
+    };
+    drop(compiled);
+    let (name, module) = (format!("{kernel}_{element}"), format!("epo_{element}"));
+    Ok(device.get_or_load_custom_func(&name, &module, &ptx)?.into_cuda_function())
+}
+
+/// Calls `$method` of the slice in a storage, whatever its type.
+macro_rules! pointer {
+    ($slice:expr, $method:ident, $stream:expr) => {
+        match $slice {
+            CudaStorageSlice::U32(s) => s.$method($stream),
+            CudaStorageSlice::F32(s) => s.$method($stream),
+            CudaStorageSlice::BF16(s) => s.$method($stream),
+            CudaStorageSlice::F16(s) => s.$method($stream),
+            _ => candle_core::bail!("a device kernel takes u32, f32, bf16 and f16 only"),
+        }
+    };
+}
+
+/// A kernel parameter.
+enum Value {
+    Pointer(u64),
+    U32(u32),
+    F32(f32),
+}
+
+/// The parameter of an argument, and what records its use once the kernel is queued.
+fn value<'a>(
+    argument: &'a mut Argument<'_, CudaStorage>,
+    earlier: &[Value],
+    stream: &'a CudaStream,
+) -> Result<(Value, Option<SyncOnDrop<'a>>)> {
+    use candle_core::backend::BackendStorage;
+    let ((pointer, record), start) = match argument {
+        Argument::U32(x) => return Ok((Value::U32(*x), None)),
+        Argument::F32(x) => return Ok((Value::F32(*x), None)),
+        Argument::Same(place) => match earlier.get(*place) {
+            Some(Value::Pointer(pointer)) => return Ok((Value::Pointer(*pointer), None)),
+            _ => candle_core::bail!("argument {place} is not an earlier buffer"),
+        },
+        Argument::In(s, start) => {
+            (pointer!(&s.slice, device_ptr, stream), *start * s.dtype().size_in_bytes())
+        }
+        Argument::Out(s, start) => {
+            let start = *start * s.dtype().size_in_bytes();
+            (pointer!(&mut s.slice, device_ptr_mut, stream), start)
+        }
+    };
+    Ok((Value::Pointer(pointer + start as u64), Some(record)))
+}
+
+impl DeviceStorage for CudaStorage {
+    fn of(storage: &Storage) -> Option<&Self> {
+        match storage {
+            Storage::Cuda(storage) => Some(storage),
+            _ => None,
+        }
+    }
+
+    fn of_mut(storage: &mut Storage) -> Option<&mut Self> {
+        match storage {
+            Storage::Cuda(storage) => Some(storage),
+            _ => None,
+        }
+    }
+
+    fn wrap(self) -> Storage {
+        Storage::Cuda(self)
+    }
+
+    fn launch(device: &CudaDevice, mut launch: Launch<'_, Self>) -> Result<()> {
+        let function = function(device, launch.kernel, launch.dtype)?;
+        let groups = u32::try_from(launch.groups).map_err(candle_core::Error::wrap)?;
+        let stream = device.cuda_stream();
+        let (mut values, mut records) = (Vec::new(), Vec::new());
+        for argument in &mut launch.arguments {
+            let (value, record) = value(argument, &values, &stream)?;
+            values.push(value);
+            records.push(record);
+        }
+        let mut builder = stream.launch_builder(&function);
+        for value in &values {
+            match value {
+                Value::Pointer(x) => builder.arg(x),
+                Value::U32(x) => builder.arg(x),
+                Value::F32(x) => builder.arg(x),
+            };
+        }
+        let config =
+            LaunchConfig { grid_dim: (groups, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the arguments are those of the kernel's declaration, in its order; every buffer is as long as the
+        // sizes among them say, and stays alive until its recorded use is over.
+        #[allow(unsafe_code)]
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+}

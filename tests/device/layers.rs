@@ -1,0 +1,79 @@
+//! The layers and their gradients against the CPU's double precision.
+
+use super::{assert_near, exact, values, DTYPES};
+use candle_core::{DType, Device, Tensor, Var};
+use epo::kernels::{rms_norm, rope, swiglu, RopeTable};
+use std::sync::Arc;
+
+type Operator<'a> = &'a dyn Fn(&[Tensor]) -> Tensor;
+
+/// The value and the gradients of a weighted sum of it.
+fn run(operator: Operator<'_>, inputs: &[Tensor], dtype: DType, device: &Device) -> Vec<Vec<f64>> {
+    let place = |t: &Tensor| t.to_dtype(dtype).unwrap().to_device(device).unwrap();
+    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&place(t)).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = operator(&tensors);
+    assert_eq!(y.dtype(), dtype);
+    // Exact in every type.
+    let weights = place(&exact(y.dims(), 99, DType::BF16));
+    let grads = (&y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = vars.iter().map(|var| values(grads.get(var).unwrap()));
+    std::iter::once(values(&y)).chain(grads).collect()
+}
+
+fn check(device: &Device, what: &str, operator: Operator<'_>, shapes: &[&[usize]]) {
+    for (dtype, tolerance) in DTYPES {
+        let inputs: Vec<Tensor> =
+            shapes.iter().enumerate().map(|(i, shape)| exact(shape, i as u64, dtype)).collect();
+        let want = run(operator, &inputs, DType::F64, &Device::Cpu);
+        let got = run(operator, &inputs, dtype, device);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_near(&format!("{what} {shapes:?} {dtype:?} result {i}"), got, want, tolerance);
+        }
+    }
+}
+
+/// All rows but the first: a start that no vector load may rely on.
+fn rest(t: &Tensor) -> Tensor {
+    t.narrow(0, 1, t.dim(0).unwrap() - 1).unwrap()
+}
+
+pub fn rms_norm_and_its_gradient(device: &Device) {
+    for (n, h) in [(1, 1), (5, 37), (700, 64), (1500, 9), (3, 1024), (2, 5001)] {
+        let operator = |t: &[Tensor]| rms_norm(&rest(&t[0]), &t[1], 1e-3).unwrap();
+        check(device, "rms_norm", &operator, &[&[n + 1, h], &[h]]);
+    }
+}
+
+pub fn rope_and_its_gradient(device: &Device) {
+    for (n, heads, d) in [(1, 1, 2), (7, 3, 6), (300, 2, 64), (3, 14, 128)] {
+        let table = Arc::new(RopeTable::new(d, 50, 100.0));
+        let positions: Arc<[u32]> = (0..n as u32).map(|i| 49 - (7 * i) % 50).collect();
+        let operator = |t: &[Tensor]| rope(&rest(&t[0]), &table, &positions).unwrap();
+        check(device, "rope", &operator, &[&[n + 1, heads * d]]);
+    }
+}
+
+pub fn swiglu_and_its_gradient(device: &Device) {
+    for (n, i, f) in [(1, 1, 1), (5, 8, 37), (300, 24, 101)] {
+        let operator = |t: &[Tensor]| swiglu(&t[0], &t[1], &t[2]).unwrap();
+        check(device, "swiglu", &operator, &[&[n, i], &[f, i], &[f, i]]);
+    }
+}
+
+pub fn a_frozen_norm_gets_no_gradient(device: &Device) {
+    let x = Var::from_tensor(&exact(&[4, 6], 1, DType::F32).to_dtype(DType::F32).unwrap()).unwrap();
+    let x = Var::from_tensor(&x.to_device(device).unwrap()).unwrap();
+    let weight = Tensor::ones(6, DType::F32, device).unwrap();
+    let grads = rms_norm(&x, &weight, 1e-6).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_some() && grads.get(&weight).is_none());
+}
+
+pub fn shapes_and_positions_are_checked(device: &Device) {
+    let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device).unwrap();
+    assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
+    assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
+    let table = Arc::new(RopeTable::new(2, 8, 100.0));
+    assert!(rope(&t(&[2, 4]), &table, &Arc::from([0, 7])).is_ok());
+    assert!(rope(&t(&[2, 4]), &table, &Arc::from([0, 8])).unwrap_err().to_string().contains("position 8"));
+}

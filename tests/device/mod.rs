@@ -1,0 +1,75 @@
+//! The tests of the device kernels, the same for every back end: each takes the device to run on.
+//!
+//! Inputs are numbers that the element type holds exactly, so that the double-precision result on the CPU is the one
+//! to reach.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+pub mod layers;
+pub mod scores;
+pub mod training;
+
+use crate::support::random;
+use candle_core::{DType, Device, Tensor};
+
+/// Element types with the relative error that a result may have: two roundings to the type, or f32 arithmetic.
+pub const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
+
+/// The device, unless it cannot be opened; then the tests pass unless `require` is set to 1 in the environment.
+pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> Option<Device> {
+    match device {
+        Ok(device) => Some(device),
+        Err(error) => {
+            assert!(
+                std::env::var(require).as_deref() != Ok("1"),
+                "{require}=1, but no {name} device: {error}"
+            );
+            eprintln!("no {name} device, nothing is tested: {error}");
+            None
+        }
+    }
+}
+
+/// Defines every test on the device that `$open` returns.
+#[macro_export]
+macro_rules! device_tests {
+    ($open:expr) => {
+        device_tests!(@ $open, layers: rms_norm_and_its_gradient rope_and_its_gradient swiglu_and_its_gradient
+            a_frozen_norm_gets_no_gradient shapes_and_positions_are_checked);
+        device_tests!(@ $open, scores: hard_rows_follow_the_definition every_vocabulary_size_follows_the_definition
+            supports_are_all_that_exists the_gradient_in_place_is_the_gradient autograd_gives_the_same_gradient
+            bad_logits_and_ids_are_errors);
+        device_tests!(@ $open, training: adamw_follows_the_cpu a_saved_optimizer_continues_to_the_bit
+            a_decoder_follows_the_cpu);
+    };
+    (@ $open:expr, $module:ident: $($test:ident)+) => {
+        $(#[test]
+        fn $test() {
+            if let Some(device) = $open {
+                device::$module::$test(&device);
+            }
+        })+
+    };
+}
+
+/// Random numbers of a shape in [-2, 2), exact in `dtype`, as f64 on the CPU.
+pub fn exact(shape: &[usize], seed: u64, dtype: DType) -> Tensor {
+    let values = random(seed, shape.iter().product(), -2.0, 2.0);
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    tensor.to_dtype(dtype).unwrap().to_dtype(DType::F64).unwrap()
+}
+
+/// All elements in double precision.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    let host = tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+    host.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Requires an error relative to the largest number of at most `tolerance`.
+pub fn assert_near(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let largest = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    assert!(largest > 0.0, "{what}: nothing to compare");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= tolerance * largest, "{what}[{i}]: {got} against {want} of {largest}");
+    }
+}

@@ -1,0 +1,91 @@
+//! AdamW and a whole decoder against the CPU.
+
+use super::{assert_near, exact, values};
+use candle_core::{DType, Device, Tensor};
+use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
+use epo::train::optim::{AdamW, AdamWConfig};
+
+fn config() -> DecoderConfig {
+    DecoderConfig::tiny(20)
+}
+
+fn parameters(dtype: DType, device: &Device) -> Parameters {
+    Parameters::init(&config(), 3, dtype, device).unwrap()
+}
+
+/// Gradients that are the same numbers on every device.
+fn gradients(parameters: &Parameters, step: u64) -> Gradients {
+    let mut loss: Option<Tensor> = None;
+    for (i, (_, var)) in parameters.trainable().enumerate() {
+        let weight = exact(var.dims(), 100 * step + i as u64, DType::BF16);
+        let weight = weight.to_dtype(var.dtype()).unwrap().to_device(var.device()).unwrap();
+        let term = (var.as_tensor() * weight).unwrap().sum_all().unwrap();
+        loss = Some(match loss {
+            None => term,
+            Some(loss) => (loss + term).unwrap(),
+        });
+    }
+    Gradients::of(&loss.unwrap(), parameters).unwrap()
+}
+
+fn step(optimizer: &mut AdamW, parameters: &Parameters, step: u64) {
+    optimizer.step(parameters, &gradients(parameters, step), 1e-2).unwrap();
+}
+
+fn trained(dtype: DType, device: &Device) -> Parameters {
+    let parameters = parameters(dtype, device);
+    let mut optimizer =
+        AdamW::new(AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() }).unwrap();
+    (0..4).for_each(|i| step(&mut optimizer, &parameters, i));
+    parameters
+}
+
+pub fn adamw_follows_the_cpu(device: &Device) {
+    for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::BF16, 8e-3), (DType::F16, 1e-3)] {
+        let (want, got) = (trained(dtype, &Device::Cpu), trained(dtype, device));
+        for ((name, want), (_, got)) in want.iter().zip(got.iter()) {
+            assert_near(&format!("{name} {dtype:?}"), &values(got), &values(want), tolerance);
+        }
+    }
+}
+
+pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("optimizer.safetensors");
+    let (whole, halves) = (parameters(DType::F32, device), parameters(DType::F32, device));
+    let mut one = AdamW::new(AdamWConfig::default()).unwrap();
+    (0..4).for_each(|i| step(&mut one, &whole, i));
+    let mut two = AdamW::new(AdamWConfig::default()).unwrap();
+    (0..2).for_each(|i| step(&mut two, &halves, i));
+    two.save(&path).unwrap();
+    let mut three = AdamW::load(&path, AdamWConfig::default(), &halves).unwrap();
+    (2..4).for_each(|i| step(&mut three, &halves, i));
+    for ((name, a), (_, b)) in whole.iter().zip(halves.iter()) {
+        assert_eq!(values(a), values(b), "{name}");
+    }
+    // The file does not know the device.
+    assert_eq!(
+        AdamW::load(&path, AdamWConfig::default(), &parameters(DType::F32, &Device::Cpu)).unwrap().steps(),
+        2
+    );
+}
+
+/// Hidden states of two packed rows and the gradients of a sum of them.
+fn decode(device: &Device) -> (Tensor, Gradients) {
+    let parameters = parameters(DType::F32, device);
+    let decoder = Decoder::new(&config(), &parameters).unwrap();
+    let hidden = decoder.forward_packed(&[&[1, 5, 9, 2, 2, 7], &[3, 19, 0]]).unwrap();
+    let gradients = Gradients::of(&hidden.powf(3.0).unwrap().sum_all().unwrap(), &parameters).unwrap();
+    gradients.check(&parameters).unwrap();
+    (hidden, gradients)
+}
+
+pub fn a_decoder_follows_the_cpu(device: &Device) {
+    let ((want, want_gradients), (got, gradients)) = (decode(&Device::Cpu), decode(device));
+    assert_near("hidden", &values(&got), &values(&want), 1e-5);
+    for ((name, want), (_, got)) in want_gradients.iter().zip(gradients.iter()) {
+        assert_near(name, &values(got), &values(want), 1e-4);
+    }
+    let (a, b) = (gradients.global_norm().unwrap(), want_gradients.global_norm().unwrap());
+    assert!((a - b).abs() < 1e-4 * b, "{a} against {b}");
+}
