@@ -216,10 +216,13 @@ impl Scoring {
     }
 }
 
+/// dx and dW of one term, where they are wanted.
+type Sums<T> = (Option<Vec<<T as Logit>::Real>>, Option<Vec<T>>);
+
 /// Gradients while they are summed: those of the inputs in the type of the arithmetic, those of the weights in
 /// their own, since each tile's part is written once.
 struct Gradients<T: Logit> {
-    terms: Vec<(Option<Vec<T::Real>>, Option<Vec<T>>)>,
+    terms: Vec<Sums<T>>,
     bias: Option<Vec<T::Real>>,
 }
 

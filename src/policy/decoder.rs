@@ -6,7 +6,7 @@
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
 use crate::kernels::{attention, embedding, feed_forward, linear, linear_residual, rms_norm, rope};
-use crate::kernels::{AttentionShape, RopeTable};
+use crate::kernels::{AttentionShape, LmHead, RopeTable};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -129,6 +129,11 @@ impl Decoder {
         let padded = Tensor::cat(&[&packed, &Tensor::zeros((1, h), packed.dtype(), packed.device())?], 0)?;
         let index = Tensor::from_vec(unpacking(lengths, t, n as u32), b * t, packed.device())?;
         Ok(padded.index_select(&index, 0)?.reshape((b, t, h))?)
+    }
+
+    /// The head, for [`crate::kernels::linear_logprob_entropy()`], which never holds the logits of all positions.
+    pub fn head(&self) -> LmHead<'_> {
+        LmHead::new(&self.head)
     }
 
     /// Logits `[n, v]` of hidden states `[n, h]`: the only part whose cost grows with the vocabulary, so select the

@@ -5,6 +5,7 @@
 use candle_core::{Device, Tensor};
 
 use super::Trajectory;
+use crate::kernels::{RowSupport, Support};
 use crate::objective::TokenLayout;
 use crate::{Error, Result};
 
@@ -197,29 +198,19 @@ impl<'a> MicroBatch<'a> {
         })
     }
 
-    /// Logits `[n, v]` with −∞ outside the tokens' supports; differentiable.
+    /// What each of the n tokens was chosen from; none where all were from the whole vocabulary.
     ///
     /// # Errors
-    /// An id of a support that is not below v, or logits that are not `[n, v]`.
-    pub fn restrict(&self, logits: Tensor) -> Result<Tensor> {
-        if self.supports.iter().all(|support| support.is_empty()) {
-            return Ok(logits);
+    /// A list that is not ascending.
+    pub fn support(&self) -> Result<Option<Support>> {
+        if self.supports.iter().all(|list| list.is_empty()) {
+            return Ok(None);
         }
-        let (n, v) = logits.dims2()?;
-        let mut mask = vec![0f32; n * v];
-        for (place, support) in mask.chunks_exact_mut(v).zip(&self.supports).filter(|(_, s)| !s.is_empty()) {
-            place.fill(f32::NEG_INFINITY);
-            for &id in *support {
-                let expected = || Error::Shape {
-                    name: "support",
-                    expected: format!("ids below {v}"),
-                    got: vec![id as usize],
-                };
-                *place.get_mut(id as usize).ok_or_else(expected)? = 0.0;
-            }
-        }
-        let mask = Tensor::from_vec(mask, (n, v), logits.device())?.to_dtype(logits.dtype())?;
-        Ok((logits + mask)?)
+        let row = |list: &&'a [u32]| match **list {
+            [] => RowSupport::Whole,
+            _ => RowSupport::Allowed(list),
+        };
+        Support::new(self.supports.iter().map(row)).map(Some)
     }
 
     /// One value for each sampled token of each row as f32 [b, r], filled up with 0.

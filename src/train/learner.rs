@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use super::optim::{AdamW, AdamWConfig};
 use super::{Checkpoint, CheckpointWriter, UpdateConfig};
 use crate::entropy::EntropyControl;
-use crate::kernels::logprob_entropy;
+use crate::kernels::{linear_logprob_entropy, ScoreOptions};
 use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, TokenBatch};
 use crate::policy::{Decoder, DecoderConfig, Gradients, MicroGradients, Parameters};
 use crate::rng::{Purpose, Stream};
@@ -145,8 +145,9 @@ impl Learner {
 
     fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
         let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
-        let logits = batch.restrict(decoder.logits(&hidden)?)?;
-        let (log_probs, entropies) = logprob_entropy(&logits, &batch.targets, self.temperature)?;
+        let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(self.temperature) };
+        let (log_probs, entropies) =
+            linear_logprob_entropy(&hidden, &decoder.head(), &batch.targets, &options)?;
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
 
