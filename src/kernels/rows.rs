@@ -153,8 +153,9 @@ pub(crate) struct Running {
     weighted: f64,
 }
 
-/// The sums of one block.
+/// The sums of one block, and its largest u: where that is positive they mean nothing.
 pub(crate) struct Sums {
+    top: f64,
     rest: f64,
     tops: f64,
     weighted: f64,
@@ -176,17 +177,22 @@ impl Running {
     }
 
     fn add_block<T: Real>(&mut self, block: &[T], scale: T) {
-        let max = (largest_of(block) * scale).to_f64();
-        if max == f64::NEG_INFINITY {
-            if block.iter().any(|x| x.to_f64().is_nan()) {
-                self.max = f64::NAN;
+        let largest = || (largest_of(block) * scale).to_f64();
+        if self.max == f64::NEG_INFINITY {
+            self.raise(largest());
+            if self.max == f64::NEG_INFINITY {
+                if block.iter().any(|x| x.to_f64().is_nan()) {
+                    self.max = f64::NAN;
+                }
+                return;
             }
-            return;
         }
-        if !matches!(max.partial_cmp(&self.max), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) {
-            self.raise(max);
+        let mut sums = block_sums(block, scale, T::from_f64(self.max));
+        if sums.top > 0.0 {
+            // Rare: most blocks of a row do not hold a new maximum, and are read once.
+            self.raise(largest());
+            sums = block_sums(block, scale, T::from_f64(self.max));
         }
-        let sums = block_sums(block, scale, T::from_f64(self.max));
         self.rest += sums.rest;
         self.tops += sums.tops;
         self.weighted += sums.weighted;
@@ -222,7 +228,8 @@ vectorised! {
 }
 
 #[inline(always)]
-fn add_element<T: Real, const FMA: bool>(u: T, rest: &mut T, tops: &mut T, weighted: &mut T) {
+fn add_element<T: Real, const FMA: bool>(u: T, top: &mut T, [rest, tops, weighted]: [&mut T; 3]) {
+    *top = top.larger(u);
     let (zero, one, least) = (T::from_f32(0.0), T::from_f32(1.0), T::from_f32(-800.0));
     // e^-800 is 0 in every type, and 0 · −∞ is not.
     let u = if u < least { least } else { u };
@@ -237,16 +244,20 @@ vectorised! {
         let (chunks, tail) = block.as_chunks::<16>();
         let mut lanes = [[T::from_f32(0.0); 16]; 3];
         let [rest, tops, weighted] = &mut lanes;
+        let mut top = [T::from_f32(-1.0); 16];
         for chunk in chunks {
             for l in 0..16 {
-                add_element::<T, FMA>(chunk[l] * scale - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+                let sums = [&mut rest[l], &mut tops[l], &mut weighted[l]];
+                add_element::<T, FMA>(chunk[l] * scale - max, &mut top[l], sums);
             }
         }
         for (l, &x) in tail.iter().enumerate() {
-            add_element::<T, FMA>(x * scale - max, &mut rest[l], &mut tops[l], &mut weighted[l]);
+            let sums = [&mut rest[l], &mut tops[l], &mut weighted[l]];
+            add_element::<T, FMA>(x * scale - max, &mut top[l], sums);
         }
         let sum = |lanes: &[T; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
-        Sums { rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
+        let top = top.iter().fold(-1.0, |top: f64, x| top.max(x.to_f64()));
+        Sums { top, rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
     }
 }
 
