@@ -1,6 +1,7 @@
 //! Kernels for CUDA and Metal devices, written once.
 //!
-//! `kernels.inc` holds them in the common subset of CUDA C++ and MSL; a prelude per dialect goes before it. An
+//! `elements.inc`, `scores.inc` and `layers.inc` hold them in the common subset of CUDA C++ and MSL; a prelude per
+//! dialect goes before them. An
 //! operator describes its launch once, as a [`Launch`] over the storages of either back end; `cuda.rs` and
 //! `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or f16, arithmetic is
 //! f32. Tensors of other types, and operators without a kernel, go through [`super::composed`] on the same device.
@@ -30,7 +31,8 @@ use candle_core::op::BackpropOp;
 use candle_core::{DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
 /// The kernels, after the prelude of a dialect.
-const KERNELS: &str = include_str!("kernels.inc");
+const KERNELS: &str =
+    concat!(include_str!("elements.inc"), include_str!("scores.inc"), include_str!("layers.inc"));
 
 /// Threads of every group.
 const THREADS: usize = 256;
