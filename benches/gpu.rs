@@ -32,7 +32,11 @@ fn median(device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<f64> 
 
 fn line(what: &str, bytes: f64, seconds: f64, copy: f64) {
     let rate = bytes / seconds / 1e9;
-    println!("  {what:<28} {:9.3} ms {rate:8.0} GB/s {:6.1} % of the copy", 1e3 * seconds, 100.0 * rate / copy);
+    println!(
+        "  {what:<28} {:9.3} ms {rate:8.0} GB/s {:6.1} % of the copy",
+        1e3 * seconds,
+        100.0 * rate / copy
+    );
 }
 
 fn bench(device: &Device, n: usize) -> Result<()> {

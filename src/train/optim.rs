@@ -87,7 +87,7 @@ struct Moments {
 #[derive(Debug)]
 enum Values {
     Host([Vec<f32>; 2]),
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     Device(crate::kernels::gpu::Moments),
 }
 
@@ -246,7 +246,7 @@ impl Moments {
     fn to_host(&self) -> candle_core::Result<[Vec<f32>; 2]> {
         match &self.values {
             Values::Host(values) => Ok(values.clone()),
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => moments.to_host(),
         }
     }
@@ -254,7 +254,7 @@ impl Moments {
     fn update(&mut self, var: &Var, grad: &Tensor, c: Coefficients) -> candle_core::Result<()> {
         match &mut self.values {
             Values::Host([m, v]) => with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, c)),
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => {
                 let c = [c.beta1, c.beta2, c.keep, c.rate, c.root_scale, c.eps];
                 moments.update(var, grad, c)

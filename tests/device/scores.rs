@@ -1,7 +1,7 @@
 //! Log-probability and entropy against their definition in double precision.
 
+use super::support::random;
 use super::{exact, values};
-use crate::support::random;
 use candle_core::{DType, Device, Tensor, Var};
 use epo::kernels::gpu::{evaluate, Rows};
 use epo::kernels::{logprob_entropy, reference};
