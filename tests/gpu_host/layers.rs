@@ -86,11 +86,11 @@ fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups:
     check(machine, "sum_columns", &context, &sums, &want);
 }
 
-/// Bits before and after rounding to an element type: ties, NaN with low bits only, overflow, the smallest number.
+/// Bits before and after rounding to an element type: ties, a NaN of all ones, overflow, the smallest number.
 fn rounding(machine: &Machine) {
-    let bits = [0x3f80_8000, 0x3f81_8000, 0xbf80_8001, 0x7f80_0001, 0xff80_0000, 0x7f7f_ffff, 1, 0x3f80_1000];
-    let bf16 = [0x3f80, 0x3f82, 0xbf81, 0x7fc0, 0xff80, 0x7f80, 0, 0x3f80];
-    let f16 = [0x3c04, 0x3c0c, 0xbc04, 0x7e00, 0xfc00, 0x7c00, 0, 0x3c00];
+    let bits = [0x3f80_8000, 0x3f81_8000, 0xbf80_8001, 0x7fff_ffff, 0xff80_0000, 0x7f7f_ffff, 1, 0x3f80_1000];
+    let bf16 = [0x3f80, 0x3f82, 0xbf81, 0x7fff, 0xff80, 0x7f80, 0, 0x3f80];
+    let f16 = [0x3c04, 0x3c0c, 0xbc04, 0x7fff, 0xfc00, 0x7c00, 0, 0x3c00];
     let partial = Argument::new(encode_u32(&bits));
     let [rows, h] = sizes([1, bits.len()]);
     let got =
