@@ -34,6 +34,10 @@ pub mod train;
 
 pub use error::{Error, Result};
 
+// Under this name, device tests call the operators from inside and from outside the crate.
+#[cfg(test)]
+extern crate self as epo;
+
 /// The README's code is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

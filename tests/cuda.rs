@@ -1,6 +1,6 @@
 //! The kernels on a CUDA device. Without one the tests pass and say so, unless EPO_REQUIRE_CUDA=1.
 
+#[macro_use]
 mod device;
-mod support;
 
-device_tests!(device::open("CUDA", candle_core::Device::new_cuda(0), "EPO_REQUIRE_CUDA"));
+device_tests!(define_tests, device::open("CUDA", candle_core::Device::new_cuda(0), "EPO_REQUIRE_CUDA"));

@@ -1,6 +1,6 @@
 //! The kernels on a Metal device. Without one the tests pass and say so, unless EPO_REQUIRE_METAL=1.
 
+#[macro_use]
 mod device;
-mod support;
 
-device_tests!(device::open("Metal", candle_core::Device::new_metal(0), "EPO_REQUIRE_METAL"));
+device_tests!(define_tests, device::open("Metal", candle_core::Device::new_metal(0), "EPO_REQUIRE_METAL"));

@@ -88,7 +88,7 @@ pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result
         log_probs,
         entropies,
         op,
-        #[cfg(any(feature = "cuda", feature = "metal"))]
+        #[cfg(any(test, feature = "cuda", feature = "metal"))]
         device: None,
     })
 }
@@ -100,7 +100,7 @@ pub struct Evaluation {
     /// H `[n]` in nats.
     pub entropies: Tensor,
     op: LogprobEntropy,
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     device: Option<super::gpu::Evaluated>,
 }
 
@@ -112,7 +112,7 @@ impl Evaluation {
     pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
-        #[cfg(any(feature = "cuda", feature = "metal"))]
+        #[cfg(any(test, feature = "cuda", feature = "metal"))]
         if let Some(device) = &self.device {
             return Ok(device.gradient(logits, &grads)?);
         }
@@ -133,7 +133,7 @@ impl Evaluation {
     pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check(logits)?;
-        #[cfg(any(feature = "cuda", feature = "metal"))]
+        #[cfg(any(test, feature = "cuda", feature = "metal"))]
         if let Some(device) = &self.device {
             return Ok(device.gradient_in_place(logits, &grads)?);
         }
@@ -242,7 +242,7 @@ impl Scoring {
     }
 
     /// The rows as the kernels of a device take them.
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     fn on(&self, device: &Device) -> Result<super::gpu::Rows> {
         let support = |i| match self.row(i) {
             RowSupport::Whole => None,

@@ -16,10 +16,10 @@
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
-/// Returns the value where the tensor's device has a kernel for it; nothing without a device feature.
+/// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
 macro_rules! on_device {
     ($tensor:expr => $value:expr) => {
-        #[cfg(any(feature = "cuda", feature = "metal"))]
+        #[cfg(any(test, feature = "cuda", feature = "metal"))]
         if crate::kernels::gpu::serves($tensor) {
             return $value;
         }
@@ -32,7 +32,7 @@ mod buffer;
 pub mod composed;
 mod embedding;
 mod feed_forward;
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 pub mod gpu;
 mod head;
 mod inference;

@@ -12,7 +12,7 @@ pub struct RopeTable {
     head_dim: usize,
     double: Angles<f64>,
     single: Angles<f32>,
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     uploaded: std::sync::OnceLock<Tensor>,
 }
 
@@ -38,13 +38,13 @@ impl RopeTable {
             head_dim,
             single: Angles { cos: single(&cos), sin: single(&sin) },
             double: Angles { cos, sin },
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             uploaded: std::sync::OnceLock::new(),
         }
     }
 
     /// cos over sin `[2, positions, d/2]` in f32 on a device; kept for the first one that asks.
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     fn on(&self, device: &Device) -> Result<Tensor> {
         if let Some(tensor) = self.uploaded.get().filter(|tensor| tensor.device().same_device(device)) {
             return Ok(tensor.clone());

@@ -70,7 +70,7 @@ struct Moments {
 #[derive(Debug)]
 enum Values {
     Host([Vec<f32>; 2]),
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
     Device(crate::kernels::gpu::Moments),
 }
 
@@ -238,7 +238,7 @@ impl Moments {
     fn to_host(&self) -> candle_core::Result<[Vec<f32>; 2]> {
         match &self.values {
             Values::Host(values) => Ok(values.clone()),
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => moments.to_host(),
         }
     }
@@ -248,7 +248,7 @@ impl Moments {
             Values::Host([m, v]) => {
                 with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, numbers))
             }
-            #[cfg(any(feature = "cuda", feature = "metal"))]
+            #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => {
                 let AdamWStep { scale, beta1, beta2, keep, rate, root_scale, eps } = numbers;
                 let numbers = [beta1, beta2, keep, rate, root_scale, eps].map(|x| x as f32);

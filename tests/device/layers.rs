@@ -39,7 +39,7 @@ fn rest(t: &Tensor) -> Tensor {
 }
 
 pub fn rms_norm_and_its_gradient(device: &Device) {
-    for (n, h) in [(1, 1), (5, 37), (700, 64), (1500, 9), (3, 1024), (2, 5001)] {
+    for (n, h) in [(1, 3), (5, 37), (520, 64), (1030, 9), (3, 1024), (2, 5001)] {
         let operator = |t: &[Tensor]| rms_norm(&rest(&t[0]), &t[1], 1e-3).unwrap();
         check(device, "rms_norm", &operator, &[&[n + 1, h], &[h]]);
     }
@@ -62,7 +62,7 @@ pub fn swiglu_and_its_gradient(device: &Device) {
 }
 
 pub fn a_frozen_norm_gets_no_gradient(device: &Device) {
-    let x = Var::from_tensor(&exact(&[4, 6], 1, DType::F32).to_dtype(DType::F32).unwrap()).unwrap();
+    let x = exact(&[4, 6], 1, DType::F32).to_dtype(DType::F32).unwrap();
     let x = Var::from_tensor(&x.to_device(device).unwrap()).unwrap();
     let weight = Tensor::ones(6, DType::F32, device).unwrap();
     let grads = rms_norm(&x, &weight, 1e-6).unwrap().sum_all().unwrap().backward().unwrap();

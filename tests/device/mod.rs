@@ -6,10 +6,12 @@
 
 pub mod layers;
 pub mod scores;
+#[path = "../support/mod.rs"]
+mod support;
 pub mod training;
 
-use crate::support::random;
 use candle_core::{DType, Device, Tensor};
+use support::random;
 
 /// Element types with the relative error that a result may have: two roundings to the type, or f32 arithmetic.
 pub const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
@@ -29,19 +31,22 @@ pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> O
     }
 }
 
-/// Defines every test on the device that `$open` returns.
-#[macro_export]
+/// Calls `$define!` with the back end's `$open` and the name of every test.
 macro_rules! device_tests {
-    ($open:expr) => {
-        device_tests!(@ $open, layers: rms_norm_and_its_gradient rope_and_its_gradient swiglu_and_its_gradient
+    ($define:ident, $open:expr) => {
+        $define!($open, layers: rms_norm_and_its_gradient rope_and_its_gradient swiglu_and_its_gradient
             a_frozen_norm_gets_no_gradient shapes_and_positions_are_checked);
-        device_tests!(@ $open, scores: hard_rows_follow_the_definition every_vocabulary_size_follows_the_definition
+        $define!($open, scores: hard_rows_follow_the_definition every_vocabulary_size_follows_the_definition
             supports_are_all_that_exists the_gradient_in_place_is_the_gradient autograd_gives_the_same_gradient
             bad_logits_and_ids_are_errors);
-        device_tests!(@ $open, training: adamw_follows_the_cpu a_saved_optimizer_continues_to_the_bit
+        $define!($open, training: adamw_follows_the_cpu a_saved_optimizer_continues_to_the_bit
             a_decoder_follows_the_cpu);
     };
-    (@ $open:expr, $module:ident: $($test:ident)+) => {
+}
+
+/// Defines tests of a module on the device that `$open` returns, if any.
+macro_rules! define_tests {
+    ($open:expr, $module:ident: $($test:ident)+) => {
         $(#[test]
         fn $test() {
             if let Some(device) = $open {

@@ -1,6 +1,6 @@
-// Runs one kernel: reads a launch from standard input and writes its buffers, as they are afterwards, to standard
-// output. Buffers lie between guards. A launch runs twice, with the threads of its groups in opposite orders: results
-// that differ, a touched guard and threads that stop at different places are errors.
+// Runs one kernel: reads a launch from standard input and writes its buffers, as they are afterwards, to
+// standard output. Buffers lie between guards. A launch runs twice, with the threads of its groups in
+// opposite orders: results that differ, a touched guard and threads that stop at different places are errors.
 #ifdef METAL
 #include "metal.inc"
 #undef SHARED // `threadgroup` stands for `static`, which a parameter cannot be
@@ -8,7 +8,9 @@
 #else
 #include "host.inc"
 #endif
-#include "kernels.inc"
+#include "elements.inc"
+#include "scores.inc"
+#include "layers.inc"
 
 #include <map>
 #include <string>
@@ -38,7 +40,8 @@ std::vector<unsigned char> read_bytes(size_t length) {
 
 // A buffer (or the place of an earlier one) or a scalar of four bytes.
 struct Argument {
-    uint32_t kind, place; // 0: a buffer, `place` bytes after an address divisible by 64; 1: buffer `place`; 2: a scalar
+    uint32_t kind; // 0: a buffer `place` bytes after an address divisible by 64; 1: buffer `place`; 2: a scalar
+    uint32_t place;
     std::vector<unsigned char> bytes, memory;
 
     unsigned char* data() {
@@ -64,10 +67,10 @@ template <typename P>
 P take(size_t i) {
     using Value = std::remove_cv_t<std::remove_reference_t<P>>;
     if constexpr (std::is_pointer_v<Value>) {
-        if (i >= arguments.size() || arguments[i].kind > 1) fail("argument " + std::to_string(i) + " is no buffer");
+        if (i >= arguments.size() || arguments[i].kind > 1) fail(std::to_string(i) + " is no buffer");
         return (Value)(arguments[i].kind == 0 ? arguments[i] : arguments[arguments[i].place]).data();
     } else if (i < arguments.size()) {
-        if (arguments[i].kind != 2) fail("argument " + std::to_string(i) + " is no scalar");
+        if (arguments[i].kind != 2) fail(std::to_string(i) + " is no scalar");
         return *(const Value*)arguments[i].bytes.data();
     } else { // Metal's places of a thread, in the order of the prelude
         static uint32_t places[4];
@@ -124,7 +127,9 @@ int main() {
     }
     run(false);
     std::vector<std::vector<unsigned char>> first;
-    for (auto& argument : arguments) first.emplace_back(argument.data(), argument.data() + argument.bytes.size());
+    for (auto& argument : arguments) {
+        first.emplace_back(argument.data(), argument.data() + argument.bytes.size());
+    }
     run(true);
     for (size_t i = 0; i < arguments.size(); ++i) {
         if (arguments[i].kind != 0) continue;

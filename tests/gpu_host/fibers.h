@@ -1,4 +1,5 @@
-// The threads of a group as fibers of one thread: each runs until it meets the others at a barrier or a shuffle.
+// The threads of a group as fibers of one thread: each runs until it meets the others at a barrier or a
+// shuffle.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -10,6 +11,7 @@
 namespace fibers {
 
 constexpr size_t STACK = 64 * 1024;
+constexpr uint32_t WARP = 32;
 enum Stop { DONE, BARRIER_STOP, SHUFFLE_STOP };
 
 struct Fiber {
@@ -53,18 +55,39 @@ inline void start(Fiber& fiber) {
     makecontext(&fiber.context, enter, 0);
 }
 
-// Runs `body` on every thread of the current group, from the first or from the last on.
+inline Stop run_fiber(uint32_t i) {
+    rank = i;
+    swapcontext(&scheduler, &all[i].context);
+    return all[i].stop;
+}
+
+// Runs a warp up to a stop that is no shuffle; whether all its threads meet there.
+inline bool run_warp(uint32_t first, bool descending) {
+    Stop where = DONE;
+    do {
+        for (uint32_t i = 0; i < WARP; ++i) {
+            const Stop stop = run_fiber(first + (descending ? WARP - 1 - i : i));
+            if (i == 0) where = stop;
+            if (stop != where) return false;
+        }
+    } while (where == SHUFFLE_STOP);
+    return true;
+}
+
+// Runs `body` on every thread of the current group, from the first or from the last on. Warps meet at
+// barriers only, the threads of a warp at shuffles as well.
 inline void run_group(bool descending) {
     if (all.size() < size) all.resize(size);
     for (uint32_t i = 0; i < size; ++i) start(all[i]);
+    const uint32_t warps = size / WARP;
     Stop where = DONE;
     do {
-        for (uint32_t i = 0; i < size; ++i) {
-            rank = descending ? size - 1 - i : i;
-            swapcontext(&scheduler, &all[rank].context);
-            if (i == 0) where = all[rank].stop;
-            if (all[rank].stop != where) {
-                std::fprintf(stderr, "thread %u of group %u does not stop where the others do\n", rank, index);
+        for (uint32_t i = 0; i < warps; ++i) {
+            const uint32_t first = WARP * (descending ? warps - 1 - i : i);
+            const bool met = run_warp(first, descending);
+            if (i == 0) where = all[first].stop;
+            if (!met || all[first].stop != where) {
+                std::fprintf(stderr, "threads of group %u do not stop at one place\n", index);
                 std::exit(1);
             }
         }

@@ -1,6 +1,6 @@
 //! The kernels of the training layers and of the optimiser against double precision.
 
-use crate::launch::{decode_f32, encode_f32, encode_u32, Argument, Machine, Numbers};
+use crate::launch::{decode_f32, encode_f32, encode_u32, Argument, Element, Machine, Numbers};
 
 const EPS: f32 = 1e-6;
 
@@ -84,6 +84,23 @@ fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups:
     let want: Vec<_> = (0..h).map(|i| (sum(i, |x| x), sum(i, f64::abs))).collect();
     let context = format!("[{rows}, {h}], {threads} threads, {groups} groups");
     check(machine, "sum_columns", &context, &sums, &want);
+}
+
+/// Bits before and after rounding to an element type: ties, a NaN of all ones, overflow, the smallest number.
+fn rounding(machine: &Machine) {
+    let bits = [0x3f80_8000, 0x3f81_8000, 0xbf80_8001, 0x7fff_ffff, 0xff80_0000, 0x7f7f_ffff, 1, 0x3f80_1000];
+    let bf16 = [0x3f80, 0x3f82, 0xbf81, 0x7fff, 0xff80, 0x7f80, 0, 0x3f80];
+    let f16 = [0x3c04, 0x3c0c, 0xbc04, 0x7fff, 0xfc00, 0x7c00, 0, 0x3c00];
+    let partial = Argument::new(encode_u32(&bits));
+    let [rows, h] = sizes([1, bits.len()]);
+    let got =
+        machine.run("sum_columns", 1, 32, &[partial, out(machine, bits.len(), 0), rows, h]).swap_remove(1);
+    let want: [u16; 8] = match machine.element {
+        Element::F32 => return,
+        Element::Bf16 => bf16,
+        Element::F16 => f16,
+    };
+    assert_eq!(got, want.map(u16::to_le_bytes).concat());
 }
 
 fn rope(machine: &Machine, heads: usize, d: usize, start: usize, sign: f32) {
@@ -195,7 +212,8 @@ pub(crate) fn check_all(machine: &Machine) {
     for (rows, h, threads, groups) in [(1, 2, 32, 1), (2, 151, 64, 3), (37, 151, 256, 5), (300, 32, 256, 1)] {
         sum_columns(machine, rows, h, threads, groups);
     }
-    for (heads, d, start) in [(3, 6, 0), (1, 2, 0), (2, 64, 0), (2, 64, 1), (3, 48, 0)] {
+    rounding(machine);
+    for (heads, d, start) in [(3, 6, 0), (1, 2, 0), (2, 64, 0), (2, 64, 1), (2, 20, 0)] {
         rope(machine, heads, d, start, 1.0);
         rope(machine, heads, d, start, -1.0);
     }
