@@ -39,14 +39,14 @@ fn rest(t: &Tensor) -> Tensor {
 }
 
 pub fn rms_norm_and_its_gradient(device: &Device) {
-    for (n, h) in [(1, 3), (5, 37), (520, 64), (1030, 9), (3, 1024), (2, 5001)] {
+    for (n, h) in [(1, 3), (5, 37), (520, 9), (3, 1024), (2, 5001)] {
         let operator = |t: &[Tensor]| rms_norm(&rest(&t[0]), &t[1], 1e-3).unwrap();
         check(device, "rms_norm", &operator, &[&[n + 1, h], &[h]]);
     }
 }
 
 pub fn rope_and_its_gradient(device: &Device) {
-    for (n, heads, d) in [(1, 1, 2), (7, 3, 6), (300, 2, 64), (3, 14, 128)] {
+    for (n, heads, d) in [(1, 1, 2), (7, 3, 6), (70, 2, 64), (3, 14, 128)] {
         let table = Arc::new(RopeTable::new(d, 50, 100.0));
         let positions: Arc<[u32]> = (0..n as u32).map(|i| 49 - (7 * i) % 50).collect();
         let operator = |t: &[Tensor]| rope(&rest(&t[0]), &table, &positions).unwrap();
@@ -55,7 +55,7 @@ pub fn rope_and_its_gradient(device: &Device) {
 }
 
 pub fn swiglu_and_its_gradient(device: &Device) {
-    for (n, i, f) in [(1, 1, 1), (5, 8, 37), (300, 24, 101)] {
+    for (n, i, f) in [(1, 1, 1), (5, 8, 37), (60, 24, 101)] {
         let operator = |t: &[Tensor]| swiglu(&t[0], &t[1], &t[2]).unwrap();
         check(device, "swiglu", &operator, &[&[n, i], &[f, i], &[f, i]]);
     }

@@ -25,7 +25,8 @@ pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> O
                 std::env::var(require).as_deref() != Ok("1"),
                 "{require}=1, but no {name} device: {error}"
             );
-            eprintln!("no {name} device, nothing is tested: {error}");
+            let error = error.to_string(); // a backtrace may follow
+            eprintln!("no {name} device, nothing is tested: {}", error.lines().next().unwrap_or_default());
             None
         }
     }

@@ -1,10 +1,9 @@
 //! Kernels for CUDA and Metal devices, written once.
 //!
 //! `elements.inc`, `scores.inc` and `layers.inc` hold them in the common subset of CUDA C++ and MSL; a prelude per
-//! dialect goes before them. An
-//! operator describes its launch once, as a [`Launch`] over the storages of either back end; `cuda.rs` and
-//! `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or f16, arithmetic is
-//! f32. Tensors of other types, and operators without a kernel, go through [`super::composed`] on the same device.
+//! dialect goes before them. An operator describes its launch once, as a `Launch` over the storages of either back
+//! end; `cuda.rs` and `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or
+//! f16, arithmetic is f32. Tensors of other types, and operators without a kernel, go through [`super::composed`] on the same device.
 //!
 //! The operators of [`super`] come here by themselves. [`evaluate`] is for scores whose gradient is wanted without
 //! candle's graph, which would add a pass over the logits.
