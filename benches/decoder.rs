@@ -5,9 +5,11 @@
 //! 4 layers of width 256, 4 query and 2 key/value heads, feed-forward 1024, 2048 tokens tied, 8 rows of 512; the loss
 //! is the mean of log-probability plus a tenth of the entropy, negated. Both sides start from the same weights in
 //! processes of their own, take turns, and are measured alike from outside (`/proc`); their losses are printed beside
-//! each other. PyTorch runs twice: as it comes, and with a glibc `malloc` that keeps its memory, which saves it the page
-//! faults of fresh tensors at the price of a larger peak. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps
-//! follow one round of warm-up.
+//! each other. PyTorch runs twice: as it comes, and tuned: with a glibc `malloc` that keeps its memory, which saves it
+//! the page faults of fresh tensors at the price of a larger peak, and with OpenMP threads that sleep while they wait,
+//! without which the waiting counts as CPU time and, on a machine that does other work too, takes the time of what is
+//! waited for. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps follow one round of warm-up, on
+//! `EPO_BENCH_THREADS` (2) threads.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,13 +18,12 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use epo::kernels::logprob_entropy;
+use epo::kernels::{linear_logprob_entropy, ScoreOptions};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
 use epo::train::optim::{AdamW, AdamWConfig};
 
 const BATCH: usize = 8;
 const LENGTH: usize = 512;
-const THREADS: usize = 2;
 
 fn config() -> DecoderConfig {
     DecoderConfig {
@@ -46,14 +47,16 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let weights = dir.path().join("model.safetensors");
     Parameters::init(&config(), 1, DType::F32, &Device::Cpu)?.save(&weights)?;
-    let mut sides = vec![Side::start("epo", own_command(&weights)?)?];
-    for (name, keep) in [("PyTorch", false), ("PyTorch, malloc keeps", true)] {
-        match Side::start(name, torch_command(&weights, keep)) {
+    let threads = setting("EPO_BENCH_THREADS", 2)?;
+    let mut sides = vec![Side::start("epo", own_command(&weights, threads)?)?];
+    for (name, tuned) in [("PyTorch", false), ("tuned PyTorch", true)] {
+        match Side::start(name, torch_command(&weights, threads, tuned)) {
             Ok(torch) => sides.push(torch),
             Err(reason) => println!("{name} does not run: {reason:#}"),
         }
     }
     let (rounds, steps) = (setting("EPO_BENCH_ROUNDS", 7)?, setting("EPO_BENCH_STEPS", 3)?);
+    println!("{threads} threads a side");
     for round in 0..=rounds {
         for side in &mut sides {
             side.round(steps, round > 0)?;
@@ -65,18 +68,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn own_command(weights: &Path) -> Result<Command> {
+fn own_command(weights: &Path, threads: usize) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--side").arg(weights).env("RAYON_NUM_THREADS", THREADS.to_string());
+    command.arg("--side").arg(weights).env("RAYON_NUM_THREADS", threads.to_string());
     Ok(command)
 }
 
-fn torch_command(weights: &Path, keep_memory: bool) -> Command {
+fn torch_command(weights: &Path, threads: usize, tuned: bool) -> Command {
     let python = std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/decoder_torch.py")).arg(weights);
-    command.args([BATCH, LENGTH, THREADS].map(|n| n.to_string()));
-    if keep_memory {
+    command.args([BATCH, LENGTH, threads].map(|n| n.to_string()));
+    if tuned {
+        command.env("OMP_WAIT_POLICY", "passive");
         command.env("MALLOC_MMAP_THRESHOLD_", "1073741824").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
     }
     command
@@ -95,9 +99,10 @@ fn own_side(weights: &Path) -> Result<()> {
     println!("ready {}", env!("CARGO_PKG_VERSION"));
     for line in std::io::stdin().lines() {
         line?;
-        let logits = decoder.logits(&decoder.forward_packed(&rows)?)?;
-        let (log_probs, entropies) = logprob_entropy(&logits, &targets, 1.0)?;
-        drop(logits);
+        let hidden = decoder.forward_packed(&rows)?;
+        let options = ScoreOptions::at(1.0);
+        let (log_probs, entropies) = linear_logprob_entropy(&hidden, &decoder.head(), &targets, &options)?;
+        drop(hidden);
         let loss = (log_probs + (entropies * 0.1)?)?.mean_all()?.neg()?;
         optimizer.step_clipped(&parameters, &Gradients::of(&loss, &parameters)?, 1e-3, 1.0)?;
         println!("{}", loss.to_scalar::<f32>()?);
@@ -192,7 +197,7 @@ impl Side {
         let [wall, cpu, peak] = self.summary();
         let tokens = (BATCH * LENGTH) as f64;
         println!(
-            "{:34} step: wall {wall:6.0} ms ({:5.0} tokens/s), CPU {cpu:6.0} ms; peak {peak:5.0} MB, {:5.0} MB at the start; last loss {:.5}",
+            "{:27} step: wall {wall:6.0} ms ({:5.0} tokens/s), CPU {cpu:6.0} ms; peak {peak:5.0} MB, {:5.0} MB at the start; last loss {:.5}",
             self.name, tokens / wall * 1e3, self.base, self.loss
         );
     }

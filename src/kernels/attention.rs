@@ -4,9 +4,10 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
+use super::branch::{tensor_like, with_slices};
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
+use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, Real};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -24,15 +25,19 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
+    /// Requires whole groups of heads and no empty sequence.
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) || self.lengths.contains(&0) {
+            candle_core::bail!("attention: {self:?}");
+        }
+        Ok(())
+    }
+
     fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        self.validate()?;
         let n = self.lengths.iter().sum::<usize>();
         let kv = [n, self.kv_heads * self.head_dim];
-        let fits = q.dims() == [n, self.heads * self.head_dim] && k.dims() == kv && v.dims() == kv;
-        if !fits
-            || self.kv_heads == 0
-            || !self.heads.is_multiple_of(self.kv_heads)
-            || self.lengths.contains(&0)
-        {
+        if q.dims() != [n, self.heads * self.head_dim] || k.dims() != kv || v.dims() != kv {
             candle_core::bail!(
                 "attention: q {:?}, k {:?}, v {:?} with {self:?}",
                 q.shape(),
@@ -221,38 +226,40 @@ fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> V
     out
 }
 
-fn forward<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> CpuStorage {
+/// The value of [`attention`].
+pub(super) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
     let pieces = shape.pieces();
     let parts: Vec<Vec<T>> =
         pieces.into_par_iter().map(|at| Piece::new(q, k, v, at, shape).forward()).collect();
-    T::to_cpu_storage_owned(scatter(&parts, shape, shape.group() * shape.head_dim))
+    scatter(&parts, shape, shape.group() * shape.head_dim)
 }
 
-type Gradients = (Tensor, Tensor, Tensor);
+/// (dq, dk, dv) of [`attention`].
+pub(super) fn attend_backward<T: Real>(
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    grad: &[T],
+    shape: &AttentionShape,
+) -> (Vec<T>, Vec<T>, Vec<T>) {
+    let parts = shape.pieces().into_par_iter().map(|at| {
+        let stride = shape.heads * shape.head_dim;
+        let grad = &grad[at.0 * stride..(at.0 + at.1) * stride];
+        let (dq, dk, dv) = Piece::new(q, k, v, at, shape).backward(grad);
+        (dq, (dk, dv))
+    });
+    let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.unzip();
+    let d = shape.head_dim;
+    (scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d))
+}
 
 fn backward<T: Real>(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    grad: &Tensor,
+    [q, k, v, grad]: [&Tensor; 4],
     shape: &AttentionShape,
-) -> Result<Gradients> {
-    let work = |q: &[T], k: &[T], v: &[T], grad: &[T]| {
-        let parts = shape.pieces().into_par_iter().map(|at| {
-            let stride = shape.heads * shape.head_dim;
-            let grad = &grad[at.0 * stride..(at.0 + at.1) * stride];
-            let (dq, dk, dv) = Piece::new(q, k, v, at, shape).backward(grad);
-            (dq, (dk, dv))
-        });
-        let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.unzip();
-        let d = shape.head_dim;
-        Ok((scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d)))
-    };
-    let (dq, dk, dv) = with_slice(q, |q| {
-        with_slice(k, |k| with_slice(v, |v| with_slice(grad, |grad| work(q, k, v, grad))))
-    })?;
-    let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-    Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (dq, dk, dv) =
+        with_slices::<T, _, 4>([q, k, v, grad], |[q, k, v, grad]| Ok(attend_backward(q, k, v, grad, shape)))?;
+    Ok((tensor_like(dq, q)?, tensor_like(dk, k)?, tensor_like(dv, v)?))
 }
 
 impl CustomOp3 for Attention {
@@ -270,7 +277,8 @@ impl CustomOp3 for Attention {
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = with_real!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
-            Ok(forward::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape))
+            let out = attend::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape);
+            Ok(candle_core::WithDType::to_cpu_storage_owned(out))
         })?;
         Ok((out, lq.shape().clone()))
     }
@@ -285,7 +293,7 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dq, dk, dv) = with_real!(grad.dtype(), "attention", T => {
-            backward::<T>(q, k, v, &grad, &self.shape)
+            backward::<T>([q, k, v, &grad], &self.shape)
         })?;
         Ok((Some(dq), Some(dk), Some(dv)))
     }

@@ -1,7 +1,7 @@
 //! The same operators written with differentiable candle operations: the path for devices without own
 //! kernels, and the independent implementation that the CPU kernels are tested against.
 
-use super::{AttentionShape, RopeTable};
+use super::{AttentionRows, AttentionShape, AttentionWeights, RopeTable};
 use candle_core::{Result, Tensor, D};
 
 /// x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`.
@@ -76,12 +76,28 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     linear(x, gate, None)?.silu()? * linear(x, up, None)?
 }
 
-/// r + (silu(x W_gᵀ) ∘ (x W_uᵀ)) W_dᵀ for r `[n, h]`, x `[n, i]`, W_g and W_u `[f, i]`, W_d `[h, f]`.
+/// x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w; see [`super::feed_forward()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn feed_forward(residual: &Tensor, x: &Tensor, [gate, up, down]: [&Tensor; 3]) -> Result<Tensor> {
-    residual + linear(&swiglu(x, gate, up)?, down, None)?
+pub fn feed_forward(x: &Tensor, [norm, gate, up, down]: [&Tensor; 4], eps: f64) -> Result<Tensor> {
+    x + linear(&swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down, None)?
+}
+
+/// x + attention over rotated projections of norm(x) · w, projected; see [`super::attention_branch()`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn attention_branch(
+    x: &Tensor,
+    w: &AttentionWeights<'_>,
+    rows: &AttentionRows,
+    eps: f64,
+) -> Result<Tensor> {
+    let z = rms_norm(x, w.norm, eps)?;
+    let [q, k, v] = [0, 1, 2].map(|i| linear(&z, w.qkv[i], w.biases[i]));
+    let rope = |x: Tensor| rope(&x, &rows.table, &rows.positions);
+    x + linear(&attention(&rope(q?)?, &rope(k?)?, &v?, &rows.shape)?, w.output, None)?
 }
 
 /// Causal grouped-query attention over packed sequences: q `[n, heads·d]`, k and v `[n, kv_heads·d]`.

@@ -1,89 +1,54 @@
-//! The whole feed-forward branch (Shazeer 2020) as one operator, computed in blocks of rows.
+//! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
 
-use super::composed;
-use super::matmul::{matmul, View, ViewMut};
+use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use super::branch::{tensor_like, with_slices, zeros, Found};
+use super::matmul::{View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, Real};
 use super::swiglu::{sigmoid, swiglu_slice};
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, WithDType};
+use super::{linear_residual, rms_norm, swiglu};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 
-/// y = r + (silu(x W_gᵀ) ∘ (x W_uᵀ)) W_dᵀ for r `[n, h]`, x `[n, i]`, W_g and W_u `[f, i]`, W_d `[h, f]`;
-/// y `[n, h]`.
+/// y = x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w, for x `[n, h]` and weights \[w, W_g, W_u, W_d\] of
+/// shapes `[h]`, `[f, h]`, `[f, h]`, `[h, f]`; y `[n, h]`.
 ///
-/// Backward with a = x W_gᵀ, b = x W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dr = g, dW_d = gᵀ p, db = e a σ,
-/// da = e b σ (1 + a (1 − σ)), dx = da W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. Only a and b are kept; whatever
-/// else is `[n, f]` exists in blocks of 512 rows, in one buffer, and candle adds up no gradient of that size.
+/// Backward with a = z W_gᵀ, b = z W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dW_d = gᵀ p, db = e a σ,
+/// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the norm's
+/// ([`super::rms_norm()`]). Only a and b are kept; everything else exists in blocks of 1024 rows, in one buffer, and
+/// candle adds up one gradient instead of five.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn feed_forward(residual: &Tensor, x: &Tensor, [gate, up, down]: [&Tensor; 3]) -> Result<Tensor> {
-    let ((n, h), (xn, i), (f, gi)) = (residual.dims2()?, x.dims2()?, gate.dims2()?);
-    if (xn, gi) != (n, i) || up.dims() != [f, i] || down.dims() != [h, f] {
-        let (x, gate, up, down) = (x.dims(), gate.dims(), up.dims(), down.dims());
-        candle_core::bail!(
-            "feed_forward: residual [{n}, {h}], x {x:?}, gate {gate:?}, up {up:?}, down {down:?}"
-        );
+pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tensor> {
+    let ((_, h), (f, _)) = (x.dims2()?, weights[1].dims2()?);
+    let shapes = weights.map(Tensor::dims);
+    if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
+        candle_core::bail!("feed_forward: x {:?}, weights {shapes:?}", x.dims());
     }
     if !on_cpu(x) {
-        return composed::feed_forward(residual, x, [gate, up, down]);
+        let [norm, gate, up, down] = weights;
+        return linear_residual(x, &swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down);
     }
-    let weights = [gate.contiguous()?, up.contiguous()?, down.contiguous()?];
     let found = Found::default();
-    let bundle = weights[0].apply_op3(&weights[1], &weights[2], Bundle { found: found.clone() })?;
-    let op = FeedForward { weights, inner: OnceLock::new(), found };
-    residual.contiguous()?.apply_op3(&x.contiguous()?, &bundle, op)
-}
-
-type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-/// Gradients of the three weights, on their way from the branch to its [`Bundle`].
-type Found = Arc<Mutex<Option<Inputs3>>>;
-
-/// Three weights as one input: candle's operators take at most three. Its value means nothing; backward, which candle
-/// calls after the branch's, hands out the gradients that the branch has found.
-struct Bundle {
-    found: Found,
-}
-
-impl CustomOp3 for Bundle {
-    fn name(&self) -> &'static str {
-        "feed_forward_weights"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        with_real!(candle_core::backend::BackendStorage::dtype(gate), "feed_forward", T => {
-            Ok((T::to_cpu_storage_owned(vec![T::from_f64(0.0)]), 1.into()))
-        })
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Inputs3> {
-        match self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
-            Some(gradients) => Ok(gradients),
-            None => candle_core::bail!("feed_forward: the weights' backward before the branch's"),
-        }
-    }
+    let [norm, gate, up, down] = weights.map(Tensor::contiguous);
+    let weights = [norm?, gate?, up?, down?];
+    let bundle = bundle(&weights, x, &found)?;
+    x.contiguous()?.apply_op2(&bundle, FeedForward { weights, eps, inner: OnceLock::new(), found })
 }
 
 struct FeedForward {
-    /// W_g, W_u, W_d.
-    weights: [Tensor; 3],
-    /// (x W_gᵀ, x W_uᵀ), for the backward pass.
+    /// w, W_g, W_u, W_d.
+    weights: [Tensor; 4],
+    eps: f64,
+    /// (a, b), for the backward pass.
     inner: OnceLock<[Tensor; 2]>,
     found: Found,
 }
 
 /// Rows per block: fixed, so that the order of additions does not depend on the thread count.
-const ROWS: usize = 512;
+const ROWS: usize = 1024;
 
 /// Elements per parallel task.
 const CHUNK: usize = 1 << 14;
@@ -103,74 +68,49 @@ vectorised! {
     }
 }
 
-/// Calls `f` with the elements of contiguous CPU tensors of type `T`.
-fn with_slices<T: Real, R, const N: usize>(
-    tensors: [&Tensor; N],
-    f: impl FnOnce([&[T]; N]) -> Result<R>,
-) -> Result<R> {
-    let guards = tensors.map(Tensor::storage_and_layout);
-    let mut slices: [&[T]; N] = [&[]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(storage) => *slice = slice_of(storage, layout)?,
-            _ => candle_core::bail!("feed_forward: all tensors must be on the CPU"),
-        }
-    }
-    f(slices)
-}
-
-/// The rows `rows` of `data`, `width` wide.
-fn view<'a, T: Real>(data: &'a [T], rows: &Range<usize>, width: usize) -> View<'a, T> {
-    View::new(&data[rows.start * width..], rows.len(), width, width)
-}
-
-fn view_mut<'a, T: Real>(data: &'a mut [T], rows: &Range<usize>, width: usize) -> ViewMut<'a, T> {
-    ViewMut::new(&mut data[rows.start * width..], rows.len(), width, width)
-}
-
 fn blocks(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(ROWS).map(move |start| start..n.min(start + ROWS))
 }
 
-fn zeros<T: Real>(n: usize) -> Vec<T> {
-    vec![T::from_f64(0.0); n]
+/// The rows `rows` of data `width` wide.
+fn part<'a, T>(data: &'a [T], rows: &Range<usize>, width: usize) -> &'a [T] {
+    &data[rows.start * width..rows.end * width]
 }
 
-/// out = a b, or out += a b.
-fn multiply<T: Real>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
-    matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
+fn part_mut<'a, T>(data: &'a mut [T], rows: &Range<usize>, width: usize) -> &'a mut [T] {
+    &mut data[rows.start * width..rows.end * width]
 }
 
-/// Rows, and widths of x, of the inner product, and of the output.
-#[derive(Clone, Copy)]
-struct Size {
-    n: usize,
-    i: usize,
-    f: usize,
-    h: usize,
+fn view<T: Real>(data: &[T], width: usize) -> View<'_, T> {
+    View::new(data, data.len() / width.max(1), width, width)
+}
+
+fn view_mut<T: Real>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
+    let rows = data.len() / width.max(1);
+    ViewMut::new(data, rows, width, width)
 }
 
 impl FeedForward {
-    fn size(&self, x: &Shape) -> Result<Size> {
-        let ((n, i), (h, f)) = (x.dims2()?, self.weights[2].dims2()?);
-        Ok(Size { n, i, f, h })
+    /// (n, h, f)
+    fn size(&self, x: &Shape) -> Result<(usize, usize, usize)> {
+        let (n, h) = x.dims2()?;
+        Ok((n, h, self.weights[1].dim(0)?))
     }
 
-    fn forward<T: Real>(&self, residual: &[T], x: &[T], size: Size) -> Result<CpuStorage> {
-        let Size { n, i, f, h } = size;
-        let mut y = residual.to_vec();
-        let (mut a, mut b, mut p) = (zeros::<T>(n * f), zeros::<T>(n * f), zeros::<T>(n.min(ROWS) * f));
-        with_slices(self.weights.each_ref(), |[gate, up, down]| {
+    fn forward<T: Real>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
+        let mut y = x.to_vec();
+        let (mut a, mut b) = (zeros::<T>(n * f), zeros::<T>(n * f));
+        let (mut z, mut p) = (zeros::<T>(n.min(ROWS) * h), zeros::<T>(n.min(ROWS) * f));
+        with_slices(self.weights.each_ref(), |[weight, gate, up, down]| {
             for rows in blocks(n) {
-                let x = view(x, &rows, i);
-                multiply(view_mut(&mut a, &rows, f), x, View::new(gate, f, i, i).t(), false);
-                multiply(view_mut(&mut b, &rows, f), x, View::new(up, f, i, i).t(), false);
-                let inner = rows.start * f..rows.end * f;
-                let p = &mut p[..inner.len()];
-                let chunks = a[inner.clone()].par_chunks(CHUNK).zip(b[inner].par_chunks(CHUNK));
+                let (z, p) = (&mut z[..rows.len() * h], &mut p[..rows.len() * f]);
+                norm(part(x, &rows, h), weight, self.eps, z);
+                let (a, b) = (part_mut(&mut a, &rows, f), part_mut(&mut b, &rows, f));
+                multiply(view_mut(a, f), view(z, h), view(gate, h).t(), false);
+                multiply(view_mut(b, f), view(z, h), view(up, h).t(), false);
+                let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
                 chunks.zip(p.par_chunks_mut(CHUNK)).for_each(|((a, b), p)| swiglu_slice(a, b, p));
-                let p = View::new(p, rows.len(), f, f);
-                multiply(view_mut(&mut y, &rows, h), p, View::new(down, h, f, f).t(), true);
+                multiply(view_mut(part_mut(&mut y, &rows, h), h), view(p, f), view(down, f).t(), true);
             }
             Ok(())
         })?;
@@ -180,91 +120,95 @@ impl FeedForward {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Inputs3)> {
+    fn backward<T: Real>(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let Some([a, b]) = self.inner.get() else {
             candle_core::bail!("feed_forward: backward before forward");
         };
-        let mut sums = Sums::<T>::new(x, &self.weights);
-        let size = self.size(x.shape())?;
-        let [gate, up, down] = &self.weights;
-        with_slices([x, grad, gate, up, down, a, b], |[x, g, gate, up, down, a, b]| {
-            let mut buffers = [(); 3].map(|()| zeros::<T>(size.n.min(ROWS) * size.f));
-            for rows in blocks(size.n) {
-                let g = view(g, &rows, size.h);
-                let [e, db, p] = buffers.each_mut().map(|buffer| &mut buffer[..rows.len() * size.f]);
-                multiply(
-                    view_mut(e, &(0..rows.len()), size.f),
-                    g,
-                    View::new(down, size.h, size.f, size.f),
-                    false,
-                );
-                let inner = rows.start * size.f..rows.end * size.f;
-                let inputs = a[inner.clone()].par_chunks(CHUNK).zip(b[inner].par_chunks(CHUNK));
-                let outputs =
-                    e.par_chunks_mut(CHUNK).zip(db.par_chunks_mut(CHUNK)).zip(p.par_chunks_mut(CHUNK));
-                inputs.zip(outputs).for_each(|((a, b), ((e, db), p))| backward_slice(a, b, e, db, p));
-                sums.add(&rows, size, g, view(x, &rows, size.i), [gate, up], [e, db, p]);
+        let (n, h, f) = self.size(x.shape())?;
+        let wanted = |t: &Tensor| t.track_op().then(|| zeros::<T>(t.elem_count()));
+        let mut sums = Sums { x: wanted(x), weights: self.weights.each_ref().map(wanted) };
+        let [w, gate, up, down] = &self.weights;
+        with_slices([x, grad, a, b, w, gate, up, down], |[x, g, a, b, w, gate, up, down]| {
+            let wide = || zeros::<T>(n.min(ROWS) * f);
+            let (mut inner, mut z) = ([wide(), wide(), wide()], zeros::<T>(n.min(ROWS) * h));
+            for rows in blocks(n) {
+                let [e, db, p] = inner.each_mut().map(|buffer| &mut buffer[..rows.len() * f]);
+                multiply(view_mut(e, f), view(part(g, &rows, h), h), view(down, f), false);
+                let inputs = part(a, &rows, f).par_chunks(CHUNK).zip(part(b, &rows, f).par_chunks(CHUNK));
+                let outputs = e.par_chunks_mut(CHUNK).zip(db.par_chunks_mut(CHUNK));
+                let work = inputs.zip(outputs.zip(p.par_chunks_mut(CHUNK)));
+                work.for_each(|((a, b), ((e, db), p))| backward_slice(a, b, e, db, p));
+                let block = Block { rows, h, f, eps: self.eps, x, g, w, gate, up };
+                sums.add(&block, [e, db, p], &mut z[..block.rows.len() * h]);
             }
             Ok(())
         })?;
-        let tensor = |data: Option<Vec<T>>, like: &Tensor| {
-            data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-        };
-        let weights = (tensor(sums.gate, gate)?, tensor(sums.up, up)?, tensor(sums.down, down)?);
-        Ok((tensor(sums.x, x)?, weights))
+        let mut found = Vec::with_capacity(4);
+        for (data, like) in sums.weights.into_iter().zip(&self.weights) {
+            found.push(data.map(|data| tensor_like(data, like)).transpose()?);
+        }
+        self.found.set(found);
+        sums.x.map(|data| tensor_like(data, x)).transpose()
     }
 }
 
-/// The gradients that are needed.
+/// One block of rows, and what all of them share.
+struct Block<'a, T> {
+    rows: Range<usize>,
+    h: usize,
+    f: usize,
+    eps: f64,
+    x: &'a [T],
+    g: &'a [T],
+    w: &'a [T],
+    gate: &'a [T],
+    up: &'a [T],
+}
+
+/// The gradients that are needed: of x, and of w, W_g, W_u, W_d.
 struct Sums<T> {
     x: Option<Vec<T>>,
-    gate: Option<Vec<T>>,
-    up: Option<Vec<T>>,
-    down: Option<Vec<T>>,
+    weights: [Option<Vec<T>>; 4],
 }
 
 impl<T: Real> Sums<T> {
-    fn new(x: &Tensor, [gate, up, down]: &[Tensor; 3]) -> Self {
-        let sum = |t: &Tensor| t.track_op().then(|| zeros(t.elem_count()));
-        Self { x: sum(x), gate: sum(gate), up: sum(up), down: sum(down) }
-    }
-
-    /// Adds one block's share, given its g, x, and [da, db, p].
-    fn add(
-        &mut self,
-        rows: &Range<usize>,
-        Size { i, f, h, .. }: Size,
-        g: View<'_, T>,
-        x: View<'_, T>,
-        [gate, up]: [&[T]; 2],
-        inner: [&mut [T]; 3],
-    ) {
-        let [da, db, p] = inner.map(|data| View::new(data, rows.len(), f, f));
-        if let Some(sum) = &mut self.x {
-            multiply(view_mut(sum, rows, i), da, View::new(gate, f, i, i), false);
-            multiply(view_mut(sum, rows, i), db, View::new(up, f, i, i), true);
+    /// Adds a block's share, given its da, db, p and a buffer of the size of its rows.
+    fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
+        let (h, f) = (block.h, block.f);
+        let (x, g) = (part(block.x, &block.rows, h), part(block.g, &block.rows, h));
+        let [w, gate, up, down] = &mut self.weights;
+        if let Some(sum) = down {
+            multiply(view_mut(sum, f), view(g, h).t(), view(p, f), true);
         }
-        if let Some(sum) = &mut self.gate {
-            multiply(ViewMut::new(sum, f, i, i), da.t(), x, true);
+        if gate.is_some() || up.is_some() {
+            norm(x, block.w, block.eps, z);
         }
-        if let Some(sum) = &mut self.up {
-            multiply(ViewMut::new(sum, f, i, i), db.t(), x, true);
+        for (sum, d) in [(gate, &da), (up, &db)] {
+            if let Some(sum) = sum {
+                multiply(view_mut(sum, h), view(d, f).t(), view(z, h), true);
+            }
         }
-        if let Some(sum) = &mut self.down {
-            multiply(ViewMut::new(sum, h, f, f), g.t(), p, true);
+        if self.x.is_none() && w.is_none() {
+            return;
+        }
+        multiply(view_mut(z, h), view(da, f), view(block.gate, h), false);
+        multiply(view_mut(z, h), view(db, f), view(block.up, h), true);
+        if let Some(dx) = &mut self.x {
+            norm_gradient(x, block.w, block.eps, g, z, part_mut(dx, &block.rows, h));
+        }
+        if let Some(dw) = w {
+            add_norm_weight_gradient(x, z, block.eps, dw);
         }
     }
 }
 
-impl CustomOp3 for FeedForward {
+impl CustomOp2 for FeedForward {
     fn name(&self) -> &'static str {
         "feed_forward"
     }
 
     fn cpu_fwd(
         &self,
-        residual: &CpuStorage,
-        lr: &Layout,
         x: &CpuStorage,
         lx: &Layout,
         _: &CpuStorage,
@@ -272,23 +216,20 @@ impl CustomOp3 for FeedForward {
     ) -> Result<(CpuStorage, Shape)> {
         let size = self.size(lx.shape())?;
         let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "feed_forward", T => {
-            self.forward::<T>(slice_of(residual, lr)?, slice_of(x, lx)?, size)
+            self.forward::<T>(slice_of(x, lx)?, size)
         })?;
-        Ok((y, lr.shape().clone()))
+        Ok((y, lx.shape().clone()))
     }
 
     fn bwd(
         &self,
-        residual: &Tensor,
         x: &Tensor,
         bundle: &Tensor,
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<Inputs3> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dx, weights) = with_real!(grad.dtype(), "feed_forward", T => self.backward::<T>(x, &grad))?;
-        *self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(weights);
-        let bundle = bundle.track_op().then(|| bundle.zeros_like()).transpose()?;
-        Ok((residual.track_op().then_some(grad), dx, bundle))
+        let dx = with_real!(grad.dtype(), "feed_forward", T => self.backward::<T>(x, &grad))?;
+        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
     }
 }

@@ -12,8 +12,9 @@
 //! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
 //! | [`rms_norm`], [`rms_norm_residual`] | x / √(mean x² + ε) · w, the same of r + x beside r + x |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
-//! | [`swiglu`], [`feed_forward`] | silu(x W_gᵀ) ∘ (x W_uᵀ), r + the same · W_dᵀ |
+//! | [`swiglu`] | silu(x W_gᵀ) ∘ (x W_uᵀ) |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
+//! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
 //! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
 
 /// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
@@ -28,6 +29,8 @@ macro_rules! on_device {
 pub(crate) use on_device;
 
 mod attention;
+mod attention_branch;
+mod branch;
 mod buffer;
 pub mod composed;
 mod embedding;
@@ -53,6 +56,7 @@ mod support;
 mod swiglu;
 
 pub use attention::{attention, AttentionShape};
+pub use attention_branch::{attention_branch, AttentionRows, AttentionWeights};
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use linear::{linear, linear_residual};

@@ -85,7 +85,8 @@ impl RopeTable {
         Ok((gather(&self.double.cos)?, gather(&self.double.sin)?))
     }
 
-    fn check(&self, positions: &[u32]) -> Result<()> {
+    /// Requires every position to be in the table.
+    pub(super) fn check(&self, positions: &[u32]) -> Result<()> {
         match positions.iter().find(|&&p| p as usize >= self.positions()) {
             Some(p) => candle_core::bail!("rope: position {p} outside the table of {}", self.positions()),
             None => Ok(()),
@@ -164,12 +165,17 @@ struct Rope {
     inverse: bool,
 }
 
+/// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
+pub(super) fn rotate_rows<T: TableReal>(table: &RopeTable, positions: &[u32], data: &mut [T], inverse: bool) {
+    let width = data.len() / positions.len().max(1);
+    let rows = data.par_chunks_mut(width.max(1)).zip(positions).with_min_len(64);
+    rows.for_each(|(row, &p)| table.rotate(row, p as usize, inverse));
+}
+
 impl Rope {
     fn apply<T: TableReal>(&self, x: &[T]) -> Vec<T> {
         let mut y = x.to_vec();
-        let width = x.len() / self.positions.len().max(1);
-        let rows = y.par_chunks_mut(width.max(1)).zip(&self.positions[..]).with_min_len(64);
-        rows.for_each(|(row, &p)| self.table.rotate(row, p as usize, self.inverse));
+        rotate_rows(&self.table, &self.positions, &mut y, self.inverse);
         y
     }
 }

@@ -124,21 +124,58 @@ fn linear_residual_has_its_gradient() {
 
 #[test]
 fn feed_forward_has_its_gradient() {
-    let op: Op = &|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]);
-    let twin: Op = &|t| composed::feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]);
-    let inputs = |n: usize, i: usize, f: usize, h: usize| {
-        let gate = (random(&[f, i], 3) * 2.0).unwrap();
-        [
-            random(&[n, h], 1),
-            random(&[n, i], 2),
-            gate,
-            random(&[f, i], 4),
-            (random(&[h, f], 5) * 0.3).unwrap(),
-        ]
+    let op: Op = &|t| feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3);
+    let twin: Op = &|t| composed::feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3);
+    let inputs = |n: usize, h: usize, f: usize| {
+        let gate = (random(&[f, h], 3) * 2.0).unwrap();
+        [random(&[n, h], 1), random(&[h], 2), gate, random(&[f, h], 4), (random(&[h, f], 5) * 0.3).unwrap()]
     };
-    check_gradients(op, &inputs(3, 5, 7, 4), 1e-8);
-    // Longer than one block of rows, and not a multiple of it; the weights' sums over 600 rows are of size 20.
-    check_twin_within(op, twin, &inputs(600, 9, 33, 9), 2e-4);
+    check_gradients(op, &inputs(3, 5, 7), 1e-8);
+    // Longer than one block of rows, and not a multiple of it; the weights' sums over 1100 rows are of size 50.
+    check_twin_within(op, twin, &inputs(1100, 9, 33), 5e-4);
+}
+
+/// The branch of 4 heads over 2, of 4 features, on sequences of these lengths, through own kernels or composed ones.
+fn branch_over(lengths: &[usize], own: bool) -> impl Fn(&[Tensor]) -> candle_core::Result<Tensor> {
+    let rows = AttentionRows {
+        shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, lengths: lengths.to_vec() },
+        table: Arc::new(RopeTable::new(4, 200, 100.0)),
+        positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
+    };
+    move |t: &[Tensor]| {
+        let biases = [5, 6, 7].map(|i| t.get(i));
+        let weights = AttentionWeights { norm: &t[1], qkv: [&t[2], &t[3], &t[4]], biases, output: &t[8] };
+        if own {
+            attention_branch(&t[0], &weights, &rows, 1e-3)
+        } else {
+            composed::attention_branch(&t[0], &weights, &rows, 1e-3)
+        }
+    }
+}
+
+/// x, norm, three projections, their biases, output projection.
+fn branch_inputs(n: usize, h: usize) -> Vec<Tensor> {
+    let shapes: [&[usize]; 9] = [&[n, h], &[h], &[16, h], &[8, h], &[8, h], &[16], &[8], &[8], &[h, 16]];
+    shapes.iter().enumerate().map(|(i, shape)| random(shape, i as u64)).collect()
+}
+
+#[test]
+fn attention_branch_has_its_gradient() {
+    check_gradients(&branch_over(&[3, 1, 2], true), &branch_inputs(6, 5), 1e-8);
+    let (op, twin) = (branch_over(&[70, 130, 2], true), branch_over(&[70, 130, 2], false));
+    check_twin_within(&op, &twin, &branch_inputs(202, 6), 2e-4);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, lengths: vec![2] };
+    let table = Arc::new(RopeTable::new(4, 3, 100.0));
+    let t = branch_inputs(2, 5);
+    let call = |positions: &[u32], q: &Tensor, biases| {
+        let rows = AttentionRows { shape: shape.clone(), table: table.clone(), positions: positions.into() };
+        let weights = AttentionWeights { norm: &t[1], qkv: [q, &t[3], &t[4]], biases, output: &t[8] };
+        attention_branch(&t[0], &weights, &rows, 1e-3)
+    };
+    assert!(call(&[0, 1], &t[2], [None; 3]).is_ok());
+    assert!(call(&[0, 3], &t[2], [None; 3]).is_err() && call(&[0], &t[2], [None; 3]).is_err());
+    assert!(call(&[0, 1], &t[3], [None; 3]).is_err());
+    assert!(call(&[0, 1], &t[2], [Some(&t[6]), None, None]).is_err());
 }
 
 #[test]
@@ -221,8 +258,9 @@ fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
 #[test]
 fn frozen_inputs_get_no_gradient_and_change_no_other() {
     let ff =
-        [random(&[3, 4], 1), random(&[3, 5], 2), random(&[7, 5], 3), random(&[7, 5], 4), random(&[4, 7], 5)];
-    check_frozen(&|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]), &ff);
+        [random(&[3, 5], 1), random(&[5], 2), random(&[7, 5], 3), random(&[7, 5], 4), random(&[5, 7], 5)];
+    check_frozen(&|t| feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3), &ff);
+    check_frozen(&branch_over(&[2, 1], true), &branch_inputs(3, 5));
     let w = random(&[4, 5], 7);
     let lora = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
     check_frozen(&|t| linear_lora(&t[0], &w, None, (&t[1], &t[2]), 0.7), &lora);
@@ -242,10 +280,12 @@ fn bits_of_a_step() -> Vec<u64> {
     };
     let ids: Arc<[u32]> = (0..700).map(|i| i * 37 % 90).collect();
     let weight = single(random(&[96, 96], 9));
-    let cases: [(Op, Vec<Tensor>); 4] = [
+    let branch = branch_over(&[150, 190], true);
+    let cases: [(Op, Vec<Tensor>); 5] = [
+        (&branch, branch_inputs(340, 800).into_iter().map(single).collect()),
         (
-            &|t| feed_forward(&t[0], &t[1], [&t[2], &t[3], &t[4]]),
-            tensors(&[&[700, 96], &[700, 96], &[200, 96], &[200, 96], &[96, 200]]),
+            &|t| feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3),
+            tensors(&[&[1300, 96], &[96], &[200, 96], &[200, 96], &[96, 200]]),
         ),
         (
             &|t| linear_lora(&t[0], &weight, None, (&t[1], &t[2]), 0.7),
@@ -441,8 +481,11 @@ fn shapes_are_checked() {
     assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
     assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
     assert!(rms_norm_residual(&t(&[2, 3]), &t(&[3, 3]), &t(&[3]), 1e-6).is_err());
-    assert!(feed_forward(&t(&[2, 3]), &t(&[2, 3]), [&t(&[4, 3]), &t(&[4, 3]), &t(&[4, 3])]).is_err());
-    assert!(feed_forward(&t(&[3, 3]), &t(&[2, 3]), [&t(&[4, 3]), &t(&[4, 3]), &t(&[3, 4])]).is_err());
+    let ff = |x: &[usize], norm: &[usize], down: &[usize]| {
+        feed_forward(&t(x), [&t(norm), &t(&[4, 3]), &t(&[4, 3]), &t(down)], 1e-6)
+    };
+    assert!(ff(&[2, 3], &[3], &[3, 4]).is_ok() && ff(&[2, 3], &[4], &[3, 4]).is_err());
+    assert!(ff(&[2, 3], &[3], &[4, 3]).is_err() && ff(&[2, 4], &[4], &[4, 4]).is_err());
     assert!(linear_lora(&t(&[2, 3]), &t(&[4, 3]), None, (&t(&[2, 3]), &t(&[4, 1])), 1.0).is_err());
     let trained = Var::zeros((4, 3), DType::F32, &Device::Cpu).unwrap();
     let error = linear_lora(&t(&[2, 3]), &trained, None, (&t(&[2, 3]), &t(&[4, 2])), 1.0).unwrap_err();

@@ -5,8 +5,8 @@
 
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{attention, embedding, feed_forward, linear, linear_residual, rms_norm, rope};
-use crate::kernels::{AttentionShape, LmHead, RopeTable};
+use crate::kernels::{attention_branch, embedding, feed_forward, linear, rms_norm};
+use crate::kernels::{AttentionRows, AttentionShape, AttentionWeights, LmHead, RopeTable};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -35,12 +35,6 @@ pub(super) struct Block {
     pub(super) gate: Tensor,
     pub(super) up: Tensor,
     pub(super) down: Tensor,
-}
-
-/// What one forward call knows about its rows.
-struct Rows {
-    positions: Arc<[u32]>,
-    attention: AttentionShape,
 }
 
 impl Decoder {
@@ -146,9 +140,10 @@ impl Decoder {
     }
 
     fn forward_ids(&self, ids: &Arc<[u32]>, lengths: Vec<usize>) -> Result<Tensor> {
-        let rows = Rows {
+        let rows = AttentionRows {
+            table: self.rope.clone(),
             positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
-            attention: AttentionShape {
+            shape: AttentionShape {
                 heads: self.config.num_attention_heads,
                 kv_heads: self.config.num_key_value_heads,
                 head_dim: self.config.head_dim(),
@@ -157,7 +152,7 @@ impl Decoder {
         };
         let mut x = embedding(&self.embedding, ids)?;
         for block in &self.blocks {
-            x = block.forward(&x, &rows, &self.rope, self.config.rms_norm_eps)?;
+            x = block.forward(&x, &rows, self.config.rms_norm_eps)?;
         }
         Ok(rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
     }
@@ -210,13 +205,15 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, rows: &Rows, table: &Arc<RopeTable>, eps: f64) -> Result<Tensor> {
-        let normed = rms_norm(x, &self.input_norm, eps)?;
-        let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, &self.qkv[i].0, Some(&self.qkv[i].1)));
-        let (q, k) = (rope(&q?, table, &rows.positions)?, rope(&k?, table, &rows.positions)?);
-        let mixed = attention(&q, &k, &v?, &rows.attention)?;
-        let x = linear_residual(x, &mixed, &self.o)?;
-        let normed = rms_norm(&x, &self.post_norm, eps)?;
-        Ok(feed_forward(&x, &normed, [&self.gate, &self.up, &self.down])?)
+    fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
+        let [(q, qb), (k, kb), (v, vb)] = &self.qkv;
+        let weights = AttentionWeights {
+            norm: &self.input_norm,
+            qkv: [q, k, v],
+            biases: [Some(qb), Some(kb), Some(vb)],
+            output: &self.o,
+        };
+        let x = attention_branch(x, &weights, rows, eps)?;
+        Ok(feed_forward(&x, [&self.post_norm, &self.gate, &self.up, &self.down], eps)?)
     }
 }

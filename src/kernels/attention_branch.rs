@@ -1,0 +1,273 @@
+//! The whole attention branch of a pre-norm block as one operator.
+
+use super::attention::{attend, attend_backward};
+use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use super::branch::{row_sum, tensor_like, with_slices, zeros, Found};
+use super::linear::product;
+use super::matmul::{View, ViewMut};
+use super::real::{on_cpu, slice_of, with_real, with_slice};
+use super::rope::{rotate_rows, TableReal};
+use super::{attention, linear, linear_residual, rms_norm, rope, AttentionShape, RopeTable};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use std::sync::{Arc, OnceLock};
+
+/// Weights of an attention branch; H heads, K key/value heads, d features of a head, h hidden width.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionWeights<'a> {
+    /// The norm's `[h]`.
+    pub norm: &'a Tensor,
+    /// Query `[H·d, h]`, key and value `[K·d, h]` projections.
+    pub qkv: [&'a Tensor; 3],
+    /// Their biases.
+    pub biases: [Option<&'a Tensor>; 3],
+    /// Output projection `[h, H·d]`.
+    pub output: &'a Tensor,
+}
+
+/// Where the rows of a batch stand.
+#[derive(Debug, Clone)]
+pub struct AttentionRows {
+    /// Heads, and the lengths of the packed sequences.
+    pub shape: AttentionShape,
+    /// Angles.
+    pub table: Arc<RopeTable>,
+    /// Position of every row in its sequence.
+    pub positions: Arc<[u32]>,
+}
+
+/// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
+///
+/// The composition of [`super::rms_norm()`], [`super::linear()`], [`super::rope()`], [`super::attention()`] and
+/// [`super::linear_residual()`], value and gradients. The projections and attention's output are kept, the norm is
+/// computed again, and candle adds up one gradient instead of ten.
+///
+/// # Errors
+/// Shapes that do not fit, or a position outside the table.
+pub fn attention_branch(
+    x: &Tensor,
+    weights: &AttentionWeights<'_>,
+    rows: &AttentionRows,
+    eps: f64,
+) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return separately(x, weights, rows, eps);
+    }
+    check(x, weights, rows)?;
+    let found = Found::default();
+    let [q, k, v] = weights.qkv;
+    let matrices = [weights.norm, q, k, v, weights.output].map(Tensor::contiguous);
+    let matrices = matrices.into_iter().collect::<Result<Vec<_>>>()?;
+    let biases = weights.biases.map(|bias| bias.map(Tensor::contiguous).transpose());
+    let [q, k, v] = biases;
+    let biases = [q?, k?, v?];
+    let bundle = bundle(matrices.iter().chain(biases.iter().flatten()), x, &found)?;
+    let op = AttentionBranch { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found };
+    x.contiguous()?.apply_op2(&bundle, op)
+}
+
+/// The branch as its layers.
+fn separately(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
+    let normed = rms_norm(x, w.norm, eps)?;
+    let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, w.qkv[i], w.biases[i]));
+    let rope = |x: &Tensor| rope(x, &rows.table, &rows.positions);
+    let mixed = attention(&rope(&q?)?, &rope(&k?)?, &v?, &rows.shape)?;
+    linear_residual(x, &mixed, w.output)
+}
+
+fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<()> {
+    let ((n, h), s) = (x.dims2()?, &rows.shape);
+    s.validate()?;
+    rows.table.check(&rows.positions)?;
+    let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let tokens: usize = s.lengths.iter().sum();
+    if tokens != n || rows.positions.len() != n || rows.table.head_dim() != s.head_dim {
+        let (p, d) = (rows.positions.len(), rows.table.head_dim());
+        candle_core::bail!("attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}");
+    }
+    let [q, k, v] = w.qkv.map(Tensor::dims);
+    let biases = w.biases.iter().zip([wide, narrow, narrow]);
+    let biases_fit = biases.flat_map(|(b, width)| Some(b.as_ref()?.dims() == [width])).all(|fits| fits);
+    let fits = [q, k, v, w.norm.dims(), w.output.dims()]
+        == [&[wide, h][..], &[narrow, h], &[narrow, h], &[h], &[h, wide]];
+    if !fits || !biases_fit {
+        candle_core::bail!("attention_branch: x {:?}, {s:?}, weights {w:?}", x.dims());
+    }
+    Ok(())
+}
+
+struct AttentionBranch {
+    /// w, W_q, W_k, W_v, W_o.
+    matrices: Vec<Tensor>,
+    biases: [Option<Tensor>; 3],
+    rows: AttentionRows,
+    eps: f64,
+    /// Rotated queries and keys, values, and attention's output, for the backward pass.
+    inner: OnceLock<[Tensor; 4]>,
+    found: Found,
+}
+
+/// aᵀ b for a and b of the same number of rows.
+fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
+    let mut out = zeros(i * o);
+    multiply(ViewMut::new(&mut out, i, o, o), View::new(a, n, i, i).t(), View::new(b, n, o, o), false);
+    out
+}
+
+impl AttentionBranch {
+    /// Widths of queries, keys and values.
+    fn widths(&self) -> [usize; 3] {
+        let s = &self.rows.shape;
+        [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head_dim)
+    }
+
+    fn rotate<T: TableReal>(&self, data: &mut [T], inverse: bool) {
+        rotate_rows(&self.rows.table, &self.rows.positions, data, inverse);
+    }
+
+    fn project<T: TableReal>(&self, z: &[T], which: usize, (n, h): (usize, usize)) -> Result<Vec<T>> {
+        let start = match &self.biases[which] {
+            Some(bias) => Some(with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n)))?),
+            None => None,
+        };
+        let size = (n, h, self.widths()[which]);
+        with_slice::<T, _>(&self.matrices[1 + which], |w| Ok(product(z, w, start, size)))
+    }
+
+    fn forward<T: TableReal>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
+        let mut z = zeros(n * h);
+        with_slice::<T, _>(&self.matrices[0], |w| {
+            norm(x, w, self.eps, &mut z);
+            Ok(())
+        })?;
+        let [q, k, v] = [0, 1, 2].map(|which| self.project(&z, which, (n, h)));
+        let (mut q, mut k, v) = (q?, k?, v?);
+        drop(z);
+        self.rotate(&mut q, false);
+        self.rotate(&mut k, false);
+        let mixed = attend(&q, &k, &v, &self.rows.shape);
+        let [wide, narrow, _] = self.widths();
+        let y = with_slice::<T, _>(&self.matrices[4], |w| {
+            Ok(product(&mixed, w, Some(x.to_vec()), (n, wide, h)))
+        })?;
+        let keep = |data, width: usize| Tensor::from_vec(data, (n, width), &Device::Cpu);
+        let inner = [keep(q, wide)?, keep(k, narrow)?, keep(v, narrow)?, keep(mixed, wide)?];
+        self.inner.get_or_init(|| inner);
+        Ok(T::to_cpu_storage_owned(y))
+    }
+
+    fn backward<T: TableReal>(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let Some([q, k, v, mixed]) = self.inner.get() else {
+            candle_core::bail!("attention_branch: backward before forward");
+        };
+        let ((n, h), [wide, ..]) = (x.dims2()?, self.widths());
+        let output = &self.matrices[4];
+        let (d_output, dqkv) =
+            with_slices::<T, _, 6>([grad, q, k, v, mixed, output], |[g, q, k, v, mixed, w]| {
+                let d_output = output.track_op().then(|| transposed_product(g, mixed, (n, h, wide)));
+                let mut d_mixed = zeros(n * wide);
+                let out = ViewMut::new(&mut d_mixed, n, wide, wide);
+                multiply(out, View::new(g, n, h, h), View::new(w, h, wide, wide), false);
+                let (mut dq, mut dk, dv) = attend_backward(q, k, v, &d_mixed, &self.rows.shape);
+                self.rotate(&mut dq, true);
+                self.rotate(&mut dk, true);
+                Ok((d_output, [dq, dk, dv]))
+            })?;
+        let mut found = self.projection_gradients(x, &dqkv)?;
+        found[4] = d_output.map(|data| tensor_like(data, output)).transpose()?;
+        let (dx, d_norm) = self.input_gradients(x, grad, &dqkv)?;
+        found[0] = d_norm;
+        self.found.set(found);
+        Ok(dx)
+    }
+
+    /// Gradients of the projections and their biases at their places in the bundle.
+    fn projection_gradients<T: TableReal>(
+        &self,
+        x: &Tensor,
+        dqkv: &[Vec<T>; 3],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let ((n, h), widths) = (x.dims2()?, self.widths());
+        let mut z = zeros(n * h);
+        with_slices([x, &self.matrices[0]], |[x, w]| {
+            norm(x, w, self.eps, &mut z);
+            Ok(())
+        })?;
+        let mut found = vec![None; 5];
+        for which in 0..3 {
+            let weight = &self.matrices[1 + which];
+            if weight.track_op() {
+                let dw = transposed_product(&dqkv[which], &z, (n, widths[which], h));
+                found[1 + which] = Some(tensor_like(dw, weight)?);
+            }
+        }
+        for (which, bias) in self.biases.iter().enumerate() {
+            let Some(bias) = bias else { continue };
+            let db = bias.track_op().then(|| tensor_like(row_sum(&dqkv[which], widths[which]), bias));
+            found.push(db.transpose()?);
+        }
+        Ok(found)
+    }
+
+    /// Gradients of x and of the norm's weight, where they are needed.
+    fn input_gradients<T: TableReal>(
+        &self,
+        x: &Tensor,
+        grad: &Tensor,
+        dqkv: &[Vec<T>; 3],
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((n, h), widths, weight) = (x.dims2()?, self.widths(), &self.matrices[0]);
+        if !x.track_op() && !weight.track_op() {
+            return Ok((None, None));
+        }
+        let [norm_weight, q, k, v] = [0, 1, 2, 3].map(|i| &self.matrices[i]);
+        let (dx, dw) = with_slices([x, grad, norm_weight, q, k, v], |[x, g, w, q, k, v]| {
+            let mut dz = zeros(n * h);
+            for (which, matrix) in [q, k, v].into_iter().enumerate() {
+                let d = View::new(&dqkv[which], n, widths[which], widths[which]);
+                let matrix = View::new(matrix, widths[which], h, h);
+                multiply(ViewMut::new(&mut dz, n, h, h), d, matrix, which > 0);
+            }
+            let mut dx = zeros(n * h);
+            norm_gradient(x, w, self.eps, g, &dz, &mut dx);
+            let mut dw = zeros(h);
+            if weight.track_op() {
+                add_norm_weight_gradient(x, &dz, self.eps, &mut dw);
+            }
+            Ok((dx, dw))
+        })?;
+        let when_tracked = |data, like: &Tensor| like.track_op().then(|| tensor_like(data, like)).transpose();
+        Ok((when_tracked(dx, x)?, when_tracked(dw, weight)?))
+    }
+}
+
+impl CustomOp2 for AttentionBranch {
+    fn name(&self) -> &'static str {
+        "attention_branch"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let size = lx.shape().dims2()?;
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "attention_branch", T => {
+            self.forward::<T>(slice_of(x, lx)?, size)
+        })?;
+        Ok((y, lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bundle: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let dx = with_real!(grad.dtype(), "attention_branch", T => self.backward::<T>(x, &grad))?;
+        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+    }
+}
