@@ -8,7 +8,7 @@
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use epo::kernels::gpu::{evaluate, Evaluated, Rows};
+use epo::kernels::{evaluate, Evaluation, ScoreOptions};
 use std::time::Instant;
 
 const VOCABULARY: usize = 151_936;
@@ -42,8 +42,8 @@ fn line(what: &str, bytes: f64, seconds: f64, copy: f64) {
 fn bench(device: &Device, n: usize) -> Result<()> {
     let logits = (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
     let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
-    let rows = Rows::new(&ids, ids.iter().map(|_| None), 1.0, device)?;
-    let grads = Tensor::ones((2, n), DType::F32, device)?;
+    let (ids, options) = (Tensor::new(ids, device)?, ScoreOptions::default());
+    let grads = Tensor::ones(n, DType::F32, device)?;
     let pass = (2 * n * VOCABULARY) as f64;
     println!("T = {n}, V = {VOCABULARY}, bf16, {:.2} GB of logits", pass / 1e9);
 
@@ -53,17 +53,14 @@ fn bench(device: &Device, n: usize) -> Result<()> {
     line("device copy", 2.0 * pass, seconds, copy);
     drop(copied);
 
-    let forward = || Ok::<(_, Evaluated), anyhow::Error>(evaluate(&logits, rows.clone())?);
+    let forward = || Ok::<Evaluation, anyhow::Error>(evaluate(&logits, &ids, &options)?);
     let seconds = median(device, || forward().map(|_| ()))?;
     line("forward", pass, seconds, copy);
-    let (_, evaluated) = forward()?;
+    let scores = forward()?;
     // Written over its own input: the values decay, the bytes do not.
-    let seconds = median(device, || Ok(evaluated.gradient_in_place(&logits, &grads)?))?;
+    let seconds = median(device, || Ok(scores.gradient_in_place(&logits, &grads, &grads)?))?;
     line("backward in place", 2.0 * pass, seconds, copy);
-    let both = || {
-        let (_, evaluated) = forward()?;
-        Ok(evaluated.gradient_in_place(&logits, &grads)?)
-    };
+    let both = || Ok(forward()?.gradient_in_place(&logits, &grads, &grads)?);
     line("forward + backward in place", 3.0 * pass, median(device, both)?, copy);
     Ok(())
 }

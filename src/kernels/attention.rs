@@ -4,10 +4,10 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
-use super::branch::{tensor_like, with_slices};
+use super::branch::tensor_like;
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, Real};
+use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

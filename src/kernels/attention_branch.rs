@@ -2,10 +2,11 @@
 
 use super::attention::{attend, attend_backward};
 use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
-use super::branch::{row_sum, tensor_like, with_slices, zeros, Found};
+use super::branch::{row_sum, tensor_like, Found};
+use super::buffer::zeros;
 use super::linear::product;
 use super::matmul::{View, ViewMut};
-use super::real::{on_cpu, slice_of, with_real, with_slice};
+use super::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
 use super::rope::{rotate_rows, TableReal};
 use super::{attention, linear, linear_residual, rms_norm, rope, AttentionShape, RopeTable};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};

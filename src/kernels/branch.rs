@@ -1,10 +1,11 @@
 //! What the residual branches x + f(norm(x)) share: operators of many weights, the norm in front, and products of slices.
 
+use super::buffer::zeros;
 use super::linear::{add_rows, sum_over_rows};
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{slice_of, vectorised, with_real, Real};
+use super::real::{vectorised, with_real, Real};
 use super::rms_norm::{add_weight_gradient, backward_row, rms_norm_row};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,26 +75,6 @@ impl CustomOp2 for Link {
         }
         Ok((bundle.track_op().then(|| bundle.zeros_like()).transpose()?, gradient))
     }
-}
-
-/// Calls `f` with the elements of contiguous CPU tensors of type `T`.
-pub(super) fn with_slices<T: Real, R, const N: usize>(
-    tensors: [&Tensor; N],
-    f: impl FnOnce([&[T]; N]) -> Result<R>,
-) -> Result<R> {
-    let guards = tensors.map(Tensor::storage_and_layout);
-    let mut slices: [&[T]; N] = [&[]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(storage) => *slice = slice_of(storage, layout)?,
-            _ => candle_core::bail!("branch: all tensors must be on the CPU"),
-        }
-    }
-    f(slices)
-}
-
-pub(super) fn zeros<T: Real>(n: usize) -> Vec<T> {
-    vec![T::from_f64(0.0); n]
 }
 
 /// A tensor of the shape of `like`.

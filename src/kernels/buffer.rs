@@ -1,8 +1,5 @@
 //! Large zeroed buffers on huge pages: touching fresh 4 KiB pages costs more than most kernels' arithmetic.
 
-/// Bytes from which a buffer asks for huge pages.
-const LARGE: usize = 8 << 20;
-
 /// `n` zeros; on Linux a large buffer is advised to use transparent huge pages.
 pub(crate) fn zeros<T: candle_core::WithDType>(n: usize) -> Vec<T> {
     let buffer = vec![T::zero(); n];
@@ -14,6 +11,8 @@ pub(crate) fn zeros<T: candle_core::WithDType>(n: usize) -> Vec<T> {
 #[cfg(target_os = "linux")]
 fn advise<T>(buffer: &[T]) {
     const PAGE: usize = 2 << 20;
+    /// Bytes from which a buffer asks for huge pages.
+    const LARGE: usize = 8 << 20;
     let bytes = std::mem::size_of_val(buffer);
     if bytes < LARGE {
         return;

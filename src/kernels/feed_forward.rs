@@ -1,9 +1,10 @@
 //! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
 
 use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
-use super::branch::{tensor_like, with_slices, zeros, Found};
+use super::branch::{tensor_like, Found};
+use super::buffer::zeros;
 use super::matmul::{View, ViewMut};
-use super::real::{on_cpu, slice_of, vectorised, with_real, Real};
+use super::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
 use super::swiglu::{sigmoid, swiglu_slice};
 use super::{linear_residual, rms_norm, swiglu};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};

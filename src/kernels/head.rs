@@ -5,10 +5,10 @@
 //! (four products in all). A tile's part of dW is written once, so nothing is rounded twice.
 
 use super::buffer::zeros;
-use super::logprob_entropy::Scoring;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::Real;
-use super::rows::{gradient_in_place, Logit, RowGradient, RowStatistics, Running};
+use super::rows::{Logit, RowGradient, Running};
+use super::scoring::{RowScore, Scoring};
 use super::support::RowSupport;
 use candle_core::WithDType;
 use rayon::prelude::*;
@@ -30,6 +30,17 @@ pub(super) struct Head<'a, T> {
     pub(super) chunk_bytes: usize,
 }
 
+/// One token's part of a loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenLoss {
+    /// ℓ(log p, H).
+    pub value: f64,
+    /// ∂ℓ/∂log p.
+    pub log_prob: f64,
+    /// ∂ℓ/∂H.
+    pub entropy: f64,
+}
+
 /// Which gradients of a term are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -37,14 +48,17 @@ pub(super) struct Wanted {
     pub(super) weight: bool,
 }
 
+/// Gradients of all terms and of the bias; empty where they were not wanted.
+pub(super) struct HeadGradients<T> {
+    pub(super) terms: Vec<TermGradient<T>>,
+    pub(super) bias: Vec<T>,
+}
+
 /// Gradients of one term; empty where they were not wanted.
 pub(super) struct TermGradient<T> {
     pub(super) x: Vec<T>,
     pub(super) weight: Vec<T>,
 }
-
-/// Statistics of every row, and the logit of its id.
-pub(super) type Scored = Vec<(RowStatistics, f64)>;
 
 /// Rows of one element type widened for the products; nothing is copied where it is its own arithmetic.
 fn widened<'a, T: Logit>(data: &'a [T], buffer: &'a mut Vec<T::Real>) -> &'a [T::Real] {
@@ -99,7 +113,7 @@ impl<T: Logit> Head<'_, T> {
     }
 
     /// One pass over the vocabulary: the statistics of every row and its own logit.
-    pub(super) fn score(&self) -> Scored {
+    pub(super) fn score(&self) -> Vec<RowScore> {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
         let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
@@ -107,7 +121,7 @@ impl<T: Logit> Head<'_, T> {
             let z = &mut z[..n * width];
             self.logits(0..n, (start, width), z, &mut buffers);
             z.par_chunks(width).zip(&mut rows).enumerate().for_each(|(i, (z, row))| {
-                self.scoring.add_tile(i, z, start, row);
+                self.scoring.add_part(i, z, start, row);
             });
         });
         rows.iter().map(|(running, logit)| (running.finish(), *logit)).collect()
@@ -116,11 +130,11 @@ impl<T: Logit> Head<'_, T> {
     /// The gradients of all terms, and of the bias where `bias` is wanted.
     pub(super) fn gradient(
         &self,
-        scored: &Scored,
+        scored: &[RowScore],
         grads: &[RowGradient],
         wanted: &[Wanted],
         bias: bool,
-    ) -> (Vec<TermGradient<T>>, Vec<T>) {
+    ) -> HeadGradients<T> {
         let n = self.tokens();
         let mut gradients = Gradients::new(self, wanted, bias);
         let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
@@ -128,20 +142,20 @@ impl<T: Logit> Head<'_, T> {
             let z = &mut z[..n * width];
             self.logits(0..n, (start, width), z, &mut buffers);
             let rows = z.par_chunks_mut(width).zip(scored).zip(grads).enumerate();
-            rows.for_each(|(i, ((z, (s, _)), &grad))| self.scoring.gradient_tile(i, z, start, s, grad));
+            rows.for_each(|(i, ((z, (s, _)), &grad))| self.scoring.gradient_part(i, z, start, s, grad));
             gradients.add_tile(self, 0..n, (start, width), z, &mut buffers);
         });
         gradients.finish()
     }
 
-    /// Scores and gradients together, a few whole rows of logits at a time: three products instead of four. `loss`
-    /// gives the gradients of a row's log-probability and entropy from their values.
+    /// Scores, the loss of every row, and gradients together, a few whole rows of logits at a time: three products
+    /// instead of four. `loss` is not asked about skipped rows; theirs is 0.
     pub(super) fn score_and_gradient(
         &self,
-        loss: &(dyn Fn(usize, f64, f64) -> RowGradient + Sync),
+        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
         wanted: &[Wanted],
         bias: bool,
-    ) -> (Scored, Vec<TermGradient<T>>, Vec<T>) {
+    ) -> (Vec<(RowScore, f64)>, HeadGradients<T>) {
         let (n, v) = (self.tokens(), self.scoring.vocabulary);
         let at_once = (self.chunk_bytes / (v * std::mem::size_of::<T::Real>())).clamp(1, n.max(1));
         let mut gradients = Gradients::new(self, wanted, bias);
@@ -151,68 +165,29 @@ impl<T: Logit> Head<'_, T> {
             let rows = first..n.min(first + at_once);
             let z = &mut z[..rows.len() * v];
             self.logits(rows.clone(), (0, v), z, &mut buffers);
-            let work = z.par_chunks_mut(v).enumerate().map(|(i, z)| {
-                let (i, mut row) = (first + i, (Running::EMPTY, 0.0));
-                self.scoring.add_tile(i, z, 0, &mut row);
-                let (s, logit) = (row.0.finish(), row.1);
-                let grad = loss(i, self.scoring.log_prob(i, logit, &s), s.entropy());
-                self.scoring.gradient_tile(i, z, 0, &s, grad);
-                (s, logit)
-            });
+            let work = z.par_chunks_mut(v).enumerate().map(|(i, z)| self.row_loss(first + i, z, loss));
             scored.extend(work.collect::<Vec<_>>());
             gradients.add_tile(self, rows, (0, v), z, &mut buffers);
         }
-        let (terms, bias) = gradients.finish();
-        (scored, terms, bias)
-    }
-}
-
-impl Scoring {
-    /// The part of an ascending list that falls into a tile, counted from the tile's first column.
-    fn allowed_in<'a>(
-        list: &'a [u32],
-        start: usize,
-        width: usize,
-    ) -> impl Iterator<Item = usize> + Clone + 'a {
-        let place = |column: usize| list.partition_point(|&id| (id as usize) < column);
-        list[place(start)..place(start + width)].iter().map(move |&id| id as usize - start)
+        (scored, gradients.finish())
     }
 
-    fn add_tile<T: Real + Logit>(&self, i: usize, z: &[T], start: usize, row: &mut (Running, f64)) {
-        match self.row(i) {
-            RowSupport::Skipped => return,
-            RowSupport::Whole => row.0.add(z, self.inverse_temperature),
-            RowSupport::Allowed(list) => {
-                let kept: Vec<T> = Self::allowed_in(list, start, z.len()).map(|j| z[j]).collect();
-                row.0.add(&kept, self.inverse_temperature);
-            }
-        }
-        if let Some(logit) = (self.ids[i] as usize).checked_sub(start).and_then(|j| z.get(j)) {
-            row.1 = logit.to_f64();
-        }
-    }
-
-    fn gradient_tile<T: Real + Logit>(
+    /// The score and the loss of row `i`, whose logits become their gradient.
+    fn row_loss(
         &self,
         i: usize,
-        z: &mut [T],
-        start: usize,
-        s: &RowStatistics,
-        grad: RowGradient,
-    ) {
-        let id = (self.ids[i] as usize).checked_sub(start).filter(|&j| j < z.len());
-        match self.row(i) {
-            RowSupport::Skipped => z.fill(T::from_f32(0.0)),
-            RowSupport::Whole => gradient_in_place(z, id, self.inverse_temperature, s, grad),
-            RowSupport::Allowed(list) => {
-                let places = Self::allowed_in(list, start, z.len());
-                let mut kept: Vec<T> = places.clone().map(|j| z[j]).collect();
-                let id = id.and_then(|id| places.clone().position(|j| j == id));
-                gradient_in_place(&mut kept, id, self.inverse_temperature, s, grad);
-                z.fill(T::from_f32(0.0));
-                places.zip(kept).for_each(|(j, value)| z[j] = value);
-            }
+        z: &mut [T::Real],
+        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
+    ) -> (RowScore, f64) {
+        let score = self.scoring.score(i, z);
+        if self.scoring.row(i) == RowSupport::Skipped {
+            z.fill(T::Real::from_f32(0.0));
+            return (score, 0.0);
         }
+        let (log_prob, entropy) = self.scoring.value(i, &score);
+        let TokenLoss { value, log_prob, entropy } = loss(i, log_prob, entropy);
+        self.scoring.gradient_part(i, z, 0, &score.0, RowGradient { log_prob, entropy });
+        (score, value)
     }
 }
 
@@ -268,12 +243,12 @@ impl<T: Logit> Gradients<T> {
         }
     }
 
-    fn finish(self) -> (Vec<TermGradient<T>>, Vec<T>) {
+    fn finish(self) -> HeadGradients<T> {
         let own = |sum: Option<Vec<T::Real>>| sum.map(T::own).unwrap_or_default();
         let terms = self
             .terms
             .into_iter()
             .map(|(x, weight)| TermGradient { x: own(x), weight: weight.unwrap_or_default() });
-        (terms.collect(), own(self.bias))
+        HeadGradients { terms: terms.collect(), bias: own(self.bias) }
     }
 }

@@ -3,10 +3,11 @@
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
 use super::composed;
-use super::head::{Head, Scored, Term, Wanted};
-use super::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit, ScoreOptions, Scoring};
-use super::real::{slice_of, with_slice};
-use super::rows::{Logit, RowGradient, RowStatistics};
+use super::head::{Head, HeadGradients, Term, Wanted};
+use super::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit};
+use super::real::{slice_of, with_slices};
+use super::rows::{Logit, RowGradient};
+use super::scoring::{RowScore, ScoreOptions, Scoring};
 use super::support::RowSupport;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
@@ -45,6 +46,15 @@ impl<'a> LmHead<'a> {
         let logits = composed::linear(hidden, self.weight, self.bias)?;
         let Some(LowRank { a, b, scale }) = self.low_rank else { return Ok(logits) };
         Ok((logits + (hidden.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?)?)
+    }
+
+    /// The hidden states, W and b as the operators take them: contiguous, and no bias one without elements.
+    pub(super) fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
+        let bias = match self.bias {
+            Some(bias) => bias.contiguous()?,
+            None => Tensor::zeros(0, hidden.dtype(), hidden.device())?,
+        };
+        Ok([hidden.contiguous()?, self.weight.contiguous()?, bias])
     }
 
     pub(super) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
@@ -129,9 +139,7 @@ pub fn evaluate_linear(
         return Err(Error::setting("head", "unsupported", reason));
     }
     let scoring = Scoring::checked(n, v, ids, options)?;
-    let no_bias = || Tensor::zeros(0, hidden.dtype(), hidden.device());
-    let bias = head.bias.map_or_else(no_bias, Tensor::contiguous)?;
-    let inputs = [hidden.contiguous()?.detach(), head.weight.contiguous()?.detach(), bias.detach()];
+    let inputs = head.inputs(hidden)?.map(|input| input.detach());
     let op = LinearLogprobEntropy::new(scoring, options.chunk_bytes, None);
     let (log_probs, entropies) = split(&inputs[0].apply_op3_no_bwd(&inputs[1], &inputs[2], &op)?)?;
     Ok(LinearEvaluation { log_probs, entropies, op, inputs })
@@ -186,10 +194,7 @@ fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
 }
 
 fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usize) -> Result<Tensor> {
-    let hidden = hidden.contiguous()?;
-    let weight = head.weight.contiguous()?;
-    let no_bias = || Tensor::zeros(0, hidden.dtype(), hidden.device());
-    let bias = head.bias.map_or_else(no_bias, Tensor::contiguous)?;
+    let [hidden, weight, bias] = head.inputs(hidden)?;
     let op = |frozen| LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
     Ok(match head.low_rank {
         None => hidden.apply_op3(&weight, &bias, op(None))?,
@@ -202,30 +207,18 @@ fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usiz
 
 /// On (hidden, W, b); with `frozen` = [W, b] on (hidden, s hidden Aᵀ, B). A bias without elements is none.
 pub(super) struct LinearLogprobEntropy {
-    scoring: Scoring,
+    pub(super) scoring: Scoring,
     chunk_bytes: usize,
     frozen: Option<[Tensor; 2]>,
-    rows: OnceLock<Scored>,
+    rows: OnceLock<Vec<RowScore>>,
 }
 
-type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+/// The gradients of an operator's three inputs.
+pub(super) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
     pub(super) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
         Self { scoring, chunk_bytes, frozen, rows: OnceLock::new() }
-    }
-
-    /// Whether row `i` is computed.
-    pub(super) fn counts(&self, i: usize) -> bool {
-        self.scoring.row(i) != RowSupport::Skipped
-    }
-
-    /// (log p, H) of every row.
-    pub(super) fn values(&self, scored: &Scored) -> Vec<(f64, f64)> {
-        let value = |(i, (s, logit)): (usize, &(RowStatistics, f64))| {
-            (self.scoring.log_prob(i, *logit, s), s.entropy())
-        };
-        scored.iter().enumerate().map(value).collect()
     }
 
     /// Calls `f` with the problem over the slices of the three inputs.
@@ -237,11 +230,9 @@ impl LinearLogprobEntropy {
         let n = self.scoring.ids.len().max(1);
         match &self.frozen {
             None => f(self.head(vec![Term { x, weight: y, width: x.len() / n }], z)),
-            Some([weight, bias]) => with_slice::<T, _>(weight, |weight| {
-                with_slice::<T, _>(bias, |bias| {
-                    let low = Term { x: y, weight: z, width: y.len() / n };
-                    f(self.head(vec![Term { x, weight, width: x.len() / n }, low], bias))
-                })
+            Some([weight, bias]) => with_slices([weight, bias], |[weight, bias]| {
+                let low = Term { x: y, weight: z, width: y.len() / n };
+                f(self.head(vec![Term { x, weight, width: x.len() / n }, low], bias))
             }),
         }
     }
@@ -260,8 +251,7 @@ fn tensor<T: WithDType>(values: Vec<T>, like: &Tensor, wanted: bool) -> candle_c
 impl LinearLogprobEntropy {
     fn forward<T: Logit>(&self, inputs: [&[T]; 3]) -> candle_core::Result<CpuStorage> {
         let scored = self.with_head(inputs, |head| Ok(head.score()))?;
-        let (values, real) = (self.values(&scored), <T::Real as WithDType>::from_f64);
-        let out = values.iter().map(|v| v.0).chain(values.iter().map(|v| v.1)).map(real).collect();
+        let out = self.scoring.values::<T::Real>(&scored);
         self.rows.get_or_init(|| scored);
         Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
     }
@@ -279,7 +269,7 @@ impl LinearLogprobEntropy {
             None => vec![Wanted { x, weight: y }],
             Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
         };
-        let (terms, bias) = with_slices(inputs, |slices| {
+        let HeadGradients { terms, bias } = with_slices(inputs, |slices| {
             self.with_head::<T, _>(slices, |head| {
                 let bias = z && self.frozen.is_none() && head.bias.is_some();
                 Ok(head.gradient(scored, grads, &wanted, bias))
@@ -297,13 +287,6 @@ impl LinearLogprobEntropy {
             Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),
         })
     }
-}
-
-fn with_slices<T: WithDType, R>(
-    [x, y, z]: [&Tensor; 3],
-    f: impl FnOnce([&[T]; 3]) -> candle_core::Result<R>,
-) -> candle_core::Result<R> {
-    with_slice::<T, _>(x, |x| with_slice::<T, _>(y, |y| with_slice::<T, _>(z, |z| f([x, y, z]))))
 }
 
 impl CustomOp3 for LinearLogprobEntropy {

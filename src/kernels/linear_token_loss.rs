@@ -2,25 +2,15 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary.
 
-use super::head::{Scored, Wanted};
-use super::linear_logprob_entropy::{LinearLogprobEntropy, LmHead};
-use super::logprob_entropy::{split, ScoreOptions, Scoring};
+use super::head::{HeadGradients, TokenLoss, Wanted};
+use super::linear_logprob_entropy::{Gradients3, LinearLogprobEntropy, LmHead};
+use super::logprob_entropy::split;
 use super::real::{slice_of, with_real};
-use super::rows::{Logit, RowGradient};
+use super::rows::Logit;
+use super::scoring::{ScoreOptions, Scoring};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
-use std::sync::{Arc, Mutex, OnceLock};
-
-/// One token's part of a loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLoss {
-    /// ℓ(log p, H).
-    pub value: f64,
-    /// ∂ℓ/∂log p.
-    pub log_prob: f64,
-    /// ∂ℓ/∂H.
-    pub entropy: f64,
-}
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use std::sync::{Arc, OnceLock};
 
 /// What [`linear_token_loss`] returns.
 #[derive(Debug, Clone)]
@@ -56,37 +46,37 @@ pub fn linear_token_loss(
         return Err(Error::setting("head", "unsupported", reason));
     }
     let scoring = Scoring::checked(n, v, ids, options)?;
-    let no_bias = || Tensor::zeros(0, hidden.dtype(), hidden.device());
-    let bias = head.bias.map_or_else(no_bias, Tensor::contiguous)?;
-    let (hidden, weight) = (hidden.contiguous()?, head.weight.contiguous()?);
-    let wanted = [&hidden, &weight, &bias].map(Tensor::track_op);
-    let both = Arc::new(OnceLock::new());
-    let inner = LinearLogprobEntropy::new(scoring, options.chunk_bytes, None);
+    let [hidden, weight, bias] = head.inputs(hidden)?;
     let op = LinearTokenLoss {
-        inner,
+        wanted: [&hidden, &weight, &bias].map(Tensor::track_op),
+        inner: LinearLogprobEntropy::new(scoring, options.chunk_bytes, None),
         loss: Box::new(loss),
-        wanted,
-        both: both.clone(),
-        gradients: Mutex::default(),
+        found: Arc::default(),
     };
+    let found = op.found.clone();
     let loss = hidden.apply_op3(&weight, &bias, op)?;
     let missing = || candle_core::Error::Msg("linear_token_loss: no forward pass".into());
-    let (log_probs, entropies) = split(both.get().ok_or_else(missing)?)?;
-    let value = loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    let (log_probs, entropies) = split(&found.get().ok_or_else(missing)?.both)?;
+    let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     if !value.is_finite() {
         return Err(Error::NonFinite { name: "loss".into(), value, at: format!("{n} tokens") });
     }
     Ok(TokenLosses { loss, log_probs, entropies })
 }
 
-type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+/// What the forward pass has found beside the loss.
+struct Found {
+    /// (log p, H) `[2, n]`.
+    both: Tensor,
+    /// Of hidden states, W and b, where they are wanted.
+    gradients: [Option<Tensor>; 3],
+}
 
 struct LinearTokenLoss {
+    wanted: [bool; 3],
     inner: LinearLogprobEntropy,
     loss: Box<dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync>,
-    wanted: [bool; 3],
-    both: Arc<OnceLock<Tensor>>,
-    gradients: Mutex<Gradients3>,
+    found: Arc<OnceLock<Found>>,
 }
 
 impl LinearTokenLoss {
@@ -95,37 +85,22 @@ impl LinearTokenLoss {
         inputs: [&[T]; 3],
         shapes: [&Shape; 3],
     ) -> candle_core::Result<CpuStorage> {
-        let row = |i, log_prob, entropy| {
-            let TokenLoss { log_prob, entropy, .. } = (self.loss)(i, log_prob, entropy);
-            RowGradient { log_prob, entropy }
-        };
         let [x, weight, bias] = self.wanted;
-        let wanted = [Wanted { x, weight }];
-        let (scored, mut terms, db) = self.inner.with_head(inputs, |head| {
+        let (rows, HeadGradients { mut terms, bias: db }) = self.inner.with_head(inputs, |head| {
             let bias = bias && head.bias.is_some();
-            Ok(head.score_and_gradient(&row, &wanted, bias))
+            Ok(head.score_and_gradient(&self.loss, &[Wanted { x, weight }], bias))
         })?;
-        let tensor = |values: Vec<T>, which: usize| -> candle_core::Result<Option<Tensor>> {
-            let wanted = self.wanted[which] && !values.is_empty();
-            wanted.then(|| Tensor::from_vec(values, shapes[which], &Device::Cpu)).transpose()
+        let (scores, losses): (Vec<_>, Vec<f64>) = rows.into_iter().unzip();
+        let both = self.inner.scoring.values::<T>(&scores);
+        let both = Tensor::from_vec(both, (2, scores.len()), &Device::Cpu)?;
+        let [dx, dw] = terms.pop().map_or([vec![], vec![]], |term| [term.x, term.weight]);
+        let tensor = |values: Vec<T>, which: usize| {
+            let some = (!values.is_empty()).then_some(values);
+            some.map(|values| Tensor::from_vec(values, shapes[which], &Device::Cpu)).transpose()
         };
-        if let Some(term) = terms.pop() {
-            let gradients = (tensor(term.x, 0)?, tensor(term.weight, 1)?, tensor(db, 2)?);
-            *self.gradients.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = gradients;
-        }
-        let value = self.record::<T>(&scored)?;
-        Ok(T::to_cpu_storage_owned(vec![T::from_f64(value)]))
-    }
-
-    /// Keeps both outputs and returns the loss.
-    fn record<T: WithDType>(&self, scored: &Scored) -> candle_core::Result<f64> {
-        let terms = self.inner.values(scored);
-        let counted = (0..terms.len()).filter(|&i| self.inner.counts(i));
-        let value = counted.map(|i| (self.loss)(i, terms[i].0, terms[i].1).value).sum();
-        let values = terms.iter().map(|t| t.0).chain(terms.iter().map(|t| t.1)).map(T::from_f64).collect();
-        let both = Tensor::from_vec::<_, T>(values, (2, scored.len()), &Device::Cpu)?;
-        self.both.get_or_init(|| both);
-        Ok(value)
+        let gradients = [tensor(dx, 0)?, tensor(dw, 1)?, tensor(db, 2)?];
+        self.found.get_or_init(|| Found { both, gradients });
+        Ok(T::to_cpu_storage_owned(vec![T::from_f64(losses.iter().sum())]))
     }
 }
 
@@ -158,13 +133,14 @@ impl CustomOp3 for LinearTokenLoss {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<Gradients3> {
-        let factor = grad.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-        let taken =
-            std::mem::take(&mut *self.gradients.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        let scaled = |gradient: Option<Tensor>| match gradient {
+        let factor = grad.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let Some(Found { gradients, .. }) = self.found.get() else {
+            candle_core::bail!("linear_token_loss: backward before forward");
+        };
+        let [dx, dw, db] = gradients.clone().map(|gradient| match gradient {
             Some(gradient) if factor != 1.0 => (gradient * factor).map(Some),
             gradient => Ok(gradient),
-        };
-        Ok((scaled(taken.0)?, scaled(taken.1)?, scaled(taken.2)?))
+        });
+        Ok((dx?, dw?, db?))
     }
 }

@@ -2,38 +2,13 @@
 //!
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`super::rows`].
 
-use super::composed;
 use super::real::with_slice;
-use super::rows::{gradient_in_place, row_statistics, Logit, RowGradient, RowStatistics, Running};
-use super::support::{RowSupport, Support};
+use super::rows::{Logit, RowGradient};
+use super::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Shape, Tensor, Var, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
-
-/// How the tokens of a call are scored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoreOptions {
-    /// Temperature τ > 0 of the distribution softmax(logits/τ).
-    pub temperature: f64,
-    /// What each row's token was chosen from; none: every row from the whole vocabulary.
-    pub support: Option<Support>,
-    /// Bytes of logits that [`super::linear_logprob_entropy()`] holds at a time.
-    pub chunk_bytes: usize,
-}
-
-impl Default for ScoreOptions {
-    fn default() -> Self {
-        Self { temperature: 1.0, support: None, chunk_bytes: 64 << 20 }
-    }
-}
-
-impl ScoreOptions {
-    /// The whole vocabulary at a temperature.
-    pub fn at(temperature: f64) -> Self {
-        Self { temperature, ..Self::default() }
-    }
-}
 
 /// log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]` and ids `[n]` (u32).
 ///
@@ -181,153 +156,9 @@ pub(super) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((both.get(0)?, entropies))
 }
 
-/// Checked arguments of one call.
-pub(super) struct Scoring {
-    pub(super) ids: Vec<u32>,
-    pub(super) support: Option<Support>,
-    pub(super) inverse_temperature: f64,
-    pub(super) vocabulary: usize,
-}
-
-impl Scoring {
-    fn new(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
-        let (n, v) = logits.dims2()?;
-        if v == 0 {
-            return Err(Error::Shape {
-                name: "logits",
-                expected: "[n, v] with v > 0".into(),
-                got: vec![n, v],
-            });
-        }
-        if !matches!(logits.dtype(), DType::F32 | DType::F64 | DType::BF16 | DType::F16) {
-            let reason = "logits are f32, bf16, f16 or f64";
-            return Err(Error::setting("logits.dtype", logits.dtype().as_str(), reason));
-        }
-        Self::checked(n, v, ids, options)
-    }
-
-    pub(super) fn checked(n: usize, v: usize, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
-        if ids.dims() != [n] {
-            return Err(Error::Shape { name: "ids", expected: format!("[{n}]"), got: ids.dims().to_vec() });
-        }
-        let temperature = options.temperature;
-        if !(temperature > 0.0 && temperature.is_finite()) {
-            return Err(Error::setting("temperature", temperature, "must be a positive number"));
-        }
-        let ids = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        if let Some(support) = &options.support {
-            support.check(&ids, v)?;
-        }
-        let support = options.support.clone();
-        let scoring = Self { ids, support, inverse_temperature: 1.0 / temperature, vocabulary: v };
-        let outside = |&(i, &id): &(usize, &u32)| id as usize >= v && scoring.row(i) != RowSupport::Skipped;
-        match scoring.ids.iter().enumerate().find(outside) {
-            Some((i, id)) => {
-                let reason = format!("must be below the vocabulary size {v}");
-                Err(Error::setting(format!("ids[{i}]"), id, reason))
-            }
-            None => Ok(scoring),
-        }
-    }
-
-    /// Of the rows `kept` alone.
-    pub(super) fn select(&self, kept: &[u32]) -> Self {
-        let rows = || kept.iter().map(|&i| i as usize);
-        let support = self.support.as_ref().map(|support| support.select(rows()));
-        Self { ids: rows().map(|i| self.ids[i]).collect(), support, ..*self }
-    }
-
-    pub(super) fn row(&self, i: usize) -> RowSupport<'_> {
-        self.support.as_ref().map_or(RowSupport::Whole, |support| support.row(i))
-    }
-
-    /// The rows as the kernels of a device take them.
-    #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    fn on(&self, device: &Device) -> Result<super::gpu::Rows> {
-        let support = |i| match self.row(i) {
-            RowSupport::Whole => None,
-            RowSupport::Skipped => Some(&[][..]),
-            RowSupport::Allowed(list) => Some(list),
-        };
-        let supports = (0..self.ids.len()).map(support);
-        Ok(super::gpu::Rows::new(&self.ids, supports, 1.0 / self.inverse_temperature, device)?)
-    }
-
-    /// Both outputs `[2, n]` from differentiable operations, on any device.
-    fn composed(&self, logits: &Tensor) -> Result<Tensor> {
-        let (n, device) = (self.ids.len(), logits.device());
-        let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
-        let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
-        let ids = Tensor::from_vec(ids, n, device)?;
-        let both = composed::logprob_entropy(&self.restrict(logits)?, &ids, 1.0 / self.inverse_temperature)?;
-        let kept: Vec<u8> = (0..2 * n).map(|i| u8::from(!skipped(i % n))).collect();
-        Ok(Tensor::from_vec(kept, (2, n), device)?.where_cond(&both, &both.zeros_like()?)?)
-    }
-
-    /// Logits with −∞ outside the supports.
-    fn restrict(&self, logits: &Tensor) -> Result<Tensor> {
-        let Some(support) = &self.support else { return Ok(logits.clone()) };
-        let (n, v) = logits.dims2()?;
-        let mut keep = vec![1u8; n * v];
-        for (keep, i) in keep.chunks_exact_mut(v).zip(0..) {
-            if support.row(i) != RowSupport::Whole {
-                keep.fill(0);
-            }
-            if let RowSupport::Allowed(list) = support.row(i) {
-                list.iter().for_each(|&id| keep[id as usize] = 1);
-            }
-        }
-        let keep = Tensor::from_vec(keep, (n, v), logits.device())?;
-        let outside = Tensor::new(f32::NEG_INFINITY, logits.device())?.to_dtype(logits.dtype())?;
-        Ok(keep.where_cond(logits, &outside.broadcast_as((n, v))?)?)
-    }
-
-    pub(super) fn statistics<T: Logit>(&self, i: usize, row: &[T]) -> RowStatistics {
-        match self.row(i) {
-            RowSupport::Whole => row_statistics(row, self.inverse_temperature),
-            RowSupport::Skipped => RowStatistics::SKIPPED,
-            RowSupport::Allowed(list) => {
-                let mut running = Running::EMPTY;
-                running.add(&gather(row, list), self.inverse_temperature);
-                running.finish()
-            }
-        }
-    }
-
-    /// log p of a row's id, whose logit is `logit`; 0 for a skipped row.
-    pub(super) fn log_prob(&self, i: usize, logit: f64, s: &RowStatistics) -> f64 {
-        match self.row(i) {
-            RowSupport::Skipped => 0.0,
-            _ => s.log_prob(logit, self.inverse_temperature),
-        }
-    }
-
-    /// Writes the gradient of row `i` over its logits.
-    fn gradient_row<T: Logit>(&self, i: usize, row: &mut [T], s: &RowStatistics, grad: RowGradient) {
-        let id = self.ids[i];
-        match self.row(i) {
-            RowSupport::Whole => {
-                gradient_in_place(row, Some(id as usize), self.inverse_temperature, s, grad);
-            }
-            RowSupport::Skipped => row.fill(T::from_f64(0.0)),
-            RowSupport::Allowed(list) => {
-                let mut kept = gather(row, list);
-                let place = list.binary_search(&id).ok();
-                gradient_in_place(&mut kept, place, self.inverse_temperature, s, grad);
-                row.fill(T::from_f64(0.0));
-                list.iter().zip(kept).for_each(|(&id, value)| row[id as usize] = value);
-            }
-        }
-    }
-}
-
-fn gather<T: Copy>(row: &[T], list: &[u32]) -> Vec<T> {
-    list.iter().map(|&id| row[id as usize]).collect()
-}
-
 struct LogprobEntropy {
     scoring: Scoring,
-    rows: OnceLock<Vec<RowStatistics>>,
+    rows: OnceLock<Vec<RowScore>>,
 }
 
 /// Runs `$body` with `$T` bound to the logits' element type.
@@ -376,15 +207,8 @@ impl LogprobEntropy {
         let (v, (start, apart)) = (self.scoring.vocabulary, even_rows(layout)?);
         let n = self.scoring.ids.len();
         let row = |i: usize| &logits[start + i * apart..][..v];
-        let rows: Vec<RowStatistics> =
-            (0..n).into_par_iter().map(|i| self.scoring.statistics(i, row(i))).collect();
-        let log_prob = |(i, s): (usize, &RowStatistics)| {
-            let logit = row(i).get(self.scoring.ids[i] as usize).map_or(0.0, |x| x.to_f64());
-            self.scoring.log_prob(i, logit, s)
-        };
-        let log_probs = rows.iter().enumerate().map(log_prob);
-        let real = <T::Real as WithDType>::from_f64;
-        let out = log_probs.chain(rows.iter().map(RowStatistics::entropy)).map(real).collect();
+        let rows: Vec<RowScore> = (0..n).into_par_iter().map(|i| self.scoring.score(i, row(i))).collect();
+        let out = self.scoring.values::<T::Real>(&rows);
         self.rows.get_or_init(|| rows);
         Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
     }
@@ -411,12 +235,12 @@ impl LogprobEntropy {
         grads: &[RowGradient],
         prepare: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let statistics = self.rows.get().map(Vec::as_slice).unwrap_or_default();
-        let work = rows.par_chunks_mut(apart.max(1)).zip(statistics).zip(grads).enumerate();
-        work.for_each(|(i, ((row, s), &grad))| {
+        let scores = self.rows.get().map(Vec::as_slice).unwrap_or_default();
+        let work = rows.par_chunks_mut(apart.max(1)).zip(scores).zip(grads).enumerate();
+        work.for_each(|(i, ((row, (s, _)), &grad))| {
             let row = &mut row[..self.scoring.vocabulary];
             prepare(i, row);
-            self.scoring.gradient_row(i, row, s, grad);
+            self.scoring.gradient_part(i, row, 0, s, grad);
         });
     }
 }

@@ -15,7 +15,8 @@
 //! | [`swiglu`] | silu(x W_gᵀ) ∘ (x W_uᵀ) |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
-//! | [`logprob_entropy`] | log-probability of a token and entropy of its distribution |
+//! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
+//! | [`linear_logprob_entropy`], [`linear_token_loss`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
 
 /// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
 macro_rules! on_device {
@@ -36,7 +37,7 @@ pub mod composed;
 mod embedding;
 mod feed_forward;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
-pub mod gpu;
+pub(crate) mod gpu;
 mod head;
 mod inference;
 mod linear;
@@ -52,6 +53,7 @@ mod rms_norm;
 mod rms_norm_residual;
 mod rope;
 mod rows;
+mod scoring;
 mod support;
 mod swiglu;
 
@@ -59,16 +61,18 @@ pub use attention::{attention, AttentionShape};
 pub use attention_branch::{attention_branch, AttentionRows, AttentionWeights};
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;
+pub use head::TokenLoss;
 pub use linear::{linear, linear_residual};
 pub use linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
-pub use linear_token_loss::{linear_token_loss, TokenLoss, TokenLosses};
-pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation, ScoreOptions};
+pub use linear_token_loss::{linear_token_loss, TokenLosses};
+pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
 pub use lora::linear_lora;
 pub use rms_norm::rms_norm;
 pub use rms_norm_residual::rms_norm_residual;
 pub use rope::{rope, RopeTable};
+pub use scoring::ScoreOptions;
 pub use support::{RowSupport, Support};
 pub use swiglu::swiglu;
 

@@ -294,6 +294,22 @@ pub(crate) fn with_slice<T: WithDType, R>(
     f(&copy)
 }
 
+/// Calls `f` with the elements of contiguous CPU tensors of type `T`.
+pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        match &**storage {
+            Storage::Cpu(storage) => *slice = slice_of(storage, layout)?,
+            _ => candle_core::bail!("all tensors of a kernel must be on the CPU"),
+        }
+    }
+    f(slices)
+}
+
 /// Whether the CPU kernels can serve this tensor.
 pub(crate) fn on_cpu(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)

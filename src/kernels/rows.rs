@@ -51,11 +51,9 @@ pub(crate) trait Logit: WithDType {
     fn store(values: &[Self::Real], out: &mut [Self]);
     /// Replaces the block's values by what `f` makes of them.
     fn update(block: &mut [Self], f: impl FnOnce(&mut [Self::Real])) {
-        let mut buffer = [Self::Real::from_f32(0.0); BLOCK];
-        let buffer = &mut buffer[..block.len()];
         let mut values = [Self::Real::from_f32(0.0); BLOCK];
         let values = &mut values[..block.len()];
-        values.copy_from_slice(Self::load(block, buffer));
+        Self::load(block, values);
         f(values);
         Self::store(values, block);
     }

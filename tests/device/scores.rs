@@ -3,8 +3,7 @@
 use super::support::random;
 use super::{exact, values};
 use candle_core::{DType, Device, Tensor, Var};
-use epo::kernels::gpu::{evaluate, Rows};
-use epo::kernels::{logprob_entropy, reference};
+use epo::kernels::{evaluate, logprob_entropy, reference, Evaluation, RowSupport, ScoreOptions, Support};
 
 const TEMPERATURE: f64 = 0.5;
 /// Element types with the relative error of one rounding to them and the smallest number they hold.
@@ -79,9 +78,16 @@ fn place(rows: &[Row], dtype: DType, device: &Device, shifted: bool) -> Tensor {
     all.narrow(0, usize::from(shifted), rows.len() * v).unwrap().reshape((rows.len(), v)).unwrap()
 }
 
-fn rows_on(rows: &[Row], device: &Device) -> Rows {
+fn score(logits: &Tensor, rows: &[Row]) -> Evaluation {
+    let supports = rows.iter().map(|row| match row.support.as_deref() {
+        None => RowSupport::Whole,
+        Some([]) => RowSupport::Skipped,
+        Some(list) => RowSupport::Allowed(list),
+    });
+    let options =
+        ScoreOptions { support: Some(Support::new(supports).unwrap()), ..ScoreOptions::at(TEMPERATURE) };
     let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
-    Rows::new(&ids, rows.iter().map(|row| row.support.as_deref()), TEMPERATURE, device).unwrap()
+    evaluate(logits, &Tensor::new(ids, logits.device()).unwrap(), &options).unwrap()
 }
 
 /// (∂L/∂log p, ∂L/∂H) of every row, both `[n]`.
@@ -89,17 +95,20 @@ fn weights(n: usize) -> [Vec<f64>; 2] {
     [1, 2].map(|seed| values(&exact(&[n], seed, DType::F32)))
 }
 
-fn stack(weights: &[Vec<f64>; 2], device: &Device) -> Tensor {
-    let stacked = Tensor::from_vec(weights.concat(), (2, weights[0].len()), &Device::Cpu).unwrap();
-    stacked.to_dtype(DType::F32).unwrap().to_device(device).unwrap()
+fn weights_on(n: usize, device: &Device) -> [Tensor; 2] {
+    weights(n)
+        .map(|x| Tensor::from_vec(x, n, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap())
+        .map(|x| x.to_device(device).unwrap())
 }
 
-fn assert_scores(what: &str, rows: &[Row], both: &Tensor) {
-    assert_eq!((both.dtype(), both.dims()), (DType::F32, &[2, rows.len()][..]));
-    let got = values(both);
+fn assert_scores(what: &str, rows: &[Row], log_probs: &Tensor, entropies: &Tensor) {
+    for scores in [log_probs, entropies] {
+        assert_eq!((scores.dtype(), scores.dims()), (DType::F32, &[rows.len()][..]));
+    }
+    let (log_probs, entropies) = (values(log_probs), values(entropies));
     let close = |a: f64, b: f64| a == b || (a - b).abs() <= 5e-6 * (1.0 + b.abs());
     for (i, row) in rows.iter().enumerate() {
-        let (want, got) = (row.want(), (got[i], got[i + rows.len()]));
+        let (want, got) = (row.want(), (log_probs[i], entropies[i]));
         assert!(close(got.0, want.0) && close(got.1, want.1), "{what} row {i}: {got:?} against {want:?}");
     }
 }
@@ -124,9 +133,10 @@ fn check(device: &Device, what: &str, make: &dyn Fn(DType) -> Vec<Row>) {
         for shifted in [false, true] {
             let what = format!("{what} {dtype:?} shifted {shifted}");
             let logits = place(&rows, dtype, device, shifted);
-            let (both, evaluated) = evaluate(&logits, rows_on(&rows, device)).unwrap();
-            assert_scores(&what, &rows, &both);
-            let gradient = evaluated.gradient(&logits, &stack(&weights(rows.len()), device)).unwrap();
+            let scores = score(&logits, &rows);
+            assert_scores(&what, &rows, &scores.log_probs, &scores.entropies);
+            let [g, h] = weights_on(rows.len(), device);
+            let gradient = scores.gradient(&logits, &g, &h).unwrap();
             assert_eq!((gradient.dtype(), gradient.dims()), (dtype, logits.dims()));
             assert_gradient(&what, &rows, &gradient, (rounding, smallest));
         }
@@ -186,13 +196,13 @@ pub fn the_gradient_in_place_is_the_gradient(device: &Device) {
         let mut rows: Vec<Row> = (0..5).map(row).collect();
         rows[1].support = Some(vec![17, 4000]);
         rows[3].support = Some(vec![]);
-        let (logits, grads) = (place(&rows, dtype, device, true), stack(&weights(rows.len()), device));
-        let (_, evaluated) = evaluate(&logits, rows_on(&rows, device)).unwrap();
-        let apart = evaluated.gradient(&logits, &grads).unwrap();
+        let (logits, [g, h]) = (place(&rows, dtype, device, true), weights_on(rows.len(), device));
+        let scores = score(&logits, &rows);
+        let apart = scores.gradient(&logits, &g, &h).unwrap();
         assert_eq!(values(&logits), rows.iter().flat_map(|row| row.logits.clone()).collect::<Vec<_>>());
-        evaluated.gradient_in_place(&logits, &grads).unwrap();
+        scores.gradient_in_place(&logits, &g, &h).unwrap();
         assert_eq!(values(&logits), values(&apart), "{dtype:?}");
-        assert!(evaluated.gradient(&logits, &grads.t().unwrap()).is_err());
+        assert!(scores.gradient(&logits, &g.narrow(0, 0, 4).unwrap(), &h).is_err());
     }
 }
 
@@ -203,9 +213,9 @@ pub fn autograd_gives_the_same_gradient(device: &Device) {
         let var = Var::from_tensor(&place(&rows, dtype, device, false)).unwrap();
         let ids = Tensor::new(&[0u32, 100, 200, 300], device).unwrap();
         let (log_probs, entropies) = logprob_entropy(&var, &ids, TEMPERATURE).unwrap();
-        assert_scores("autograd", &rows, &Tensor::stack(&[&log_probs, &entropies], 0).unwrap());
-        let weights = stack(&weights(rows.len()), device);
-        let part = |i: usize, x: &Tensor| (x * weights.get(i).unwrap()).unwrap().sum_all().unwrap();
+        assert_scores("autograd", &rows, &log_probs, &entropies);
+        let weights = weights_on(rows.len(), device);
+        let part = |i: usize, x: &Tensor| (x * &weights[i]).unwrap().sum_all().unwrap();
         let loss = (part(0, &log_probs) + part(1, &entropies)).unwrap();
         let grads = loss.backward().unwrap();
         assert_gradient("autograd", &rows, grads.get(&var).unwrap(), (rounding, smallest));
@@ -227,10 +237,4 @@ pub fn bad_logits_and_ids_are_errors(device: &Device) {
         }
     }
     assert!(call(&[1.0, 2.0, 3.0, 4.0], [0, 2]).unwrap_err().contains("ids[1]"));
-    let logits = Tensor::zeros((1, 4), DType::F32, device).unwrap();
-    let rows = |ids: &[u32]| Rows::new(ids, ids.iter().map(|_| None), 1.0, device).unwrap();
-    assert!(evaluate(&logits, rows(&[3])).is_ok());
-    assert!(evaluate(&logits, rows(&[4])).is_err());
-    assert!(evaluate(&logits, rows(&[0, 1])).is_err());
-    assert!(Rows::new(&[0], [None, None], 1.0, device).is_err());
 }

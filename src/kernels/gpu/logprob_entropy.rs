@@ -13,7 +13,7 @@ const WHOLE: u32 = u32::MAX;
 
 /// What the rows of a call are scored on, held on the device.
 #[derive(Debug, Clone)]
-pub struct Rows {
+pub(crate) struct Rows {
     /// ids `[n]`; first place and length `[n]` of each row's list in `allowed`; the lists, one after another: u32.
     ids: Tensor,
     start: Tensor,
@@ -29,7 +29,7 @@ impl Rows {
     ///
     /// # Errors
     /// Another number of supports than ids, and a failed copy to the device.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         ids: &[u32],
         supports: impl IntoIterator<Item = Option<&'a [u32]>>,
         temperature: f64,
@@ -96,14 +96,14 @@ pub(crate) fn logprob_entropy(logits: &Tensor, rows: Rows) -> Result<Tensor> {
 ///
 /// # Errors
 /// Logits that are not `[n, v]` for the `n` rows or not on their device, and an id outside the vocabulary.
-pub fn evaluate(logits: &Tensor, rows: Rows) -> Result<(Tensor, Evaluated)> {
+pub(crate) fn evaluate(logits: &Tensor, rows: Rows) -> Result<(Tensor, Evaluated)> {
     let op = LogprobEntropy { rows, statistics: Arc::default() };
     let both = logits.contiguous()?.apply_op1_no_bwd(&op)?;
     Ok((both, Evaluated(op)))
 }
 
 /// The rows and statistics of an evaluation; from [`evaluate`].
-pub struct Evaluated(LogprobEntropy);
+pub(crate) struct Evaluated(LogprobEntropy);
 
 impl Evaluated {
     /// ∂L/∂logits `[n, v]` for the gradients `[2, n]` of both outputs, by the formula of
@@ -111,7 +111,7 @@ impl Evaluated {
     ///
     /// # Errors
     /// Logits of another shape or device than the evaluated ones, gradients that are not `[2, n]`.
-    pub fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
+    pub(crate) fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
         self.0.gradient(&logits.contiguous()?, grads)
     }
 
@@ -120,7 +120,7 @@ impl Evaluated {
     ///
     /// # Errors
     /// As [`Evaluated::gradient`], and logits that are not contiguous.
-    pub fn gradient_in_place(&self, logits: &Tensor, grads: &Tensor) -> Result<()> {
+    pub(crate) fn gradient_in_place(&self, logits: &Tensor, grads: &Tensor) -> Result<()> {
         logits.inplace_op2(&self.0.rows.gradients(grads)?, &InPlace(&self.0))
     }
 }

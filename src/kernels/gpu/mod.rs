@@ -5,8 +5,7 @@
 //! end; `cuda.rs` and `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or
 //! f16, arithmetic is f32. Tensors of other types, and operators without a kernel, go through [`super::composed`] on the same device.
 //!
-//! The operators of [`super`] come here by themselves. [`evaluate`] is for scores whose gradient is wanted without
-//! candle's graph, which would add a pass over the logits.
+//! The operators of [`super`] come here by themselves.
 
 mod adamw;
 #[cfg(feature = "cuda")]
@@ -22,7 +21,7 @@ mod tests;
 
 pub(crate) use adamw::Moments;
 pub(crate) use logprob_entropy::logprob_entropy;
-pub use logprob_entropy::{evaluate, Evaluated, Rows};
+pub(crate) use logprob_entropy::{evaluate, Evaluated, Rows};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use swiglu::swiglu;
