@@ -42,7 +42,7 @@ pub fn logprob_entropy_with(
     split(&scoring.composed(logits)?)
 }
 
-/// The same values without a graph, with what their gradient needs: 24 bytes a row.
+/// The same values without a graph, with what their gradient needs: 32 bytes a row.
 ///
 /// # Errors
 /// As [`logprob_entropy_with`].
