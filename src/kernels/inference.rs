@@ -25,9 +25,12 @@ pub(crate) fn linear_into(
     let (o, i) = weight.dims2()?;
     let n = x.len() / i;
     let mut y = match (onto, bias) {
-        (Some(y), _) => y,
         (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
-        (None, None) => vec![0.0; n * o],
+        (onto, None) => onto.unwrap_or_else(|| vec![0.0; n * o]),
+        (Some(mut y), Some(bias)) => with_slice::<f32, _>(bias, |b| {
+            y.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+            Ok(y)
+        })?,
     };
     with_slice::<f32, _>(weight, |w| {
         if n <= SKINNY {

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// cos and sin of position · base^(−2j/d), for every position below a limit.
+/// cos and sin of position · frequency, base^(−2j/d) unless others are given, for every position below a limit.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     head_dim: usize,
@@ -26,11 +26,16 @@ pub(crate) struct Angles<T> {
 impl RopeTable {
     /// The table for heads of `head_dim` features (even), positions 0..`positions`, and base θ.
     pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let angle = |i: usize| {
-            let (position, j) = (i / half, i % half);
-            position as f64 * theta.powf(-2.0 * j as f64 / head_dim as f64)
-        };
+        let frequency = |j: usize| theta.powf(-2.0 * j as f64 / head_dim as f64);
+        Self::of_frequencies(&(0..head_dim / 2).map(frequency).collect::<Vec<_>>(), positions)
+    }
+
+    /// The table of the angles position · frequency for positions 0..`positions` and one frequency `[d/2]`, in
+    /// radians per position, for every pair of features.
+    pub fn of_frequencies(frequencies: &[f64], positions: usize) -> Self {
+        let half = frequencies.len();
+        let head_dim = 2 * half;
+        let angle = |i: usize| (i / half) as f64 * frequencies[i % half];
         let (sin, cos): (Vec<f64>, Vec<f64>) =
             (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
         let single = |x: &[f64]| x.iter().map(|&x| x as f32).collect();

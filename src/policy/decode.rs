@@ -4,7 +4,7 @@
 //! r = rows of the call.
 
 use super::cache::{KvCache, Slot};
-use super::decoder::{Block, Decoder};
+use super::decoder::{Block, Decoder, Projection};
 use crate::kernels::{attend, linear_into, norm_rows, swiglu_rows, with_slice, RopeTable};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -125,10 +125,9 @@ impl Decoder {
         last: bool,
     ) -> Result<Vec<f32>> {
         let mut normed = self.normed(&x, &block.input_norm)?;
-        let [q, k, v] = &block.qkv;
-        let mut keys = linear_into(&normed, &k.0, Some(&k.1), None)?;
-        let values = linear_into(&normed, &v.0, Some(&v.1), None)?;
-        rotate_rows(&self.rope, &mut keys, spans);
+        let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
+        let keys = self.rotated(&normed, &block.k, k_norm, spans)?;
+        let values = project(&normed, &block.v, None)?;
         append(slots, layer, spans, &keys, &values);
         let mut queries = spans.to_vec();
         if last {
@@ -136,18 +135,34 @@ impl Decoder {
             normed = last_rows(&normed, spans, self.config.hidden_size);
             queries = spans.iter().map(|s| Span { position: s.position + s.count - 1, count: 1 }).collect();
         }
-        let mut q = linear_into(&normed, &q.0, Some(&q.1), None)?;
-        rotate_rows(&self.rope, &mut q, &queries);
+        let q = self.rotated(&normed, &block.q, q_norm, &queries)?;
         let mixed = self.attend_rows(&q, slots, layer, &queries);
-        let x = linear_into(&mixed, &block.o, None, Some(x))?;
+        let x = project(&mixed, &block.o, Some(x))?;
         let normed = self.normed(&x, &block.post_norm)?;
-        let mut gate = linear_into(&normed, &block.gate, None, None)?;
-        swiglu_rows(&mut gate, &linear_into(&normed, &block.up, None, None)?);
-        linear_into(&gate, &block.down, None, Some(x))
+        let mut gate = project(&normed, &block.gate, None)?;
+        swiglu_rows(&mut gate, &project(&normed, &block.up, None)?);
+        project(&gate, &block.down, Some(x))
+    }
+
+    /// Queries or keys: projected, normalised head by head where there is a norm, rotated.
+    fn rotated(
+        &self,
+        x: &[f32],
+        projection: &Projection,
+        norm: Option<&Tensor>,
+        spans: &[Span],
+    ) -> Result<Vec<f32>> {
+        let mut heads = project(x, projection, None)?;
+        if let Some(weight) = norm {
+            heads = self.normed(&heads, weight)?;
+        }
+        rotate_rows(&self.rope, &mut heads, spans);
+        Ok(heads)
     }
 
     fn attend_rows(&self, q: &[f32], slots: &[Slot], layer: usize, spans: &[Span]) -> Vec<f32> {
-        let (h, c) = (self.config.hidden_size, &self.config);
+        let c = &self.config;
+        let h = c.num_attention_heads * c.head_dim();
         let mut out = vec![0.0; q.len()];
         let mut work = Vec::with_capacity(spans.len());
         let (mut q, mut rest) = (q, out.as_mut_slice());
@@ -167,6 +182,11 @@ impl Decoder {
         });
         out
     }
+}
+
+/// x Wᵀ + b, added to `onto` where given.
+fn project(x: &[f32], projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    linear_into(x, &projection.weight, projection.bias.as_ref(), onto)
 }
 
 fn rotate_rows(table: &RopeTable, x: &mut [f32], spans: &[Span]) {

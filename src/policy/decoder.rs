@@ -5,13 +5,14 @@
 
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{attention_branch, embedding, feed_forward, linear, rms_norm};
+use crate::kernels::{attention, attention_branch, embedding, feed_forward, linear, linear_residual};
+use crate::kernels::{rms_norm, rope};
 use crate::kernels::{AttentionRows, AttentionShape, AttentionWeights, LmHead, RopeTable};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
-/// A Qwen2 decoder over [`Parameters`]: pre-norm blocks of rotary grouped-query attention and SwiGLU.
+/// A decoder over [`Parameters`]: pre-norm blocks of rotary grouped-query attention and SwiGLU.
 ///
 /// It shares storage with the variables, so an optimiser step is seen at once by both modes.
 #[derive(Debug, Clone)]
@@ -28,13 +29,29 @@ pub struct Decoder {
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub(super) input_norm: Tensor,
-    /// Query, key and value projections with their biases.
-    pub(super) qkv: [(Tensor, Tensor); 3],
-    pub(super) o: Tensor,
+    pub(super) q: Projection,
+    pub(super) k: Projection,
+    pub(super) v: Projection,
+    pub(super) o: Projection,
+    /// Norms of the query and key heads `[d]`, before the rotation.
+    pub(super) head_norms: Option<[Tensor; 2]>,
     pub(super) post_norm: Tensor,
-    pub(super) gate: Tensor,
-    pub(super) up: Tensor,
-    pub(super) down: Tensor,
+    pub(super) gate: Projection,
+    pub(super) up: Projection,
+    pub(super) down: Projection,
+}
+
+/// x Wᵀ + b: one of a block's linear maps.
+#[derive(Debug, Clone)]
+pub(super) struct Projection {
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
+}
+
+impl Projection {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(linear(x, &self.weight, self.bias.as_ref())?)
+    }
 }
 
 impl Decoder {
@@ -60,13 +77,14 @@ impl Decoder {
         let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Self {
             embedding: get("model.embed_tokens.weight")?,
-            blocks: (0..config.num_hidden_layers).map(|i| Block::new(i, &get)).collect::<Result<_>>()?,
+            blocks: (0..config.num_hidden_layers)
+                .map(|i| Block::new(config, i, &get))
+                .collect::<Result<_>>()?,
             norm: get("model.norm.weight")?,
             head: get(head)?,
-            rope: Arc::new(RopeTable::new(
-                config.head_dim(),
+            rope: Arc::new(RopeTable::of_frequencies(
+                &config.rope_frequencies(),
                 config.max_position_embeddings,
-                config.rope_theta,
             )),
             config: config.clone(),
         })
@@ -189,31 +207,73 @@ fn unpacking(lengths: &[usize], t: usize, zero_row: u32) -> Vec<u32> {
 }
 
 impl Block {
-    fn new(layer: usize, get: &impl Fn(&str) -> Result<Tensor>) -> Result<Self> {
+    fn new(config: &DecoderConfig, layer: usize, get: &impl Fn(&str) -> Result<Tensor>) -> Result<Self> {
         let get = |name: &str| get(&format!("model.layers.{layer}.{name}"));
-        let projection = |name: &str| -> Result<(Tensor, Tensor)> {
-            Ok((get(&format!("self_attn.{name}_proj.weight"))?, get(&format!("self_attn.{name}_proj.bias"))?))
+        let projection = |name: &str, biased: bool| -> Result<Projection> {
+            let bias = biased.then(|| get(&format!("{name}_proj.bias"))).transpose()?;
+            Ok(Projection { weight: get(&format!("{name}_proj.weight"))?, bias })
+        };
+        let qkv = |name: &str| projection(&format!("self_attn.{name}"), config.has_qkv_bias());
+        let head_norms = match config.has_head_norms() {
+            true => Some([get("self_attn.q_norm.weight")?, get("self_attn.k_norm.weight")?]),
+            false => None,
         };
         Ok(Self {
             input_norm: get("input_layernorm.weight")?,
-            qkv: [projection("q")?, projection("k")?, projection("v")?],
-            o: get("self_attn.o_proj.weight")?,
+            q: qkv("q")?,
+            k: qkv("k")?,
+            v: qkv("v")?,
+            o: projection("self_attn.o", config.attention_bias)?,
+            head_norms,
             post_norm: get("post_attention_layernorm.weight")?,
-            gate: get("mlp.gate_proj.weight")?,
-            up: get("mlp.up_proj.weight")?,
-            down: get("mlp.down_proj.weight")?,
+            gate: projection("mlp.gate", false)?,
+            up: projection("mlp.up", false)?,
+            down: projection("mlp.down", false)?,
         })
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
-        let [(q, qb), (k, kb), (v, vb)] = &self.qkv;
+        let x = match &self.head_norms {
+            None => self.attend(x, rows, eps)?,
+            Some(norms) => self.attend_normed(x, norms, rows, eps)?,
+        };
+        let x = match &self.o.bias {
+            Some(bias) => x.broadcast_add(bias)?,
+            None => x,
+        };
+        let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
+        Ok(feed_forward(&x, [&self.post_norm, gate, up, down], eps)?)
+    }
+
+    /// The attention branch without the output's bias.
+    fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
+        let qkv = [&self.q, &self.k, &self.v];
         let weights = AttentionWeights {
             norm: &self.input_norm,
-            qkv: [q, k, v],
-            biases: [Some(qb), Some(kb), Some(vb)],
-            output: &self.o,
+            qkv: qkv.map(|projection| &projection.weight),
+            biases: qkv.map(|projection| projection.bias.as_ref()),
+            output: &self.o.weight,
         };
-        let x = attention_branch(x, &weights, rows, eps)?;
-        Ok(feed_forward(&x, [&self.post_norm, &self.gate, &self.up, &self.down], eps)?)
+        Ok(attention_branch(x, &weights, rows, eps)?)
+    }
+
+    /// The same with a norm on every query and key head.
+    fn attend_normed(
+        &self,
+        x: &Tensor,
+        norms: &[Tensor; 2],
+        rows: &AttentionRows,
+        eps: f64,
+    ) -> Result<Tensor> {
+        let z = rms_norm(x, &self.input_norm, eps)?;
+        let rotated = |projection: &Projection, weight: &Tensor| -> Result<Tensor> {
+            let heads = projection.forward(&z)?;
+            let shape = heads.dims2()?;
+            let heads = rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?;
+            Ok(rope(&heads.reshape(shape)?, &rows.table, &rows.positions)?)
+        };
+        let (q, k) = (rotated(&self.q, &norms[0])?, rotated(&self.k, &norms[1])?);
+        let mixed = attention(&q, &k, &self.v.forward(&z)?, &rows.shape)?;
+        Ok(linear_residual(x, &mixed, &self.o.weight)?)
     }
 }

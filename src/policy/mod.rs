@@ -1,4 +1,4 @@
-//! A decoder of the Qwen2 family with two modes that share their weights: a teacher-forced forward with
+//! A decoder of the Qwen2, Qwen3, Llama and Mistral families with two modes that share their weights: a teacher-forced forward with
 //! gradients, and batched decoding with a key/value cache.
 //!
 //! ```
@@ -40,7 +40,7 @@ mod trie;
 
 pub use agreement::max_decode_forward_gap;
 pub use cache::KvCache;
-pub use config::DecoderConfig;
+pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
 pub use generate::{Finish, Generated, Request, SamplingParams};
 pub use gradients::{Gradients, MicroGradients};

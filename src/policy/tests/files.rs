@@ -78,16 +78,19 @@ fn broken_checkpoints_are_named() {
 }
 
 #[test]
-fn config_round_trips_through_its_file() {
+fn configs_of_all_families_round_trip_through_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
-    let config = DecoderConfig { rope_theta: 1e6, tie_word_embeddings: false, ..config() };
-    config.save(&path).unwrap();
-    assert_eq!(DecoderConfig::from_file(&path).unwrap(), config);
-    assert_eq!(
-        serde_json::from_str::<DecoderConfig>(&serde_json::to_string(&config).unwrap()).unwrap(),
-        config
-    );
+    for config in families() {
+        let config = DecoderConfig { rope_theta: 1e6, tie_word_embeddings: false, ..config };
+        // A file of Qwen3 states the width of its heads.
+        let stated = (config.family == Family::Qwen3).then_some(config.head_dim());
+        let config = DecoderConfig { head_dim: config.head_dim.or(stated), ..config };
+        config.save(&path).unwrap();
+        assert_eq!(DecoderConfig::from_file(&path).unwrap(), config);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<DecoderConfig>(&text).unwrap(), config);
+    }
 }
 
 #[test]
@@ -103,16 +106,111 @@ fn a_published_qwen2_config_is_read() {
 }
 
 #[test]
+fn published_configs_of_the_other_families_are_read() {
+    let llama = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":128000,
+        "eos_token_id":[128001,128008,128009],"head_dim":64,"hidden_act":"silu","hidden_size":2048,"initializer_range":0.02,
+        "intermediate_size":8192,"max_position_embeddings":131072,"mlp_bias":false,"model_type":"llama",
+        "num_attention_heads":32,"num_hidden_layers":16,"num_key_value_heads":8,"pretraining_tp":1,"rms_norm_eps":1e-05,
+        "rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,
+        "original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":true,
+        "torch_dtype":"bfloat16","transformers_version":"4.45.0.dev0","use_cache":true,"vocab_size":128256}"#;
+    let smol = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,"eos_token_id":2,
+        "hidden_act":"silu","hidden_size":576,"initializer_range":0.041666666666666664,"intermediate_size":1536,
+        "is_llama_config":true,"max_position_embeddings":8192,"mlp_bias":false,"model_type":"llama","num_attention_heads":9,
+        "num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,"pretraining_tp":1,"rms_norm_eps":1e-05,
+        "rope_interleaved":false,"rope_scaling":null,"rope_theta":100000,"tie_word_embeddings":true,
+        "transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},"use_cache":true,"vocab_size":49152}"#;
+    let qwen3 = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"head_dim":128,"hidden_act":"silu",
+        "hidden_size":1024,"initializer_range":0.02,"intermediate_size":3072,"layer_types":["full_attention"],
+        "max_position_embeddings":40960,"max_window_layers":28,"model_type":"qwen3","num_attention_heads":16,
+        "num_hidden_layers":28,"num_key_value_heads":8,"rms_norm_eps":1e-06,
+        "rope_parameters":{"rope_theta":1000000,"rope_type":"default"},"sliding_window":null,
+        "tie_word_embeddings":true,"use_sliding_window":false,"vocab_size":151936}"#;
+    let mistral = r#"{"architectures":["MistralForCausalLM"],"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,
+        "intermediate_size":14336,"max_position_embeddings":32768,"model_type":"mistral","num_attention_heads":32,
+        "num_hidden_layers":32,"num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_theta":1000000.0,
+        "sliding_window":null,"tie_word_embeddings":false,"vocab_size":32768}"#;
+    let read = |text: &str| serde_json::from_str::<DecoderConfig>(text).unwrap();
+    assert!(matches!(read(llama).rope_scaling, RopeScaling::Llama3 { factor: 32.0, .. }));
+    assert_eq!(read(llama).parameter_shapes().len(), 2 + 16 * 9);
+    assert_eq!((read(smol).head_dim(), read(smol).rope_theta), (64, 1e5));
+    assert_eq!((read(qwen3).rope_theta, read(qwen3).parameter_shapes().len()), (1e6, 2 + 28 * 11));
+    assert_eq!(read(mistral).parameter_shapes().len(), 3 + 32 * 9);
+}
+
+#[test]
+fn windows_that_no_sequence_would_notice_are_accepted() {
+    let read = |family, window: &str| {
+        let mut json = serde_json::Value::from(DecoderConfig { family, ..config() });
+        let extra: serde_json::Value = serde_json::from_str(window).unwrap();
+        json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        DecoderConfig::try_from(json)
+    };
+    for (family, window) in [
+        (Family::Mistral, r#"{"sliding_window":256}"#),
+        (Family::Qwen2, r#"{"sliding_window":7}"#),
+        (
+            Family::Qwen2,
+            r#"{"sliding_window":256,"use_sliding_window":true,"layer_types":["sliding_attention"]}"#,
+        ),
+    ] {
+        read(family, window).unwrap();
+    }
+    for (family, window, field) in [
+        (Family::Mistral, r#"{"sliding_window":255}"#, "sliding_window"),
+        (Family::Qwen3, r#"{"sliding_window":255,"use_sliding_window":true}"#, "use_sliding_window"),
+        (Family::Qwen2, r#"{"layer_types":["full_attention","sliding_attention"]}"#, "layer_types"),
+    ] {
+        let error = read(family, window).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("256") | error.contains("full"), "{error}");
+    }
+    let mut json = serde_json::Value::from(DecoderConfig { family: Family::Mistral, ..config() });
+    json["max_position_embeddings"] = 32768.into();
+    json.as_object_mut().unwrap().remove("sliding_window");
+    let error = DecoderConfig::try_from(json).unwrap_err().to_string();
+    assert!(error.contains("sliding_window") && error.contains("4096"), "{error}");
+}
+
+#[test]
+fn llama3_scaling_keeps_short_waves_divides_long_ones_and_blends_between() {
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    let llama = DecoderConfig { head_dim: Some(128), rope_theta: 5e5, rope_scaling: scaling, ..config() };
+    let plain = DecoderConfig { rope_scaling: RopeScaling::None, ..llama.clone() }.rope_frequencies();
+    let mut kinds = [0; 3];
+    for (scaled, plain) in llama.rope_frequencies().into_iter().zip(plain) {
+        let turns = 8192.0 * plain / std::f64::consts::TAU;
+        let ratio = scaled / plain;
+        match turns {
+            t if t > 4.0 => assert!((ratio - 1.0).abs() < 1e-12),
+            t if t < 1.0 => assert!((ratio - 0.125).abs() < 1e-12),
+            _ => assert!(ratio > 0.125 && ratio < 1.0),
+        }
+        kinds[if turns > 4.0 { 0 } else { 1 + usize::from(turns < 1.0) }] += 1;
+    }
+    assert!(kinds.iter().all(|&n| n > 0), "{kinds:?}");
+}
+
+#[test]
 fn settings_that_change_the_maths_are_errors_with_file_field_and_value() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     let cases = [
-        ("model_type", "\"llama\""),
+        ("model_type", "\"gemma\""),
         ("architectures", "[\"LlamaForCausalLM\"]"),
         ("hidden_act", "\"gelu\""),
         ("use_sliding_window", "true"),
         ("rope_scaling", "{\"factor\":2.0}"),
+        ("rope_scaling", "{\"factor\":2.0,\"type\":\"yarn\"}"),
         ("partial_rotary_factor", "0.5"),
+        ("mlp_bias", "true"),
+        ("attention_bias", "false"),
+        ("head_dim", "7"),
+        ("quantization_config", "{\"bits\":4}"),
         ("hidden_size", "30"),
         ("hidden_size", "\"wide\""),
         ("num_key_value_heads", "3"),

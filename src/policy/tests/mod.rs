@@ -14,6 +14,26 @@ fn config() -> DecoderConfig {
     DecoderConfig { initializer_range: 0.3, ..DecoderConfig::tiny(40) }
 }
 
+/// One configuration of every form that a block can take.
+fn families() -> Vec<DecoderConfig> {
+    let of = |family| DecoderConfig { family, ..config() };
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 32,
+    };
+    let linear = RopeScaling::Linear { factor: 2.0 };
+    vec![
+        of(Family::Qwen2),
+        DecoderConfig { head_dim: Some(6), ..of(Family::Qwen3) },
+        DecoderConfig { attention_bias: true, tie_word_embeddings: false, ..of(Family::Qwen3) },
+        DecoderConfig { rope_scaling: llama3, head_dim: Some(10), ..of(Family::Llama) },
+        DecoderConfig { attention_bias: true, rope_scaling: linear, ..of(Family::Llama) },
+        DecoderConfig { tie_word_embeddings: false, ..of(Family::Mistral) },
+    ]
+}
+
 fn decoder(config: &DecoderConfig, dtype: DType) -> (Decoder, Parameters) {
     let parameters = Parameters::init(config, 5, dtype, &Device::Cpu).unwrap();
     (Decoder::new(config, &parameters).unwrap(), parameters)
@@ -26,32 +46,51 @@ fn ids(len: usize, salt: u64, vocab: usize) -> Vec<u32> {
 
 #[test]
 fn decode_agrees_with_forward() {
-    let (decoder, _) = decoder(&config(), DType::F32);
     let rows: Vec<Vec<u32>> = [90, 3, 150, 41, 2].iter().map(|&n| ids(n, n as u64, 40)).collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-    let gap = max_decode_forward_gap(&decoder, &rows).unwrap();
-    println!("max |Δ log p| between decode and forward: {gap:.2e}");
-    assert!(gap < 1e-4, "{gap}");
+    for config in families() {
+        let (decoder, parameters) = decoder(&config, DType::F32);
+        roughen(&parameters);
+        let gap = max_decode_forward_gap(&decoder, &rows).unwrap();
+        println!("max |Δ log p| between decode and forward: {gap:.2e}");
+        assert!(gap < 1e-4, "{config:?}: {gap}");
+    }
+}
+
+/// Biases and norms that differ from those a missing one would amount to.
+fn roughen(parameters: &Parameters) {
+    for (name, var) in
+        parameters.iter().filter(|(name, _)| name.ends_with("norm.weight") | name.ends_with("bias"))
+    {
+        let count = var.elem_count();
+        let wave = (0..count).map(|i| 0.3 * ((i + name.len()) as f64).sin()).collect::<Vec<_>>();
+        let wave = Tensor::from_vec(wave, count, &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap();
+        var.set(&(var.as_detached_tensor() + wave).unwrap()).unwrap();
+    }
 }
 
 #[test]
 fn every_parameter_has_its_gradient() {
-    let config = DecoderConfig {
+    let small = DecoderConfig {
         vocab_size: 7,
         hidden_size: 8,
         intermediate_size: 6,
         num_attention_heads: 2,
         num_key_value_heads: 1,
-        tie_word_embeddings: false,
         ..config()
     };
     for tied in [false, true] {
-        check_parameters(&DecoderConfig { tie_word_embeddings: tied, ..config.clone() });
+        check_parameters(&DecoderConfig { tie_word_embeddings: tied, ..small.clone() });
+    }
+    for DecoderConfig { family, head_dim, attention_bias, rope_scaling, .. } in families() {
+        let form = DecoderConfig { family, head_dim, attention_bias, rope_scaling, ..small.clone() };
+        check_parameters(&form);
     }
 }
 
 fn check_parameters(config: &DecoderConfig) {
     let (decoder, parameters) = decoder(config, DType::F64);
+    roughen(&parameters);
     let rows: [&[u32]; 2] = [&[1, 2, 3, 6, 2], &[4, 0, 5]];
     let targets = Tensor::new(&[2u32, 3, 6, 2, 0, 0, 5, 1], &Device::Cpu).unwrap();
     let loss = || {

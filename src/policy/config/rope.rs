@@ -1,0 +1,79 @@
+//! Rotary frequencies of contexts longer than the pre-training one.
+
+use super::{require, Rejected};
+use std::f64::consts::TAU;
+
+/// How the rotary frequencies f_j = θ^(−2j/d) are changed for a longer context.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum RopeScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// f_j / factor (position interpolation, Chen et al. 2023, arXiv 2306.15595).
+    Linear {
+        /// By how much positions are compressed.
+        factor: f64,
+    },
+    /// Llama 3.1 (arXiv 2407.21783, as its checkpoints define it): with w_j = 2π/f_j turns and L the original
+    /// context, frequencies with w_j > L/low are divided by the factor, those with w_j < L/high are kept, and the
+    /// others are (1 − s) f_j/factor + s f_j with s = (L/w_j − low)/(high − low).
+    Llama3 {
+        /// By how much the lowest frequencies are divided.
+        factor: f64,
+        /// `low`, in turns per original context.
+        low_freq_factor: f64,
+        /// `high`, in turns per original context.
+        high_freq_factor: f64,
+        /// L, in tokens.
+        original_max_position_embeddings: usize,
+    },
+}
+
+impl RopeScaling {
+    /// The frequencies `[d/2]`, in radians per position, for heads of `head_dim` features.
+    pub(super) fn frequencies(&self, head_dim: usize, theta: f64) -> Vec<f64> {
+        let base = (0..head_dim / 2).map(|j| theta.powf(-2.0 * j as f64 / head_dim as f64));
+        base.map(|frequency| self.scaled(frequency)).collect()
+    }
+
+    fn scaled(&self, frequency: f64) -> f64 {
+        match *self {
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: context,
+            } => {
+                let turns = context as f64 * frequency / TAU;
+                let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 - smooth) * frequency / factor + smooth * frequency
+            }
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Rejected> {
+        let at_least_one = |factor: f64| {
+            require(factor >= 1.0 && factor.is_finite(), "rope_scaling.factor", factor, "must be at least 1")
+        };
+        match *self {
+            Self::None => Ok(()),
+            Self::Linear { factor } => at_least_one(factor),
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: context,
+            } => {
+                at_least_one(factor)?;
+                let (field, reason) = ("rope_scaling.low_freq_factor", "must be positive");
+                require(low > 0.0 && low.is_finite(), field, low, reason)?;
+                let (field, reason) = ("rope_scaling.high_freq_factor", "must be above low_freq_factor");
+                require(high > low && high.is_finite(), field, high, reason)?;
+                let (field, reason) = ("rope_scaling.original_max_position_embeddings", "must be positive");
+                require(context > 0, field, context, reason)
+            }
+        }
+    }
+}
