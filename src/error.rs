@@ -75,6 +75,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file of the Hugging Face hub could not be had.
+    #[cfg(feature = "hub")]
+    #[error("{repo} at {revision}: {file}: {endpoint}: {reason}")]
+    Hub {
+        /// The repository, `owner/name`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// The file in it.
+        file: String,
+        /// The hub's address.
+        endpoint: String,
+        /// What went wrong, and what could be done.
+        reason: String,
+    },
+
     /// The ScienceWorld simulator, its process or its installation failed.
     #[cfg(feature = "scienceworld")]
     #[error(transparent)]

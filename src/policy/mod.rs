@@ -27,6 +27,8 @@
 
 mod agreement;
 mod cache;
+#[cfg(feature = "text")]
+mod chat;
 mod config;
 mod decode;
 mod decoder;
@@ -34,20 +36,33 @@ mod files;
 mod generate;
 mod gradients;
 mod parameters;
+mod pretrained;
 #[cfg(feature = "text")]
 mod tokenizer;
+#[cfg(feature = "transformers")]
+mod transformers;
 mod trie;
 
 pub use agreement::max_decode_forward_gap;
 pub use cache::KvCache;
+#[cfg(feature = "text")]
+#[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+pub use chat::{Chat, ChatTemplate, Message};
 pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
 pub use generate::{Finish, Generated, Request, SamplingParams};
 pub use gradients::{Gradients, MicroGradients};
 pub use parameters::Parameters;
+#[cfg(feature = "hub")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+pub use pretrained::Hub;
+pub use pretrained::{GenerationConfig, Pretrained, Source};
 #[cfg(feature = "text")]
 #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
 pub use tokenizer::Tokenizer;
+#[cfg(feature = "transformers")]
+#[cfg_attr(docsrs, doc(cfg(feature = "transformers")))]
+pub use transformers::FrozenModel;
 pub use trie::TokenTrie;
 
 pub(crate) use files::{load_tensors, save_tensors};

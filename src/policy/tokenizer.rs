@@ -1,23 +1,26 @@
-//! A byte-level BPE tokenizer trained on the environment's own text.
+//! Text to token ids: byte-level BPE trained on the environment's own text, or a checkpoint's `tokenizer.json`.
 
 use super::config::DecoderConfig;
 use crate::train::atomic_write;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::OnceLock;
 use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// Text to token ids and back: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), in the layout of a
-/// Hugging Face `tokenizer.json`.
+/// Text to token ids and back: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) trained here, or whatever a
+/// Hugging Face `tokenizer.json` describes.
 ///
 /// Encoded text never yields a special token, whatever an environment prints; special tokens are placed
-/// by id, from [`Tokenizer::special_id`].
+/// by id, from [`Tokenizer::special_id`], or by a chat template.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special_ids: BTreeSet<u32>,
+    /// The same, but special tokens in a text are tokens; made when it is first needed.
+    parsing: OnceLock<Box<tokenizers::Tokenizer>>,
 }
 
 fn failed(what: &str, e: impl std::fmt::Display) -> Error {
@@ -77,7 +80,7 @@ impl Tokenizer {
         inner.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
-        Ok(Self { inner, special_ids })
+        Ok(Self { inner, special_ids, parsing: OnceLock::new() })
     }
 
     /// Reads a `tokenizer.json`.
@@ -136,6 +139,29 @@ impl Tokenizer {
             Some(id) => Err(Error::setting("text", text, format!("the merges lead to special token {id}"))),
             None => Ok(encoding.get_ids().to_vec()),
         }
+    }
+
+    /// The special tokens, the longest first.
+    pub(super) fn special_tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<_> =
+            self.special_ids.iter().filter_map(|&id| self.inner.id_to_token(id)).collect();
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.len()));
+        tokens
+    }
+
+    /// Token ids of text in which special tokens are tokens: what a chat template has rendered, never what an
+    /// environment has printed.
+    ///
+    /// # Errors
+    /// A vocabulary without some byte.
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
+        let parsing = self.parsing.get_or_init(|| {
+            let mut parsing = Box::new(self.inner.clone());
+            parsing.set_encode_special_tokens(false);
+            parsing
+        });
+        let encoding = parsing.encode_fast(text, false).map_err(|e| failed("encode", e))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD.

@@ -21,6 +21,28 @@ pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     sync_folder(parent(path))
 }
 
+/// Fills a new folder so that a kill at any moment leaves it whole or absent.
+///
+/// `write` gets `.tmp-<name>` beside it, which is then renamed.
+///
+/// # Errors
+/// [`Error::Setting`] for a folder that is there already and not empty, [`Error::Io`], and what `write` returns.
+pub(crate) fn atomic_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file();
+    if occupied {
+        return Err(Error::setting("folder", path.display(), "is there already and not empty"));
+    }
+    let temporary = temporary_name(path)?;
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(|e| Error::io(&temporary, e))?;
+    }
+    create_folder(&temporary)?;
+    write(&temporary)?;
+    sync_folder(&temporary)?;
+    fs::rename(&temporary, path).map_err(|e| Error::io(path, e))?;
+    sync_folder(parent(path))
+}
+
 /// Writes and syncs a file, without the rename.
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
@@ -79,6 +101,23 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         atomic_write(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_folder_appears_whole_and_replaces_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        let failed = atomic_folder(&path, |at| {
+            fs::write(at.join("a"), "half")
+                .map_err(|e| Error::io(at, e))
+                .and(Err(Error::setting("b", 1, "no")))
+        });
+        assert!(failed.is_err() && !path.exists());
+        atomic_folder(&path, |at| fs::write(at.join("b"), "whole").map_err(|e| Error::io(at, e))).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+        let error = atomic_folder(&path, |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("model") && error.contains("not empty"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod update;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
+pub(crate) use atomic::atomic_folder;
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
 #[cfg(feature = "text")]

@@ -1,0 +1,188 @@
+//! Files of the Hugging Face hub, through its local cache.
+
+use crate::{Error, Result};
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::Progress;
+use hf_hub::{Cache, Repo, RepoType};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+
+/// A repository of the Hugging Face hub.
+///
+/// What is in the cache, which is laid out as Python's, is taken from there without asking the hub again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hub {
+    /// `owner/name`.
+    pub repo: String,
+    /// Branch, tag or commit. A branch is resolved once per cache: name a commit for runs that repeat.
+    pub revision: String,
+    /// The hub's address.
+    pub endpoint: String,
+    /// The folder of the cache.
+    pub cache_dir: PathBuf,
+    /// The token for repositories that need one.
+    pub token: Option<String>,
+    /// Only the cache is looked at.
+    pub offline: bool,
+    /// How long a download may stand still.
+    pub patience: Duration,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("repo", &self.repo)
+            .field("revision", &self.revision)
+            .field("endpoint", &self.endpoint)
+            .field("cache_dir", &self.cache_dir)
+            .field("token", &self.token.as_ref().map(|_| "***"))
+            .field("offline", &self.offline)
+            .field("patience", &self.patience)
+            .finish()
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Hub {
+    /// The main branch of a repository, with the settings that Python's client reads from the environment as well:
+    /// `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the stored token, `HF_HUB_OFFLINE`. Downloads may
+    /// stand still for 30 seconds.
+    pub fn new(repo: impl Into<String>) -> Self {
+        let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |dir| Cache::new(dir.into()));
+        let offline = variable("HF_HUB_OFFLINE").map(|value| value.to_lowercase());
+        Self {
+            repo: repo.into(),
+            revision: "main".to_owned(),
+            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
+            token: variable("HF_TOKEN").or_else(|| Cache::from_env().token()),
+            cache_dir: cache.path().clone(),
+            offline: offline.is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.as_str())),
+            patience: Duration::from_secs(30),
+        }
+    }
+
+    /// Whether `name` has the form `owner/name`.
+    pub(super) fn is_repository_name(name: &str) -> bool {
+        let part = |part: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(plain)
+        };
+        name.split('/').count() == 2 && name.split('/').all(part)
+    }
+
+    /// The local copy of a file; `None` where the repository has none, or, offline, the cache.
+    pub(super) fn get(&self, file: &str) -> Result<Option<PathBuf>> {
+        if !Self::is_repository_name(&self.repo) {
+            return Err(self.error(file, "a repository is named owner/name"));
+        }
+        let cached = Cache::new(self.cache_dir.clone()).repo(self.repository()).get(file);
+        if cached.is_some() || self.offline {
+            return Ok(cached);
+        }
+        self.download(file)
+    }
+
+    /// The error for a file that must be there.
+    pub(super) fn missing(&self, file: &str) -> Error {
+        let reason = match self.offline {
+            true => format!("offline, and not in the cache {}", self.cache_dir.display()),
+            false => "there is no such file or repository".to_owned(),
+        };
+        self.error(file, reason)
+    }
+
+    fn repository(&self) -> Repo {
+        Repo::with_revision(self.repo.clone(), RepoType::Model, self.revision.clone())
+    }
+
+    fn error(&self, file: &str, reason: impl Into<String>) -> Error {
+        Error::Hub {
+            repo: self.repo.clone(),
+            revision: self.revision.clone(),
+            file: file.to_owned(),
+            endpoint: self.endpoint.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Downloads on a thread of its own, which is given up when nothing has arrived for [`Hub::patience`]: the client
+    /// itself waits for ever.
+    fn download(&self, file: &str) -> Result<Option<PathBuf>> {
+        let api = ApiBuilder::from_cache(Cache::new(self.cache_dir.clone()))
+            .with_endpoint(self.endpoint.clone())
+            .with_token(self.token.clone())
+            .with_progress(false)
+            .build()
+            .map_err(|e| self.error(file, e.to_string()))?;
+        let (arrived, result) = start(api.repo(self.repository()), file);
+        let mut seen = 0;
+        loop {
+            match result.recv_timeout(self.patience) {
+                Ok(Ok(path)) => return Ok(Some(path)),
+                Ok(Err(e)) if status(&e) == Some(404) => return Ok(None),
+                Ok(Err(e)) => return Err(self.error(file, explained(&e))),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(self.error(file, "the answer is not a hub's"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let now = arrived.load(Ordering::Relaxed);
+                    if now == seen {
+                        let waited = format!("nothing arrived for {:?}", self.patience);
+                        return Err(self.error(file, format!("{waited}, after {now} bytes")));
+                    }
+                    seen = now;
+                }
+            }
+        }
+    }
+}
+
+type Downloaded = Result<PathBuf, ApiError>;
+
+/// The bytes that have arrived so far, and where the result will.
+fn start(repo: ApiRepo, file: &str) -> (Arc<AtomicU64>, mpsc::Receiver<Downloaded>) {
+    let arrived = Arc::new(AtomicU64::new(0));
+    let (sender, result) = mpsc::channel();
+    let (file, counter) = (file.to_owned(), Counter(arrived.clone()));
+    std::thread::spawn(move || {
+        // Nobody listens any more where the download was given up.
+        let _ = sender.send(repo.download_with_progress(&file, counter));
+    });
+    (arrived, result)
+}
+
+/// Counts the bytes of a download.
+struct Counter(Arc<AtomicU64>);
+
+impl Progress for Counter {
+    fn init(&mut self, _: usize, _: &str) {}
+
+    fn update(&mut self, size: usize) {
+        self.0.fetch_add(size as u64, Ordering::Relaxed);
+    }
+
+    fn finish(&mut self) {}
+}
+
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(e) => match **e {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn explained(error: &ApiError) -> String {
+    match status(error) {
+        Some(401 | 403) => format!("{error}: private, gated or misspelt; a token may help"),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,107 @@
+//! Which files hold the weights: one `model.safetensors`, or shards under a `model.safetensors.index.json`.
+
+use super::source::Source;
+use crate::policy::Parameters;
+use crate::train::atomic_write;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+const WHOLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The index of a sharded checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+struct Index {
+    #[serde(default)]
+    metadata: BTreeMap<String, serde_json::Value>,
+    /// Tensor → file.
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The weight files of a source, all of them there.
+pub(super) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
+    if let Some(path) = source.optional_file(WHOLE)? {
+        return Ok(vec![path]);
+    }
+    let Some(path) = source.optional_file(INDEX)? else {
+        let reason = format!("has neither {WHOLE} nor {INDEX}; other formats are not read");
+        return Err(Error::setting("source", source, reason));
+    };
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(&path, "index", e.to_string()))?;
+    let names: BTreeSet<&String> = index.weight_map.values().collect();
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let plain = Path::new(name).file_name().is_some_and(|file| file == name.as_str());
+        if !plain {
+            return Err(Error::file(
+                &path,
+                "weight_map",
+                format!("{name:?} is not the name of a file beside it"),
+            ));
+        }
+        let shard = source.optional_file(name)?;
+        files.push(
+            shard.ok_or_else(|| Error::file(&path, "weight_map", format!("the shard {name} is missing")))?,
+        );
+    }
+    Ok(files)
+}
+
+/// Writes the weights into `folder`: one file, or several of at most `limit` bytes of tensors (more only where one tensor
+/// is larger) and their index.
+pub(super) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
+    let shards = split(parameters.tensors(), limit);
+    if let [whole] = shards.as_slice() {
+        return write_shard(&folder.join(WHOLE), whole);
+    }
+    let (count, mut weight_map, mut total) = (shards.len(), BTreeMap::new(), 0);
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
+        write_shard(&folder.join(&file), shard)?;
+        total += shard.values().map(size).sum::<u64>();
+        weight_map.extend(shard.keys().map(|name| (name.clone(), file.clone())));
+    }
+    let metadata = BTreeMap::from([("total_size".to_owned(), total.into())]);
+    let path = folder.join(INDEX);
+    let text = serde_json::to_string_pretty(&Index { metadata, weight_map });
+    atomic_write(&path, text.map_err(|e| Error::file(&path, "index", e.to_string()))?)
+}
+
+fn size(tensor: &Tensor) -> u64 {
+    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
+}
+
+/// Consecutive tensors, at most `limit` bytes of them together.
+fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, Tensor>> {
+    let mut shards = vec![BTreeMap::new()];
+    let mut room = limit;
+    for (name, tensor) in tensors {
+        let size = size(&tensor);
+        if size > room && shards.last().is_some_and(|shard| !shard.is_empty()) {
+            shards.push(BTreeMap::new());
+            room = limit;
+        }
+        room = room.saturating_sub(size);
+        if let Some(shard) = shards.last_mut() {
+            shard.insert(name, tensor);
+        }
+    }
+    shards
+}
+
+/// Writes and syncs one file, one tensor in memory at a time.
+fn write_shard(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let io = |e| Error::io(path, e);
+    // A new file's permissions, which the library's own temporary file would not have.
+    let permissions = File::create(path).and_then(|file| file.metadata()).map_err(io)?.permissions();
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors.iter(), Some(metadata), path)
+        .map_err(|e| Error::file(path, "safetensors", e.to_string()))?;
+    std::fs::set_permissions(path, permissions).map_err(io)?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(io)
+}

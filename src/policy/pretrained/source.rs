@@ -1,0 +1,88 @@
+//! Where a checkpoint's files come from.
+
+#[cfg(feature = "hub")]
+use super::hub::Hub;
+use crate::{Error, Result};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Where a checkpoint's files come from: a folder, or with the feature `hub` a repository of the Hugging Face hub.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Source {
+    /// A folder.
+    Folder(PathBuf),
+    /// A repository of the hub.
+    #[cfg(feature = "hub")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+    Hub(Hub),
+}
+
+impl Source {
+    /// A folder where there is one of this name, and else, with the feature `hub`, the repository `owner/name`.
+    ///
+    /// # Errors
+    /// What is neither.
+    pub fn open(name: &str) -> Result<Self> {
+        if Path::new(name).is_dir() {
+            return Ok(Self::Folder(name.into()));
+        }
+        #[cfg(feature = "hub")]
+        if Hub::is_repository_name(name) {
+            return Ok(Self::Hub(Hub::new(name)));
+        }
+        let hint =
+            if cfg!(feature = "hub") { ", nor owner/name" } else { "; the hub needs the feature `hub`" };
+        Err(Error::setting("source", name, format!("there is no such folder{hint}")))
+    }
+
+    /// A file that the source may lack.
+    ///
+    /// # Errors
+    /// A hub that cannot be reached.
+    pub fn optional_file(&self, name: &str) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Folder(folder) => Ok(Some(folder.join(name)).filter(|path| path.is_file())),
+            #[cfg(feature = "hub")]
+            Self::Hub(hub) => hub.get(name),
+        }
+    }
+
+    /// A file that the source must have.
+    ///
+    /// # Errors
+    /// A file that is not there, or a hub that cannot be reached.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        match (self.optional_file(name)?, self) {
+            (Some(path), _) => Ok(path),
+            (None, Self::Folder(folder)) => {
+                Err(Error::io(folder.join(name), std::io::ErrorKind::NotFound.into()))
+            }
+            #[cfg(feature = "hub")]
+            (None, Self::Hub(hub)) => Err(hub.missing(name)),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            #[cfg(feature = "hub")]
+            Self::Hub(hub) => write!(f, "{} at {}", hub.repo, hub.revision),
+        }
+    }
+}
+
+impl<P: Into<PathBuf>> From<P> for Source {
+    fn from(folder: P) -> Self {
+        Self::Folder(folder.into())
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<Hub> for Source {
+    fn from(hub: Hub) -> Self {
+        Self::Hub(hub)
+    }
+}

@@ -1,0 +1,193 @@
+//! Safetensors files of a checkpoint, read tensor by tensor.
+
+use crate::policy::DecoderConfig;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::TensorInfo;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Headers longer than this are damage, not headers.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// One safetensors file: its header, and its data still on the disk.
+struct Shard {
+    path: PathBuf,
+    file: File,
+    /// Where the data begin.
+    start: u64,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Shard {
+    /// Reads and checks the header.
+    fn open(path: &Path) -> Result<Self> {
+        let io = |e| Error::io(path, e);
+        let broken = |reason: String| Error::file(path, "safetensors header", reason);
+        let mut file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        if length < 8 {
+            return Err(broken(format!("{length} bytes: the file is cut off")));
+        }
+        let mut prefix = [0; 8];
+        file.read_exact(&mut prefix).map_err(io)?;
+        let header = u64::from_le_bytes(prefix);
+        if header > LONGEST_HEADER || header + 8 > length {
+            return Err(broken(format!("{length} bytes with a header of {header}: the file is cut off")));
+        }
+        let mut bytes = prefix.to_vec();
+        (&mut file).take(header).read_to_end(&mut bytes).map_err(io)?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(e.to_string()))?;
+        let (start, data) = (header + 8, metadata.data_len() as u64);
+        if start + data != length {
+            return Err(broken(format!("{length} bytes where {} are announced", start + data)));
+        }
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        Ok(Self { path: path.to_path_buf(), file, start, tensors })
+    }
+
+    /// One tensor in `dtype`, whatever float it is stored in.
+    fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(info) = self.tensors.get(name) else {
+            return Err(Error::file(&self.path, name, "the tensor is missing"));
+        };
+        let stored = float(info.dtype).ok_or_else(|| not_a_float(&self.path, name, info.dtype))?;
+        let (first, last) = info.data_offsets;
+        let mut bytes = vec![0; last - first];
+        let mut read = || {
+            self.file.seek(SeekFrom::Start(self.start + first as u64))?;
+            self.file.read_exact(&mut bytes)
+        };
+        read().map_err(|e| Error::io(&self.path, e))?;
+        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?;
+        drop(bytes);
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+}
+
+fn float(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F64 => Some(DType::F64),
+        Dtype::F32 => Some(DType::F32),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F16 => Some(DType::F16),
+        _ => None,
+    }
+}
+
+fn not_a_float(path: &Path, name: &str, dtype: Dtype) -> Error {
+    Error::file(path, name, format!("dtype {dtype:?} where a float of 16 to 64 bits is needed"))
+}
+
+/// All files of a checkpoint, opened and compared with the configuration.
+pub(super) struct Weights {
+    shards: Vec<Shard>,
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+impl Weights {
+    /// Opens the files and requires exactly the configuration's tensors, whatever their float dtype.
+    ///
+    /// A second copy of a tied head, and buffers that older files carry, are allowed beside them.
+    pub(super) fn open(paths: &[PathBuf], config: &DecoderConfig) -> Result<Self> {
+        let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
+        let shapes: BTreeMap<_, _> = config.parameter_shapes().into_iter().collect();
+        for shard in &shards {
+            for (name, info) in &shard.tensors {
+                let tied = config.tie_word_embeddings && name == HEAD;
+                let expected = if tied { shapes.get(EMBEDDING) } else { shapes.get(name) };
+                check_tensor(&shard.path, name, info, expected)?;
+            }
+        }
+        let weights = Self { shards };
+        for name in shapes.keys() {
+            weights.find(name)?;
+        }
+        Ok(weights)
+    }
+
+    /// The only file that holds `name`.
+    fn find(&self, name: &str) -> Result<usize> {
+        let mut holders = (0..self.shards.len()).filter(|&i| self.shards[i].tensors.contains_key(name));
+        match (holders.next(), holders.next()) {
+            (Some(i), None) => Ok(i),
+            (Some(_), Some(again)) => {
+                Err(Error::file(&self.shards[again].path, name, "is in another file too"))
+            }
+            (None, _) => {
+                let path = self.shards.first().map_or(Path::new(""), |shard| &shard.path);
+                Err(Error::file(path, name, "the tensor is missing"))
+            }
+        }
+    }
+
+    /// The dtype in which the embeddings are stored.
+    pub(super) fn dtype(&self) -> Result<DType> {
+        let shard = &self.shards[self.find(EMBEDDING)?];
+        let dtype = shard.tensors[EMBEDDING].dtype;
+        float(dtype).ok_or_else(|| not_a_float(&shard.path, EMBEDDING, dtype))
+    }
+
+    /// Every tensor of the configuration, file by file.
+    pub(super) fn read(
+        &mut self,
+        config: &DecoderConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let shapes: BTreeMap<_, _> = config.parameter_shapes().into_iter().collect();
+        let mut tensors = BTreeMap::new();
+        for shard in &mut self.shards {
+            let names: Vec<String> =
+                shard.tensors.keys().filter(|n| shapes.contains_key(*n)).cloned().collect();
+            for name in names {
+                let tensor = shard.read(&name, dtype, device)?;
+                tensors.insert(name, tensor);
+            }
+        }
+        if config.tie_word_embeddings {
+            self.check_tied_head(&tensors, dtype, device)?;
+        }
+        Ok(tensors)
+    }
+
+    /// Requires a repeated tied head to be the embeddings.
+    fn check_tied_head(
+        &mut self,
+        tensors: &BTreeMap<String, Tensor>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<()> {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.tensors.contains_key(HEAD)) else {
+            return Ok(());
+        };
+        let head = shard.read(HEAD, dtype, device)?;
+        let Some(embedding) = tensors.get(EMBEDDING) else { return Ok(()) };
+        let different = head.ne(embedding)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        if different > 0.0 {
+            let reason = "differs from the embeddings although the configuration ties them";
+            return Err(Error::file(&shard.path, HEAD, reason));
+        }
+        Ok(())
+    }
+}
+
+fn check_tensor(path: &Path, name: &str, info: &TensorInfo, expected: Option<&Vec<usize>>) -> Result<()> {
+    let Some(expected) = expected else {
+        // The rotary frequencies, which the configuration gives as well.
+        if name.ends_with("rotary_emb.inv_freq") {
+            return Ok(());
+        }
+        return Err(Error::file(path, name, "the configured model has no such tensor"));
+    };
+    if info.shape != *expected {
+        let reason = format!("shape {:?} where the model needs {expected:?}", info.shape);
+        return Err(Error::file(path, name, reason));
+    }
+    float(info.dtype).map(drop).ok_or_else(|| not_a_float(path, name, info.dtype))
+}

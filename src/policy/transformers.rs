@@ -1,0 +1,161 @@
+//! Models of candle-transformers as frozen reference policies.
+
+use super::{DecoderConfig, Family, Pretrained, RopeScaling};
+use crate::kernels::logprob_entropy;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::{llama, mistral, qwen2, qwen3};
+use serde_json::{json, Value};
+
+/// Logits after one more token: (ids `[1, 1]`, position) → `[.., v]`.
+type Step = dyn FnMut(&Tensor, usize) -> candle_core::Result<Tensor> + Send;
+
+/// A model of another implementation as a frozen reference policy: log-probabilities of given ids, no gradients.
+///
+/// candle-transformers' models give the logits of the last position only, so a row is read token by token through the
+/// model's own cache.
+pub struct FrozenModel {
+    step: Box<Step>,
+    vocab_size: usize,
+    device: Device,
+}
+
+impl FrozenModel {
+    /// Any model with a cache: `step` gets the next id `[1, 1]` and its position, forgets what came before at position 0,
+    /// and returns `vocab_size` logits.
+    pub fn new(
+        vocab_size: usize,
+        device: &Device,
+        step: impl FnMut(&Tensor, usize) -> candle_core::Result<Tensor> + Send + 'static,
+    ) -> Self {
+        Self { step: Box::new(step), vocab_size, device: device.clone() }
+    }
+
+    /// candle-transformers' model of a checkpoint.
+    ///
+    /// # Errors
+    /// What that library does not have (Llama with biases, linear scaling or heads of another width), and what
+    /// [`Pretrained::parameters`] rejects.
+    pub fn open(pretrained: &Pretrained, dtype: DType, device: &Device) -> Result<Self> {
+        let config = pretrained.config();
+        refuse_unknown_forms(config)?;
+        let tensors = pretrained.parameters(dtype, device)?.tensors().into_iter().collect();
+        let weights = VarBuilder::from_tensors(tensors, dtype, device);
+        let step = step(config, weights, dtype, device)?;
+        Ok(Self { step, vocab_size: config.vocab_size, device: device.clone() })
+    }
+
+    /// Logits `[L, v]` after every token of a row, in f32.
+    ///
+    /// # Errors
+    /// An empty row, an id outside the vocabulary, or what the model refuses.
+    pub fn logits(&mut self, row: &[u32]) -> Result<Tensor> {
+        if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(Error::setting(
+                "id",
+                id,
+                format!("must be below the vocabulary size {}", self.vocab_size),
+            ));
+        }
+        let mut logits = Vec::with_capacity(row.len());
+        for (position, &id) in row.iter().enumerate() {
+            let next = (self.step)(&Tensor::new(&[[id]], &self.device)?, position)?;
+            logits.push(next.reshape((1, self.vocab_size))?.to_dtype(DType::F32)?);
+        }
+        Ok(Tensor::cat(&logits, 0)?)
+    }
+
+    /// log p(row\[j + 1\] | row\[..= j\]) of every row at temperature τ, in nats.
+    ///
+    /// # Errors
+    /// A row of fewer than two tokens, and as [`FrozenModel::logits`].
+    pub fn log_probs(&mut self, rows: &[&[u32]], temperature: f64) -> Result<Vec<Vec<f32>>> {
+        let of_row = |(i, row): (usize, &&[u32])| {
+            let Some((_, targets)) = row.split_first().filter(|(_, targets)| !targets.is_empty()) else {
+                return Err(Error::setting(format!("rows[{i}].len"), row.len(), "must be at least 2"));
+            };
+            let logits = self.logits(&row[..row.len() - 1])?;
+            let targets = Tensor::new(targets, &self.device)?;
+            Ok(logprob_entropy(&logits, &targets, temperature)?.0.to_vec1()?)
+        };
+        rows.iter().enumerate().map(of_row).collect()
+    }
+}
+
+fn refuse_unknown_forms(config: &DecoderConfig) -> Result<()> {
+    let refused = |field: &str, value: &dyn std::fmt::Debug| {
+        Err(Error::setting(field, format!("{value:?}"), "candle-transformers has no such model"))
+    };
+    let llama = config.family == Family::Llama;
+    let width = config.hidden_size / config.num_attention_heads;
+    match config.rope_scaling {
+        RopeScaling::None => {}
+        RopeScaling::Llama3 { .. } if llama => {}
+        scaling => return refused("rope_scaling", &scaling),
+    }
+    if llama && config.head_dim() != width {
+        return refused("head_dim", &config.head_dim());
+    }
+    if config.attention_bias {
+        return refused("attention_bias", &true);
+    }
+    Ok(())
+}
+
+/// The configuration as the library's own types read it.
+fn library_config<T: serde::de::DeserializeOwned>(config: &DecoderConfig) -> Result<T> {
+    let mut json = Value::from(config.clone());
+    json["use_sliding_window"] = json!(false);
+    json["max_window_layers"] = json!(config.num_hidden_layers);
+    json["head_dim"] = json!(config.head_dim());
+    // Qwen2's type wants a number, which no layer uses.
+    let window =
+        if config.family == Family::Qwen2 { json!(config.max_position_embeddings) } else { Value::Null };
+    json["sliding_window"] = window;
+    serde_json::from_value(json).map_err(|e| Error::setting("config", "candle-transformers", e.to_string()))
+}
+
+fn step(config: &DecoderConfig, weights: VarBuilder<'_>, dtype: DType, device: &Device) -> Result<Box<Step>> {
+    Ok(match config.family {
+        Family::Qwen2 => {
+            let mut model = qwen2::ModelForCausalLM::new(&library_config(config)?, weights)?;
+            Box::new(move |ids, position| {
+                if position == 0 {
+                    model.clear_kv_cache();
+                }
+                model.forward(ids, position)
+            })
+        }
+        Family::Qwen3 => {
+            let mut model = qwen3::ModelForCausalLM::new(&library_config(config)?, weights)?;
+            Box::new(move |ids, position| {
+                if position == 0 {
+                    model.clear_kv_cache();
+                }
+                model.forward(ids, position)
+            })
+        }
+        Family::Mistral => {
+            let mut model = mistral::Model::new(&library_config(config)?, weights)?;
+            Box::new(move |ids, position| {
+                if position == 0 {
+                    model.clear_kv_cache();
+                }
+                model.forward(ids, position)
+            })
+        }
+        Family::Llama => {
+            let config = library_config::<llama::LlamaConfig>(config)?.into_config(false);
+            let model = llama::Llama::load(weights, &config)?;
+            let empty = llama::Cache::new(true, dtype, &config, device)?;
+            let mut cache = empty.clone();
+            Box::new(move |ids, position| {
+                if position == 0 {
+                    cache = empty.clone();
+                }
+                model.forward(ids, position, &mut cache)
+            })
+        }
+    })
+}
