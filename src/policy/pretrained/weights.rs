@@ -3,8 +3,8 @@
 use crate::policy::DecoderConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::TensorInfo;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -38,9 +38,9 @@ impl Shard {
         if header > LONGEST_HEADER || header + 8 > length {
             return Err(broken(format!("{length} bytes with a header of {header}: the file is cut off")));
         }
-        let mut bytes = prefix.to_vec();
+        let mut bytes = Vec::new();
         (&mut file).take(header).read_to_end(&mut bytes).map_err(io)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(e.to_string()))?;
+        let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
         let (start, data) = (header + 8, metadata.data_len() as u64);
         if start + data != length {
             return Err(broken(format!("{length} bytes where {} are announced", start + data)));
@@ -119,10 +119,16 @@ impl Weights {
             (Some(_), Some(again)) => {
                 Err(Error::file(&self.shards[again].path, name, "is in another file too"))
             }
-            (None, _) => {
-                let path = self.shards.first().map_or(Path::new(""), |shard| &shard.path);
-                Err(Error::file(path, name, "the tensor is missing"))
-            }
+            (None, _) => Err(Error::file(self.location(), name, "the tensor is missing")),
+        }
+    }
+
+    /// The only file, or the folder of several.
+    fn location(&self) -> &Path {
+        match self.shards.as_slice() {
+            [] => Path::new(""),
+            [only] => &only.path,
+            [first, ..] => first.path.parent().unwrap_or(&first.path),
         }
     }
 

@@ -1,0 +1,61 @@
+//! What the tests share.
+
+#[cfg(feature = "transformers")]
+mod candle;
+#[cfg(feature = "text")]
+mod chats;
+mod faults;
+#[cfg(feature = "hub")]
+mod hub;
+mod models;
+
+use epo::policy::{Decoder, Parameters, Pretrained};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The small set in the repository.
+pub(crate) fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf")
+}
+
+/// The folder of the fixtures, and whether it is a generated one.
+pub(crate) fn root() -> (PathBuf, bool) {
+    match std::env::var_os("EPO_HF_FIXTURES") {
+        Some(path) => (path.into(), true),
+        None => (committed(), false),
+    }
+}
+
+pub(crate) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Index {
+    pub(crate) cases: Vec<String>,
+    #[cfg_attr(not(feature = "text"), allow(dead_code))]
+    pub(crate) styles: Vec<String>,
+}
+
+/// Every checkpoint's folder and name.
+pub(crate) fn cases() -> Vec<(PathBuf, String)> {
+    let (root, _) = root();
+    let index: Index = json(&root.join("index.json"));
+    assert!(index.cases.len() >= 9);
+    index.cases.into_iter().map(|name| (root.join(&name), name)).collect()
+}
+
+/// A folder of its own with the files of a committed fixture.
+pub(crate) fn copy(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(committed().join(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+pub(crate) fn decoder(pretrained: &Pretrained, parameters: &Parameters) -> Decoder {
+    Decoder::new(pretrained.config(), parameters).unwrap()
+}
