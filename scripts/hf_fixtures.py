@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -462,6 +463,10 @@ def check(out):
             assert a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]), (name, key)
         ids = torch.tensor([json.loads((out / name / "expected.json").read_text())["rows"][0]])
         assert torch.equal(*(model(input_ids=ids).logits for model in loaded)), name
+        own = AutoConfig.from_pretrained(out / "reloaded" / name / "own")
+        own = AutoModelForCausalLM.from_config(own, dtype=next(iter(a.values())).dtype)
+        own.load_state_dict(a)
+        assert torch.equal(own.eval()(input_ids=ids).logits, loaded[0](input_ids=ids).logits), name
         configs = [model.generation_config.to_diff_dict() for model in loaded]
         assert configs[0] == configs[1], (name, configs)
         print(f"{name}: {len(a)} tensors, {next(iter(a.values())).dtype}: equal")

@@ -77,12 +77,10 @@ pub enum Error {
 
     /// A file of the Hugging Face hub could not be had.
     #[cfg(feature = "hub")]
-    #[error("{repo} at {revision}: {file}: {endpoint}: {reason}")]
+    #[error("{repo}: {file}: {endpoint}: {reason}")]
     Hub {
-        /// The repository, `owner/name`.
+        /// The repository and its branch, tag or commit: `owner/name at main`.
         repo: String,
-        /// Branch, tag or commit.
-        revision: String,
         /// The file in it.
         file: String,
         /// The hub's address.

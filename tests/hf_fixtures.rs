@@ -4,5 +4,7 @@
 //! `tests/fixtures/hf` is used. With it, the checkpoints are also saved again under its `reloaded` folder, which
 //! `scripts/hf_fixtures.py --check` compares with the originals.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "hf/mod.rs"]
 mod hf;

@@ -172,6 +172,9 @@ fn a_saved_checkpoint_comes_back_to_the_bit_in_every_layout() {
         let parameters = pretrained.parameters(dtype, &Device::Cpu).unwrap();
         let limit = if i % 2 == 0 { Pretrained::SHARD_BYTES } else { 8_000 };
         pretrained.save(out.join(&name), &parameters, limit).unwrap();
+        // What is written for a policy that comes from no checkpoint.
+        std::fs::create_dir(out.join(&name).join("own")).unwrap();
+        pretrained.config().save(out.join(&name).join("own/config.json")).unwrap();
         let again = Pretrained::open(out.join(&name)).unwrap();
         assert_eq!(again.config(), pretrained.config());
         assert_eq!(again.stored_dtype().unwrap(), dtype);

@@ -103,8 +103,7 @@ impl Hub {
 
     fn error(&self, file: &str, reason: impl Into<String>) -> Error {
         Error::Hub {
-            repo: self.repo.clone(),
-            revision: self.revision.clone(),
+            repo: format!("{} at {}", self.repo, self.revision),
             file: file.to_owned(),
             endpoint: self.endpoint.clone(),
             reason: reason.into(),
