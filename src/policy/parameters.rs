@@ -163,6 +163,12 @@ impl Parameters {
         Ok(())
     }
 
+    /// Requires exactly the configuration's names and shapes.
+    pub(super) fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
+        let dtype = self.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
+        check(config, &self.tensors(), dtype).map_err(|(name, reason)| Error::setting(name, "tensor", reason))
+    }
+
     /// Number of scalars, frozen ones included.
     pub fn count(&self) -> usize {
         self.iter().map(|(_, var)| var.elem_count()).sum()

@@ -14,7 +14,8 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 /// Hugging Face `tokenizer.json` describes.
 ///
 /// Encoded text never yields a special token, whatever an environment prints; special tokens are placed
-/// by id, from [`Tokenizer::special_id`], or by a chat template.
+/// by id, from [`Tokenizer::special_id`], or by a chat template. Added tokens that are not special, such as Qwen's
+/// `<tool_call>`, are read in any text, as in Python.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,

@@ -116,35 +116,24 @@ fn library_config<T: serde::de::DeserializeOwned>(config: &DecoderConfig) -> Res
     serde_json::from_value(json).map_err(|e| Error::setting("config", "candle-transformers", e.to_string()))
 }
 
+/// A model that keeps its own cache, as a [`Step`].
+macro_rules! cached {
+    ($model:expr) => {{
+        let mut model = $model;
+        Box::new(move |ids, position| {
+            if position == 0 {
+                model.clear_kv_cache();
+            }
+            model.forward(ids, position)
+        })
+    }};
+}
+
 fn step(config: &DecoderConfig, weights: VarBuilder<'_>, dtype: DType, device: &Device) -> Result<Box<Step>> {
     Ok(match config.family {
-        Family::Qwen2 => {
-            let mut model = qwen2::ModelForCausalLM::new(&library_config(config)?, weights)?;
-            Box::new(move |ids, position| {
-                if position == 0 {
-                    model.clear_kv_cache();
-                }
-                model.forward(ids, position)
-            })
-        }
-        Family::Qwen3 => {
-            let mut model = qwen3::ModelForCausalLM::new(&library_config(config)?, weights)?;
-            Box::new(move |ids, position| {
-                if position == 0 {
-                    model.clear_kv_cache();
-                }
-                model.forward(ids, position)
-            })
-        }
-        Family::Mistral => {
-            let mut model = mistral::Model::new(&library_config(config)?, weights)?;
-            Box::new(move |ids, position| {
-                if position == 0 {
-                    model.clear_kv_cache();
-                }
-                model.forward(ids, position)
-            })
-        }
+        Family::Qwen2 => cached!(qwen2::ModelForCausalLM::new(&library_config(config)?, weights)?),
+        Family::Qwen3 => cached!(qwen3::ModelForCausalLM::new(&library_config(config)?, weights)?),
+        Family::Mistral => cached!(mistral::Model::new(&library_config(config)?, weights)?),
         Family::Llama => {
             let config = library_config::<llama::LlamaConfig>(config)?.into_config(false);
             let model = llama::Llama::load(weights, &config)?;

@@ -1,7 +1,7 @@
 //! Tokenizers and chat templates: texts and ids identical to transformers'.
 
 use super::{committed, copy, json, root, Index};
-use epo::policy::{Chat, ChatTemplate, Pretrained, Source, Tokenizer};
+use epo::policy::{Chat, ChatTemplate, Message, Pretrained, Source, Tokenizer};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -118,6 +118,18 @@ fn templates_that_cannot_be_rendered_say_why() {
         let error = Chat::from_json(messages).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn older_checkpoints_name_their_special_tokens_in_a_file_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}").unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+    let older = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "no"}"#;
+    std::fs::write(dir.path().join("special_tokens_map.json"), older).unwrap();
+    let template = ChatTemplate::open(&Source::from(dir.path())).unwrap();
+    let chat = Chat::new(&[Message::user("hi")]).unwrap();
+    assert_eq!(template.render(&chat).unwrap(), "<s></s>");
 }
 
 #[test]

@@ -147,7 +147,22 @@ fn unknown_architectures_fields_and_ids_are_named() {
     names(&load(dir.path()), &["generation_config.json", "eos_token_id", "100000"]);
     edit_json(&dir.path().join("generation_config.json"), |g| g["eos_token_id"] = "</s>".into());
     names(&load(dir.path()), &["generation_config.json", "eos_token_id", "</s>"]);
+    edit_json(&dir.path().join("generation_config.json"), |g| {
+        *g = serde_json::json!({"eos_token_id": 2, "pad_token_id": -1});
+    });
+    let generation = Pretrained::open(dir.path()).unwrap().generation().clone();
+    assert_eq!((generation.eos_token_ids, generation.pad_token_id), (vec![2], None));
     let dir = tempfile::tempdir().unwrap();
     names(&load(dir.path()), &["config.json"]);
     assert!(epo::policy::Source::open("no/such/folder").unwrap_err().to_string().contains("no/such/folder"));
+}
+
+#[test]
+fn parameters_of_another_model_are_not_saved() {
+    let of = |case: &str| Pretrained::open(super::committed().join(case)).unwrap();
+    let parameters = of("qwen3").parameters(DType::F32, &Device::Cpu).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = of("qwen2_tied").save(dir.path().join("out"), &parameters, 1 << 20).unwrap_err().to_string();
+    names(&error, &["model.layers.0.self_attn"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -54,7 +54,8 @@ impl ChatTemplate {
         Self::compile(named, tokens.iter().map(owned).collect(), Path::new("chat_template"))
     }
 
-    /// The template of `chat_template.jinja`, or else of `tokenizer_config.json`, which also names the special tokens.
+    /// The template of `chat_template.jinja`, or else of `tokenizer_config.json`, which also names the special tokens, as
+    /// `special_tokens_map.json` does in older checkpoints.
     ///
     /// # Errors
     /// A source without a template, a file that is malformed, a template that is not Jinja.
@@ -64,8 +65,13 @@ impl ChatTemplate {
             Some(path) => read_object(path)?,
             None => Map::new(),
         };
-        let named = |&name: &&str| Some((name.to_owned(), token_text(fields.get(name)?)?));
-        let tokens = TOKENS.iter().filter_map(named).collect();
+        let older = match source.optional_file("special_tokens_map.json")? {
+            Some(path) => read_object(&path)?,
+            None => Map::new(),
+        };
+        let text =
+            |name: &str| fields.get(name).and_then(token_text).or_else(|| token_text(older.get(name)?));
+        let tokens = TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
         if let Some(path) = source.optional_file("chat_template.jinja")? {
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             return Self::compile([(DEFAULT.to_owned(), text)], tokens, &path);

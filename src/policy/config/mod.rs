@@ -12,8 +12,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// What a decoder's blocks look like; they differ in where the attention has biases and norms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Qwen2 and Qwen2.5 (arXiv 2407.10671, 2412.15115): biases on queries, keys and values.
     Qwen2,

@@ -73,7 +73,8 @@ impl GenerationConfig {
                 Some(Ids::Many(ids)) => ids,
             },
             bos_token_id: field(&map, path, "bos_token_id")?,
-            pad_token_id: field(&map, path, "pad_token_id")?,
+            // Some files say −1 for none.
+            pad_token_id: field::<i64>(&map, path, "pad_token_id")?.and_then(|id| u32::try_from(id).ok()),
             do_sample: field(&map, path, "do_sample")?,
             temperature: field(&map, path, "temperature")?,
             top_k: field(&map, path, "top_k")?,
@@ -90,15 +91,12 @@ impl GenerationConfig {
         SamplingParams { stop_ids: self.eos_token_ids.clone(), ..SamplingParams::default() }
     }
 
-    /// Requires every id to be one of the model's.
+    /// Requires the ids that end a turn to be the model's.
     pub(super) fn check(&self, path: &Path, vocab_size: usize) -> Result<()> {
-        let named = [("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id)];
-        let ids = named.into_iter().filter_map(|(name, id)| Some((name, id?)));
-        let eos = self.eos_token_ids.iter().map(|&id| ("eos_token_id", id));
-        match ids.chain(eos).find(|&(_, id)| id as usize >= vocab_size) {
-            Some((name, id)) => {
+        match self.eos_token_ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(id) => {
                 let reason = format!("{id}: the model's ids are below vocab_size = {vocab_size}");
-                Err(Error::file(path, name, reason))
+                Err(Error::file(path, "eos_token_id", reason))
             }
             None => Ok(()),
         }

@@ -149,8 +149,7 @@ impl Pretrained {
     /// # Errors
     /// Parameters of another model, a folder that is not empty, a file that cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>, parameters: &Parameters, shard_bytes: u64) -> Result<()> {
-        // Refuses parameters of another model.
-        super::Decoder::new(&self.config, parameters)?;
+        parameters.check_fits(&self.config)?;
         let mut companions = Vec::new();
         for &name in COMPANIONS {
             companions.extend(self.source.optional_file(name)?.map(|path| (name, path)));
