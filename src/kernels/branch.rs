@@ -62,6 +62,28 @@ impl CustomOp2 for Link {
         })
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        bundle: &candle_core::CudaStorage,
+        layout: &Layout,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((candle_core::backend::BackendStorage::try_clone(bundle, layout)?, 1.into()))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        bundle: &candle_core::MetalStorage,
+        layout: &Layout,
+        _: &candle_core::MetalStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        Ok((candle_core::backend::BackendStorage::try_clone(bundle, layout)?, 1.into()))
+    }
+
     fn bwd(
         &self,
         bundle: &Tensor,

@@ -4,9 +4,11 @@ use super::attention::softmax_in_place;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{lane_sum, sum_of, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
+use super::rows::Inline;
 use super::swiglu::swiglu_in_place;
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 /// Query rows per tile of scores.
@@ -15,7 +17,7 @@ const BLOCK: usize = 64;
 /// Rows up to which the own product beats packing the weights for a general one.
 const SKINNY: usize = 16;
 
-/// x Wᵀ + b for x `[n, i]`, added to `onto` (`[n, o]`) where given.
+/// x Wᵀ + b for x `[n, i]`, added to `onto` (`[n, o]`) where given; W and b f32, bf16 or f16.
 pub(crate) fn linear_into(
     x: &[f32],
     weight: &Tensor,
@@ -32,51 +34,94 @@ pub(crate) fn linear_into(
             Ok(y)
         })?,
     };
-    with_slice::<f32, _>(weight, |w| {
-        if n <= SKINNY {
-            skinny_product(x, w, i, &mut y);
-            return Ok(());
-        }
-        let out = ViewMut::new(&mut y, n, o, o);
-        matmul(
-            out,
-            View::new(x, n, i, i),
-            View::new(w, o, i, i).t(),
-            1.0,
-            true,
-            rayon::current_num_threads(),
-        );
-        Ok(())
-    })?;
+    match weight.dtype() {
+        DType::BF16 => with_slice::<bf16, _>(weight, |w| {
+            add_product(x, w, i, &mut y);
+            Ok(())
+        })?,
+        _ => with_slice::<f32, _>(weight, |w| {
+            add_product(x, w, i, &mut y);
+            Ok(())
+        })?,
+    }
     Ok(y)
 }
 
-#[inline(always)]
-fn multiply_add<T: Real>(acc: &mut [T; 8], x: &[T; 8], w: &[T; 8]) {
-    for l in 0..8 {
-        acc[l] += x[l] * w[l];
+/// y (`[n, o]`) += x Wᵀ.
+fn add_product<L: Inline<Real = f32>>(x: &[f32], w: &[L], i: usize, y: &mut [f32]) {
+    let (n, o) = (x.len() / i, w.len() / i);
+    if n <= SKINNY {
+        return add_skinny_product(x, w, i, y);
+    }
+    // Rows of W at a time, widened where they are narrow: all of them where they are not.
+    let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
+    let mut buffer = Vec::new();
+    if L::DTYPE != DType::F32 {
+        buffer.resize(rows * i, 0.0);
+    }
+    for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
+        let width = w.len() / i;
+        let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
+        let out = ViewMut::new(&mut y[start..], n, width, o);
+        let (x, w) = (View::new(x, n, i, i), View::new(w, width, i, i));
+        matmul(out, x, w.t(), 1.0, true, rayon::current_num_threads());
     }
 }
 
-/// Dot products of four rows of x with one row of W; named accumulators stay in registers.
+/// Rows of a bf16 matrix that are widened for one product.
+const WIDENED: usize = 1024;
+
+/// The product for few rows of x, by several threads where it is worth waking them.
+fn add_skinny_product<L: Inline<Real = f32>>(x: &[f32], w: &[L], i: usize, y: &mut [f32]) {
+    /// Rows of W for one thread.
+    const ROWS: usize = 256;
+    let (n, o) = (x.len() / i, w.len() / i);
+    if n * w.len() < 1 << 20 || o < 2 * ROWS {
+        return skinny_product(x, w, i, y);
+    }
+    let part = |w: &[L]| {
+        let mut part = vec![0.0; n * (w.len() / i)];
+        skinny_product(x, w, i, &mut part);
+        part
+    };
+    let parts: Vec<Vec<f32>> = w.par_chunks(ROWS * i).map(part).collect();
+    for (start, part) in (0..o).step_by(ROWS).zip(parts) {
+        let width = part.len() / n;
+        for (row, part) in y.chunks_exact_mut(o).zip(part.chunks_exact(width)) {
+            row[start..start + width].iter_mut().zip(part).for_each(|(y, p)| *y += p);
+        }
+    }
+}
+
 #[inline(always)]
-fn four_dots<T: Real>(x: &[T], w: &[T], i: usize) -> [T; 4] {
+fn multiply_add<T: Real, const FMA: bool>(acc: &mut [T; 8], x: &[T; 8], w: &[T; 8]) {
+    for l in 0..8 {
+        acc[l] = x[l].mul_add::<FMA>(w[l], acc[l]);
+    }
+}
+
+#[inline(always)]
+fn wide<L: Inline>(w: &[L; 8]) -> [L::Real; 8] {
+    w.map(|w| w.widen())
+}
+
+/// Dot products of `R` rows of x with one row of W; every row's is the same whatever R is.
+#[inline(always)]
+fn dots<L: Inline, const FMA: bool, const R: usize>(x: &[L::Real], w: &[L], i: usize) -> [L::Real; R] {
     let (w, tail) = w.as_chunks::<8>();
     let n = w.len();
-    let row = |r: usize| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..n];
-    let (x0, x1, x2, x3) = (row(0), row(1), row(2), row(3));
-    let zero = [T::from_f64(0.0); 8];
-    let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+    let rows: [&[[L::Real; 8]]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..n]);
+    let mut lanes = [[L::Real::from_f32(0.0); 8]; R];
     for k in 0..n {
-        multiply_add(&mut a, &x0[k], &w[k]);
-        multiply_add(&mut b, &x1[k], &w[k]);
-        multiply_add(&mut c, &x2[k], &w[k]);
-        multiply_add(&mut d, &x3[k], &w[k]);
+        let w = wide(&w[k]);
+        for r in 0..R {
+            multiply_add::<L::Real, FMA>(&mut lanes[r], &rows[r][k], &w);
+        }
     }
-    let mut sums = [lane_sum(a), lane_sum(b), lane_sum(c), lane_sum(d)];
+    let mut sums = lanes.map(lane_sum);
     for (r, sum) in sums.iter_mut().enumerate() {
-        for (&x, &w) in x[r * i + 8 * n..(r + 1) * i].iter().zip(tail) {
-            *sum += x * w;
+        for (&x, w) in x[r * i + 8 * n..(r + 1) * i].iter().zip(tail) {
+            *sum = x.mul_add::<FMA>(w.widen(), *sum);
         }
     }
     sums
@@ -84,22 +129,35 @@ fn four_dots<T: Real>(x: &[T], w: &[T], i: usize) -> [T; 4] {
 
 vectorised! {
     /// y (`[n, o]`) += x Wᵀ for few rows; every row's sums are the same whatever rows stand beside it.
-    fn skinny_product<T>(x: &[T], weight: &[T], i: usize, y: &mut [T]) {
+    fn skinny_product<L: Inline, FMA>(x: &[L::Real], weight: &[L], i: usize, y: &mut [L::Real]) {
         let o = weight.len() / i;
         for (x, y) in x.chunks(4 * i).zip(y.chunks_mut(4 * o)) {
             for (j, w) in weight.chunks_exact(i).enumerate() {
                 if x.len() == 4 * i {
-                    for (r, dot) in four_dots(x, w, i).into_iter().enumerate() {
+                    for (r, dot) in dots::<L, FMA, 4>(x, w, i).into_iter().enumerate() {
                         y[r * o + j] += dot;
                     }
                     continue;
                 }
                 for (r, x) in x.chunks_exact(i).enumerate() {
-                    y[r * o + j] += sum_of(x, w, |x, w| x * w);
+                    y[r * o + j] += dots::<L, FMA, 1>(x, w, i)[0];
                 }
             }
         }
     }
+}
+
+/// The rows `ids` of a table `[v, h]`.
+pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
+    let (_, h) = table.dims2()?;
+    fn rows<L: Inline<Real = f32>>(table: &[L], ids: &[u32], h: usize) -> Vec<f32> {
+        let row = |&id: &u32| table[id as usize * h..(id as usize + 1) * h].iter().map(|x| x.widen());
+        ids.iter().flat_map(row).collect()
+    }
+    Ok(match table.dtype() {
+        DType::BF16 => with_slice::<bf16, _>(table, |table| Ok(rows(table, ids, h)))?,
+        _ => with_slice::<f32, _>(table, |table| Ok(rows(table, ids, h)))?,
+    })
 }
 
 /// RMSNorm of every row of x `[n, h]`.

@@ -2,11 +2,13 @@
 //!
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`super::rows`].
 
-use super::real::with_slice;
+use super::real::slice_of;
 use super::rows::{Logit, RowGradient};
 use super::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Layout, Shape, Tensor, Var, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var, WithDType,
+};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -92,12 +94,38 @@ impl Evaluation {
             return Ok(device.gradient(logits, &grads)?);
         }
         if logits.device().is_cpu() {
-            return Ok(self.op.gradient(&rows_of(logits)?, &grads)?);
+            return Ok(self.op.gradient(logits, &grads)?);
         }
         let var = Var::from_tensor(logits)?;
         let both = self.op.scoring.composed(&var)?;
         let grads = (both * grads)?.sum_all()?.backward()?;
         Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
+    }
+
+    /// The same gradient written to `out` `[n, v]` of the logits' type: a buffer that is kept costs no fresh pages, which take longer
+    /// than the arithmetic.
+    ///
+    /// # Errors
+    /// As [`Evaluation::gradient`]; an `out` of another shape, type or device, one that is not contiguous, or the logits
+    /// themselves.
+    pub fn gradient_into(
+        &self,
+        logits: &Tensor,
+        log_probs: &Tensor,
+        entropies: &Tensor,
+        out: &Tensor,
+    ) -> Result<()> {
+        let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
+        self.check(logits)?;
+        self.check(out)?;
+        if out.dtype() != logits.dtype() || !out.is_contiguous() || share_storage(out, logits) {
+            let reason = format!("must be contiguous {} of its own", logits.dtype().as_str());
+            return Err(Error::setting("out", format!("{:?}", out.layout()), reason));
+        }
+        if logits.device().is_cpu() {
+            return Ok(self.op.gradient_into(logits, &grads, out)?);
+        }
+        Ok(out.slice_set(&self.gradient(logits, log_probs, entropies)?, 0, 0)?)
     }
 
     /// The same gradient written over the logits: no further memory. The logits are gone after it, in every
@@ -214,20 +242,19 @@ impl LogprobEntropy {
     }
 
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {
-        let grads = pairs(grads)?;
-        with_logit!(logits.dtype(), T => {
-            let mut dx = super::buffer::zeros::<T>(logits.elem_count());
-            with_slice::<T, _>(logits, |x| {
-                self.for_rows(&mut dx, self.scoring.vocabulary, &grads, |i, dx| {
-                    dx.copy_from_slice(&x[i * self.scoring.vocabulary..][..dx.len()]);
-                });
-                Ok(())
-            })?;
-            Tensor::from_vec(dx, logits.shape(), &Device::Cpu)
-        })
+        let dx = with_logit!(logits.dtype(), T => {
+            Tensor::from_vec(super::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
+        })?;
+        self.gradient_into(logits, grads, &dx)?;
+        Ok(dx)
     }
 
-    /// Turns rows that lie `apart` into their gradients, each after `prepare`.
+    fn gradient_into(&self, logits: &Tensor, grads: &Tensor, out: &Tensor) -> candle_core::Result<()> {
+        out.inplace_op2(&logits.contiguous()?, &Apart(InPlace { op: self, grads: pairs(grads)? }))
+    }
+
+    /// Turns rows that lie `apart` into their gradients, a few elements at a time, each time after
+    /// `prepare(first element, elements)`.
     fn for_rows<T: Logit>(
         &self,
         rows: &mut [T],
@@ -235,12 +262,15 @@ impl LogprobEntropy {
         grads: &[RowGradient],
         prepare: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let scores = self.rows.get().map(Vec::as_slice).unwrap_or_default();
+        /// Elements that stay in the nearest cache.
+        const PIECE: usize = 4096;
+        let (v, scores) = (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
         let work = rows.par_chunks_mut(apart.max(1)).zip(scores).zip(grads).enumerate();
         work.for_each(|(i, ((row, (s, _)), &grad))| {
-            let row = &mut row[..self.scoring.vocabulary];
-            prepare(i, row);
-            self.scoring.gradient_part(i, row, 0, s, grad);
+            for (j, piece) in row[..v].chunks_mut(PIECE).enumerate() {
+                prepare(i * v + j * PIECE, piece);
+                self.scoring.gradient_part(i, piece, j * PIECE, s, grad);
+            }
         });
     }
 }
@@ -267,6 +297,22 @@ struct InPlace<'a> {
     grads: Vec<RowGradient>,
 }
 
+/// Runs `$body` with `$data` bound to the elements of a storage of logits.
+macro_rules! with_elements {
+    ($storage:expr, $data:ident => $body:expr) => {
+        match $storage {
+            CpuStorage::F32($data) => $body,
+            CpuStorage::BF16($data) => $body,
+            CpuStorage::F16($data) => $body,
+            CpuStorage::F64($data) => $body,
+            other => {
+                let dtype = candle_core::backend::BackendStorage::dtype(other);
+                Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "logprob_entropy"))
+            }
+        }
+    };
+}
+
 impl InplaceOp1 for InPlace<'_> {
     fn name(&self) -> &'static str {
         "logprob_entropy gradient"
@@ -274,21 +320,40 @@ impl InplaceOp1 for InPlace<'_> {
 
     fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let (start, apart) = even_rows(layout)?;
-        macro_rules! run {
-            ($data:expr) => {{
-                self.op.for_rows(&mut $data[start..], apart, &self.grads, |_, _| ());
-                Ok(())
-            }};
-        }
-        match logits {
-            CpuStorage::F32(data) => run!(data),
-            CpuStorage::BF16(data) => run!(data),
-            CpuStorage::F16(data) => run!(data),
-            CpuStorage::F64(data) => run!(data),
-            other => Err(candle_core::Error::UnsupportedDTypeForOp(
-                candle_core::backend::BackendStorage::dtype(other),
-                "logprob_entropy",
-            )),
-        }
+        with_elements!(logits, data => {
+            self.op.for_rows(&mut data[start..], apart, &self.grads, |_, _| ());
+            Ok(())
+        })
     }
+}
+
+/// From logits that are kept.
+struct Apart<'a>(InPlace<'a>);
+
+impl InplaceOp2 for Apart<'_> {
+    fn name(&self) -> &'static str {
+        "logprob_entropy gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        layout: &Layout,
+        logits: &CpuStorage,
+        logits_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (start, apart) = even_rows(layout)?;
+        with_elements!(out, out => {
+            let x = slice_of(logits, logits_layout)?;
+            let copy = |first: usize, piece: &mut [_]| piece.copy_from_slice(&x[first..][..piece.len()]);
+            self.0.op.for_rows(&mut out[start..], apart, &self.0.grads, copy);
+            Ok(())
+        })
+    }
+}
+
+/// Whether two tensors are views of one storage, which cannot be read while it is written.
+fn share_storage(a: &Tensor, b: &Tensor) -> bool {
+    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
+    std::ptr::eq(&*a, &*b)
 }

@@ -12,9 +12,10 @@
 //! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
 //! | [`rms_norm`], [`rms_norm_residual`] | x / √(mean x² + ε) · w, the same of r + x beside r + x |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
-//! | [`swiglu`] | silu(x W_gᵀ) ∘ (x W_uᵀ) |
+//! | [`swiglu`], [`silu_mul`] | silu(x W_gᵀ) ∘ (x W_uᵀ), silu(a) ∘ b |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
+//! | [`checkpoint()`] | any function, of which only the input is kept for backward |
 //! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
 //! | [`linear_logprob_entropy`], [`linear_token_loss`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
 
@@ -33,6 +34,7 @@ mod attention;
 mod attention_branch;
 mod branch;
 mod buffer;
+mod checkpoint;
 pub mod composed;
 mod embedding;
 mod feed_forward;
@@ -59,6 +61,7 @@ mod swiglu;
 
 pub use attention::{attention, AttentionShape};
 pub use attention_branch::{attention_branch, AttentionRows, AttentionWeights};
+pub use checkpoint::checkpoint;
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use head::TokenLoss;
@@ -74,10 +77,10 @@ pub use rms_norm_residual::rms_norm_residual;
 pub use rope::{rope, RopeTable};
 pub use scoring::ScoreOptions;
 pub use support::{RowSupport, Support};
-pub use swiglu::swiglu;
+pub use swiglu::{silu_mul, swiglu};
 
 pub(crate) use embedding::{collecting_rows, RowGradient};
-pub(crate) use inference::{attend, linear_into, norm_rows, swiglu_rows};
+pub(crate) use inference::{attend, embedding_rows, linear_into, norm_rows, swiglu_rows};
 pub(crate) use optimizer::{adamw, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;
 pub(crate) use rows::{probabilities, row_statistics};

@@ -9,7 +9,12 @@ pub(crate) trait Real: WithDType {
     /// eˣ, exactly 0 for −∞; relative error below 2 ulp.
     fn exp<const FMA: bool>(self) -> Self;
     /// eˣ for x ≤ 0, 0 where it is below the smallest normal number; relative error below 2 ulp.
-    fn exp_nonpositive<const FMA: bool>(self) -> Self;
+    #[inline(always)]
+    fn exp_nonpositive<const FMA: bool>(self) -> Self {
+        self.clamped_exp::<FMA>().1
+    }
+    /// x or, where eˣ is 0, a finite number; and eˣ, for x ≤ 0 as in [`Real::exp_nonpositive`]. So that x eˣ is 0 for −∞.
+    fn clamped_exp<const FMA: bool>(self) -> (Self, Self);
     /// self · a + b, rounded once where `FMA`.
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self;
     /// √x.
@@ -18,8 +23,6 @@ pub(crate) trait Real: WithDType {
     fn larger(self, other: Self) -> Self;
     /// From single precision.
     fn from_f32(x: f32) -> Self;
-    /// To single precision.
-    fn to_f32(self) -> f32;
 }
 
 impl Real for f32 {
@@ -28,15 +31,12 @@ impl Real for f32 {
         exp_f32::<FMA>(self)
     }
     #[inline(always)]
-    fn exp_nonpositive<const FMA: bool>(self) -> Self {
+    fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
         let clamped = if self < -87.0 { -87.0 } else { self };
         let (p, exponent) = exp_parts::<FMA>(clamped);
-        let value = p * power_of_two(exponent);
-        if self < -87.0 {
-            0.0
-        } else {
-            value
-        }
+        // p · 2ⁿ: n joins the exponent of p, which leaves the result normal.
+        let value = f32::from_bits(p.to_bits().wrapping_add((exponent as u32) << 23));
+        (clamped, if self < -87.0 { 0.0 } else { value })
     }
     #[inline(always)]
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
@@ -62,10 +62,6 @@ impl Real for f32 {
     fn from_f32(x: f32) -> Self {
         x
     }
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
 }
 
 impl Real for f64 {
@@ -74,8 +70,9 @@ impl Real for f64 {
         f64::exp(self)
     }
     #[inline(always)]
-    fn exp_nonpositive<const FMA: bool>(self) -> Self {
-        f64::exp(self)
+    fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
+        let clamped = if self < -800.0 { -800.0 } else { self };
+        (clamped, f64::exp(clamped))
     }
     #[inline(always)]
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
@@ -100,10 +97,6 @@ impl Real for f64 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         f64::from(x)
-    }
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self as f32
     }
 }
 
@@ -207,26 +200,36 @@ pub(crate) use with_real;
 /// every version computes the same bits; with it those with FMA do.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::real::vectorised! { $(#[$meta])* fn $name<$T, FMA>($($arg: $ty),*) $(-> $ret)? $body }
+        crate::kernels::real::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::real::Real, FMA>($($arg: $ty),*) $(-> $ret)? $body
+        }
+    };
+    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        crate::kernels::real::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        crate::kernels::real::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::real::Real, $F>($($arg: $ty),*) $(-> $ret)? $body
+        }
+    };
+    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        pub(crate) fn $name<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
+        pub(crate) fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body<$T: crate::kernels::real::Real, const $F: bool>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$T: $bound, const $F: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[rustversion::attr(since(1.89), target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma"))]
                 #[allow(clippy::too_many_arguments)]
-                fn avx512<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
+                fn avx512<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
-                fn avx2<$T: crate::kernels::real::Real>($($arg: $ty),*) $(-> $ret)? {
+                fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
                 // SAFETY: each function needs the features that its branch has just found, and nothing else.

@@ -44,19 +44,17 @@ impl RowStatistics {
 /// An element type of logits and the type it is computed in.
 pub(crate) trait Logit: WithDType {
     /// f32 for f32, bf16 and f16; f64 for f64.
-    type Real: Real + Logit;
+    type Real: Real + Logit<Real = Self::Real>;
     /// The block's values: itself, or converted into `buffer`, which is as long as the block.
     fn load<'a>(block: &'a [Self], buffer: &'a mut [Self::Real]) -> &'a [Self::Real];
     /// Rounds `values` to `out`.
     fn store(values: &[Self::Real], out: &mut [Self]);
-    /// Replaces the block's values by what `f` makes of them.
-    fn update(block: &mut [Self], f: impl FnOnce(&mut [Self::Real])) {
-        let mut values = [Self::Real::from_f32(0.0); BLOCK];
-        let values = &mut values[..block.len()];
-        Self::load(block, values);
-        f(values);
-        Self::store(values, block);
-    }
+    /// The largest element of a block.
+    fn largest(block: &[Self]) -> Self::Real;
+    /// The sums of a block of at most [`BLOCK`] elements.
+    fn sums(block: &[Self], scale: Self::Real, max: Self::Real) -> Sums;
+    /// Replaces a block of at most [`BLOCK`] elements by its gradient.
+    fn gradient(block: &mut [Self], factors: &Factors<Self::Real>);
     /// Fills `out` with what `f` writes, in `buffer` where the types differ.
     fn fill(out: &mut [Self], buffer: &mut Vec<Self::Real>, f: impl FnOnce(&mut [Self::Real])) {
         buffer.resize(out.len(), Self::Real::from_f32(0.0));
@@ -71,19 +69,52 @@ pub(crate) trait Logit: WithDType {
     }
 }
 
-/// A type that is its own arithmetic.
+/// A [`Logit`] whose conversions are part of the loops.
+pub(crate) trait Inline: Logit {
+    /// In the type of the arithmetic.
+    fn widen(self) -> Self::Real;
+    /// To the nearest, ties to even; a NaN stays one.
+    fn narrow(value: Self::Real) -> Self;
+}
+
+macro_rules! inline {
+    ($T:ty, $Real:ty, $widen:expr, $narrow:expr, { $($item:item)* }) => {
+        impl Inline for $T {
+            #[inline(always)]
+            fn widen(self) -> $Real {
+                $widen(self)
+            }
+            #[inline(always)]
+            fn narrow(value: $Real) -> Self {
+                $narrow(value)
+            }
+        }
+
+        impl Logit for $T {
+            type Real = $Real;
+            fn largest(block: &[Self]) -> $Real {
+                largest_of(block)
+            }
+            fn sums(block: &[Self], scale: $Real, max: $Real) -> Sums {
+                block_sums(block, scale, max)
+            }
+            fn gradient(block: &mut [Self], factors: &Factors<$Real>) {
+                gradient_block(block, factors)
+            }
+            $($item)*
+        }
+    };
+}
+
+/// What a type that is its own arithmetic does not have to do.
 macro_rules! own_arithmetic {
     ($T:ty) => {
-        impl Logit for $T {
-            type Real = $T;
+        inline!($T, $T, |x| x, |x| x, {
             fn load<'a>(block: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
                 block
             }
             fn store(values: &[Self], out: &mut [Self]) {
                 out.copy_from_slice(values);
-            }
-            fn update(block: &mut [Self], f: impl FnOnce(&mut [Self])) {
-                f(block);
             }
             fn fill(out: &mut [Self], _: &mut Vec<Self>, f: impl FnOnce(&mut [Self])) {
                 f(out);
@@ -91,22 +122,21 @@ macro_rules! own_arithmetic {
             fn own(values: Vec<Self>) -> Vec<Self> {
                 values
             }
-        }
+        });
     };
 }
 own_arithmetic!(f32);
 own_arithmetic!(f64);
 
-impl Logit for bf16 {
-    type Real = f32;
+inline!(bf16, f32, |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16), narrow_bf16, {
     fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        widen_bf16(block, buffer);
+        widen_all(block, buffer);
         buffer
     }
     fn store(values: &[f32], out: &mut [Self]) {
-        narrow_bf16(values, out);
+        narrow_all(values, out);
     }
-}
+});
 
 impl Logit for f16 {
     type Real = f32;
@@ -117,25 +147,41 @@ impl Logit for f16 {
     fn store(values: &[f32], out: &mut [Self]) {
         out.convert_from_f32_slice(values);
     }
+    fn largest(block: &[Self]) -> f32 {
+        f32::largest(Self::load(block, &mut [0.0; BLOCK][..block.len()]))
+    }
+    fn sums(block: &[Self], scale: f32, max: f32) -> Sums {
+        f32::sums(Self::load(block, &mut [0.0; BLOCK][..block.len()]), scale, max)
+    }
+    fn gradient(block: &mut [Self], factors: &Factors<f32>) {
+        let mut values = [0.0; BLOCK];
+        let values = &mut values[..block.len()];
+        Self::load(block, values);
+        f32::gradient(values, factors);
+        Self::store(values, block);
+    }
+}
+
+#[inline(always)]
+fn narrow_bf16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
+    bf16::from_bits((kept >> 16) as u16)
 }
 
 vectorised! {
-    fn widen_bf16<T>(block: &[bf16], out: &mut [T]) {
+    fn widen_all<L: Inline>(block: &[L], out: &mut [L::Real]) {
         for (o, x) in out.iter_mut().zip(block) {
-            *o = T::from_f32(f32::from_bits(u32::from(x.to_bits()) << 16));
+            *o = x.widen();
         }
     }
 }
 
 vectorised! {
-    /// To the nearest, ties to even; a NaN stays one.
-    fn narrow_bf16<T>(values: &[T], out: &mut [bf16]) {
+    fn narrow_all<L: Inline>(values: &[L::Real], out: &mut [L]) {
         for (o, x) in out.iter_mut().zip(values) {
-            let x = x.to_f32();
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-            let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
-            *o = bf16::from_bits((kept >> 16) as u16);
+            *o = L::narrow(*x);
         }
     }
 }
@@ -165,17 +211,12 @@ impl Running {
 
     /// Takes in more of the row.
     pub(crate) fn add<T: Logit>(&mut self, part: &[T], inverse_temperature: f64) {
-        let mut buffer = [T::Real::from_f32(0.0); BLOCK];
-        for block in part.chunks(BLOCK) {
-            self.add_block(
-                T::load(block, &mut buffer[..block.len()]),
-                T::Real::from_f64(inverse_temperature),
-            );
-        }
+        let scale = T::Real::from_f64(inverse_temperature);
+        part.chunks(BLOCK).for_each(|block| self.add_block(block, scale));
     }
 
-    fn add_block<T: Real>(&mut self, block: &[T], scale: T) {
-        let largest = || (largest_of(block) * scale).to_f64();
+    fn add_block<T: Logit>(&mut self, block: &[T], scale: T::Real) {
+        let largest = || (T::largest(block) * scale).to_f64();
         if self.max == f64::NEG_INFINITY {
             self.raise(largest());
             if self.max == f64::NEG_INFINITY {
@@ -185,11 +226,11 @@ impl Running {
                 return;
             }
         }
-        let mut sums = block_sums(block, scale, T::from_f64(self.max));
+        let mut sums = T::sums(block, scale, T::Real::from_f64(self.max));
         if sums.top > 0.0 {
             // Rare: most blocks of a row do not hold a new maximum, and are read once.
             self.raise(largest());
-            sums = block_sums(block, scale, T::from_f64(self.max));
+            sums = T::sums(block, scale, T::Real::from_f64(self.max));
         }
         self.rest += sums.rest;
         self.tops += sums.tops;
@@ -220,42 +261,59 @@ impl Running {
 }
 
 vectorised! {
-    fn largest_of<T>(row: &[T]) -> T {
-        super::real::largest(row)
+    fn largest_of<L: Inline>(row: &[L]) -> L::Real {
+        let (chunks, tail) = row.as_chunks::<16>();
+        let mut lanes = [row[0].widen(); 16];
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = lane.larger(x.widen());
+            }
+        }
+        let rest = tail.iter().map(|x| x.widen());
+        lanes.into_iter().chain(rest).fold(row[0].widen(), |a, b| a.larger(b))
     }
 }
 
-#[inline(always)]
-fn add_element<T: Real, const FMA: bool>(u: T, top: &mut T, [rest, tops, weighted]: [&mut T; 3]) {
-    *top = top.larger(u);
-    let (zero, one, least) = (T::from_f32(0.0), T::from_f32(1.0), T::from_f32(-800.0));
-    // e^-800 is 0 in every type, and 0 · −∞ is not.
-    let u = if u < least { least } else { u };
-    let e = u.exp_nonpositive::<FMA>();
-    *rest += if u == zero { zero } else { e };
-    *tops += if u == zero { one } else { zero };
-    *weighted = u.mul_add::<FMA>(e, *weighted);
+/// Sums in 16 lanes.
+struct Lanes<T> {
+    top: [T; 16],
+    rest: [T; 16],
+    tops: [u32; 16],
+    weighted: [T; 16],
+}
+
+impl<T: Real> Lanes<T> {
+    #[inline(always)]
+    fn add<const FMA: bool>(&mut self, l: usize, u: T) {
+        let zero = T::from_f32(0.0);
+        self.top[l] = self.top[l].larger(u);
+        let (clamped, e) = u.clamped_exp::<FMA>();
+        self.rest[l] += if u == zero { zero } else { e };
+        self.tops[l] += u32::from(u == zero);
+        self.weighted[l] = clamped.mul_add::<FMA>(e, self.weighted[l]);
+    }
 }
 
 vectorised! {
-    fn block_sums<T, FMA>(block: &[T], scale: T, max: T) -> Sums {
+    fn block_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
         let (chunks, tail) = block.as_chunks::<16>();
-        let mut lanes = [[T::from_f32(0.0); 16]; 3];
-        let [rest, tops, weighted] = &mut lanes;
-        let mut top = [T::from_f32(-1.0); 16];
+        let zeros = [L::Real::from_f32(0.0); 16];
+        let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
         for chunk in chunks {
             for l in 0..16 {
-                let sums = [&mut rest[l], &mut tops[l], &mut weighted[l]];
-                add_element::<T, FMA>(chunk[l] * scale - max, &mut top[l], sums);
+                lanes.add::<FMA>(l, chunk[l].widen() * scale - max);
             }
         }
-        for (l, &x) in tail.iter().enumerate() {
-            let sums = [&mut rest[l], &mut tops[l], &mut weighted[l]];
-            add_element::<T, FMA>(x * scale - max, &mut top[l], sums);
+        for (l, x) in tail.iter().enumerate() {
+            lanes.add::<FMA>(l, x.widen() * scale - max);
         }
-        let sum = |lanes: &[T; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
-        let top = top.iter().fold(-1.0, |top: f64, x| top.max(x.to_f64()));
-        Sums { top, rest: sum(rest), tops: sum(tops), weighted: sum(weighted) }
+        let sum = |lanes: &[L::Real; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
+        Sums {
+            top: lanes.top.iter().fold(-1.0, |top: f64, x| top.max(x.to_f64())),
+            rest: sum(&lanes.rest),
+            tops: lanes.tops.iter().map(|&n| f64::from(n)).sum(),
+            weighted: sum(&lanes.weighted),
+        }
     }
 }
 
@@ -280,14 +338,25 @@ pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowSt
     exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
 }
 
+/// What the gradient of a row's elements depends on.
+pub(crate) struct Factors<T> {
+    scale: T,
+    max: T,
+    log_sum: T,
+    c: T,
+    h: T,
+}
+
 vectorised! {
     /// x ← p (c − h u) with p = e^(u − ln s) and u = x · scale − max.
-    fn gradient_block<T, FMA>(block: &mut [T], scale: T, max: T, log_sum: T, c: T, h: T) {
-        let least = T::from_f32(-800.0);
+    fn gradient_block<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Real>) {
+        let &Factors { scale, max, log_sum, c, h } = factors;
+        // Where p is 0, so is the gradient: at −∞ as well.
+        let least = L::Real::from_f32(-800.0);
         for x in block.iter_mut() {
-            let u = *x * scale - max;
+            let u = x.widen() * scale - max;
             let u = if u < least { least } else { u };
-            *x = (u - log_sum).exp_nonpositive::<FMA>() * u.mul_add::<FMA>(h, c);
+            *x = L::narrow((u - log_sum).exp_nonpositive::<FMA>() * u.mul_add::<FMA>(h, c));
         }
     }
 }
@@ -317,13 +386,30 @@ pub(crate) fn gradient_in_place<T: Logit>(
     }
     let real = <T::Real as WithDType>::from_f64;
     let (scale, c) = (inverse_temperature, inverse_temperature * (h * s.mean - g));
+    let factors = Factors {
+        scale: real(scale),
+        max: real(s.max),
+        log_sum: real(s.log_sum),
+        c: real(c),
+        h: real(-h * scale),
+    };
     for (i, block) in part.chunks_mut(BLOCK).enumerate() {
         let id = id.and_then(|id| id.checked_sub(i * BLOCK)).filter(|&id| id < block.len());
-        T::update(block, |x| {
-            gradient_block(x, real(scale), real(s.max), real(s.log_sum), real(c), real(-h * scale));
-            if let Some(id) = id {
-                x[id] += real(g * scale);
-            }
-        });
+        // The token's own element has one term more, and is rounded once.
+        let own = id.map(|id| (id, own_gradient(block[id], &factors, real(g * scale))));
+        T::gradient(block, &factors);
+        if let Some((id, own)) = own {
+            block[id] = own;
+        }
     }
+}
+
+/// The gradient of the row's own token.
+fn own_gradient<T: Logit>(logit: T, factors: &Factors<T::Real>, own: T::Real) -> T {
+    let mut value = [T::Real::from_f32(0.0)];
+    let mut value = [T::load(&[logit], &mut value)[0]];
+    <T::Real as Logit>::gradient(&mut value, factors);
+    let mut out = [logit];
+    T::store(&[value[0] + own], &mut out);
+    out[0]
 }

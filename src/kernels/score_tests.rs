@@ -74,12 +74,34 @@ fn half_precision_logits_cost_the_entropy_nothing() {
 #[test]
 fn a_gradient_in_place_is_the_gradient() {
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
-        let logits = logits(5, 1500, dtype);
-        let scores = evaluate(&logits, &ids(&[0, 1, 2, 3, 4]), &ScoreOptions::at(TAU)).unwrap();
+        let logits = logits(5, 9500, dtype);
+        let scores = evaluate(&logits, &ids(&[0, 1, 2, 3, 9000]), &ScoreOptions::at(TAU)).unwrap();
         let (g, h) = (random(&[5], 6), random(&[5], 7));
         let apart = scores.gradient(&logits, &g, &h).unwrap();
+        let kept = logits.ones_like().unwrap();
+        scores.gradient_into(&logits, &g, &h, &kept).unwrap();
         scores.gradient_in_place(&logits, &g, &h).unwrap();
         assert_eq!(values(&apart), values(&logits));
+        assert_eq!(values(&kept), values(&logits));
+    }
+}
+
+#[test]
+fn a_gradient_goes_only_where_it_fits() {
+    let logits = logits(3, 40, DType::F32);
+    let scores = evaluate(&logits, &ids(&[0, 1, 2]), &ScoreOptions::at(TAU)).unwrap();
+    let g = random(&[3], 6);
+    let wide = Tensor::zeros((3, 80), DType::F32, &Device::Cpu).unwrap();
+    let others = [
+        logits.clone(),
+        logits.narrow(0, 0, 3).unwrap(),
+        wide.narrow(1, 0, 40).unwrap(),
+        wide.clone(),
+        logits.to_dtype(DType::BF16).unwrap(),
+    ];
+    for out in others {
+        let error = scores.gradient_into(&logits, &g, &g, &out).unwrap_err().to_string();
+        assert!(error.contains("out") || error.contains("[3, 40]"), "{error}");
     }
 }
 

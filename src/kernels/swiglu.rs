@@ -3,7 +3,7 @@
 use super::composed;
 use super::linear::{add_input_gradient, product, weight_gradient};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -25,6 +25,63 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         return composed::swiglu(x, gate, up);
     }
     x.contiguous()?.apply_op3(&gate.contiguous()?, &up.contiguous()?, SwiGlu { inner: OnceLock::new() })
+}
+
+/// silu(a) ∘ b for a and b of one shape: what [`swiglu()`] does after its products, where those are made apart (LoRA).
+///
+/// Backward: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)).
+///
+/// # Errors
+/// Shapes that differ.
+pub fn silu_mul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.shape() != b.shape() {
+        candle_core::bail!("silu_mul: a {:?}, b {:?}", a.shape(), b.shape());
+    }
+    if !on_cpu(a) {
+        return a.silu()? * b;
+    }
+    a.contiguous()?.apply_op2(&b.contiguous()?, SiluMul)
+}
+
+struct SiluMul;
+
+impl CustomOp2 for SiluMul {
+    fn name(&self) -> &'static str {
+        "silu_mul"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = with_real!(candle_core::backend::BackendStorage::dtype(a), "silu_mul", T => {
+            Ok(T::to_cpu_storage_owned(activation::<T>(slice_of(a, la)?, slice_of(b, lb)?)))
+        })?;
+        Ok((y, la.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (da, db) = with_real!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
+        Ok((a.track_op().then_some(da), b.track_op().then_some(db)))
+    }
+}
+
+/// silu(a) ∘ b.
+fn activation<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
+    let mut y = vec![T::from_f64(0.0); a.len()];
+    let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
+    chunks.for_each(|((y, a), b)| swiglu_slice(a, b, y));
+    y
 }
 
 /// Keeps (x W_gᵀ, x W_uᵀ) for the backward pass.
@@ -95,9 +152,7 @@ impl SwiGlu {
     fn forward<T: Real>(&self, x: &[T], gate: &[T], up: &[T], (n, i): (usize, usize)) -> Result<CpuStorage> {
         let f = gate.len() / i.max(1);
         let (a, b) = (product(x, gate, None, (n, i, f)), product(x, up, None, (n, i, f)));
-        let mut y = vec![T::from_f64(0.0); n * f];
-        let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
-        chunks.for_each(|((y, a), b)| swiglu_slice(a, b, y));
+        let y = activation(&a, &b);
         let keep = |data| Tensor::from_vec(data, (n, f), &candle_core::Device::Cpu);
         let inner = (keep(a)?, keep(b)?);
         self.inner.get_or_init(|| inner);

@@ -107,6 +107,14 @@ fn rope_has_its_gradient() {
 }
 
 #[test]
+fn silu_mul_has_its_gradient() {
+    let op: Op = &|t| silu_mul(&t[0], &t[1]);
+    check_gradients(op, &[random(&[3, 5], 1), random(&[3, 5], 2)], 1e-8);
+    check_twin(op, &|t| t[0].silu()? * &t[1], &[random(&[130, 150], 1), random(&[130, 150], 2)]);
+    assert!(silu_mul(&random(&[2, 3], 1), &random(&[3, 2], 1)).is_err());
+}
+
+#[test]
 fn swiglu_has_its_gradient() {
     let op: Op = &|t| swiglu(&t[0], &t[1], &t[2]);
     let twin: Op = &|t| composed::swiglu(&t[0], &t[1], &t[2]);

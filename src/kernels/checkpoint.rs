@@ -1,0 +1,133 @@
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
+
+use super::branch::{bundle, Found};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
+
+/// f(x), of which only x and the value are kept; backward computes f again and goes back through it.
+///
+/// `weights` are the tensors that f depends on beside x and that may need gradients; values and gradients are those of
+/// f to the bit, at the price of a second forward pass. f must give the same value each time.
+///
+/// # Errors
+/// What f rejects.
+pub fn checkpoint<'a>(
+    x: &Tensor,
+    weights: impl IntoIterator<Item = &'a Tensor>,
+    f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
+) -> Result<Tensor> {
+    let value = f(&x.detach())?.detach().contiguous()?;
+    let value = if value.layout().start_offset() == 0 { value } else { value.force_contiguous()? };
+    let weights: Vec<Tensor> = weights.into_iter().filter(|weight| weight.track_op()).cloned().collect();
+    if !x.track_op() && weights.is_empty() {
+        return Ok(value);
+    }
+    let found = Found::default();
+    let bundle = bundle(&weights, x, &found)?;
+    x.apply_op2(&bundle, Checkpoint { value, weights, found, f: Box::new(f) })
+}
+
+struct Checkpoint {
+    value: Tensor,
+    weights: Vec<Tensor>,
+    found: Found,
+    f: Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>,
+}
+
+/// The forward pass on a device: the value is there already.
+macro_rules! forward {
+    ($name:ident, $Storage:ty, $Variant:ident) => {
+        fn $name(&self, _: &$Storage, _: &Layout, _: &$Storage, _: &Layout) -> Result<($Storage, Shape)> {
+            use candle_core::backend::BackendStorage;
+            let (storage, layout) = self.value.storage_and_layout();
+            match &*storage {
+                Storage::$Variant(storage) => Ok((storage.try_clone(layout)?, self.value.shape().clone())),
+                _ => candle_core::bail!("checkpoint: the value is on another device than its input"),
+            }
+        }
+    };
+}
+
+impl CustomOp2 for Checkpoint {
+    fn name(&self) -> &'static str {
+        "checkpoint"
+    }
+
+    forward!(cpu_fwd, CpuStorage, Cpu);
+    #[cfg(feature = "cuda")]
+    forward!(cuda_fwd, candle_core::CudaStorage, Cuda);
+    #[cfg(feature = "metal")]
+    forward!(metal_fwd, candle_core::MetalStorage, Metal);
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bundle: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let input = Var::from_tensor(&x.detach())?;
+        let again = (self.f)(&input)?;
+        // The gradient of Σ y ∘ g with respect to y is g.
+        let mut store = (again * grad)?.sum_all()?.backward()?;
+        self.found.set(self.weights.iter().map(|weight| store.remove(weight)).collect());
+        let dx = x.track_op().then(|| store.remove(&input)).flatten();
+        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{feed_forward, linear};
+    use candle_core::{DType, Device};
+
+    fn var(shape: &[usize], seed: usize) -> Var {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> =
+            (0..n).map(|i| ((i * 7919 + seed * 104_729) % 997) as f32 / 500.0 - 1.0).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn bits(x: &Tensor) -> Vec<u32> {
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    }
+
+    /// Two blocks of a feed-forward branch and a linear map, the second with a frozen bias.
+    fn gradients(checkpointed: bool) -> Vec<Vec<u32>> {
+        let x = var(&[5, 8], 1);
+        let weights: Vec<Var> = [&[8][..], &[12, 8], &[12, 8], &[8, 12], &[8, 8]]
+            .into_iter()
+            .enumerate()
+            .map(|(i, shape)| var(shape, i + 2))
+            .collect();
+        let frozen = var(&[8], 9).detach();
+        let tensors: Vec<Tensor> = weights.iter().map(|w| w.as_tensor().clone()).collect();
+        let block = move |x: &Tensor| {
+            let [norm, gate, up, down, w] = [0, 1, 2, 3, 4].map(|i| &tensors[i]);
+            linear(&feed_forward(x, [norm, gate, up, down], 1e-6)?, w, Some(&frozen))
+        };
+        let mut y = x.as_tensor().clone();
+        for _ in 0..2 {
+            y = match checkpointed {
+                true => checkpoint(&y, weights.iter().map(|w| w.as_tensor()), block.clone()).unwrap(),
+                false => block(&y).unwrap(),
+            };
+        }
+        let store = y.powf(2.0).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut all = vec![bits(&y)];
+        all.extend(std::iter::once(&x).chain(&weights).map(|v| bits(store.get(v).unwrap())));
+        all
+    }
+
+    #[test]
+    fn values_and_gradients_are_the_same_to_the_bit() {
+        assert_eq!(gradients(true), gradients(false));
+    }
+
+    #[test]
+    fn what_needs_no_gradient_has_no_graph() {
+        let x = var(&[2, 3], 1).detach();
+        let y = checkpoint(&x, [], |x| x * 2.0).unwrap();
+        assert!(!y.track_op() && y.dtype() == DType::F32);
+    }
+}
