@@ -101,7 +101,7 @@ fn own_side(weights: &Path) -> Result<()> {
         line?;
         let hidden = decoder.forward_packed(&rows)?;
         let options = ScoreOptions::at(1.0);
-        let (log_probs, entropies) = linear_logprob_entropy(&hidden, &decoder.head(), &targets, &options)?;
+        let (log_probs, entropies) = decoder.score(&hidden, &targets, &options)?;
         drop(hidden);
         let loss = (log_probs + (entropies * 0.1)?)?.mean_all()?.neg()?;
         optimizer.step_clipped(&parameters, &Gradients::of(&loss, &parameters)?, 1e-3, 1.0)?;

@@ -1,9 +1,8 @@
 //! GRPO with EPO in ALFWorld's text games, on a CPU, from nothing: no Python, no download.
 //!
-//! A small policy clones an expert that searches, then plays. Episodes of the same game are compared (GRPO, arXiv
-//! 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the entropy is held
-//! inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is examined on games in
-//! seen and in unseen rooms: ALFWorld's where `ALFWORLD_DATA` names their folder, and otherwise made here.
+//! A policy clones an expert that searches, then plays: episodes of one game are compared (GRPO, arXiv 2402.03300), and turns from
+//! one observation (GiGPO, arXiv 2505.10978), while the entropy is held inside a band around its history (EPO, arXiv
+//! 2509.22576). It is examined on ALFWorld's games where `ALFWORLD_DATA` names their folder, and otherwise on ones made here.
 //!
 //! ```text
 //! cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1
@@ -16,12 +15,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{ensure, Result};
-use candle_core::Device;
 use clap::Parser;
 use epo::entropy::EntropyConfig;
 use epo::env::alfworld::{expert_demonstrations, AlfWorld, DataFolder, Games, Split, TaskType};
 use epo::env::household::{GeneratorConfig, Household};
-use epo::env::{Demonstration, Environment, ShowAdmissible};
+use epo::env::{show_admissible, Demonstration, Environment};
 use epo::rollout::{demonstration_texts, ActionSpace, RolloutConfig, Trajectory};
 use epo::train::*;
 use serde::{Deserialize, Serialize};
@@ -54,6 +52,7 @@ struct Config {
     learning_rate: f64,
     schedule: LrSchedule,
     policy: PolicyConfig,
+    model: ModelConfig,
     cloning: CloningConfig,
     rollout: RolloutConfig,
     update: UpdateConfig,
@@ -81,6 +80,7 @@ impl Default for Config {
             learning_rate: 3e-4,
             schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 150, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig { context: 1536, ..PolicyConfig::default() },
+            model: ModelConfig::default(),
             cloning: CloningConfig { demonstrations: 500, epochs: 2, ..CloningConfig::default() },
             rollout: RolloutConfig { max_turns: 20, actions: ActionSpace::Admissible, ..Default::default() },
             update: UpdateConfig::default(),
@@ -115,6 +115,8 @@ impl Config {
         };
         config.seed = args.seed.unwrap_or(config.seed);
         config.steps = args.steps.unwrap_or(config.steps);
+        let Args { model, lora, dtype, device, .. } = args;
+        config.model.choose(&mut config.policy, model.as_deref(), *lora, *dtype, *device);
         if let Some(name) = &args.entropy {
             config.entropy = config.entropy.with_method(name)?;
         }
@@ -132,18 +134,11 @@ impl Config {
         })
     }
 
-    fn environment(&self, games: &Arc<dyn Games>) -> Box<dyn Environment> {
-        match (AlfWorld::new(games.clone()), self.show_admissible) {
-            (plain, false) => Box::new(plain),
-            (plain, true) => Box::new(ShowAdmissible(plain)),
-        }
-    }
-
     /// The games to learn on, and to be examined on in seen and in unseen rooms.
     fn panels(&self, games: &dyn Games) -> Result<[Panel; 3]> {
-        let test = |split| self.panel(games, split, self.test_games);
-        let train = self.panel(games, Split::Train, self.train_games)?;
-        Ok([train, test(Split::ValidSeen)?, test(Split::ValidUnseen)?])
+        let of = |split, most| self.panel(games, split, most);
+        let [seen, unseen] = [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games));
+        Ok([of(Split::Train, self.train_games)?, seen?, unseen?])
     }
 
     fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<Panel> {
@@ -152,17 +147,13 @@ impl Config {
     }
 
     fn agent(&self) -> AgentConfig {
-        let (optimizer, entropy) = (self.optimizer.clone(), self.entropy);
-        AgentConfig { policy: self.policy, optimizer, entropy, rollout: self.rollout }
+        AgentConfig::new(self.policy, &self.model, &self.optimizer, self.entropy, self.rollout)
     }
 
     fn validate(&self) -> Result<()> {
-        self.agent().validate()?;
-        self.advantage.validate()?;
-        self.cloning.validate()?;
-        self.update.validate()?;
-        self.evaluation.validate()?;
-        self.schedule.validate()?;
+        let parts = [self.agent().validate(), self.advantage.validate(), self.cloning.validate()];
+        let others = [self.update.validate(), self.evaluation.validate(), self.schedule.validate()];
+        parts.into_iter().chain(others).collect::<Result<(), _>>()?;
         ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
         ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
         self.panels(&*self.games()?).map(drop)
@@ -183,7 +174,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in this folder from its last checkpoint
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "actions", "smoke"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "smoke"])]
     resume: Option<PathBuf>,
     /// Settings to start from, in TOML; config.toml of any run folder shows them all
     #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
@@ -194,6 +185,18 @@ struct Args {
     /// What the policy may write: any text, or one of the admissible commands [default: admissible]
     #[arg(long, value_name = "free|admissible")]
     actions: Option<ActionSpace>,
+    /// Train this checkpoint: a folder in Hugging Face's layout, or `owner/name` on its hub (feature `hub`)
+    #[arg(long, value_name = "DIR|ID")]
+    model: Option<String>,
+    /// Train corrections of this rank beside frozen weights
+    #[arg(long, value_name = "R")]
+    lora: Option<usize>,
+    /// What weights are stored in [default: f32]
+    #[arg(long, value_name = "f32|bf16")]
+    dtype: Option<WeightType>,
+    /// Where the policy is computed [default: cpu]
+    #[arg(long, value_name = "cpu|cuda|metal")]
+    device: Option<DeviceKind>,
     /// A complete run in under two minutes
     #[arg(long)]
     smoke: bool,
@@ -206,11 +209,9 @@ struct State {
     train: Panel,
     seen: Panel,
     unseen: Panel,
-    before: Option<Outcomes>,
+    /// Of the first examination: in rooms seen in training, and in others.
+    before: Option<[Outcome; 2]>,
 }
-
-/// What an examination found in rooms seen in training, and in others.
-type Outcomes = [Outcome; 2];
 
 /// A run in progress.
 struct Run {
@@ -253,6 +254,7 @@ fn main() -> Result<()> {
         eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
     }
     let after = run.examine(step)?;
+    run.agent.export(run.folder.dir.join(format!("model-{step}")))?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
     let [seen, unseen] = [0, 1].map(|i| [&run.state.before.as_ref().unwrap_or(&after)[i], &after[i]]);
@@ -267,26 +269,30 @@ impl Run {
     /// A run continued from its checkpoint, or a new one: an expert's games, tokenizer, cloning, first examination.
     fn open(folder: RunFolder<Config>) -> Result<Self> {
         let config = folder.config.clone();
-        match &config.data {
-            Some(folder) => eprintln!("playing ALFWorld's games in {}", folder.display()),
-            None => eprintln!("ALFWORLD_DATA is not set: playing household games that are made here"),
-        }
+        let made = || "household games that are made here (ALFWORLD_DATA is not set)".into();
+        let place =
+            config.data.as_ref().map_or_else(made, |dir| format!("ALFWorld's games in {}", dir.display()));
+        eprintln!("playing {place}");
         let games = config.games()?;
+        let environment = || show_admissible(AlfWorld::new(games.clone()), config.show_admissible);
         let shape = config.agent();
         let (agent, state, demonstrations) = match &folder.checkpoint {
-            Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
+            Some(saved) => (Agent::restore(&shape, saved)?, saved.state()?, vec![]),
             None => {
                 let [train, seen, unseen] = config.panels(&*games)?;
-                let demonstrations = demonstrate(&config, &games)?;
+                let tasks = config.panel(&*games, Split::Train, config.cloning.demonstrations)?.tasks;
+                let turns = config.rollout.max_turns;
+                let demonstrations = expert_demonstrations(&games, &tasks, turns, &mut *environment())?;
+                eprintln!("the expert solved {} of {} games", demonstrations.len(), tasks.len());
                 let texts = demonstrations.iter().flat_map(demonstration_texts);
-                let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
+                let agent = Agent::new(&shape, texts, config.seed)?;
                 let state = State { position: Position::default(), train, seen, unseen, before: None };
                 (agent, state, demonstrations)
             }
         };
         let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let environments = (0..config.environments).map(|_| config.environment(&games));
-        let (environments, throughput) = (environments.collect(), Throughput::default());
+        let environments = (0..config.environments).map(|_| environment()).collect();
+        let throughput = Throughput::default();
         let mut run = Self { folder, recorder, environments, agent, state, throughput };
         if run.state.before.is_none() {
             run.warm_start(&config, &demonstrations)?;
@@ -298,9 +304,6 @@ impl Run {
     fn warm_start(&mut self, config: &Config, demonstrations: &[Demonstration]) -> Result<()> {
         let Config { cloning, update, seed, .. } = config;
         clone_demonstrations(&mut self.agent, demonstrations, cloning, update, *seed, &mut self.recorder)?;
-        if update.policy.kl.is_some() {
-            self.agent.learner.freeze_reference()?;
-        }
         self.state.before = Some(self.examine(0)?);
         self.save(0)
     }
@@ -329,7 +332,7 @@ impl Run {
         Ok(())
     }
 
-    fn examine(&mut self, step: u64) -> Result<Outcomes> {
+    fn examine(&mut self, step: u64) -> Result<[Outcome; 2]> {
         let Config { seed, evaluation: EvaluationConfig { episodes, temperature, .. }, rollout, .. } =
             self.folder.config;
         let Self { agent, environments, state, recorder, .. } = self;
@@ -345,16 +348,6 @@ impl Run {
         self.folder.save(&mut checkpoint)?;
         self.state.position = self.recorder.sync()?;
         checkpoint.finish(&self.state)?;
-        prune_checkpoints(&self.folder.dir, 3, None)?;
-        Ok(())
+        Ok(prune_checkpoints(&self.folder.dir, 3, None).map(drop)?)
     }
-}
-
-/// The games that an expert solved, as the policy sees them, to be cloned.
-fn demonstrate(config: &Config, games: &Arc<dyn Games>) -> Result<Vec<Demonstration>> {
-    let tasks = config.panel(&**games, Split::Train, config.cloning.demonstrations)?.tasks;
-    let solved = expert_demonstrations(games, &tasks, config.rollout.max_turns)?;
-    eprintln!("the expert solved {} of {} games", solved.len(), tasks.len());
-    let mut environment = config.environment(games);
-    Ok(solved.iter().map(|game| game.replay(&mut *environment)).collect::<Result<_, _>>()?)
 }

@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{ensure, Result};
-use candle_core::Device;
 use clap::Parser;
 use epo::entropy::EntropyConfig;
 use epo::env::scienceworld::{
@@ -53,6 +52,7 @@ struct Config {
     learning_rate: f64,
     schedule: LrSchedule,
     policy: PolicyConfig,
+    model: ModelConfig,
     demonstrations: DemonstrationConfig,
     cloning: CloningConfig,
     rollout: RolloutConfig,
@@ -78,6 +78,7 @@ impl Default for Config {
             learning_rate: 2e-4,
             schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 60, min_ratio: 0.1, cycles: 0.5 },
             policy: PolicyConfig::default(),
+            model: ModelConfig::default(),
             demonstrations: DemonstrationConfig::default(),
             cloning: CloningConfig::default(),
             rollout: RolloutConfig::default(),
@@ -114,6 +115,8 @@ impl Config {
         };
         config.seed = args.seed.unwrap_or(config.seed);
         config.steps = args.steps.unwrap_or(config.steps);
+        let Args { model, lora, dtype, device, .. } = args;
+        config.model.choose(&mut config.policy, model.as_deref(), *lora, *dtype, *device);
         if let Some(name) = &args.entropy {
             config.entropy = config.entropy.with_method(name)?;
         }
@@ -136,18 +139,13 @@ impl Config {
     }
 
     fn agent(&self) -> AgentConfig {
-        let (optimizer, entropy) = (self.optimizer.clone(), self.entropy);
-        AgentConfig { policy: self.policy, optimizer, entropy, rollout: self.rollout }
+        AgentConfig::new(self.policy, &self.model, &self.optimizer, self.entropy, self.rollout)
     }
 
     fn validate(&self) -> Result<()> {
-        self.agent().validate()?;
-        self.advantage.validate()?;
-        self.demonstrations.validate()?;
-        self.cloning.validate()?;
-        self.update.validate()?;
-        self.evaluation.validate()?;
-        self.schedule.validate()?;
+        let parts = [self.agent().validate(), self.advantage.validate(), self.demonstrations.validate()];
+        let others = [self.update.validate(), self.evaluation.validate(), self.schedule.validate()];
+        parts.into_iter().chain(others).chain([self.cloning.validate()]).collect::<Result<(), _>>()?;
         self.simulator.validate()?;
         ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
         ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
@@ -169,7 +167,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in this folder from its last checkpoint
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "smoke"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "model", "lora", "dtype", "device", "smoke"])]
     resume: Option<PathBuf>,
     /// Settings to start from, in TOML; config.toml of any run folder shows them all
     #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
@@ -177,6 +175,18 @@ struct Args {
     /// How entropy is controlled [default: epo]
     #[arg(long, value_parser = ["none", "bonus", "epo", "epo-official"])]
     entropy: Option<String>,
+    /// Train this checkpoint: a folder in Hugging Face's layout, or `owner/name` on its hub (feature `hub`)
+    #[arg(long, value_name = "DIR|ID")]
+    model: Option<String>,
+    /// Train corrections of this rank beside frozen weights
+    #[arg(long, value_name = "R")]
+    lora: Option<usize>,
+    /// What weights are stored in [default: f32]
+    #[arg(long, value_name = "f32|bf16")]
+    dtype: Option<WeightType>,
+    /// Where the policy is computed [default: cpu]
+    #[arg(long, value_name = "cpu|cuda|metal")]
+    device: Option<DeviceKind>,
     /// A complete run in under two minutes
     #[arg(long)]
     smoke: bool,
@@ -233,6 +243,7 @@ fn main() -> Result<()> {
         eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
     }
     let after = run.examine(step)?;
+    run.agent.export(run.folder.dir.join(format!("model-{step}")))?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
     let outcomes = [&run.state.before.unwrap_or(after), &after];
@@ -248,12 +259,12 @@ impl Run {
         let mut pool = ScienceWorldPool::new(&installation, &config.simulator, config.environments)?;
         let shape = config.agent();
         let (agent, state, demonstrations) = match &folder.checkpoint {
-            Some(saved) => (Agent::restore(&shape, saved, &Device::Cpu)?, saved.state()?, vec![]),
+            Some(saved) => (Agent::restore(&shape, saved)?, saved.state()?, vec![]),
             None => {
                 let (train, test) = config.panels()?;
                 let demonstrations = demonstrate(&config, &mut pool)?;
                 let texts = demonstrations.iter().flat_map(demonstration_texts);
-                let agent = Agent::new(&shape, texts, config.seed, &Device::Cpu)?;
+                let agent = Agent::new(&shape, texts, config.seed)?;
                 (agent, State { position: Position::default(), train, test, before: None }, demonstrations)
             }
         };
@@ -271,9 +282,6 @@ impl Run {
     fn warm_start(&mut self, config: &Config, demonstrations: &[Demonstration]) -> Result<()> {
         let Config { cloning, update, seed, .. } = config;
         clone_demonstrations(&mut self.agent, demonstrations, cloning, update, *seed, &mut self.recorder)?;
-        if update.policy.kl.is_some() {
-            self.agent.learner.freeze_reference()?;
-        }
         self.state.before = Some(self.examine(0)?);
         self.save(0)
     }
@@ -321,8 +329,7 @@ impl Run {
         self.folder.save(&mut checkpoint)?;
         self.state.position = self.recorder.sync()?;
         checkpoint.finish(&self.state)?;
-        prune_checkpoints(&self.folder.dir, 3, None)?;
-        Ok(())
+        Ok(prune_checkpoints(&self.folder.dir, 3, None).map(drop)?)
     }
 }
 

@@ -26,6 +26,10 @@ pub enum Purpose {
     Bootstrap = 7,
     /// Mistakes shown in demonstrations.
     Demonstrations = 8,
+    /// Initial corrections of low rank.
+    Lora = 9,
+    /// What dropout drops.
+    Dropout = 10,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

@@ -9,6 +9,15 @@ use crate::Result;
 /// The line is long; `rollout.max_observation_tokens` and the policy's context have to have room for it.
 pub struct ShowAdmissible<E>(pub E);
 
+/// The environment, where `show` with its admissible actions in its observations.
+pub fn show_admissible<E: Environment + 'static>(environment: E, show: bool) -> Box<dyn Environment> {
+    if show {
+        Box::new(ShowAdmissible(environment))
+    } else {
+        Box::new(environment)
+    }
+}
+
 impl<E: Environment> ShowAdmissible<E> {
     fn show(&mut self, observation: &mut String) -> Result<()> {
         let actions = self.0.admissible()?.join("; ");

@@ -12,7 +12,7 @@ pub mod household;
 pub mod scienceworld;
 mod toy;
 
-pub use choices::ShowAdmissible;
+pub use choices::{show_admissible, ShowAdmissible};
 pub use toy::ToyEnvironment;
 
 use crate::Result;

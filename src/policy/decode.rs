@@ -3,9 +3,10 @@
 //! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
 //! r = rows of the call.
 
+use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
-use super::decoder::{Block, Decoder, Projection};
-use crate::kernels::{attend, linear_into, norm_rows, swiglu_rows, with_slice, RopeTable};
+use super::decoder::Decoder;
+use crate::kernels::{attend, embedding_rows, linear_into, norm_rows, swiglu_rows, with_slice, RopeTable};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -104,10 +105,7 @@ impl Decoder {
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        let h = self.config.hidden_size;
-        Ok(with_slice::<f32, _>(&self.embedding, |table| {
-            Ok(ids.iter().flat_map(|&id| &table[id as usize * h..(id as usize + 1) * h]).copied().collect())
-        })?)
+        embedding_rows(&self.embedding, ids)
     }
 
     fn normed(&self, x: &[f32], weight: &Tensor) -> Result<Vec<f32>> {
@@ -186,7 +184,15 @@ impl Decoder {
 
 /// x Wᵀ + b, added to `onto` where given.
 fn project(x: &[f32], projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
-    linear_into(x, &projection.weight, projection.bias.as_ref(), onto)
+    let y = linear_into(x, &projection.weight, projection.bias.as_ref(), onto)?;
+    match &projection.lora {
+        Some(Correction { a, b, scale, .. }) => {
+            let mut inner = linear_into(x, a, None, None)?;
+            inner.iter_mut().for_each(|u| *u *= *scale as f32);
+            linear_into(&inner, b, None, Some(y))
+        }
+        None => Ok(y),
+    }
 }
 
 fn rotate_rows(table: &RopeTable, x: &mut [f32], spans: &[Span]) {

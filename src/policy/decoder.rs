@@ -3,11 +3,12 @@
 //! Shapes: b = rows, t = padded length, n = tokens of all rows packed one after another, h = hidden width,
 //! v = vocabulary.
 
+use super::block::Block;
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{attention, attention_branch, embedding, feed_forward, linear, linear_residual};
-use crate::kernels::{rms_norm, rope};
-use crate::kernels::{AttentionRows, AttentionShape, AttentionWeights, LmHead, RopeTable};
+use crate::kernels::{embedding, linear, linear_logprob_entropy, rms_norm};
+use crate::kernels::{AttentionRows, AttentionShape, LmHead, RopeTable, ScoreOptions};
+use crate::rng::Stream;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -23,35 +24,8 @@ pub struct Decoder {
     pub(super) norm: Tensor,
     pub(super) head: Tensor,
     pub(super) rope: Arc<RopeTable>,
-}
-
-/// Weights of one block.
-#[derive(Debug, Clone)]
-pub(super) struct Block {
-    pub(super) input_norm: Tensor,
-    pub(super) q: Projection,
-    pub(super) k: Projection,
-    pub(super) v: Projection,
-    pub(super) o: Projection,
-    /// Norms of the query and key heads `[d]`, before the rotation.
-    pub(super) head_norms: Option<[Tensor; 2]>,
-    pub(super) post_norm: Tensor,
-    pub(super) gate: Projection,
-    pub(super) up: Projection,
-    pub(super) down: Projection,
-}
-
-/// x Wᵀ + b: one of a block's linear maps.
-#[derive(Debug, Clone)]
-pub(super) struct Projection {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-}
-
-impl Projection {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(linear(x, &self.weight, self.bias.as_ref())?)
-    }
+    /// Blocks are computed again in the backward pass.
+    recompute: bool,
 }
 
 impl Decoder {
@@ -78,7 +52,7 @@ impl Decoder {
         Ok(Self {
             embedding: get("model.embed_tokens.weight")?,
             blocks: (0..config.num_hidden_layers)
-                .map(|i| Block::new(config, i, &get))
+                .map(|i| Block::new(config, i, parameters, &get))
                 .collect::<Result<_>>()?,
             norm: get("model.norm.weight")?,
             head: get(head)?,
@@ -87,6 +61,7 @@ impl Decoder {
                 config.max_position_embeddings,
             )),
             config: config.clone(),
+            recompute: false,
         })
     }
 
@@ -143,9 +118,36 @@ impl Decoder {
         Ok(padded.index_select(&index, 0)?.reshape((b, t, h))?)
     }
 
-    /// The head, for [`crate::kernels::linear_logprob_entropy()`], which never holds the logits of all positions.
-    pub fn head(&self) -> LmHead<'_> {
-        LmHead::new(&self.head)
+    /// Log-probabilities of `ids` `[n]` and entropies `[n]` in nats through the head, for hidden states `[n, h]`: the logits of
+    /// all positions never exist ([`linear_logprob_entropy`]).
+    ///
+    /// # Errors
+    /// As [`linear_logprob_entropy`].
+    pub fn score(&self, hidden: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<(Tensor, Tensor)> {
+        let weight = self.head.to_dtype(hidden.dtype())?;
+        linear_logprob_entropy(hidden, &LmHead::new(&weight), ids, options)
+    }
+
+    /// Keeps only the blocks' inputs for the backward pass, which computes them again: the same gradients to the bit, for a
+    /// second forward pass. Weights in bf16 or f16 are trained in this way on the CPU in any case.
+    pub fn with_checkpointing(mut self, on: bool) -> Self {
+        self.recompute = on;
+        self
+    }
+
+    /// The model without its corrections of low rank: the reference of a KL term, which costs no second model.
+    pub fn without_lora(mut self) -> Self {
+        self.blocks = self.blocks.into_iter().map(Block::uncorrected).collect();
+        self
+    }
+
+    /// With dropout of a `share` of the corrections' inputs, drawn from `stream`.
+    pub fn with_dropout(mut self, share: f64, stream: Stream) -> Self {
+        if share > 0.0 {
+            let blocks = self.blocks.into_iter().enumerate();
+            self.blocks = blocks.map(|(layer, block)| block.dropping(share, stream, layer)).collect();
+        }
+        self
     }
 
     /// Logits `[n, v]` of hidden states `[n, h]`: the only part whose cost grows with the vocabulary, so select the
@@ -154,7 +156,7 @@ impl Decoder {
     /// # Errors
     /// Shapes that do not fit.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(linear(hidden, &self.head, None)?)
+        Ok(linear(hidden, &self.head.to_dtype(hidden.dtype())?, None)?)
     }
 
     fn forward_ids(&self, ids: &Arc<[u32]>, lengths: Vec<usize>) -> Result<Tensor> {
@@ -168,11 +170,14 @@ impl Decoder {
                 lengths,
             },
         };
-        let mut x = embedding(&self.embedding, ids)?;
+        let x = embedding(&self.embedding, ids)?;
+        // On the CPU activations are f32 where weights are narrower; devices compute in the weights' type.
+        let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
+        let mut x = if narrow { x.to_dtype(DType::F32)? } else { x };
         for block in &self.blocks {
-            x = block.forward(&x, &rows, self.config.rms_norm_eps)?;
+            x = block.run(&x, &rows, self.config.rms_norm_eps, self.recompute)?;
         }
-        Ok(rms_norm(&x, &self.norm, self.config.rms_norm_eps)?)
+        Ok(rms_norm(&x, &self.norm.to_dtype(x.dtype())?, self.config.rms_norm_eps)?)
     }
 
     /// Requires a row to have at least one token, to fit the context, and to hold known ids.
@@ -204,76 +209,4 @@ fn unpacking(lengths: &[usize], t: usize, zero_row: u32) -> Vec<u32> {
         next += len as u32;
     }
     index
-}
-
-impl Block {
-    fn new(config: &DecoderConfig, layer: usize, get: &impl Fn(&str) -> Result<Tensor>) -> Result<Self> {
-        let get = |name: &str| get(&format!("model.layers.{layer}.{name}"));
-        let projection = |name: &str, biased: bool| -> Result<Projection> {
-            let bias = biased.then(|| get(&format!("{name}_proj.bias"))).transpose()?;
-            Ok(Projection { weight: get(&format!("{name}_proj.weight"))?, bias })
-        };
-        let qkv = |name: &str| projection(&format!("self_attn.{name}"), config.has_qkv_bias());
-        let head_norms = match config.has_head_norms() {
-            true => Some([get("self_attn.q_norm.weight")?, get("self_attn.k_norm.weight")?]),
-            false => None,
-        };
-        Ok(Self {
-            input_norm: get("input_layernorm.weight")?,
-            q: qkv("q")?,
-            k: qkv("k")?,
-            v: qkv("v")?,
-            o: projection("self_attn.o", config.attention_bias)?,
-            head_norms,
-            post_norm: get("post_attention_layernorm.weight")?,
-            gate: projection("mlp.gate", false)?,
-            up: projection("mlp.up", false)?,
-            down: projection("mlp.down", false)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
-        let x = match &self.head_norms {
-            None => self.attend(x, rows, eps)?,
-            Some(norms) => self.attend_normed(x, norms, rows, eps)?,
-        };
-        let x = match &self.o.bias {
-            Some(bias) => x.broadcast_add(bias)?,
-            None => x,
-        };
-        let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
-        Ok(feed_forward(&x, [&self.post_norm, gate, up, down], eps)?)
-    }
-
-    /// The attention branch without the output's bias.
-    fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
-        let qkv = [&self.q, &self.k, &self.v];
-        let weights = AttentionWeights {
-            norm: &self.input_norm,
-            qkv: qkv.map(|projection| &projection.weight),
-            biases: qkv.map(|projection| projection.bias.as_ref()),
-            output: &self.o.weight,
-        };
-        Ok(attention_branch(x, &weights, rows, eps)?)
-    }
-
-    /// The same with a norm on every query and key head.
-    fn attend_normed(
-        &self,
-        x: &Tensor,
-        norms: &[Tensor; 2],
-        rows: &AttentionRows,
-        eps: f64,
-    ) -> Result<Tensor> {
-        let z = rms_norm(x, &self.input_norm, eps)?;
-        let rotated = |projection: &Projection, weight: &Tensor| -> Result<Tensor> {
-            let heads = projection.forward(&z)?;
-            let shape = heads.dims2()?;
-            let heads = rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?;
-            Ok(rope(&heads.reshape(shape)?, &rows.table, &rows.positions)?)
-        };
-        let (q, k) = (rotated(&self.q, &norms[0])?, rotated(&self.k, &norms[1])?);
-        let mixed = attention(&q, &k, &self.v.forward(&z)?, &rows.shape)?;
-        Ok(linear_residual(x, &mixed, &self.o.weight)?)
-    }
 }

@@ -22,27 +22,9 @@ impl Gradients {
     /// # Errors
     /// A failed backward pass.
     pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
-        Self::sum([MicroGradients::of(loss, parameters)?], parameters)
-    }
-
-    /// The sum over micro-batches, in their order: first what is dense, then the embedding rows.
-    ///
-    /// # Errors
-    /// Shapes that differ, or gradients of other parameters.
-    pub fn sum(parts: impl IntoIterator<Item = MicroGradients>, parameters: &Parameters) -> Result<Self> {
-        let (mut sum, mut rows) = (Self::default(), Vec::new());
-        for part in parts {
-            sum.add(part.dense)?;
-            rows.extend(part.rows);
-        }
-        for (name, gradient) in rows {
-            let dense = match sum.entries.remove(&name) {
-                Some(dense) => dense,
-                None => parameters.get(&name)?.zeros_like()?,
-            };
-            sum.entries.insert(name, gradient.add_to(dense)?);
-        }
-        Ok(sum)
+        let mut sum = GradientSum::default();
+        sum.add(MicroGradients::of(loss, parameters)?)?;
+        sum.finish(parameters)
     }
 
     /// Moves the gradients of the trainable parameters out of a store.
@@ -123,6 +105,41 @@ impl Gradients {
             }
         }
         self.global_norm()
+    }
+}
+
+/// The sum of micro-batches' gradients, in the order in which they are added: what is dense at once, the embedding rows
+/// at the end.
+#[derive(Default)]
+pub struct GradientSum {
+    dense: Gradients,
+    rows: Vec<(String, RowGradient)>,
+}
+
+impl GradientSum {
+    /// Adds one micro-batch.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn add(&mut self, part: MicroGradients) -> Result<()> {
+        self.rows.extend(part.rows);
+        self.dense.add(part.dense)
+    }
+
+    /// The sum.
+    ///
+    /// # Errors
+    /// Gradients of other parameters.
+    pub fn finish(self, parameters: &Parameters) -> Result<Gradients> {
+        let mut sum = self.dense;
+        for (name, gradient) in self.rows {
+            let dense = match sum.entries.remove(&name) {
+                Some(dense) => dense,
+                None => parameters.get(&name)?.zeros_like()?,
+            };
+            sum.entries.insert(name, gradient.add_to(dense)?);
+        }
+        Ok(sum)
     }
 }
 

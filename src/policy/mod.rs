@@ -26,6 +26,7 @@
 //! ```
 
 mod agreement;
+mod block;
 mod cache;
 #[cfg(feature = "text")]
 mod chat;
@@ -35,8 +36,10 @@ mod decoder;
 mod files;
 mod generate;
 mod gradients;
+mod lora;
 mod parameters;
 mod pretrained;
+mod sampling;
 #[cfg(feature = "text")]
 mod tokenizer;
 #[cfg(feature = "transformers")]
@@ -50,13 +53,15 @@ pub use cache::KvCache;
 pub use chat::{Chat, ChatTemplate, Message};
 pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
-pub use generate::{Finish, Generated, Request, SamplingParams};
-pub use gradients::{Gradients, MicroGradients};
+pub use generate::{Finish, Generated, Request};
+pub use gradients::{GradientSum, Gradients, MicroGradients};
+pub use lora::{LoraConfig, LORA_MODULES};
 pub use parameters::Parameters;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use pretrained::Hub;
 pub use pretrained::{GenerationConfig, Pretrained, Source};
+pub use sampling::{SamplingParams, StopStrings};
 #[cfg(feature = "text")]
 #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
 pub use tokenizer::Tokenizer;
@@ -66,6 +71,7 @@ pub use transformers::FrozenModel;
 pub use trie::TokenTrie;
 
 pub(crate) use files::{load_tensors, save_tensors};
+pub(crate) use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 #[cfg(test)]
 mod tests;

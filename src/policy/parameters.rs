@@ -2,6 +2,7 @@
 
 use super::config::DecoderConfig;
 use super::files::{load_tensors, save_tensors};
+use super::lora::{is_adapter, LoraConfig};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
@@ -16,6 +17,8 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 pub struct Parameters {
     entries: BTreeMap<String, Entry>,
+    /// Corrections beside the weights, whose A and B are entries as well.
+    pub(super) lora: Option<LoraConfig>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +73,7 @@ impl Parameters {
         let entry = |(name, tensor): (String, Tensor)| {
             Ok((name, Entry { var: Var::from_tensor(&tensor)?, trainable: true }))
         };
-        Ok(Self { entries: tensors.into_iter().map(entry).collect::<Result<_>>()? })
+        Ok(Self { entries: tensors.into_iter().map(entry).collect::<Result<_>>()?, lora: None })
     }
 
     /// Reads `model.safetensors`: exactly the configuration's tensors, in `dtype`.
@@ -91,12 +94,25 @@ impl Parameters {
         Self::from_tensors(config, tensors)
     }
 
-    /// Writes `model.safetensors` atomically; the same values give the same bytes.
+    /// Writes `model.safetensors` atomically, without corrections; the same values give the same bytes.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        save_tensors(path.as_ref(), &self.tensors())
+        save_tensors(path.as_ref(), &self.base_tensors())
+    }
+
+    /// [`Parameters::tensors`] without corrections.
+    pub(super) fn base_tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut tensors = self.tensors();
+        tensors.retain(|name, _| !is_adapter(name));
+        tensors
+    }
+
+    /// Adds a trainable parameter.
+    pub(super) fn insert(&mut self, name: String, value: &Tensor) -> Result<()> {
+        self.entries.insert(name, Entry { var: Var::from_tensor(value)?, trainable: true });
+        Ok(())
     }
 
     /// Detached tensors under their names, sharing storage with the variables.
@@ -123,7 +139,7 @@ impl Parameters {
         let copy = |(name, e): (&String, &Entry)| {
             Ok((name.clone(), Entry { var: Var::from_tensor(&e.var.as_detached_tensor().copy()?)?, ..*e }))
         };
-        Ok(Self { entries: self.entries.iter().map(copy).collect::<Result<_>>()? })
+        Ok(Self { entries: self.entries.iter().map(copy).collect::<Result<_>>()?, lora: self.lora.clone() })
     }
 
     /// The variable called `name`.

@@ -143,7 +143,7 @@ impl Tokenizer {
     }
 
     /// The special tokens, the longest first.
-    pub(super) fn special_tokens(&self) -> Vec<String> {
+    pub(crate) fn special_tokens(&self) -> Vec<String> {
         let mut tokens: Vec<_> =
             self.special_ids.iter().filter_map(|&id| self.inner.id_to_token(id)).collect();
         tokens.sort_by_key(|token| std::cmp::Reverse(token.len()));
@@ -165,12 +165,29 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The bytes that each id stands for in a text, none where there is no such id; a special token's are its name's.
+    pub fn token_bytes(&self) -> Vec<Vec<u8>> {
+        let count = self.inner.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
+        let added = self.inner.get_added_tokens_decoder();
+        let bytes = |id: u32| match (added.get(&id), self.inner.id_to_token(id)) {
+            (Some(token), _) => token.content.clone().into_bytes(),
+            (None, Some(piece)) => piece_bytes(&piece),
+            (None, None) => Vec::new(),
+        };
+        (0..count).map(bytes).collect()
+    }
+
+    /// Whether there is a token of this id; models often have more ids than their tokenizers.
+    pub fn has(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+
     /// Text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// An id outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+        if let Some(id) = ids.iter().find(|&&id| !self.has(id)) {
             return Err(Error::setting(
                 "id",
                 id,
@@ -178,5 +195,25 @@ impl Tokenizer {
             ));
         }
         self.inner.decode(ids, true).map_err(|e| failed("decode", e))
+    }
+}
+
+/// The bytes of a vocabulary's piece: byte-level BPE writes a byte as a letter, SentencePiece a space as `▁` and a byte as
+/// `<0xNN>`.
+fn piece_bytes(piece: &str) -> Vec<u8> {
+    if let Some(bytes) = piece.chars().map(byte_of_letter).collect() {
+        return bytes;
+    }
+    let byte =
+        piece.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
+    byte.map_or_else(|| piece.replace('▁', " ").into_bytes(), |byte| vec![byte])
+}
+
+/// The byte that byte-level BPE writes as `letter`: printable bytes as themselves, the others from U+0100 on.
+fn byte_of_letter(letter: char) -> Option<u8> {
+    let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    match u32::from(letter) {
+        code @ 0..=255 => u8::try_from(code).ok().filter(|&b| printable(b)),
+        code => (0..=255u8).filter(|&b| !printable(b)).nth((code - 256) as usize),
     }
 }

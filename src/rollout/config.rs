@@ -1,6 +1,7 @@
 //! The settings of a training step's episodes.
 
 use super::RowKind;
+use crate::policy::SamplingParams;
 use crate::{Error, Result};
 
 /// Limits of an episode.
@@ -12,6 +13,12 @@ pub struct PlayConfig {
     pub max_action_tokens: usize,
     /// Sampling temperature; 0 takes the most probable token.
     pub temperature: f64,
+    /// Only the k most probable ids; 0: all.
+    pub top_k: usize,
+    /// Only the fewest ids whose probabilities reach this sum; 1: all.
+    pub top_p: f64,
+    /// Only ids at least this share as probable as the most probable one; 0: all.
+    pub min_p: f64,
     /// What the policy may write.
     pub actions: ActionSpace,
 }
@@ -56,6 +63,12 @@ pub struct RolloutConfig {
     pub max_observation_tokens: usize,
     /// Sampling temperature, above 0.
     pub temperature: f64,
+    /// Only the k most probable ids are sampled, and learned over; 0: all.
+    pub top_k: usize,
+    /// Only the fewest ids whose probabilities reach this sum; 1: all.
+    pub top_p: f64,
+    /// Only ids at least this share as probable as the most probable one; 0: all.
+    pub min_p: f64,
     /// One row a trajectory, or one a turn.
     pub rows: RowKind,
     /// What the policy may write.
@@ -71,6 +84,9 @@ impl Default for RolloutConfig {
             max_action_tokens: 12,
             max_observation_tokens: 256,
             temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
             rows: RowKind::Trajectory,
             actions: ActionSpace::Free,
         }
@@ -106,12 +122,13 @@ impl RolloutConfig {
                 "must be positive and finite",
             ));
         }
-        Ok(())
+        let Self { temperature, top_k, top_p, min_p, .. } = *self;
+        SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() }.validate()
     }
 
     /// The limits of an episode, at another temperature.
     pub fn play(&self, temperature: f64) -> PlayConfig {
-        let Self { max_turns, max_action_tokens, actions, .. } = *self;
-        PlayConfig { max_turns, max_action_tokens, temperature, actions }
+        let Self { max_turns, max_action_tokens, top_k, top_p, min_p, actions, .. } = *self;
+        PlayConfig { max_turns, max_action_tokens, temperature, top_k, top_p, min_p, actions }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ActionSpace, End, PlayConfig, Prompter, Trajectory, Turn};
+use super::{Action, ActionSpace, End, PlayConfig, Prompter, Trajectory, Turn};
 use crate::env::{Environment, Start, Step, Task};
 use crate::policy::TokenTrie;
 use crate::rng::Stream;
@@ -274,25 +274,25 @@ impl Table<'_> {
         stats: &mut PlayStats,
         failure: &mut Option<Error>,
     ) -> Result<()> {
-        let mut texts = Vec::with_capacity(actions.len());
+        let mut written = Vec::with_capacity(actions.len());
         let mut moves = Vec::new();
         for (i, (slot, sampled)) in actions.iter().enumerate() {
-            texts.push(self.prompter.action_text(&sampled.ids)?);
+            written.push(self.prompter.action(&sampled.ids)?);
             if !sampled.ids.is_empty() {
                 moves.push((*slot, i));
             }
         }
-        let step = |env: &mut dyn Environment, i: usize| env.step(&texts[i]);
+        let step = |env: &mut dyn Environment, i: usize| env.step(&written[i].text);
         let mut steps = in_parallel(environments, &moves, &mut stats.env_time, step).into_iter();
         stats.env_steps += moves.len();
-        for ((slot, sampled), text) in actions.into_iter().zip(&texts) {
+        for ((slot, sampled), action) in actions.into_iter().zip(written) {
             let Some(running) = self.running[slot].as_mut() else { continue };
             if sampled.ids.is_empty() {
                 running.ended = Some((End::ContextFull, false));
                 continue;
             }
             match steps.next() {
-                Some(Ok(step)) => running.record(sampled, text, step, self.prompter, self.config)?,
+                Some(Ok(step)) => running.record(sampled, action, step, self.prompter, self.config)?,
                 Some(Err(error)) => {
                     self.running[slot] = None;
                     drop_episode(stats, failure, error);
@@ -323,20 +323,21 @@ impl Running {
     fn record(
         &mut self,
         sampled: Sampled,
-        action: &str,
+        action: Action,
         step: Step,
         prompter: &Prompter,
         config: &PlayConfig,
     ) -> Result<()> {
-        let prompt_ids = std::mem::replace(&mut self.prompt_ids, prompter.observation(&step.observation)?);
+        let answer = prompter.answer(&sampled.ids, &step.observation)?;
+        let prompt_ids = std::mem::replace(&mut self.prompt_ids, answer);
         self.turns.push(Turn {
             prompt_ids,
-            valid: sampled.stopped && step.valid,
+            valid: sampled.stopped && action.well_formed && step.valid,
             action_ids: sampled.ids,
             log_probs: sampled.log_probs,
             entropies: sampled.entropies,
             supports: sampled.supports,
-            action: action.to_string(),
+            action: action.text,
             observation: step.observation,
             reward: step.reward,
             score: step.score,

@@ -4,6 +4,8 @@
 //! tokenised twice. [`play`] runs episodes, a [`Trajectory`] holds what happened, and [`Row`] is the form
 //! in which a sequence meets the loss, either one row a trajectory or one row a turn.
 
+mod action;
+mod chat;
 mod config;
 mod engine;
 mod prompt;
@@ -11,6 +13,7 @@ mod rows;
 mod sampler;
 mod trajectory;
 
+pub use action::{Action, ActionFormat};
 pub use config::{ActionSpace, PlayConfig, RolloutConfig};
 pub use engine::{play, Episode, PlayStats, Request, Rollouts, Sampled, Sampler};
 pub use prompt::{demonstration_texts, Prompter, SPECIAL_TOKENS};

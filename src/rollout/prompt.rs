@@ -1,8 +1,8 @@
-//! The plain prompt of the small policy: marked goal, observation, action; and demonstrations in it.
+//! Prompts as token ids: marked goal, observation, action, or a chat; and demonstrations in them.
 
-use super::{DemonstrationRow, Row};
+use super::{Action, ActionFormat, DemonstrationRow, Row};
 use crate::env::{Demonstration, Start};
-use crate::policy::{TokenTrie, Tokenizer};
+use crate::policy::{StopStrings, TokenTrie, Tokenizer};
 use crate::{Error, Result};
 
 /// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
@@ -11,16 +11,32 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["<|pad|>", "<|goal|>", "<|observation|>",
 
 /// Turns texts into prompt ids and sampled ids into action text.
 ///
-/// First turn: `goal, text, observation, text, action`; later turns: `observation, text, action`. The policy
-/// answers with the action's tokens and `end`.
+/// A small policy's own form ([`Prompter::new`]) is `goal, text, observation, text, action` in the first turn and
+/// `observation, text, action` in later ones; a checkpoint's is its chat template ([`Prompter::chat`]). The policy answers with
+/// the action's tokens and `end`. What was sampled is never tokenised again.
 #[derive(Debug, Clone)]
 pub struct Prompter {
     tokenizer: Tokenizer,
-    goal: u32,
-    observation: u32,
-    action: u32,
-    end: u32,
+    frame: Frame,
+    format: ActionFormat,
     max_observation_tokens: usize,
+}
+
+/// The ids around the texts of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Frame {
+    /// Before the goal.
+    pub(super) goal: Vec<u32>,
+    /// Between the goal and the first observation.
+    pub(super) first: Vec<u32>,
+    /// Before a later observation.
+    pub(super) later: Vec<u32>,
+    /// After an observation: the policy's turn begins.
+    pub(super) action: Vec<u32>,
+    /// Ends the policy's turn.
+    pub(super) end: u32,
+    /// An action that was cut off gets its end all the same.
+    pub(super) closes: bool,
 }
 
 impl Prompter {
@@ -29,12 +45,22 @@ impl Prompter {
     /// # Errors
     /// The tokenizer lacks one of [`SPECIAL_TOKENS`], or the limit is 0.
     pub fn new(tokenizer: Tokenizer, max_observation_tokens: usize) -> Result<Self> {
+        let [_, goal, first, action, end] = SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
+        let (goal, first, action, end) = (vec![goal?], vec![first?], vec![action?], end?);
+        let frame = Frame { goal, later: first.clone(), first, action, end, closes: false };
+        Self::framed(tokenizer, frame, ActionFormat::Plain, max_observation_tokens)
+    }
+
+    pub(super) fn framed(
+        tokenizer: Tokenizer,
+        frame: Frame,
+        format: ActionFormat,
+        max_observation_tokens: usize,
+    ) -> Result<Self> {
         if max_observation_tokens == 0 {
             return Err(Error::setting("rollout.max_observation_tokens", 0, "must be at least 1"));
         }
-        let [_, goal, observation, action, end] = SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
-        let (goal, observation, action, end) = (goal?, observation?, action?, end?);
-        Ok(Self { tokenizer, goal, observation, action, end, max_observation_tokens })
+        Ok(Self { tokenizer, frame, format, max_observation_tokens })
     }
 
     /// The ids of the first turn's prompt.
@@ -42,10 +68,9 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn start(&self, start: &Start) -> Result<Vec<u32>> {
-        let mut ids = vec![self.goal];
-        ids.extend(self.tokenizer.encode(&start.goal)?);
-        ids.extend(self.observation(&start.observation)?);
-        Ok(ids)
+        let goal = self.tokenizer.encode(&start.goal)?;
+        let first = self.observed(&self.frame.first, &start.observation)?;
+        Ok([&self.frame.goal[..], &goal, &first].concat())
     }
 
     /// The ids of a later turn's prompt: what the environment answered.
@@ -53,10 +78,25 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn observation(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = vec![self.observation];
-        ids.extend(self.tokenizer.encode(text)?.into_iter().take(self.max_observation_tokens));
-        ids.push(self.action);
+        self.observed(&self.frame.later, text)
+    }
+
+    /// [`Prompter::observation`] after the sampled `action`, with the end that it may lack.
+    ///
+    /// # Errors
+    /// The tokenizer failed.
+    pub fn answer(&self, action: &[u32], text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.observation(text)?;
+        if self.frame.closes && action.last() != Some(&self.frame.end) {
+            ids.insert(0, self.frame.end);
+        }
         Ok(ids)
+    }
+
+    fn observed(&self, before: &[u32], text: &str) -> Result<Vec<u32>> {
+        let mut text = self.tokenizer.encode(text)?;
+        text.truncate(self.max_observation_tokens);
+        Ok([before, &text, &self.frame.action].concat())
     }
 
     /// The token sequences of `actions`, each with its end.
@@ -65,20 +105,32 @@ impl Prompter {
     /// The tokenizer failed, or there is no action.
     pub fn choices(&self, actions: &[String]) -> Result<TokenTrie> {
         let sequence = |action: &String| -> Result<Vec<u32>> {
-            let mut ids = self.tokenizer.encode(action)?;
-            ids.push(self.end);
+            let mut ids = self.tokenizer.encode(&self.format.written(action))?;
+            ids.push(self.frame.end);
             Ok(ids)
         };
         TokenTrie::new(actions.iter().map(sequence).collect::<Result<Vec<_>>>()?)
     }
 
-    /// The action's text from its sampled ids, up to the end token.
+    /// The action in the sampled ids, up to the end token; ids that the tokenizer does not have are left out.
     ///
     /// # Errors
     /// The tokenizer failed.
-    pub fn action_text(&self, ids: &[u32]) -> Result<String> {
-        let n = ids.iter().position(|&id| id == self.end).unwrap_or(ids.len());
-        Ok(self.tokenizer.decode(&ids[..n])?.trim().to_string())
+    pub fn action(&self, ids: &[u32]) -> Result<Action> {
+        let n = ids.iter().position(|&id| id == self.frame.end).unwrap_or(ids.len());
+        let known: Vec<u32> = ids[..n].iter().copied().filter(|&id| self.tokenizer.has(id)).collect();
+        Ok(self.format.read(&self.tokenizer.decode(&known)?))
+    }
+
+    /// What ends an action beside its end token.
+    ///
+    /// # Errors
+    /// None of the formats has an empty one.
+    pub fn stop_strings(&self) -> Result<Option<StopStrings>> {
+        match self.format.stop_strings() {
+            [] => Ok(None),
+            strings => StopStrings::new(self.tokenizer.token_bytes().into(), strings).map(Some),
+        }
     }
 
     /// The row that teaches a demonstration: every token of it, those of the imitated actions and their end tokens
@@ -93,8 +145,8 @@ impl Prompter {
                 ids.extend(self.observation(&demo.turns[i - 1].step.observation)?);
             }
             imitated.resize(ids.len(), false);
-            ids.extend(self.tokenizer.encode(&turn.action)?);
-            ids.push(self.end);
+            ids.extend(self.tokenizer.encode(&self.format.written(&turn.action))?);
+            ids.push(self.frame.end);
             imitated.resize(ids.len(), turn.imitated);
             turns.resize(ids.len(), i as u32);
         }
@@ -108,7 +160,7 @@ impl Prompter {
 
     /// The id that ends an action.
     pub fn end_id(&self) -> u32 {
-        self.end
+        self.frame.end
     }
 
     /// The tokenizer in use.

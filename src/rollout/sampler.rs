@@ -1,7 +1,7 @@
 //! A decoder as the sampler of the turn loop.
 
 use super::{PlayConfig, Request, Sampled, Sampler};
-use crate::policy::{self, Decoder, Finish, KvCache, SamplingParams};
+use crate::policy::{self, Decoder, Finish, KvCache, SamplingParams, StopStrings};
 use crate::Result;
 
 /// Samples with a decoder and its key/value cache, carried across the turns of an episode.
@@ -10,12 +10,19 @@ pub struct PolicySampler<'a> {
     cache: KvCache,
     slots: usize,
     end_id: u32,
+    stop_strings: Option<StopStrings>,
 }
 
 impl<'a> PolicySampler<'a> {
     /// A sampler for `slots` concurrent episodes whose actions end with `end_id`.
     pub fn new(decoder: &'a Decoder, slots: usize, end_id: u32) -> Self {
-        Self { decoder, cache: KvCache::new(decoder.config(), slots), slots, end_id }
+        Self { decoder, cache: KvCache::new(decoder.config(), slots), slots, end_id, stop_strings: None }
+    }
+
+    /// Ends actions at these texts as well.
+    pub fn stopping_at(mut self, stop_strings: Option<StopStrings>) -> Self {
+        self.stop_strings = stop_strings;
+        self
     }
 }
 
@@ -32,8 +39,12 @@ impl Sampler for PolicySampler<'_> {
         let params = SamplingParams {
             temperature: if greedy { 1.0 } else { config.temperature },
             greedy,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            min_p: config.min_p,
             max_tokens: config.max_action_tokens,
             stop_ids: vec![self.end_id],
+            stop_strings: self.stop_strings.clone(),
         };
         let requests: Vec<policy::Request> = (requests.iter())
             .map(|r| policy::Request {

@@ -1,12 +1,12 @@
 //! Everything of a run that learns: policy, optimiser, tokenizer and entropy control, saved as one.
 
-use candle_core::{DType, Device};
+use std::path::Path;
 
 use super::optim::{AdamW, AdamWConfig};
-use super::{Checkpoint, CheckpointWriter, Learner};
+use super::{Checkpoint, CheckpointWriter, Learner, ModelConfig};
 use crate::entropy::{EntropyConfig, EntropyControl};
 use crate::env::Environment;
-use crate::policy::{DecoderConfig, Parameters, Tokenizer};
+use crate::policy::{DecoderConfig, Parameters, Pretrained, Tokenizer};
 use crate::rollout::{
     play, Episode, PlayConfig, PolicySampler, Prompter, RolloutConfig, Rollouts, SPECIAL_TOKENS,
 };
@@ -64,6 +64,8 @@ impl PolicyConfig {
 pub struct AgentConfig {
     /// The policy's, for a new agent.
     pub policy: PolicyConfig,
+    /// The checkpoint's, where the policy is one.
+    pub model: ModelConfig,
     /// The optimiser's.
     pub optimizer: AdamWConfig,
     /// The entropy control's.
@@ -73,12 +75,24 @@ pub struct AgentConfig {
 }
 
 impl AgentConfig {
+    /// The settings together.
+    pub fn new(
+        policy: PolicyConfig,
+        model: &ModelConfig,
+        optimizer: &AdamWConfig,
+        entropy: EntropyConfig,
+        rollout: RolloutConfig,
+    ) -> Self {
+        Self { policy, model: model.clone(), optimizer: optimizer.clone(), entropy, rollout }
+    }
+
     /// Refuses what no agent can be made with, before anything is made.
     ///
     /// # Errors
     /// The first setting that is out of range, by name.
     pub fn validate(&self) -> Result<()> {
         self.policy.decoder(SPECIAL_TOKENS.len())?;
+        self.model.validate(&self.policy)?;
         self.optimizer.validate()?;
         self.rollout.validate()?;
         self.entropy.build().map(drop)
@@ -93,32 +107,49 @@ pub struct Agent {
     pub prompter: Prompter,
     /// Regulariser, history and β.
     pub entropy: EntropyControl,
+    /// The checkpoint that the policy began as.
+    pretrained: Option<Pretrained>,
 }
 
 impl Agent {
-    /// A new agent: a tokenizer trained on `texts`, and seeded fresh weights.
+    /// A new agent: a checkpoint, or a tokenizer trained on `texts` and seeded fresh weights.
     ///
     /// # Errors
-    /// A setting out of range, or texts without tokens.
+    /// A setting out of range, texts without tokens, or a checkpoint that cannot be read.
     pub fn new<'t>(
         config: &AgentConfig,
         texts: impl IntoIterator<Item = &'t str, IntoIter: Send>,
         seed: u64,
-        device: &Device,
     ) -> Result<Self> {
         config.validate()?;
-        let tokenizer = Tokenizer::train(texts, config.policy.vocabulary, &SPECIAL_TOKENS)?;
-        let model = config.policy.decoder(tokenizer.vocab_size())?;
-        let parameters = Parameters::init(&model, seed, DType::F32, device)?;
+        let device = &config.model.device.open()?;
         let optimizer = AdamW::new(config.optimizer.clone())?;
-        let learner = Learner::new(&model, parameters, optimizer, config.rollout.temperature)?;
-        Self::assemble(config, learner, tokenizer)
+        let (model, pretrained) = (&config.model, config.model.open()?);
+        let (shape, parameters, prompter) = match &pretrained {
+            Some(source) => {
+                let prompter = model.prompter(source, config.rollout.max_observation_tokens)?;
+                (source.config().clone(), model.parameters(source, seed, device)?, prompter)
+            }
+            None => {
+                let tokenizer = Tokenizer::train(texts, config.policy.vocabulary, &SPECIAL_TOKENS)?;
+                let shape = config.policy.decoder(tokenizer.vocab_size())?;
+                let parameters = Parameters::init(&shape, seed, model.dtype.dtype(), device)?;
+                (shape, parameters, Prompter::new(tokenizer, config.rollout.max_observation_tokens)?)
+            }
+        };
+        let learner = Learner::new(&shape, parameters, optimizer, config.rollout.temperature)?;
+        Self::assemble(config, learner, prompter, pretrained)
     }
 
-    fn assemble(config: &AgentConfig, learner: Learner, tokenizer: Tokenizer) -> Result<Self> {
-        tokenizer.check_fits(learner.decoder.config())?;
-        let prompter = Prompter::new(tokenizer, config.rollout.max_observation_tokens)?;
-        Ok(Self { learner, prompter, entropy: config.entropy.build()? })
+    fn assemble(
+        config: &AgentConfig,
+        mut learner: Learner,
+        prompter: Prompter,
+        pretrained: Option<Pretrained>,
+    ) -> Result<Self> {
+        prompter.tokenizer().check_fits(learner.decoder.config())?;
+        learner.set_checkpointing(config.model.checkpointing);
+        Ok(Self { learner, prompter, entropy: config.entropy.build()?, pretrained })
     }
 
     /// Plays `episodes` with its policy, as many at a time as there are environments.
@@ -133,7 +164,8 @@ impl Agent {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Rollouts> {
         let end = self.prompter.end_id();
-        let mut sampler = PolicySampler::new(&self.learner.decoder, environments.len(), end);
+        let mut sampler = PolicySampler::new(&self.learner.decoder, environments.len(), end)
+            .stopping_at(self.prompter.stop_strings()?);
         play(&mut sampler, environments, &self.prompter, episodes, limits, progress)
     }
 
@@ -148,17 +180,48 @@ impl Agent {
         Ok(())
     }
 
+    /// Writes what Python reads: the trained model in a new folder (`from_pretrained`), or with corrections of low rank these
+    /// alone (PEFT, vLLM). Nothing is written for a small policy, whose checkpoints have the same layout.
+    ///
+    /// # Errors
+    /// A folder that is not empty, a file that cannot be written.
+    pub fn export(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let (folder, parameters) = (folder.as_ref(), &self.learner.parameters);
+        match &self.pretrained {
+            None => Ok(()),
+            Some(model) if parameters.lora().is_some() => {
+                parameters.save_adapter(folder, &model.source().to_string())
+            }
+            Some(model) => model.save(folder, parameters, Pretrained::SHARD_BYTES),
+        }
+    }
+
     /// The agent that [`Agent::save`] wrote.
     ///
     /// # Errors
     /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy state of
     /// another configuration.
-    pub fn restore(config: &AgentConfig, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    pub fn restore(config: &AgentConfig, checkpoint: &Checkpoint) -> Result<Self> {
         config.validate()?;
-        let tokenizer = Tokenizer::load(checkpoint.file("tokenizer.json")?)?;
-        let temperature = config.rollout.temperature;
-        let learner = Learner::restore(checkpoint, config.optimizer.clone(), temperature, device)?;
-        let mut agent = Self::assemble(config, learner, tokenizer)?;
+        let device = &config.model.device.open()?;
+        let (model, rollout) = (&config.model, &config.rollout);
+        let (dtype, optimizer) = (model.dtype.dtype(), config.optimizer.clone());
+        let pretrained = model.open()?;
+        let prompter = match &pretrained {
+            Some(source) => model.prompter(source, rollout.max_observation_tokens)?,
+            None => Prompter::new(
+                Tokenizer::load(checkpoint.file("tokenizer.json")?)?,
+                rollout.max_observation_tokens,
+            )?,
+        };
+        let learner = match (&pretrained, &model.lora) {
+            (Some(source), Some(_)) => {
+                let base = source.parameters(dtype, device)?;
+                Learner::restore_adapter(checkpoint, base, optimizer, rollout.temperature)?
+            }
+            _ => Learner::restore(checkpoint, optimizer, rollout.temperature, dtype, device)?,
+        };
+        let mut agent = Self::assemble(config, learner, prompter, pretrained)?;
         let path = checkpoint.file(ENTROPY)?;
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         let state = serde_json::from_str(&text).map_err(|e| Error::file(&path, "entropy", e.to_string()))?;

@@ -58,7 +58,8 @@ impl CloningConfig {
 /// Minimises the mean negative log-likelihood of the imitated actions' tokens (nats per token), and with
 /// [`CloningConfig::observation_weight`] that of all others, in a seeded order, and records one line an epoch
 /// in phase `clone`. The optimiser starts afresh afterwards:
-/// cloning's small second moments would blow up the first steps of reinforcement learning.
+/// cloning's small second moments would blow up the first steps of reinforcement learning. Where `update` has a KL term, the cloned
+/// policy (with corrections of low rank, the model below them) becomes its reference.
 ///
 /// # Errors
 /// A demonstration without actions, a non-finite loss or gradient, or a record that cannot be written.
@@ -93,6 +94,9 @@ pub fn clone_demonstrations(
         recorder.record(&Record::new("clone", epoch as u64).with("loss", sum / done as f64))?;
     }
     learner.optimizer.reset();
+    if update.policy.kl.is_some() {
+        learner.freeze_reference()?;
+    }
     progress.finish(&format!("{} demonstrations, {note}", rows.len()));
     Ok(())
 }

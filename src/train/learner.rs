@@ -5,14 +5,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
-use super::optim::{AdamW, AdamWConfig};
-use super::{Checkpoint, CheckpointWriter, UpdateConfig};
+use super::optim::AdamW;
+use super::UpdateConfig;
 use crate::entropy::EntropyControl;
-use crate::kernels::{linear_logprob_entropy, ScoreOptions};
+use crate::kernels::ScoreOptions;
 use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, TokenBatch};
-use crate::policy::{Decoder, DecoderConfig, Gradients, MicroGradients, Parameters};
+use crate::policy::{Decoder, DecoderConfig, GradientSum, Gradients, MicroGradients, Parameters};
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row};
 use crate::{Error, Result};
@@ -86,53 +86,27 @@ impl Learner {
         Ok(Self { decoder, parameters, optimizer, temperature, reference: None })
     }
 
-    /// Makes the present weights the reference of the KL term.
+    /// Keeps only the blocks' inputs for the backward pass ([`Decoder::with_checkpointing`]).
+    pub fn set_checkpointing(&mut self, on: bool) {
+        self.decoder = self.decoder.clone().with_checkpointing(on);
+    }
+
+    /// Makes the present weights the reference of the KL term; with corrections of low rank it is the model without them,
+    /// and no second model.
     ///
     /// # Errors
     /// A failed copy.
     pub fn freeze_reference(&mut self) -> Result<()> {
+        if self.parameters.lora().is_some() {
+            self.reference = Some((self.decoder.clone().without_lora(), self.parameters.clone()));
+            return Ok(());
+        }
         self.set_reference(self.parameters.duplicate()?)
     }
 
-    fn set_reference(&mut self, parameters: Parameters) -> Result<()> {
+    pub(super) fn set_reference(&mut self, parameters: Parameters) -> Result<()> {
         self.reference = Some((Decoder::new(self.decoder.config(), &parameters)?, parameters));
         Ok(())
-    }
-
-    /// Adds `config.json`, `model.safetensors`, `optimizer.safetensors` and, where there is one,
-    /// `reference.safetensors` to a checkpoint.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
-        checkpoint.add_file("config.json", |path| self.decoder.config().save(path))?;
-        checkpoint.add_file("model.safetensors", |path| self.parameters.save(path))?;
-        checkpoint.add_file("optimizer.safetensors", |path| self.optimizer.save(path))?;
-        if let Some((_, reference)) = &self.reference {
-            checkpoint.add_file("reference.safetensors", |path| reference.save(path))?;
-        }
-        Ok(())
-    }
-
-    /// The learner that [`Learner::save`] wrote.
-    ///
-    /// # Errors
-    /// A file that is missing, damaged or of another model, by its field or tensor.
-    pub fn restore(
-        checkpoint: &Checkpoint,
-        optimizer: AdamWConfig,
-        temperature: f64,
-        device: &Device,
-    ) -> Result<Self> {
-        let config = DecoderConfig::from_file(checkpoint.file("config.json")?)?;
-        let weights = checkpoint.file("model.safetensors")?;
-        let parameters = Parameters::load(weights, &config, DType::F32, device)?;
-        let optimizer = AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
-        let mut learner = Self::new(&config, parameters, optimizer, temperature)?;
-        if let Ok(path) = checkpoint.file("reference.safetensors") {
-            learner.set_reference(Parameters::load(path, &config, DType::F32, device)?)?;
-        }
-        Ok(learner)
     }
 
     /// Log-probabilities and entropies of the sampled tokens, both [b, r]; differentiable.
@@ -143,11 +117,18 @@ impl Learner {
         self.terms_of(&self.decoder, batch)
     }
 
+    /// The decoder with the dropout of its corrections, drawn anew for every optimiser step and micro-batch.
+    fn dropping(&self, seed: u64, members: &[usize]) -> Decoder {
+        let share = self.parameters.lora().map_or(0.0, |lora| lora.dropout);
+        let first = members.first().map_or(0, |&m| m as u32);
+        let stream = Stream::new(seed, Purpose::Dropout, self.optimizer.steps(), first, 0);
+        self.decoder.clone().with_dropout(share, stream)
+    }
+
     fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
         let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
         let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(self.temperature) };
-        let (log_probs, entropies) =
-            linear_logprob_entropy(&hidden, &decoder.head(), &batch.targets, &options)?;
+        let (log_probs, entropies) = decoder.score(&hidden, &batch.targets, &options)?;
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
 
@@ -167,7 +148,7 @@ impl Learner {
         let [imitated, observed] = demonstration_layouts(demonstrations, widest(&rows))?
             .map(|layout| TokenBatch::new(layout, Aggregation::TokenMean));
         let loss = |micro: &MicroBatch, imitated: &TokenBatch, members: &[usize]| {
-            let nll_br = self.token_terms(micro)?.0.neg()?;
+            let nll_br = self.terms_of(&self.dropping(0, members), micro)?.0.neg()?;
             let loss = imitated.aggregate(&nll_br)?;
             let mut metrics = Metrics::new();
             metrics.add("loss", to_f64(&loss)?);
@@ -219,7 +200,7 @@ impl Learner {
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let whole = self.whole(&rows, config)?;
         let (gradients, mut metrics) = self.accumulate(&rows, config, &whole, &|micro, batch, members| {
-            let (log_probs_br, entropies_br) = self.token_terms(micro)?;
+            let (log_probs_br, entropies_br) = self.terms_of(&self.dropping(data.seed, members), micro)?;
             let of_members = |values: &[Vec<f32>]| {
                 micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
             };
@@ -290,11 +271,27 @@ impl Learner {
         if plan.is_empty() {
             return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
         }
-        let parts = over_threads(&plan, &one).into_iter().collect::<Result<Vec<_>>>()?;
-        let (gradients, all): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let mut metrics = Metrics::new();
-        all.iter().for_each(|numbers| metrics.merge(numbers));
-        Ok((Gradients::sum(gradients, &self.parameters)?, metrics))
+        let (mut sum, mut metrics) = (GradientSum::default(), Metrics::new());
+        for together in plan.chunks(self.at_once()) {
+            for part in over_threads(together, &one) {
+                let (gradients, numbers) = part?;
+                sum.add(gradients)?;
+                metrics.merge(&numbers);
+            }
+        }
+        Ok((sum.finish(&self.parameters)?, metrics))
+    }
+
+    /// Micro-batches whose gradients may exist at the same time: one where a gradient is large, which keeps all threads busy
+    /// by itself.
+    fn at_once(&self) -> usize {
+        const LARGE: usize = 32 << 20;
+        let trained: usize = self.parameters.trainable().map(|(_, var)| var.elem_count()).sum();
+        if trained > LARGE {
+            1
+        } else {
+            usize::MAX
+        }
     }
 }
 

@@ -16,6 +16,10 @@ mod evaluate;
 mod interrupt;
 #[cfg(feature = "text")]
 mod learner;
+#[cfg(feature = "text")]
+mod learner_files;
+#[cfg(feature = "text")]
+mod model;
 pub mod optim;
 mod progress;
 mod record;
@@ -49,6 +53,8 @@ pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Exa
 pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]
 pub use learner::{Learner, PolicyBatch};
+#[cfg(feature = "text")]
+pub use model::{DeviceKind, ModelConfig, WeightType};
 pub use optim::AdamWConfig;
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};

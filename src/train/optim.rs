@@ -65,6 +65,8 @@ impl AdamWConfig {
 struct Moments {
     shape: Vec<usize>,
     values: Values,
+    /// The parameter in f32, where it is bf16 or f16: steps smaller than its rounding add up here.
+    master: Option<Vec<f32>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,8 @@ enum Values {
 ///
 /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ(1 − ηλ) − η/(1−β₁ᵗ) · m / (√(v/(1−β₂ᵗ)) + ε).
 ///
-/// The moments are f32, next to the variable where its device has kernels, else on the host.
+/// The moments are f32, next to the variable where its device has kernels, else on the host. There a bf16 or f16 parameter has an
+/// f32 master copy, which the steps change; the parameter is its rounding.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -162,7 +165,8 @@ impl AdamW {
         }
     }
 
-    /// Writes moments and step count as safetensors, atomically: `exp_avg.NAME`, `exp_avg_sq.NAME`, `step`.
+    /// Writes moments and step count as safetensors, atomically: `exp_avg.NAME`, `exp_avg_sq.NAME`, for bf16 and f16
+    /// parameters `master.NAME`, and `step`.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -173,6 +177,9 @@ impl AdamW {
             let [first, second] = m.to_host()?;
             tensors.insert(format!("exp_avg.{name}"), tensor(first)?);
             tensors.insert(format!("exp_avg_sq.{name}"), tensor(second)?);
+            if let Some(master) = &m.master {
+                tensors.insert(format!("master.{name}"), tensor(master.clone())?);
+            }
         }
         tensors.insert("step".to_owned(), Tensor::new(self.step as i64, &Device::Cpu)?);
         save_tensors(path.as_ref(), &tensors)
@@ -196,7 +203,11 @@ impl AdamW {
         for (name, var) in parameters.trainable() {
             let mut take = |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
             let values = [take("exp_avg")?, take("exp_avg_sq")?];
-            optimizer.moments.insert(name.to_owned(), Moments::new(var, values)?);
+            let mut moments = Moments::new(var, values)?;
+            if moments.master.is_some() {
+                moments.master = Some(take("master")?);
+            }
+            optimizer.moments.insert(name.to_owned(), moments);
         }
         match tensors.keys().next() {
             Some(name) => Err(bad(name, "no trainable parameter has this moment".into())),
@@ -230,9 +241,11 @@ impl Moments {
         let shape = var.dims().to_vec();
         on_device!(var => {
             let moments = crate::kernels::gpu::Moments::new(var, &values[0], &values[1])?;
-            Ok(Self { shape, values: Values::Device(moments) })
+            Ok(Self { shape, values: Values::Device(moments), master: None })
         });
-        Ok(Self { shape, values: Values::Host(values) })
+        let narrow = matches!(var.dtype(), DType::BF16 | DType::F16);
+        let master = narrow.then(|| with_slice::<f32, _>(var, |x| Ok(x.to_vec()))).transpose()?;
+        Ok(Self { shape, values: Values::Host(values), master })
     }
 
     fn to_host(&self) -> candle_core::Result<[Vec<f32>; 2]> {
@@ -245,9 +258,13 @@ impl Moments {
 
     fn update(&mut self, var: &Var, grad: &Tensor, numbers: AdamWStep) -> candle_core::Result<()> {
         match &mut self.values {
-            Values::Host([m, v]) => {
-                with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, numbers))
-            }
+            Values::Host([m, v]) => with_slice::<f32, _>(grad, |grad| match &mut self.master {
+                Some(master) => {
+                    adamw(master, grad, m, v, numbers);
+                    set_from(var, master.clone())
+                }
+                None => update_on_host(var, grad, m, v, numbers),
+            }),
             #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => {
                 let AdamWStep { scale, beta1, beta2, keep, rate, root_scale, eps } = numbers;
@@ -271,11 +288,13 @@ fn update_on_host(
     }
     let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
     adamw(&mut values, grad, m, v, numbers);
-    var.set(
-        &Tensor::from_vec(values, var.shape(), &Device::Cpu)?
-            .to_dtype(var.dtype())?
-            .to_device(var.device())?,
-    )
+    set_from(var, values)
+}
+
+/// Rounds `values` to the variable.
+fn set_from(var: &Var, values: Vec<f32>) -> candle_core::Result<()> {
+    let values = Tensor::from_vec(values, var.shape(), &Device::Cpu)?;
+    var.set(&values.to_dtype(var.dtype())?.to_device(var.device())?)
 }
 
 /// The update as an in-place operation on a variable's storage.

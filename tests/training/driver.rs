@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use epo::entropy::EntropyConfig;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
 use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
@@ -18,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) steps: u64,
     pub(crate) environments: usize,
     pub(crate) context: usize,
+    pub(crate) model: ModelConfig,
     pub(crate) learning_rate: f64,
     pub(crate) cloning: CloningConfig,
     pub(crate) rollout: RolloutConfig,
@@ -33,6 +33,7 @@ impl Default for Config {
             steps: 2,
             environments: 4,
             context: 96,
+            model: ModelConfig::default(),
             learning_rate: 3e-3,
             cloning: CloningConfig {
                 demonstrations: 4,
@@ -57,16 +58,19 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn agent(&self) -> AgentConfig {
-        let Self { optimizer, entropy, rollout, context, .. } = self.clone();
-        let policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context };
-        AgentConfig { policy, optimizer, entropy, rollout }
+        let Self { model, optimizer, entropy, rollout, context, .. } = self.clone();
+        let policy = match model.source {
+            Some(_) => PolicyConfig::default(),
+            None => PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context },
+        };
+        AgentConfig { policy, model, optimizer, entropy, rollout }
     }
 
     /// An agent that has learned nothing yet.
     pub(crate) fn new_agent(&self) -> Result<Agent> {
         let demonstrations = demonstrations();
         let texts = demonstrations.iter().flat_map(demonstration_texts);
-        Agent::new(&self.agent(), texts, self.seed, &Device::Cpu)
+        Agent::new(&self.agent(), texts, self.seed)
     }
 
     /// The episodes of step `step`.
@@ -147,9 +151,6 @@ pub(crate) fn train(dir: &Path, config: &Config) -> Result<Agent> {
         config.seed,
         &mut recorder,
     )?;
-    if config.update.policy.kl.is_some() {
-        agent.learner.freeze_reference()?;
-    }
     save(&folder, &agent, &recorder, 0)?;
     run(&folder, agent, recorder, 0)
 }
@@ -158,7 +159,7 @@ pub(crate) fn train(dir: &Path, config: &Config) -> Result<Agent> {
 pub(crate) fn resume(dir: &Path, steps: u64) -> Result<Agent> {
     let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
     let checkpoint = folder.checkpoint.as_ref().unwrap();
-    let agent = Agent::restore(&folder.config.agent(), checkpoint, &Device::Cpu)?;
+    let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
     let recorder = Recorder::resume(dir, checkpoint.state()?)?;
     run(&folder, agent, recorder, checkpoint.step())
 }
@@ -199,9 +200,10 @@ pub(crate) fn same_episode(a: &Trajectory, b: &Trajectory) -> bool {
 /// The files of the last checkpoint in `dir` that hold what was learned.
 pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
     let checkpoint = Checkpoint::latest(dir).unwrap().checkpoint.unwrap();
-    ["model.safetensors", "optimizer.safetensors", "entropy.json", "tokenizer.json"]
-        .map(|name| (name, std::fs::read(checkpoint.file(name).unwrap()).unwrap()))
-        .to_vec()
+    let weights = ["model.safetensors", "adapter_model.safetensors"];
+    let weights = weights.into_iter().filter(|name| checkpoint.file(name).is_ok());
+    let names = weights.chain(["optimizer.safetensors", "entropy.json", "tokenizer.json"]);
+    names.map(|name| (name, std::fs::read(checkpoint.file(name).unwrap()).unwrap())).collect()
 }
 
 /// Requires two runs to have the same metrics (times left out) and the same last checkpoint, to the bit.

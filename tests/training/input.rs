@@ -1,6 +1,5 @@
 //! Bad input: one clear error each, and nothing learned from it.
 
-use candle_core::Device;
 use epo::policy::Tokenizer;
 use epo::rollout::{Rollouts, SPECIAL_TOKENS};
 use epo::train::{
@@ -121,7 +120,7 @@ fn a_truncated_file_is_named_and_not_used() {
         let error = resume(folder.path(), 1).map(drop).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
         // Damaged after it was verified: the reader of the file itself must notice.
-        let error = Agent::restore(&config.agent(), &opened, &Device::Cpu).map(drop).unwrap_err().to_string();
+        let error = Agent::restore(&config.agent(), &opened).map(drop).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
 }
@@ -137,7 +136,7 @@ fn a_tokenizer_of_another_model_is_refused() {
     agent.learner.save(&mut writer).unwrap();
     writer.add_file("tokenizer.json", |path| other.save(path)).unwrap();
     let checkpoint = writer.finish(&()).unwrap();
-    let error = Agent::restore(&config.agent(), &checkpoint, &Device::Cpu).map(drop).unwrap_err().to_string();
+    let error = Agent::restore(&config.agent(), &checkpoint).map(drop).unwrap_err().to_string();
     assert!(error.contains("the tokenizer does not fit"), "{error}");
 }
 

@@ -6,4 +6,5 @@ mod driver;
 mod faults;
 mod input;
 mod learning;
+mod pretrained;
 mod repeat;

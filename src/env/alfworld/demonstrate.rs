@@ -7,7 +7,8 @@ use super::expert::{Expert, TASK_MARKER};
 use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
 use crate::Result;
 
-/// The tasks as the searching expert plays them; those that it does not solve within `most_turns` are left out.
+/// The tasks as the searching expert plays them, and as `shown` shows what it does; those that it does not solve within
+/// `most_turns` are left out.
 ///
 /// # Errors
 /// A task that does not exist, or whose sentence the expert does not know.
@@ -15,13 +16,14 @@ pub fn expert_demonstrations(
     games: &Arc<dyn Games>,
     tasks: &[Task],
     most_turns: usize,
+    shown: &mut dyn Environment,
 ) -> Result<Vec<Demonstration>> {
     let mut environment = AlfWorld::new(games.clone());
     let played = tasks.iter().map(|task| expert_plays(&mut environment, task, most_turns));
     let solved = |played: &Result<Demonstration>| {
         played.as_ref().map_or(true, |d| d.turns.last().is_some_and(|turn| turn.step.success))
     };
-    played.filter(solved).collect()
+    played.filter(solved).map(|demonstration| demonstration?.replay(shown)).collect()
 }
 
 fn expert_plays(environment: &mut AlfWorld, task: &Task, most_turns: usize) -> Result<Demonstration> {

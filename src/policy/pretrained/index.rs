@@ -55,7 +55,7 @@ pub(super) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
 /// Writes the weights into `folder`: one file, or several of at most `limit` bytes of tensors (more only where one tensor
 /// is larger) and their index.
 pub(super) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
-    let shards = split(parameters.tensors(), limit);
+    let shards = split(parameters.base_tensors(), limit);
     if let [whole] = shards.as_slice() {
         return write_shard(&folder.join(WHOLE), whole);
     }

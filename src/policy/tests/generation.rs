@@ -226,5 +226,25 @@ fn bad_calls_are_named() {
     let nan = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
     parameters.get("model.norm.weight").unwrap().set(&nan).unwrap();
     assert!(decoder.extend(&mut cache, &[0], &[&[1]]).unwrap_err().to_string().contains("logits"));
-    assert!(serde_json::from_str::<SamplingParams>(r#"{"top_p": 0.9}"#).is_err());
+    assert!(serde_json::from_str::<SamplingParams>(r#"{"top_q": 0.9}"#).is_err());
+}
+
+#[test]
+fn truncated_sampling_reports_its_own_support() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let params = SamplingParams { top_k: 3, temperature: 0.7, ..sampling(6) };
+    let mut cache = KvCache::new(&config(), 1);
+    let out = decoder.generate(&mut cache, &[request(0, &[1, 2, 3])], &params).unwrap().remove(0);
+    let mut row = vec![1, 2, 3];
+    for (i, &id) in out.ids.iter().enumerate() {
+        assert!(out.supports[i].len() == 3 && out.supports[i].contains(&id));
+        let logits = decoder.logits(&decoder.forward_packed(&[&row]).unwrap()).unwrap();
+        let logits = logits.get(row.len() - 1).unwrap().to_vec1::<f32>().unwrap();
+        let mut best: Vec<f32> = logits.clone();
+        best.sort_by(|a, b| b.total_cmp(a));
+        let sum: f64 = best[..3].iter().map(|&z| (f64::from(z) / 0.7).exp()).sum();
+        let want = f64::from(logits[id as usize]) / 0.7 - sum.ln();
+        assert!((f64::from(out.log_probs[i]) - want).abs() < 1e-4);
+        row.push(id);
+    }
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 mod files;
 mod generation;
+mod lora;
 #[cfg(feature = "text")]
 mod tokenizer;
 
@@ -253,7 +254,9 @@ fn gradients_add_up_and_errors_name_the_parameter() {
         let hidden = decoder.forward_packed(rows).unwrap();
         MicroGradients::of(&hidden.sqr().unwrap().sum_all().unwrap(), &parameters).unwrap()
     };
-    let rows = Gradients::sum([micro(&[a]), micro(&[b])], &parameters).unwrap();
+    let mut rows = GradientSum::default();
+    [a, b].into_iter().for_each(|row| rows.add(micro(&[row])).unwrap());
+    let rows = rows.finish(&parameters).unwrap();
     for (name, grad) in whole.iter() {
         let gap = (grad - rows.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
         assert!(gap.to_scalar::<f64>().unwrap() < 1e-10, "{name}");

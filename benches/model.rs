@@ -1,0 +1,134 @@
+//! One policy update (GRPO's loss, EPO's entropy term, AdamW) of a randomly initialised model of Qwen2.5-0.5B's shape, beside
+//! PyTorch with transformers and PEFT.
+//!
+//! `EPO_PYTHON=python3 cargo bench --bench model [-- CASES]`
+//!
+//! Cases: `full` trains all weights in f32, `bf16` all weights stored in bf16, `lora` corrections of rank 16. Every case runs
+//! in a process of its own, ours and PyTorch's in turn (for `bf16` PyTorch's `full`): the second of two updates is timed,
+//! the peak is the whole process's. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+use candle_core::{DType, Device};
+use epo::entropy::EntropyConfig;
+use epo::policy::{DecoderConfig, LoraConfig, Parameters};
+use epo::rollout::Row;
+use epo::train::optim::AdamW;
+use epo::train::{AdamWConfig, Learner, PolicyBatch, UpdateConfig};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let shape = std::env::var("EPO_BENCH_SHAPE").unwrap_or_else(|_| "4,512,24".into());
+    let shape: Vec<usize> = shape.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let [rows, length, layers] = shape[..] else { anyhow::bail!("EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS") };
+    if let [flag, case] = arguments.as_slice() {
+        if flag == "--case" {
+            return update(case, (rows, length), layers);
+        }
+    }
+    for case in ["full", "bf16", "lora"] {
+        if arguments.is_empty() || arguments.iter().any(|word| word == case) {
+            compare(case, &[rows, length, layers])?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
+    let ours = run(Command::new(std::env::current_exe()?).args(["--case", case]))?;
+    let [rows, length, layers] = shape.map(|n| n.to_string());
+    println!("{case}, {rows} x {length} tokens, {layers} layers");
+    let print = |side: &str, [wall, cpu, peak]: [f64; 3]| {
+        let token = wall / (shape[0] * shape[1]) as f64 * 1e3;
+        println!("  {side:8} wall {wall:7.1} s ({token:.1} ms a token), CPU {cpu:7.1} s, peak {peak:6.0} MB");
+    };
+    print("epo", ours);
+    let mut torch = Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
+    torch.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/model_torch.py"));
+    torch.arg(if case == "lora" { "lora" } else { "full" }).args([rows, length, layers]);
+    torch.env("OMP_WAIT_POLICY", "passive");
+    match run(&mut torch) {
+        Ok(theirs) => {
+            print("PyTorch", theirs);
+            println!("  epo / PyTorch: wall {:.2}, peak {:.2}", ours[0] / theirs[0], ours[2] / theirs[2]);
+        }
+        Err(reason) => println!("PyTorch does not run: {reason:#}"),
+    }
+    Ok(())
+}
+
+/// The three figures on the last line that a process prints.
+fn run(command: &mut Command) -> Result<[f64; 3]> {
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().last().unwrap_or_default();
+    let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(output.status.success(), "it ends with {} after {line:?}", output.status);
+    figures.try_into().ok().with_context(|| format!("it answers {line:?}"))
+}
+
+fn model(layers: usize) -> DecoderConfig {
+    DecoderConfig {
+        hidden_size: 896,
+        intermediate_size: 4864,
+        num_hidden_layers: layers,
+        num_attention_heads: 14,
+        num_key_value_heads: 2,
+        max_position_embeddings: 32768,
+        rope_theta: 1e6,
+        ..DecoderConfig::tiny(151_936)
+    }
+}
+
+fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<()> {
+    let config = model(layers);
+    let dtype = if case == "bf16" { DType::BF16 } else { DType::F32 };
+    let mut parameters = Parameters::init(&config, 0, dtype, &Device::Cpu)?;
+    if case == "lora" {
+        parameters = parameters.with_lora(&config, &LoraConfig::of_rank(16), 0)?;
+    }
+    let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default())?, 1.0)?;
+    learner.set_checkpointing(true);
+    // Linux: what initialising took is not part of an update.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let row = |i: usize| Row {
+        ids: (0..length).map(|t| ((i * length + t) * 7919 % config.vocab_size) as u32).collect(),
+        positions: (1..length as u32).collect(),
+        turns: vec![0; length - 1],
+        old_log_probs: vec![-12.0; length - 1],
+        trajectory: i,
+        ..Row::default()
+    };
+    let rows: Vec<Row> = (0..rows).map(row).collect();
+    let advantages: Vec<Vec<f32>> =
+        (0..rows.len()).map(|i| vec![if i % 2 == 0 { 1.0 } else { -1.0 }; length - 1]).collect();
+    let settings = UpdateConfig { mini_batches: 1, ..UpdateConfig::default() };
+    let entropy = EntropyConfig::paper_v2().build()?;
+    let mut figures = (0.0, 0.0);
+    for step in 0..2 {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let batch = PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
+        learner.policy_step(&batch, &settings, &entropy, 1e-6)?;
+        figures = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    }
+    println!("{} {} {}", figures.0, figures.1, peak());
+    Ok(())
+}
+
+/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// MB at this process's peak (Linux; 0 elsewhere).
+fn peak() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}

@@ -1,0 +1,242 @@
+//! One pre-norm block: attention and feed-forward, each beside a residual connection.
+
+use super::config::DecoderConfig;
+use super::lora;
+use super::parameters::Parameters;
+use crate::kernels::{
+    attention, attention_branch, checkpoint, feed_forward, linear, linear_lora, linear_residual,
+};
+use crate::kernels::{rms_norm, rope, silu_mul, AttentionRows, AttentionWeights};
+use crate::rng::Stream;
+use crate::Result;
+use candle_core::Tensor;
+use rand_chacha::rand_core::RngCore;
+
+/// Weights of one block.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) input_norm: Tensor,
+    pub(super) q: Projection,
+    pub(super) k: Projection,
+    pub(super) v: Projection,
+    pub(super) o: Projection,
+    /// Norms of the query and key heads `[d]`, before the rotation.
+    pub(super) head_norms: Option<[Tensor; 2]>,
+    pub(super) post_norm: Tensor,
+    pub(super) gate: Projection,
+    pub(super) up: Projection,
+    pub(super) down: Projection,
+}
+
+/// x Wᵀ + b: one of a block's linear maps, with or without a correction.
+#[derive(Debug, Clone)]
+pub(super) struct Projection {
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
+    pub(super) lora: Option<Correction>,
+}
+
+/// s (x Aᵀ) Bᵀ beside a frozen weight.
+#[derive(Debug, Clone)]
+pub(super) struct Correction {
+    pub(super) a: Tensor,
+    pub(super) b: Tensor,
+    pub(super) scale: f64,
+    dropout: Option<Dropout>,
+}
+
+/// Which elements of a correction's input are dropped.
+#[derive(Debug, Clone, Copy)]
+struct Dropout {
+    share: f64,
+    stream: Stream,
+    /// The projection's number in the model: its draws.
+    site: u64,
+}
+
+impl Projection {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        match &self.lora {
+            None => linear(x, weight, bias),
+            Some(Correction { a, b, scale, dropout: None }) => linear_lora(x, weight, bias, (a, b), *scale),
+            Some(Correction { a, b, scale, dropout: Some(dropout) }) => {
+                let inner = linear(&dropout.apply(x)?, a, None)?;
+                linear(x, weight, bias)? + (linear(&inner, b, None)? * *scale)?
+            }
+        }
+    }
+
+    /// r + x Wᵀ + b.
+    fn add_to(&self, residual: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
+        match (&self.lora, &self.bias) {
+            (None, None) => linear_residual(residual, x, &self.weight),
+            _ => residual + self.forward(x)?,
+        }
+    }
+}
+
+impl Dropout {
+    /// x with a share of its elements set to 0 and the others divided by what is left.
+    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut draws = self.stream.generator(self.site);
+        let kept = 1.0 / (1.0 - self.share);
+        let limit = (self.share * 2f64.powi(32)) as u64;
+        let factor = |_| if u64::from(draws.next_u32()) < limit { 0.0 } else { kept };
+        let factors: Vec<f64> = (0..x.elem_count()).map(factor).collect();
+        x * Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?
+    }
+}
+
+impl Block {
+    pub(super) fn new(
+        config: &DecoderConfig,
+        layer: usize,
+        parameters: &Parameters,
+        get: &impl Fn(&str) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let name = |name: &str| format!("model.layers.{layer}.{name}");
+        let get = |part: &str| get(&name(part));
+        let projection = |part: &str, biased: bool| -> Result<Projection> {
+            let bias = biased.then(|| get(&format!("{part}_proj.bias"))).transpose()?;
+            let lora = match parameters.lora() {
+                Some(lora) if lora.targets_module(part) => {
+                    let [a, b] = lora::names(&format!("{part}_proj")).map(|name| get(&name));
+                    Some(Correction { a: a?, b: b?, scale: lora.scale(), dropout: None })
+                }
+                _ => None,
+            };
+            Ok(Projection { weight: get(&format!("{part}_proj.weight"))?, bias, lora })
+        };
+        let qkv = |part: &str| projection(&format!("self_attn.{part}"), config.has_qkv_bias());
+        let head_norms = match config.has_head_norms() {
+            true => Some([get("self_attn.q_norm.weight")?, get("self_attn.k_norm.weight")?]),
+            false => None,
+        };
+        Ok(Self {
+            input_norm: get("input_layernorm.weight")?,
+            q: qkv("q")?,
+            k: qkv("k")?,
+            v: qkv("v")?,
+            o: projection("self_attn.o", config.attention_bias)?,
+            head_norms,
+            post_norm: get("post_attention_layernorm.weight")?,
+            gate: projection("mlp.gate", false)?,
+            up: projection("mlp.up", false)?,
+            down: projection("mlp.down", false)?,
+        })
+    }
+
+    fn projections(&mut self) -> [&mut Projection; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
+
+    /// Without corrections.
+    pub(super) fn uncorrected(mut self) -> Self {
+        self.projections().into_iter().for_each(|projection| projection.lora = None);
+        self
+    }
+
+    /// With dropout in its corrections; `layer` is its place in the model.
+    pub(super) fn dropping(mut self, share: f64, stream: Stream, layer: usize) -> Self {
+        let projections = self.projections();
+        let first = (layer * projections.len()) as u64;
+        for (projection, site) in projections.into_iter().zip(first..) {
+            if let Some(correction) = &mut projection.lora {
+                correction.dropout = Some(Dropout { share, stream, site });
+            }
+        }
+        self
+    }
+
+    /// Every tensor replaced by what `f` makes of it.
+    fn map(&self, f: &mut impl FnMut(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Self> {
+        let mut block = self.clone();
+        let norms = [&mut block.input_norm, &mut block.post_norm].into_iter();
+        for norm in norms.chain(block.head_norms.iter_mut().flatten()) {
+            *norm = f(norm)?;
+        }
+        for projection in block.projections() {
+            projection.weight = f(&projection.weight)?;
+            projection.bias = projection.bias.as_ref().map(&mut *f).transpose()?;
+            if let Some(correction) = &mut projection.lora {
+                (correction.a, correction.b) = (f(&correction.a)?, f(&correction.b)?);
+            }
+        }
+        Ok(block)
+    }
+
+    fn tensors(&self) -> candle_core::Result<Vec<Tensor>> {
+        let mut all = Vec::new();
+        self.map(&mut |tensor| {
+            all.push(tensor.clone());
+            Ok(tensor.clone())
+        })?;
+        Ok(all)
+    }
+
+    /// The block on x `[n, h]`. Where `recompute`, or where its weights are narrower than x and are widened for the while,
+    /// only x is kept for the backward pass ([`checkpoint()`]).
+    pub(super) fn run(
+        &self,
+        x: &Tensor,
+        rows: &AttentionRows,
+        eps: f64,
+        recompute: bool,
+    ) -> candle_core::Result<Tensor> {
+        let dtype = x.dtype();
+        if !recompute && self.input_norm.dtype() == dtype {
+            return self.forward(x, rows, eps);
+        }
+        let (block, rows) = (self.clone(), rows.clone());
+        let widened = move |x: &Tensor| block.map(&mut |t| t.to_dtype(dtype))?.forward(x, &rows, eps);
+        checkpoint(x, &self.tensors()?, widened)
+    }
+
+    fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
+        let corrected = |projections: &[&Projection]| projections.iter().any(|p| p.lora.is_some());
+        let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
+            true => self.attend_apart(x, rows, eps)?,
+            false => self.attend(x, rows, eps)?,
+        };
+        if !corrected(&[&self.gate, &self.up, &self.down]) {
+            let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
+            return feed_forward(&x, [&self.post_norm, gate, up, down], eps);
+        }
+        let z = rms_norm(&x, &self.post_norm, eps)?;
+        self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
+    }
+
+    /// The attention branch in one operator.
+    fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
+        let qkv = [&self.q, &self.k, &self.v];
+        let weights = AttentionWeights {
+            norm: &self.input_norm,
+            qkv: qkv.map(|projection| &projection.weight),
+            biases: qkv.map(|projection| projection.bias.as_ref()),
+            output: &self.o.weight,
+        };
+        let x = attention_branch(x, &weights, rows, eps)?;
+        match &self.o.bias {
+            Some(bias) => x.broadcast_add(bias),
+            None => Ok(x),
+        }
+    }
+
+    /// The same as its layers, with a norm on every query and key head where there is one.
+    fn attend_apart(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
+        let z = rms_norm(x, &self.input_norm, eps)?;
+        let norms = self.head_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
+        let rotated = |projection: &Projection, norm: Option<&Tensor>| {
+            let mut heads = projection.forward(&z)?;
+            if let Some(weight) = norm {
+                let shape = heads.dims2()?;
+                heads = rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?.reshape(shape)?;
+            }
+            rope(&heads, &rows.table, &rows.positions)
+        };
+        let (q, k) = (rotated(&self.q, norms[0])?, rotated(&self.k, norms[1])?);
+        let mixed = attention(&q, &k, &self.v.forward(&z)?, &rows.shape)?;
+        self.o.add_to(x, &mixed)
+    }
+}

@@ -1,0 +1,117 @@
+//! A checkpoint with a chat template as the policy: all weights, corrections of low rank, bf16; resumed and exported.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Source};
+use epo::rollout::{ActionFormat, RolloutConfig};
+use epo::train::{CloningConfig, ModelConfig, UpdateConfig, WeightType};
+
+use crate::driver::{assert_same_run, resume, train, Config};
+
+/// A small random instruct model of `family` with the tokenizer and template of a fixture.
+fn checkpoint(dir: &Path, family: Family) -> PathBuf {
+    let folder = dir.join("model");
+    std::fs::create_dir(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/chat/chatml");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixtures.join(name), folder.join(name)).unwrap();
+    }
+    let config = DecoderConfig {
+        family,
+        max_position_embeddings: 512,
+        initializer_range: 0.1,
+        ..DecoderConfig::tiny(304)
+    };
+    config.save(folder.join("config.json")).unwrap();
+    let parameters = Parameters::init(&config, 7, DType::F32, &Device::Cpu).unwrap();
+    parameters.save(folder.join("model.safetensors")).unwrap();
+    folder
+}
+
+fn config(model: ModelConfig) -> Config {
+    let base = Config::default();
+    Config {
+        cloning: CloningConfig { epochs: 2, ..base.cloning },
+        rollout: RolloutConfig { tasks: 2, group: 2, max_action_tokens: 48, ..base.rollout },
+        update: UpdateConfig { mini_batches: 1, ..base.update },
+        model,
+        ..base
+    }
+}
+
+fn source(folder: &Path) -> Option<String> {
+    Some(folder.display().to_string())
+}
+
+#[test]
+fn runs_with_corrections_repeat_resume_and_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen3);
+    let lora = Some(LoraConfig::of_rank(2));
+    let model =
+        ModelConfig { source: source(&folder), lora, format: ActionFormat::Tagged, ..Default::default() };
+    let mut config = config(model);
+    config.update.policy = epo::objective::PolicyLoss::default();
+    config.steps = 4;
+    let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+    let agent = train(&whole, &config).unwrap();
+    config.steps = 2;
+    train(&parts, &config).unwrap();
+    resume(&parts, 4).unwrap();
+    assert_same_run(&whole, &parts);
+    // What is exported is the adapter, over the same base.
+    let exported = dir.path().join("adapter");
+    agent.export(&exported).unwrap();
+    let pretrained = Pretrained::open(Source::open(&source(&folder).unwrap()).unwrap()).unwrap();
+    let base = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
+    let back = base.load_adapter(pretrained.config(), &exported).unwrap();
+    for (name, var) in agent.learner.parameters.iter() {
+        let [a, b] = [var, back.get(name).unwrap()];
+        let bits = |v: &candle_core::Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(bits(a), bits(b), "{name}");
+    }
+}
+
+#[test]
+fn all_weights_are_trained_in_either_type_and_exported() {
+    for (family, dtype) in [(Family::Qwen2, WeightType::F32), (Family::Llama, WeightType::Bf16)] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = checkpoint(dir.path(), family);
+        let model = ModelConfig { source: source(&folder), dtype, checkpointing: true, ..Default::default() };
+        let mut config = config(model);
+        config.steps = 2;
+        let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+        let agent = train(&whole, &config).unwrap();
+        config.steps = 1;
+        train(&parts, &config).unwrap();
+        resume(&parts, 2).unwrap();
+        assert_same_run(&whole, &parts);
+        let exported = dir.path().join("exported");
+        agent.export(&exported).unwrap();
+        let back = Pretrained::open(Source::open(&source(&exported).unwrap()).unwrap()).unwrap();
+        assert_eq!(back.stored_dtype().unwrap(), dtype.dtype());
+        let parameters = back.parameters(dtype.dtype(), &Device::Cpu).unwrap();
+        let bits = |p: &Parameters| -> Vec<Vec<f32>> {
+            let values = |v: &candle_core::Var| {
+                v.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+            };
+            p.iter().map(|(_, var)| values(var)).collect()
+        };
+        assert_eq!(bits(&parameters), bits(&agent.learner.parameters));
+        back.tokenizer().unwrap();
+        back.chat_template().unwrap();
+    }
+}
+
+#[test]
+fn settings_that_nothing_follows_are_refused() {
+    let refused = |model: ModelConfig| {
+        let error = config(model).agent().validate().unwrap_err().to_string();
+        assert!(error.contains("model."), "{error}");
+    };
+    refused(ModelConfig { lora: Some(LoraConfig::of_rank(2)), ..Default::default() });
+    refused(ModelConfig { format: ActionFormat::Tagged, ..Default::default() });
+    let missing = ModelConfig { source: Some("/no/such/folder".into()), ..Default::default() };
+    assert!(config(missing).new_agent().map(drop).unwrap_err().to_string().contains("/no/such/folder"));
+}
