@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use epo::kernels::{linear_logprob_entropy, ScoreOptions};
+use epo::kernels::ScoreOptions;
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
 use epo::train::optim::{AdamW, AdamWConfig};
 

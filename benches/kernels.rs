@@ -7,16 +7,19 @@
 //! `kept` writes the gradient to a buffer that is there already; `copy` is what this machine takes to move three times the
 //! logits (12 bytes each in f32); `products` are the four matrix products of a head.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use epo::kernels::{
     evaluate, evaluate_linear, linear_token_loss, logprob_entropy, LmHead, ScoreOptions, TokenLoss,
 };
 use rayon::prelude::*;
+
+use common::{cpu_seconds, figures, forget_peak, memory, python};
+
+mod common;
 
 const V: usize = 151_936;
 const H: usize = 896;
@@ -58,19 +61,20 @@ fn main() -> Result<()> {
 }
 
 fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&str]) -> Result<()> {
-    let mut figures = vec![Vec::new(); own.len() + torch.len()];
+    let mut all = vec![Vec::new(); own.len() + torch.len()];
     for _ in 0..rounds {
         for (i, variant) in own.iter().enumerate() {
-            figures[i].push(run(Command::new(std::env::current_exe()?).arg("--case"), shape, variant)?);
+            let mut command = Command::new(std::env::current_exe()?);
+            all[i].push(figures(command.arg("--case").args(shape).arg(variant))?);
         }
         for (i, variant) in torch.iter().enumerate() {
-            match run(&mut torch_command(variant), shape, variant) {
-                Ok(new) => figures[own.len() + i].push(new),
+            match figures(torch_command(variant).args(shape).arg(variant)) {
+                Ok(new) => all[own.len() + i].push(new),
                 Err(reason) => println!("PyTorch {variant} does not run: {reason:#}"),
             }
         }
     }
-    let medians: Vec<Option<Figures>> = figures.iter().map(|rounds| median(rounds)).collect();
+    let medians: Vec<Option<Figures>> = all.iter().map(|rounds| median(rounds)).collect();
     println!("{name}, V={V}, H={H}: forward + backward");
     let base = medians[0].context("no figures")?;
     let sides = own.iter().map(|v| format!("epo {v}")).chain(torch.iter().map(|v| format!("PyTorch {v}")));
@@ -85,24 +89,11 @@ fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&st
 }
 
 fn torch_command(variant: &str) -> Command {
-    let mut command = Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kernels_torch.py"));
-    // Threads that spin while they wait would be charged to PyTorch on a busy machine.
-    command.env("OMP_WAIT_POLICY", "passive");
+    let mut command = python("kernels_torch.py");
     if variant.ends_with("-kept") {
         command.env("MALLOC_MMAP_THRESHOLD_", "17179869184").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
     }
     command
-}
-
-/// The three figures that a process prints on its last line.
-fn run(command: &mut Command, shape: &[&str], variant: &str) -> Result<Figures> {
-    let output = command.args(shape).arg(variant).stderr(std::process::Stdio::inherit()).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().last().unwrap_or_default();
-    let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    ensure!(output.status.success() && figures.len() == 3, "it answers {line:?}");
-    Ok([figures[0], figures[1], figures[2]])
 }
 
 fn median(rounds: &[Figures]) -> Option<Figures> {
@@ -127,8 +118,7 @@ fn case(arguments: &[String]) -> Result<()> {
 }
 
 fn measure(mut run: impl FnMut() -> Result<()>) -> Result<()> {
-    // Linux: the peak is counted from here on, without what made the inputs.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    forget_peak();
     let base = memory("VmRSS");
     let mut figures = Vec::new();
     for i in 0..4 {
@@ -219,19 +209,4 @@ fn linear(tokens: usize, variant: &str) -> Result<()> {
         }
         _ => Ok(evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h).map(drop)?),
     })
-}
-
-/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-/// MB under `field` of this process's status (Linux; 0 elsewhere).
-fn memory(field: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }

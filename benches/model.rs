@@ -7,17 +7,20 @@
 //! in a process of its own, ours and PyTorch's in turn (for `bf16` PyTorch's `full`): the second of two updates is timed,
 //! the peak is the whole process's. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use epo::entropy::EntropyConfig;
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
 use epo::rollout::Row;
 use epo::train::optim::AdamW;
 use epo::train::{AdamWConfig, Learner, PolicyBatch, UpdateConfig};
+
+use common::{cpu_seconds, figures, forget_peak, memory, python};
+
+mod common;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -38,7 +41,7 @@ fn main() -> Result<()> {
 }
 
 fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
-    let ours = run(Command::new(std::env::current_exe()?).args(["--case", case]))?;
+    let ours = figures(Command::new(std::env::current_exe()?).args(["--case", case]))?;
     let [rows, length, layers] = shape.map(|n| n.to_string());
     println!("{case}, {rows} x {length} tokens, {layers} layers");
     let print = |side: &str, [wall, cpu, peak]: [f64; 3]| {
@@ -46,11 +49,9 @@ fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
         println!("  {side:8} wall {wall:7.1} s ({token:.1} ms a token), CPU {cpu:7.1} s, peak {peak:6.0} MB");
     };
     print("epo", ours);
-    let mut torch = Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
-    torch.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/model_torch.py"));
+    let mut torch = python("model_torch.py");
     torch.arg(if case == "lora" { "lora" } else { "full" }).args([rows, length, layers]);
-    torch.env("OMP_WAIT_POLICY", "passive");
-    match run(&mut torch) {
+    match figures(&mut torch) {
         Ok(theirs) => {
             print("PyTorch", theirs);
             println!("  epo / PyTorch: wall {:.2}, peak {:.2}", ours[0] / theirs[0], ours[2] / theirs[2]);
@@ -58,16 +59,6 @@ fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
         Err(reason) => println!("PyTorch does not run: {reason:#}"),
     }
     Ok(())
-}
-
-/// The three figures on the last line that a process prints.
-fn run(command: &mut Command) -> Result<[f64; 3]> {
-    let output = command.stderr(std::process::Stdio::inherit()).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().last().unwrap_or_default();
-    let figures: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    ensure!(output.status.success(), "it ends with {} after {line:?}", output.status);
-    figures.try_into().ok().with_context(|| format!("it answers {line:?}"))
 }
 
 fn model(layers: usize) -> DecoderConfig {
@@ -92,8 +83,7 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
     }
     let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default())?, 1.0)?;
     learner.set_checkpointing(true);
-    // Linux: what initialising took is not part of an update.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    forget_peak();
     let row = |i: usize| Row {
         ids: (0..length).map(|t| ((i * length + t) * 7919 % config.vocab_size) as u32).collect(),
         positions: (1..length as u32).collect(),
@@ -114,21 +104,6 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
         learner.policy_step(&batch, &settings, &entropy, 1e-6)?;
         figures = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     }
-    println!("{} {} {}", figures.0, figures.1, peak());
+    println!("{} {} {}", figures.0, figures.1, memory("VmHWM"));
     Ok(())
-}
-
-/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-/// MB at this process's peak (Linux; 0 elsewhere).
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }

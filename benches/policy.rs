@@ -10,6 +10,10 @@ use epo::policy::{Decoder, DecoderConfig, Gradients, KvCache, Parameters, Reques
 use epo::rng::{Purpose, Stream};
 use std::time::Instant;
 
+use common::cpu_seconds;
+
+mod common;
+
 fn config(layers: usize) -> DecoderConfig {
     DecoderConfig {
         vocab_size: 1500,
@@ -24,14 +28,6 @@ fn config(layers: usize) -> DecoderConfig {
 fn ids(n: usize, salt: u64) -> Vec<u32> {
     let stream = Stream::new(1, Purpose::Tasks, salt, 0, 0);
     (0..n).map(|i| (stream.uniform(0, i as u64) * 1500.0) as u32).collect()
-}
-
-/// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// Prints the CPU milliseconds of one call of every operator, forward and forward+backward, n tokens wide.

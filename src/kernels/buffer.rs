@@ -1,8 +1,25 @@
 //! Large zeroed buffers on huge pages: touching fresh 4 KiB pages costs more than most kernels' arithmetic.
 
-/// `n` zeros; on Linux a large buffer is advised to use transparent huge pages.
-pub(crate) fn zeros<T: candle_core::WithDType>(n: usize) -> Vec<T> {
-    let buffer = vec![T::zero(); n];
+use candle_core::WithDType;
+use std::alloc::{alloc_zeroed, handle_alloc_error, Layout};
+
+/// `n` zeros that nobody has written yet (`vec![zero; n]` writes those of bf16 and f16 one by one); on Linux a large buffer is advised
+/// to use transparent huge pages.
+#[allow(unsafe_code)]
+pub(crate) fn zeros<T: WithDType>(n: usize) -> Vec<T> {
+    let layout = match Layout::array::<T>(n) {
+        Ok(layout) if layout.size() > 0 => layout,
+        _ => return vec![T::zero(); n],
+    };
+    // SAFETY: the layout is not empty and that of a vector of n elements, and zero bytes are the number 0 in every element
+    // type of candle's.
+    let buffer = unsafe {
+        let data = alloc_zeroed(layout).cast::<T>();
+        if data.is_null() {
+            handle_alloc_error(layout);
+        }
+        Vec::from_raw_parts(data, n, n)
+    };
     #[cfg(target_os = "linux")]
     advise(&buffer);
     buffer

@@ -5,9 +5,10 @@
 //! (four products in all). A tile's part of dW is written once, so nothing is rounded twice.
 
 use super::buffer::zeros;
+use super::logit::Logit;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::Real;
-use super::rows::{Logit, RowGradient, Running};
+use super::rows::{RowGradient, Running};
 use super::scoring::{RowScore, Scoring};
 use super::support::RowSupport;
 use candle_core::WithDType;

@@ -1,10 +1,10 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
 use super::attention::softmax_in_place;
+use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{lane_sum, sum_of, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
-use super::rows::Inline;
 use super::swiglu::swiglu_in_place;
 use crate::Result;
 use candle_core::{DType, Tensor};
@@ -73,19 +73,19 @@ const WIDENED: usize = 1024;
 
 /// The product for few rows of x, by several threads where it is worth waking them.
 fn add_skinny_product<L: Inline<Real = f32>>(x: &[f32], w: &[L], i: usize, y: &mut [f32]) {
-    /// Rows of W for one thread.
-    const ROWS: usize = 256;
-    let (n, o) = (x.len() / i, w.len() / i);
-    if n * w.len() < 1 << 20 || o < 2 * ROWS {
+    let (n, o, threads) = (x.len() / i, w.len() / i, rayon::current_num_threads());
+    if threads == 1 || n * w.len() < 1 << 19 {
         return skinny_product(x, w, i, y);
     }
+    // Every element is computed alone, so the parts do not change it.
+    let rows = (o / (2 * threads)).clamp(64, 1024).next_multiple_of(2);
     let part = |w: &[L]| {
         let mut part = vec![0.0; n * (w.len() / i)];
         skinny_product(x, w, i, &mut part);
         part
     };
-    let parts: Vec<Vec<f32>> = w.par_chunks(ROWS * i).map(part).collect();
-    for (start, part) in (0..o).step_by(ROWS).zip(parts) {
+    let parts: Vec<Vec<f32>> = w.par_chunks(rows * i).map(part).collect();
+    for (start, part) in (0..o).step_by(rows).zip(parts) {
         let width = part.len() / n;
         for (row, part) in y.chunks_exact_mut(o).zip(part.chunks_exact(width)) {
             row[start..start + width].iter_mut().zip(part).for_each(|(y, p)| *y += p);
@@ -102,45 +102,77 @@ fn multiply_add<T: Real, const FMA: bool>(acc: &mut [T; 8], x: &[T; 8], w: &[T; 
 
 #[inline(always)]
 fn wide<L: Inline>(w: &[L; 8]) -> [L::Real; 8] {
-    w.map(|w| w.widen())
+    let mut out = [L::Real::from_f32(0.0); 8];
+    for l in 0..8 {
+        out[l] = w[l].widen();
+    }
+    out
 }
 
-/// Dot products of `R` rows of x with one row of W; every row's is the same whatever R is.
+/// The dot product of a row of x with a row of W: eight lanes, then the rest.
 #[inline(always)]
-fn dots<L: Inline, const FMA: bool, const R: usize>(x: &[L::Real], w: &[L], i: usize) -> [L::Real; R] {
-    let (w, tail) = w.as_chunks::<8>();
-    let n = w.len();
-    let rows: [&[[L::Real; 8]]; R] = std::array::from_fn(|r| &x[r * i..(r + 1) * i].as_chunks::<8>().0[..n]);
-    let mut lanes = [[L::Real::from_f32(0.0); 8]; R];
+fn dot<L: Inline, const FMA: bool>(x: &[L::Real], w: &[L]) -> L::Real {
+    let ((xs, x_tail), (ws, w_tail)) = (x.as_chunks::<8>(), w.as_chunks::<8>());
+    let mut lanes = [L::Real::from_f32(0.0); 8];
+    for (x, w) in xs.iter().zip(ws) {
+        multiply_add::<L::Real, FMA>(&mut lanes, x, &wide(w));
+    }
+    rest::<L, FMA>(lane_sum(lanes), x_tail, w_tail)
+}
+
+#[inline(always)]
+fn rest<L: Inline, const FMA: bool>(sum: L::Real, x: &[L::Real], w: &[L]) -> L::Real {
+    x.iter().zip(w).fold(sum, |sum, (x, w)| x.mul_add::<FMA>(w.widen(), sum))
+}
+
+/// [`dot`] of four rows of x with two of W; named accumulators stay in registers.
+#[inline(always)]
+fn eight_dots<L: Inline, const FMA: bool>(x: [&[L::Real]; 4], w: [&[L]; 2]) -> [[L::Real; 4]; 2] {
+    let [(x0, t0), (x1, t1), (x2, t2), (x3, t3)] = x.map(|x| x.as_chunks::<8>());
+    let [(w0, u0), (w1, u1)] = w.map(|w| w.as_chunks::<8>());
+    let n = w0.len();
+    let (x0, x1, x2, x3, w1) = (&x0[..n], &x1[..n], &x2[..n], &x3[..n], &w1[..n]);
+    let zero = [L::Real::from_f32(0.0); 8];
+    let (mut a0, mut a1, mut a2, mut a3) = (zero, zero, zero, zero);
+    let (mut b0, mut b1, mut b2, mut b3) = (zero, zero, zero, zero);
     for k in 0..n {
-        let w = wide(&w[k]);
-        for r in 0..R {
-            multiply_add::<L::Real, FMA>(&mut lanes[r], &rows[r][k], &w);
-        }
+        let (w0, w1) = (wide(&w0[k]), wide(&w1[k]));
+        multiply_add::<L::Real, FMA>(&mut a0, &x0[k], &w0);
+        multiply_add::<L::Real, FMA>(&mut b0, &x0[k], &w1);
+        multiply_add::<L::Real, FMA>(&mut a1, &x1[k], &w0);
+        multiply_add::<L::Real, FMA>(&mut b1, &x1[k], &w1);
+        multiply_add::<L::Real, FMA>(&mut a2, &x2[k], &w0);
+        multiply_add::<L::Real, FMA>(&mut b2, &x2[k], &w1);
+        multiply_add::<L::Real, FMA>(&mut a3, &x3[k], &w0);
+        multiply_add::<L::Real, FMA>(&mut b3, &x3[k], &w1);
     }
-    let mut sums = lanes.map(lane_sum);
-    for (r, sum) in sums.iter_mut().enumerate() {
-        for (&x, w) in x[r * i + 8 * n..(r + 1) * i].iter().zip(tail) {
-            *sum = x.mul_add::<FMA>(w.widen(), *sum);
-        }
-    }
-    sums
+    let sum = |lanes, x: &[L::Real], w: &[L]| rest::<L, FMA>(lane_sum(lanes), x, w);
+    [
+        [sum(a0, t0, u0), sum(a1, t1, u0), sum(a2, t2, u0), sum(a3, t3, u0)],
+        [sum(b0, t0, u1), sum(b1, t1, u1), sum(b2, t2, u1), sum(b3, t3, u1)],
+    ]
 }
 
 vectorised! {
     /// y (`[n, o]`) += x Wᵀ for few rows; every row's sums are the same whatever rows stand beside it.
     fn skinny_product<L: Inline, FMA>(x: &[L::Real], weight: &[L], i: usize, y: &mut [L::Real]) {
         let o = weight.len() / i;
+        let paired = o / 2 * 2;
         for (x, y) in x.chunks(4 * i).zip(y.chunks_mut(4 * o)) {
-            for (j, w) in weight.chunks_exact(i).enumerate() {
-                if x.len() == 4 * i {
-                    for (r, dot) in dots::<L, FMA, 4>(x, w, i).into_iter().enumerate() {
-                        y[r * o + j] += dot;
-                    }
-                    continue;
+            let rows = x.len() / i;
+            let row = |r: usize| &x[r * i..(r + 1) * i];
+            let alone = if rows == 4 { paired } else { 0 };
+            for (j, w) in weight[..alone * i].chunks_exact(2 * i).enumerate() {
+                let (w0, w1) = w.split_at(i);
+                let [a, b] = eight_dots::<L, FMA>([row(0), row(1), row(2), row(3)], [w0, w1]);
+                for r in 0..4 {
+                    y[r * o + 2 * j] += a[r];
+                    y[r * o + 2 * j + 1] += b[r];
                 }
-                for (r, x) in x.chunks_exact(i).enumerate() {
-                    y[r * o + j] += dots::<L, FMA, 1>(x, w, i)[0];
+            }
+            for (j, w) in weight.chunks_exact(i).enumerate().skip(alone) {
+                for r in 0..rows {
+                    y[r * o + j] += dot::<L, FMA>(row(r), w);
                 }
             }
         }

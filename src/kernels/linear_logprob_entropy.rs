@@ -4,9 +4,10 @@
 
 use super::composed;
 use super::head::{Head, HeadGradients, Term, Wanted};
+use super::logit::Logit;
 use super::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit};
 use super::real::{slice_of, with_slices};
-use super::rows::{Logit, RowGradient};
+use super::rows::RowGradient;
 use super::scoring::{RowScore, ScoreOptions, Scoring};
 use super::support::RowSupport;
 use crate::{Error, Result};

@@ -4,9 +4,9 @@
 
 use super::head::{HeadGradients, TokenLoss, Wanted};
 use super::linear_logprob_entropy::{Gradients3, LinearLogprobEntropy, LmHead};
+use super::logit::Logit;
 use super::logprob_entropy::split;
 use super::real::{slice_of, with_real};
-use super::rows::Logit;
 use super::scoring::{ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};

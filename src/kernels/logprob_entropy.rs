@@ -2,8 +2,9 @@
 //!
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`super::rows`].
 
+use super::logit::Logit;
 use super::real::slice_of;
-use super::rows::{Logit, RowGradient};
+use super::rows::RowGradient;
 use super::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{

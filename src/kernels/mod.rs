@@ -45,6 +45,7 @@ mod inference;
 mod linear;
 mod linear_logprob_entropy;
 mod linear_token_loss;
+mod logit;
 mod logprob_entropy;
 mod lora;
 mod matmul;

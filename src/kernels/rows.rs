@@ -4,10 +4,9 @@
 //! once, in blocks whose sums are shifted by the largest logit so far, so that a peaked row keeps its relative
 //! accuracy (Milakov & Gimelshein 2018, with t beside s).
 
+use super::logit::{Inline, Logit};
 use super::real::{vectorised, Real};
 use candle_core::WithDType;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
 /// Elements summed in the arithmetic's type before they join a double-precision total.
 pub(crate) const BLOCK: usize = 1024;
@@ -38,151 +37,6 @@ impl RowStatistics {
     /// H = ln s − Ē in nats.
     pub(crate) fn entropy(&self) -> f64 {
         self.log_sum - self.mean
-    }
-}
-
-/// An element type of logits and the type it is computed in.
-pub(crate) trait Logit: WithDType {
-    /// f32 for f32, bf16 and f16; f64 for f64.
-    type Real: Real + Logit<Real = Self::Real>;
-    /// The block's values: itself, or converted into `buffer`, which is as long as the block.
-    fn load<'a>(block: &'a [Self], buffer: &'a mut [Self::Real]) -> &'a [Self::Real];
-    /// Rounds `values` to `out`.
-    fn store(values: &[Self::Real], out: &mut [Self]);
-    /// The largest element of a block.
-    fn largest(block: &[Self]) -> Self::Real;
-    /// The sums of a block of at most [`BLOCK`] elements.
-    fn sums(block: &[Self], scale: Self::Real, max: Self::Real) -> Sums;
-    /// Replaces a block of at most [`BLOCK`] elements by its gradient.
-    fn gradient(block: &mut [Self], factors: &Factors<Self::Real>);
-    /// Fills `out` with what `f` writes, in `buffer` where the types differ.
-    fn fill(out: &mut [Self], buffer: &mut Vec<Self::Real>, f: impl FnOnce(&mut [Self::Real])) {
-        buffer.resize(out.len(), Self::Real::from_f32(0.0));
-        f(buffer);
-        Self::store(buffer, out);
-    }
-    /// The values rounded to this type.
-    fn own(values: Vec<Self::Real>) -> Vec<Self> {
-        let mut out = super::buffer::zeros(values.len());
-        Self::store(&values, &mut out);
-        out
-    }
-}
-
-/// A [`Logit`] whose conversions are part of the loops.
-pub(crate) trait Inline: Logit {
-    /// In the type of the arithmetic.
-    fn widen(self) -> Self::Real;
-    /// To the nearest, ties to even; a NaN stays one.
-    fn narrow(value: Self::Real) -> Self;
-}
-
-macro_rules! inline {
-    ($T:ty, $Real:ty, $widen:expr, $narrow:expr, { $($item:item)* }) => {
-        impl Inline for $T {
-            #[inline(always)]
-            fn widen(self) -> $Real {
-                $widen(self)
-            }
-            #[inline(always)]
-            fn narrow(value: $Real) -> Self {
-                $narrow(value)
-            }
-        }
-
-        impl Logit for $T {
-            type Real = $Real;
-            fn largest(block: &[Self]) -> $Real {
-                largest_of(block)
-            }
-            fn sums(block: &[Self], scale: $Real, max: $Real) -> Sums {
-                block_sums(block, scale, max)
-            }
-            fn gradient(block: &mut [Self], factors: &Factors<$Real>) {
-                gradient_block(block, factors)
-            }
-            $($item)*
-        }
-    };
-}
-
-/// What a type that is its own arithmetic does not have to do.
-macro_rules! own_arithmetic {
-    ($T:ty) => {
-        inline!($T, $T, |x| x, |x| x, {
-            fn load<'a>(block: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
-                block
-            }
-            fn store(values: &[Self], out: &mut [Self]) {
-                out.copy_from_slice(values);
-            }
-            fn fill(out: &mut [Self], _: &mut Vec<Self>, f: impl FnOnce(&mut [Self])) {
-                f(out);
-            }
-            fn own(values: Vec<Self>) -> Vec<Self> {
-                values
-            }
-        });
-    };
-}
-own_arithmetic!(f32);
-own_arithmetic!(f64);
-
-inline!(bf16, f32, |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16), narrow_bf16, {
-    fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        widen_all(block, buffer);
-        buffer
-    }
-    fn store(values: &[f32], out: &mut [Self]) {
-        narrow_all(values, out);
-    }
-});
-
-impl Logit for f16 {
-    type Real = f32;
-    fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        block.convert_to_f32_slice(buffer);
-        buffer
-    }
-    fn store(values: &[f32], out: &mut [Self]) {
-        out.convert_from_f32_slice(values);
-    }
-    fn largest(block: &[Self]) -> f32 {
-        f32::largest(Self::load(block, &mut [0.0; BLOCK][..block.len()]))
-    }
-    fn sums(block: &[Self], scale: f32, max: f32) -> Sums {
-        f32::sums(Self::load(block, &mut [0.0; BLOCK][..block.len()]), scale, max)
-    }
-    fn gradient(block: &mut [Self], factors: &Factors<f32>) {
-        let mut values = [0.0; BLOCK];
-        let values = &mut values[..block.len()];
-        Self::load(block, values);
-        f32::gradient(values, factors);
-        Self::store(values, block);
-    }
-}
-
-#[inline(always)]
-fn narrow_bf16(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
-    bf16::from_bits((kept >> 16) as u16)
-}
-
-vectorised! {
-    fn widen_all<L: Inline>(block: &[L], out: &mut [L::Real]) {
-        for (o, x) in out.iter_mut().zip(block) {
-            *o = x.widen();
-        }
-    }
-}
-
-vectorised! {
-    fn narrow_all<L: Inline>(values: &[L::Real], out: &mut [L]) {
-        for (o, x) in out.iter_mut().zip(values) {
-            *o = L::narrow(*x);
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the tokens of a call are scored on, and the arithmetic of its rows, whole or in parts.
 
 use super::composed;
-use super::rows::{gradient_in_place, Logit, RowGradient, RowStatistics, Running};
+use super::logit::Logit;
+use super::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
 use super::support::{RowSupport, Support};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, WithDType};

@@ -93,6 +93,19 @@ impl KvCache {
         Ok(())
     }
 
+    /// Makes `to` hold what `from` holds, in the memory that it has.
+    pub(super) fn copy(&mut self, from: usize, to: usize) {
+        let mut slot = std::mem::take(&mut self.slots[to]);
+        let source = &self.slots[from];
+        (slot.len, slot.pending) = (source.len, source.pending.clone());
+        for ((keys, values), (k, v)) in slot.layers.iter_mut().zip(&source.layers) {
+            (keys.clear(), values.clear());
+            keys.extend_from_slice(k);
+            values.extend_from_slice(v);
+        }
+        self.slots[to] = slot;
+    }
+
     pub(super) fn check_row(&self, row: usize) -> Result<()> {
         if row < self.rows() {
             return Ok(());

@@ -5,8 +5,9 @@ use super::decoder::Decoder;
 use super::sampling::{restrict, sample, support, SamplingParams};
 use super::trie::TokenTrie;
 use crate::rng::Stream;
-use crate::Result;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// One row's turn: what to read before sampling, and which draws to use.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +63,7 @@ impl Decoder {
     /// Reads every request's prompt and samples until all of them have stopped; results in request order.
     ///
     /// Sampling inverts the cumulative distribution at `stream.uniform(turn, token)`, so a row's tokens do not
-    /// depend on the rows beside it. Afterwards the cache holds prompt and sampled ids, ready for the
+    /// depend on the rows beside it. Empty rows with the same prompt read it once. Afterwards the cache holds prompt and sampled ids, ready for the
     /// next turn's prompt.
     ///
     /// # Errors
@@ -80,17 +81,22 @@ impl Decoder {
         let mut active = Vec::with_capacity(requests.len());
         for (i, request) in requests.iter().enumerate() {
             cache.check_row(request.row)?;
+            if requests[..i].iter().any(|other| other.row == request.row) {
+                return Err(Error::setting("rows", request.row, "a row may appear once per call"));
+            }
             if request.prompt.len() < cache.room(request.row) {
                 active.push(i);
             }
         }
-        let mut first = true;
+        let mut read = false;
         while !active.is_empty() {
-            let rows: Vec<usize> = active.iter().map(|&i| requests[i].row).collect();
-            let chunks: Vec<&[u32]> =
-                active.iter().map(|&i| if first { requests[i].prompt } else { &[] }).collect();
-            let mut logits = self.extend(cache, &rows, &chunks)?;
-            first = false;
+            let mut logits = if read {
+                let rows: Vec<usize> = active.iter().map(|&i| requests[i].row).collect();
+                self.extend(cache, &rows, &vec![&[][..]; rows.len()])?
+            } else {
+                self.read_prompts(cache, &active.iter().map(|&i| &requests[i]).collect::<Vec<_>>())?
+            };
+            read = true;
             let mut row_logits = logits.chunks_exact_mut(self.config.vocab_size);
             active.retain(|&i| {
                 let (Some(logits), request) = (row_logits.next(), &requests[i]) else { return false };
@@ -106,6 +112,37 @@ impl Decoder {
             });
         }
         Ok(results)
+    }
+
+    /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
+    /// a group, are computed once and copied.
+    fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Vec<f32>> {
+        let mut first_with: HashMap<&[u32], usize> = HashMap::new();
+        let (mut rows, mut prompts) = (Vec::new(), Vec::<&[u32]>::new());
+        let mut source = Vec::with_capacity(requests.len());
+        for request in requests {
+            let place = if cache.len(request.row) == 0 {
+                *first_with.entry(request.prompt).or_insert(rows.len())
+            } else {
+                rows.len()
+            };
+            if place == rows.len() {
+                rows.push(request.row);
+                prompts.push(request.prompt);
+            }
+            source.push(place);
+        }
+        let logits = self.extend(cache, &rows, &prompts)?;
+        if rows.len() == requests.len() {
+            return Ok(logits);
+        }
+        let v = self.config.vocab_size;
+        for (request, &place) in requests.iter().zip(&source) {
+            if request.row != rows[place] {
+                cache.copy(rows[place], request.row);
+            }
+        }
+        Ok(source.iter().flat_map(|&place| &logits[place * v..(place + 1) * v]).copied().collect())
     }
 }
 

@@ -223,6 +223,8 @@ fn bad_calls_are_named() {
     for bad in [SamplingParams { temperature: 0.0, ..sampling(1) }, sampling(0)] {
         assert!(decoder.generate(&mut cache, &[request(0, &[1])], &bad).is_err());
     }
+    let twice = decoder.generate(&mut cache, &[request(0, &[1]), request(0, &[1])], &sampling(1));
+    assert!(twice.unwrap_err().to_string().contains("once"));
     let nan = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
     parameters.get("model.norm.weight").unwrap().set(&nan).unwrap();
     assert!(decoder.extend(&mut cache, &[0], &[&[1]]).unwrap_err().to_string().contains("logits"));
@@ -247,4 +249,28 @@ fn truncated_sampling_reports_its_own_support() {
         assert!((f64::from(out.log_probs[i]) - want).abs() < 1e-4);
         row.push(id);
     }
+}
+
+#[test]
+fn a_prompt_that_rows_share_is_read_once_and_changes_no_sample() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let (shared, other) = (ids(30, 1, 40), ids(25, 2, 40));
+    let mut together = KvCache::new(&config(), 4);
+    together.reserve(60);
+    let prompts = [&shared, &shared, &other, &shared];
+    let requests: Vec<Request> = (0..4).map(|i| request(i, prompts[i])).collect();
+    let a = decoder.generate(&mut together, &requests, &sampling(12)).unwrap();
+    let mut alone = KvCache::new(&config(), 4);
+    for (i, a) in a.iter().enumerate() {
+        let b = decoder.generate(&mut alone, &requests[i..=i], &sampling(12)).unwrap().remove(0);
+        assert_eq!(a.ids, b.ids);
+        assert!(a.log_probs.iter().zip(&b.log_probs).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert_eq!(together.len(i), alone.len(i));
+    }
+    assert_ne!(a[0].ids, a[1].ids);
+    // The rows go on apart.
+    let more: Vec<Request> = (0..4).map(|i| Request { turn: 1, ..request(i, &[3, 4]) }).collect();
+    let a = decoder.generate(&mut together, &more, &sampling(5)).unwrap();
+    let b = decoder.generate(&mut alone, &more, &sampling(5)).unwrap();
+    a.iter().zip(&b).for_each(|(a, b)| assert_eq!(a.ids, b.ids));
 }
