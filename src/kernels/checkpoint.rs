@@ -26,11 +26,13 @@ pub fn checkpoint<'a>(
     x.apply_op2(&bundle, Checkpoint { value, weights, found, f: Box::new(f) })
 }
 
+type Function = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
 struct Checkpoint {
     value: Tensor,
     weights: Vec<Tensor>,
     found: Found,
-    f: Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>,
+    f: Box<Function>,
 }
 
 /// The forward pass on a device: the value is there already.

@@ -154,8 +154,8 @@ vectorised! {
         let zeros = [L::Real::from_f32(0.0); 16];
         let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
         for chunk in chunks {
-            for l in 0..16 {
-                lanes.add::<FMA>(l, chunk[l].widen() * scale - max);
+            for (l, x) in chunk.iter().enumerate() {
+                lanes.add::<FMA>(l, x.widen() * scale - max);
             }
         }
         for (l, x) in tail.iter().enumerate() {

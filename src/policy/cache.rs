@@ -99,8 +99,9 @@ impl KvCache {
         let source = &self.slots[from];
         (slot.len, slot.pending) = (source.len, source.pending.clone());
         for ((keys, values), (k, v)) in slot.layers.iter_mut().zip(&source.layers) {
-            (keys.clear(), values.clear());
+            keys.clear();
             keys.extend_from_slice(k);
+            values.clear();
             values.extend_from_slice(v);
         }
         self.slots[to] = slot;
