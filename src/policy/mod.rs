@@ -71,6 +71,7 @@ pub use transformers::FrozenModel;
 pub use trie::TokenTrie;
 
 pub(crate) use files::{load_tensors, save_tensors};
+#[cfg(feature = "text")]
 pub(crate) use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 #[cfg(test)]
