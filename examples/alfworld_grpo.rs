@@ -4,10 +4,7 @@
 //! one observation (GiGPO, arXiv 2505.10978), while the entropy is held inside a band around its history (EPO, arXiv
 //! 2509.22576). It is examined on ALFWorld's games where `ALFWORLD_DATA` names their folder, and otherwise on ones made here.
 //!
-//! ```text
-//! cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1
-//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --actions free
-//! ```
+//! `ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1`
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
