@@ -251,7 +251,7 @@ fn main() -> Result<()> {
         eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
     }
     let after = run.examine(step)?;
-    run.agent.export(run.folder.dir.join(format!("model-{step}")))?;
+    run.agent.export(&run.folder.dir, step)?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
     let [seen, unseen] = [0, 1].map(|i| [&run.state.before.as_ref().unwrap_or(&after)[i], &after[i]]);

@@ -243,7 +243,7 @@ fn main() -> Result<()> {
         eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
     }
     let after = run.examine(step)?;
-    run.agent.export(run.folder.dir.join(format!("model-{step}")))?;
+    run.agent.export(&run.folder.dir, step)?;
     let report = write_report(&[&run.folder.dir])?;
     eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
     let outcomes = [&run.state.before.unwrap_or(after), &after];

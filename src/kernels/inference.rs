@@ -227,32 +227,32 @@ pub(crate) fn attend(
             attend_one(q, &keys[kv..], &values[kv..], stride, &mut tile, out);
             continue;
         }
-        for start in (0..count).step_by(BLOCK) {
-            let rows = BLOCK.min(count - start);
-            let len = position + start + rows;
-            let queries = View::new(&q[start * width + head * d..], rows, d, width);
-            let scores = ViewMut::new(&mut tile, rows, len, len);
-            matmul(
-                scores,
-                queries,
-                View::new(&keys[kv..], len, d, stride).t(),
-                1.0 / (d as f32).sqrt(),
-                false,
-                1,
-            );
-            for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
-                softmax_in_place(row, position + start + i + 1);
-            }
-            let out = ViewMut::new(&mut out[start * width + head * d..], rows, d, width);
-            matmul(
-                out,
-                View::new(&tile, rows, len, len),
-                View::new(&values[kv..], len, d, stride),
-                1.0,
-                false,
-                1,
-            );
+        let columns = (&q[head * d..], &keys[kv..], &values[kv..]);
+        attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[head * d..]);
+    }
+}
+
+/// One head's `count` queries, [`BLOCK`] at a time; rows of queries and outputs are `width` apart, those of keys and values
+/// `stride`.
+fn attend_many(
+    (q, keys, values): (&[f32], &[f32], &[f32]),
+    (position, count): (usize, usize),
+    (d, width, stride): (usize, usize, usize),
+    tile: &mut [f32],
+    out: &mut [f32],
+) {
+    let scale = 1.0 / (d as f32).sqrt();
+    for start in (0..count).step_by(BLOCK) {
+        let rows = BLOCK.min(count - start);
+        let len = position + start + rows;
+        let queries = View::new(&q[start * width..], rows, d, width);
+        let keys = View::new(keys, len, d, stride).t();
+        matmul(ViewMut::new(tile, rows, len, len), queries, keys, scale, false, 1);
+        for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
+            softmax_in_place(row, position + start + i + 1);
         }
+        let (probs, values) = (View::new(tile, rows, len, len), View::new(values, len, d, stride));
+        matmul(ViewMut::new(&mut out[start * width..], rows, d, width), probs, values, 1.0, false, 1);
     }
 }
 

@@ -89,7 +89,7 @@ impl Evaluation {
     /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
     pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
-        self.check(logits)?;
+        self.check("logits", logits)?;
         #[cfg(any(test, feature = "cuda", feature = "metal"))]
         if let Some(device) = &self.device {
             return Ok(device.gradient(logits, &grads)?);
@@ -117,8 +117,8 @@ impl Evaluation {
         out: &Tensor,
     ) -> Result<()> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
-        self.check(logits)?;
-        self.check(out)?;
+        self.check("logits", logits)?;
+        self.check("out", out)?;
         if out.dtype() != logits.dtype() || !out.is_contiguous() || share_storage(out, logits) {
             let reason = format!("must be contiguous {} of its own", logits.dtype().as_str());
             return Err(Error::setting("out", format!("{:?}", out.layout()), reason));
@@ -136,7 +136,7 @@ impl Evaluation {
     /// As [`Evaluation::gradient`], and logits that are not contiguous.
     pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
-        self.check(logits)?;
+        self.check("logits", logits)?;
         #[cfg(any(test, feature = "cuda", feature = "metal"))]
         if let Some(device) = &self.device {
             return Ok(device.gradient_in_place(logits, &grads)?);
@@ -148,13 +148,13 @@ impl Evaluation {
         Ok(logits.slice_set(&gradient, 0, 0)?)
     }
 
-    fn check(&self, logits: &Tensor) -> Result<()> {
+    fn check(&self, name: &'static str, tensor: &Tensor) -> Result<()> {
         let Scoring { ids, vocabulary, .. } = &self.op.scoring;
-        if logits.dims() == [ids.len(), *vocabulary] {
+        if tensor.dims() == [ids.len(), *vocabulary] {
             return Ok(());
         }
         let expected = format!("[{}, {vocabulary}]", ids.len());
-        Err(Error::Shape { name: "logits", expected, got: logits.dims().to_vec() })
+        Err(Error::Shape { name, expected, got: tensor.dims().to_vec() })
     }
 }
 

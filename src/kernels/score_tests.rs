@@ -101,7 +101,7 @@ fn a_gradient_goes_only_where_it_fits() {
     ];
     for out in others {
         let error = scores.gradient_into(&logits, &g, &g, &out).unwrap_err().to_string();
-        assert!(error.contains("out") || error.contains("[3, 40]"), "{error}");
+        assert!(error.contains("out"), "{error}");
     }
 }
 

@@ -180,15 +180,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Writes what Python reads: the trained model in a new folder (`from_pretrained`), or with corrections of low rank these
-    /// alone (PEFT, vLLM). Nothing is written for a small policy, whose checkpoints have the same layout.
+    /// Writes what Python reads into the folder `model-STEP` of a run: the trained model (`from_pretrained`), or with
+    /// corrections of low rank these alone (PEFT, vLLM). Nothing is written for a small policy, whose checkpoints have the same
+    /// layout, nor where the run has written its model of this step before.
     ///
     /// # Errors
-    /// A folder that is not empty, a file that cannot be written.
-    pub fn export(&self, folder: impl AsRef<Path>) -> Result<()> {
-        let (folder, parameters) = (folder.as_ref(), &self.learner.parameters);
+    /// A file that cannot be written.
+    pub fn export(&self, run: impl AsRef<Path>, step: u64) -> Result<()> {
+        let folder = &run.as_ref().join(format!("model-{step}"));
+        let parameters = &self.learner.parameters;
         match &self.pretrained {
             None => Ok(()),
+            Some(_) if parameters.lora().is_none() && folder.exists() => Ok(()),
             Some(model) if parameters.lora().is_some() => {
                 parameters.save_adapter(folder, &model.source().to_string())
             }

@@ -110,7 +110,7 @@ impl ModelConfig {
         if let Some(lora) = &self.lora {
             lora.validate()?;
         }
-        let own = PolicyConfig::default();
+        let unused = PolicyConfig { context: policy.context, ..PolicyConfig::default() };
         match (&self.source, &self.lora) {
             (None, Some(_)) => {
                 Err(Error::setting("model.lora", "set", "needs a checkpoint: set model.source"))
@@ -119,7 +119,7 @@ impl ModelConfig {
                 let reason = "a small policy writes its actions plainly; set model.source";
                 Err(Error::setting("model.format", format!("{:?}", self.format), reason))
             }
-            (Some(_), _) if policy.vocabulary != own.vocabulary || policy.hidden_size != own.hidden_size => {
+            (Some(_), _) if *policy != unused => {
                 let reason = "is the shape of a small policy; the checkpoint of model.source has its own";
                 Err(Error::setting("policy", format!("{policy:?}"), reason))
             }

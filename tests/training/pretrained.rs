@@ -61,8 +61,9 @@ fn runs_with_corrections_repeat_resume_and_export() {
     resume(&parts, 4).unwrap();
     assert_same_run(&whole, &parts);
     // What is exported is the adapter, over the same base.
-    let exported = dir.path().join("adapter");
-    agent.export(&exported).unwrap();
+    let exported = dir.path().join("model-4");
+    // Ending a run twice writes the same again.
+    (0..2).for_each(|_| agent.export(dir.path(), 4).unwrap());
     let pretrained = Pretrained::open(Source::open(&source(&folder).unwrap()).unwrap()).unwrap();
     let base = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
     let back = base.load_adapter(pretrained.config(), &exported).unwrap();
@@ -87,8 +88,8 @@ fn all_weights_are_trained_in_either_type_and_exported() {
         train(&parts, &config).unwrap();
         resume(&parts, 2).unwrap();
         assert_same_run(&whole, &parts);
-        let exported = dir.path().join("exported");
-        agent.export(&exported).unwrap();
+        let exported = dir.path().join("model-2");
+        (0..2).for_each(|_| agent.export(dir.path(), 2).unwrap());
         let back = Pretrained::open(Source::open(&source(&exported).unwrap()).unwrap()).unwrap();
         assert_eq!(back.stored_dtype().unwrap(), dtype.dtype());
         let parameters = back.parameters(dtype.dtype(), &Device::Cpu).unwrap();
@@ -111,6 +112,9 @@ fn settings_that_nothing_follows_are_refused() {
         assert!(error.contains("model."), "{error}");
     };
     refused(ModelConfig { lora: Some(LoraConfig::of_rank(2)), ..Default::default() });
+    let mut shaped = config(ModelConfig { source: Some("x".into()), ..Default::default() }).agent();
+    shaped.policy.layers += 1;
+    assert!(shaped.validate().unwrap_err().to_string().contains("policy"));
     refused(ModelConfig { format: ActionFormat::Tagged, ..Default::default() });
     let missing = ModelConfig { source: Some("/no/such/folder".into()), ..Default::default() };
     assert!(config(missing).new_agent().map(drop).unwrap_err().to_string().contains("/no/such/folder"));
