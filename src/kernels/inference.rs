@@ -1,9 +1,10 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
 use super::attention::softmax_in_place;
+use super::few_rows::Panels;
 use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, sum_of, vectorised, with_slice, Real};
+use super::real::{lane_sum, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
 use super::swiglu::swiglu_in_place;
 use crate::Result;
@@ -14,170 +15,77 @@ use rayon::prelude::*;
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
 
-/// Rows up to which the own product beats packing the weights for a general one.
-const SKINNY: usize = 16;
+/// Rows up to which [`Panels`] beat packing the weights for a general product.
+const FEW: usize = 64;
 
-/// x Wᵀ + b for x `[n, i]`, added to `onto` (`[n, o]`) where given; W and b f32, bf16 or f16.
-pub(crate) fn linear_into(
-    x: &[f32],
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    onto: Option<Vec<f32>>,
-) -> Result<Vec<f32>> {
-    let (o, i) = weight.dims2()?;
-    let n = x.len() / i;
-    let mut y = match (onto, bias) {
-        (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
-        (onto, None) => onto.unwrap_or_else(|| vec![0.0; n * o]),
-        (Some(mut y), Some(bias)) => with_slice::<f32, _>(bias, |b| {
-            y.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
-            Ok(y)
-        })?,
-    };
-    match weight.dtype() {
-        DType::BF16 => with_slice::<bf16, _>(weight, |w| {
-            add_product(x, w, i, &mut y);
-            Ok(())
-        })?,
-        _ => with_slice::<f32, _>(weight, |w| {
-            add_product(x, w, i, &mut y);
-            Ok(())
-        })?,
-    }
-    Ok(y)
+/// Rows `[n, i]` to be multiplied with weights.
+pub(crate) struct Input<'a> {
+    x: &'a [f32],
+    width: usize,
+    panels: Option<Panels>,
 }
 
-/// y (`[n, o]`) += x Wᵀ.
-fn add_product<L: Inline<Real = f32>>(x: &[f32], w: &[L], i: usize, y: &mut [f32]) {
-    let (n, o) = (x.len() / i, w.len() / i);
-    if n <= SKINNY {
-        return add_skinny_product(x, w, i, y);
+impl<'a> Input<'a> {
+    /// Rows `width` wide.
+    pub(crate) fn new(x: &'a [f32], width: usize) -> Self {
+        let few = x.len() <= FEW * width;
+        Self { x, width, panels: few.then(|| Panels::new(x, width)) }
     }
-    // Rows of W at a time, widened where they are narrow: all of them where they are not.
-    let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
-    let mut buffer = Vec::new();
-    if L::DTYPE != DType::F32 {
-        buffer.resize(rows * i, 0.0);
+
+    /// x Wᵀ + b, added to `onto` (`[n, o]`) where given; W and b f32, bf16 or f16.
+    pub(crate) fn linear(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        onto: Option<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let (n, o) = (self.x.len() / self.width, weight.dim(0)?);
+        let mut y = match (onto, bias) {
+            (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
+            (onto, None) => onto.unwrap_or_else(|| vec![0.0; n * o]),
+            (Some(mut y), Some(bias)) => with_slice::<f32, _>(bias, |b| {
+                y.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+                Ok(y)
+            })?,
+        };
+        match weight.dtype() {
+            DType::BF16 => with_slice::<bf16, _>(weight, |w| {
+                self.add_product(w, &mut y);
+                Ok(())
+            })?,
+            _ => with_slice::<f32, _>(weight, |w| {
+                self.add_product(w, &mut y);
+                Ok(())
+            })?,
+        }
+        Ok(y)
     }
-    for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
-        let width = w.len() / i;
-        let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
-        let out = ViewMut::new(&mut y[start..], n, width, o);
-        let (x, w) = (View::new(x, n, i, i), View::new(w, width, i, i));
-        matmul(out, x, w.t(), 1.0, true, rayon::current_num_threads());
+
+    /// y (`[n, o]`) += x Wᵀ.
+    fn add_product<L: Inline<Real = f32>>(&self, w: &[L], y: &mut [f32]) {
+        if let Some(panels) = &self.panels {
+            return panels.add_product(w, y);
+        }
+        let i = self.width;
+        let (n, o) = (self.x.len() / i, w.len() / i);
+        // Rows of W at a time, widened where they are narrow: all of them where they are not.
+        let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
+        let mut buffer = Vec::new();
+        if L::DTYPE != DType::F32 {
+            buffer.resize(rows * i, 0.0);
+        }
+        for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
+            let width = w.len() / i;
+            let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
+            let out = ViewMut::new(&mut y[start..], n, width, o);
+            let (x, w) = (View::new(self.x, n, i, i), View::new(w, width, i, i));
+            matmul(out, x, w.t(), 1.0, true, rayon::current_num_threads());
+        }
     }
 }
 
 /// Rows of a bf16 matrix that are widened for one product.
 const WIDENED: usize = 1024;
-
-/// The product for few rows of x, by several threads where it is worth waking them.
-fn add_skinny_product<L: Inline<Real = f32>>(x: &[f32], w: &[L], i: usize, y: &mut [f32]) {
-    let (n, o, threads) = (x.len() / i, w.len() / i, rayon::current_num_threads());
-    if threads == 1 || n * w.len() < 1 << 19 {
-        return skinny_product(x, w, i, y);
-    }
-    // Every element is computed alone, so the parts do not change it.
-    let rows = (o / (2 * threads)).clamp(64, 1024).next_multiple_of(2);
-    let part = |w: &[L]| {
-        let mut part = vec![0.0; n * (w.len() / i)];
-        skinny_product(x, w, i, &mut part);
-        part
-    };
-    let parts: Vec<Vec<f32>> = w.par_chunks(rows * i).map(part).collect();
-    for (start, part) in (0..o).step_by(rows).zip(parts) {
-        let width = part.len() / n;
-        for (row, part) in y.chunks_exact_mut(o).zip(part.chunks_exact(width)) {
-            row[start..start + width].iter_mut().zip(part).for_each(|(y, p)| *y += p);
-        }
-    }
-}
-
-#[inline(always)]
-fn multiply_add<T: Real, const FMA: bool>(acc: &mut [T; 8], x: &[T; 8], w: &[T; 8]) {
-    for l in 0..8 {
-        acc[l] = x[l].mul_add::<FMA>(w[l], acc[l]);
-    }
-}
-
-#[inline(always)]
-fn wide<L: Inline>(w: &[L; 8]) -> [L::Real; 8] {
-    let mut out = [L::Real::from_f32(0.0); 8];
-    for l in 0..8 {
-        out[l] = w[l].widen();
-    }
-    out
-}
-
-/// The dot product of a row of x with a row of W: eight lanes, then the rest.
-#[inline(always)]
-fn dot<L: Inline, const FMA: bool>(x: &[L::Real], w: &[L]) -> L::Real {
-    let ((xs, x_tail), (ws, w_tail)) = (x.as_chunks::<8>(), w.as_chunks::<8>());
-    let mut lanes = [L::Real::from_f32(0.0); 8];
-    for (x, w) in xs.iter().zip(ws) {
-        multiply_add::<L::Real, FMA>(&mut lanes, x, &wide(w));
-    }
-    rest::<L, FMA>(lane_sum(lanes), x_tail, w_tail)
-}
-
-#[inline(always)]
-fn rest<L: Inline, const FMA: bool>(sum: L::Real, x: &[L::Real], w: &[L]) -> L::Real {
-    x.iter().zip(w).fold(sum, |sum, (x, w)| x.mul_add::<FMA>(w.widen(), sum))
-}
-
-/// [`dot`] of four rows of x with two of W; named accumulators stay in registers.
-#[inline(always)]
-fn eight_dots<L: Inline, const FMA: bool>(x: [&[L::Real]; 4], w: [&[L]; 2]) -> [[L::Real; 4]; 2] {
-    let [(x0, t0), (x1, t1), (x2, t2), (x3, t3)] = x.map(|x| x.as_chunks::<8>());
-    let [(w0, u0), (w1, u1)] = w.map(|w| w.as_chunks::<8>());
-    let n = w0.len();
-    let (x0, x1, x2, x3, w1) = (&x0[..n], &x1[..n], &x2[..n], &x3[..n], &w1[..n]);
-    let zero = [L::Real::from_f32(0.0); 8];
-    let (mut a0, mut a1, mut a2, mut a3) = (zero, zero, zero, zero);
-    let (mut b0, mut b1, mut b2, mut b3) = (zero, zero, zero, zero);
-    for k in 0..n {
-        let (w0, w1) = (wide(&w0[k]), wide(&w1[k]));
-        multiply_add::<L::Real, FMA>(&mut a0, &x0[k], &w0);
-        multiply_add::<L::Real, FMA>(&mut b0, &x0[k], &w1);
-        multiply_add::<L::Real, FMA>(&mut a1, &x1[k], &w0);
-        multiply_add::<L::Real, FMA>(&mut b1, &x1[k], &w1);
-        multiply_add::<L::Real, FMA>(&mut a2, &x2[k], &w0);
-        multiply_add::<L::Real, FMA>(&mut b2, &x2[k], &w1);
-        multiply_add::<L::Real, FMA>(&mut a3, &x3[k], &w0);
-        multiply_add::<L::Real, FMA>(&mut b3, &x3[k], &w1);
-    }
-    let sum = |lanes, x: &[L::Real], w: &[L]| rest::<L, FMA>(lane_sum(lanes), x, w);
-    [
-        [sum(a0, t0, u0), sum(a1, t1, u0), sum(a2, t2, u0), sum(a3, t3, u0)],
-        [sum(b0, t0, u1), sum(b1, t1, u1), sum(b2, t2, u1), sum(b3, t3, u1)],
-    ]
-}
-
-vectorised! {
-    /// y (`[n, o]`) += x Wᵀ for few rows; every row's sums are the same whatever rows stand beside it.
-    fn skinny_product<L: Inline, FMA>(x: &[L::Real], weight: &[L], i: usize, y: &mut [L::Real]) {
-        let o = weight.len() / i;
-        let paired = o / 2 * 2;
-        for (x, y) in x.chunks(4 * i).zip(y.chunks_mut(4 * o)) {
-            let rows = x.len() / i;
-            let row = |r: usize| &x[r * i..(r + 1) * i];
-            let alone = if rows == 4 { paired } else { 0 };
-            for (j, w) in weight[..alone * i].chunks_exact(2 * i).enumerate() {
-                let (w0, w1) = w.split_at(i);
-                let [a, b] = eight_dots::<L, FMA>([row(0), row(1), row(2), row(3)], [w0, w1]);
-                for r in 0..4 {
-                    y[r * o + 2 * j] += a[r];
-                    y[r * o + 2 * j + 1] += b[r];
-                }
-            }
-            for (j, w) in weight.chunks_exact(i).enumerate().skip(alone) {
-                for r in 0..rows {
-                    y[r * o + j] += dot::<L, FMA>(row(r), w);
-                }
-            }
-        }
-    }
-}
 
 /// The rows `ids` of a table `[v, h]`.
 pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
@@ -219,16 +127,21 @@ pub(crate) fn attend(
 ) {
     let (width, stride) = (heads * d, kv_heads * d);
     let count = q.len() / width;
-    let mut tile = vec![0.0f32; BLOCK.min(count) * (position + count)];
-    for head in 0..heads {
-        let kv = head / (heads / kv_heads) * d;
+    let (group, len) = (heads / kv_heads, position + count);
+    let rows = if count == 1 { group } else { BLOCK.min(count) };
+    let mut tile = vec![0.0f32; rows * len];
+    for kv in 0..kv_heads {
+        let columns = kv * d..(len - 1) * stride + (kv + 1) * d;
+        let (keys, values) = (&keys[columns.clone()], &values[columns]);
         if count == 1 {
-            let (q, out) = (&q[head * d..(head + 1) * d], &mut out[head * d..(head + 1) * d]);
-            attend_one(q, &keys[kv..], &values[kv..], stride, &mut tile, out);
+            let heads = kv * group * d..(kv + 1) * group * d;
+            attend_one(&q[heads.clone()], keys, values, (d, stride), &mut tile, &mut out[heads]);
             continue;
         }
-        let columns = (&q[head * d..], &keys[kv..], &values[kv..]);
-        attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[head * d..]);
+        for head in kv * group..(kv + 1) * group {
+            let columns = (&q[head * d..], keys, values);
+            attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[head * d..]);
+        }
     }
 }
 
@@ -256,44 +169,141 @@ fn attend_many(
     }
 }
 
-/// One query against `scores.len()` cached positions.
-fn attend_one(q: &[f32], keys: &[f32], values: &[f32], stride: usize, scores: &mut [f32], out: &mut [f32]) {
-    scores_of(q, keys, stride, 1.0 / (q.len() as f32).sqrt(), scores);
-    let len = scores.len();
-    softmax_in_place(scores, len);
-    mix(scores, values, stride, out);
-}
-
-vectorised! {
-    /// scores_j = scale · q · k_j.
-    fn scores_of<T>(q: &[T], keys: &[T], stride: usize, scale: T, scores: &mut [T]) {
-        for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
-            *score = sum_of(q, &key[..q.len()], |x, y| x * y) * scale;
-        }
+/// One query of each of the g heads that share keys and values (`[g, d]`), against all positions.
+fn attend_one(
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    (d, stride): (usize, usize),
+    tile: &mut [f32],
+    out: &mut [f32],
+) {
+    let len = tile.len() / (q.len() / d);
+    for ((q, out), scores) in q.chunks(4 * d).zip(out.chunks_mut(4 * d)).zip(tile.chunks_mut(4 * len)) {
+        scores_of(q, keys, d, stride, scores);
+        scores.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
+        mix(scores, values, d, stride, out);
     }
 }
 
 vectorised! {
-    /// out = Σ_j p_j v_j, sixteen features at a time.
-    fn mix<T>(probs: &[T], values: &[T], stride: usize, out: &mut [T]) {
-        let (whole, rest) = out.as_chunks_mut::<16>();
-        let tail = whole.len() * 16;
-        for (c, out) in whole.iter_mut().enumerate() {
-            let mut acc = [T::from_f64(0.0); 16];
-            for (j, &p) in probs.iter().enumerate() {
-                let at = j * stride + c * 16;
-                for (a, &v) in acc.iter_mut().zip(&values[at..at + 16]) {
-                    *a += p * v;
+    /// Scores `[g, len]` of up to four queries: q k / √d.
+    fn scores_of<T, FMA>(q: &[T], keys: &[T], d: usize, stride: usize, scores: &mut [T]) {
+        let scale = T::from_f64(1.0 / (d as f64).sqrt());
+        let (g, len) = (q.len() / d, scores.len() / (q.len() / d));
+        // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
+        let mut lanes = [[T::from_f64(0.0); 8]; 4 * KEYS];
+        for (start, keys) in (0..len).step_by(KEYS).zip(keys.chunks(KEYS * stride)) {
+            match g {
+                1 => dots::<T, 1, 4, FMA>(q, keys, d, stride, &mut lanes),
+                2 => dots::<T, 2, 4, FMA>(q, keys, d, stride, &mut lanes),
+                3 => dots::<T, 3, 2, FMA>(q, keys, d, stride, &mut lanes),
+                _ => dots::<T, 4, 2, FMA>(q, keys, d, stride, &mut lanes),
+            }
+            for (row, lanes) in scores.chunks_exact_mut(len).zip(lanes.chunks_exact(KEYS)) {
+                let row = row[start..].iter_mut().zip(lanes);
+                row.for_each(|(score, &lanes)| *score = lane_sum(lanes) * scale);
+            }
+        }
+    }
+}
+
+/// Keys between two sums over lanes.
+const KEYS: usize = 64;
+
+/// The products of `G` queries with up to [`KEYS`] keys, in eight lanes each: lanes `[g, KEYS]`.
+#[inline(always)]
+fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
+    q: &[T],
+    keys: &[T],
+    d: usize,
+    stride: usize,
+    lanes: &mut [[T; 8]],
+) {
+    let queries: [_; G] = std::array::from_fn(|g| &q[g * d..(g + 1) * d]);
+    let key = |j: usize| &keys[j * stride..j * stride + d];
+    let count = keys.len().div_ceil(stride);
+    let whole = count / K * K;
+    for j in (0..whole).step_by(K) {
+        let products = cross::<T, G, K, FMA>(queries, std::array::from_fn(|k| key(j + k)));
+        (0..G).for_each(|g| lanes[g * KEYS + j..][..K].copy_from_slice(&products[g]));
+    }
+    for j in whole..count {
+        let products = cross::<T, G, 1, FMA>(queries, [key(j)]);
+        (0..G).for_each(|g| lanes[g * KEYS + j] = products[g][0]);
+    }
+}
+
+#[inline(always)]
+fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
+    q: [&[T]; G],
+    keys: [&[T]; K],
+) -> [[[T; 8]; K]; G] {
+    let (whole_q, whole_k) = (q.map(|q| q.as_chunks::<8>().0), keys.map(|k| k.as_chunks::<8>().0));
+    let chunks = whole_q[0].len();
+    let (whole_q, whole_k) = (whole_q.map(|q| &q[..chunks]), whole_k.map(|k| &k[..chunks]));
+    let mut lanes = [[[T::from_f64(0.0); 8]; K]; G];
+    for c in 0..chunks {
+        for g in 0..G {
+            for k in 0..K {
+                for l in 0..8 {
+                    lanes[g][k][l] = whole_q[g][c][l].mul_add::<FMA>(whole_k[k][c][l], lanes[g][k][l]);
                 }
             }
-            *out = acc;
         }
-        for (c, out) in rest.iter_mut().enumerate() {
-            let mut acc = T::from_f64(0.0);
-            for (j, &p) in probs.iter().enumerate() {
-                acc += p * values[j * stride + tail + c];
+    }
+    for rest in 8 * chunks..q[0].len() {
+        for g in 0..G {
+            for k in 0..K {
+                lanes[g][k][rest % 8] = q[g][rest].mul_add::<FMA>(keys[k][rest], lanes[g][k][rest % 8]);
             }
-            *out = acc;
+        }
+    }
+    lanes
+}
+
+vectorised! {
+    /// out `[g, d]` = Σ_j p_j v_j for up to four rows of probabilities `[g, len]`.
+    fn mix<T, FMA>(probs: &[T], values: &[T], d: usize, stride: usize, out: &mut [T]) {
+        match out.len() / d {
+            1 => sums::<T, 1, FMA>(probs, values, d, stride, out),
+            2 => sums::<T, 2, FMA>(probs, values, d, stride, out),
+            3 => sums::<T, 3, FMA>(probs, values, d, stride, out),
+            _ => sums::<T, 4, FMA>(probs, values, d, stride, out),
+        }
+    }
+}
+
+/// Sixteen features at a time, whose sums stay in registers.
+#[inline(always)]
+fn sums<T: Real, const G: usize, const FMA: bool>(
+    probs: &[T],
+    values: &[T],
+    d: usize,
+    stride: usize,
+    out: &mut [T],
+) {
+    let len = probs.len() / G;
+    let whole = d / 16 * 16;
+    for start in (0..whole).step_by(16) {
+        let mut acc = [[T::from_f64(0.0); 16]; G];
+        for (j, value) in values.chunks(stride).enumerate() {
+            let value = &value[start..start + 16];
+            for g in 0..G {
+                for l in 0..16 {
+                    acc[g][l] = value[l].mul_add::<FMA>(probs[g * len + j], acc[g][l]);
+                }
+            }
+        }
+        for g in 0..G {
+            out[g * d + start..g * d + start + 16].copy_from_slice(&acc[g]);
+        }
+    }
+    for g in 0..G {
+        for feature in whole..d {
+            let terms = values.chunks(stride).zip(&probs[g * len..(g + 1) * len]);
+            let zero = T::from_f64(0.0);
+            out[g * d + feature] = terms.fold(zero, |sum, (v, &p)| v[feature].mul_add::<FMA>(p, sum));
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
 use super::decoder::Decoder;
-use crate::kernels::{attend, embedding_rows, linear_into, norm_rows, swiglu_rows, with_slice, RopeTable};
+use crate::kernels::{attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -58,7 +58,7 @@ impl Decoder {
             slot.len += span.count;
         }
         let x = self.normed(&x, &self.norm)?;
-        let logits = linear_into(&x, &self.head, None, None)?;
+        let logits = Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)?;
         match logits.iter().position(|x| x.is_nan()) {
             Some(i) => {
                 let at = format!("row {} of {}", i / self.config.vocab_size, slots.len());
@@ -122,30 +122,34 @@ impl Decoder {
         spans: &[Span],
         last: bool,
     ) -> Result<Vec<f32>> {
+        let width = self.config.hidden_size;
         let mut normed = self.normed(&x, &block.input_norm)?;
         let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
-        let keys = self.rotated(&normed, &block.k, k_norm, spans)?;
-        let values = project(&normed, &block.v, None)?;
+        let mut input = Input::new(&normed, width);
+        let keys = self.rotated(&input, &block.k, k_norm, spans)?;
+        let values = project(&input, &block.v, None)?;
         append(slots, layer, spans, &keys, &values);
         let mut queries = spans.to_vec();
-        if last {
-            x = last_rows(&x, spans, self.config.hidden_size);
-            normed = last_rows(&normed, spans, self.config.hidden_size);
+        if last && spans.iter().any(|s| s.count > 1) {
+            x = last_rows(&x, spans, width);
+            normed = last_rows(&normed, spans, width);
+            input = Input::new(&normed, width);
             queries = spans.iter().map(|s| Span { position: s.position + s.count - 1, count: 1 }).collect();
         }
-        let q = self.rotated(&normed, &block.q, q_norm, &queries)?;
+        let q = self.rotated(&input, &block.q, q_norm, &queries)?;
         let mixed = self.attend_rows(&q, slots, layer, &queries);
-        let x = project(&mixed, &block.o, Some(x))?;
+        let x = project(&Input::new(&mixed, block.o.weight.dim(1)?), &block.o, Some(x))?;
         let normed = self.normed(&x, &block.post_norm)?;
-        let mut gate = project(&normed, &block.gate, None)?;
-        swiglu_rows(&mut gate, &project(&normed, &block.up, None)?);
-        project(&gate, &block.down, Some(x))
+        let input = Input::new(&normed, width);
+        let mut gate = project(&input, &block.gate, None)?;
+        swiglu_rows(&mut gate, &project(&input, &block.up, None)?);
+        project(&Input::new(&gate, self.config.intermediate_size), &block.down, Some(x))
     }
 
     /// Queries or keys: projected, normalised head by head where there is a norm, rotated.
     fn rotated(
         &self,
-        x: &[f32],
+        x: &Input,
         projection: &Projection,
         norm: Option<&Tensor>,
         spans: &[Span],
@@ -182,14 +186,14 @@ impl Decoder {
     }
 }
 
-/// x Wᵀ + b, added to `onto` where given.
-fn project(x: &[f32], projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
-    let y = linear_into(x, &projection.weight, projection.bias.as_ref(), onto)?;
+/// x Wᵀ + b with its correction, added to `onto` where given.
+fn project(x: &Input, projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    let y = x.linear(&projection.weight, projection.bias.as_ref(), onto)?;
     match &projection.lora {
         Some(Correction { a, b, scale, .. }) => {
-            let mut inner = linear_into(x, a, None, None)?;
+            let mut inner = x.linear(a, None, None)?;
             inner.iter_mut().for_each(|u| *u *= *scale as f32);
-            linear_into(&inner, b, None, Some(y))
+            Input::new(&inner, b.dim(1)?).linear(b, None, Some(y))
         }
         None => Ok(y),
     }
