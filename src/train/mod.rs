@@ -1,6 +1,8 @@
 //! Training: the loop's parts, what it records and what it leaves on disk.
 
 #[cfg(feature = "text")]
+mod accumulate;
+#[cfg(feature = "text")]
 mod agent;
 mod atomic;
 mod checkpoint;
