@@ -10,11 +10,45 @@ use super::UpdateConfig;
 use crate::objective::{LossOutput, Metrics, TokenBatch};
 use crate::policy::{GradientSum, Gradients, MicroGradients, Parameters};
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{layout, MicroBatch, Row};
+use crate::rollout::{layout, MicroBatch, Row, RowKind, Trajectory};
 use crate::{Error, Result};
 
 /// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
 pub(super) type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
+
+/// The rows of all trajectories, in their order.
+pub(super) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (i, trajectory) in trajectories.iter().enumerate() {
+        rows.extend(Row::from_trajectory(trajectory, i, kind)?);
+    }
+    Ok(rows)
+}
+
+/// One list a row out of one list a trajectory, both over sampled tokens.
+///
+/// # Errors
+/// A list that does not have as many numbers as its trajectory has sampled tokens.
+pub(super) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) -> Result<Vec<Vec<f32>>> {
+    let mut tokens = vec![0; lists.len()];
+    let mut out = Vec::with_capacity(rows.len());
+    for row in rows {
+        let known = lists.get(row.trajectory).zip(tokens.get_mut(row.trajectory));
+        let Some((list, used)) = known else {
+            let expected = format!("a list for trajectory {}", row.trajectory);
+            return Err(Error::Shape { name, expected, got: vec![lists.len()] });
+        };
+        let from = *used;
+        *used += row.positions.len();
+        let of_row = list.get(from..*used).unwrap_or_default();
+        out.push(of_row.iter().map(|&x| x as f32).collect());
+    }
+    let got: Vec<usize> = lists.iter().map(Vec::len).collect();
+    match got == tokens {
+        true => Ok(out),
+        false => Err(Error::Shape { name, expected: format!("tokens {tokens:?}"), got }),
+    }
+}
 
 /// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch.
 pub(super) fn optimizer_steps(seed: u64, step: u64, config: &UpdateConfig, rows: usize) -> Vec<Vec<usize>> {
