@@ -49,6 +49,8 @@ mod tensorboard;
 mod trainer;
 #[cfg(feature = "text")]
 mod update;
+#[cfg(feature = "text")]
+mod worlds;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
@@ -98,3 +100,9 @@ pub use tasks::{Panel, TaskSchedule};
 pub use trainer::{Beginning, Trainer};
 #[cfg(feature = "text")]
 pub use update::UpdateConfig;
+#[cfg(all(feature = "text", feature = "alfworld"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "text", feature = "alfworld"))))]
+pub use worlds::AlfWorldTasks;
+#[cfg(all(feature = "text", feature = "scienceworld"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "text", feature = "scienceworld"))))]
+pub use worlds::ScienceWorldTasks;

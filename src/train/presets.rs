@@ -192,8 +192,8 @@ impl<E> TrainConfig<E> {
     ///
     /// Where the code differs still: it normalises every micro-batch by itself and weighs long episodes more in GRPO's means
     /// (it compares rows of turns); its ScienceWorld groups mix tasks; its script never switches the penalty on for PPO,
-    /// which `--entropy bonus` reproduces. Success is the task being solved; `environment.simulator.success` has the
-    /// code's rule.
+    /// which `--entropy bonus` reproduces. On ScienceWorld its rule of success, done with any positive score, is the tasks'
+    /// to set (`ScienceWorldTasks::of`).
     pub fn official(benchmark: Benchmark, algorithm: Algorithm, environment: E) -> Self {
         let mut config = Self::paper(benchmark, algorithm, environment);
         config.rollout.rows = RowKind::Turn;

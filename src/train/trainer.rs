@@ -125,7 +125,19 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         let recorder = Recorder::resume(&folder.dir, state.position)?;
         let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
         let (critic, step, saved, stop) = (None, 0, 0, None);
-        Ok(Self { agent, critic, folder, recorder, environments, state, throughput, progress, step, saved, stop })
+        Ok(Self {
+            agent,
+            critic,
+            folder,
+            recorder,
+            environments,
+            state,
+            throughput,
+            progress,
+            step,
+            saved,
+            stop,
+        })
     }
 
     /// The same, ending after the step in which `stop` is raised ([`super::stop_on_ctrl_c`]).
