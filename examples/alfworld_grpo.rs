@@ -19,7 +19,14 @@ type Config = TrainConfig<AlfWorldTasks>;
 
 /// Trains a small agent with GRPO and EPO in ALFWorld's text games, on a CPU.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+#[command(
+    version,
+    after_help = "\
+Settings come from the preset, then from --config, then from the options; --print-config shows the result.
+A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
+Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+The last line of standard output is `summary {…}`, a JSON object."
+)]
 struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]

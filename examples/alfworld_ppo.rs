@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use epo::rollout::ActionSpace;
 use epo::train::*;
@@ -20,7 +20,14 @@ type Config = TrainConfig<AlfWorldTasks>;
 
 /// Trains a small agent with PPO, a critic and EPO in ALFWorld's text games, on a CPU.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+#[command(
+    version,
+    after_help = "\
+Settings come from the preset, then from --config, then from the options; --print-config shows the result.
+A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
+Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+The last line of standard output is `summary {…}`, a JSON object."
+)]
 struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
@@ -137,14 +144,14 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let (settings, critic) = (config.settings(step), run.critic.as_mut().context("PPO has a critic")?);
+        let (settings, (agent, critic)) = (config.settings(step), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(&mut run.agent, &rollouts, &returns, &settings)?
+            leave_policy(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
-            update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?
+            update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts.stats, began)?;

@@ -73,6 +73,7 @@ fn main() -> Result<()> {
     config.rollout.actions = ActionSpace::Admissible;
     config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 160 };
     (config.learning_rate, config.cloning.epochs) = (1e-3, 1);
+    config.critic = Some(CriticConfig::default());
 
     // Only the tokenizer has to know the texts; one pass over two walks is not enough to follow the sign.
     let task = |variation| Task { name: "corridor".into(), variation };
@@ -100,11 +101,11 @@ fn main() -> Result<()> {
         let (began, rollouts, settings) = (Instant::now(), run.play(step)?, config.settings(step));
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let Some(critic) = run.critic.as_mut() else { break };
+        let (agent, critic) = run.actor_critic()?;
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
         let advantages = Advantages::Tokens(credit.advantages);
-        let mut record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
+        let mut record = update_policy(agent, &rollouts, &returns, &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts.stats, began)?;
         run.examine_and_save()?;

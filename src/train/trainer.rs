@@ -151,6 +151,15 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         &self.folder.config
     }
 
+    /// The agent and its critic.
+    ///
+    /// # Errors
+    /// A run without a critic.
+    pub fn actor_critic(&mut self) -> Result<(&mut Agent, &mut Critic)> {
+        let missing = || Error::setting("critic", "missing", "this run has no critic");
+        Ok((&mut self.agent, self.critic.as_mut().ok_or_else(missing)?))
+    }
+
     /// The step to do now, from 0; `None` at the end, or where the run is to stop.
     pub fn next_step(&self) -> Option<u64> {
         (self.step < self.config().steps && !self.stopping()).then_some(self.step)

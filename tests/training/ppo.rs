@@ -67,14 +67,14 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-        let (settings, critic) = (config.settings(step), run.critic.as_mut().unwrap());
+        let (settings, (agent, critic)) = (config.settings(step), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(&mut run.agent, &rollouts, &returns, &settings)?
+            leave_policy(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
-            update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?
+            update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts.stats, Instant::now())?;
