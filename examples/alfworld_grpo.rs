@@ -93,8 +93,8 @@ impl Args {
         let base = if self.smoke { smoke(base) } else { base };
         let mut config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
         config.environment = config.environment.found();
-        config.validate()?;
         config.grpo()?;
+        config.validate()?;
         config.environment.validate()?;
         Ok(config)
     }

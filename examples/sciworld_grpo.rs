@@ -98,8 +98,8 @@ impl Args {
         };
         let base = if self.smoke { smoke(base) } else { base };
         let config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
-        config.validate()?;
         config.grpo()?;
+        config.validate()?;
         config.environment.validate()?;
         Ok(config)
     }

@@ -65,6 +65,6 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
     for example in [GRPO, PPO] {
         example.bad_settings_are_refused(&common);
     }
-    GRPO.bad_settings_are_refused(&[("[rollout]\ngroup = 1", "rollout.group"), ("[critic]", "critic")]);
-    PPO.bad_settings_are_refused(&[("[gae]\nlambda = -1.0", "gae.lambda"), ("[advantage]", "advantage")]);
+    GRPO.bad_settings_are_refused(&[("[rollout]\ngroup = 1", "rollout.group"), ("[critic]", "`critic`")]);
+    PPO.bad_settings_are_refused(&[("[gae]\nlambda = -1.0", "gae.lambda"), ("[advantage]", "`advantage`")]);
 }

@@ -319,7 +319,13 @@ mod tests {
             (Algorithm::Ppo, "environments = 0", "environments"),
             (Algorithm::Ppo, "[reward]\nkind = \"success\"\nvalue = 0.0", "reward.value"),
         ] {
-            let error = from_text(&of(algorithm), text).unwrap().validate().unwrap_err().to_string();
+            let config = from_text(&of(algorithm), text).unwrap();
+            assert!(config.validate().is_err(), "{text}");
+            let own = match algorithm {
+                Algorithm::Grpo => config.grpo().map(drop),
+                Algorithm::Ppo => config.ppo().map(drop),
+            };
+            let error = own.and_then(|()| config.validate()).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
         }
         let error = from_text(&of(Algorithm::Ppo), "[critic]\nlr = 1.0").unwrap_err().to_string();
