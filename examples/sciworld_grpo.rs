@@ -11,170 +11,58 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 use clap::Parser;
-use epo::entropy::EntropyConfig;
-use epo::env::scienceworld::{
-    variations, DemonstrationConfig, Provision, ScienceWorldConfig, ScienceWorldPool, Split,
-};
-use epo::env::{Demonstration, Environment, Task};
-use epo::rollout::{demonstration_texts, RolloutConfig, Trajectory};
+use epo::env::scienceworld::{Provision, ScienceWorldPool};
+use epo::env::Environment;
+use epo::rollout::ActionSpace;
 use epo::train::*;
-use serde::{Deserialize, Serialize};
 
-/// Short families: one asks to read a room and a colour and to act on them, the other to know animals.
-const TASKS: [&str; 2] = ["find-non-living-thing", "lifespan-longest-lived"];
-
-/// Everything that decides what a run does. A run folder's `config.toml` holds it; `--config` reads it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Config {
-    /// Decides every random draw.
-    seed: u64,
-    /// Training steps; a step is one batch of episodes and its update.
-    steps: u64,
-    /// Steps between checkpoints.
-    checkpoint_every: u64,
-    evaluation: EvaluationConfig,
-    /// ScienceWorld task families, as the simulator names them.
-    tasks: Vec<String>,
-    /// Variations of each family to learn on, spread over the official train split.
-    train_variations: usize,
-    /// Unseen variations of each family to be examined on, spread over the official test split.
-    test_variations: usize,
-    /// Episodes played at the same time.
-    environments: usize,
-    advantage: AdvantageConfig,
-    /// Highest learning rate of reinforcement learning.
-    learning_rate: f64,
-    schedule: LrSchedule,
-    policy: PolicyConfig,
-    model: ModelConfig,
-    demonstrations: DemonstrationConfig,
-    cloning: CloningConfig,
-    rollout: RolloutConfig,
-    update: UpdateConfig,
-    optimizer: AdamWConfig,
-    entropy: EntropyConfig,
-    simulator: ScienceWorldConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            steps: 60,
-            checkpoint_every: 10,
-            evaluation: EvaluationConfig::default(),
-            tasks: TASKS.map(String::from).to_vec(),
-            train_variations: 150,
-            test_variations: 75,
-            environments: 2,
-            // Turns alone: an episode's ending says little about most of its turns, and is much noise.
-            advantage: AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() },
-            learning_rate: 2e-4,
-            schedule: LrSchedule::Cosine { warmup_steps: 3, total_steps: 60, min_ratio: 0.1, cycles: 0.5 },
-            policy: PolicyConfig::default(),
-            model: ModelConfig::default(),
-            demonstrations: DemonstrationConfig::default(),
-            cloning: CloningConfig::default(),
-            rollout: RolloutConfig::default(),
-            update: UpdateConfig::default(),
-            optimizer: AdamWConfig { beta2: 0.98, ..AdamWConfig::default() },
-            entropy: EntropyConfig::paper_v2(),
-            simulator: ScienceWorldConfig::default(),
-        }
-    }
-}
-
-impl Config {
-    /// A run of less than two minutes that goes through everything.
-    fn smoke() -> Self {
-        let base = Self::default();
-        Self {
-            steps: 2,
-            checkpoint_every: 1,
-            train_variations: 8,
-            test_variations: 4,
-            evaluation: EvaluationConfig { episodes: 1, ..base.evaluation },
-            policy: PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..base.policy },
-            cloning: CloningConfig { demonstrations: 8, epochs: 20, batch: 2, ..base.cloning },
-            rollout: RolloutConfig { tasks: 2, group: 4, max_turns: 6, ..base.rollout },
-            ..base
-        }
-    }
-
-    fn from_args(args: &Args) -> Result<Self> {
-        let mut config = match &args.config {
-            Some(path) => read_config(path)?,
-            None if args.smoke => Self::smoke(),
-            None => Self::default(),
-        };
-        config.seed = args.seed.unwrap_or(config.seed);
-        config.steps = args.steps.unwrap_or(config.steps);
-        let Args { model, lora, dtype, device, .. } = args;
-        config.model.choose(&mut config.policy, model.as_deref(), *lora, *dtype, *device);
-        if let Some(name) = &args.entropy {
-            config.entropy = config.entropy.with_method(name)?;
-        }
-        config.validate()?;
-        Ok(config)
-    }
-
-    fn panels(&self) -> Result<(Panel, Panel)> {
-        let train = self.panel("train", Split::Train, self.train_variations)?;
-        Ok((train, self.panel("test", Split::Test, self.test_variations)?))
-    }
-
-    fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<Panel> {
-        let mut tasks = Vec::new();
-        for family in &self.tasks {
-            let all = variations(family, split)?.map(|variation| Task { name: family.clone(), variation });
-            tasks.extend(Panel::new(name, all.collect())?.thin(of_each)?.tasks);
-        }
-        Ok(Panel::new(name, tasks)?)
-    }
-
-    fn agent(&self) -> AgentConfig {
-        AgentConfig::new(self.policy, &self.model, &self.optimizer, self.entropy, self.rollout)
-    }
-
-    fn validate(&self) -> Result<()> {
-        let parts = [self.agent().validate(), self.advantage.validate(), self.demonstrations.validate()];
-        let others = [self.update.validate(), self.evaluation.validate(), self.schedule.validate()];
-        parts.into_iter().chain(others).chain([self.cloning.validate()]).collect::<Result<(), _>>()?;
-        self.simulator.validate()?;
-        ensure!(self.checkpoint_every > 0, "checkpoint_every = 0: must be at least 1");
-        ensure!(self.learning_rate > 0.0, "learning_rate = {}: must be positive", self.learning_rate);
-        self.panels().map(drop)
-    }
-}
+/// Everything that decides what a run does; a run folder's `config.toml` holds it.
+type Config = TrainConfig<ScienceWorldTasks>;
 
 /// Trains a small agent with GRPO and EPO in the real ScienceWorld simulator, on a CPU.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+#[command(
+    version,
+    after_help = "\
+Settings come from the preset, then from --config, then from the options; --print-config shows the result.
+A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
+Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+The last line of standard output is `summary {…}`, a JSON object."
+)]
 struct Args {
     /// Decides every random draw: the same seed gives the same run [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 60]
+    /// Training steps in all, those before a resume included [default: the preset's, 60 for small]
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Folder of a new run [default: runs/sciworld_grpo-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue the run in this folder from its last checkpoint
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "entropy", "model", "lora", "dtype", "device", "smoke"])]
+    /// Continue the run in this folder from its last checkpoint; only --steps may change
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "smoke",
+    ])]
     resume: Option<PathBuf>,
-    /// Settings to start from, in TOML; config.toml of any run folder shows them all
+    /// Settings over the preset's, in TOML: any part of what --print-config prints
     #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
     config: Option<PathBuf>,
-    /// How entropy is controlled [default: epo]
+    /// Settings to start from: a small policy on a CPU, the paper's runs, or its published code's [default: small]
+    #[arg(long, value_name = "small|paper|official", conflicts_with = "smoke")]
+    preset: Option<Preset>,
+    /// Print the settings in force as TOML, and do nothing else
+    #[arg(long)]
+    print_config: bool,
+    /// How entropy is controlled [default: the preset's, epo for small]
     #[arg(long, value_parser = ["none", "bonus", "epo", "epo-official"])]
     entropy: Option<String>,
+    /// What the policy may write: any text, or one of the admissible commands [default: free]
+    #[arg(long, value_name = "free|admissible")]
+    actions: Option<ActionSpace>,
     /// Train this checkpoint: a folder in Hugging Face's layout, or `owner/name` on its hub (feature `hub`)
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
@@ -192,153 +80,79 @@ struct Args {
     smoke: bool,
 }
 
-/// What a checkpoint holds beside the agent and the configuration.
-#[derive(Serialize, Deserialize)]
-struct State {
-    position: Position,
-    train: Panel,
-    test: Panel,
-    before: Option<Outcome>,
+impl Args {
+    /// The settings of a new run: the preset, the file over it, the options over both.
+    fn config(&self) -> Result<Config> {
+        let preset = self.preset.unwrap_or_default();
+        let tasks = ScienceWorldTasks::of(preset);
+        let base = Config::preset(preset, Benchmark::ScienceWorld, Algorithm::Grpo, tasks);
+        let overrides = Overrides {
+            seed: self.seed,
+            steps: self.steps,
+            entropy: self.entropy.as_deref(),
+            actions: self.actions,
+            model: self.model.as_deref(),
+            lora: self.lora,
+            dtype: self.dtype,
+            device: self.device,
+        };
+        let base = if self.smoke { smoke(base) } else { base };
+        let config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
+        config.grpo()?;
+        config.validate()?;
+        config.environment.validate()?;
+        Ok(config)
+    }
+
+    /// The folder of the run to be continued, or of a new one.
+    fn folder(&self) -> Result<RunFolder<Config>> {
+        if let Some(dir) = &self.resume {
+            return Ok(RunFolder::resume(dir, |c: &mut Config| c.steps = self.steps.unwrap_or(c.steps))?);
+        }
+        let config = self.config()?;
+        let default = || format!("runs/sciworld_grpo-{}", config.seed).into();
+        Ok(RunFolder::create(self.out.clone().unwrap_or_else(default), config)?)
+    }
 }
 
-/// A run in progress.
-struct Run {
-    folder: RunFolder<Config>,
-    recorder: Recorder,
-    pool: ScienceWorldPool,
-    environments: Vec<Box<dyn Environment>>,
-    agent: Agent,
-    state: State,
-    throughput: Throughput,
+/// A run of less than two minutes that goes through everything.
+fn smoke(config: Config) -> Config {
+    let mut config = config.smoke();
+    (config.cloning.epochs, config.rollout.max_turns) = (20, 6);
+    config.environment = config.environment.smoke();
+    config
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    let began = Instant::now();
-    let folder = match &args.resume {
-        Some(dir) => RunFolder::resume(dir, |c: &mut Config| c.steps = args.steps.unwrap_or(c.steps))?,
-        None => {
-            let config = Config::from_args(&args)?;
-            let default = || format!("runs/sciworld_grpo-{}", config.seed).into();
-            RunFolder::create(args.out.clone().unwrap_or_else(default), config)?
-        }
-    };
-    folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
-    let (stop, mut run) = (stop_on_ctrl_c()?, Run::open(folder)?);
-    let mut step = run.folder.checkpoint.as_ref().map_or(0, Checkpoint::step);
-    let Config { steps, evaluation, checkpoint_every, .. } = run.folder.config;
-    let mut progress = Progress::new("step", steps as usize).starting_at(step as usize);
-    while step < steps && !stop.load(Ordering::Relaxed) {
-        run.train_step(step, &mut progress)?;
-        step += 1;
-        let stopping = step == steps || stop.load(Ordering::Relaxed);
-        if evaluation.every > 0 && step % evaluation.every == 0 && step < steps {
-            run.examine(step)?;
-        }
-        if step % checkpoint_every == 0 || stopping {
-            run.save(step)?;
-        }
+    let (began, args) = (Instant::now(), Args::parse());
+    if args.print_config {
+        print!("{}", config_text(&args.config()?)?);
+        return Ok(());
     }
-    if step < steps {
-        eprintln!("stopped after step {step}; continue with --resume {}", run.folder.dir.display());
-    }
-    let after = run.examine(step)?;
-    run.agent.export(&run.folder.dir, step)?;
-    let report = write_report(&[&run.folder.dir])?;
-    eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), run.folder.dir.display());
-    let outcomes = [&run.state.before.unwrap_or(after), &after];
-    println!("summary {}", summary(step, began, outcomes, &run.throughput, &run.folder.dir));
-    Ok(())
-}
+    let (folder, stop) = (args.folder()?, stop_on_ctrl_c()?);
+    let config = folder.config.clone();
+    let advantage = config.grpo()?;
 
-impl Run {
-    /// A run continued from its checkpoint, or a new one: gold paths, tokenizer, cloning, first examination.
-    fn open(folder: RunFolder<Config>) -> Result<Self> {
-        let config = folder.config.clone();
-        let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-        let mut pool = ScienceWorldPool::new(&installation, &config.simulator, config.environments)?;
-        let shape = config.agent();
-        let (agent, state, demonstrations) = match &folder.checkpoint {
-            Some(saved) => (Agent::restore(&shape, saved)?, saved.state()?, vec![]),
-            None => {
-                let (train, test) = config.panels()?;
-                let demonstrations = demonstrate(&config, &mut pool)?;
-                let texts = demonstrations.iter().flat_map(demonstration_texts);
-                let agent = Agent::new(&shape, texts, config.seed)?;
-                (agent, State { position: Position::default(), train, test, before: None }, demonstrations)
-            }
-        };
-        let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let environments = pool.take_environments().into_iter().map(|e| Box::new(e) as _).collect();
-        let throughput = Throughput::default();
-        let mut run = Self { folder, recorder, pool, environments, agent, state, throughput };
-        if run.state.before.is_none() {
-            run.warm_start(&config, &demonstrations)?;
-        }
-        Ok(run)
-    }
+    let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
+    let mut pool = ScienceWorldPool::new(&installation, &config.environment.simulator, config.environments)?;
+    let new = folder.checkpoint.is_none();
+    let beginning = new.then(|| ScienceWorldTasks::begin(&config, &mut pool)).transpose()?;
+    let environments = pool.take_environments().into_iter().map(|e| Box::new(e) as Box<dyn Environment>);
+    let mut run = Trainer::open(folder, environments.collect(), beginning)?.stopping_at(stop);
 
-    /// Behaviour cloning, the examination that training has to beat, and the first checkpoint.
-    fn warm_start(&mut self, config: &Config, demonstrations: &[Demonstration]) -> Result<()> {
-        let Config { cloning, update, seed, .. } = config;
-        clone_demonstrations(&mut self.agent, demonstrations, cloning, update, *seed, &mut self.recorder)?;
-        self.state.before = Some(self.examine(0)?);
-        self.save(0)
-    }
-
-    /// One batch of episodes and the update it teaches.
-    fn train_step(&mut self, step: u64, progress: &mut Progress) -> Result<()> {
+    while let Some(step) = run.next_step() {
         let began = Instant::now();
-        let Config { seed, steps, advantage, learning_rate, schedule, rollout, update, .. } =
-            self.folder.config.clone();
-        let tasks = TaskSchedule::new(&self.state.train, seed, rollout.tasks)?;
-        let episodes = group_episodes(&tasks, seed, step, rollout.group);
-        let limits = rollout.play(rollout.temperature);
-        let rollouts = self.agent.play(&mut self.environments, &episodes, &limits, &mut |done| {
-            progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
-        })?;
-        // Progress counts even where a wrong focus ends the episode at −100: otherwise waiting would pay.
-        let rewards = |t: &Trajectory| t.gains().iter().map(|gain| gain / 100.0).collect();
-        let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(rewards).collect();
-        let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-        let advantages = turn_advantages(&rollouts.trajectories, &rewards, &advantage)?;
-        let lr = learning_rate * schedule.factor(step);
-        let settings = StepSettings { seed, step, lr, rows: rollout.rows, update: &update };
-        let mut record = update_policy(&mut self.agent, &rollouts, &returns, &advantages, &settings)?;
-        record.set("restarts", self.pool.restarts());
-        self.throughput.add(&mut record, &rollouts.stats, began);
-        self.recorder.record(&record)?;
-        progress.set(step as usize + 1, "");
-        progress.line(&step_line(&record, step + 1, steps, progress));
-        Ok(())
+        let rollouts = run.play(step)?;
+        let rewards = config.reward.of(&rollouts.trajectories);
+        let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
+        let advantages = Advantages::Turns(turn_advantages(&rollouts.trajectories, &rewards, &advantage)?);
+        let settings = config.settings(step);
+        let mut record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
+        record.set("restarts", pool.restarts());
+        run.record(record, &rollouts.stats, began)?;
+        run.examine_and_save()?;
     }
-
-    /// Plays the unseen panel.
-    fn examine(&mut self, step: u64) -> Result<Outcome> {
-        let Config { seed, evaluation: EvaluationConfig { episodes, temperature, .. }, rollout, .. } =
-            self.folder.config;
-        let Self { agent, environments, state, recorder, .. } = self;
-        let limits = rollout.play(temperature);
-        let examination = Examination { panel: &state.test, episodes, limits, seed, step };
-        Ok(examine(agent, environments, &examination, recorder)?)
-    }
-
-    fn save(&mut self, step: u64) -> Result<()> {
-        let mut checkpoint = CheckpointWriter::new(&self.folder.dir, step)?;
-        self.agent.save(&mut checkpoint)?;
-        self.folder.save(&mut checkpoint)?;
-        self.state.position = self.recorder.sync()?;
-        checkpoint.finish(&self.state)?;
-        Ok(prune_checkpoints(&self.folder.dir, 3, None).map(drop)?)
-    }
-}
-
-/// The simulator's own solutions of some training variations, to be cloned.
-fn demonstrate(config: &Config, pool: &mut ScienceWorldPool) -> Result<Vec<Demonstration>> {
-    let tasks = config.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
-    let mut progress = Progress::new("gold paths", tasks.len());
-    let mut show = |done| progress.set(done, "");
-    let demonstrations = pool.demonstrations(&tasks, &config.demonstrations, config.seed, &mut show)?;
-    progress.finish(&format!("{} episodes", demonstrations.len()));
-    Ok(demonstrations)
+    let [before, after] = run.finish()?;
+    println!("summary {}", run.summary(began, &before[0], &after[0]));
+    Ok(())
 }

@@ -30,6 +30,8 @@ pub enum Purpose {
     Lora = 9,
     /// What dropout drops.
     Dropout = 10,
+    /// A critic's initial parameters.
+    Critic = 11,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

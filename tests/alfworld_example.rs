@@ -1,7 +1,7 @@
-//! `alfworld_grpo` as a user meets it.
+//! `alfworld_grpo` and `alfworld_ppo` as a user meets them.
 //!
-//! `cargo test` builds the examples as well; to run this file alone, build it first:
-//! `cargo build --example alfworld_grpo && cargo test --test alfworld_example`.
+//! `cargo test` builds the examples as well; to run this file alone, build them first:
+//! `cargo build --examples && cargo test --test alfworld_example`.
 #![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "alfworld", feature = "text", unix))]
 
@@ -9,41 +9,60 @@ mod example;
 
 use example::Example;
 
-const EXAMPLE: Example = Example("alfworld_grpo");
+const GRPO: Example = Example("alfworld_grpo");
+const PPO: Example = Example("alfworld_ppo");
 
 #[test]
 fn a_smoke_run_repeats_resumes_and_survives_kills() {
-    EXAMPLE.a_smoke_run_repeats_resumes_and_survives_kills();
+    for example in [GRPO, PPO] {
+        example.a_smoke_run_repeats_resumes_and_survives_kills();
+    }
 }
 
 #[test]
 fn help_names_every_option() {
-    EXAMPLE.help_names_every_option(&["--actions"]);
+    for example in [GRPO, PPO] {
+        example.help_names_every_option();
+    }
+}
+
+#[test]
+fn what_is_printed_is_read_back() {
+    for example in [GRPO, PPO] {
+        example.what_is_printed_is_read_back();
+    }
 }
 
 #[test]
 fn bad_arguments_are_refused_by_name() {
-    EXAMPLE.bad_arguments_are_refused_by_name();
-    assert!(EXAMPLE.refusal(&["--actions", "any"]).contains("free"));
+    for example in [GRPO, PPO] {
+        example.bad_arguments_are_refused_by_name();
+    }
 }
 
 #[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
-    EXAMPLE.bad_settings_are_refused(&[
+    let common = [
         ("lambda = 1.0", "lambda"),
-        ("tasks = []", "panel `train`"),
-        ("tasks = [\"juggle\"]", "juggle"),
-        ("test_games = 0", "panel `valid_seen`"),
-        ("[household]\nreceptacles = [9, 4]", "household.receptacles"),
-        ("[household]\ntask_types = []", "household.task_types"),
+        ("[environment]\ntasks = []", "panel `train`"),
+        ("[environment]\ntasks = [\"juggle\"]", "juggle"),
+        ("[environment]\ntest_games = 0", "panel `valid_seen`"),
+        ("[environment.household]\nreceptacles = [9, 4]", "household.receptacles"),
+        ("[environment.household]\ntask_types = []", "household.task_types"),
         ("[rollout]\nactions = \"some\"", "some"),
-        ("data = \"/no/such/folder\"", "/no/such/folder"),
-        (&format!("data = {empty:?}"), empty),
+        ("[environment]\ndata = \"/no/such/folder\"", "/no/such/folder"),
+        (&format!("[environment]\ndata = {empty:?}"), empty),
         (
-            &format!("data = {:?}", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/alfworld")),
+            &format!(
+                "[environment]\ndata = {:?}",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/alfworld")
+            ),
             "valid_seen",
         ),
-    ]);
+    ];
+    for example in [GRPO, PPO] {
+        example.bad_settings_are_refused(&common);
+    }
 }

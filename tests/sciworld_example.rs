@@ -1,7 +1,7 @@
-//! `sciworld_grpo` as a user meets it.
+//! `sciworld_grpo` and `sciworld_ppo` as a user meets them.
 //!
-//! `cargo test` builds the examples as well; to run this file alone, build it first:
-//! `cargo build --example sciworld_grpo && cargo test --test sciworld_example`.
+//! `cargo test` builds the examples as well; to run this file alone, build them first:
+//! `cargo build --examples && cargo test --test sciworld_example`.
 #![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "scienceworld", feature = "text", unix))]
 
@@ -10,38 +10,61 @@ mod simulator;
 
 use example::Example;
 
-const EXAMPLE: Example = Example("sciworld_grpo");
+const GRPO: Example = Example("sciworld_grpo");
+const PPO: Example = Example("sciworld_ppo");
 
 #[test]
 fn a_smoke_run_repeats_resumes_and_survives_kills() {
     if simulator::installation().is_some() {
-        EXAMPLE.a_smoke_run_repeats_resumes_and_survives_kills();
+        GRPO.a_smoke_run_repeats_resumes_and_survives_kills();
+    }
+}
+
+#[test]
+fn a_smoke_run_of_ppo_repeats_and_resumes_with_its_critic() {
+    if simulator::installation().is_some() {
+        PPO.a_smoke_run_repeats_and_resumes(tempfile::tempdir().unwrap().path());
     }
 }
 
 #[test]
 fn help_names_every_option() {
-    EXAMPLE.help_names_every_option(&[]);
+    for example in [GRPO, PPO] {
+        example.help_names_every_option();
+    }
+}
+
+#[test]
+fn what_is_printed_is_read_back() {
+    for example in [GRPO, PPO] {
+        example.what_is_printed_is_read_back();
+    }
 }
 
 #[test]
 fn bad_arguments_are_refused_by_name() {
-    EXAMPLE.bad_arguments_are_refused_by_name();
+    for example in [GRPO, PPO] {
+        example.bad_arguments_are_refused_by_name();
+    }
 }
 
 #[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
-    EXAMPLE.bad_settings_are_refused(&[
+    let common = [
         ("lambda = 1.0", "lambda"),
         ("[entropy]\nkapa_low = 1.0", "kapa_low"),
         ("[entropy]\nkappa_low = -1.0", "entropy.kappa_low"),
         ("[entropy]\nkappa_low = 2.0\nkappa_high = 1.0", "entropy.kappa_low"),
         ("[entropy.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0", "entropy.beta.total_steps"),
-        ("[rollout]\ngroup = 1", "rollout.group"),
         ("[update]\nepochs = 0", "update.epochs"),
         ("[cloning]\nbatch = 0", "cloning.batch"),
-        ("tasks = []", "panel `train`"),
-        ("test_variations = 0", "panel `test`"),
-        ("tasks = [\"boyl\"]", "boyl"),
-    ]);
+        ("[environment]\ntasks = []", "panel `train`"),
+        ("[environment]\ntest_variations = 0", "panel `test`"),
+        ("[environment]\ntasks = [\"boyl\"]", "boyl"),
+    ];
+    for example in [GRPO, PPO] {
+        example.bad_settings_are_refused(&common);
+    }
+    GRPO.bad_settings_are_refused(&[("[rollout]\ngroup = 1", "rollout.group"), ("[critic]", "`critic`")]);
+    PPO.bad_settings_are_refused(&[("[gae]\nlambda = -1.0", "gae.lambda"), ("[advantage]", "`advantage`")]);
 }

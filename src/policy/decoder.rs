@@ -135,6 +135,11 @@ impl Decoder {
         self
     }
 
+    /// Whether only the blocks' inputs are kept for the backward pass.
+    pub fn checkpointing(&self) -> bool {
+        self.recompute
+    }
+
     /// The model without its corrections of low rank: the reference of a KL term, which costs no second model.
     pub fn without_lora(mut self) -> Self {
         self.blocks = self.blocks.into_iter().map(Block::uncorrected).collect();

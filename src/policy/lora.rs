@@ -119,7 +119,16 @@ impl Parameters {
     /// # Errors
     /// An invalid configuration, parameters of another model, or parameters that have corrections already.
     pub fn with_lora(self, model: &DecoderConfig, lora: &LoraConfig, seed: u64) -> Result<Self> {
-        let stream = Stream::new(seed, Purpose::Lora, 0, 0, 0);
+        self.with_lora_from(model, lora, &Stream::new(seed, Purpose::Lora, 0, 0, 0))
+    }
+
+    /// [`Parameters::with_lora`] with draws of `stream`.
+    pub(crate) fn with_lora_from(
+        self,
+        model: &DecoderConfig,
+        lora: &LoraConfig,
+        stream: &Stream,
+    ) -> Result<Self> {
         let adapters = lora.targets(model).into_iter().zip(0..).flat_map(|((module, o, i), index)| {
             let mut draws = stream.generator(index);
             let bound = (i as f64).sqrt().recip();

@@ -45,6 +45,7 @@ mod tokenizer;
 #[cfg(feature = "transformers")]
 mod transformers;
 mod trie;
+mod value;
 
 pub use agreement::max_decode_forward_gap;
 pub use cache::KvCache;
@@ -69,6 +70,7 @@ pub use tokenizer::Tokenizer;
 #[cfg_attr(docsrs, doc(cfg(feature = "transformers")))]
 pub use transformers::FrozenModel;
 pub use trie::TokenTrie;
+pub use value::ValueModel;
 
 pub(crate) use files::{load_tensors, save_tensors};
 #[cfg(feature = "text")]

@@ -51,12 +51,21 @@ impl Parameters {
     /// # Errors
     /// An invalid configuration, or a dtype that is not a float.
     pub fn init(config: &DecoderConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
+        Self::init_from(config, &Stream::new(seed, Purpose::Init, 0, 0, 0), dtype, device)
+    }
+
+    /// [`Parameters::init`] with draws of `stream`.
+    pub(crate) fn init_from(
+        config: &DecoderConfig,
+        stream: &Stream,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         config.validate()?;
-        let stream = Stream::new(seed, Purpose::Init, 0, 0, 0);
         let mut tensors = BTreeMap::new();
         for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
             let values =
-                initial_values(&name, shape.iter().product(), config.initializer_range, &stream, index);
+                initial_values(&name, shape.iter().product(), config.initializer_range, stream, index);
             let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
             tensors.insert(name, tensor);
         }
@@ -115,6 +124,11 @@ impl Parameters {
         Ok(())
     }
 
+    /// Takes a parameter out, where there is one of this name.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
     /// Detached tensors under their names, sharing storage with the variables.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.iter().map(|(name, var)| (name.to_owned(), var.as_detached_tensor())).collect()
@@ -127,6 +141,42 @@ impl Parameters {
     pub fn assign(&self, other: &Parameters) -> Result<()> {
         for (name, var) in self.iter() {
             var.set(&other.get(name)?.as_detached_tensor())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the trainable parameters alone, atomically; the same values give the same bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_trainable(&self, path: impl AsRef<Path>) -> Result<()> {
+        let tensors = self.trainable().map(|(name, var)| (name.to_owned(), var.as_detached_tensor()));
+        save_tensors(path.as_ref(), &tensors.collect())
+    }
+
+    /// Takes over what [`Parameters::save_trainable`] wrote of parameters like these.
+    ///
+    /// # Errors
+    /// An unreadable or truncated file, and a tensor that is missing, unknown, of another shape or another dtype, by name;
+    /// nothing is taken over then.
+    pub fn load_trainable(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut tensors = load_tensors(path, &Device::Cpu)?;
+        let mut pairs = Vec::new();
+        for (name, var) in self.trainable() {
+            let tensor = tensors.remove(name);
+            let tensor = tensor.ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
+            if (tensor.dims(), tensor.dtype()) != (var.dims(), var.dtype()) {
+                let [got, need] = [(tensor.dtype(), tensor.dims()), (var.dtype(), var.dims())];
+                return Err(Error::file(path, name, format!("{got:?} where {need:?} is needed")));
+            }
+            pairs.push((var, tensor));
+        }
+        if let Some(name) = tensors.keys().next() {
+            return Err(Error::file(path, name, "no trainable parameter has this name"));
+        }
+        for (var, tensor) in pairs {
+            var.set(&tensor.to_device(var.device())?)?;
         }
         Ok(())
     }

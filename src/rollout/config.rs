@@ -53,7 +53,7 @@ impl std::str::FromStr for ActionSpace {
 pub struct RolloutConfig {
     /// Tasks of a step.
     pub tasks: usize,
-    /// Episodes of each task: the group that GRPO compares.
+    /// Episodes of each task: the group that GRPO compares; PPO needs no more than one.
     pub group: usize,
     /// Most turns of an episode.
     pub max_turns: usize,
@@ -97,23 +97,17 @@ impl RolloutConfig {
     /// Refuses what cannot be played.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a count of 0, a group of 1, or a temperature that is not positive and finite.
+    /// [`Error::Setting`] for a count of 0, or a temperature that is not positive and finite.
     pub fn validate(&self) -> Result<()> {
         let counts = [
             ("tasks", self.tasks),
+            ("group", self.group),
             ("max_turns", self.max_turns),
             ("max_action_tokens", self.max_action_tokens),
             ("max_observation_tokens", self.max_observation_tokens),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
             return Err(Error::setting(format!("rollout.{name}"), 0, "must be at least 1"));
-        }
-        if self.group < 2 {
-            return Err(Error::setting(
-                "rollout.group",
-                self.group,
-                "a comparison needs at least 2 episodes",
-            ));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             return Err(Error::setting(

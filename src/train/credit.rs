@@ -82,12 +82,7 @@ pub fn turn_advantages(
     config: &AdvantageConfig,
 ) -> Result<Vec<Vec<f64>>> {
     config.validate()?;
-    check_lengths(trajectories, rewards)?;
-    let penalised = |(t, rewards): (&Trajectory, &Vec<f64>)| -> Vec<f64> {
-        let penalty = |valid| if valid { 0.0 } else { config.invalid_penalty };
-        t.turns.iter().zip(rewards).map(|(turn, reward)| reward - penalty(turn.valid)).collect()
-    };
-    let rewards: Vec<Vec<f64>> = trajectories.iter().zip(rewards).map(penalised).collect();
+    let rewards = penalised(trajectories, rewards, config.invalid_penalty)?;
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
     let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
     let of_episodes = config.estimator.advantages(&returns, &Groups::over_rows(&groups))?;
@@ -97,6 +92,20 @@ pub fn turn_advantages(
         of_turns.by_ref().take(t.turns.len()).map(|turn| total(episode, turn)).collect()
     };
     Ok(trajectories.iter().zip(of_episodes).map(of_trajectory).collect())
+}
+
+/// The rewards of turns, less the penalty for actions not understood.
+pub(super) fn penalised(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    invalid_penalty: f64,
+) -> Result<Vec<Vec<f64>>> {
+    check_lengths(trajectories, rewards)?;
+    let of_trajectory = |(t, rewards): (&Trajectory, &Vec<f64>)| {
+        let penalty = |valid| if valid { 0.0 } else { invalid_penalty };
+        t.turns.iter().zip(rewards).map(|(turn, reward)| reward - penalty(turn.valid)).collect()
+    };
+    Ok(trajectories.iter().zip(rewards).map(of_trajectory).collect())
 }
 
 /// A_turn of all turns, in order.

@@ -2,19 +2,19 @@
 //!
 //! Shape suffixes: b = rows, r = sampled tokens of a row.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use candle_core::Tensor;
 
-use candle_core::{DType, Tensor};
-
+use super::accumulate::{
+    accumulate, check_tokens, of_members, optimizer_steps, row_values, to_f64, whole, widest,
+};
 use super::optim::AdamW;
 use super::UpdateConfig;
 use crate::entropy::EntropyControl;
 use crate::kernels::ScoreOptions;
 use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, TokenBatch};
-use crate::policy::{Decoder, DecoderConfig, GradientSum, Gradients, MicroGradients, Parameters};
+use crate::policy::{Decoder, DecoderConfig, Parameters};
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{demonstration_layouts, layout, DemonstrationRow, MicroBatch, Row};
+use crate::rollout::{demonstration_layouts, DemonstrationRow, MicroBatch, Row};
 use crate::{Error, Result};
 
 /// A policy with its optimiser.
@@ -30,9 +30,6 @@ pub struct Learner {
     /// The policy that the KL term compares with; `None` where there is no KL term.
     pub reference: Option<(Decoder, Parameters)>,
 }
-
-/// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
-type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
 
 /// The data of a policy update.
 pub struct PolicyBatch<'a> {
@@ -51,17 +48,11 @@ pub struct PolicyBatch<'a> {
 impl PolicyBatch<'_> {
     /// Refuses numbers that are none, or that no token has, before a first mini-batch has changed the weights.
     fn check(&self) -> Result<()> {
-        let tokens: Vec<usize> = self.rows.iter().map(|row| row.positions.len()).collect();
-        let got: Vec<usize> = self.advantages.iter().map(Vec::len).collect();
-        if got != tokens {
-            return Err(Error::Shape { name: "advantages", expected: format!("tokens {tokens:?}"), got });
-        }
-        for (i, (row, advantages)) in self.rows.iter().zip(self.advantages).enumerate() {
-            for (name, values) in [("old_log_probs", &row.old_log_probs), ("advantages", advantages)] {
-                if let Some(j) = values.iter().position(|v| !v.is_finite()) {
-                    let at = format!("row {i}, token {j}");
-                    return Err(Error::NonFinite { name: name.into(), value: values[j].into(), at });
-                }
+        check_tokens("advantages", self.rows, self.advantages)?;
+        for (i, row) in self.rows.iter().enumerate() {
+            if let Some(j) = row.old_log_probs.iter().position(|v| !v.is_finite()) {
+                let (value, at) = (row.old_log_probs[j].into(), format!("row {i}, token {j}"));
+                return Err(Error::NonFinite { name: "old_log_probs".into(), value, at });
             }
         }
         Ok(())
@@ -155,7 +146,7 @@ impl Learner {
             let others = observed.select(members)?.aggregate(&nll_br)?;
             Ok(LossOutput { loss: (loss + (others * observation_weight)?)?, metrics })
         };
-        let (gradients, metrics) = self.accumulate(&rows, config, &imitated, &loss)?;
+        let (gradients, metrics) = accumulate(&self.parameters, &rows, config, &imitated, &loss)?;
         self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
         Ok(metrics.get("loss").unwrap_or(f64::NAN))
     }
@@ -175,15 +166,10 @@ impl Learner {
     ) -> Result<Metrics> {
         data.check()?;
         let mut total = Metrics::new();
-        let steps = (config.epochs * config.mini_batches.min(data.rows.len())) as f64;
-        for epoch in 0..config.epochs {
-            let stream = Stream::new(data.seed, Purpose::Shuffle, data.step, epoch as u32, 0);
-            let order = stream.permutation(0, data.rows.len());
-            for (i, chunk) in split(&order, config.mini_batches).into_iter().enumerate() {
-                let first = epoch == 0 && i == 0;
-                let metrics = self.optimizer_step(data, chunk, config, entropy, lr, first)?;
-                total.merge(&metrics.scaled(1.0 / steps));
-            }
+        let chunks = optimizer_steps(data.seed, data.step, config, data.rows.len());
+        for (i, chunk) in chunks.iter().enumerate() {
+            let metrics = self.optimizer_step(data, chunk, config, entropy, lr, i == 0)?;
+            total.merge(&metrics.scaled(1.0 / chunks.len() as f64));
         }
         Ok(total)
     }
@@ -198,12 +184,10 @@ impl Learner {
         first: bool,
     ) -> Result<Metrics> {
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
-        let whole = self.whole(&rows, config)?;
-        let (gradients, mut metrics) = self.accumulate(&rows, config, &whole, &|micro, batch, members| {
+        let (whole, parameters) = (whole(&rows, config)?, &self.parameters);
+        let loss = |micro: &MicroBatch, batch: &TokenBatch, members: &[usize]| {
             let (log_probs_br, entropies_br) = self.terms_of(&self.dropping(data.seed, members), micro)?;
-            let of_members = |values: &[Vec<f32>]| {
-                micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
-            };
+            let of_members = |values| of_members(micro, values, chunk, members);
             let advantages_br = of_members(data.advantages)?;
             let reference_br = data.reference.map(of_members).transpose()?;
             let inputs = LossInputs {
@@ -220,7 +204,8 @@ impl Learner {
             }
             output.metrics.add("loss", to_f64(&output.loss)?);
             Ok(output)
-        })?;
+        };
+        let (gradients, mut metrics) = accumulate(parameters, &rows, config, &whole, &loss)?;
         let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
         metrics.add("grad_norm", norm);
         Ok(metrics)
@@ -234,140 +219,13 @@ impl Learner {
     pub fn reference_log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((decoder, _)) = &self.reference else { return Ok(None) };
         let rows: Vec<&Row> = rows.iter().collect();
-        let width = widest(&rows);
-        let mut out = vec![Vec::new(); rows.len()];
-        for members in micro_batches(&rows, config.micro_batch_tokens) {
-            let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
-            let micro = MicroBatch::new(&chosen, width, self.decoder.device())?;
-            let log_probs_br =
-                self.terms_of(decoder, &micro)?.0.detach().to_dtype(DType::F32)?.to_vec2::<f32>()?;
-            for (&m, values) in members.iter().zip(log_probs_br) {
-                out[m] = values[..rows[m].positions.len()].to_vec();
-            }
-        }
-        Ok(Some(out))
+        let log_probs = |micro: &MicroBatch| Ok(self.terms_of(decoder, micro)?.0);
+        row_values(&self.parameters, &rows, config.micro_batch_tokens, &log_probs).map(Some)
     }
-
-    fn whole(&self, rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
-        Ok(TokenBatch::new(layout(rows, widest(rows))?, config.aggregation))
-    }
-
-    /// Sums the gradients and metrics of all micro-batches, whatever the order they finish in.
-    fn accumulate(
-        &self,
-        rows: &[&Row],
-        config: &UpdateConfig,
-        whole: &TokenBatch,
-        loss: &MicroLoss,
-    ) -> Result<(Gradients, Metrics)> {
-        let plan = micro_batches(rows, config.micro_batch_tokens);
-        let width = widest(rows);
-        let one = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
-            let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
-            let micro = MicroBatch::new(&chosen, width, self.decoder.device())?;
-            let output = loss(&micro, &whole.select(members)?, members)?;
-            Ok((MicroGradients::of(&output.loss, &self.parameters)?, output.metrics))
-        };
-        if plan.is_empty() {
-            return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
-        }
-        let (mut sum, mut metrics) = (GradientSum::default(), Metrics::new());
-        for together in plan.chunks(self.at_once()) {
-            for part in over_threads(together, &one) {
-                let (gradients, numbers) = part?;
-                sum.add(gradients)?;
-                metrics.merge(&numbers);
-            }
-        }
-        Ok((sum.finish(&self.parameters)?, metrics))
-    }
-
-    /// Micro-batches whose gradients may exist at the same time: one where a gradient is large, which keeps all threads busy
-    /// by itself.
-    fn at_once(&self) -> usize {
-        const LARGE: usize = 32 << 20;
-        let trained: usize = self.parameters.trainable().map(|(_, var)| var.elem_count()).sum();
-        if trained > LARGE {
-            1
-        } else {
-            usize::MAX
-        }
-    }
-}
-
-/// Runs `f` over `items` on the machine's threads; results in the order of the items.
-fn over_threads<I: Sync, T: Send>(items: &[I], f: &(dyn Fn(&I) -> Result<T> + Sync)) -> Vec<Result<T>> {
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<T>>>> = items.iter().map(|_| Mutex::new(None)).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(i) else { break };
-                let result = f(item);
-                if let Ok(mut place) = results[i].lock() {
-                    *place = Some(result);
-                }
-            });
-        }
-    });
-    let lost = || Err(Error::setting("update", "worker thread", "panicked"));
-    results.into_iter().map(|r| r.into_inner().ok().flatten().unwrap_or_else(lost)).collect()
-}
-
-/// Consecutive rows of at most `tokens` tokens together (a longer row stands alone).
-fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
-    let mut plan: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for (i, row) in rows.iter().enumerate() {
-        match plan.last_mut() {
-            Some(last) if row.ids.len() <= room => last.push(i),
-            _ => {
-                plan.push(vec![i]);
-                room = tokens.max(row.ids.len());
-            }
-        }
-        room -= row.ids.len();
-    }
-    plan
-}
-
-fn widest(rows: &[&Row]) -> usize {
-    rows.iter().map(|r| r.positions.len()).max().unwrap_or(0)
-}
-
-/// `items` in `n` consecutive parts whose sizes differ by at most one; empty parts are left out.
-fn split(items: &[usize], n: usize) -> Vec<&[usize]> {
-    let m = items.len();
-    (0..n).map(|i| &items[i * m / n..(i + 1) * m / n]).filter(|part| !part.is_empty()).collect()
 }
 
 /// max |log π − log π_old| over the sampled tokens, nats.
 fn gap(log_probs_br: &Tensor, micro: &MicroBatch) -> Result<f64> {
     let difference = (log_probs_br.detach() - &micro.old_log_probs_br)?.abs()?;
     to_f64(&(difference * &micro.mask_br)?.max_all()?)
-}
-
-fn to_f64(x: &Tensor) -> Result<f64> {
-    Ok(x.detach().to_dtype(DType::F64)?.to_scalar::<f64>()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn micro_batches_hold_every_row_once_within_the_budget() {
-        let row = |n| Row { ids: vec![0; n], positions: vec![1], turns: vec![0], ..Row::default() };
-        let rows: Vec<Row> = [5, 9, 3, 8, 20].into_iter().map(row).collect();
-        let rows: Vec<&Row> = rows.iter().collect();
-        assert_eq!(micro_batches(&rows, 14), [vec![0, 1], vec![2, 3], vec![4]]);
-    }
-
-    #[test]
-    fn split_keeps_everything() {
-        assert_eq!(split(&[1, 2, 3, 4, 5], 2), [&[1, 2][..], &[3, 4, 5]]);
-        assert_eq!(split(&[1], 3).len(), 1);
-    }
 }

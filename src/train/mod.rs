@@ -1,17 +1,25 @@
 //! Training: the loop's parts, what it records and what it leaves on disk.
 
 #[cfg(feature = "text")]
+mod accumulate;
+#[cfg(feature = "text")]
 mod agent;
 mod atomic;
 mod checkpoint;
 #[cfg(feature = "text")]
 mod cloning;
 #[cfg(feature = "text")]
+mod config;
+#[cfg(feature = "text")]
 mod credit;
+#[cfg(feature = "text")]
+mod critic;
 #[cfg(feature = "text")]
 mod diagnostics;
 #[cfg(feature = "text")]
 mod evaluate;
+#[cfg(feature = "text")]
+mod gae;
 #[cfg(feature = "text")]
 mod interrupt;
 #[cfg(feature = "text")]
@@ -21,10 +29,14 @@ mod learner_files;
 #[cfg(feature = "text")]
 mod model;
 pub mod optim;
+#[cfg(feature = "text")]
+mod presets;
 mod progress;
 mod record;
 mod recorder;
 mod report;
+#[cfg(feature = "text")]
+mod reward;
 #[cfg(feature = "text")]
 mod run_folder;
 pub mod schedule;
@@ -34,7 +46,11 @@ mod step;
 mod tasks;
 mod tensorboard;
 #[cfg(feature = "text")]
+mod trainer;
+#[cfg(feature = "text")]
 mod update;
+#[cfg(feature = "text")]
+mod worlds;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
@@ -44,11 +60,17 @@ pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
 #[cfg(feature = "text")]
 pub use cloning::{clone_demonstrations, CloningConfig};
 #[cfg(feature = "text")]
+pub use config::{Overrides, TrainConfig};
+#[cfg(feature = "text")]
 pub use credit::{turn_advantages, AdvantageConfig};
+#[cfg(feature = "text")]
+pub use critic::{Critic, CriticBody, CriticConfig, ValueBatch};
 #[cfg(feature = "text")]
 pub use diagnostics::{step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
 pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
+#[cfg(feature = "text")]
+pub use gae::{explained_variance, token_advantages, GaeConfig, GaeLevel, TokenCredit};
 #[cfg(feature = "text")]
 pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]
@@ -56,16 +78,31 @@ pub use learner::{Learner, PolicyBatch};
 #[cfg(feature = "text")]
 pub use model::{DeviceKind, ModelConfig, WeightType};
 pub use optim::AdamWConfig;
+#[cfg(feature = "text")]
+pub use presets::{Algorithm, Benchmark, Preset};
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
 pub use recorder::{Position, Recorder, EPISODES_FILE};
 pub use report::{render_report, write_report};
 #[cfg(feature = "text")]
-pub use run_folder::{read_config, RunFolder};
+pub use reward::RewardConfig;
+#[cfg(feature = "text")]
+pub use run_folder::{config_text, overlay_config, read_config, RunFolder};
 pub use schedule::LrSchedule;
 pub use stats::{bootstrap_mean, wilson, Interval};
 #[cfg(feature = "text")]
-pub use step::{group_episodes, step_line, summary, update_policy, StepSettings, Throughput};
+pub use step::{
+    group_episodes, leave_policy, step_line, summary, update_critic, update_policy, Advantages, StepSettings,
+    Throughput,
+};
 pub use tasks::{Panel, TaskSchedule};
 #[cfg(feature = "text")]
+pub use trainer::{Beginning, Trainer};
+#[cfg(feature = "text")]
 pub use update::UpdateConfig;
+#[cfg(all(feature = "text", feature = "alfworld"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "text", feature = "alfworld"))))]
+pub use worlds::AlfWorldTasks;
+#[cfg(all(feature = "text", feature = "scienceworld"))]
+#[cfg_attr(docsrs, doc(cfg(all(feature = "text", feature = "scienceworld"))))]
+pub use worlds::ScienceWorldTasks;

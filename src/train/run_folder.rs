@@ -97,6 +97,42 @@ pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
     toml::from_str(&text).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
+/// `base` with the settings of a TOML file over it, key by key: what the file leaves out stays as it is.
+///
+/// A table that says another `kind` than that of `base` replaces it: the kinds have different keys.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::File`] naming the key and what is wrong with it.
+pub fn overlay_config<C: Serialize + DeserializeOwned>(base: &C, path: impl AsRef<Path>) -> Result<C> {
+    let path = path.as_ref();
+    let bad = |e: &dyn std::fmt::Display| Error::file(path, "config", e.to_string());
+    let mut table = toml::Table::try_from(base).map_err(|e| bad(&e))?;
+    overlay(&mut table, read_config(path)?);
+    table.try_into().map_err(|e: toml::de::Error| bad(&e))
+}
+
+fn overlay(base: &mut toml::Table, over: toml::Table) {
+    use toml::Value::Table;
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Table(old)), Table(new))
+                if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind)) =>
+            {
+                overlay(old, new);
+            }
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+/// A configuration as the TOML that [`read_config`] reads.
+///
+/// # Errors
+/// [`Error::Setting`] for a value that TOML has no form for.
+pub fn config_text(config: &impl Serialize) -> Result<String> {
+    toml::to_string_pretty(config).map_err(|e| Error::setting("config", "as TOML", e.to_string()))
+}
+
 fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
@@ -136,6 +172,21 @@ mod tests {
             error.contains("was `steps = 2`") || error.contains("was `rate = 0.5`, is `rate = 0.25`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_file_over_a_base_changes_what_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        let base: toml::Table =
+            toml::from_str("a = 1\n[b]\nc = 2\nd = 3\n[e]\nkind = \"x\"\nn = 1\n[f]\nkind = \"x\"\nn = 1\n")
+                .unwrap();
+        std::fs::write(&path, "[b]\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n").unwrap();
+        let want = "a = 1\n[b]\nc = 2\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n";
+        assert_eq!(overlay_config(&base, &path).unwrap(), toml::from_str::<toml::Table>(want).unwrap());
+        std::fs::write(&path, "rat = 2.0\n").unwrap();
+        let error = overlay_config(&Config { steps: 2, rate: 0.5 }, &path).unwrap_err().to_string();
+        assert!(error.contains("c.toml") && error.contains("rat"), "{error}");
     }
 
     #[test]

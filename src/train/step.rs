@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::accumulate::{over_rows, rows_of};
 use super::{
-    clock, step_entropy, trajectory_metrics, Agent, Outcome, PolicyBatch, Progress, Record, TaskSchedule,
-    UpdateConfig,
+    clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic, Outcome, PolicyBatch,
+    Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
 };
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{Episode, PlayStats, Rollouts, Row, RowKind};
+use crate::rollout::{Episode, PlayStats, Rollouts, RowKind, Trajectory};
 use crate::{Error, Result};
 
 /// The episodes of step `step`: `group` of each task the schedule names, all with streams of their own.
@@ -40,11 +41,39 @@ pub struct StepSettings<'a> {
     pub update: &'a UpdateConfig,
 }
 
+/// What each sampled token is to be credited with; one list a trajectory.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Advantages {
+    /// One number a turn, for all its tokens ([`super::turn_advantages`]).
+    Turns(Vec<Vec<f64>>),
+    /// One number a sampled token, turn after turn ([`super::token_advantages`]).
+    Tokens(Vec<Vec<f64>>),
+}
+
+impl Advantages {
+    /// One number a sampled token.
+    fn over_tokens(&self, trajectories: &[Trajectory]) -> Result<Vec<Vec<f64>>> {
+        let of_turns = match self {
+            Self::Tokens(advantages) => return Ok(advantages.clone()),
+            Self::Turns(advantages) => advantages,
+        };
+        let turns: Vec<usize> = trajectories.iter().map(|t| t.turns.len()).collect();
+        let got: Vec<usize> = of_turns.iter().map(Vec::len).collect();
+        if got != turns {
+            return Err(Error::Shape { name: "advantages", expected: format!("turns {turns:?}"), got });
+        }
+        let spread = |(t, advantages): (&Trajectory, &Vec<f64>)| {
+            let turns = t.turns.iter().zip(advantages);
+            turns.flat_map(|(turn, &a)| std::iter::repeat_n(a, turn.action_ids.len())).collect()
+        };
+        Ok(trajectories.iter().zip(of_turns).map(spread).collect())
+    }
+}
+
 /// Updates the policy on played episodes and returns the step's record: phase `rl`, diagnostics of the
 /// episodes, metrics of the loss, the entropy band and β.
 ///
-/// `returns` holds one number an episode, `advantages` one a turn of each episode. The entropies enter the
-/// control's history.
+/// `returns` holds one number an episode. The entropies enter the control's history.
 ///
 /// # Errors
 /// No episodes, one without sampled tokens, a length that differs, a non-finite loss or gradient, a control whose
@@ -53,53 +82,101 @@ pub fn update_policy(
     agent: &mut Agent,
     rollouts: &Rollouts,
     returns: &[f64],
-    advantages: &[Vec<f64>],
+    advantages: &Advantages,
     settings: &StepSettings,
 ) -> Result<Record> {
-    check_episodes(rollouts, returns, advantages, settings.step)?;
-    let Agent { learner, entropy: control, .. } = agent;
-    let (mut rows, mut row_advantages) = (Vec::new(), Vec::new());
-    for (i, trajectory) in rollouts.trajectories.iter().enumerate() {
-        let part = Row::from_trajectory(trajectory, i, settings.rows)?;
-        let of_token = |turn: &u32| advantages[i][*turn as usize] as f32;
-        row_advantages.extend(part.iter().map(|row| row.turns.iter().map(of_token).collect::<Vec<_>>()));
-        rows.extend(part);
-    }
-    let entropy = step_entropy(&rollouts.trajectories)?;
-    control.begin_step(settings.step, entropy.clone())?;
-    let StepSettings { seed, step, lr, update, .. } = *settings;
-    let reference = learner.reference_log_probs(&rows, update)?;
-    let reference = reference.as_deref();
-    let data = PolicyBatch { rows: &rows, advantages: &row_advantages, reference, seed, step };
-    let metrics = learner.policy_step(&data, update, control, lr)?;
+    check_episodes(rollouts, returns, settings.step)?;
+    let rows = rows_of(&rollouts.trajectories, settings.rows)?;
+    let of_tokens = advantages.over_tokens(&rollouts.trajectories)?;
+    let advantages = over_rows("advantages", &rows, &of_tokens)?;
+    observe(agent, rollouts, returns, settings, |agent, record| {
+        let StepSettings { seed, step, lr, update, .. } = *settings;
+        let reference = agent.learner.reference_log_probs(&rows, update)?;
+        let reference = reference.as_deref();
+        let data = PolicyBatch { rows: &rows, advantages: &advantages, reference, seed, step };
+        let metrics = agent.learner.policy_step(&data, update, &agent.entropy, lr)?;
+        record.set("lr", lr);
+        metrics.iter().for_each(|(name, value)| record.set(name, value));
+        record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
+        Ok(())
+    })
+}
 
-    let mut record = Record::new("rl", step).with("lr", lr).with("beta", control.beta());
+/// The record of a step in which the policy waits for its critic ([`Critic::warms_up`]): as [`update_policy`]'s, without the
+/// loss and the learning rate. The entropies enter the control's history, as those of every step do.
+///
+/// # Errors
+/// No episodes, a length that differs, a control whose step is not finished.
+pub fn leave_policy(
+    agent: &mut Agent,
+    rollouts: &Rollouts,
+    returns: &[f64],
+    settings: &StepSettings,
+) -> Result<Record> {
+    check_episodes(rollouts, returns, settings.step)?;
+    observe(agent, rollouts, returns, settings, |_, _| Ok(()))
+}
+
+/// A step of the entropy control around `update`, and the record of both.
+fn observe(
+    agent: &mut Agent,
+    rollouts: &Rollouts,
+    returns: &[f64],
+    settings: &StepSettings,
+    update: impl FnOnce(&mut Agent, &mut Record) -> Result<()>,
+) -> Result<Record> {
+    let entropy = step_entropy(&rollouts.trajectories)?;
+    agent.entropy.begin_step(settings.step, entropy.clone())?;
+    let mut record = Record::new("rl", settings.step).with("beta", agent.entropy.beta());
     trajectory_metrics(&mut record, &rollouts.trajectories, returns, &entropy);
-    metrics.iter().for_each(|(name, value)| record.set(name, value));
-    let (reference, band) = (control.reference(0)?, control.band());
+    update(agent, &mut record)?;
+    let (reference, band) = (agent.entropy.reference(0)?, agent.entropy.band());
     record.set("entropy_reference", reference);
     record.set("band_low", reference.map(|h| h * band.kappa_low));
     record.set("band_high", reference.map(|h| h * band.kappa_high));
     record.set("dropped_episodes", rollouts.stats.dropped);
-    record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
-    control.finish_step()?;
+    agent.entropy.finish_step()?;
     Ok(record)
 }
 
-/// Requires some episodes, one return for each, and one advantage for each of their turns.
-fn check_episodes(rollouts: &Rollouts, returns: &[f64], advantages: &[Vec<f64>], step: u64) -> Result<()> {
-    let turns: Vec<usize> = rollouts.trajectories.iter().map(|t| t.turns.len()).collect();
-    if turns.is_empty() {
+/// Requires some episodes, and one return for each.
+fn check_episodes(rollouts: &Rollouts, returns: &[f64], step: u64) -> Result<()> {
+    let episodes = rollouts.trajectories.len();
+    if episodes == 0 {
         return Err(Error::EmptyMask { name: "rollouts", at: format!("step {step}") });
     }
-    if returns.len() != turns.len() {
-        let expected = format!("[{}]", turns.len());
+    if returns.len() != episodes {
+        let expected = format!("[{episodes}]");
         return Err(Error::Shape { name: "returns", expected, got: vec![returns.len()] });
     }
-    let got: Vec<usize> = advantages.iter().map(Vec::len).collect();
-    if got != turns {
-        return Err(Error::Shape { name: "advantages", expected: format!("turns {turns:?}"), got });
-    }
+    Ok(())
+}
+
+/// Updates the critic on the rows, and in the order, of the policy's update, and adds `value_loss`, `value_clipfrac`,
+/// `explained_variance` (of the values before), `critic_grad_norm` and `critic_lr` to the step's record.
+///
+/// `values` are those before the update and `returns` what they should have been, one list a trajectory over its sampled
+/// tokens.
+///
+/// # Errors
+/// An episode without sampled tokens, a length that differs, a non-finite number, loss or gradient.
+pub fn update_critic(
+    critic: &mut Critic,
+    rollouts: &Rollouts,
+    values: &[Vec<f64>],
+    returns: &[Vec<f64>],
+    settings: &StepSettings,
+    record: &mut Record,
+) -> Result<()> {
+    let StepSettings { seed, step, update, .. } = *settings;
+    let rows = rows_of(&rollouts.trajectories, settings.rows)?;
+    let old = over_rows("values", &rows, values)?;
+    let targets = over_rows("value returns", &rows, returns)?;
+    let data = ValueBatch { rows: &rows, values: &old, returns: &targets, seed, step };
+    let metrics = critic.value_step(&data, update)?;
+    metrics.iter().for_each(|(name, value)| record.set(name, value));
+    record.set("explained_variance", explained_variance(values, returns));
+    record.set("critic_lr", critic.config().lr(step));
     Ok(())
 }
 

@@ -35,7 +35,15 @@ impl Example {
     /// The same seed gives the same bits, whole, in parts, and killed again and again.
     pub(crate) fn a_smoke_run_repeats_resumes_and_survives_kills(&self) {
         let folder = tempfile::tempdir().unwrap();
-        let [whole, parts, killed] = ["whole", "parts", "killed"].map(|name| folder.path().join(name));
+        let duration = self.a_smoke_run_repeats_and_resumes(folder.path());
+        let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+        self.interrupt_until_done(&killed, duration);
+        assert_same(&whole, &killed, "killed and resumed");
+    }
+
+    /// The same seed gives the same bits, whole and in parts; returns how long the whole took.
+    pub(crate) fn a_smoke_run_repeats_and_resumes(&self, folder: &Path) -> Duration {
+        let [whole, parts] = ["whole", "parts"].map(|name| folder.join(name));
         let clock = Instant::now();
         let numbers = self.summary(&smoke(&whole, 2));
         let duration = clock.elapsed();
@@ -46,9 +54,32 @@ impl Example {
         assert!(first_difference(&whole, &parts).unwrap().is_some(), "one step and two steps are the same");
         assert_eq!(self.summary(&resume(&parts, 2))["steps"], 2);
         assert_same(&whole, &parts, "1 step and 1 resumed");
+        duration
+    }
 
-        self.interrupt_until_done(&killed, duration);
-        assert_same(&whole, &killed, "killed and resumed");
+    /// What `--print-config` prints is what `--config` reads, under every preset; it starts no run.
+    pub(crate) fn what_is_printed_is_read_back(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, out) = (folder.path().join("printed.toml"), folder.path().join("run"));
+        let print = |args: &[&str]| {
+            let args = [&["--print-config", "--out", out.to_str().unwrap()], args].concat();
+            let output = self.command().args(&args).output().unwrap();
+            let (out, err) = texts(&output);
+            assert!(output.status.success() && !out.contains("summary"), "{args:?}: {err}");
+            out
+        };
+        let mut texts = Vec::new();
+        for preset in ["small", "paper", "official"] {
+            let text = print(&["--preset", preset, "--seed", "7"]);
+            assert!(text.contains("seed = 7\n"), "{text}");
+            std::fs::write(&file, &text).unwrap();
+            assert_eq!(print(&["--config", file.to_str().unwrap()]), text);
+            texts.push(text);
+        }
+        assert!(texts[0] != texts[1] && texts[1] != texts[2]);
+        assert!(print(&["--smoke"]).contains("steps = 2\n"));
+        assert!(print(&["--entropy", "none"]).contains("method = \"none\""));
+        assert!(!out.exists(), "printing settings made a folder");
     }
 
     /// Kills one run while it clones, examines, and learns; then Ctrl-C, answered by saving; then lets it end.
@@ -81,13 +112,14 @@ impl Example {
         err
     }
 
-    /// `--help` names the options of every training example, and `more`.
-    pub(crate) fn help_names_every_option(&self, more: &[&str]) {
+    /// `--help` names the options of every training example.
+    pub(crate) fn help_names_every_option(&self) {
         let output = self.command().arg("--help").output().unwrap();
         let (out, _) = texts(&output);
         assert!(output.status.success());
-        let all = ["--seed", "--steps", "--out", "--resume", "--config", "--smoke", "--entropy"];
-        for option in all.iter().chain(more) {
+        let all = ["--seed", "--steps", "--out", "--resume", "--config", "--preset", "--print-config"];
+        let others = ["--entropy", "--actions", "--model", "--lora", "--dtype", "--device", "--smoke"];
+        for option in all.iter().chain(&others) {
             assert!(out.contains(option), "{option} is missing: {out}");
         }
     }
@@ -98,6 +130,10 @@ impl Example {
         let dir = folder.path().to_str().unwrap();
         assert!(self.refusal(&["--frobnicate"]).contains("--frobnicate"));
         assert!(self.refusal(&["--entropy", "maybe"]).contains("epo-official"));
+        assert!(self.refusal(&["--actions", "any"]).contains("free"));
+        assert!(self.refusal(&["--preset", "large"]).contains("official"));
+        assert!(self.refusal(&["--preset", "paper", "--smoke"]).contains("--smoke"));
+        assert!(self.refusal(&["--lora", "4"]).contains("model.source"));
         assert!(self.refusal(&["--resume", dir, "--seed", "1"]).contains("--seed"));
         let error = self.refusal(&["--resume", dir]);
         assert!(error.contains(dir) && error.contains("there is no run in this folder"), "{error}");
@@ -140,7 +176,11 @@ fn assert_same(a: &Path, b: &Path, what: &str) {
     assert_eq!(first_difference(a, b).unwrap(), None, "{what}");
     let [a, b] = [a, b].map(|dir| Checkpoint::latest(dir).unwrap().checkpoint.unwrap());
     assert_eq!(a.step(), b.step(), "{what}");
-    for name in ["model.safetensors", "optimizer.safetensors", "entropy.json", "state.json"] {
+    let critic = ["critic.safetensors", "critic_optimizer.safetensors"];
+    let critic = critic.into_iter().filter(|name| a.file(name).is_ok());
+    for name in
+        ["model.safetensors", "optimizer.safetensors", "entropy.json", "state.json"].into_iter().chain(critic)
+    {
         let [a, b] = [&a, &b].map(|checkpoint| std::fs::read(checkpoint.file(name).unwrap()).unwrap());
         assert!(a == b, "{what}: {name} differs");
     }

@@ -100,7 +100,7 @@ impl Config {
         let advantages = turn_advantages(&rollouts.trajectories, &rewards, &AdvantageConfig::default())?;
         let Self { seed, learning_rate: lr, rollout, update, .. } = self;
         let settings = StepSettings { seed: *seed, step, lr: *lr, rows: rollout.rows, update };
-        update_policy(agent, rollouts, &returns, &advantages, &settings)
+        update_policy(agent, rollouts, &returns, &Advantages::Turns(advantages), &settings)
     }
 
     /// Share of solved tasks over 64 fixed episodes.

@@ -1,10 +1,10 @@
 //! Bad input: one clear error each, and nothing learned from it.
 
 use epo::policy::Tokenizer;
-use epo::rollout::{Rollouts, SPECIAL_TOKENS};
+use epo::rollout::{Rollouts, Trajectory, SPECIAL_TOKENS};
 use epo::train::{
-    clone_demonstrations, panel_episodes, read_config, Agent, Checkpoint, CheckpointWriter, Panel, Recorder,
-    RunFolder, TaskSchedule,
+    clone_demonstrations, panel_episodes, read_config, Advantages, Agent, Checkpoint, CheckpointWriter,
+    Panel, Recorder, RunFolder, TaskSchedule,
 };
 use epo::Error;
 
@@ -89,7 +89,13 @@ fn returns_are_one_an_episode_and_advantages_one_a_turn() {
     let whole: Vec<Vec<f64>> = rollouts.trajectories.iter().map(|t| vec![0.0; t.turns.len()]).collect();
     let mut short = whole.clone();
     short[7].pop();
-    for (returns, advantages, named) in [(32, short, "advantages"), (31, whole, "returns")] {
+    let tokens = |t: &Trajectory| vec![0.0; t.sampled_tokens()];
+    let mut few: Vec<Vec<f64>> = rollouts.trajectories.iter().map(tokens).collect();
+    few[3].pop();
+    let (short, whole, few) = (Advantages::Turns(short), Advantages::Turns(whole), Advantages::Tokens(few));
+    for (returns, advantages, named) in
+        [(32, short, "advantages"), (31, whole, "returns"), (32, few, "advantages")]
+    {
         let returns = vec![0.0; returns];
         let error = epo::train::update_policy(&mut agent, &rollouts, &returns, &advantages, &settings);
         let error = error.unwrap_err();
@@ -167,7 +173,7 @@ fn every_bad_setting_is_named() {
         ("[entropy]\nkappa_high = -1.0".into(), "entropy.kappa_high"),
         (format!("{paper}total_steps = 0"), "entropy.beta.total_steps"),
         ("[entropy]\nmethod = \"epoo\"".into(), "epoo"),
-        ("[rollout]\ngroup = 1".into(), "rollout.group"),
+        ("[rollout]\ngroup = 0".into(), "rollout.group"),
         ("[rollout]\ntemperature = 0.0".into(), "rollout.temperature"),
         ("[optimizer]\nbeta1 = 1.0".into(), "beta1"),
         ("steps = -1".into(), "steps"),

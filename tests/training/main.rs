@@ -6,5 +6,6 @@ mod driver;
 mod faults;
 mod input;
 mod learning;
+mod ppo;
 mod pretrained;
 mod repeat;

@@ -1,0 +1,271 @@
+//! The parts of a run that every trainer holds, and what happens to them around a step; the loop is the caller's.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    clone_demonstrations, examine, group_episodes, prune_checkpoints, step_line, summary, write_report,
+    Agent, Checkpoint, CheckpointWriter, Critic, Examination, Outcome, Panel, Position, Progress, Record,
+    Recorder, RunFolder, TaskSchedule, Throughput, TrainConfig,
+};
+use crate::env::{Demonstration, Environment};
+use crate::rollout::{demonstration_texts, PlayStats, Rollouts};
+use crate::{Error, Result};
+
+/// Checkpoints that stay in a run's folder.
+const KEPT: usize = 3;
+
+/// What a new run begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The tasks to learn on.
+    pub train: Panel,
+    /// The panels to be examined on, in this order.
+    pub exams: Vec<Panel>,
+    /// What is cloned first, and what a small policy's tokenizer is trained on.
+    pub demonstrations: Vec<Demonstration>,
+}
+
+/// What a checkpoint holds beside agent, critic and configuration.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    position: Position,
+    train: Panel,
+    exams: Vec<Panel>,
+    before: Vec<Outcome>,
+}
+
+/// A run in progress.
+///
+/// A trainer is a loop over [`Trainer::next_step`] that plays, finds advantages, updates, and hands the record back.
+pub struct Trainer<E> {
+    /// Policy, tokenizer and entropy control.
+    pub agent: Agent,
+    /// The critic, where the configuration has one.
+    pub critic: Option<Critic>,
+    folder: RunFolder<TrainConfig<E>>,
+    recorder: Recorder,
+    environments: Vec<Box<dyn Environment>>,
+    state: State,
+    throughput: Throughput,
+    progress: Progress,
+    step: u64,
+    /// The step of the last checkpoint.
+    saved: u64,
+    stop: Option<&'static AtomicBool>,
+}
+
+impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
+    /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the examination that training
+    /// has to beat, critic, first checkpoint.
+    ///
+    /// # Errors
+    /// A configuration out of range, a `beginning` that a continued run has or a new one lacks, a checkpoint that cannot be
+    /// restored, and whatever playing, cloning and writing can fail with.
+    pub fn open(
+        folder: RunFolder<TrainConfig<E>>,
+        environments: Vec<Box<dyn Environment>>,
+        beginning: Option<Beginning>,
+    ) -> Result<Self> {
+        folder.config.validate()?;
+        folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
+        match (folder.checkpoint.clone(), beginning) {
+            (Some(checkpoint), None) => Self::continued(folder, environments, &checkpoint),
+            (None, Some(beginning)) => Self::begun(folder, environments, beginning),
+            (Some(_), Some(_)) => Err(Error::setting("beginning", "given", "the run has one already")),
+            (None, None) => Err(Error::setting("beginning", "missing", "a new run needs one")),
+        }
+    }
+
+    fn continued(
+        folder: RunFolder<TrainConfig<E>>,
+        environments: Vec<Box<dyn Environment>>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self> {
+        let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
+        let critic = folder.config.critic.as_ref();
+        let critic = critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
+        let mut run = Self::assemble(folder, environments, agent, checkpoint.state()?)?;
+        (run.critic, run.step, run.saved) = (critic, checkpoint.step(), checkpoint.step());
+        run.progress = Progress::new("step", run.config().steps as usize).starting_at(run.step as usize);
+        Ok(run)
+    }
+
+    fn begun(
+        folder: RunFolder<TrainConfig<E>>,
+        environments: Vec<Box<dyn Environment>>,
+        beginning: Beginning,
+    ) -> Result<Self> {
+        let Beginning { train, exams, demonstrations } = beginning;
+        let texts = demonstrations.iter().flat_map(demonstration_texts);
+        let agent = Agent::new(&folder.config.agent(), texts, folder.config.seed)?;
+        let state = State { position: Position::default(), train, exams, before: Vec::new() };
+        let mut run = Self::assemble(folder, environments, agent, state)?;
+        let TrainConfig { cloning, update, seed, critic, .. } = &run.folder.config;
+        clone_demonstrations(&mut run.agent, &demonstrations, cloning, update, *seed, &mut run.recorder)?;
+        run.critic = critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
+        run.state.before = run.examine()?;
+        run.save()?;
+        run.progress = Progress::new("step", run.config().steps as usize);
+        Ok(run)
+    }
+
+    fn assemble(
+        folder: RunFolder<TrainConfig<E>>,
+        environments: Vec<Box<dyn Environment>>,
+        agent: Agent,
+        state: State,
+    ) -> Result<Self> {
+        if environments.is_empty() {
+            return Err(Error::setting("environments", 0, "must be at least 1"));
+        }
+        let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
+        let (critic, step, saved, stop) = (None, 0, 0, None);
+        Ok(Self {
+            agent,
+            critic,
+            folder,
+            recorder,
+            environments,
+            state,
+            throughput,
+            progress,
+            step,
+            saved,
+            stop,
+        })
+    }
+
+    /// The same, ending after the step in which `stop` is raised ([`super::stop_on_ctrl_c`]).
+    #[must_use]
+    pub fn stopping_at(self, stop: &'static AtomicBool) -> Self {
+        Self { stop: Some(stop), ..self }
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &TrainConfig<E> {
+        &self.folder.config
+    }
+
+    /// The agent and its critic.
+    ///
+    /// # Errors
+    /// A run without a critic.
+    pub fn actor_critic(&mut self) -> Result<(&mut Agent, &mut Critic)> {
+        let missing = || Error::setting("critic", "missing", "this run has no critic");
+        Ok((&mut self.agent, self.critic.as_mut().ok_or_else(missing)?))
+    }
+
+    /// The step to do now, from 0; `None` at the end, or where the run is to stop.
+    pub fn next_step(&self) -> Option<u64> {
+        (self.step < self.config().steps && !self.stopping()).then_some(self.step)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
+    /// Plays the episodes of `step`.
+    ///
+    /// # Errors
+    /// As [`Agent::play`].
+    pub fn play(&mut self, step: u64) -> Result<Rollouts> {
+        let Self { agent, environments, progress, state, folder, .. } = self;
+        let TrainConfig { seed, rollout, .. } = &folder.config;
+        let schedule = TaskSchedule::new(&state.train, *seed, rollout.tasks)?;
+        let episodes = group_episodes(&schedule, *seed, step, rollout.group);
+        agent.play(environments, &episodes, &rollout.play(rollout.temperature), &mut |done| {
+            progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
+        })
+    }
+
+    /// Records the step that began at `began`, with its rates, and shows it.
+    ///
+    /// # Errors
+    /// A record that cannot be written.
+    pub fn record(&mut self, mut record: Record, stats: &PlayStats, began: Instant) -> Result<()> {
+        self.throughput.add(&mut record, stats, began);
+        self.recorder.record(&record)?;
+        self.step += 1;
+        self.progress.set(self.step as usize, "");
+        self.progress.line(&step_line(&record, self.step, self.folder.config.steps, &self.progress));
+        Ok(())
+    }
+
+    /// Examines the policy and saves the run where it is time to, after [`Trainer::record`].
+    ///
+    /// # Errors
+    /// As [`Trainer::examine`] and [`Trainer::save`].
+    pub fn examine_and_save(&mut self) -> Result<()> {
+        let TrainConfig { evaluation, checkpoint_every, steps, .. } = &self.folder.config;
+        let (every, saves, last) = (evaluation.every, *checkpoint_every, self.step == *steps);
+        if every > 0 && self.step.is_multiple_of(every) && !last {
+            self.examine()?;
+        }
+        match self.step.is_multiple_of(saves) || last || self.stopping() {
+            true => self.save(),
+            false => Ok(()),
+        }
+    }
+
+    /// Examines the policy as it is; one outcome a panel.
+    ///
+    /// # Errors
+    /// As [`examine`].
+    pub fn examine(&mut self) -> Result<Vec<Outcome>> {
+        let Self { agent, environments, state, recorder, folder, step, .. } = self;
+        let TrainConfig { seed, evaluation, rollout, .. } = &folder.config;
+        let (limits, episodes) = (rollout.play(evaluation.temperature), evaluation.episodes);
+        let (seed, step) = (*seed, *step);
+        let mut of = |panel| {
+            examine(agent, environments, &Examination { panel, episodes, limits, seed, step }, recorder)
+        };
+        state.exams.iter().map(&mut of).collect()
+    }
+
+    /// Writes a checkpoint, and removes old ones.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&mut self) -> Result<()> {
+        let mut checkpoint = CheckpointWriter::new(&self.folder.dir, self.step)?;
+        self.agent.save(&mut checkpoint)?;
+        if let Some(critic) = &self.critic {
+            critic.save(&mut checkpoint)?;
+        }
+        self.folder.save(&mut checkpoint)?;
+        self.state.position = self.recorder.sync()?;
+        checkpoint.finish(&self.state)?;
+        self.saved = self.step;
+        prune_checkpoints(&self.folder.dir, KEPT, None).map(drop)
+    }
+
+    /// Ends the run, complete or stopped: last examination, exported model, report. Returns the outcomes before and after
+    /// training, one a panel.
+    ///
+    /// # Errors
+    /// As [`Trainer::examine`]; a file that cannot be written.
+    pub fn finish(&mut self) -> Result<[Vec<Outcome>; 2]> {
+        let dir = self.folder.dir.clone();
+        if self.saved < self.step {
+            self.save()?; // stopped after it was decided that this step needs no checkpoint
+        }
+        if self.step < self.config().steps {
+            eprintln!("stopped after step {}; continue with --resume {}", self.step, dir.display());
+        }
+        let after = self.examine()?;
+        self.agent.export(&dir, self.step)?;
+        let report = write_report(&[&dir])?;
+        eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), dir.display());
+        Ok([self.state.before.clone(), after])
+    }
+
+    /// The run in numbers ([`summary`]), with the outcomes of one panel.
+    pub fn summary(&self, began: Instant, before: &Outcome, after: &Outcome) -> serde_json::Value {
+        summary(self.step, began, [before, after], &self.throughput, &self.folder.dir)
+    }
+}

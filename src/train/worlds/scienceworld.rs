@@ -1,0 +1,133 @@
+//! ScienceWorld's tasks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::env::scienceworld::{
+    task_names, variations, DemonstrationConfig, ScienceWorldConfig, ScienceWorldPool, Split, SuccessRule,
+};
+use crate::env::{Demonstration, Task};
+use crate::train::{Beginning, Panel, Preset, Progress, TrainConfig};
+use crate::Result;
+
+/// Which tasks of ScienceWorld a run plays, and the simulator's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScienceWorldTasks {
+    /// Task families, as the simulator names them.
+    pub tasks: Vec<String>,
+    /// Variations of each family to learn on, spread over the official train split.
+    pub train_variations: usize,
+    /// Unseen variations of each family to be examined on, spread over the official test split.
+    pub test_variations: usize,
+    /// How gold paths become demonstrations.
+    pub demonstrations: DemonstrationConfig,
+    /// The simulator's.
+    pub simulator: ScienceWorldConfig,
+}
+
+impl Default for ScienceWorldTasks {
+    /// Two short families: one asks to read a room and a colour and to act on them, the other to know animals.
+    fn default() -> Self {
+        Self {
+            tasks: ["find-non-living-thing", "lifespan-longest-lived"].map(String::from).to_vec(),
+            train_variations: 150,
+            test_variations: 75,
+            demonstrations: DemonstrationConfig::default(),
+            simulator: ScienceWorldConfig::default(),
+        }
+    }
+}
+
+impl ScienceWorldTasks {
+    /// The tasks of a preset: for the paper's runs all families but `use-thermometer`, as published, on all training
+    /// variations and two test variations each; with the published code's rule of success for `official`.
+    pub fn of(preset: Preset) -> Self {
+        let mut tasks = Self::default();
+        if preset != Preset::Small {
+            let played = task_names().filter(|&name| name != "use-thermometer");
+            tasks.tasks = played.map(String::from).collect();
+            (tasks.train_variations, tasks.test_variations) = (10_000, 2);
+        }
+        if preset == Preset::Official {
+            tasks.simulator.success = SuccessRule::DoneWithPositiveScore;
+        }
+        tasks
+    }
+
+    /// Few of them, for a run of less than two minutes.
+    #[must_use]
+    pub fn smoke(self) -> Self {
+        Self { train_variations: 8, test_variations: 4, ..self }
+    }
+
+    /// The panels to learn on and to be examined on: `train` and `test`.
+    ///
+    /// # Errors
+    /// No family, one that the simulator does not know, or none of its variations.
+    pub fn panels(&self) -> Result<[Panel; 2]> {
+        let train = self.panel("train", Split::Train, self.train_variations)?;
+        Ok([train, self.panel("test", Split::Test, self.test_variations)?])
+    }
+
+    fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<Panel> {
+        let mut tasks = Vec::new();
+        for family in &self.tasks {
+            let all = variations(family, split)?.map(|variation| Task { name: family.clone(), variation });
+            tasks.extend(Panel::new(name, all.collect())?.thin(of_each)?.tasks);
+        }
+        Panel::new(name, tasks)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first that is out of range, by name; as [`ScienceWorldTasks::panels`].
+    pub fn validate(&self) -> Result<()> {
+        self.demonstrations.validate()?;
+        self.simulator.validate()?;
+        self.panels().map(drop)
+    }
+
+    /// What a new run begins with: the panels, and the simulator's own solutions of some training variations.
+    ///
+    /// # Errors
+    /// As [`ScienceWorldTasks::panels`]; a simulator that failed.
+    pub fn begin(config: &TrainConfig<Self>, pool: &mut ScienceWorldPool) -> Result<Beginning> {
+        let [train, test] = config.environment.panels()?;
+        Ok(Beginning {
+            train,
+            exams: vec![test],
+            demonstrations: config.environment.gold_paths(config, pool)?,
+        })
+    }
+
+    fn gold_paths(
+        &self,
+        config: &TrainConfig<Self>,
+        pool: &mut ScienceWorldPool,
+    ) -> Result<Vec<Demonstration>> {
+        let tasks = self.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
+        let mut progress = Progress::new("gold paths", tasks.len());
+        let mut show = |done| progress.set(done, "");
+        let demonstrations = pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
+        progress.finish(&format!("{} episodes", demonstrations.len()));
+        Ok(demonstrations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_has_tasks_and_none_is_examined_on_what_it_learns() {
+        for preset in [Preset::Small, Preset::Paper, Preset::Official] {
+            let tasks = ScienceWorldTasks::of(preset);
+            tasks.validate().unwrap();
+            let [train, test] = tasks.panels().unwrap();
+            assert!(test.tasks.iter().all(|task| !train.tasks.contains(task)));
+            tasks.smoke().validate().unwrap();
+        }
+        assert_eq!(ScienceWorldTasks::of(Preset::Paper).panels().unwrap()[0].tasks.len(), 3322);
+    }
+}
