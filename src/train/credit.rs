@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::advantage::{discounted_returns, gigpo, Groups, OutcomeEstimator};
+use crate::advantage::{discounted_returns, gigpo, whiten_counted, Groups, OutcomeEstimator};
 use crate::rollout::Trajectory;
 use crate::{Error, Result};
 
 /// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
 /// without a penalty).
 ///
-/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode. A_turn
+/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode, except with
+/// `reinforce-pp`: there it is what was earned from the turn on, whitened over the batch's tokens. A_turn
 /// compares turns of the group that start from the same situation, by what was earned from there on: it is
 /// the difference from their mean, divided by the root mean square of these differences over the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -88,15 +89,32 @@ pub fn turn_advantages(
         t.turns.iter().zip(rewards).map(|(turn, reward)| reward - penalty(turn.valid)).collect()
     };
     let rewards: Vec<Vec<f64>> = trajectories.iter().zip(rewards).map(penalised).collect();
+    let of_episodes = compare_episodes(trajectories, &rewards, config)?;
+    let of_turns = compare_turns(trajectories, &rewards, config.gamma)?;
+    let total = |(episode, turn)| config.episode_weight * episode + config.turn_weight * turn;
+    let mut totals = of_episodes.into_iter().zip(of_turns).map(total);
+    Ok(trajectories.iter().map(|t| totals.by_ref().take(t.turns.len()).collect()).collect())
+}
+
+/// A_episode of all turns, in order.
+fn compare_episodes(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    config: &AdvantageConfig,
+) -> Result<Vec<f64>> {
+    let tokens_of = |t: &Trajectory| t.turns.iter().map(|turn| turn.action_ids.len()).collect::<Vec<_>>();
+    let tokens: Vec<Vec<usize>> = trajectories.iter().map(tokens_of).collect();
+    let episodes: Vec<usize> =
+        rewards.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, r.len())).collect();
+    if config.estimator == OutcomeEstimator::ReinforcePp {
+        let returns = discounted_returns(&rewards.concat(), &episodes, config.gamma)?;
+        return whiten_counted(&returns, &tokens.concat());
+    }
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
     let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-    let of_episodes = config.estimator.advantages(&returns, &Groups::over_rows(&groups))?;
-    let mut of_turns = compare_turns(trajectories, &rewards, config.gamma)?.into_iter();
-    let total = |episode: f64, turn: f64| config.episode_weight * episode + config.turn_weight * turn;
-    let of_trajectory = |(t, episode): (&Trajectory, f64)| {
-        of_turns.by_ref().take(t.turns.len()).map(|turn| total(episode, turn)).collect()
-    };
-    Ok(trajectories.iter().zip(of_episodes).map(of_trajectory).collect())
+    let tokens: Vec<usize> = tokens.iter().map(|t| t.iter().sum()).collect();
+    let of = config.estimator.advantages_of_tokens(&returns, &Groups::over_rows(&groups), &tokens)?;
+    Ok(episodes.into_iter().map(|i| of[i]).collect())
 }
 
 /// A_turn of all turns, in order.

@@ -211,6 +211,7 @@ impl Learner {
                 old_log_probs_bt: &micro.old_log_probs_br,
                 ref_log_probs_bt: reference_br.as_ref(),
                 advantages_bt: &advantages_br,
+                weights_bt: None,
                 batch,
             };
             let mut output = policy_loss(&inputs, &config.policy)?;
