@@ -30,6 +30,8 @@ pub enum Purpose {
     Lora = 9,
     /// What dropout drops.
     Dropout = 10,
+    /// Which tokens a regulariser singles out.
+    Selection = 11,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

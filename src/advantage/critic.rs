@@ -106,7 +106,8 @@ pub fn gae_bi_level(
 ) -> Result<Estimate> {
     turns.validate()?;
     check(rewards, values, layout)?;
-    let last_tokens = |trajectory: Turns| trajectory.into_values().filter_map(|t| t.last().copied()).collect();
+    let last_tokens =
+        |trajectory: Turns| trajectory.into_values().filter_map(|t| t.last().copied()).collect();
     let ends: Vec<Vec<usize>> = trajectories(layout).into_values().map(last_tokens).collect();
     let (_, returns) = scatter(rewards, values, ends.clone(), turns)?;
     let mut rewards = rewards.to_vec();

@@ -184,12 +184,7 @@ impl OutcomeEstimator {
     ///
     /// # Errors
     /// Those of the estimator, and [`Error::Shape`] where the lengths differ.
-    pub fn advantages_of_tokens(
-        self,
-        scores: &[f64],
-        groups: &Groups,
-        tokens: &[usize],
-    ) -> Result<Vec<f64>> {
+    pub fn advantages_of_tokens(self, scores: &[f64], groups: &Groups, tokens: &[usize]) -> Result<Vec<f64>> {
         check_len("tokens", tokens.len(), scores.len())?;
         match self {
             Self::Grpo => grpo(scores, groups, true),

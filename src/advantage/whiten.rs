@@ -28,9 +28,8 @@ pub fn whiten_counted(values: &[f64], counts: &[usize]) -> Result<Vec<f64>> {
         let at = format!("{total} tokens, a variance needs two");
         return Err(Error::EmptyMask { name: "counts", at });
     }
-    let sum = |of: &dyn Fn(f64) -> f64| -> f64 {
-        values.iter().zip(counts).map(|(&x, &n)| n as f64 * of(x)).sum()
-    };
+    let sum =
+        |of: &dyn Fn(f64) -> f64| -> f64 { values.iter().zip(counts).map(|(&x, &n)| n as f64 * of(x)).sum() };
     let mean = sum(&|x| x) / total;
     let variance = sum(&|x| (x - mean) * (x - mean)) / (total - 1.0);
     Ok(values.iter().map(|x| (x - mean) / (variance + 1e-8).sqrt()).collect())

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use candle_core::{DType, Tensor};
 
 use super::optim::AdamW;
+use super::prepare::Prepared;
 use super::UpdateConfig;
 use crate::entropy::EntropyControl;
 use crate::kernels::ScoreOptions;
@@ -174,14 +175,15 @@ impl Learner {
         lr: f64,
     ) -> Result<Metrics> {
         data.check()?;
-        let mut total = Metrics::new();
+        let prepared = Prepared::new(self, data, config, entropy)?;
+        let mut total = prepared.metrics.clone();
         let steps = (config.epochs * config.mini_batches.min(data.rows.len())) as f64;
         for epoch in 0..config.epochs {
             let stream = Stream::new(data.seed, Purpose::Shuffle, data.step, epoch as u32, 0);
             let order = stream.permutation(0, data.rows.len());
             for (i, chunk) in split(&order, config.mini_batches).into_iter().enumerate() {
                 let first = epoch == 0 && i == 0;
-                let metrics = self.optimizer_step(data, chunk, config, entropy, lr, first)?;
+                let metrics = self.optimizer_step(&prepared, chunk, config, entropy, lr, first)?;
                 total.merge(&metrics.scaled(1.0 / steps));
             }
         }
@@ -190,32 +192,30 @@ impl Learner {
 
     fn optimizer_step(
         &mut self,
-        data: &PolicyBatch,
+        prepared: &Prepared,
         chunk: &[usize],
         config: &UpdateConfig,
         entropy: &EntropyControl,
         lr: f64,
         first: bool,
     ) -> Result<Metrics> {
+        let data = prepared.data;
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let whole = self.whole(&rows, config)?;
         let (gradients, mut metrics) = self.accumulate(&rows, config, &whole, &|micro, batch, members| {
             let (log_probs_br, entropies_br) = self.terms_of(&self.dropping(data.seed, members), micro)?;
-            let of_members = |values: &[Vec<f32>]| {
-                micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
-            };
-            let advantages_br = of_members(data.advantages)?;
-            let reference_br = data.reference.map(of_members).transpose()?;
+            let part = prepared.part(micro, &members.iter().map(|&m| chunk[m]).collect::<Vec<_>>())?;
             let inputs = LossInputs {
                 log_probs_bt: &log_probs_br,
-                old_log_probs_bt: &micro.old_log_probs_br,
-                ref_log_probs_bt: reference_br.as_ref(),
-                advantages_bt: &advantages_br,
-                weights_bt: None,
+                old_log_probs_bt: &part.old_log_probs_br,
+                ref_log_probs_bt: part.reference_br.as_ref(),
+                advantages_bt: &part.advantages_br,
+                weights_bt: part.weights_br.as_ref(),
                 batch,
             };
+            let policy = part.policy_inputs(&log_probs_br);
             let mut output = policy_loss(&inputs, &config.policy)?;
-            output = output.plus(entropy.term(&entropies_br, batch)?)?;
+            output = output.plus(entropy.term_with(&entropies_br, batch, Some(policy))?)?;
             if first {
                 output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
             }
@@ -234,6 +234,16 @@ impl Learner {
     /// A tensor operation failed.
     pub fn reference_log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((decoder, _)) = &self.reference else { return Ok(None) };
+        self.log_probs_under(decoder, rows, config).map(Some)
+    }
+
+    /// Log-probabilities of the rows' sampled tokens under `decoder`, nats, one list a row.
+    pub(super) fn log_probs_under(
+        &self,
+        decoder: &Decoder,
+        rows: &[Row],
+        config: &UpdateConfig,
+    ) -> Result<Vec<Vec<f32>>> {
         let rows: Vec<&Row> = rows.iter().collect();
         let width = widest(&rows);
         let mut out = vec![Vec::new(); rows.len()];
@@ -246,7 +256,7 @@ impl Learner {
                 out[m] = values[..rows[m].positions.len()].to_vec();
             }
         }
-        Ok(Some(out))
+        Ok(out)
     }
 
     fn whole(&self, rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
@@ -334,7 +344,7 @@ fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
     plan
 }
 
-fn widest(rows: &[&Row]) -> usize {
+pub(super) fn widest(rows: &[&Row]) -> usize {
     rows.iter().map(|r| r.positions.len()).max().unwrap_or(0)
 }
 
