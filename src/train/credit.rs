@@ -206,6 +206,42 @@ mod tests {
     }
 
     #[test]
+    fn reinforce_plus_plus_is_whitened_over_the_tokens_of_the_batch() {
+        let of = |tokens: usize| Turn { action_ids: vec![0; tokens], valid: true, ..Turn::default() };
+        let played = [trajectory(0, vec![of(1), of(3)]), trajectory(1, vec![of(2)])];
+        let rewards = [vec![0.0, 8.0], vec![1.0]];
+        let with = |estimator, gamma| {
+            let config = AdvantageConfig { estimator, gamma, turn_weight: 0.0, ..AdvantageConfig::default() };
+            turn_advantages(&played, &rewards, &config).unwrap().concat()
+        };
+        // Each turn's return as often as it has tokens.
+        let whitened = |returns: [f64; 3]| {
+            let [a, b, c] = returns;
+            let tokens = [a, b, b, b, c, c];
+            let mean = tokens.iter().sum::<f64>() / 6.0;
+            let variance = tokens.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 5.0;
+            returns.map(|x| (x - mean) / variance.sqrt())
+        };
+        for (estimator, gamma, returns) in [
+            (OutcomeEstimator::ReinforcePp, 1.0, [8.0, 8.0, 1.0]),
+            (OutcomeEstimator::ReinforcePp, 0.5, [4.0, 8.0, 1.0]),
+            (OutcomeEstimator::ReinforcePpBaseline, 0.5, [3.5, 3.5, -3.5]),
+        ] {
+            let (got, want) = (with(estimator, gamma), whitened(returns));
+            assert!(
+                got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-7),
+                "{estimator:?} {got:?} {want:?}"
+            );
+        }
+        let error = turn_advantages(
+            &[],
+            &[],
+            &AdvantageConfig { estimator: OutcomeEstimator::ReinforcePp, ..AdvantageConfig::default() },
+        );
+        assert!(matches!(error, Err(Error::EmptyMask { .. })), "there is nothing to whiten");
+    }
+
+    #[test]
     fn nothing_to_compare_teaches_nothing() {
         let played = [trajectory(0, vec![turn("a", 1.0, true)])];
         assert_eq!(turn_advantages(&played, &[vec![1.0]], &only_turns()).unwrap(), [[0.0]]);
