@@ -6,10 +6,10 @@ use super::policy::share_of;
 use super::{Metrics, TokenBatch};
 use crate::Result;
 
-/// Per token −sg[clip(r, 1 − ε_low, 1 + ε_high)]·A·log π, all tensors [B, T] (CISPO, arXiv 2506.13585, eq. 4
+/// Per token −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, all tensors [B, T] (CISPO, arXiv 2506.13585, eq. 4
 /// and 5; verl `compute_policy_loss_cispo`).
 ///
-/// Unlike the clip of PPO, that of CISPO bounds the weight of a token and never silences it. Its paper leaves
+/// sg is a stop-gradient. Unlike the clip of PPO, that of CISPO bounds the weight of a token and never silences it. Its paper leaves
 /// out the lower bound: ε_low = 1. Adds the metric `pg_clipfrac`, the share of tokens whose weight was clipped.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::TokenBatch;
 use crate::Result;
 
-/// The ratio of GSPO in its token form, r_t = sg[s]·π/sg[π] with s = exp(mean over the turn's tokens of
+/// The ratio of GSPO in its token form, rₜ = sg(s)·π/sg(π) with s = exp(mean over the turn's tokens of
 /// log π/π_old): the value of every token is its turn's s, and its gradient s·∇log π
 /// (arXiv 2507.18071, eq. 7 and 14; verl `compute_policy_loss_gspo`, without its cut at e¹⁰).
 ///

@@ -15,7 +15,7 @@ pub enum PolicyLossKind {
     /// `gspo`: the same with one ratio for a whole turn, see [`sequence_ratio`](super::sequence_ratio)
     /// (arXiv 2507.18071).
     Gspo,
-    /// `cispo`: −sg[clip(r, 1 − ε_low, 1 + ε_high)]·A·log π, see [`cispo_loss`](super::cispo_loss)
+    /// `cispo`: −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, see [`cispo_loss`](super::cispo_loss)
     /// (arXiv 2506.13585).
     Cispo,
     /// `reinforce`: −A·log π, without a ratio (Williams 1992; verl `gpg`).

@@ -15,12 +15,15 @@ struct Form {
     lists: [Vec<f64>; 5],
 }
 
+/// Whether it counts, its turn, its values.
+type Token = (bool, usize, [f64; 5]);
+
 const LENGTHS: [&[usize]; 3] = [&[3, 1], &[2], &[1, 2, 3]];
 
 /// `per_turn` rows of turns, or whole trajectories with an observation token before every turn.
 fn form(per_turn: bool, padding: usize) -> Form {
     let width = if per_turn { 3 } else { 9 } + padding;
-    let mut rows: Vec<(usize, Vec<(bool, usize, [f64; 5])>)> = Vec::new();
+    let mut rows: Vec<(usize, Vec<Token>)> = Vec::new();
     for (trajectory, lengths) in LENGTHS.iter().enumerate() {
         for (turn, &length) in lengths.iter().enumerate() {
             if per_turn || turn == 0 {
