@@ -32,6 +32,8 @@ pub enum Purpose {
     Dropout = 10,
     /// A critic's initial parameters.
     Critic = 11,
+    /// Which tokens a regulariser singles out.
+    Selection = 12,
 }
 
 /// The key of one stream of draws: (seed, purpose, step, task, member).

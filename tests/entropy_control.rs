@@ -191,6 +191,7 @@ fn bad_tensors_are_named_with_their_place() {
             old_log_probs_bt: &zeros,
             ref_log_probs_bt: None,
             advantages_bt: &zeros,
+            weights_bt: None,
             batch: &batch(),
         };
         policy_loss(&inputs, &settings).map(|output| output.metrics)

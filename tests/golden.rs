@@ -201,6 +201,7 @@ impl<'a> LossCase<'a> {
             clip_high: clip("clip_ratio_high"),
             dual_clip: Some(self.config["clip_ratio_c"].as_f64().unwrap_or(3.0)),
             kl: use_kl.then(|| KlLoss { kind: kind.unwrap(), coef: self.number("kl_loss_coef") }),
+            ..PolicyLoss::default()
         };
         let reference = use_kl.then(|| self.rows("ref_log_prob", rows));
         let inputs = LossInputs {
@@ -208,6 +209,7 @@ impl<'a> LossCase<'a> {
             old_log_probs_bt: &self.rows("old_log_probs", rows),
             ref_log_probs_bt: reference.as_ref(),
             advantages_bt: &self.rows("advantages", rows),
+            weights_bt: None,
             batch,
         };
         policy_loss(&inputs, &settings).unwrap()
@@ -221,7 +223,8 @@ impl<'a> LossCase<'a> {
         want: &Value,
     ) -> LossOutput {
         let lambda = self.number("entropy_coeff");
-        let inputs = EntropyInputs { entropy_bt, batch, history: &self.history, beta: self.beta };
+        let inputs =
+            EntropyInputs { entropy_bt, batch, history: &self.history, beta: self.beta, policy: None };
         if self.config["entropy_smooth"] != true {
             return EntropyBonus::new(lambda).unwrap().term(&inputs).unwrap();
         }
@@ -302,8 +305,13 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
     let logits = Var::from_tensor(&tensor(logits, DType::F64)).unwrap();
     let ids = Tensor::zeros(shape.as_slice(), DType::U32, &Device::Cpu).unwrap();
     let (_, entropy_bt) = logprob_entropy(&logits, &ids, 1.0).unwrap();
-    let inputs =
-        EntropyInputs { entropy_bt: &entropy_bt, batch: &batch, history: &history, beta: number("beta") };
+    let inputs = EntropyInputs {
+        entropy_bt: &entropy_bt,
+        batch: &batch,
+        history: &history,
+        beta: number("beta"),
+        policy: None,
+    };
     let term = hinge.term(&inputs).unwrap();
     let check = |key: &str, got: &[f64]| assert_close(&format!("{what} {key}"), got, &flat(&case[key]), F64);
     check("L_H", &[term.metrics.get("entropy/l_h").unwrap()]);
@@ -323,7 +331,13 @@ fn hinge_of_each(entropies: &[f64], band: Band, reference: Option<f64>) -> Vec<f
     let history = Fixed(vec![reference]);
     let of = |&entropy: &f64| {
         let entropy_bt = Tensor::new(&[[entropy]], &Device::Cpu).unwrap();
-        let inputs = EntropyInputs { entropy_bt: &entropy_bt, batch: &batch, history: &history, beta: 1.0 };
+        let inputs = EntropyInputs {
+            entropy_bt: &entropy_bt,
+            batch: &batch,
+            history: &history,
+            beta: 1.0,
+            policy: None,
+        };
         host(&hinge.smoothing(&inputs).unwrap())[0]
     };
     entropies.iter().map(of).collect()
@@ -423,8 +437,13 @@ fn golden_penalty_edges() {
             let band = Band { kappa_low, kappa_high };
             let indicator = EpoIndicator::new(1.0, 0.1, band, granularity).unwrap();
             let history = Fixed(vec![Some(reference)]);
-            let inputs =
-                EntropyInputs { entropy_bt: &entropy_bt, batch: &batch(0), history: &history, beta: 1.0 };
+            let inputs = EntropyInputs {
+                entropy_bt: &entropy_bt,
+                batch: &batch(0),
+                history: &history,
+                beta: 1.0,
+                policy: None,
+            };
             let (penalties, ratio) = indicator.penalties(&inputs).unwrap().unwrap();
             assert_close(&format!("{name} {case}"), &penalties, &flat(&want["mask"]), F32);
             assert_close(&format!("{name} {case} ratio"), &[ratio], &flat(&want["ratio"]), F64);
@@ -445,7 +464,7 @@ fn beyond_the_history(entropy_bt: &Tensor, batch: &dyn Fn(usize) -> TokenBatch, 
     let indicator = EpoIndicator::new(1.0, 0.1, band, Granularity::Token).unwrap();
     let penalties = |history: &OfficialHistory, turn| {
         let batch = batch(turn);
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history, beta: 1.0 };
+        let inputs = EntropyInputs { entropy_bt, batch: &batch, history, beta: 1.0, policy: None };
         indicator.penalties(&inputs)
     };
     let (none, ratio) = penalties(&history, 0).unwrap().unwrap();

@@ -59,7 +59,7 @@ fn check_logits(what: &str, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
 fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Aggregation) {
     let (batch, history) = (batch(aggregation), history());
     check_logits(&format!("{what} {aggregation:?}"), |_, entropy_bt| {
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7 };
+        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
         Ok(regularizer.term(&inputs)?.loss)
     });
 }
@@ -85,7 +85,9 @@ fn the_hinge_alone_pushes_entropy_back_into_the_band() {
     let loss = |granularity| {
         let hinge = EpoHinge::new(1.0, 0.2, band, granularity).unwrap();
         let (batch, history) = (&batch, &history);
-        move |entropy_bt: &Tensor| hinge.smoothing(&EntropyInputs { entropy_bt, batch, history, beta: 1.0 })
+        move |entropy_bt: &Tensor| {
+            hinge.smoothing(&EntropyInputs { entropy_bt, batch, history, beta: 1.0, policy: None })
+        }
     };
     // Below, on the edge, inside, above: descending the loss raises the first and lowers the last.
     let token = gradient(&[0.4, 0.5, 1.0, 1.6], &[1, 4], &loss(Granularity::Token));
@@ -107,7 +109,8 @@ fn the_indicator_has_no_gradient() {
             let (batch, history) = (&batch, &history);
             move |logits: &Tensor| {
                 let (_, entropy_bt) = logprob_entropy(logits, &ids(), 1.0)?;
-                let inputs = EntropyInputs { entropy_bt: &entropy_bt, batch, history, beta: 1.7 };
+                let inputs =
+                    EntropyInputs { entropy_bt: &entropy_bt, batch, history, beta: 1.7, policy: None };
                 Ok(EpoIndicator::new(0.7, alpha, band, granularity)?.term(&inputs)?.loss)
             }
         };
@@ -127,7 +130,7 @@ fn the_indicator_has_no_gradient() {
 fn no_entropy_term_leaves_the_graph_alone() {
     let (batch, history) = (batch(Aggregation::Paper), history());
     let term = |entropy_bt: &Tensor| {
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0 };
+        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
         Ok(NoEntropy.term(&inputs)?.loss)
     };
     assert_eq!(gradient(&random(1, 12, 0.1, 2.0), &[ROWS, TOKENS], &term), [0.0; 12]);
@@ -143,6 +146,7 @@ fn check_policy(what: &str, settings: PolicyLoss, drift: f64, aggregation: Aggre
             old_log_probs_bt: &old_bt,
             ref_log_probs_bt: Some(&ref_bt),
             advantages_bt: &advantages_bt,
+            weights_bt: None,
             batch: &batch,
         };
         Ok(policy_loss(&inputs, &settings)?.loss)
@@ -152,7 +156,8 @@ fn check_policy(what: &str, settings: PolicyLoss, drift: f64, aggregation: Aggre
 #[test]
 fn policy_loss_agrees_with_differences() {
     for aggregation in MODES {
-        let plain = PolicyLoss { clip_low: 0.2, clip_high: 0.28, dual_clip: None, kl: None };
+        let plain =
+            PolicyLoss { clip_low: 0.2, clip_high: 0.28, dual_clip: None, kl: None, ..PolicyLoss::default() };
         check_policy(&format!("clip {aggregation:?}"), plain, 0.5, aggregation);
         let dual = PolicyLoss { dual_clip: Some(1.5), ..plain };
         check_policy(&format!("dual clip {aggregation:?}"), dual, 2.5, aggregation);
@@ -170,7 +175,7 @@ fn clipping_stops_the_gradient_where_it_should() {
     let batch = TokenBatch::new(layout, Aggregation::SeqMeanTokenSum);
     let zeros = Tensor::zeros((1, 5), candle_core::DType::F64, &Device::Cpu).unwrap();
     let advantages_bt = Tensor::new(&[[1.0, -1.0, 1.0, -1.0, -1.0]], &Device::Cpu).unwrap();
-    let settings = PolicyLoss { clip_low: 0.2, clip_high: 0.2, dual_clip: Some(3.0), kl: None };
+    let settings = PolicyLoss { clip_low: 0.2, clip_high: 0.2, kl: None, ..PolicyLoss::default() };
     let log_ratio = [0.3, 0.3, -0.3, -0.3, 2.0];
     let loss = |log_probs_bt: &Tensor| {
         let inputs = LossInputs {
@@ -178,6 +183,7 @@ fn clipping_stops_the_gradient_where_it_should() {
             old_log_probs_bt: &zeros,
             ref_log_probs_bt: None,
             advantages_bt: &advantages_bt,
+            weights_bt: None,
             batch: &batch,
         };
         Ok(policy_loss(&inputs, &settings)?.loss)
@@ -223,12 +229,14 @@ fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> 
         EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence).unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
-        let inputs = EntropyInputs { entropy_bt: x_bt, batch: &batch, history: &history, beta: 1.7 };
+        let inputs =
+            EntropyInputs { entropy_bt: x_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
         let policy = LossInputs {
             log_probs_bt: x_bt,
             old_log_probs_bt: &zeros,
             ref_log_probs_bt: Some(&zeros),
             advantages_bt: &x_bt.detach(),
+            weights_bt: None,
             batch: &batch,
         };
         Ok(policy_loss(&policy, &PolicyLoss::default())?.plus(hinge.term(&inputs)?)?.loss)

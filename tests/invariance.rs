@@ -59,6 +59,7 @@ fn run(control: &EntropyControl, rows: &Rows, batch: &TokenBatch) -> (LossOutput
         old_log_probs_bt: &tensor(old),
         ref_log_probs_bt: Some(&tensor(reference)),
         advantages_bt: &tensor(advantages),
+        weights_bt: None,
         batch,
     };
     let term = control.term(&entropy_bt, batch).unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::token::zero_masked;
-use super::{broadcast, check_finite, check_len, masked_whiten};
+use super::{broadcast, check_finite, check_len, masked_whiten, whiten_counted};
 use crate::objective::TokenLayout;
 use crate::{Error, Result};
 
@@ -152,28 +152,47 @@ pub fn reinforce_pp_baseline(scores: &[f64], groups: &Groups, layout: &TokenLayo
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutcomeEstimator {
-    /// [`grpo`] with the standard deviation.
+    /// `grpo`: [`grpo`] with the standard deviation.
     #[default]
     Grpo,
-    /// [`grpo`] without it.
+    /// `dr-grpo`: [`grpo`] without it.
     DrGrpo,
-    /// [`rloo`].
+    /// `rloo`: [`rloo`].
     Rloo,
-    /// [`pass_at_k`] with the standard deviation.
+    /// `pass-at-k`: [`pass_at_k`] with the standard deviation.
     PassAtK,
+    /// `reinforce-pp`: the scores, whitened over the batch's tokens; groups play no part ([`reinforce_pp`]
+    /// with a reward at the end, not discounted).
+    ///
+    /// [`reinforce_pp`]: super::reinforce_pp
+    ReinforcePp,
+    /// `reinforce-pp-baseline`: [`reinforce_pp_baseline`].
+    ReinforcePpBaseline,
 }
 
 impl OutcomeEstimator {
-    /// One advantage per score.
+    /// One advantage per score, each score standing for one token where the estimator whitens.
     ///
     /// # Errors
     /// Those of the estimator.
     pub fn advantages(self, scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
+        self.advantages_of_tokens(scores, groups, &vec![1; scores.len()])
+    }
+
+    /// One advantage per score; `tokens` says how many tokens share it, which matters to the estimators that
+    /// whiten over the batch's tokens ([`whiten_counted`]) and to no other.
+    ///
+    /// # Errors
+    /// Those of the estimator, and [`Error::Shape`] where the lengths differ.
+    pub fn advantages_of_tokens(self, scores: &[f64], groups: &Groups, tokens: &[usize]) -> Result<Vec<f64>> {
+        check_len("tokens", tokens.len(), scores.len())?;
         match self {
             Self::Grpo => grpo(scores, groups, true),
             Self::DrGrpo => grpo(scores, groups, false),
             Self::Rloo => rloo(scores, groups),
             Self::PassAtK => pass_at_k(scores, groups, true),
+            Self::ReinforcePp => whiten_counted(scores, tokens),
+            Self::ReinforcePpBaseline => whiten_counted(&grpo(scores, groups, false)?, tokens),
         }
     }
 }

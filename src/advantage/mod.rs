@@ -13,13 +13,19 @@
 //! # Ok::<(), epo::Error>(())
 //! ```
 
+mod critic;
+mod dapo;
 mod gigpo;
 mod group;
 mod token;
+mod whiten;
 
+pub use critic::{gae_bi_level, gae_over_trajectories, gae_over_turns, gae_within_turns, Estimate, Gae};
+pub use dapo::{informative_groups, Overlong};
 pub use gigpo::{discounted_returns, gigpo};
 pub use group::{grpo, pass_at_k, reinforce_pp_baseline, rloo, Groups, OutcomeEstimator};
 pub use token::{broadcast, gae, masked_whiten, reinforce_pp};
+pub use whiten::{whiten_counted, whiten_tokens};
 
 use crate::{Error, Result};
 

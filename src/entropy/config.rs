@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AverageHistory, Averaging, Band, BetaSchedule, EntropyBonus, EntropyControl, EntropyHistory,
-    EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, NoEntropy, OfficialHistory,
+    AdaptiveBonus, AdaptiveTarget, AverageHistory, Averaging, Band, BetaSchedule, ClipCov, DecayedBonus,
+    EntropyBonus, EntropyControl, EntropyHistory, EntropyRegularizer, EpoHinge, EpoIndicator, Granularity,
+    KlCov, NoEntropy, OfficialHistory, TopEntropy,
 };
 use crate::{Error, Result};
 
@@ -20,6 +21,34 @@ pub enum EntropyMethod {
     Epo,
     /// `epo-official`: [`EpoIndicator`], the published code.
     EpoOfficial,
+    /// `decayed-bonus`: [`DecayedBonus`], which follows the schedule of β.
+    DecayedBonus,
+    /// `adaptive`: [`AdaptiveBonus`]; needs the table `adaptive`, and starts from λ.
+    Adaptive,
+    /// `clip-cov`: [`ClipCov`], with the settings of the table `clip_cov`.
+    ClipCov,
+    /// `kl-cov`: [`KlCov`], with the settings of the table `kl_cov`.
+    KlCov,
+    /// `top-entropy`: [`TopEntropy`], with the settings of the table `top_entropy`.
+    TopEntropy,
+}
+
+impl EntropyMethod {
+    const NAMES: [(&str, Self); 9] = [
+        ("none", Self::None),
+        ("bonus", Self::Bonus),
+        ("epo", Self::Epo),
+        ("epo-official", Self::EpoOfficial),
+        ("decayed-bonus", Self::DecayedBonus),
+        ("adaptive", Self::Adaptive),
+        ("clip-cov", Self::ClipCov),
+        ("kl-cov", Self::KlCov),
+        ("top-entropy", Self::TopEntropy),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, method)| *method == self).map_or("?", |(name, _)| name)
+    }
 }
 
 /// The built-in histories by name; `per_turn` keeps one reference per turn index instead of one for all.
@@ -78,6 +107,11 @@ impl HistoryConfig {
 
 /// Everything about entropy control in one serialisable place; the default is [`EntropyConfig::paper_v2`].
 ///
+/// λ, α, the band, the history and β belong to all methods, so that arms of one experiment differ in `method`
+/// alone: `bonus`, `decayed-bonus` and `adaptive` use λ, `decayed-bonus` β too, the EPO methods all of them, the
+/// others none; the band's occupancy is reported for every method. What belongs to one method (the gate and the
+/// tables) is an error with any other.
+///
 /// ```
 /// use epo::entropy::EntropyConfig;
 /// let config: EntropyConfig = serde_json::from_str(
@@ -114,6 +148,18 @@ pub struct EntropyConfig {
     pub history: HistoryConfig,
     /// The weight β_k, with γ and K.
     pub beta: BetaSchedule,
+    /// For `adaptive` only, and needed there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<AdaptiveTarget>,
+    /// For `clip-cov` only; the published settings where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_cov: Option<ClipCov>,
+    /// For `kl-cov` only; the published settings where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_cov: Option<KlCov>,
+    /// For `top-entropy` only; the published settings where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_entropy: Option<TopEntropy>,
 }
 
 impl Default for EntropyConfig {
@@ -136,6 +182,10 @@ impl EntropyConfig {
             gate: None,
             history: HistoryConfig::Cumulative { per_turn: false },
             beta: BetaSchedule::PaperV2 { gamma: 3.0, total_steps: 150 },
+            adaptive: None,
+            clip_cov: None,
+            kl_cov: None,
+            top_entropy: None,
         }
     }
 
@@ -164,19 +214,18 @@ impl EntropyConfig {
     /// The same λ with the method called `name`; `epo-official` brings the published code's other settings.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a name that is none of `none`, `bonus`, `epo`, `epo-official`.
+    /// [`Error::Setting`] for a name that no [`EntropyMethod`] has.
     pub fn with_method(self, name: &str) -> Result<Self> {
-        let method = match name {
-            "none" => EntropyMethod::None,
-            "bonus" => EntropyMethod::Bonus,
-            "epo" => EntropyMethod::Epo,
-            "epo-official" => return Ok(Self { lambda: self.lambda, ..Self::official_code() }),
-            _ => {
-                let reason = "one of none, bonus, epo, epo-official";
-                return Err(Error::setting("entropy.method", name, reason));
+        match EntropyMethod::NAMES.iter().find(|(known, _)| *known == name) {
+            Some((_, EntropyMethod::EpoOfficial)) => {
+                Ok(Self { lambda: self.lambda, ..Self::official_code() })
             }
-        };
-        Ok(Self { method, ..self })
+            Some(&(_, method)) => Ok(Self { method, ..self }),
+            None => {
+                let names = EntropyMethod::NAMES.map(|(name, _)| name).join(", ");
+                Err(Error::setting("entropy.method", name, format!("one of {names}")))
+            }
+        }
     }
 
     fn run_settings(mut self, alpha: f64, steps: u64) -> Self {
@@ -194,20 +243,56 @@ impl EntropyConfig {
     pub fn build(&self) -> Result<EntropyControl> {
         let band = Band { kappa_low: self.kappa_low, kappa_high: self.kappa_high };
         self.beta.validate()?;
-        if let (Some(gate), true) = (self.gate, self.method != EntropyMethod::EpoOfficial) {
-            return Err(Error::setting("entropy.gate", gate, "only `epo-official` has a gate"));
-        }
-        let hinge = EpoHinge::new(self.lambda, self.alpha, band, self.granularity)?;
-        let indicator = EpoIndicator::new(self.lambda, self.alpha, band, self.granularity)?;
-        let regularizer: Box<dyn EntropyRegularizer> = match self.method {
-            EntropyMethod::None => Box::new(NoEntropy),
-            EntropyMethod::Bonus => Box::new(EntropyBonus::new(self.lambda)?),
-            EntropyMethod::Epo => Box::new(hinge),
-            EntropyMethod::EpoOfficial => Box::new(indicator.with_gate(self.gate)),
-        };
+        self.refuse_what_is_of_no_use()?;
+        let regularizer = self.regularizer(band)?;
         let include_current = matches!(self.history, HistoryConfig::Official { .. });
         EntropyControl::new(regularizer, self.history.build()?, Box::new(self.beta))
             .with_current_step_in_reference(include_current)
             .with_band(band)
     }
+
+    fn refuse_what_is_of_no_use(&self) -> Result<()> {
+        if let (Some(gate), true) = (self.gate, self.method != EntropyMethod::EpoOfficial) {
+            return Err(Error::setting("entropy.gate", gate, "only `epo-official` has a gate"));
+        }
+        let tables = [
+            ("adaptive", self.adaptive.is_some(), EntropyMethod::Adaptive),
+            ("clip_cov", self.clip_cov.is_some(), EntropyMethod::ClipCov),
+            ("kl_cov", self.kl_cov.is_some(), EntropyMethod::KlCov),
+            ("top_entropy", self.top_entropy.is_some(), EntropyMethod::TopEntropy),
+        ];
+        for (table, given, owner) in tables {
+            if given && self.method != owner {
+                let reason = format!("only `{}` has this table", owner.name());
+                return Err(Error::setting(format!("entropy.{table}"), self.method.name(), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn regularizer(&self, band: Band) -> Result<Box<dyn EntropyRegularizer>> {
+        let hinge = EpoHinge::new(self.lambda, self.alpha, band, self.granularity)?;
+        let indicator = EpoIndicator::new(self.lambda, self.alpha, band, self.granularity)?;
+        Ok(match self.method {
+            EntropyMethod::None => Box::new(NoEntropy),
+            EntropyMethod::Bonus => Box::new(EntropyBonus::new(self.lambda)?),
+            EntropyMethod::Epo => Box::new(hinge),
+            EntropyMethod::EpoOfficial => Box::new(indicator.with_gate(self.gate)),
+            EntropyMethod::DecayedBonus => Box::new(DecayedBonus::new(self.lambda)?),
+            EntropyMethod::Adaptive => {
+                let missing = || Error::setting("entropy.adaptive", "nothing", "`adaptive` needs a target");
+                Box::new(AdaptiveBonus::new(self.lambda, self.adaptive.ok_or_else(missing)?)?)
+            }
+            EntropyMethod::ClipCov => Box::new(valid(self.clip_cov, ClipCov::validate)?),
+            EntropyMethod::KlCov => Box::new(valid(self.kl_cov, KlCov::validate)?),
+            EntropyMethod::TopEntropy => Box::new(valid(self.top_entropy, TopEntropy::validate)?),
+        })
+    }
+}
+
+/// The settings given, or the published ones.
+fn valid<T: Default>(given: Option<T>, validate: impl Fn(&T) -> Result<()>) -> Result<T> {
+    let settings = given.unwrap_or_default();
+    validate(&settings)?;
+    Ok(settings)
 }

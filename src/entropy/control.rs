@@ -3,13 +3,17 @@
 use candle_core::Tensor;
 use serde_json::{json, Value};
 
-use super::{AdaptiveBeta, Band, EntropyHistory, EntropyInputs, EntropyRegularizer, StepEntropy};
+use super::{
+    AdaptiveBeta, Band, EntropyHistory, EntropyInputs, EntropyRegularizer, PolicyInputs, StepEntropy,
+    StepTokens, TokenSelection,
+};
 use crate::objective::{LossOutput, Metrics, TokenBatch};
 use crate::{Error, Result};
 
 /// A regulariser with its history and β: what a trainer holds.
 ///
-/// A training step is [`begin_step`](Self::begin_step), then [`term`](Self::term) for each micro-batch, then
+/// A training step is [`begin_step`](Self::begin_step), [`select`](Self::select) where the regulariser may single
+/// out tokens, then [`term`](Self::term) or [`term_with`](Self::term_with) for each micro-batch, then
 /// [`finish_step`](Self::finish_step). The reference is the same for all micro-batches of a step; the step's
 /// own entropies enter it afterwards, as in the paper (v2, alg. 1), or before, as in the published code.
 pub struct EntropyControl {
@@ -52,7 +56,7 @@ impl EntropyControl {
     /// Starts training step k with the entropies of its rollouts.
     ///
     /// # Errors
-    /// [`Error::Setting`] where the step before was not finished; the history's error where it records now.
+    /// [`Error::Setting`] where the step before was not finished; the errors of the parts.
     pub fn begin_step(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
         if self.current.is_some() {
             return Err(Error::setting("step", step, format!("step {} is not finished", self.step)));
@@ -60,21 +64,45 @@ impl EntropyControl {
         if self.include_current {
             self.history.record(&rollout)?;
         }
+        self.regularizer.begin_step(step, &rollout)?;
         self.step = step;
         self.current = Some(rollout);
         Ok(())
     }
 
+    /// The tokens of the whole step that the regulariser singles out, before the first optimiser step.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`] at a masked-in token, and the regulariser's errors.
+    pub fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
+        tokens.check()?;
+        self.regularizer.select(tokens)
+    }
+
+    /// [`term_with`](Self::term_with) for regularisers that need the entropies alone.
+    ///
+    /// # Errors
+    /// As [`term_with`](Self::term_with).
+    pub fn term(&self, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<LossOutput> {
+        self.term_with(entropy_bt, batch, None)
+    }
+
     /// The term of one micro-batch, to be added to its policy loss; `entropy_bt` [B, T] in nats.
     ///
     /// Adds the metrics `entropy/mean` and, where there is a reference, `entropy/below_band`, `entropy/in_band`
-    /// and `entropy/above_band` (shares of the batch's tokens), whatever the regulariser.
+    /// and `entropy/above_band` (shares of the batch's tokens), whatever the regulariser; `entropy/chosen` is the
+    /// share that the step's selection singled out.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`], and the errors of the parts.
-    pub fn term(&self, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<LossOutput> {
+    pub fn term_with(
+        &self,
+        entropy_bt: &Tensor,
+        batch: &TokenBatch,
+        policy: Option<PolicyInputs>,
+    ) -> Result<LossOutput> {
         let history = self.history.as_ref();
-        let inputs = EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step) };
+        let inputs = EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step), policy };
         let entropies = batch.host("entropy_bt", entropy_bt)?;
         let mut output = self.regularizer.term(&inputs)?;
         output.metrics.add("entropy/mean", entropies.iter().sum::<f64>() * batch.share());
@@ -83,6 +111,9 @@ impl EntropyControl {
             ["entropy/below_band", "entropy/in_band", "entropy/above_band"].iter().zip(counts)
         {
             output.metrics.add(*name, count * batch.share());
+        }
+        if let Some(chosen_bt) = policy.and_then(|policy| policy.chosen_bt) {
+            output.metrics.add("entropy/chosen", batch.token_mean(chosen_bt)?);
         }
         Ok(output)
     }

@@ -30,23 +30,31 @@
 //! # Ok::<(), epo::Error>(())
 //! ```
 
+mod adaptive;
 mod band;
 mod beta;
 mod config;
 mod control;
+mod covariance;
 mod history;
 mod official;
 mod regularizer;
+mod selection;
 mod stats;
+mod top_entropy;
 
+pub use adaptive::{AdaptiveBonus, AdaptiveRule, AdaptiveTarget, DecayedBonus};
 pub use band::{Band, Granularity};
 pub use beta::{official_two_phase, paper_v2_beta, BetaSchedule};
 pub use config::{EntropyConfig, EntropyMethod, HistoryConfig};
 pub use control::EntropyControl;
+pub use covariance::{token_covariances, ClipCov, KlCov};
 pub use history::{AverageHistory, Averaging};
 pub use official::{left_pad, EpoIndicator, OfficialHistory};
 pub use regularizer::{EntropyBonus, EpoHinge, NoEntropy};
+pub use selection::{PolicyInputs, StepTokens, TokenSelection};
 pub use stats::StepEntropy;
+pub use top_entropy::TopEntropy;
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -108,6 +116,8 @@ pub struct EntropyInputs<'a> {
     pub history: &'a dyn EntropyHistory,
     /// β of this step.
     pub beta: f64,
+    /// What the policy loss sees, and the step's selection; `None` where the caller has only entropies.
+    pub policy: Option<PolicyInputs<'a>>,
 }
 
 /// Turns token entropies into a term of the loss.
@@ -120,6 +130,23 @@ pub trait EntropyRegularizer: Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) and [`Error::NonFinite`](crate::Error::NonFinite) naming the input.
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput>;
+
+    /// Sees the mean entropies of a training step's rollouts before its first micro-batch.
+    ///
+    /// # Errors
+    /// What the regulariser cannot use.
+    fn begin_step(&mut self, _step: u64, _rollout: &StepEntropy) -> Result<()> {
+        Ok(())
+    }
+
+    /// Singles out tokens of a training step, once, before its first optimiser step: what it returns cannot
+    /// depend on how the step is cut into mini-batches and micro-batches. `None` leaves every token alone.
+    ///
+    /// # Errors
+    /// What the regulariser needs and `tokens` lack.
+    fn select(&self, _tokens: &StepTokens) -> Result<Option<TokenSelection>> {
+        Ok(None)
+    }
 
     /// Everything needed to continue, for a checkpoint; `Null` where there is nothing.
     fn state(&self) -> Value {

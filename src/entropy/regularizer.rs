@@ -13,9 +13,7 @@ pub struct NoEntropy;
 
 impl EntropyRegularizer for NoEntropy {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let entropy_bt = inputs.entropy_bt;
-        let loss = Tensor::zeros((), entropy_bt.dtype(), entropy_bt.device())?;
-        Ok(LossOutput { loss, metrics: Metrics::new() })
+        zero_term(inputs)
     }
 }
 
@@ -89,6 +87,12 @@ impl EntropyRegularizer for EpoHinge {
         metrics.add("entropy/beta_l_smooth", crate::objective::scalar(&smooth)?);
         Ok(LossOutput { loss: ((smooth - l_h)? * self.lambda)?, metrics })
     }
+}
+
+/// Zero, without a gradient.
+pub(super) fn zero_term(inputs: &EntropyInputs) -> Result<LossOutput> {
+    let loss = Tensor::zeros((), inputs.entropy_bt.dtype(), inputs.entropy_bt.device())?;
+    Ok(LossOutput { loss, metrics: Metrics::new() })
 }
 
 /// L_H, with its value under `entropy/l_h`.

@@ -23,6 +23,19 @@ pub enum KlKind {
     K3,
 }
 
+impl KlKind {
+    /// The estimate of one token as a number, nats: [`kl_penalty`] without tensors.
+    pub fn estimate(self, log_prob: f64, ref_log_prob: f64) -> f64 {
+        let d = ref_log_prob - log_prob;
+        match self {
+            Self::K1 => -d,
+            Self::Abs => d.abs(),
+            Self::K2 => 0.5 * d * d,
+            Self::K3 => (d.clamp(-20.0, 20.0).exp() - d.clamp(-20.0, 20.0) - 1.0).clamp(-10.0, 10.0),
+        }
+    }
+}
+
 /// The per-token estimate, same shape as its arguments, in nats.
 ///
 /// # Errors

@@ -148,6 +148,21 @@ pub struct Segments {
     pub counts: Vec<usize>,
 }
 
+impl Segments {
+    /// The mean of `values` [B·T] over each token's segment, at the place of every token [B·T]; zero where
+    /// masked out.
+    pub(super) fn means(&self, values: &[f64]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.counts.len()];
+        for (segment, value) in self.of_token.iter().zip(values) {
+            if let Some(segment) = segment {
+                sums[*segment] += value;
+            }
+        }
+        let mean = |segment: &Option<usize>| segment.map_or(0.0, |s| sums[s] / self.counts[s] as f64);
+        self.of_token.iter().map(mean).collect()
+    }
+}
+
 pub(super) fn gather<T: Copy>(values: &[T], spans: &[Range<usize>]) -> Vec<T> {
     spans.iter().flat_map(|span| &values[span.clone()]).copied().collect()
 }

@@ -10,18 +10,29 @@
 //! `policy_loss(..)?.plus(entropy_term)?`.
 
 mod aggregate;
+mod cispo;
+mod gspo;
+mod importance;
 mod kl;
+mod kl_reward;
 mod layout;
 mod metrics;
+pub(crate) mod off;
 mod policy;
+mod settings;
 mod value;
 
 pub use aggregate::{Aggregation, TokenBatch};
+pub use cispo::{cispo_loss, reinforce_loss};
+pub use gspo::sequence_ratio;
+pub use importance::{importance_weights, Correction, ImportanceWeights, RatioLevel};
 pub use kl::{kl_penalty, KlKind};
+pub use kl_reward::{kl_in_reward, AdaptiveKl, KlControl};
 pub use layout::{Segments, TokenLayout};
 pub use metrics::Metrics;
 pub(crate) use policy::scalar;
-pub use policy::{policy_loss, KlLoss, LossInputs, PolicyLoss};
+pub use policy::{policy_loss, LossInputs};
+pub use settings::{KlLoss, PolicyLoss, PolicyLossKind};
 pub use value::{value_loss, ValueInputs};
 
 use candle_core::Tensor;

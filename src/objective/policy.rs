@@ -1,9 +1,11 @@
-//! The clipped policy loss. Suffixes: b rows, t token positions.
+//! The policy loss. Suffixes: b rows, t token positions.
 
 use candle_core::{DType, Tensor};
-use serde::{Deserialize, Serialize};
 
-use super::{kl_penalty, KlKind, LossOutput, Metrics, TokenBatch};
+use super::{
+    cispo_loss, kl_penalty, reinforce_loss, sequence_ratio, KlLoss, LossOutput, Metrics, PolicyLoss,
+    PolicyLossKind, TokenBatch,
+};
 use crate::{Error, Result};
 
 /// The tensors of the policy loss, each [B, T] of one dtype; entries that are masked out may hold anything.
@@ -17,105 +19,21 @@ pub struct LossInputs<'a> {
     pub ref_log_probs_bt: Option<&'a Tensor>,
     /// Advantages, constants.
     pub advantages_bt: &'a Tensor,
+    /// Constant factors of the tokens' policy losses, the KL term left alone: an importance correction
+    /// ([`importance_weights`](super::importance_weights)), a choice of tokens
+    /// ([`TokenSelection`](crate::entropy::TokenSelection)), or their product; 1 everywhere where `None`.
+    pub weights_bt: Option<&'a Tensor>,
     /// Which tokens count, and how much.
     pub batch: &'a TokenBatch,
 }
 
-/// Settings of the KL term: c_KL times the aggregated [`kl_penalty`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KlLoss {
-    /// The estimator.
-    pub kind: KlKind,
-    /// c_KL ≥ 0.
-    pub coef: f64,
-}
-
-/// Settings of the policy loss.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PolicyLoss {
-    /// ε_low of clip(r, 1 − ε_low, 1 + ε_high), in [0, 1].
-    pub clip_low: f64,
-    /// ε_high ≥ 0.
-    pub clip_high: f64,
-    /// Dual clip c > 1: for A < 0 the loss is at most −A·c (arXiv 1912.09729); off where `None` (`false` in a file).
-    #[serde(with = "off")]
-    pub dual_clip: Option<f64>,
-    /// The KL term; off where `None` (`false` in a file).
-    #[serde(with = "off")]
-    pub kl: Option<KlLoss>,
-}
-
-/// `None` as `false`: TOML has no null, and a setting left out means its default.
-mod off {
-    use serde::{de::Error, Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Setting<T> {
-        Off(bool),
-        On(T),
-    }
-
-    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, s: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => value.serialize(s),
-            None => s.serialize_bool(false),
-        }
-    }
-
-    pub(super) fn deserialize<'de, T, D>(d: D) -> Result<Option<T>, D::Error>
-    where
-        T: Deserialize<'de>,
-        D: Deserializer<'de>,
-    {
-        match Setting::deserialize(d)? {
-            Setting::Off(false) => Ok(None),
-            Setting::Off(true) => Err(D::Error::custom("`true` says nothing: give the setting, or `false`")),
-            Setting::On(value) => Ok(Some(value)),
-        }
-    }
-}
-
-impl Default for PolicyLoss {
-    /// The authors' run settings: ε 0.2 on both sides, c = 3, k3 KL with coefficient 0.01.
-    fn default() -> Self {
-        let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
-        Self { clip_low: 0.2, clip_high: 0.2, dual_clip: Some(3.0), kl }
-    }
-}
-
-impl PolicyLoss {
-    /// Checks every setting.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field (`objective.clip_low`, …).
-    pub fn validate(&self) -> Result<()> {
-        let fail = |field: &str, value: f64, reason: &str| Err(Error::setting(field, value, reason));
-        if !(0.0..=1.0).contains(&self.clip_low) {
-            return fail("objective.clip_low", self.clip_low, "must lie in [0, 1]");
-        }
-        if !(self.clip_high >= 0.0 && self.clip_high.is_finite()) {
-            return fail("objective.clip_high", self.clip_high, "must be finite and at least 0");
-        }
-        match (self.dual_clip, self.kl) {
-            (Some(c), _) if c.is_nan() || c <= 1.0 => {
-                fail("objective.dual_clip", c, "must be greater than 1")
-            }
-            (_, Some(kl)) if !(kl.coef >= 0.0 && kl.coef.is_finite()) => {
-                fail("objective.kl.coef", kl.coef, "must be finite and at least 0")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// L_PG + c_KL·KL with r = π/π_old (PPO, arXiv 1707.06347; verl `compute_policy_loss`):
-/// per token max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), at most −A·c where A < 0.
+/// L_PG + c_KL·KL, with the loss of a token as its [`PolicyLossKind`] says; by default, with r = π/π_old (PPO,
+/// arXiv 1707.06347; verl `compute_policy_loss`): max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), at most −A·c
+/// where A < 0.
 ///
-/// Metrics: `pg_loss`, `pg_clipfrac`, `pg_clipfrac_lower` (dual clip), `ppo_kl` (token mean of −log r),
-/// `ratio_max` (a maximum, not a sum) and, where the KL term is on, `kl`.
+/// Metrics: `pg_loss`, `pg_clipfrac` (where there is a clip), `pg_clipfrac_lower` (dual clip), `ppo_kl` (token
+/// mean of −log r), `ratio_max` (a maximum, not a sum; of GSPO the turns' ratios) and, where the KL term is
+/// on, `kl`.
 ///
 /// # Errors
 /// [`Error::Setting`] for a bad setting or a KL term without reference log-probs, [`Error::Shape`], and
@@ -130,19 +48,48 @@ pub fn policy_loss(inputs: &LossInputs, settings: &PolicyLoss) -> Result<LossOut
     ] {
         batch.host(name, x_bt)?;
     }
-    let advantages_bt = batch.zero_masked("advantages_bt", &inputs.advantages_bt.detach())?;
     let log_ratio_bt = (inputs.log_probs_bt - inputs.old_log_probs_bt.detach())?;
     // Masked before the exponential, so that padding can neither overflow nor reach the gradient.
     let log_ratio_bt = batch.zero_masked("log_ratio_bt", &log_ratio_bt)?;
     let mut metrics = Metrics::new();
     metrics.add("ppo_kl", -batch.token_mean(&log_ratio_bt)?);
-    let loss_bt = clipped_loss(&log_ratio_bt.exp()?, &advantages_bt, settings, batch, &mut metrics)?;
+    let mut loss_bt = token_losses(inputs, &log_ratio_bt, settings, &mut metrics)?;
+    if let Some(weights_bt) = inputs.weights_bt {
+        batch.host("weights_bt", weights_bt)?;
+        loss_bt = (loss_bt * batch.zero_masked("weights_bt", &weights_bt.detach())?)?;
+    }
     let loss = batch.aggregate(&loss_bt)?;
     metrics.add("pg_loss", scalar(&loss)?);
     let output = LossOutput { loss, metrics };
     match settings.kl {
         Some(kl) => output.plus(kl_loss(inputs, kl)?),
         None => Ok(output),
+    }
+}
+
+fn token_losses(
+    inputs: &LossInputs,
+    log_ratio_bt: &Tensor,
+    settings: &PolicyLoss,
+    metrics: &mut Metrics,
+) -> Result<Tensor> {
+    let batch = inputs.batch;
+    let advantages_bt = batch.zero_masked("advantages_bt", &inputs.advantages_bt.detach())?;
+    let ratio_bt = match settings.kind {
+        PolicyLossKind::Gspo => sequence_ratio(log_ratio_bt, batch)?,
+        _ => log_ratio_bt.exp()?,
+    };
+    metrics.max("ratio_max", batch.host("ratio", &ratio_bt)?.into_iter().fold(0.0, f64::max));
+    let log_probs_bt = || batch.zero_masked("log_probs_bt", inputs.log_probs_bt);
+    match settings.kind {
+        PolicyLossKind::Ppo | PolicyLossKind::Gspo => {
+            clipped_loss(&ratio_bt, &advantages_bt, settings, batch, metrics)
+        }
+        PolicyLossKind::Cispo => {
+            let clip = [settings.clip_low, settings.clip_high];
+            cispo_loss(&ratio_bt, &log_probs_bt()?, &advantages_bt, clip, batch, metrics)
+        }
+        PolicyLossKind::Reinforce => reinforce_loss(&log_probs_bt()?, &advantages_bt),
     }
 }
 
@@ -153,7 +100,6 @@ fn clipped_loss(
     batch: &TokenBatch,
     metrics: &mut Metrics,
 ) -> Result<Tensor> {
-    metrics.max("ratio_max", batch.host("ratio", ratio_bt)?.into_iter().fold(0.0, f64::max));
     let minus_a_bt = advantages_bt.neg()?;
     let free_bt = (&minus_a_bt * ratio_bt)?;
     let clipped_bt = (&minus_a_bt * ratio_bt.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)?)?;

@@ -31,6 +31,8 @@ pub struct Row {
     pub turns: Vec<u32>,
     /// Log-probability of each sampled token when it was sampled (empty for demonstrations), nats.
     pub old_log_probs: Vec<f32>,
+    /// Entropy of the distribution each sampled token was drawn from (empty for demonstrations), nats.
+    pub entropies: Vec<f32>,
     /// The ids each sampled token was chosen from; empty where it was the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
     /// Which trajectory the row belongs to.
@@ -89,8 +91,10 @@ impl Row {
             return Err(Error::EmptyMask { name: "action tokens", at });
         }
         let mut log_probs = trajectory.turns.iter().flat_map(|t| t.log_probs.iter().copied());
+        let mut entropies = trajectory.turns.iter().flat_map(|t| t.entropies.iter().copied());
         let mut supports = trajectory.turns.iter().flat_map(|t| t.supports.iter().cloned());
         for row in &mut rows {
+            row.entropies = entropies.by_ref().take(row.positions.len()).collect();
             row.old_log_probs = log_probs.by_ref().take(row.positions.len()).collect();
             row.supports = supports.by_ref().take(row.positions.len()).collect();
         }

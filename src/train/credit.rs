@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::advantage::{discounted_returns, gigpo, Groups, OutcomeEstimator};
+use crate::advantage::{discounted_returns, gigpo, whiten_counted, Groups, OutcomeEstimator};
 use crate::rollout::Trajectory;
 use crate::{Error, Result};
 
 /// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
 /// without a penalty).
 ///
-/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode. A_turn
+/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode, except with
+/// `reinforce-pp`: there it is what was earned from the turn on, whitened over the batch's tokens. A_turn
 /// compares turns of the group that start from the same situation, by what was earned from there on: it is
 /// the difference from their mean, divided by the root mean square of these differences over the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -83,15 +84,32 @@ pub fn turn_advantages(
 ) -> Result<Vec<Vec<f64>>> {
     config.validate()?;
     let rewards = penalised(trajectories, rewards, config.invalid_penalty)?;
+    let of_episodes = compare_episodes(trajectories, &rewards, config)?;
+    let of_turns = compare_turns(trajectories, &rewards, config.gamma)?;
+    let total = |(episode, turn)| config.episode_weight * episode + config.turn_weight * turn;
+    let mut totals = of_episodes.into_iter().zip(of_turns).map(total);
+    Ok(trajectories.iter().map(|t| totals.by_ref().take(t.turns.len()).collect()).collect())
+}
+
+/// A_episode of all turns, in order.
+fn compare_episodes(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    config: &AdvantageConfig,
+) -> Result<Vec<f64>> {
+    let tokens_of = |t: &Trajectory| t.turns.iter().map(|turn| turn.action_ids.len()).collect::<Vec<_>>();
+    let tokens: Vec<Vec<usize>> = trajectories.iter().map(tokens_of).collect();
+    let episodes: Vec<usize> =
+        rewards.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, r.len())).collect();
+    if config.estimator == OutcomeEstimator::ReinforcePp {
+        let returns = discounted_returns(&rewards.concat(), &episodes, config.gamma)?;
+        return whiten_counted(&returns, &tokens.concat());
+    }
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
     let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-    let of_episodes = config.estimator.advantages(&returns, &Groups::over_rows(&groups))?;
-    let mut of_turns = compare_turns(trajectories, &rewards, config.gamma)?.into_iter();
-    let total = |episode: f64, turn: f64| config.episode_weight * episode + config.turn_weight * turn;
-    let of_trajectory = |(t, episode): (&Trajectory, f64)| {
-        of_turns.by_ref().take(t.turns.len()).map(|turn| total(episode, turn)).collect()
-    };
-    Ok(trajectories.iter().zip(of_episodes).map(of_trajectory).collect())
+    let tokens: Vec<usize> = tokens.iter().map(|t| t.iter().sum()).collect();
+    let of = config.estimator.advantages_of_tokens(&returns, &Groups::over_rows(&groups), &tokens)?;
+    Ok(episodes.into_iter().map(|i| of[i]).collect())
 }
 
 /// The rewards of turns, less the penalty for actions not understood.
@@ -194,6 +212,42 @@ mod tests {
         let expected = crate::advantage::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
         let got = turn_advantages(&played, &rewards, &config).unwrap();
         assert_eq!(got, [vec![expected[0]; 2], vec![expected[1]]]);
+    }
+
+    #[test]
+    fn reinforce_plus_plus_is_whitened_over_the_tokens_of_the_batch() {
+        let of = |tokens: usize| Turn { action_ids: vec![0; tokens], valid: true, ..Turn::default() };
+        let played = [trajectory(0, vec![of(1), of(3)]), trajectory(1, vec![of(2)])];
+        let rewards = [vec![0.0, 8.0], vec![1.0]];
+        let with = |estimator, gamma| {
+            let config = AdvantageConfig { estimator, gamma, turn_weight: 0.0, ..AdvantageConfig::default() };
+            turn_advantages(&played, &rewards, &config).unwrap().concat()
+        };
+        // Each turn's return as often as it has tokens.
+        let whitened = |returns: [f64; 3]| {
+            let [a, b, c] = returns;
+            let tokens = [a, b, b, b, c, c];
+            let mean = tokens.iter().sum::<f64>() / 6.0;
+            let variance = tokens.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / 5.0;
+            returns.map(|x| (x - mean) / variance.sqrt())
+        };
+        for (estimator, gamma, returns) in [
+            (OutcomeEstimator::ReinforcePp, 1.0, [8.0, 8.0, 1.0]),
+            (OutcomeEstimator::ReinforcePp, 0.5, [4.0, 8.0, 1.0]),
+            (OutcomeEstimator::ReinforcePpBaseline, 0.5, [3.5, 3.5, -3.5]),
+        ] {
+            let (got, want) = (with(estimator, gamma), whitened(returns));
+            assert!(
+                got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-7),
+                "{estimator:?} {got:?} {want:?}"
+            );
+        }
+        let error = turn_advantages(
+            &[],
+            &[],
+            &AdvantageConfig { estimator: OutcomeEstimator::ReinforcePp, ..AdvantageConfig::default() },
+        );
+        assert!(matches!(error, Err(Error::EmptyMask { .. })), "there is nothing to whiten");
     }
 
     #[test]

@@ -4,10 +4,9 @@
 
 use candle_core::Tensor;
 
-use super::accumulate::{
-    accumulate, check_tokens, of_members, optimizer_steps, row_values, to_f64, whole, widest,
-};
+use super::accumulate::{accumulate, check_tokens, optimizer_steps, row_values, to_f64, whole, widest};
 use super::optim::AdamW;
+use super::prepare::Prepared;
 use super::UpdateConfig;
 use crate::entropy::EntropyControl;
 use crate::kernels::ScoreOptions;
@@ -165,10 +164,11 @@ impl Learner {
         lr: f64,
     ) -> Result<Metrics> {
         data.check()?;
-        let mut total = Metrics::new();
+        let prepared = Prepared::new(self, data, config, entropy)?;
+        let mut total = prepared.metrics.clone();
         let chunks = optimizer_steps(data.seed, data.step, config, data.rows.len());
         for (i, chunk) in chunks.iter().enumerate() {
-            let metrics = self.optimizer_step(data, chunk, config, entropy, lr, i == 0)?;
+            let metrics = self.optimizer_step(&prepared, chunk, config, entropy, lr, i == 0)?;
             total.merge(&metrics.scaled(1.0 / chunks.len() as f64));
         }
         Ok(total)
@@ -176,29 +176,30 @@ impl Learner {
 
     fn optimizer_step(
         &mut self,
-        data: &PolicyBatch,
+        prepared: &Prepared,
         chunk: &[usize],
         config: &UpdateConfig,
         entropy: &EntropyControl,
         lr: f64,
         first: bool,
     ) -> Result<Metrics> {
+        let data = prepared.data;
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let (whole, parameters) = (whole(&rows, config)?, &self.parameters);
         let loss = |micro: &MicroBatch, batch: &TokenBatch, members: &[usize]| {
             let (log_probs_br, entropies_br) = self.terms_of(&self.dropping(data.seed, members), micro)?;
-            let of_members = |values| of_members(micro, values, chunk, members);
-            let advantages_br = of_members(data.advantages)?;
-            let reference_br = data.reference.map(of_members).transpose()?;
+            let part = prepared.part(micro, &members.iter().map(|&m| chunk[m]).collect::<Vec<_>>())?;
             let inputs = LossInputs {
                 log_probs_bt: &log_probs_br,
-                old_log_probs_bt: &micro.old_log_probs_br,
-                ref_log_probs_bt: reference_br.as_ref(),
-                advantages_bt: &advantages_br,
+                old_log_probs_bt: &part.old_log_probs_br,
+                ref_log_probs_bt: part.reference_br.as_ref(),
+                advantages_bt: &part.advantages_br,
+                weights_bt: part.weights_br.as_ref(),
                 batch,
             };
+            let policy = part.policy_inputs(&log_probs_br);
             let mut output = policy_loss(&inputs, &config.policy)?;
-            output = output.plus(entropy.term(&entropies_br, batch)?)?;
+            output = output.plus(entropy.term_with(&entropies_br, batch, Some(policy))?)?;
             if first {
                 output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
             }
@@ -218,9 +219,19 @@ impl Learner {
     /// A tensor operation failed.
     pub fn reference_log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((decoder, _)) = &self.reference else { return Ok(None) };
+        self.log_probs_under(decoder, rows, config).map(Some)
+    }
+
+    /// Log-probabilities of the rows' sampled tokens under `decoder`, nats, one list a row.
+    pub(super) fn log_probs_under(
+        &self,
+        decoder: &Decoder,
+        rows: &[Row],
+        config: &UpdateConfig,
+    ) -> Result<Vec<Vec<f32>>> {
         let rows: Vec<&Row> = rows.iter().collect();
         let log_probs = |micro: &MicroBatch| Ok(self.terms_of(decoder, micro)?.0);
-        row_values(&self.parameters, &rows, config.micro_batch_tokens, &log_probs).map(Some)
+        row_values(&self.parameters, &rows, config.micro_batch_tokens, &log_probs)
     }
 }
 

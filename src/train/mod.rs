@@ -30,6 +30,8 @@ mod learner_files;
 mod model;
 pub mod optim;
 #[cfg(feature = "text")]
+mod prepare;
+#[cfg(feature = "text")]
 mod presets;
 mod progress;
 mod record;

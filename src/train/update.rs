@@ -1,6 +1,6 @@
 //! The settings of a policy update.
 
-use crate::objective::{Aggregation, PolicyLoss};
+use crate::objective::{off, Aggregation, Correction, PolicyLoss};
 use crate::{Error, Result};
 
 /// How rows are turned into optimiser steps.
@@ -15,8 +15,12 @@ pub struct UpdateConfig {
     pub micro_batch_tokens: usize,
     /// Global gradient norm above which gradients are scaled down.
     pub max_grad_norm: f64,
-    /// Clipping and KL of the policy loss.
+    /// Kind, clipping and KL of the policy loss.
     pub policy: PolicyLoss,
+    /// Importance correction of samples that another engine drew; the learner then computes π_old by its own
+    /// forward pass. Off where `None` (`false` in a file): the samples' log-probabilities are π_old.
+    #[serde(with = "off")]
+    pub correction: Option<Correction>,
     /// How token losses become one loss.
     pub aggregation: Aggregation,
 }
@@ -29,6 +33,7 @@ impl Default for UpdateConfig {
             micro_batch_tokens: 4096,
             max_grad_norm: 1.0,
             policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
+            correction: None,
             aggregation: Aggregation::Paper,
         }
     }
@@ -53,6 +58,7 @@ impl UpdateConfig {
                 "must be positive and finite",
             ));
         }
+        self.correction.map_or(Ok(()), |correction| correction.validate())?;
         self.policy.validate()
     }
 }

@@ -80,6 +80,8 @@ pub struct Tolerance {
 }
 
 pub const F64: Tolerance = Tolerance { relative: 1e-12, floor: 1e-3 };
+/// Gradients that were recorded as central differences.
+pub const DIFFERENCES: Tolerance = Tolerance { relative: 1e-6, floor: 1e-3 };
 pub const F32: Tolerance = Tolerance { relative: 1e-6, floor: 1.0 };
 
 impl Tolerance {
@@ -168,5 +170,5 @@ pub fn assert_gradient(what: &str, x: &[f64], shape: &[usize], f: &dyn Fn(&Tenso
     };
     let want: Vec<f64> = (0..x.len()).map(difference).collect();
     assert!(want.iter().any(|w| w.abs() > 1e-4), "{what}: the gradient vanishes, nothing is tested");
-    assert_close(what, &gradient(x, shape, f), &want, Tolerance { relative: 1e-6, floor: 1e-3 });
+    assert_close(what, &gradient(x, shape, f), &want, DIFFERENCES);
 }

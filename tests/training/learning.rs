@@ -1,7 +1,7 @@
 //! It learns, under every entropy method and from rows of either kind.
 
-use epo::entropy::{EntropyConfig, EntropyMethod, Granularity};
-use epo::objective::Aggregation;
+use epo::entropy::{AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity};
+use epo::objective::{Aggregation, Correction, PolicyLoss, PolicyLossKind, RatioLevel};
 use epo::rollout::{ActionSpace, RowKind};
 use epo::train::optim::AdamWConfig;
 use epo::train::{read_metrics, Agent};
@@ -126,6 +126,89 @@ fn the_size_of_micro_batches_does_not_change_the_update() {
     }
     let other = step_like_gradient(|c| c.seed += 1).0;
     assert!(distance(&whole, &other) > 0.1, "other episodes must teach something else");
+}
+
+/// A change of the configuration that selects one algorithm.
+type Change = fn(&mut Config);
+
+#[test]
+fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
+    let of_kind = |kind| PolicyLoss { kl: None, ..PolicyLoss::of(kind) };
+    let changes: [(&str, Change); 9] = [
+        ("gspo", |c| c.update.policy = PolicyLoss::of(PolicyLossKind::Gspo)),
+        ("cispo", |c| c.update.policy = PolicyLoss::of(PolicyLossKind::Cispo)),
+        ("reinforce", |c| c.update.policy = PolicyLoss::of(PolicyLossKind::Reinforce)),
+        ("tis", |c| {
+            c.update.correction = Some(Correction::Truncate { level: RatioLevel::Token, max: 2.0 });
+        }),
+        ("decayed bonus", |c| c.entropy.method = EntropyMethod::DecayedBonus),
+        ("adaptive", |c| {
+            c.entropy.method = EntropyMethod::Adaptive;
+            c.entropy.adaptive =
+                Some(AdaptiveTarget { target: 9.0, rate: 0.01, max: 1.0, rule: AdaptiveRule::Skywork });
+        }),
+        ("clip-cov", |c| {
+            c.entropy.method = EntropyMethod::ClipCov;
+            c.entropy.clip_cov = Some(ClipCov { share: 0.3, low: 0.0, high: 9.0 });
+        }),
+        ("kl-cov", |c| c.entropy.method = EntropyMethod::KlCov),
+        ("top-entropy", |c| c.entropy.method = EntropyMethod::TopEntropy),
+    ];
+    let (plain, _) = step_like_gradient(|c| {
+        (c.update.policy, c.entropy.method) = (of_kind(PolicyLossKind::Ppo), EntropyMethod::None)
+    });
+    for (name, change) in changes {
+        let of = |tokens, rows| {
+            step_like_gradient(|c| {
+                (c.update.micro_batch_tokens, c.rollout.rows) = (tokens, rows);
+                change(c)
+            })
+        };
+        let (whole, loss) = of(100_000, RowKind::Trajectory);
+        let (cut, cut_loss) = of(200, RowKind::Trajectory);
+        assert!(distance(&whole, &cut) < 1e-4, "{name}: {}", distance(&whole, &cut));
+        assert!((loss - cut_loss).abs() < 1e-6, "{name}: {loss} and {cut_loss}");
+        let (turns, turns_loss) = of(100_000, RowKind::Turn);
+        assert!(distance(&whole, &turns) < 1e-4, "{name}, rows of turns: {}", distance(&whole, &turns));
+        assert!((loss - turns_loss).abs() < 1e-6, "{name}: {loss} and {turns_loss}");
+        if ["decayed bonus", "adaptive", "clip-cov", "top-entropy"].contains(&name) {
+            assert!(distance(&plain, &whole) > 1e-3, "{name} must change the update");
+        }
+    }
+}
+
+#[test]
+fn samples_of_another_engine_are_weighed() {
+    let mut config = Config::default();
+    config.update.mini_batches = 1;
+    config.update.correction = Some(Correction::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
+    let mut agent = config.new_agent().unwrap();
+    let mut rollouts = config.play(&agent, &config.episodes(0)).unwrap();
+    let own = config.update(&mut agent, &rollouts, 0).unwrap();
+    assert_eq!(own.number("is/cut"), Some(0.0));
+    assert!((own.number("is/mean").unwrap() - 1.0).abs() < 1e-3 && own.number("is/ess").unwrap() > 0.999);
+    // An engine that reports another probability for every second episode: a ratio of e.
+    let mut agent = config.new_agent().unwrap();
+    let (mut foreign, mut all) = (0, 0);
+    for (i, turn) in rollouts
+        .trajectories
+        .iter_mut()
+        .enumerate()
+        .flat_map(|(i, t)| t.turns.iter_mut().map(move |turn| (i, turn)))
+    {
+        all += turn.log_probs.len();
+        if i % 2 == 0 {
+            foreign += turn.log_probs.len();
+            turn.log_probs.iter_mut().for_each(|log_prob| *log_prob -= 1.0);
+        }
+    }
+    let record = config.update(&mut agent, &rollouts, 0).unwrap();
+    let share = foreign as f64 / all as f64;
+    assert!((record.number("is/cut").unwrap() - share).abs() < 1e-9, "{:?} {share}", record.number("is/cut"));
+    assert!((record.number("is/ess").unwrap() - (1.0 - share)).abs() < 1e-3);
+    assert!((record.number("is/max").unwrap() - 1f64.exp()).abs() < 1e-2);
+    // π_old is the learner's own: its ratio starts at 1 whatever the engine said.
+    assert!(record.number("ppo_kl").unwrap().abs() < 1e-6, "{:?}", record.number("ppo_kl"));
 }
 
 #[test]

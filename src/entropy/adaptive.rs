@@ -1,0 +1,221 @@
+//! Entropy bonuses whose weight moves.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{json, Value};
+
+use super::regularizer::{entropy_term, weight};
+use super::stats::read_state;
+use super::{EntropyInputs, EntropyRegularizer, StepEntropy};
+use crate::objective::{LossOutput, Metrics};
+use crate::{Error, Result};
+
+/// A bonus that follows the schedule of β: −λ·β_k·L_H. With β from 1 to 0 along a line or a cosine it is the
+/// decayed bonus.
+#[derive(Clone, Copy, Debug)]
+pub struct DecayedBonus {
+    lambda: f64,
+}
+
+impl DecayedBonus {
+    /// A bonus of weight λ ≥ 0 at β = 1.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a negative or non-finite λ.
+    pub fn new(lambda: f64) -> Result<Self> {
+        Ok(Self { lambda: weight("entropy.lambda", lambda)? })
+    }
+}
+
+impl EntropyRegularizer for DecayedBonus {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        bonus(inputs, self.lambda * inputs.beta)
+    }
+}
+
+/// How the weight of [`AdaptiveBonus`] moves with the rollouts' mean entropy H.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdaptiveRule {
+    /// λ ← λ ± rate, up where H ≤ target, and no bonus at all while H > target (Skywork-OR1, arXiv 2505.22312;
+    /// TRL `use_adaptive_entropy`).
+    #[default]
+    Skywork,
+    /// ln λ ← ln λ + rate·(target − H), the bonus always on (Haarnoja et al. 2018, arXiv 1812.05905, eq. 18,
+    /// as gradient steps on ln λ).
+    Sac,
+}
+
+/// The settings of [`AdaptiveBonus`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptiveTarget {
+    /// The mean token entropy to be kept, nats, > 0.
+    pub target: f64,
+    /// How fast λ moves per training step, > 0.
+    #[serde(default = "published_rate")]
+    pub rate: f64,
+    /// λ never exceeds this, > 0.
+    #[serde(default = "one")]
+    pub max: f64,
+    /// How it moves.
+    #[serde(default)]
+    pub rule: AdaptiveRule,
+}
+
+fn published_rate() -> f64 {
+    0.005
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// A bonus −λ·L_H whose λ rises while the rollouts' entropy is below a target and falls while it is above; λ
+/// is in the checkpoint.
+///
+/// A step's loss uses the λ that the steps before have left; its own rollouts move the λ of the next. Adds
+/// the metric `entropy/lambda`, the weight in use.
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptiveBonus {
+    settings: AdaptiveTarget,
+    /// The weight of the current step.
+    current: f64,
+    /// The weight that the next step starts from.
+    next: f64,
+}
+
+impl AdaptiveBonus {
+    /// Starts from λ₀, which is at least 0 and at most `settings.max`; above 0 with [`AdaptiveRule::Sac`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming `entropy.lambda` or the field (`entropy.adaptive.target`, …).
+    pub fn new(lambda: f64, settings: AdaptiveTarget) -> Result<Self> {
+        let fields = [
+            ("entropy.adaptive.target", settings.target),
+            ("entropy.adaptive.rate", settings.rate),
+            ("entropy.adaptive.max", settings.max),
+        ];
+        if let Some((field, value)) = fields.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
+            return Err(Error::setting(field, value, "must be finite and greater than 0"));
+        }
+        weight("entropy.lambda", lambda)?;
+        if lambda > settings.max {
+            let reason = format!("must not exceed entropy.adaptive.max = {}", settings.max);
+            return Err(Error::setting("entropy.lambda", lambda, reason));
+        }
+        if settings.rule == AdaptiveRule::Sac && lambda == 0.0 {
+            let reason = "must be greater than 0 with the rule `sac`, which multiplies";
+            return Err(Error::setting("entropy.lambda", lambda, reason));
+        }
+        Ok(Self { settings, current: lambda, next: lambda })
+    }
+
+    /// The weight of the current step's bonus.
+    pub fn lambda(&self) -> f64 {
+        self.current
+    }
+
+    fn moved(&self, entropy: f64) -> f64 {
+        let AdaptiveTarget { target, rate, max, rule } = self.settings;
+        match rule {
+            AdaptiveRule::Skywork if entropy <= target => (self.next + rate).min(max),
+            AdaptiveRule::Skywork => (self.next - rate).max(0.0),
+            AdaptiveRule::Sac => (self.next * (rate * (target - entropy)).exp()).min(max),
+        }
+    }
+}
+
+impl EntropyRegularizer for AdaptiveBonus {
+    fn begin_step(&mut self, _step: u64, rollout: &StepEntropy) -> Result<()> {
+        let Some(entropy) = rollout.mean() else {
+            self.current = self.next;
+            return Ok(());
+        };
+        let off = self.settings.rule == AdaptiveRule::Skywork && entropy > self.settings.target;
+        self.current = if off { 0.0 } else { self.next };
+        self.next = self.moved(entropy);
+        Ok(())
+    }
+
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        let mut output = bonus(inputs, self.current)?;
+        output.metrics.max("entropy/lambda", self.current);
+        Ok(output)
+    }
+
+    fn state(&self) -> Value {
+        json!({ "lambda": self.next })
+    }
+
+    fn load_state(&mut self, state: &Value) -> Result<()> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct State {
+            lambda: f64,
+        }
+        let State { lambda } = read_state("regularizer", state)?;
+        let restored = Self::new(lambda, self.settings)?;
+        *self = restored;
+        Ok(())
+    }
+}
+
+fn bonus(inputs: &EntropyInputs, lambda: f64) -> Result<LossOutput> {
+    let mut metrics = Metrics::new();
+    let l_h = entropy_term(inputs, &mut metrics)?;
+    Ok(LossOutput { loss: (l_h * -lambda)?, metrics })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(entropy: f64) -> StepEntropy {
+        let mut step = StepEntropy::new();
+        step.add_turn(0, &[entropy]).unwrap();
+        step
+    }
+
+    fn weights(bonus: &mut AdaptiveBonus, entropies: &[f64]) -> Vec<f64> {
+        let of = |&h: &f64| {
+            bonus.begin_step(0, &step(h)).unwrap();
+            bonus.lambda()
+        };
+        entropies.iter().map(of).collect()
+    }
+
+    #[test]
+    fn skywork_steps_up_below_the_target_and_is_silent_above() {
+        let settings = AdaptiveTarget { target: 0.5, rate: 0.25, max: 0.5, rule: AdaptiveRule::Skywork };
+        let mut bonus = AdaptiveBonus::new(0.0, settings).unwrap();
+        // λ after each step: .25, .5 (cut), .5 (cut), .25, 0, 0 (cut), .25
+        let got = weights(&mut bonus, &[0.4, 0.5, 0.1, 0.9, 0.9, 0.9, 0.2, 0.2]);
+        assert_eq!(got, [0.0, 0.25, 0.5, 0.0, 0.0, 0.0, 0.0, 0.25]);
+    }
+
+    #[test]
+    fn sac_multiplies() {
+        let settings = AdaptiveTarget { target: 0.5, rate: 2.0, max: 0.2, rule: AdaptiveRule::Sac };
+        let mut bonus = AdaptiveBonus::new(0.1, settings).unwrap();
+        let got = weights(&mut bonus, &[0.25, 1.0, 0.0, 0.5]);
+        let want = [0.1, 0.1 * 0.5f64.exp(), 0.1 * (-0.5f64).exp(), 0.1 * 0.5f64.exp()];
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-15), "{got:?}");
+        assert_eq!(weights(&mut bonus, &[-9.0, 0.5])[1], 0.2);
+    }
+
+    #[test]
+    fn a_restored_weight_continues() {
+        let settings = AdaptiveTarget { target: 0.5, rate: 0.3, max: 1.0, rule: AdaptiveRule::Sac };
+        let mut original = AdaptiveBonus::new(0.1, settings).unwrap();
+        weights(&mut original, &[0.25, 1.0]);
+        let mut restored = AdaptiveBonus::new(0.1, settings).unwrap();
+        let text = original.state().to_string();
+        restored.load_state(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(weights(&mut restored, &[0.3, 0.4]), weights(&mut original, &[0.3, 0.4]));
+        let lower = AdaptiveTarget { max: 0.01, ..settings };
+        let refused = AdaptiveBonus::new(0.01, lower).unwrap().load_state(&original.state());
+        assert!(refused.unwrap_err().to_string().contains("entropy.adaptive.max"));
+        assert!(AdaptiveBonus::new(0.0, settings).is_err());
+        assert!(AdaptiveBonus::new(0.1, AdaptiveTarget { target: 0.0, ..settings }).is_err());
+    }
+}

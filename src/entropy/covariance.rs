@@ -1,0 +1,159 @@
+//! Regularisers of the tokens that drive entropy down: those whose log-prob and advantage are large together
+//! (Cui et al. 2025, arXiv 2505.22617).
+
+use serde::{Deserialize, Serialize};
+
+use super::regularizer::{weight, zero_term};
+use super::{EntropyInputs, EntropyRegularizer, StepTokens, TokenSelection};
+use crate::objective::{scalar, LossOutput, Metrics};
+use crate::{Error, Result};
+
+/// (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; means over the step's
+/// tokens (arXiv 2505.22617, sec. 4).
+///
+/// The published code takes π and the means of each micro-batch. Here they are of the step, so that the
+/// selection depends on nothing but the samples; at the step's first optimiser step π is π_old.
+pub fn token_covariances(tokens: &StepTokens) -> Vec<(usize, f64)> {
+    let count = tokens.layout.count() as f64;
+    let mean = |values: &[f64]| tokens.counted().map(|i| values[i]).sum::<f64>() / count;
+    let (advantage, log_prob) = (mean(tokens.advantages), mean(tokens.log_probs));
+    let covariance = |i| (tokens.advantages[i] - advantage) * (tokens.log_probs[i] - log_prob);
+    tokens.counted().map(|i| (i, covariance(i))).collect()
+}
+
+/// Clip-Cov: a few random tokens of those whose covariance lies in (low, high) have no policy gradient
+/// (arXiv 2505.22617; verl `compute_policy_loss_clip_cov`). It adds no term to the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClipCov {
+    /// r in (0, 1]: ⌊r·N⌋ tokens of the step's N are taken, at least one.
+    pub share: f64,
+    /// ω_low.
+    pub low: f64,
+    /// ω_high > ω_low.
+    pub high: f64,
+}
+
+impl Default for ClipCov {
+    /// The published settings: r = 2·10⁻⁴ between 1 and 5.
+    fn default() -> Self {
+        Self { share: 2e-4, low: 1.0, high: 5.0 }
+    }
+}
+
+impl ClipCov {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the field (`entropy.clip_cov.share`, …).
+    pub fn validate(&self) -> Result<()> {
+        share("entropy.clip_cov.share", self.share)?;
+        match self.low < self.high && self.low.is_finite() && self.high.is_finite() {
+            true => Ok(()),
+            false => {
+                let reason = format!("must be finite and below entropy.clip_cov.high = {}", self.high);
+                Err(Error::setting("entropy.clip_cov.low", self.low, reason))
+            }
+        }
+    }
+}
+
+impl EntropyRegularizer for ClipCov {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        zero_term(inputs)
+    }
+
+    fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
+        let covariances = token_covariances(tokens);
+        let number = taken(self.share, covariances.len());
+        // The draw of a token depends on its place among the generated tokens: padding changes nothing.
+        let mut candidates: Vec<(f64, usize)> = covariances
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, covariance))| self.low < *covariance && *covariance < self.high)
+            .map(|(place, (i, _))| (tokens.stream.uniform(0, place as u64), *i))
+            .collect();
+        candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let chosen = flags(tokens, candidates.into_iter().take(number).map(|(_, i)| i));
+        let weights = chosen.iter().map(|&c| if c { 0.0 } else { 1.0 }).collect();
+        Ok(Some(TokenSelection { chosen, policy_weights: Some(weights) }))
+    }
+}
+
+/// KL-Cov: the tokens with the largest covariance pay coef·|log π − log π_old| (arXiv 2505.22617; verl `compute_policy_loss_kl_cov`).
+///
+/// |·| has gradient 0 at 0, so nothing happens at the first optimiser step after sampling. The published code
+/// drops the clip of the policy loss; clip_low = 1 with a large clip_high does that here.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KlCov {
+    /// k in (0, 1]: ⌊k·N⌋ tokens of the step's N are taken, at least one.
+    pub share: f64,
+    /// β ≥ 0.
+    pub coef: f64,
+}
+
+impl Default for KlCov {
+    /// The published settings for 7 B parameters: k = 2·10⁻³, β = 1.
+    fn default() -> Self {
+        Self { share: 2e-3, coef: 1.0 }
+    }
+}
+
+impl KlCov {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the field (`entropy.kl_cov.share`, …).
+    pub fn validate(&self) -> Result<()> {
+        share("entropy.kl_cov.share", self.share)?;
+        weight("entropy.kl_cov.coef", self.coef).map(drop)
+    }
+}
+
+impl EntropyRegularizer for KlCov {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        let Some((policy, chosen_bt)) = inputs.policy.and_then(|policy| Some((policy, policy.chosen_bt?)))
+        else {
+            let reason = "needs the log-probs and the selection: EntropyControl::term_with";
+            return Err(Error::setting("entropy.method", "kl-cov", reason));
+        };
+        let batch = inputs.batch;
+        batch.host("log_probs_bt", policy.log_probs_bt)?;
+        batch.host("old_log_probs_bt", policy.old_log_probs_bt)?;
+        let moved_bt = (policy.log_probs_bt - policy.old_log_probs_bt.detach())?;
+        let moved_bt = batch.zero_masked("log_probs_bt", &moved_bt)?;
+        let distance_bt = (&moved_bt * moved_bt.detach().sign()?)?;
+        let kl = batch.aggregate(&(distance_bt * chosen_bt)?)?;
+        let mut metrics = Metrics::new();
+        metrics.add("entropy/kl_cov", scalar(&kl)?);
+        Ok(LossOutput { loss: (kl * self.coef)?, metrics })
+    }
+
+    fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
+        let mut covariances = token_covariances(tokens);
+        covariances.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let number = taken(self.share, covariances.len());
+        let chosen = flags(tokens, covariances.into_iter().take(number).map(|(i, _)| i));
+        Ok(Some(TokenSelection { chosen, policy_weights: None }))
+    }
+}
+
+/// ⌊share·N⌋, at least 1.
+fn taken(share: f64, count: usize) -> usize {
+    ((share * count as f64) as usize).max(1)
+}
+
+fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> {
+    let mut flags = vec![false; tokens.layout.mask().len()];
+    chosen.for_each(|i| flags[i] = true);
+    flags
+}
+
+/// A share that must lie in (0, 1].
+pub(super) fn share(field: &str, value: f64) -> Result<()> {
+    match value > 0.0 && value <= 1.0 {
+        true => Ok(()),
+        false => Err(Error::setting(field, value, "must be greater than 0 and at most 1")),
+    }
+}

@@ -1,0 +1,65 @@
+//! Policy gradient on the tokens where the policy hesitates.
+
+use serde::{Deserialize, Serialize};
+
+use super::covariance::share;
+use super::regularizer::zero_term;
+use super::{EntropyInputs, EntropyRegularizer, StepTokens, TokenSelection};
+use crate::objective::LossOutput;
+use crate::{Error, Result};
+
+/// Only the tokens of the highest entropy have a policy gradient: H ≥ the (1 − ρ) quantile of the step's
+/// rollout entropies (arXiv 2506.01939; TRL `top_entropy_quantile`). It adds no term to the loss.
+///
+/// The quantile is interpolated between neighbours as numpy's default; tokens that equal it all count. The
+/// others keep their place in the aggregation's denominators, as in the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopEntropy {
+    /// ρ in (0, 1].
+    pub share: f64,
+}
+
+impl Default for TopEntropy {
+    /// The paper's ρ = 0.2.
+    fn default() -> Self {
+        Self { share: 0.2 }
+    }
+}
+
+impl TopEntropy {
+    /// Checks the setting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming `entropy.top_entropy.share`.
+    pub fn validate(&self) -> Result<()> {
+        share("entropy.top_entropy.share", self.share)
+    }
+}
+
+impl EntropyRegularizer for TopEntropy {
+    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
+        zero_term(inputs)
+    }
+
+    fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
+        let Some(entropies) = tokens.entropies else {
+            let reason = "needs the rollouts' entropies";
+            return Err(Error::setting("entropy.method", "top-entropy", reason));
+        };
+        let mut sorted: Vec<f64> = tokens.counted().map(|i| entropies[i]).collect();
+        sorted.sort_by(f64::total_cmp);
+        let threshold = quantile(&sorted, 1.0 - self.share);
+        let mask = tokens.layout.mask();
+        let chosen: Vec<bool> = mask.iter().zip(entropies).map(|(&m, &h)| m && h >= threshold).collect();
+        let weights = chosen.iter().map(|&c| f64::from(u8::from(c))).collect();
+        Ok(Some(TokenSelection { chosen, policy_weights: Some(weights) }))
+    }
+}
+
+/// The q quantile of ascending values, linear between neighbours.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let place = q * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}

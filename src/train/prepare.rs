@@ -1,0 +1,161 @@
+//! What a training step computes once, over all its rows, before its first optimiser step.
+//!
+//! Shape suffixes: b = rows, r = sampled tokens of a row.
+
+use candle_core::Tensor;
+
+use super::accumulate::widest;
+use super::{Learner, PolicyBatch, UpdateConfig};
+use crate::entropy::{EntropyControl, PolicyInputs, StepTokens};
+use crate::objective::{importance_weights, Correction, Metrics, TokenLayout};
+use crate::rng::{Purpose, Stream};
+use crate::rollout::{layout, MicroBatch, Row};
+use crate::{Error, Result};
+
+/// The rows with the numbers of their tokens that no mini-batch may change, one list a row.
+pub(super) struct Prepared<'a> {
+    /// The rows and what came with them.
+    pub(super) data: &'a PolicyBatch<'a>,
+    /// log π_old by the learner's own forward pass; `None` where the samples' are π_old.
+    old_log_probs: Option<Vec<Vec<f32>>>,
+    /// Constant factors of the tokens' policy losses.
+    weights: Option<Vec<Vec<f32>>>,
+    /// 1 where the regulariser has singled out the token, else 0.
+    chosen: Option<Vec<Vec<f32>>>,
+    /// Metrics of the importance correction.
+    pub(super) metrics: Metrics,
+}
+
+/// The constants of one micro-batch's loss, each [b, r].
+pub(super) struct Part {
+    /// log π_old.
+    pub(super) old_log_probs_br: Tensor,
+    /// Advantages.
+    pub(super) advantages_br: Tensor,
+    /// log π_ref.
+    pub(super) reference_br: Option<Tensor>,
+    /// Factors of the policy loss.
+    pub(super) weights_br: Option<Tensor>,
+    /// 1 for tokens that the regulariser has singled out.
+    chosen_br: Option<Tensor>,
+}
+
+impl Part {
+    /// What the regulariser sees of them.
+    pub(super) fn policy_inputs<'a>(&'a self, log_probs_br: &'a Tensor) -> PolicyInputs<'a> {
+        PolicyInputs {
+            log_probs_bt: log_probs_br,
+            old_log_probs_bt: &self.old_log_probs_br,
+            advantages_bt: &self.advantages_br,
+            chosen_bt: self.chosen_br.as_ref(),
+        }
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Recomputes log π_old and weighs the tokens where a correction is on, and asks the regulariser for its
+    /// selection.
+    pub(super) fn new(
+        learner: &Learner,
+        data: &'a PolicyBatch,
+        config: &UpdateConfig,
+        control: &EntropyControl,
+    ) -> Result<Self> {
+        let rows: Vec<&Row> = data.rows.iter().collect();
+        let mut prepared =
+            Self { data, old_log_probs: None, weights: None, chosen: None, metrics: Metrics::new() };
+        if rows.is_empty() {
+            return Ok(prepared);
+        }
+        let layout = layout(&rows, widest(&rows))?;
+        if let Some(correction) = config.correction {
+            let old = learner.log_probs_under(&learner.decoder, data.rows, config)?;
+            prepared.correct(&layout, correction, old)?;
+        }
+        prepared.select(&layout, control)?;
+        Ok(prepared)
+    }
+
+    fn sampled(&self, layout: &TokenLayout) -> Result<Vec<f64>> {
+        flat(layout, "old_log_probs", self.data.rows.iter().map(|row| row.old_log_probs.as_slice()))
+    }
+
+    fn correct(&mut self, layout: &TokenLayout, correction: Correction, old: Vec<Vec<f32>>) -> Result<()> {
+        let recomputed = flat(layout, "recomputed log_probs", old.iter().map(Vec::as_slice))?;
+        let corrected = importance_weights(&recomputed, &self.sampled(layout)?, layout, correction)?;
+        self.weights = Some(self.by_row(layout, |i| corrected.weights[i] as f32));
+        self.metrics = corrected.metrics;
+        self.old_log_probs = Some(old);
+        Ok(())
+    }
+
+    fn select(&mut self, layout: &TokenLayout, control: &EntropyControl) -> Result<()> {
+        let PolicyBatch { rows, advantages, seed, step, .. } = *self.data;
+        let log_probs = match &self.old_log_probs {
+            Some(old) => flat(layout, "old_log_probs", old.iter().map(Vec::as_slice))?,
+            None => self.sampled(layout)?,
+        };
+        let known = rows.iter().all(|row| row.entropies.len() == row.positions.len());
+        let entropies = known
+            .then(|| flat(layout, "entropies", rows.iter().map(|row| row.entropies.as_slice())))
+            .transpose()?;
+        let tokens = StepTokens {
+            log_probs: &log_probs,
+            entropies: entropies.as_deref(),
+            advantages: &flat(layout, "advantages", advantages.iter().map(Vec::as_slice))?,
+            layout,
+            stream: Stream::new(seed, Purpose::Selection, step, 0, 0),
+        };
+        let Some(selection) = control.select(&tokens)? else { return Ok(()) };
+        self.chosen = Some(self.by_row(layout, |i| f32::from(u8::from(selection.chosen[i]))));
+        if let Some(factors) = selection.policy_weights {
+            let mut weights = self.by_row(layout, |i| factors[i] as f32);
+            for (row, corrected) in weights.iter_mut().zip(self.weights.take().unwrap_or_default()) {
+                row.iter_mut().zip(corrected).for_each(|(factor, weight)| *factor *= weight);
+            }
+            self.weights = Some(weights);
+        }
+        Ok(())
+    }
+
+    /// The numbers of a micro-batch that holds the given rows of the step.
+    pub(super) fn part(&self, micro: &MicroBatch, rows: &[usize]) -> Result<Part> {
+        let of_rows = |values: &[Vec<f32>]| {
+            micro.filled(&rows.iter().map(|&row| values[row].as_slice()).collect::<Vec<_>>())
+        };
+        let optional = |values: Option<&[Vec<f32>]>| values.map(of_rows).transpose();
+        let recomputed = optional(self.old_log_probs.as_deref())?;
+        Ok(Part {
+            old_log_probs_br: recomputed.unwrap_or_else(|| micro.old_log_probs_br.clone()),
+            advantages_br: of_rows(self.data.advantages)?,
+            reference_br: optional(self.data.reference)?,
+            weights_br: optional(self.weights.as_deref())?,
+            chosen_br: optional(self.chosen.as_deref())?,
+        })
+    }
+
+    /// One list a row from a function of the position in [B·T].
+    fn by_row(&self, layout: &TokenLayout, value: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
+        let of_row = |(row, r): (usize, &Row)| {
+            (0..r.positions.len()).map(|j| value(row * layout.tokens() + j)).collect()
+        };
+        self.data.rows.iter().enumerate().map(of_row).collect()
+    }
+}
+
+/// One list a row as row-major [B·T], zero where a row has ended.
+fn flat<'a>(
+    layout: &TokenLayout,
+    name: &'static str,
+    rows: impl Iterator<Item = &'a [f32]>,
+) -> Result<Vec<f64>> {
+    let mut values = vec![0.0; layout.rows() * layout.tokens()];
+    for (row, (list, place)) in rows.zip(values.chunks_exact_mut(layout.tokens())).enumerate() {
+        if list.len() != layout.row_count(row) {
+            let expected = format!("{} values in row {row}", layout.row_count(row));
+            return Err(Error::Shape { name, expected, got: vec![list.len()] });
+        }
+        place.iter_mut().zip(list).for_each(|(to, &from)| *to = f64::from(from));
+    }
+    Ok(values)
+}

@@ -1,0 +1,101 @@
+//! docs/ALGORITHMS.md: its settings parse and are valid, its links and names exist.
+
+use std::path::Path;
+
+use epo::entropy::{EntropyConfig, EntropyMethod};
+use epo::train::{turn_advantages, AdvantageConfig, UpdateConfig};
+use serde::Deserialize;
+
+const PAGE: &str = include_str!("../../docs/ALGORITHMS.md");
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    update: UpdateConfig,
+    advantage: AdvantageConfig,
+    entropy: EntropyConfig,
+}
+
+fn blocks() -> Vec<&'static str> {
+    PAGE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn every_block_of_settings_is_valid_and_says_what_is_meant() {
+    let blocks = blocks();
+    assert_eq!(blocks.len(), 25);
+    let mut methods = Vec::new();
+    for block in &blocks {
+        let settings: Settings = toml::from_str(block).unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings.update.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings.entropy.build().map(drop).unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings.advantage.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
+        let again = toml::to_string(&settings.entropy).unwrap();
+        assert_eq!(toml::from_str::<EntropyConfig>(&again).unwrap(), settings.entropy, "{again}");
+        let again = toml::to_string(&settings.update).unwrap();
+        assert_eq!(toml::from_str::<UpdateConfig>(&again).unwrap(), settings.update, "{again}");
+        if block.contains("[entropy]") {
+            methods.push(settings.entropy.method);
+        }
+    }
+    assert_eq!(methods.len(), 10);
+    assert_eq!(methods.iter().filter(|m| **m == EntropyMethod::Adaptive).count(), 2);
+    // Misspelt settings would be noticed.
+    assert!(toml::from_str::<Settings>("[update.policy]\nclip_hi = 1.0").is_err());
+    assert!(turn_advantages(&[], &[], &AdvantageConfig::default()).unwrap().is_empty());
+}
+
+/// All Rust files below a folder, joined.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+fn in_backticks(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_function_test_and_link_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut code, mut tests) = (String::new(), String::new());
+    sources(&root.join("src"), &mut code);
+    sources(&root.join("tests"), &mut tests);
+    let headings: Vec<String> = PAGE
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .map(|heading| heading.to_lowercase().replace(' ', "-"))
+        .collect();
+    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| algorithm"));
+    let mut count = 0;
+    for row in rows {
+        let row = row.replace("\\|", "/");
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        assert_eq!(cells.len(), 6, "{row}");
+        count += 1;
+        for name in in_backticks(cells[4]) {
+            let defined =
+                ["fn", "struct", "enum"].iter().any(|kind| code.contains(&format!("pub {kind} {name}")));
+            assert!(defined, "nothing is called {name}");
+        }
+        for name in in_backticks(cells[5]) {
+            assert!(
+                [&code, &tests].iter().any(|text| text.contains(&format!("fn {name}()"))),
+                "no test {name}"
+            );
+        }
+        if let Some((_, link)) = cells[3].split_once("](#") {
+            let link = link.trim().trim_end_matches(')');
+            assert!(headings.iter().any(|heading| heading == link), "no heading for {link}");
+        } else {
+            assert_eq!(cells[3].trim(), "in code", "{row}");
+        }
+    }
+    assert_eq!(count, 37);
+}
