@@ -21,6 +21,7 @@ mod learner_files;
 #[cfg(feature = "text")]
 mod model;
 pub mod optim;
+#[cfg(feature = "text")]
 mod prepare;
 mod progress;
 mod record;
