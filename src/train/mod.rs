@@ -2,6 +2,7 @@
 
 #[cfg(feature = "text")]
 mod agent;
+mod alarm;
 mod atomic;
 mod checkpoint;
 #[cfg(feature = "text")]
@@ -10,6 +11,8 @@ mod cloning;
 mod credit;
 #[cfg(feature = "text")]
 mod diagnostics;
+#[cfg(feature = "text")]
+mod dump;
 #[cfg(feature = "text")]
 mod evaluate;
 #[cfg(feature = "text")]
@@ -21,9 +24,12 @@ mod learner_files;
 #[cfg(feature = "text")]
 mod model;
 pub mod optim;
+mod outcomes;
 mod progress;
 mod record;
 mod recorder;
+#[cfg(feature = "text")]
+mod replay;
 mod report;
 #[cfg(feature = "text")]
 mod run_folder;
@@ -38,6 +44,7 @@ mod update;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
+pub use alarm::{Alarm, AlarmAction, AlarmConfig, AlarmKind, AlarmState, Alarms, StepNumbers};
 pub(crate) use atomic::atomic_folder;
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
@@ -46,9 +53,15 @@ pub use cloning::{clone_demonstrations, CloningConfig};
 #[cfg(feature = "text")]
 pub use credit::{turn_advantages, AdvantageConfig};
 #[cfg(feature = "text")]
-pub use diagnostics::{step_entropy, trajectory_metrics};
+pub use diagnostics::{band_metrics, length_metrics, step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
-pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
+pub(crate) use dump::EpisodeRef;
+#[cfg(feature = "text")]
+pub use dump::{dump_rollouts, episode_files, read_episodes, EpisodeLine};
+#[cfg(feature = "text")]
+pub use evaluate::{
+    examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome, GREEDY,
+};
 #[cfg(feature = "text")]
 pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]
@@ -56,14 +69,17 @@ pub use learner::{Learner, PolicyBatch};
 #[cfg(feature = "text")]
 pub use model::{DeviceKind, ModelConfig, WeightType};
 pub use optim::AdamWConfig;
+pub use outcomes::{gains_table, panel_gains, read_outcomes, EpisodeOutcome, ExaminationOutcomes, PanelGain};
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
-pub use recorder::{Position, Recorder, EPISODES_FILE};
+pub use recorder::{Position, Recorder, EPISODES_FILE, ROLLOUTS_FILE};
+#[cfg(feature = "text")]
+pub use replay::{replay_episode, Difference};
 pub use report::{render_report, write_report};
 #[cfg(feature = "text")]
-pub use run_folder::{read_config, RunFolder};
+pub use run_folder::{best_checkpoint, read_config, RunFolder};
 pub use schedule::LrSchedule;
-pub use stats::{bootstrap_mean, wilson, Interval};
+pub use stats::{bootstrap_mean, paired_gain, wilson, Interval, PairedGain};
 #[cfg(feature = "text")]
 pub use step::{group_episodes, step_line, summary, update_policy, StepSettings, Throughput};
 pub use tasks::{Panel, TaskSchedule};
