@@ -232,6 +232,7 @@ pub fn prune_checkpoints(run_dir: impl AsRef<Path>, keep_last: usize, best: Opti
 }
 
 /// The steps that a run has checkpoints of, damaged ones included.
+#[cfg(feature = "text")]
 pub(super) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
     Ok(candidates(&run_dir.join(FOLDER))?.iter().map(|c| c.step).collect())
 }

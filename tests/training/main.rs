@@ -3,6 +3,8 @@
 #![cfg(feature = "text")]
 
 mod driver;
+#[cfg(target_os = "linux")]
+mod durable;
 mod faults;
 mod input;
 mod learning;
