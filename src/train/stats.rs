@@ -168,6 +168,20 @@ mod tests {
         assert!(none.gain.n == 0 && none.gain.mean.is_nan() && none.before.is_nan());
     }
 
+    /// The ends of the exact bootstrap distribution of 30 gains, by convolution in Python; resampling may miss them by one
+    /// step of its lattice.
+    #[test]
+    fn the_interval_of_gains_is_the_exact_one() {
+        let gains = [(12, 0.0), (10, 1.0), (3, -1.0), (5, 0.5)];
+        let gains = gains.into_iter().flat_map(|(n, gain)| std::iter::repeat_n(gain, n));
+        let after: BTreeMap<usize, Vec<f64>> = gains.map(|gain| vec![2.0 + gain]).enumerate().collect();
+        let before = after.keys().map(|&task| (task, vec![2.0])).collect();
+        let gain = paired_gain(&before, &after, 0).gain;
+        let lattice = 0.5 / 30.0 + 1e-12;
+        assert!((gain.mean - 0.316_666_666_666_666_65).abs() < 1e-12, "{gain:?}");
+        assert!((gain.low - 0.1).abs() < lattice && (gain.high - 0.533_333_333).abs() < lattice, "{gain:?}");
+    }
+
     /// Tasks of very different difficulty that all gain the same: nothing is uncertain about the gain.
     #[test]
     fn pairing_removes_the_spread_between_tasks() {
