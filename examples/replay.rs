@@ -127,7 +127,7 @@ impl Args {
             && self.panel.as_deref().is_none_or(|wanted| panels.contains(&Some(wanted)))
             && self.task.as_deref().is_none_or(|wanted| episode.task.to_string().contains(wanted))
             && !(self.failed && episode.success)
-            && !(self.solved && !episode.success)
+            && (!self.solved || episode.success)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::whole_lines;
+use super::outcomes::Panels;
+use super::record::{bad_line, whole_lines};
 use super::{Recorder, EPISODES_FILE, ROLLOUTS_FILE};
 use crate::rollout::Trajectory;
-use crate::{Error, Result};
+use crate::Result;
 
 /// A line of `episodes.jsonl` or `rollouts.jsonl`: an episode and when it was played.
 ///
@@ -46,25 +47,30 @@ pub(crate) struct EpisodeRef<'a> {
 /// The file is part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`](crate::Error::Io).
 pub fn dump_rollouts(recorder: &mut Recorder, step: u64, trajectories: &[Trajectory]) -> Result<()> {
     let line = |episode| EpisodeRef { phase: "rl", step, panel: None, episode };
     trajectories.iter().try_for_each(|episode| recorder.rollout(&line(episode)))
 }
 
 /// Calls `each` with every episode of a file of episodes and its line number, from 1, one in memory at a time. A last
-/// line that was cut off by a kill is left out.
+/// line that was cut off by a kill is left out, and panels that older runs did not name are taken from the
+/// `metrics.jsonl` beside the file.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::File`] naming line and field, and what `each` returns.
+/// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) naming line and field, and what `each` returns.
 pub fn read_episodes(
     path: impl AsRef<Path>,
     mut each: impl FnMut(usize, EpisodeLine) -> Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
-    whole_lines(path, |number, line| {
-        let parsed = serde_json::from_str(line);
-        each(number, parsed.map_err(|e| Error::file(path, format!("line {number}"), e.to_string()))?)
+    let mut panels = Panels::of(path.parent().unwrap_or(Path::new("")))?;
+    whole_lines(path, |number, text| {
+        let mut line: EpisodeLine = serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
+        if line.phase == "eval" {
+            line.panel = line.panel.or_else(|| panels.next(line.step));
+        }
+        each(number, line)
     })
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::record::{read_metrics, whole_lines, METRICS_FILE};
+use super::record::{bad_line, read_metrics, whole_lines, METRICS_FILE};
 use super::{paired_gain, Interval, PairedGain, EPISODES_FILE};
 use crate::env::Task;
-use crate::{Error, Result};
+use crate::Result;
 
 /// One episode's end.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,46 +79,50 @@ impl Ended {
 
 /// Calls `each` with every line of a run's `episodes.jsonl` as text and how it ended, its panel filled in. A run folder
 /// without the file has no episodes.
-///
-/// Lines of older runs do not name their panel: they follow the order of the examinations in `metrics.jsonl`.
 pub(super) fn ended_episodes(run_dir: &Path, mut each: impl FnMut(&str, &Line)) -> Result<()> {
     let path = run_dir.join(EPISODES_FILE);
     if !path.is_file() {
         return Ok(());
     }
-    let mut unnamed = examinations(run_dir)?;
+    let mut panels = Panels::of(run_dir)?;
     whole_lines(&path, |number, text| {
-        let parsed = serde_json::from_str::<Line>(text);
-        let mut line = parsed.map_err(|e| Error::file(&path, format!("line {number}"), e.to_string()))?;
-        if line.panel.is_none() {
-            let next = unnamed.iter_mut().find(|(step, _, left)| *step == line.step && *left > 0);
-            line.panel = next.map(|(_, panel, left)| {
-                *left -= 1;
-                panel.clone()
-            });
-        }
+        let mut line: Line = serde_json::from_str(text).map_err(|e| bad_line(&path, number, &e))?;
+        line.panel = line.panel.or_else(|| panels.next(line.step));
         each(text, &line);
         Ok(())
     })
 }
 
-/// (step, panel, number of episodes) of each examination in `metrics.jsonl`, in order.
-fn examinations(run_dir: &Path) -> Result<Vec<(u64, String, u64)>> {
-    if !run_dir.join(METRICS_FILE).is_file() {
-        return Ok(Vec::new());
+/// Whose the lines of older runs are, which do not name their panel: they follow the order of the examinations in
+/// `metrics.jsonl`.
+pub(super) struct Panels(Vec<(u64, String, u64)>);
+
+impl Panels {
+    pub(super) fn of(run_dir: &Path) -> Result<Self> {
+        if !run_dir.join(METRICS_FILE).is_file() {
+            return Ok(Self(Vec::new()));
+        }
+        let lines = read_metrics(run_dir)?;
+        let examinations = lines.iter().filter(|line| line.get("phase").is_some_and(|p| p == "eval"));
+        let of = |line: &serde_json::Map<String, serde_json::Value>| {
+            let (step, n) = (line.get("step")?.as_u64()?, line.get("n")?.as_u64()?);
+            Some((step, line.get("panel")?.as_str()?.to_owned(), n))
+        };
+        Ok(Self(examinations.filter_map(of).collect()))
     }
-    let lines = read_metrics(run_dir)?;
-    let examinations = lines.iter().filter(|line| line.get("phase").is_some_and(|p| p == "eval"));
-    let of = |line: &serde_json::Map<String, serde_json::Value>| {
-        Some((line.get("step")?.as_u64()?, line.get("panel")?.as_str()?.to_owned(), line.get("n")?.as_u64()?))
-    };
-    Ok(examinations.filter_map(of).collect())
+
+    /// The panel of the next line without one, of an examination after `step` steps.
+    pub(super) fn next(&mut self, step: u64) -> Option<String> {
+        let (_, panel, left) = self.0.iter_mut().find(|(at, _, left)| *at == step && *left > 0)?;
+        *left -= 1;
+        Some(panel.clone())
+    }
 }
 
 /// Every examination of a run, in the order they were made; empty without an `episodes.jsonl`.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::File`] naming the line and what is wrong with it.
+/// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) naming the line and what is wrong with it.
 pub fn read_outcomes(run_dir: impl AsRef<Path>) -> Result<Vec<ExaminationOutcomes>> {
     let mut found: Vec<ExaminationOutcomes> = Vec::new();
     ended_episodes(run_dir.as_ref(), |_, line| add(&mut found, line))?;
@@ -155,12 +159,20 @@ pub struct PanelGain {
 /// Outcomes by run and task: what several runs are paired by.
 type Values = BTreeMap<(usize, Task), Vec<f64>>;
 
+/// Several runs' outcomes on one panel.
+#[derive(Default)]
+struct Pool {
+    steps: (u64, u64),
+    runs: usize,
+    values: [Values; 4],
+}
+
 /// The paired gains from each panel's first to its last examination, for each of the `runs` (a name and its
 /// examinations), and for several runs also over all of them, pooled by panel. Panels that were examined once are left
 /// out.
 pub fn panel_gains(runs: &[(String, Vec<ExaminationOutcomes>)]) -> Vec<PanelGain> {
     let mut gains = Vec::new();
-    let mut pooled: BTreeMap<&str, ((u64, u64), usize, [Values; 4])> = BTreeMap::new();
+    let mut pooled: BTreeMap<&str, Pool> = BTreeMap::new();
     for (index, (name, examinations)) in runs.iter().enumerate() {
         for (first, last) in first_and_last(examinations) {
             let steps = (first.step, last.step);
@@ -168,13 +180,13 @@ pub fn panel_gains(runs: &[(String, Vec<ExaminationOutcomes>)]) -> Vec<PanelGain
             let values =
                 values.map(|v| v.into_iter().map(|(task, xs)| ((index, task), xs)).collect::<Values>());
             gains.push(gain(Some(name.clone()), &first.panel, steps, &values));
-            let pool = pooled.entry(&first.panel).or_insert_with(|| (steps, 0, Default::default()));
-            pool.1 += 1;
-            pool.2.iter_mut().zip(values).for_each(|(all, some)| all.extend(some));
+            let pool = pooled.entry(&first.panel).or_insert_with(|| Pool { steps, ..Pool::default() });
+            pool.runs += 1;
+            pool.values.iter_mut().zip(values).for_each(|(all, some)| all.extend(some));
         }
     }
-    let several = pooled.into_iter().filter(|(_, (_, runs, _))| *runs > 1);
-    gains.extend(several.map(|(panel, (steps, _, values))| gain(None, panel, steps, &values)));
+    let several = pooled.into_iter().filter(|(_, pool)| pool.runs > 1);
+    gains.extend(several.map(|(panel, pool)| gain(None, panel, pool.steps, &pool.values)));
     gains
 }
 
@@ -202,12 +214,14 @@ fn first_and_last(examinations: &[ExaminationOutcomes]) -> Vec<(&ExaminationOutc
 pub fn gains_table(gains: &[PanelGain]) -> String {
     let head = ["run", "panel", "steps", "tasks", "success", "gain", "score", "gain"].map(str::to_owned);
     let rows = std::iter::once(head).chain(gains.iter().map(|row| {
-        let of = |g: &PairedGain, digits: usize| {
+        let of = |g: &PairedGain| {
+            // Shares and small points need their digits, points of a hundred do not have them.
+            let digits = if g.before.max(g.after) < 10.0 { 3 } else { 1 };
             let Interval { mean, low, high, .. } = g.gain;
             let means = format!("{:.digits$} → {:.digits$}", g.before, g.after);
             [means, format!("{mean:+.digits$} [{low:+.digits$}, {high:+.digits$}]")]
         };
-        let ([success, gained], [score, points]) = (of(&row.success, 3), of(&row.score, 1));
+        let ([success, gained], [score, points]) = (of(&row.success), of(&row.score));
         let (run, steps) =
             (row.run.as_deref().unwrap_or("all runs"), format!("{} → {}", row.steps.0, row.steps.1));
         let tasks = row.success.gain.n.to_string();

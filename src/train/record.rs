@@ -168,10 +168,15 @@ pub(super) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Valu
     let mut lines = Vec::new();
     whole_lines(path, |number, line| {
         let parsed = serde_json::from_str(line);
-        lines.push(parsed.map_err(|e| Error::file(path, format!("line {number}"), e.to_string()))?);
+        lines.push(parsed.map_err(|e| bad_line(path, number, &e))?);
         Ok(())
     })?;
     Ok(lines)
+}
+
+/// What is wrong with a line of JSON; serde counts lines within it.
+pub(super) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
+    Error::file(path, format!("line {number}"), error.to_string().replace(" at line 1 column", " at column"))
 }
 
 /// Calls `each` with every line that has its end, and its number from 1; one line in memory at a time.

@@ -115,7 +115,12 @@ impl Run {
 
 /// The episodes that may be shown, as text: the first few solved and unsolved ones of each panel's newest examination.
 #[derive(Default)]
-struct Texts(BTreeMap<String, (u64, [Vec<String>; 2])>);
+struct Texts(BTreeMap<String, (u64, [Vec<Text>; 2])>);
+
+struct Text {
+    family: String,
+    line: String,
+}
 
 impl Texts {
     fn offer(&mut self, text: &str, line: &Line) {
@@ -124,10 +129,21 @@ impl Texts {
         if line.step > *step {
             (*step, *kept) = (line.step, Default::default());
         }
-        let kept = &mut kept[usize::from(!line.episode.success)];
-        if kept.len() < SAMPLES && line.step == *step {
-            kept.push(text.to_owned());
+        if line.step < *step {
+            return;
         }
+        let kept = &mut kept[usize::from(!line.episode.success)];
+        let family = &line.episode.task.name;
+        if kept.len() == SAMPLES {
+            // A family that is not shown yet takes the place of one that is shown twice.
+            let shown = |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
+            let twice = kept.iter().rposition(|text| shown(kept, &text.family) > 1);
+            match twice.filter(|_| shown(kept, family) == 0) {
+                Some(place) => drop(kept.remove(place)),
+                None => return,
+            }
+        }
+        kept.push(Text { family: family.clone(), line: text.to_owned() });
     }
 
     fn samples(self, dir: &Path) -> Result<Vec<Sample>> {
@@ -138,7 +154,7 @@ impl Texts {
         let mut samples = Vec::new();
         for (panel, (step, texts)) in self.0 {
             for text in texts.iter().flatten() {
-                let shown: Shown = serde_json::from_str(text)
+                let shown: Shown = serde_json::from_str(&text.line)
                     .map_err(|e| Error::file(dir.join(EPISODES_FILE), "episode", e.to_string()))?;
                 samples.push(Sample { panel: panel.clone(), step, episode: shown.episode });
             }

@@ -125,23 +125,30 @@ fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
 
 /// Entropy in its band, at the episodes' two ends, and the share of it inside.
 pub(super) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
-    let shares = |keys: [&'static str; 3]| {
+    let shares = |title: [&str; 2], keys: [&'static str; 3]| {
+        let title = title[usize::from(runs.len() > 1)];
         let names = ["below", "inside", "above the band"];
         let keys: Vec<_> = keys.into_iter().zip(names).collect();
         // The three add up: of several runs the middle one says enough.
         let keys = if runs.len() == 1 { &keys[..] } else { &keys[1..2] };
-        let share = curve_plot(runs, "rl", "Tokens against the band", keys, "share of tokens");
-        Plot { at_least: Some((0.0, 1.0)), ..share }
+        let share = curve_plot(runs, "rl", "", keys, "share of tokens");
+        Plot { title: title.to_owned(), at_least: Some((0.0, 1.0)), ..share }
     };
     let [by_turn, by_token] = [
-        shares(["band/below", "band/inside", "band/above"]),
-        shares(["entropy/below_band", "entropy/in_band", "entropy/above_band"]),
+        shares(
+            ["Turn indices against the band", "Turn indices inside the band"],
+            ["band/below", "band/inside", "band/above"],
+        ),
+        shares(
+            ["Tokens against the band", "Tokens inside the band"],
+            ["entropy/below_band", "entropy/in_band", "entropy/above_band"],
+        ),
     ];
     let thirds = [("entropy_early", "first third of the turns"), ("entropy_late", "last third")];
     vec![
         entropy_plot(runs),
         curve_plot(runs, "rl", "Entropy early and late in the episodes", &thirds, "nats per token"),
-        Plot { title: "Turn indices against the band".into(), ..by_turn },
+        by_turn,
         by_token,
         curve_plot(runs, "rl", "Weight of the smoothing term", &[("beta", "β")], "β"),
     ]

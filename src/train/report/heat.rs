@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
-use super::plot::{number, open_svg, range, MARGIN, WIDTH};
+use super::plot::{number, open_svg, range, ticks, MARGIN, WIDTH};
 use super::style::HEAT_LEVELS;
 
 /// Most columns that are drawn; of longer runs neighbouring steps are averaged.
@@ -88,12 +88,16 @@ pub(super) fn band_map(title: &str, y_label: &str, columns: &[Column], bands: &[
 
 /// (h − low)/(high − low): 0 at the band's lower end, 1 at its upper one; NaN without a band.
 fn distance(h: f64, (low, high): (f64, f64)) -> f64 {
-    match high - low {
-        width if width > 0.0 => (h - low) / width,
+    let width = high - low;
+    if width > 0.0 {
+        (h - low) / width
+    } else if h.is_nan() || width.is_nan() {
+        f64::NAN
+    } else if h == low {
         // A band of width 0: its single value is inside.
-        width if width == 0.0 && h == low => 0.5,
-        width if width == 0.0 => f64::INFINITY.copysign(h - low),
-        _ => f64::NAN,
+        0.5
+    } else {
+        f64::INFINITY.copysign(h - low)
     }
 }
 
@@ -166,9 +170,12 @@ impl Map {
             let _ =
                 write!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{row}</text>", left - 6.0);
         }
-        for i in (0..columns.len()).step_by(columns.len().div_ceil(8)) {
-            let (x, y, step) =
-                (left + (i as f64 + 0.5) * self.width, self.base() + 15.0, number(columns[i].0));
+        let (first, last) = (columns[0].0, columns[columns.len() - 1].0);
+        // The first column at or after each round step.
+        for tick in ticks(first, last.max(first + 1.0), 8, true) {
+            let Some(i) = columns.iter().position(|(step, _)| *step >= tick) else { continue };
+            let (x, y) = (left + (i as f64 + 0.5) * self.width, self.base() + 15.0);
+            let step = number(tick);
             let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{step}</text>");
         }
         let _ = write!(

@@ -250,7 +250,7 @@ fn swatch(s: &Series) -> String {
 }
 
 /// Round tick positions (1, 2 or 5 × 10ᵏ apart) inside [`low`, `high`], about `wanted` of them.
-fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
     let raw = (high - low) / wanted as f64;
     let power = 10f64.powf(raw.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
@@ -329,11 +329,11 @@ mod tests {
     #[test]
     fn alarms_stand_at_their_steps_and_not_outside() {
         let series = vec![Series { points: vec![(0.0, 1.0), (10.0, 2.0)], ..Series::default() }];
-        let alarms = vec![(5.0, "early <collapse>".to_owned()), (11.0, "late".to_owned())];
+        let alarms = vec![(5.0, "early <collapse>".to_owned()), (11.0, "blown up".to_owned())];
         let svg = Plot { series, alarms, ..Plot::default() }.svg();
         let middle = (MARGIN.0 + WIDTH - MARGIN.1) / 2.0;
         assert!(svg.contains(&format!("class=\"alarm\" x1=\"{middle:.1}\"")), "{svg}");
-        assert!(svg.contains("early &lt;collapse&gt;") && !svg.contains("late"), "{svg}");
+        assert!(svg.contains("early &lt;collapse&gt;") && !svg.contains("blown"), "{svg}");
     }
 
     #[test]
