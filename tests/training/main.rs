@@ -5,6 +5,7 @@
 mod driver;
 #[cfg(target_os = "linux")]
 mod durable;
+mod examination;
 mod faults;
 mod input;
 mod learning;
