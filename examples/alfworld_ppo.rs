@@ -40,7 +40,8 @@ struct Args {
     out: Option<PathBuf>,
     /// Continue the run in this folder from its last checkpoint; only --steps may change
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "smoke",
+        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "dump",
+        "smoke",
     ])]
     resume: Option<PathBuf>,
     /// Settings over the preset's, in TOML: any part of what --print-config prints
@@ -52,8 +53,9 @@ struct Args {
     /// Print the settings in force as TOML, and do nothing else
     #[arg(long)]
     print_config: bool,
-    /// How entropy is controlled [default: the preset's, epo for small]
-    #[arg(long, value_parser = ["none", "bonus", "epo", "epo-official"])]
+    /// How entropy is controlled: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
+    /// top-entropy; [entropy] of --config sets the rest [default: the preset's, epo for small]
+    #[arg(long, value_name = "METHOD")]
     entropy: Option<String>,
     /// What the policy may write: any text, or one of the admissible commands [default: admissible]
     #[arg(long, value_name = "free|admissible")]
@@ -70,6 +72,9 @@ struct Args {
     /// Where the policy is computed [default: cpu]
     #[arg(long, value_name = "cpu|cuda|metal")]
     device: Option<DeviceKind>,
+    /// Keep every training episode with its tokens, for `--example replay`
+    #[arg(long)]
+    dump: bool,
     /// A complete run in under two minutes
     #[arg(long)]
     smoke: bool,
@@ -90,6 +95,7 @@ impl Args {
             lora: self.lora,
             dtype: self.dtype,
             device: self.device,
+            dump: self.dump,
         };
         let base = if self.smoke { smoke(base) } else { base };
         let mut config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
@@ -144,7 +150,7 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let (settings, (agent, critic)) = (config.settings(step), run.actor_critic()?);
+        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
@@ -154,7 +160,7 @@ fn main() -> Result<()> {
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
-        run.record(record, &rollouts.stats, began)?;
+        run.record(record, &rollouts, began)?;
         run.examine_and_save()?;
     }
     let [before, after] = run.finish()?;

@@ -98,7 +98,8 @@ fn main() -> Result<()> {
     let mut run = Trainer::open(folder, worlds.collect(), Some(beginning))?;
     let (gae, _) = config.ppo()?;
     while let Some(step) = run.next_step() {
-        let (began, rollouts, settings) = (Instant::now(), run.play(step)?, config.settings(step));
+        let (began, rollouts, settings) =
+            (Instant::now(), run.play(step)?, config.settings(step, run.lr_factor()));
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
         let (agent, critic) = run.actor_critic()?;
@@ -107,7 +108,7 @@ fn main() -> Result<()> {
         let advantages = Advantages::Tokens(credit.advantages);
         let mut record = update_policy(agent, &rollouts, &returns, &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
-        run.record(record, &rollouts.stats, began)?;
+        run.record(record, &rollouts, began)?;
         run.examine_and_save()?;
     }
     let [before, after] = run.finish()?;

@@ -45,7 +45,8 @@ struct Args {
     out: Option<PathBuf>,
     /// Continue the run in this folder from its last checkpoint; only --steps may change
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "smoke",
+        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "dump",
+        "smoke",
     ])]
     resume: Option<PathBuf>,
     /// Settings over the preset's, in TOML: any part of what --print-config prints
@@ -57,8 +58,9 @@ struct Args {
     /// Print the settings in force as TOML, and do nothing else
     #[arg(long)]
     print_config: bool,
-    /// How entropy is controlled [default: the preset's, epo for small]
-    #[arg(long, value_parser = ["none", "bonus", "epo", "epo-official"])]
+    /// How entropy is controlled: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
+    /// top-entropy; [entropy] of --config sets the rest [default: the preset's, epo for small]
+    #[arg(long, value_name = "METHOD")]
     entropy: Option<String>,
     /// What the policy may write: any text, or one of the admissible commands [default: free]
     #[arg(long, value_name = "free|admissible")]
@@ -75,6 +77,9 @@ struct Args {
     /// Where the policy is computed [default: cpu]
     #[arg(long, value_name = "cpu|cuda|metal")]
     device: Option<DeviceKind>,
+    /// Keep every training episode with its tokens, for `--example replay`
+    #[arg(long)]
+    dump: bool,
     /// A complete run in under two minutes
     #[arg(long)]
     smoke: bool,
@@ -95,6 +100,7 @@ impl Args {
             lora: self.lora,
             dtype: self.dtype,
             device: self.device,
+            dump: self.dump,
         };
         let base = if self.smoke { smoke(base) } else { base };
         let config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
@@ -146,10 +152,10 @@ fn main() -> Result<()> {
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
         let advantages = Advantages::Turns(turn_advantages(&rollouts.trajectories, &rewards, &advantage)?);
-        let settings = config.settings(step);
+        let settings = config.settings(step, run.lr_factor());
         let mut record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         record.set("restarts", pool.restarts());
-        run.record(record, &rollouts.stats, began)?;
+        run.record(record, &rollouts, began)?;
         run.examine_and_save()?;
     }
     let [before, after] = run.finish()?;

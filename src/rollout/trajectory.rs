@@ -3,7 +3,7 @@
 use crate::env::{Start, Task};
 
 /// One turn: what was shown, what was sampled, what came back.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Turn {
     /// Token ids shown to the policy since its last action.
     pub prompt_ids: Vec<u32>,
@@ -40,8 +40,19 @@ pub enum End {
     ContextFull,
 }
 
+impl End {
+    /// As it is written in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::TurnLimit => "turn_limit",
+            Self::ContextFull => "context_full",
+        }
+    }
+}
+
 /// One episode.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Trajectory {
     /// The task played.
     pub task: Task,

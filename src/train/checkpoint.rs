@@ -231,6 +231,12 @@ pub fn prune_checkpoints(run_dir: impl AsRef<Path>, keep_last: usize, best: Opti
     Ok(steps.difference(&kept).copied().collect())
 }
 
+/// The steps that a run has checkpoints of, damaged ones included.
+#[cfg(feature = "text")]
+pub(super) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
+    Ok(candidates(&run_dir.join(FOLDER))?.iter().map(|c| c.step).collect())
+}
+
 /// The end of the name of a checkpoint that is being replaced by another of the same step.
 const REPLACED: &str = ".replaced";
 

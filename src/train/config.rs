@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    overlay_config, AdamWConfig, AdvantageConfig, AgentConfig, CloningConfig, CriticConfig, DeviceKind,
-    EvaluationConfig, GaeConfig, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, StepSettings,
-    UpdateConfig, WeightType,
+    overlay_config, AdamWConfig, AdvantageConfig, AgentConfig, AlarmConfig, CloningConfig, CriticConfig,
+    DeviceKind, EvaluationConfig, GaeConfig, LrSchedule, ModelConfig, PolicyConfig, RewardConfig,
+    StepSettings, UpdateConfig, WeightType,
 };
 use crate::entropy::EntropyConfig;
 use crate::rollout::{ActionSpace, RolloutConfig};
@@ -35,6 +35,10 @@ pub struct TrainConfig<E> {
     pub schedule: LrSchedule,
     /// When and how the policy is examined.
     pub evaluation: EvaluationConfig,
+    /// Keep every training episode, in `rollouts.jsonl`; examinations are always kept.
+    pub dump: bool,
+    /// What a cascade of the entropy looks like, and what happens then.
+    pub alarm: AlarmConfig,
     /// What turns are paid.
     pub reward: RewardConfig,
     /// GRPO: how episodes and turns of a group are compared.
@@ -80,6 +84,8 @@ pub struct Overrides<'a> {
     pub dtype: Option<WeightType>,
     /// `model.device`.
     pub device: Option<DeviceKind>,
+    /// Whether `dump` is switched on.
+    pub dump: bool,
 }
 
 impl<E> TrainConfig<E> {
@@ -102,7 +108,8 @@ impl<E> TrainConfig<E> {
     /// # Errors
     /// A name that no entropy method has.
     pub fn with(mut self, overrides: &Overrides) -> Result<Self> {
-        let Overrides { seed, steps, entropy, actions, model, lora, dtype, device } = *overrides;
+        let Overrides { seed, steps, entropy, actions, model, lora, dtype, device, dump } = *overrides;
+        self.dump |= dump;
         self.seed = seed.unwrap_or(self.seed);
         self.steps = steps.unwrap_or(self.steps);
         if let Some(name) = entropy {
@@ -132,6 +139,7 @@ impl<E> TrainConfig<E> {
         self.agent().validate()?;
         self.schedule.validate()?;
         self.evaluation.validate()?;
+        self.alarm.validate()?;
         self.reward.validate()?;
         self.cloning.validate()?;
         self.update.validate()?;
@@ -180,9 +188,10 @@ impl<E> TrainConfig<E> {
         AgentConfig::new(self.policy, &self.model, &self.optimizer, self.entropy, self.rollout)
     }
 
-    /// What the updates of training step `step` are told.
-    pub fn settings(&self, step: u64) -> StepSettings<'_> {
-        let lr = self.learning_rate * self.schedule.factor(step);
+    /// What the updates of training step `step` are told; `lr_factor` is what alarms have left of the learning rate
+    /// ([`super::Trainer::lr_factor`]).
+    pub fn settings(&self, step: u64, lr_factor: f64) -> StepSettings<'_> {
+        let lr = self.learning_rate * self.schedule.factor(step) * lr_factor;
         StepSettings { seed: self.seed, step, lr, rows: self.rollout.rows, update: &self.update }
     }
 }

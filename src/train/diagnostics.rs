@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Record;
-use crate::entropy::StepEntropy;
+use crate::entropy::{EntropyControl, StepEntropy};
 use crate::rollout::{End, Trajectory};
 use crate::Result;
 
@@ -68,6 +68,52 @@ pub fn trajectory_metrics(
     record.set("entropy_turn", turns);
 }
 
+/// Where a step's entropies stand against the band [κ_l·H̄, κ_r·H̄], whatever the loss does with it.
+///
+/// Sets `entropy_reference`, `band_low` and `band_high` (nats, of turn index 0), `entropy_reference_turn` (nats by
+/// turn index, NaN where there is none), and `band/below`, `band/inside`, `band/above`: the shares of sampled tokens
+/// whose turn index has its mean entropy there, 0 without a reference. Call it between
+/// [`EntropyControl::begin_step`] and [`EntropyControl::finish_step`].
+///
+/// # Errors
+/// A turn index that the history cannot hold.
+pub fn band_metrics(record: &mut Record, entropy: &StepEntropy, control: &EntropyControl) -> Result<()> {
+    let band = control.band();
+    let references: Vec<Option<f64>> =
+        (0..entropy.turns()).map(|turn| control.reference(turn)).collect::<Result<_>>()?;
+    let (mut counts, mut all) = ([0.0; 3], 0.0);
+    for (turn, reference) in references.iter().enumerate() {
+        let tokens = entropy.count(turn) as f64;
+        all += tokens;
+        if let (Some(mean), Some(h)) = (entropy.turn_mean(turn), reference) {
+            let (below, above) = (mean < band.kappa_low * h, mean > band.kappa_high * h);
+            counts[if below { 0 } else { 1 + usize::from(above) }] += tokens;
+        }
+    }
+    for (key, count) in ["band/below", "band/inside", "band/above"].into_iter().zip(counts) {
+        record.set(key, if all > 0.0 { count / all } else { 0.0 });
+    }
+    let first = control.reference(0)?;
+    record.set("entropy_reference", first);
+    record.set("band_low", first.map(|h| h * band.kappa_low));
+    record.set("band_high", first.map(|h| h * band.kappa_high));
+    let references: Vec<f64> = references.iter().map(|h| h.unwrap_or(f64::NAN)).collect();
+    record.set("entropy_reference_turn", references);
+    Ok(())
+}
+
+/// Lengths of the sampled actions: `action_tokens` (mean), `action_tokens_max`, and `action_limit`, the share of actions
+/// that reached the limit of `max_action_tokens`.
+pub fn length_metrics(record: &mut Record, trajectories: &[Trajectory], max_action_tokens: usize) {
+    let lengths: Vec<usize> =
+        trajectories.iter().flat_map(|t| &t.turns).map(|turn| turn.action_ids.len()).collect();
+    let n = lengths.len() as f64;
+    let at_limit = lengths.iter().filter(|&&length| length >= max_action_tokens).count();
+    record.set("action_tokens", lengths.iter().sum::<usize>() as f64 / n);
+    record.set("action_tokens_max", lengths.iter().copied().max().unwrap_or(0));
+    record.set("action_limit", at_limit as f64 / n);
+}
+
 /// Share of groups in which every return is the same.
 fn zero_variance_share(trajectories: &[Trajectory], returns: &[f64]) -> f64 {
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
@@ -115,6 +161,48 @@ mod tests {
         assert_eq!((m.number("entropy_early"), m.number("entropy_late")), (Some(2.0), Some(0.5)));
         assert_eq!((m.number("success"), m.number("score")), (Some(0.5), Some(50.0)));
         assert_eq!(m.number("valid_actions"), Some(2.0 / 3.0));
+    }
+
+    #[test]
+    fn lengths_are_of_actions() {
+        let all = [trajectory(0, &[&[1.0; 3], &[1.0]], 0.0), trajectory(0, &[&[1.0; 4], &[1.0; 4]], 0.0)];
+        let mut m = Record::new("rl", 0);
+        length_metrics(&mut m, &all, 4);
+        let numbers =
+            ["action_tokens", "action_tokens_max", "action_limit"].map(|key| m.number(key).unwrap());
+        assert_eq!(numbers, [3.0, 4.0, 0.5]);
+    }
+
+    /// Band [0.5, 1.5]·H̄ around the H̄ of a step before; without a loss term and with one reference a turn index.
+    #[test]
+    fn the_band_is_reported_by_turn_index_though_nothing_is_penalised() {
+        use crate::entropy::{EntropyConfig, EntropyMethod, HistoryConfig};
+        let history = HistoryConfig::Cumulative { per_turn: true };
+        let config =
+            EntropyConfig { method: EntropyMethod::None, lambda: 0.0, history, ..EntropyConfig::paper_v2() };
+        let mut control = config.build().unwrap();
+        let mut step = |entropies: &[&[f32]]| {
+            let entropy = step_entropy(&[trajectory(0, entropies, 0.0)]).unwrap();
+            let mut m = Record::new("rl", 0);
+            control.begin_step(0, entropy.clone()).unwrap();
+            band_metrics(&mut m, &entropy, &control).unwrap();
+            control.finish_step().unwrap();
+            m
+        };
+        let first = step(&[&[2.0], &[4.0], &[1.0]]);
+        assert!(first
+            .to_json()
+            .contains(r#""band/above":0.0,"band/below":0.0,"band/inside":0.0,"band_high":null"#));
+        // Turn 0 at 0.5 H̄ is inside, turn 1 below, turn 2 above; turn 3 has no reference yet.
+        let second = step(&[&[1.0, 1.0], &[1.9], &[1.6, 1.6], &[5.0, 5.0, 5.0]]);
+        let numbers =
+            ["band/below", "band/inside", "band/above", "band_low", "band_high", "entropy_reference"];
+        assert_eq!(numbers.map(|key| second.number(key).unwrap()), [0.125, 0.25, 0.25, 1.0, 3.0, 2.0]);
+        assert!(
+            second.to_json().contains(r#""entropy_reference_turn":[2.0,4.0,1.0,"NaN"]"#),
+            "{}",
+            second.to_json()
+        );
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{bootstrap_mean, wilson, Agent, Interval, Panel, Progress, Record, Recorder};
+use super::{bootstrap_mean, wilson, Agent, EpisodeRef, Interval, Panel, Progress, Record, Recorder};
 use crate::env::Environment;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{Episode, PlayConfig, Trajectory};
+use crate::rollout::{Episode, PlayConfig, RolloutConfig, Trajectory};
 use crate::{Error, Result};
 
 /// What an examination found.
@@ -36,11 +36,17 @@ pub struct EvaluationConfig {
     pub episodes: u32,
     /// Sampling temperature; 0 takes the most probable token.
     pub temperature: f64,
+    /// Each panel is also examined with the most probable tokens, one episode a task, under its name with
+    /// [`GREEDY`] at the end.
+    pub greedy: bool,
 }
+
+/// The end of a panel's name where it was examined at temperature 0 beside the configured one.
+pub const GREEDY: &str = "-greedy";
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: 30, episodes: 3, temperature: 1.0 }
+        Self { every: 30, episodes: 3, temperature: 1.0, greedy: false }
     }
 }
 
@@ -52,6 +58,13 @@ impl EvaluationConfig {
     pub fn validate(&self) -> Result<()> {
         if self.episodes == 0 {
             return Err(Error::setting("evaluation.episodes", 0, "must be at least 1"));
+        }
+        if self.greedy && self.temperature == 0.0 {
+            return Err(Error::setting(
+                "evaluation.greedy",
+                true,
+                "evaluation.temperature = 0 is greedy already",
+            ));
         }
         match self.temperature >= 0.0 && self.temperature.is_finite() {
             true => Ok(()),
@@ -79,7 +92,7 @@ pub struct Examination<'a> {
     pub step: u64,
 }
 
-/// Plays the panel, records phase `eval` and all the episodes.
+/// Plays the panel and records phase `eval` and all the episodes, each under the panel's name.
 ///
 /// # Errors
 /// The policy failed, no episode could be played, or a record cannot be written.
@@ -91,16 +104,45 @@ pub fn examine(
 ) -> Result<Outcome> {
     let Examination { panel, episodes, limits, seed, step } = *examination;
     let episodes = panel_episodes(panel, seed, episodes);
-    let mut progress = Progress::new("examination", episodes.len());
+    let mut progress = Progress::new(format!("examination {}", panel.name), episodes.len());
     let played = agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
-    let mut record = Record::new("eval", step);
+    let mut record = Record::new("eval", step).with("temperature", limits.temperature);
     let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
     recorder.record(&record)?;
-    for trajectory in &played.trajectories {
-        recorder.episode(&serde_json::json!({ "step": step, "episode": trajectory }))?;
+    for episode in &played.trajectories {
+        recorder.episode(&EpisodeRef { phase: "eval", step, panel: Some(&panel.name), episode })?;
     }
     progress.finish(&outcome.to_string());
     Ok(outcome)
+}
+
+/// Examines every panel as `config` says, at its temperature and, where it asks for that, greedily beside it.
+///
+/// Returns the outcomes at `config.temperature`, in the panels' order: what is reported is fixed beforehand and never
+/// the better of the two.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_panels(
+    agent: &Agent,
+    environments: &mut [Box<dyn Environment>],
+    panels: &[&Panel],
+    (config, rollout): (&EvaluationConfig, &RolloutConfig),
+    (seed, step): (u64, u64),
+    recorder: &mut Recorder,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(panels.len());
+    for &panel in panels {
+        let limits = rollout.play(config.temperature);
+        let examination = Examination { panel, episodes: config.episodes, limits, seed, step };
+        outcomes.push(examine(agent, environments, &examination, recorder)?);
+        if config.greedy {
+            let panel = &Panel { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
+            let examination = Examination { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
+            examine(agent, environments, &examination, recorder)?;
+        }
+    }
+    Ok(outcomes)
 }
 
 /// One episode for each task of the panel, `repeats` times over.
@@ -118,21 +160,12 @@ pub fn panel_episodes(panel: &Panel, seed: u64, repeats: u32) -> Vec<Episode> {
 }
 
 /// Adds the outcome on a panel to `record`: success rate with its Wilson 95 % interval, mean score with its
-/// bootstrap 95 % interval (points), mean turns, valid-action rate, and both means for each task family.
+/// bootstrap 95 % interval (points), mean turns, valid-action rate, and for each task family `n/FAMILY`,
+/// `success/FAMILY` and `score/FAMILY` with their intervals (`success_low/FAMILY`, …).
 pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Trajectory], seed: u64) -> Outcome {
-    let solved = trajectories.iter().filter(|t| t.success).count();
-    let success = wilson(solved, trajectories.len());
-    let scores: Vec<f64> = trajectories.iter().map(Trajectory::score).collect();
-    let score = bootstrap_mean(&scores, seed);
     let turns: usize = trajectories.iter().map(|t| t.turns.len()).sum();
     let valid = trajectories.iter().flat_map(|t| &t.turns).filter(|t| t.valid).count();
     record.set("panel", panel.name.as_str());
-    record.set("n", trajectories.len());
-    for (key, interval) in [("success", success), ("score", score)] {
-        record.set(key, interval.mean);
-        record.set(format!("{key}_low"), interval.low);
-        record.set(format!("{key}_high"), interval.high);
-    }
     record.set("turns", turns as f64 / trajectories.len() as f64);
     record.set("valid_actions", valid as f64 / turns as f64);
     let mut families: BTreeMap<&str, Vec<&Trajectory>> = BTreeMap::new();
@@ -140,10 +173,76 @@ pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Traject
         families.entry(&t.task.name).or_default().push(t);
     }
     for (name, family) in families {
-        let mean =
-            |f: &dyn Fn(&Trajectory) -> f64| family.iter().map(|t| f(t)).sum::<f64>() / family.len() as f64;
-        record.set(format!("success/{name}"), mean(&|t| f64::from(u8::from(t.success))));
-        record.set(format!("score/{name}"), mean(&Trajectory::score));
+        set_outcome(record, &format!("/{name}"), &family, seed);
+    }
+    set_outcome(record, "", &trajectories.iter().collect::<Vec<_>>(), seed)
+}
+
+/// Number, success and score of some episodes with their intervals, under keys that end in `suffix`.
+fn set_outcome(record: &mut Record, suffix: &str, trajectories: &[&Trajectory], seed: u64) -> Outcome {
+    let solved = trajectories.iter().filter(|t| t.success).count();
+    let success = wilson(solved, trajectories.len());
+    let scores: Vec<f64> = trajectories.iter().map(|t| t.score()).collect();
+    let score = bootstrap_mean(&scores, seed);
+    record.set(format!("n{suffix}"), trajectories.len());
+    for (key, interval) in [("success", success), ("score", score)] {
+        record.set(format!("{key}{suffix}"), interval.mean);
+        record.set(format!("{key}_low{suffix}"), interval.low);
+        record.set(format!("{key}_high{suffix}"), interval.high);
     }
     Outcome { success, score }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Start, Task};
+    use crate::rollout::{End, Turn};
+
+    fn episode(name: &str, success: bool) -> Trajectory {
+        let score = f64::from(u8::from(success)) * 100.0;
+        Trajectory {
+            task: Task { name: name.into(), variation: 0 },
+            group: 0,
+            member: 0,
+            start: Start { goal: String::new(), observation: String::new() },
+            turns: vec![Turn { score, valid: success, ..Turn::default() }],
+            success,
+            end: End::Done,
+        }
+    }
+
+    /// 3 of 4 and 0 of 2; Wilson's closed form evaluated in Python.
+    #[test]
+    fn each_family_has_its_own_mean_and_interval() {
+        let panel = Panel::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
+        let played = [("a", true), ("b", false), ("a", true), ("a", false), ("b", false), ("a", true)];
+        let played: Vec<_> = played.iter().map(|(name, success)| episode(name, *success)).collect();
+        let mut record = Record::new("eval", 0);
+        let outcome = panel_metrics(&mut record, &panel, &played, 0);
+        let number = |key| record.number(key).unwrap();
+        assert_eq!((number("n"), number("n/a"), number("n/b")), (6.0, 4.0, 2.0));
+        assert_eq!((number("success"), number("success/a"), number("score/a")), (0.5, 0.75, 75.0));
+        for (key, value) in [
+            ("success_low/a", 0.300642),
+            ("success_high/a", 0.954413),
+            ("success_low/b", 0.0),
+            ("success_high/b", 0.657620),
+            ("success_low", 0.187616),
+        ] {
+            assert!((number(key) - value).abs() < 1e-6, "{key}: {}", number(key));
+        }
+        assert!((number("score_low/a"), number("score_high/a")) == (25.0, 100.0), "{}", record.to_json());
+        assert_eq!((outcome.success.mean, number("valid_actions"), number("turns")), (0.5, 0.5, 1.0));
+    }
+
+    #[test]
+    fn what_is_greedy_already_is_not_examined_greedily_again() {
+        let both = EvaluationConfig { greedy: true, ..EvaluationConfig::default() };
+        both.validate().unwrap();
+        let error = EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
+        assert!(error.contains("evaluation.greedy"), "{error}");
+        let old: EvaluationConfig = toml::from_str("every = 1\nepisodes = 2\ntemperature = 0.5").unwrap();
+        assert!(!old.greedy);
+    }
 }

@@ -4,6 +4,7 @@
 mod accumulate;
 #[cfg(feature = "text")]
 mod agent;
+mod alarm;
 mod atomic;
 mod checkpoint;
 #[cfg(feature = "text")]
@@ -17,6 +18,8 @@ mod critic;
 #[cfg(feature = "text")]
 mod diagnostics;
 #[cfg(feature = "text")]
+mod dump;
+#[cfg(feature = "text")]
 mod evaluate;
 #[cfg(feature = "text")]
 mod gae;
@@ -29,6 +32,7 @@ mod learner_files;
 #[cfg(feature = "text")]
 mod model;
 pub mod optim;
+mod outcomes;
 #[cfg(feature = "text")]
 mod prepare;
 #[cfg(feature = "text")]
@@ -36,6 +40,8 @@ mod presets;
 mod progress;
 mod record;
 mod recorder;
+#[cfg(feature = "text")]
+mod replay;
 mod report;
 #[cfg(feature = "text")]
 mod reward;
@@ -56,6 +62,7 @@ mod worlds;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
+pub use alarm::{Alarm, AlarmAction, AlarmConfig, AlarmKind, AlarmState, Alarms, StepNumbers};
 pub(crate) use atomic::atomic_folder;
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};
@@ -68,9 +75,15 @@ pub use credit::{turn_advantages, AdvantageConfig};
 #[cfg(feature = "text")]
 pub use critic::{Critic, CriticBody, CriticConfig, ValueBatch};
 #[cfg(feature = "text")]
-pub use diagnostics::{step_entropy, trajectory_metrics};
+pub use diagnostics::{band_metrics, length_metrics, step_entropy, trajectory_metrics};
 #[cfg(feature = "text")]
-pub use evaluate::{examine, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome};
+pub(crate) use dump::EpisodeRef;
+#[cfg(feature = "text")]
+pub use dump::{dump_rollouts, episode_files, read_episodes, EpisodeLine};
+#[cfg(feature = "text")]
+pub use evaluate::{
+    examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome, GREEDY,
+};
 #[cfg(feature = "text")]
 pub use gae::{explained_variance, token_advantages, GaeConfig, GaeLevel, TokenCredit};
 #[cfg(feature = "text")]
@@ -80,18 +93,21 @@ pub use learner::{Learner, PolicyBatch};
 #[cfg(feature = "text")]
 pub use model::{DeviceKind, ModelConfig, WeightType};
 pub use optim::AdamWConfig;
+pub use outcomes::{gains_table, panel_gains, read_outcomes, EpisodeOutcome, ExaminationOutcomes, PanelGain};
 #[cfg(feature = "text")]
 pub use presets::{Algorithm, Benchmark, Preset};
 pub use progress::{clock, Progress};
 pub use record::{first_difference, read_metrics, Metric, Record, METRICS_FILE, TIME_PREFIX};
-pub use recorder::{Position, Recorder, EPISODES_FILE};
+pub use recorder::{Position, Recorder, EPISODES_FILE, ROLLOUTS_FILE};
+#[cfg(feature = "text")]
+pub use replay::{replay_episode, Difference};
 pub use report::{render_report, write_report};
 #[cfg(feature = "text")]
 pub use reward::RewardConfig;
 #[cfg(feature = "text")]
-pub use run_folder::{config_text, overlay_config, read_config, RunFolder};
+pub use run_folder::{best_checkpoint, config_text, overlay_config, read_config, RunFolder};
 pub use schedule::LrSchedule;
-pub use stats::{bootstrap_mean, wilson, Interval};
+pub use stats::{bootstrap_mean, paired_gain, wilson, Interval, PairedGain};
 #[cfg(feature = "text")]
 pub use step::{
     group_episodes, leave_policy, step_line, summary, update_critic, update_policy, Advantages, StepSettings,

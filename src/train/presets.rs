@@ -3,8 +3,9 @@
 use std::str::FromStr;
 
 use super::{
-    AdamWConfig, AdvantageConfig, CloningConfig, CriticConfig, DeviceKind, EvaluationConfig, GaeConfig,
-    GaeLevel, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, TrainConfig, UpdateConfig, WeightType,
+    AdamWConfig, AdvantageConfig, AlarmConfig, CloningConfig, CriticConfig, DeviceKind, EvaluationConfig,
+    GaeConfig, GaeLevel, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, TrainConfig, UpdateConfig,
+    WeightType,
 };
 use crate::entropy::{EntropyConfig, HistoryConfig};
 use crate::objective::{Aggregation, PolicyLoss};
@@ -111,6 +112,8 @@ impl<E> TrainConfig<E> {
             learning_rate,
             schedule: LrSchedule::default(),
             evaluation: EvaluationConfig::default(),
+            dump: false,
+            alarm: AlarmConfig::default(),
             reward: RewardConfig::Progress { points: 100.0 },
             advantage: None,
             gae: None,
@@ -148,7 +151,7 @@ impl<E> TrainConfig<E> {
                 min_ratio: 0.2,
                 cycles: 0.5,
             },
-            evaluation: EvaluationConfig { every: 5, episodes: 1, temperature: 0.4 },
+            evaluation: EvaluationConfig { every: 5, episodes: 1, temperature: 0.4, greedy: false },
             reward: RewardConfig::Success { value: 10.0 },
             model: paper_model(science),
             cloning: CloningConfig { demonstrations: 1, epochs: 0, ..base.cloning },

@@ -1,6 +1,7 @@
 //! One line of a run's metrics: written the same for the same seed, read back and compared.
 
 use std::collections::BTreeMap;
+use std::io::BufRead;
 use std::path::Path;
 
 use serde_json::Value;
@@ -164,12 +165,33 @@ pub fn read_metrics(run_dir: impl AsRef<Path>) -> Result<Vec<serde_json::Map<Str
 
 /// The lines of a file of JSON objects, without a last line that was cut off.
 pub(super) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Value>>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let parse = |(i, line)| {
-        serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}", i + 1), e.to_string()))
-    };
-    whole.lines().enumerate().map(parse).collect()
+    let mut lines = Vec::new();
+    whole_lines(path, |number, line| {
+        let parsed = serde_json::from_str(line);
+        lines.push(parsed.map_err(|e| bad_line(path, number, &e))?);
+        Ok(())
+    })?;
+    Ok(lines)
+}
+
+/// What is wrong with a line of JSON; serde counts lines within it.
+pub(super) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
+    Error::file(path, format!("line {number}"), error.to_string().replace(" at line 1 column", " at column"))
+}
+
+/// Calls `each` with every line that has its end, and its number from 1; one line in memory at a time.
+pub(super) fn whole_lines(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let (mut reader, mut line) = (std::io::BufReader::new(file), String::new());
+    for number in 1.. {
+        line.clear();
+        reader.read_line(&mut line).map_err(|e| Error::io(path, e))?;
+        match line.strip_suffix('\n') {
+            Some(whole) => each(number, whole)?,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// The first difference between the metrics of two runs, times left out; `None` where they are the same.

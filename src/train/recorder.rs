@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUN/metrics.jsonl        {"entropy":1.93,"phase":"rl","step":3,"success":0.25,"time/tokens_per_second":812.0}
-//! RUN/episodes.jsonl       sample trajectories, one a line, where the run records any
+//! RUN/episodes.jsonl       every episode of every examination, one a line
+//! RUN/rollouts.jsonl       every training episode, one a line, where the run is asked to dump them
 //! RUN/tensorboard/PHASE/   event files; an evaluation's panel is a folder below its phase
 //! ```
 //! - Keys are sorted. Keys that begin with `time/` depend on the clock; all others depend on the seed alone, and
@@ -25,8 +26,10 @@ use super::record::{read_metrics, Record, METRICS_FILE};
 use super::tensorboard::EventFile;
 use crate::{Error, Result};
 
-/// The file of a run folder that holds sample trajectories.
+/// The file of a run folder that holds the episodes of its examinations.
 pub const EPISODES_FILE: &str = "episodes.jsonl";
+/// The file of a run folder that holds dumped training episodes.
+pub const ROLLOUTS_FILE: &str = "rollouts.jsonl";
 
 /// Where a run's files stood when a checkpoint was taken: part of the checkpoint's state. Counted in lines, so that
 /// it depends on the seed alone.
@@ -37,6 +40,9 @@ pub struct Position {
     pub metrics: u64,
     /// Lines of `episodes.jsonl`.
     pub episodes: u64,
+    /// Lines of `rollouts.jsonl`; 0 in checkpoints written before there was one.
+    #[serde(default)]
+    pub rollouts: u64,
 }
 
 /// Owner of a run folder's `metrics.jsonl`, `episodes.jsonl` and TensorBoard events.
@@ -58,6 +64,8 @@ pub struct Recorder {
     dir: PathBuf,
     metrics: Lines,
     episodes: Lines,
+    /// Opened with the first dumped episode: most runs have none.
+    rollouts: Option<Lines>,
     events: HashMap<String, EventFile>,
     /// First step to be written again, by TensorBoard folder; set on resume.
     purge: Option<HashMap<String, u64>>,
@@ -107,7 +115,11 @@ impl Recorder {
         create_folder(run_dir)?;
         let metrics = Lines::open(run_dir.join(METRICS_FILE), position.metrics)?;
         let episodes = Lines::open(run_dir.join(EPISODES_FILE), position.episodes)?;
-        Ok(Self { dir: run_dir.to_path_buf(), metrics, episodes, events: HashMap::new(), purge: None })
+        let path = run_dir.join(ROLLOUTS_FILE);
+        let dumped = position.rollouts > 0 || path.exists();
+        let rollouts = dumped.then(|| Lines::open(path, position.rollouts)).transpose()?;
+        let dir = run_dir.to_path_buf();
+        Ok(Self { dir, metrics, episodes, rollouts, events: HashMap::new(), purge: None })
     }
 
     /// Appends one step's record to `metrics.jsonl` and to the TensorBoard events of its phase.
@@ -133,17 +145,33 @@ impl Recorder {
         self.episodes.append(&json)
     }
 
+    /// Appends a training episode to `rollouts.jsonl`, as one line of JSON.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a value that does not serialise, [`Error::Io`].
+    pub fn rollout(&mut self, episode: &impl Serialize) -> Result<()> {
+        let path = self.dir.join(ROLLOUTS_FILE);
+        let json =
+            serde_json::to_string(episode).map_err(|e| Error::file(&path, "episode", e.to_string()))?;
+        let lines = match self.rollouts.take() {
+            Some(lines) => lines,
+            None => Lines::open(path, 0)?,
+        };
+        self.rollouts.insert(lines).append(&json)
+    }
+
     /// Makes everything recorded durable and says where the files stand: call it before writing a checkpoint and
     /// store the result in the checkpoint's state.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn sync(&self) -> Result<Position> {
-        self.metrics.sync()?;
-        self.episodes.sync()?;
+        let files = [Some(&self.metrics), Some(&self.episodes), self.rollouts.as_ref()];
+        files.into_iter().flatten().try_for_each(Lines::sync)?;
         self.events.values().try_for_each(EventFile::sync)?;
         sync_folder(&self.dir)?;
-        Ok(Position { metrics: self.metrics.count, episodes: self.episodes.count })
+        let rollouts = self.rollouts.as_ref().map_or(0, |lines| lines.count);
+        Ok(Position { metrics: self.metrics.count, episodes: self.episodes.count, rollouts })
     }
 
     /// The run folder.

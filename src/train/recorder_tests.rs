@@ -12,6 +12,7 @@ fn play(recorder: &mut Recorder, steps: std::ops::Range<u64>, time: f64) {
     for k in steps {
         recorder.record(&step(k, time * k as f64)).unwrap();
         recorder.episode(&serde_json::json!({ "step": k })).unwrap();
+        (0..2).for_each(|i| recorder.rollout(&serde_json::json!({ "step": k, "member": i })).unwrap());
     }
 }
 
@@ -65,7 +66,7 @@ fn killed_at_any_byte_and_resumed_equals_uninterrupted() {
     let mut recorder = Recorder::create(run.path()).unwrap();
     play(&mut recorder, 0..3, 2.0);
     let position = recorder.sync().unwrap();
-    assert_eq!(position, Position { metrics: 3, episodes: 3 });
+    assert_eq!(position, Position { metrics: 3, episodes: 3, rollouts: 6 });
     let saved = std::fs::read(run.path().join(METRICS_FILE)).unwrap();
     play(&mut recorder, 3..5, 2.0);
     let all = std::fs::read(run.path().join(METRICS_FILE)).unwrap();
@@ -74,7 +75,9 @@ fn killed_at_any_byte_and_resumed_equals_uninterrupted() {
         let mut recorder = Recorder::resume(run.path(), position).unwrap();
         play(&mut recorder, 3..6, 3.0);
         assert_eq!(first_difference(whole.path(), run.path()).unwrap(), None, "cut at {end}");
-        assert_eq!(lines(run.path(), EPISODES_FILE), lines(whole.path(), EPISODES_FILE));
+        for file in [EPISODES_FILE, ROLLOUTS_FILE] {
+            assert_eq!(lines(run.path(), file), lines(whole.path(), file), "{file}");
+        }
     }
 }
 
@@ -82,7 +85,9 @@ fn killed_at_any_byte_and_resumed_equals_uninterrupted() {
 fn a_file_shorter_than_the_checkpoint_counted_is_an_error() {
     let run = tempfile::tempdir().unwrap();
     play(&mut Recorder::create(run.path()).unwrap(), 0..3, 1.0);
-    let error = Recorder::resume(run.path(), Position { metrics: 4, episodes: 3 }).unwrap_err().to_string();
+    let error = Recorder::resume(run.path(), Position { metrics: 4, episodes: 3, rollouts: 6 })
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(METRICS_FILE) && error.contains("fewer than the 4"), "{error}");
     assert_eq!(lines(run.path(), METRICS_FILE).len(), 3, "nothing may be lost");
 }
@@ -94,11 +99,11 @@ fn differences_are_found_to_the_bit_and_times_are_not() {
     play(&mut Recorder::create(b.path()).unwrap(), 0..2, 5.0);
     let difference = |a, b| first_difference(a, b).unwrap().unwrap();
     assert_eq!(difference(a.path(), b.path()), "3 lines and 2 lines");
-    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2 }).unwrap();
+    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
     let nudged = f64::from_bits((0.2f64).to_bits() + 1);
     recorder.record(&step(2, 5.0).with("entropy", nudged)).unwrap();
     assert_eq!(difference(a.path(), b.path()), "line 3: `entropy` is 0.2 and 0.20000000000000004");
-    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2 }).unwrap();
+    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
     recorder.record(&step(2, 5.0).with("extra", true)).unwrap();
     assert_eq!(difference(a.path(), b.path()), "line 3: `extra` is absent and true");
 }
@@ -114,6 +119,20 @@ fn a_cut_last_line_is_left_out_and_a_broken_one_is_named() {
     assert!(error.contains("metrics.jsonl") && error.contains("line 2"), "{error}");
     let error = read_metrics(run.path().join("absent")).unwrap_err().to_string();
     assert!(error.contains("absent"), "{error}");
+}
+
+#[test]
+fn a_run_without_dumped_episodes_has_no_file_for_them_and_old_positions_are_read() {
+    let run = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(run.path()).unwrap();
+    recorder.record(&step(0, 0.0)).unwrap();
+    let position: Position = serde_json::from_str(r#"{"metrics":1,"episodes":0}"#).unwrap();
+    assert_eq!(recorder.sync().unwrap(), position);
+    assert!(!run.path().join(ROLLOUTS_FILE).exists());
+    // Episodes dumped after the checkpoint are dropped with the steps they belong to.
+    recorder.rollout(&1).unwrap();
+    Recorder::resume(run.path(), position).unwrap();
+    assert!(lines(run.path(), ROLLOUTS_FILE).is_empty());
 }
 
 const READER: &str = r#"

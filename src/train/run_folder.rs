@@ -1,11 +1,13 @@
 //! A run's folder: its configuration, and what it continues from.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use super::{atomic_write, Checkpoint, CheckpointWriter};
+use super::checkpoint::checkpoint_steps;
+use super::{atomic_write, read_metrics, Checkpoint, CheckpointWriter};
 use crate::{Error, Result};
 
 /// The configuration's name in a run folder.
@@ -51,7 +53,7 @@ impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
     ///
     /// # Errors
     /// [`Error::File`] where there is no run, where its configuration was changed since the checkpoint, naming
-    /// the first line that differs, or where checkpoints exist but none is usable.
+    /// every setting that differs, or where checkpoints exist but none is usable.
     pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C)) -> Result<Self> {
         let dir = dir.into();
         let path = dir.join(CONFIG);
@@ -69,8 +71,9 @@ impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
             let mut saved: C = read_config(checkpoint.file(SAVED)?)?;
             adjust(&mut saved);
             if saved != config {
-                let difference = first_difference(&to_toml(&path, &saved)?, &to_toml(&path, &config)?);
-                return Err(Error::file(path, "run", format!("changed since the checkpoint: {difference}")));
+                let changed = differences(&saved, &config);
+                let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
+                return Err(Error::file(path, "run", format!("changed since the checkpoint: {changed}")));
             }
         }
         atomic_write(&path, to_toml(&path, &config)?)?;
@@ -85,6 +88,30 @@ impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
         checkpoint.add_file(SAVED, |path| atomic_write(path, to_toml(path, &self.config)?))?;
         Ok(())
     }
+}
+
+/// The step of the checkpoint whose examination on `panel` had the highest mean of `key` (`success` or `score`), the
+/// earliest of equals: what [`prune_checkpoints`](super::prune_checkpoints) keeps beside the newest. `None` where none was examined.
+///
+/// Choosing by a panel makes that panel's number of the chosen checkpoint too good; report another panel's.
+///
+/// # Errors
+/// As [`read_metrics`], [`Error::Io`].
+pub fn best_checkpoint(run_dir: impl AsRef<Path>, panel: &str, key: &str) -> Result<Option<u64>> {
+    let run_dir = run_dir.as_ref();
+    let saved = checkpoint_steps(run_dir)?;
+    let mut best: Option<(f64, u64)> = None;
+    for line in read_metrics(run_dir)? {
+        let examined =
+            line.get("phase").is_some_and(|p| p == "eval") && line.get("panel").is_some_and(|p| p == panel);
+        let step = line.get("step").and_then(serde_json::Value::as_u64).filter(|step| saved.contains(step));
+        if let (true, Some(step), Some(value)) = (examined, step, line.get(key).and_then(|v| v.as_f64())) {
+            if best.is_none_or(|(highest, _)| value > highest) {
+                best = Some((value, step));
+            }
+        }
+    }
+    Ok(best.map(|(_, step)| step))
 }
 
 /// A configuration from a TOML file.
@@ -137,10 +164,26 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-fn first_difference(before: &str, now: &str) -> String {
-    let mut pairs = before.lines().zip(now.lines());
-    let pair = pairs.find(|(a, b)| a != b).unwrap_or(("fewer settings", "more settings"));
-    format!("was `{}`, is `{}`", pair.0, pair.1)
+/// Every setting that differs, by its dotted name: `rate was 0.5, is 0.25; steps was 2, is absent`.
+fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {
+    let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
+    let (mut settings, absent) = (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
+    flatten(String::new(), &before, &mut |key, value| settings.entry(key).or_default()[0] = Some(value));
+    flatten(String::new(), &now, &mut |key, value| settings.entry(key).or_default()[1] = Some(value));
+    let changed = settings.into_iter().filter(|(_, [before, now])| before != now);
+    let show = |(key, [before, now]): (String, [Option<String>; 2])| {
+        format!("`{key}` was {}, is {}", before.unwrap_or_else(absent), now.unwrap_or_else(absent))
+    };
+    Ok(changed.map(show).collect::<Vec<_>>().join("; "))
+}
+
+/// Calls `each` with the dotted name and the text of every value that is no table.
+fn flatten(name: String, value: &toml::Value, each: &mut dyn FnMut(String, String)) {
+    let toml::Value::Table(table) = value else { return each(name, value.to_string()) };
+    for (key, value) in table {
+        let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+        flatten(name, value, each);
+    }
 }
 
 #[cfg(test)]
@@ -152,26 +195,75 @@ mod tests {
     struct Config {
         steps: u64,
         rate: f64,
+        method: Method,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Method {
+        names: Vec<String>,
+        gate: Option<u32>,
+    }
+
+    fn config() -> Config {
+        Config { steps: 2, rate: 0.5, method: Method { names: vec!["a".into()], gate: Some(25) } }
+    }
+
+    fn begun(folder: &Path) -> RunFolder<Config> {
+        let run = RunFolder::create(folder, config()).unwrap();
+        let mut writer = CheckpointWriter::new(folder, 1).unwrap();
+        run.save(&mut writer).unwrap();
+        writer.finish(&serde_json::json!({})).unwrap();
+        run
     }
 
     #[test]
-    fn a_run_resumes_with_more_steps_but_not_with_another_rate() {
+    fn a_run_resumes_with_more_steps_but_not_with_other_settings() {
         let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::create(folder.path(), Config { steps: 2, rate: 0.5 }).unwrap();
-        assert!(RunFolder::create(folder.path(), run.config.clone()).is_err(), "the folder is taken");
-        let mut writer = CheckpointWriter::new(folder.path(), 1).unwrap();
-        run.save(&mut writer).unwrap();
-        writer.finish(&serde_json::json!({})).unwrap();
-
+        begun(folder.path());
+        assert!(RunFolder::create(folder.path(), config()).is_err(), "the folder is taken");
         let resumed = RunFolder::<Config>::resume(folder.path(), |c| c.steps = 4).unwrap();
         assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
-        let text = std::fs::read_to_string(folder.path().join(CONFIG)).unwrap();
-        std::fs::write(folder.path().join(CONFIG), text.replace("0.5", "0.25")).unwrap();
-        let error = RunFolder::<Config>::resume(folder.path(), |_| ()).unwrap_err().to_string();
-        assert!(
-            error.contains("was `steps = 2`") || error.contains("was `rate = 0.5`, is `rate = 0.25`"),
-            "{error}"
-        );
+        let path = folder.path().join(CONFIG);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
+        std::fs::write(&path, &changed).unwrap();
+        let error = RunFolder::<Config>::resume(folder.path(), |c| c.steps = 4).unwrap_err().to_string();
+        let all = "`method.gate` was 25, is absent; `method.names` was [\"a\"], is [\"b\"]; `rate` was 0.5, is 0.25";
+        assert!(error.contains("config.toml") && error.ends_with(&format!("checkpoint: {all}")), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), changed, "a refused run is left as it is");
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_resumes() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        begun(&here.path().join("run"));
+        std::fs::rename(here.path().join("run"), there.path().join("moved")).unwrap();
+        let resumed = RunFolder::<Config>::resume(there.path().join("moved"), |_| ()).unwrap();
+        assert!(resumed.checkpoint.unwrap().dir().starts_with(there.path()));
+    }
+
+    #[test]
+    fn the_best_checkpoint_is_the_earliest_highest_one_that_exists() {
+        use crate::train::{prune_checkpoints, Record, Recorder};
+        let folder = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::create(folder.path()).unwrap();
+        let best = |panel, key| best_checkpoint(folder.path(), panel, key).unwrap();
+        assert_eq!(best("seen", "success"), None);
+        for (step, seen, unseen) in [(1, 0.25, 0.5), (2, 0.5, 0.25), (3, 0.5, 0.0), (4, 0.75, 0.0)] {
+            if step != 4 {
+                CheckpointWriter::new(folder.path(), step).unwrap().finish(&()).unwrap();
+            }
+            for (panel, value) in [("seen", seen), ("unseen", unseen)] {
+                let record = Record::new("eval", step).with("panel", panel).with("success", value);
+                recorder.record(&record.with("score", -value)).unwrap();
+            }
+            recorder.record(&Record::new("rl", step).with("panel", "seen").with("success", 1.0)).unwrap();
+        }
+        assert_eq!((best("seen", "success"), best("unseen", "success")), (Some(2), Some(1)));
+        assert_eq!((best("seen", "score"), best("other", "success")), (Some(1), None));
+        prune_checkpoints(folder.path(), 1, best("seen", "success")).unwrap();
+        assert_eq!(checkpoint_steps(folder.path()).unwrap().into_iter().collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]
@@ -185,7 +277,7 @@ mod tests {
         let want = "a = 1\n[b]\nc = 2\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n";
         assert_eq!(overlay_config(&base, &path).unwrap(), toml::from_str::<toml::Table>(want).unwrap());
         std::fs::write(&path, "rat = 2.0\n").unwrap();
-        let error = overlay_config(&Config { steps: 2, rate: 0.5 }, &path).unwrap_err().to_string();
+        let error = overlay_config(&config(), &path).unwrap_err().to_string();
         assert!(error.contains("c.toml") && error.contains("rat"), "{error}");
     }
 
@@ -193,7 +285,7 @@ mod tests {
     fn unknown_keys_are_named_with_their_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
-        std::fs::write(&path, "steps = 1\nrate = 1.0\nrat = 2.0\n").unwrap();
+        std::fs::write(&path, "steps = 1\nrat = 2.0\nrate = 1.0\n[method]\nnames = []\n").unwrap();
         let error = read_config::<Config>(&path).unwrap_err().to_string();
         assert!(error.contains("c.toml") && error.contains("rat"), "{error}");
     }

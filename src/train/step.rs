@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::accumulate::{over_rows, rows_of};
 use super::{
-    clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic, Outcome, PolicyBatch,
-    Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
+    band_metrics, clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic, Outcome,
+    PolicyBatch, Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
 };
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{Episode, PlayStats, Rollouts, RowKind, Trajectory};
@@ -130,10 +130,7 @@ fn observe(
     let mut record = Record::new("rl", settings.step).with("beta", agent.entropy.beta());
     trajectory_metrics(&mut record, &rollouts.trajectories, returns, &entropy);
     update(agent, &mut record)?;
-    let (reference, band) = (agent.entropy.reference(0)?, agent.entropy.band());
-    record.set("entropy_reference", reference);
-    record.set("band_low", reference.map(|h| h * band.kappa_low));
-    record.set("band_high", reference.map(|h| h * band.kappa_high));
+    band_metrics(&mut record, &entropy, &agent.entropy)?;
     record.set("dropped_episodes", rollouts.stats.dropped);
     agent.entropy.finish_step()?;
     Ok(record)

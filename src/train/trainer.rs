@@ -7,12 +7,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    clone_demonstrations, examine, group_episodes, prune_checkpoints, step_line, summary, write_report,
-    Agent, Checkpoint, CheckpointWriter, Critic, Examination, Outcome, Panel, Position, Progress, Record,
-    Recorder, RunFolder, TaskSchedule, Throughput, TrainConfig,
+    best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, length_metrics,
+    prune_checkpoints, step_line, summary, write_report, Agent, AlarmState, Alarms, Checkpoint,
+    CheckpointWriter, Critic, Outcome, Panel, Position, Progress, Record, Recorder, RunFolder, TaskSchedule,
+    Throughput, TrainConfig,
 };
 use crate::env::{Demonstration, Environment};
-use crate::rollout::{demonstration_texts, PlayStats, Rollouts};
+use crate::rollout::{demonstration_texts, Rollouts};
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -36,6 +37,7 @@ struct State {
     train: Panel,
     exams: Vec<Panel>,
     before: Vec<Outcome>,
+    alarms: AlarmState,
 }
 
 /// A run in progress.
@@ -51,6 +53,7 @@ pub struct Trainer<E> {
     environments: Vec<Box<dyn Environment>>,
     state: State,
     throughput: Throughput,
+    alarms: Alarms,
     progress: Progress,
     step: u64,
     /// The step of the last checkpoint.
@@ -102,7 +105,13 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         let Beginning { train, exams, demonstrations } = beginning;
         let texts = demonstrations.iter().flat_map(demonstration_texts);
         let agent = Agent::new(&folder.config.agent(), texts, folder.config.seed)?;
-        let state = State { position: Position::default(), train, exams, before: Vec::new() };
+        let state = State {
+            position: Position::default(),
+            train,
+            exams,
+            before: Vec::new(),
+            alarms: AlarmState::default(),
+        };
         let mut run = Self::assemble(folder, environments, agent, state)?;
         let TrainConfig { cloning, update, seed, critic, .. } = &run.folder.config;
         clone_demonstrations(&mut run.agent, &demonstrations, cloning, update, *seed, &mut run.recorder)?;
@@ -123,6 +132,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             return Err(Error::setting("environments", 0, "must be at least 1"));
         }
         let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone())?;
         let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
         let (critic, step, saved, stop) = (None, 0, 0, None);
         Ok(Self {
@@ -133,6 +143,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             environments,
             state,
             throughput,
+            alarms,
             progress,
             step,
             saved,
@@ -162,7 +173,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
 
     /// The step to do now, from 0; `None` at the end, or where the run is to stop.
     pub fn next_step(&self) -> Option<u64> {
-        (self.step < self.config().steps && !self.stopping()).then_some(self.step)
+        (self.step < self.config().steps && !self.stopping() && !self.alarms.stops()).then_some(self.step)
     }
 
     fn stopping(&self) -> bool {
@@ -183,12 +194,25 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         })
     }
 
-    /// Records the step that began at `began`, with its rates, and shows it.
+    /// What alarms have multiplied the policy's learning rate by so far.
+    pub fn lr_factor(&self) -> f64 {
+        self.alarms.lr_factor()
+    }
+
+    /// Records the step that began at `began`, with its rates and what its episodes say, raises alarms, and shows it.
     ///
     /// # Errors
     /// A record that cannot be written.
-    pub fn record(&mut self, mut record: Record, stats: &PlayStats, began: Instant) -> Result<()> {
-        self.throughput.add(&mut record, stats, began);
+    pub fn record(&mut self, mut record: Record, rollouts: &Rollouts, began: Instant) -> Result<()> {
+        let TrainConfig { rollout, dump, .. } = &self.folder.config;
+        length_metrics(&mut record, &rollouts.trajectories, rollout.max_action_tokens);
+        self.throughput.add(&mut record, &rollouts.stats, began);
+        for alarm in self.alarms.observe(&mut record) {
+            self.progress.line(&alarm.to_string());
+        }
+        if *dump {
+            dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories)?;
+        }
         self.recorder.record(&record)?;
         self.step += 1;
         self.progress.set(self.step as usize, "");
@@ -206,7 +230,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         if every > 0 && self.step.is_multiple_of(every) && !last {
             self.examine()?;
         }
-        match self.step.is_multiple_of(saves) || last || self.stopping() {
+        match self.step.is_multiple_of(saves) || last || self.stopping() || self.alarms.stops() {
             true => self.save(),
             false => Ok(()),
         }
@@ -219,15 +243,11 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
     pub fn examine(&mut self) -> Result<Vec<Outcome>> {
         let Self { agent, environments, state, recorder, folder, step, .. } = self;
         let TrainConfig { seed, evaluation, rollout, .. } = &folder.config;
-        let (limits, episodes) = (rollout.play(evaluation.temperature), evaluation.episodes);
-        let (seed, step) = (*seed, *step);
-        let mut of = |panel| {
-            examine(agent, environments, &Examination { panel, episodes, limits, seed, step }, recorder)
-        };
-        state.exams.iter().map(&mut of).collect()
+        let panels: Vec<&Panel> = state.exams.iter().collect();
+        examine_panels(agent, environments, &panels, (evaluation, rollout), (*seed, *step), recorder)
     }
 
-    /// Writes a checkpoint, and removes old ones.
+    /// Writes a checkpoint, and removes old ones except the one with the highest success on the first panel.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -239,9 +259,14 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         }
         self.folder.save(&mut checkpoint)?;
         self.state.position = self.recorder.sync()?;
+        self.state.alarms = self.alarms.state().clone();
         checkpoint.finish(&self.state)?;
         self.saved = self.step;
-        prune_checkpoints(&self.folder.dir, KEPT, None).map(drop)
+        let best = match self.state.exams.first() {
+            Some(panel) => best_checkpoint(&self.folder.dir, &panel.name, "success")?,
+            None => None,
+        };
+        prune_checkpoints(&self.folder.dir, KEPT, best).map(drop)
     }
 
     /// Ends the run, complete or stopped: last examination, exported model, report. Returns the outcomes before and after
@@ -254,7 +279,9 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         if self.saved < self.step {
             self.save()?; // stopped after it was decided that this step needs no checkpoint
         }
-        if self.step < self.config().steps {
+        if self.alarms.stops() {
+            eprintln!("an alarm has ended the run after step {} (alarm.action = \"stop\")", self.step);
+        } else if self.step < self.config().steps {
             eprintln!("stopped after step {}; continue with --resume {}", self.step, dir.display());
         }
         let after = self.examine()?;

@@ -140,19 +140,17 @@ pub(crate) fn demonstrations() -> Vec<Demonstration> {
 
 /// A new run in `dir`: clones, trains, saves a checkpoint after cloning and after every step.
 pub(crate) fn train(dir: &Path, config: &Config) -> Result<Agent> {
-    let folder = RunFolder::create(dir, config.clone())?;
-    let mut agent = config.new_agent()?;
-    let mut recorder = Recorder::create(dir)?;
-    clone_demonstrations(
-        &mut agent,
-        &demonstrations(),
-        &config.cloning,
-        &config.update,
-        config.seed,
-        &mut recorder,
-    )?;
-    save(&folder, &agent, &recorder, 0)?;
-    run(&folder, agent, recorder, 0)
+    begin(&RunFolder::create(dir, config.clone())?)
+}
+
+/// The run of a folder without a checkpoint, from its beginning.
+pub(crate) fn begin(folder: &RunFolder<Config>) -> Result<Agent> {
+    let Config { cloning, update, seed, .. } = &folder.config;
+    let mut agent = folder.config.new_agent()?;
+    let mut recorder = Recorder::resume(&folder.dir, Position::default())?;
+    clone_demonstrations(&mut agent, &demonstrations(), cloning, update, *seed, &mut recorder)?;
+    save(folder, &agent, &recorder, 0)?;
+    run(folder, agent, recorder, 0)
 }
 
 /// The run in `dir`, continued from its last checkpoint up to `steps`.
@@ -171,6 +169,7 @@ fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, fro
         let mut record = config.update(&mut agent, &rollouts, step)?;
         record.set("time/now", std::process::id());
         recorder.record(&record)?;
+        dump_rollouts(&mut recorder, step, &rollouts.trajectories)?;
         save(folder, &agent, &recorder, step + 1)?;
     }
     Ok(agent)
@@ -206,9 +205,12 @@ pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
     names.map(|name| (name, std::fs::read(checkpoint.file(name).unwrap()).unwrap())).collect()
 }
 
-/// Requires two runs to have the same metrics (times left out) and the same last checkpoint, to the bit.
+/// Requires two runs to have the same metrics (times left out), the same training episodes and the same last checkpoint,
+/// to the bit.
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(first_difference(a, b).unwrap(), None);
+    let [dump_a, dump_b] = [a, b].map(|dir| std::fs::read(dir.join(ROLLOUTS_FILE)).unwrap());
+    assert!(dump_a == dump_b, "{ROLLOUTS_FILE} differs");
     for ((name, a), (_, b)) in learned(a).iter().zip(learned(b)) {
         assert!(*a == b, "{name} differs");
     }

@@ -155,7 +155,7 @@ fn a_changed_configuration_is_shown_on_resume() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("group = 8", "group = 4")).unwrap();
     let error = resume(folder.path(), 1).map(drop).unwrap_err().to_string();
-    assert!(error.contains("config.toml") && error.contains("was `group = 8`, is `group = 4`"), "{error}");
+    assert!(error.contains("config.toml") && error.contains("`rollout.group` was 8, is 4"), "{error}");
     assert!(learned(folder.path()) == before);
 
     let empty = tempfile::tempdir().unwrap();

@@ -3,6 +3,9 @@
 #![cfg(feature = "text")]
 
 mod driver;
+#[cfg(target_os = "linux")]
+mod durable;
+mod examination;
 mod faults;
 mod input;
 mod learning;

@@ -25,7 +25,7 @@ fn config() -> Config {
     let mut config = Config::small(Benchmark::ScienceWorld, Algorithm::Ppo, Toy {});
     (config.seed, config.steps, config.checkpoint_every, config.environments) = (3, 3, 1, 4);
     (config.learning_rate, config.schedule) = (1e-3, LrSchedule::default());
-    config.evaluation = EvaluationConfig { every: 0, episodes: 2, temperature: 1.0 };
+    config.evaluation = EvaluationConfig { every: 0, episodes: 2, ..EvaluationConfig::default() };
     config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 96 };
     config.cloning = CloningConfig {
         demonstrations: 4,
@@ -67,7 +67,7 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-        let (settings, (agent, critic)) = (config.settings(step), run.actor_critic()?);
+        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
@@ -77,7 +77,7 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
-        run.record(record, &rollouts.stats, Instant::now())?;
+        run.record(record, &rollouts, Instant::now())?;
         run.examine_and_save()?;
     }
     Ok(run)

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::train::record::{read_lines, read_metrics};
-use crate::train::EPISODES_FILE;
+use super::episodes::Episode;
+use crate::train::outcomes::{add, ended_episodes, Line};
+use crate::train::record::read_metrics;
+use crate::train::{ExaminationOutcomes, EPISODES_FILE};
 use crate::{Error, Result};
 
 /// One run folder.
@@ -14,8 +16,19 @@ pub(super) struct Run {
     pub(super) name: String,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) lines: Vec<Map<String, Value>>,
-    pub(super) episodes: Vec<Map<String, Value>>,
+    pub(super) outcomes: Vec<ExaminationOutcomes>,
+    pub(super) samples: Vec<Sample>,
 }
+
+/// An episode to be shown.
+pub(super) struct Sample {
+    pub(super) panel: String,
+    pub(super) step: u64,
+    pub(super) episode: Episode,
+}
+
+/// How many solved and how many unsolved episodes of each panel's last examination are shown.
+const SAMPLES: usize = 3;
 
 impl Run {
     pub(super) fn read(dir: &Path) -> Result<Self> {
@@ -25,11 +38,15 @@ impl Run {
         } else {
             BTreeMap::new()
         };
-        let episodes = dir.join(EPISODES_FILE);
-        let episodes = if episodes.exists() { read_lines(&episodes)? } else { Vec::new() };
         let name =
             dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, settings, lines: read_metrics(dir)?, episodes })
+        let lines = read_metrics(dir)?;
+        let (mut outcomes, mut texts) = (Vec::new(), Texts::default());
+        ended_episodes(dir, |text, line| {
+            add(&mut outcomes, line);
+            texts.offer(text, line);
+        })?;
+        Ok(Self { name, settings, lines, outcomes, samples: texts.samples(dir)? })
     }
 
     /// The lines of one phase.
@@ -76,10 +93,73 @@ impl Run {
         self.phase("eval").filter(move |line| panel(line) == name).map(|line| Evaluation(line.clone()))
     }
 
+    /// (step, kind, message) of each alarm.
+    pub(super) fn alarms(&self) -> Vec<(f64, String, String)> {
+        let of_line = |line: &Map<String, Value>| {
+            let step = step(line).unwrap_or(0.0);
+            let alarm = |(key, value): (&String, &Value)| {
+                let kind = key.strip_prefix("alarm/")?.replace('_', " ");
+                Some((step, kind, value.as_str()?.to_owned()))
+            };
+            line.iter().filter_map(alarm).collect::<Vec<_>>()
+        };
+        self.phase("rl").flat_map(of_line).collect()
+    }
+
     /// Every key with a numeric value in a phase.
     pub(super) fn numeric_keys(&self, phase: &str) -> BTreeSet<String> {
         let numeric = |(key, value): (&String, &Value)| number(value).map(|_| key.clone());
         self.phase(phase).flat_map(|line| line.iter().filter_map(numeric)).collect()
+    }
+}
+
+/// The episodes that may be shown, as text: the first few solved and unsolved ones of each panel's newest examination.
+#[derive(Default)]
+struct Texts(BTreeMap<String, (u64, [Vec<Text>; 2])>);
+
+struct Text {
+    family: String,
+    line: String,
+}
+
+impl Texts {
+    fn offer(&mut self, text: &str, line: &Line) {
+        let panel = line.panel.clone().unwrap_or_default();
+        let (step, kept) = self.0.entry(panel).or_default();
+        if line.step > *step {
+            (*step, *kept) = (line.step, Default::default());
+        }
+        if line.step < *step {
+            return;
+        }
+        let kept = &mut kept[usize::from(!line.episode.success)];
+        let family = &line.episode.task.name;
+        if kept.len() == SAMPLES {
+            // A family that is not shown yet takes the place of one that is shown twice.
+            let shown = |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
+            let twice = kept.iter().rposition(|text| shown(kept, &text.family) > 1);
+            match twice.filter(|_| shown(kept, family) == 0) {
+                Some(place) => drop(kept.remove(place)),
+                None => return,
+            }
+        }
+        kept.push(Text { family: family.clone(), line: text.to_owned() });
+    }
+
+    fn samples(self, dir: &Path) -> Result<Vec<Sample>> {
+        #[derive(serde::Deserialize)]
+        struct Shown {
+            episode: Episode,
+        }
+        let mut samples = Vec::new();
+        for (panel, (step, texts)) in self.0 {
+            for text in texts.iter().flatten() {
+                let shown: Shown = serde_json::from_str(&text.line)
+                    .map_err(|e| Error::file(dir.join(EPISODES_FILE), "episode", e.to_string()))?;
+                samples.push(Sample { panel: panel.clone(), step, episode: shown.episode });
+            }
+        }
+        Ok(samples)
     }
 }
 

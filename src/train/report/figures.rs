@@ -3,14 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::data::Run;
-use super::plot::{heat_map, Look, Plot, Series};
+use super::heat::{band_map, value_map, Column};
+use super::plot::{Look, Plot, Series};
+use super::style::{colour, GREY};
 
-/// Tableau's ten, told apart by readers with colour blindness in the order used.
-const COLOURS: [&str; 10] = [
-    "#1f77b4", "#e6550d", "#2ca02c", "#9467bd", "#d62728", "#17becf", "#8c564b", "#e377c2", "#7f7f7f",
-    "#bcbd22",
-];
-const GREY: &str = "#636363";
 /// Keys the plots above the last section show, or that are no curve.
 const SHOWN: &[&str] = &[
     "step",
@@ -28,12 +24,20 @@ const SHOWN: &[&str] = &[
     "pg_loss",
     "return_mean",
     "valid_actions",
+    "zero_variance_groups",
+    "action_tokens",
+    "action_tokens_max",
+    "action_limit",
+    "entropy_early",
+    "entropy_late",
+    "entropy/below_band",
+    "entropy/in_band",
+    "entropy/above_band",
+    "band/below",
+    "band/inside",
+    "band/above",
     "time/tokens_per_second",
 ];
-
-pub(super) fn colour(index: usize) -> &'static str {
-    COLOURS[index % COLOURS.len()]
-}
 
 /// The name of what lies behind the main lines; with several runs the note below the plot says it once for all.
 fn background(runs: &[Run], what: &str) -> String {
@@ -53,39 +57,105 @@ fn label(runs: &[Run], run: &Run, what: &str) -> String {
     }
 }
 
-/// `key` of the evaluations as dots with whiskers, over the same key of the training rollouts.
-pub(super) fn evaluation_plot(runs: &[Run], title: &str, key: &str, y_label: &str, full: f64) -> Plot {
-    let mut series = Vec::new();
-    let mut panels = 0;
-    for (i, run) in runs.iter().enumerate() {
-        let faint = run.points("rl", key);
-        if !faint.is_empty() {
-            let name = background(runs, "training rollouts");
-            series.push(Series {
-                name,
-                colour: colour(i),
-                look: Look::Faint,
-                points: faint,
-                ..Series::default()
-            });
-        }
-        for panel in run.panels() {
-            let points = run.evaluations(&panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
-            let ends = |e: super::data::Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
-            let intervals = run.evaluations(&panel).filter_map(ends).collect();
-            let colour = colour(if runs.len() == 1 { panels } else { i });
-            let name = label(runs, run, &panel);
-            series.push(Series { name, colour, look: Look::Dots, points, intervals });
-            panels += 1;
+/// `key` of the evaluations as dots with whiskers, over the same key of the training rollouts: one plot for the panels
+/// of one run, one for each panel of several runs.
+pub(super) fn evaluation_plots(runs: &[Run], title: &str, key: &str, y_label: &str, full: f64) -> Vec<Plot> {
+    let mut panels: Vec<String> = Vec::new();
+    for panel in runs.iter().flat_map(Run::panels) {
+        if !panels.contains(&panel) {
+            panels.push(panel);
         }
     }
-    let note =
-        "Dots: whole evaluation panels, whiskers their 95 % intervals. Pale: training rollouts.".to_owned();
-    Plot { title: title.into(), note, y_label: y_label.into(), series, at_least: Some((0.0, full)) }
+    let (together, titles) = match (runs, &panels[..]) {
+        ([_], _) | (_, []) => (vec![panels.clone()], vec![title.to_owned()]),
+        (_, _) => {
+            let titles = panels.iter().map(|panel| format!("{title}: {panel}")).collect();
+            (panels.iter().map(|panel| vec![panel.clone()]).collect(), titles)
+        }
+    };
+    let note = "Dots: whole evaluation panels, whiskers their 95 % intervals. Pale: training rollouts.";
+    let plot = |(panels, title): (Vec<String>, String)| Plot {
+        title,
+        note: note.to_owned(),
+        y_label: y_label.into(),
+        series: evaluation_series(runs, &panels, key),
+        at_least: Some((0.0, full)),
+        alarms: alarms(runs),
+    };
+    together.into_iter().zip(titles).map(plot).collect()
+}
+
+fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> {
+    let mut series = Vec::new();
+    let all = (runs.len() * panels.len()) as f64;
+    for (i, run) in runs.iter().enumerate() {
+        let points = run.points("rl", key);
+        if !points.is_empty() {
+            let (name, colour) = match runs.len() {
+                1 => ("training rollouts".to_owned(), GREY),
+                _ => (String::new(), colour(i)),
+            };
+            series.push(Series { name, colour, look: Look::Faint, points, ..Series::default() });
+        }
+        for (k, panel) in panels.iter().enumerate() {
+            let points = run.evaluations(panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
+            let ends = |e: super::data::Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
+            let intervals = run.evaluations(panel).filter_map(ends).collect();
+            let aside = 5.0 * ((i * panels.len() + k) as f64 - (all - 1.0) / 2.0);
+            let (name, colour) = match runs.len() {
+                1 => (panel.clone(), colour(k)),
+                _ => (run.name.clone(), colour(i)),
+            };
+            series.push(Series { name, colour, look: Look::Dots, points, intervals, aside });
+        }
+    }
+    series
+}
+
+/// The alarms of all runs, as the plots show them.
+fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
+    let of = |run: &Run| {
+        let name = if runs.len() == 1 { String::new() } else { format!("{}: ", run.name) };
+        let show =
+            |(step, kind, why): (f64, String, String)| (step, format!("{name}{kind} at step {step}: {why}"));
+        run.alarms().into_iter().map(show).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of).collect()
+}
+
+/// Entropy in its band, at the episodes' two ends, and the share of it inside.
+pub(super) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
+    let shares = |title: [&str; 2], keys: [&'static str; 3]| {
+        let title = title[usize::from(runs.len() > 1)];
+        let names = ["below", "inside", "above the band"];
+        let keys: Vec<_> = keys.into_iter().zip(names).collect();
+        // The three add up: of several runs the middle one says enough.
+        let keys = if runs.len() == 1 { &keys[..] } else { &keys[1..2] };
+        let share = curve_plot(runs, "rl", "", keys, "share of tokens");
+        Plot { title: title.to_owned(), at_least: Some((0.0, 1.0)), ..share }
+    };
+    let [by_turn, by_token] = [
+        shares(
+            ["Turn indices against the band", "Turn indices inside the band"],
+            ["band/below", "band/inside", "band/above"],
+        ),
+        shares(
+            ["Tokens against the band", "Tokens inside the band"],
+            ["entropy/below_band", "entropy/in_band", "entropy/above_band"],
+        ),
+    ];
+    let thirds = [("entropy_early", "first third of the turns"), ("entropy_late", "last third")];
+    vec![
+        entropy_plot(runs),
+        curve_plot(runs, "rl", "Entropy early and late in the episodes", &thirds, "nats per token"),
+        by_turn,
+        by_token,
+        curve_plot(runs, "rl", "Weight of the smoothing term", &[("beta", "β")], "β"),
+    ]
 }
 
 /// Entropy of the rollouts inside the band around its reference.
-pub(super) fn entropy_plot(runs: &[Run]) -> Plot {
+fn entropy_plot(runs: &[Run]) -> Plot {
     let mut series = Vec::new();
     for (i, run) in runs.iter().enumerate() {
         let band = run.intervals("rl", "band_low", "band_high");
@@ -117,7 +187,7 @@ pub(super) fn entropy_plot(runs: &[Run]) -> Plot {
     }
     let note = "Mean over generated tokens. Dashed: reference H̄; shaded: the band in which the smoothing penalty is zero.".to_owned();
     let (title, y_label) = ("Entropy of the rollouts".into(), "nats per token".into());
-    Plot { title, note, y_label, series, at_least: None }
+    Plot { title, note, y_label, series, at_least: None, alarms: alarms(runs) }
 }
 
 /// `keys` of a phase, one line a run and key.
@@ -142,32 +212,59 @@ pub(super) fn curve_plot(
             }
         }
     }
-    Plot { title: title.into(), y_label: y_label.into(), series, ..Plot::default() }
+    let alarms = if phase == "rl" { alarms(runs) } else { Vec::new() };
+    Plot { title: title.into(), y_label: y_label.into(), series, alarms, ..Plot::default() }
 }
 
 /// The plots of the reinforcement-learning phase after success, score and entropy.
 pub(super) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
     let rl = |title, keys, unit| curve_plot(runs, "rl", title, keys, unit);
     vec![
-        rl("Weight of the smoothing term", &[("beta", "β")], "β"),
         rl("Gradient norm before clipping", &[("grad_norm", "")], "‖g‖₂"),
         rl("KL to the rollout policy", &[("ppo_kl", "")], "nats per token"),
         rl("Share of clipped ratios", &[("pg_clipfrac", "")], "share of tokens"),
         rl("Loss", &[("loss", "total"), ("pg_loss", "policy")], "loss"),
         rl("Return of the rollouts", &[("return_mean", "")], "return"),
         rl("Actions the environment understood", &[("valid_actions", "")], "share of actions"),
+        rl("Groups without variance", &[("zero_variance_groups", "")], "share of groups"),
+        rl("Length of an action", &[("action_tokens", "mean"), ("action_tokens_max", "longest")], "tokens"),
+        rl("Actions at the token limit", &[("action_limit", "")], "share of actions"),
         rl("Speed", &[("time/tokens_per_second", "")], "tokens per second"),
         curve_plot(runs, "clone", "Behaviour cloning", &[("loss", "")], "nats per token"),
     ]
 }
 
-/// A heat map of entropy by turn index for each run that has it.
+/// Heat maps of entropy by turn index for each run that has it: its value, and where it stands against the band.
 pub(super) fn entropy_maps(runs: &[Run]) -> String {
     let map = |run: &Run| {
-        let title = format!("Entropy by turn, nats per token{}", label_suffix(runs, run));
-        heat_map(&title, "turn of the episode", &run.columns("rl", "entropy_turn"))
+        let (name, columns) = (label_suffix(runs, run), run.columns("rl", "entropy_turn"));
+        let value =
+            value_map(&format!("Entropy by turn, nats per token{name}"), "turn of the episode", &columns);
+        let title = format!("Entropy by turn against the band{name}");
+        value + &band_map(&title, "turn of the episode", &columns, &bands(run, &columns))
     };
     runs.iter().map(map).collect()
+}
+
+/// The band's ends by turn index for each column: around the turn's own reference where the run has one for each.
+fn bands(run: &Run, columns: &[Column]) -> Vec<Vec<(f64, f64)>> {
+    let ends = run.intervals("rl", "band_low", "band_high");
+    let (whole, by_turn) =
+        (run.points("rl", "entropy_reference"), run.columns("rl", "entropy_reference_turn"));
+    let of = |(step, values): &Column| {
+        let band = ends.iter().find(|(at, _, _)| at == step).map(|(_, low, high)| (*low, *high));
+        let reference = whole.iter().find(|(at, _)| at == step).map(|(_, h)| *h);
+        let own = by_turn.iter().find(|(at, _)| at == step).map(|(_, h)| h);
+        let (low, high) = band.unwrap_or((f64::NAN, f64::NAN));
+        let turn = |turn: usize| match (own.and_then(|h| h.get(turn)), reference) {
+            (Some(own), Some(reference)) if reference > 0.0 => {
+                (low / reference * own, high / reference * own)
+            }
+            _ => (low, high),
+        };
+        (0..values.len()).map(turn).collect()
+    };
+    columns.iter().map(of).collect()
 }
 
 fn label_suffix(runs: &[Run], run: &Run) -> String {

@@ -1,9 +1,13 @@
 //! A run, or several side by side, as one self-contained HTML page: no script, no external file.
 
 mod data;
+mod episodes;
 mod figures;
+mod heat;
 mod page;
 mod plot;
+mod style;
+mod tables;
 
 use std::path::{Path, PathBuf};
 
@@ -23,8 +27,8 @@ pub fn write_report<P: AsRef<Path>>(runs: &[P]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// One HTML page about the given run folders: summary, curves with intervals, the entropy band, settings, sample
-/// trajectories.
+/// One HTML page about the given run folders, on a light or a dark screen: summary, alarms, curves with intervals, paired
+/// gains, task families, entropy by turn against its band, sample episodes as dialogues, settings.
 ///
 /// It reads `metrics.jsonl` and, where they exist, `config.toml` and `episodes.jsonl`; keys a run does not have are
 /// left out, keys it has beyond the known ones are drawn at the end. Runs given together share their plots.

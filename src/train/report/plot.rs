@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::escape;
 
-const WIDTH: f64 = 560.0;
+pub(super) const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 300.0;
 /// Left, right, top, bottom.
-const MARGIN: (f64, f64, f64, f64) = (58.0, 14.0, 12.0, 42.0);
+pub(super) const MARGIN: (f64, f64, f64, f64) = (58.0, 14.0, 12.0, 42.0);
 
 /// A line plot of several series over steps.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Plot {
     pub(super) series: Vec<Series>,
     /// The vertical range to show at least, as [0, 1] for a rate.
     pub(super) at_least: Option<(f64, f64)>,
+    /// Steps at which something was raised, and what.
+    pub(super) alarms: Vec<(f64, String)>,
 }
 
 /// One line, with whiskers or a band around it where it has any.
@@ -30,6 +32,8 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
     /// (step, low, high).
     pub(super) intervals: Vec<(f64, f64, f64)>,
+    /// Pixels that dots and whiskers are moved by, so that those of several series stand beside each other.
+    pub(super) aside: f64,
 }
 
 /// How a series is drawn.
@@ -83,6 +87,7 @@ impl Plot {
         for look in [Look::Area, Look::Faint, Look::Dashed, Look::Line, Look::Dots] {
             self.series.iter().filter(|s| s.look == look).for_each(|s| frame.series(&mut svg, s));
         }
+        self.alarms.iter().for_each(|(step, what)| frame.alarm(&mut svg, *step, what));
         svg + "</svg>"
     }
 
@@ -162,12 +167,14 @@ impl Frame {
     fn lines(&self, svg: &mut String, s: &Series, style: &str) {
         for stretch in s.points.split(|(_, y)| !y.is_finite()).filter(|p| !p.is_empty()) {
             if let [(x, y)] = stretch {
-                let (x, y) = (self.px(*x), self.py(*y));
+                let (x, y) = (self.px(*x) + s.aside, self.py(*y));
                 let _ = write!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{}\"/>", s.colour);
                 continue;
             }
-            let path: Vec<String> =
-                stretch.iter().map(|&(x, y)| format!("{:.1},{:.1}", self.px(x), self.py(y))).collect();
+            let path: Vec<String> = stretch
+                .iter()
+                .map(|&(x, y)| format!("{:.1},{:.1}", self.px(x) + s.aside, self.py(y)))
+                .collect();
             let (colour, path) = (s.colour, path.join(" "));
             let _ = write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" {style} points=\"{path}\"/>");
         }
@@ -175,15 +182,15 @@ impl Frame {
 
     fn dots(&self, svg: &mut String, s: &Series) {
         for &(x, low, high) in s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()) {
-            let (x, low, high) = (self.px(x), self.py(low), self.py(high));
+            let (x, low, high) = (self.px(x) + s.aside, self.py(low), self.py(high));
             let cap = format!("M{:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8", x - 4.0);
-            let _ = write!(svg, "<path d=\"{cap}\" fill=\"none\" stroke=\"{}\" opacity=\"0.55\"/>", s.colour);
+            let _ = write!(svg, "<path d=\"{cap}\" fill=\"none\" stroke=\"{}\" opacity=\"0.7\"/>", s.colour);
         }
         for &(x, y) in s.points.iter().filter(|p| p.1.is_finite()) {
             let _ = write!(
                 svg,
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.2\" fill=\"{}\"><title>{}: step {}, {}</title></circle>",
-                self.px(x),
+                self.px(x) + s.aside,
                 self.py(y),
                 s.colour,
                 escape(&s.name),
@@ -191,6 +198,20 @@ impl Frame {
                 number(y)
             );
         }
+    }
+
+    /// A line across the plot and a flag at its top.
+    fn alarm(&self, svg: &mut String, step: f64, what: &str) {
+        if step < self.x.0 || step > self.x.1 {
+            return;
+        }
+        let (x, top, base) = (self.px(step), MARGIN.2, HEIGHT - MARGIN.3);
+        let _ = write!(
+            svg,
+            "<line class=\"alarm\" x1=\"{x:.1}\" y1=\"{top}\" x2=\"{x:.1}\" y2=\"{base}\"/>\
+             <path class=\"flag\" d=\"M{x:.1} {top}l-4.5 -7h9z\"><title>{}</title></path>",
+            escape(what)
+        );
     }
 
     fn area(&self, svg: &mut String, s: &Series) {
@@ -204,76 +225,7 @@ impl Frame {
     }
 }
 
-/// A heat map: a column a step, a row an index, colour the value; `columns` are (step, values by index).
-pub(super) fn heat_map(title: &str, y_label: &str, columns: &[(f64, Vec<f64>)]) -> String {
-    let rows = columns.iter().map(|c| c.1.len()).max().unwrap_or(0);
-    let values = || columns.iter().flat_map(|c| &c.1).copied().filter(|v| v.is_finite());
-    let Some((low, high)) = range(values()).filter(|_| rows > 0) else { return String::new() };
-    let (left, _, top, bottom) = MARGIN;
-    let cell_h = (220.0 / rows as f64).min(26.0);
-    let height = top + bottom + cell_h * rows as f64;
-    let right = 70.0;
-    let cell_w = (WIDTH - left - right) / columns.len() as f64;
-    let mut svg = open_svg(height, title);
-    for (i, (step, values)) in columns.iter().enumerate() {
-        for (row, value) in values.iter().enumerate().filter(|(_, v)| v.is_finite()) {
-            let share = if high > low { (value - low) / (high - low) } else { 0.5 };
-            let _ = write!(
-                svg,
-                "<rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"{}\"><title>step {}, turn {row}: {}</title></rect>",
-                left + i as f64 * cell_w,
-                top + row as f64 * cell_h,
-                cell_w + 0.3,
-                cell_h + 0.3,
-                heat(share),
-                number(*step),
-                number(*value)
-            );
-        }
-    }
-    heat_axes(&mut svg, columns, rows, (cell_w, cell_h), y_label);
-    heat_scale(&mut svg, (low, high), height);
-    format!("<figure><figcaption>{}</figcaption>{svg}</svg></figure>\n", escape(title))
-}
-
-fn heat_axes(svg: &mut String, columns: &[(f64, Vec<f64>)], rows: usize, cell: (f64, f64), y_label: &str) {
-    let (left, _, top, _) = MARGIN;
-    let base = top + rows as f64 * cell.1;
-    for row in (0..rows).step_by(rows.div_ceil(10)) {
-        let y = top + (row as f64 + 0.5) * cell.1 + 3.5;
-        let _ = write!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{row}</text>", left - 6.0);
-    }
-    for i in (0..columns.len()).step_by(columns.len().div_ceil(8)) {
-        let (x, y, step) = (left + (i as f64 + 0.5) * cell.0, base + 15.0, number(columns[i].0));
-        let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{step}</text>");
-    }
-    let _ = write!(
-        svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">step</text>\
-         <text transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        left + columns.len() as f64 * cell.0 / 2.0,
-        base + 34.0,
-        (top + base) / 2.0,
-        escape(y_label)
-    );
-}
-
-fn heat_scale(svg: &mut String, (low, high): (f64, f64), height: f64) {
-    let (top, bottom) = (MARGIN.2, height - MARGIN.3);
-    let (x, parts) = (WIDTH - 58.0, 24);
-    let part = (bottom - top) / f64::from(parts);
-    for i in 0..parts {
-        let colour = heat(1.0 - f64::from(i) / f64::from(parts - 1));
-        let (y, h) = (top + f64::from(i) * part, part + 0.3);
-        let _ =
-            write!(svg, "<rect x=\"{x}\" y=\"{y:.2}\" width=\"10\" height=\"{h:.2}\" fill=\"{colour}\"/>");
-    }
-    for (y, value) in [(top + 8.0, high), (bottom, low)] {
-        let _ = write!(svg, "<text x=\"{}\" y=\"{y:.1}\">{}</text>", x + 14.0, number(value));
-    }
-}
-
-fn open_svg(height: f64, label: &str) -> String {
+pub(super) fn open_svg(height: f64, label: &str) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">", escape(label))
 }
 
@@ -298,7 +250,7 @@ fn swatch(s: &Series) -> String {
 }
 
 /// Round tick positions (1, 2 or 5 × 10ᵏ apart) inside [`low`, `high`], about `wanted` of them.
-fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
     let raw = (high - low) / wanted as f64;
     let power = 10f64.powf(raw.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
@@ -324,19 +276,8 @@ pub(super) fn number(x: f64) -> String {
     }
 }
 
-/// White to deep blue over [0, 1], through the lightness a reader takes for "more".
-fn heat(share: f64) -> String {
-    const STOPS: [(f64, f64, f64); 4] =
-        [(247.0, 251.0, 255.0), (158.0, 202.0, 225.0), (49.0, 130.0, 189.0), (8.0, 48.0, 107.0)];
-    let at = share.clamp(0.0, 1.0) * 3.0;
-    let i = (at as usize).min(2);
-    let (a, b, t) = (STOPS[i], STOPS[i + 1], at - i as f64);
-    let mix = |a: f64, b: f64| (a + (b - a) * t).round() as u8;
-    format!("#{:02x}{:02x}{:02x}", mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
-}
-
 /// Smallest and largest value; `None` without values.
-fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, v| match range {
         None => Some((v, v)),
         Some((low, high)) => Some((v.min(low), v.max(high))),
@@ -386,8 +327,17 @@ mod tests {
     }
 
     #[test]
+    fn alarms_stand_at_their_steps_and_not_outside() {
+        let series = vec![Series { points: vec![(0.0, 1.0), (10.0, 2.0)], ..Series::default() }];
+        let alarms = vec![(5.0, "early <collapse>".to_owned()), (11.0, "blown up".to_owned())];
+        let svg = Plot { series, alarms, ..Plot::default() }.svg();
+        let middle = (MARGIN.0 + WIDTH - MARGIN.1) / 2.0;
+        assert!(svg.contains(&format!("class=\"alarm\" x1=\"{middle:.1}\"")), "{svg}");
+        assert!(svg.contains("early &lt;collapse&gt;") && !svg.contains("blown"), "{svg}");
+    }
+
+    #[test]
     fn nothing_to_draw_is_empty() {
         assert!(Plot::default().is_empty());
-        assert_eq!(heat_map("t", "turn", &[(0.0, vec![f64::NAN])]), "");
     }
 }

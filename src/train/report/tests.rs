@@ -35,12 +35,25 @@ fn example_run(dir: &Path, seed: u64) {
             .with("custom/thing", noise(k + 300))
             .with("time/tokens_per_second", 800.0 + 50.0 * noise(k + 400));
         let band = [("entropy_reference", 1.1), ("band_low", 0.55), ("band_high", 1.65)];
+        let mut record = record;
+        if k == 30 {
+            record.set("alarm/early_collapse", "groups <without> variance");
+        }
         let record = band.into_iter().filter(|_| k > 0).fold(record, |r, (key, v)| r.with(key, v - 0.1 * t));
         recorder.record(&record).unwrap();
     }
     let turn = |a: &str, s: f64| json!({"action": a, "observation": "You see <b>nothing</b>.", "score": s, "valid": s > 0.0, "entropies": [0.5, 1.0]});
-    recorder.episode(&json!({"phase": "eval", "step": 59, "success": true, "task": {"name": "find-animal", "variation": 3},
-        "start": {"goal": "Find an <animal>.", "observation": "A room."}, "turns": [turn("open door", 25.0), turn("x</div>", -1.0)]})).unwrap();
+    let mut episode = |step: u64, variation: u32, success: bool| {
+        let task = json!({"name": "find-animal", "variation": variation});
+        let turns = [turn("open door", 25.0), turn("x</div>", if success { 100.0 } else { -1.0 })];
+        let start = json!({"goal": "Find an <animal>.", "observation": "A room."});
+        let episode = json!({"task": task, "member": 0, "start": start, "turns": turns, "success": success, "end": "turn_limit"});
+        let panel = "unseen <variations>";
+        let line = json!({"phase": "eval", "step": step, "panel": panel, "episode": episode});
+        recorder.episode(&line).unwrap();
+    };
+    (0..5).for_each(|v| episode(0, v, v == 0));
+    (0..5).for_each(|v| episode(59, v, v != 1));
     let config = format!("seed = {seed}\n\n[entropy]\nkappa_low = 0.5\n");
     crate::train::atomic_write(dir.join("config.toml"), config).unwrap();
 }
@@ -78,12 +91,15 @@ fn a_report_is_self_contained_well_formed_and_escaped() {
         for external in ["http:", "https:", "src=", "href=", "url(", "<script"] {
             assert!(!html.contains(external), "{external}");
         }
-        for raw in ["<variations>", "<b>nothing", "x</div>", "<animal>", "NaN"] {
+        for raw in ["<variations>", "<b>nothing", "x</div>", "<animal>", "<without>", "NaN"] {
             assert!(!html.contains(raw), "{raw}");
         }
         for title in [
             "Success",
             "Entropy by turn",
+            "against the band",
+            "prefers-color-scheme:dark",
+            "class=\"alarm\"",
             "reference H̄",
             "kappa_low",
             "custom/thing",
@@ -100,6 +116,29 @@ fn the_summary_shows_first_and_last_evaluation() {
     let html = report(1);
     assert!(html.contains("0.2 <span class=\"small\">[0.1, 0.31]</span>"));
     assert!(html.contains("0.79 <span class=\"small\">[0.69, 0.9]</span>"));
+}
+
+/// 1 of 5 tasks before and 4 of 5 after: +0.6, and of 3 runs pooled 15 tasks.
+#[test]
+fn gains_families_alarms_and_dialogues_are_shown() {
+    let html = report(1);
+    assert!(
+        html.contains("0.2 → 0.8</td><td class=\"n good\">+0.6 <span class=\"small\">[+0.2, +1]"),
+        "{html}"
+    );
+    let family = "find-animal</td><td><span class=\"dot\" style=\"background:var(--s0)\"></span>seed-0</td>\
+                  <td class=\"n\">5</td><td class=\"n\">0.2 <span class=\"small\">[0.036, 0.624]</span>";
+    assert!(html.contains(family), "{html}");
+    assert!(html.contains("early collapse</td><td>groups &lt;without&gt; variance"));
+    assert!(!html.contains("all runs</td>"));
+    // Three solved ones and the only unsolved one of the last examination, none of the first.
+    assert_eq!((html.matches("step 59 · 2 turns").count(), html.matches("step 0 · 2 turns").count()), (4, 0));
+    assert!(html.contains(
+        "<b class=\"bad\">score −26</b>, now -1 · entropy 0.750 nats per token · <b class=\"bad\">not valid"
+    ));
+    let several = report(3);
+    assert!(several.contains("<tr class=\"pooled\"><td>all runs</td><td>unseen &lt;variations&gt;</td><td class=\"n\">0 → 59</td><td class=\"n\">15</td>"));
+    assert!(several.contains("Success: unseen &lt;variations&gt;"));
 }
 
 #[test]

@@ -1,0 +1,193 @@
+use super::*;
+
+/// A healthy step; tests change what they are about.
+fn healthy() -> StepNumbers {
+    StepNumbers {
+        zero_variance: Some(0.25),
+        valid_actions: Some(0.75),
+        entropy: Some(1.0),
+        band_high: Some(1.5),
+        success: Some(0.5),
+    }
+}
+
+/// Values that add and subtract exactly, so that "at the threshold" means it.
+fn config() -> AlarmConfig {
+    AlarmConfig {
+        window: 4,
+        zero_variance: 0.75,
+        valid_drop: 0.25,
+        entropy_share: 0.25,
+        success_drop: 0.25,
+        ..AlarmConfig::default()
+    }
+}
+
+fn record(step: u64, numbers: StepNumbers) -> Record {
+    let StepNumbers { zero_variance, valid_actions, entropy, band_high, success } = numbers;
+    Record::new("rl", step)
+        .with("zero_variance_groups", zero_variance)
+        .with("valid_actions", valid_actions)
+        .with("entropy", entropy)
+        .with("band_high", band_high)
+        .with("success", success)
+}
+
+fn kinds(window: &[StepNumbers], start: Option<f64>) -> Vec<AlarmKind> {
+    config().check(window, start).into_iter().map(|(kind, _)| kind).collect()
+}
+
+fn window(of: impl Fn(usize) -> StepNumbers) -> [StepNumbers; 4] {
+    [0, 1, 2, 3].map(of)
+}
+
+#[test]
+fn a_healthy_run_raises_nothing() {
+    assert_eq!(kinds(&window(|_| healthy()), Some(1.0)), []);
+    // Each half of a condition alone.
+    let flat = window(|_| StepNumbers { zero_variance: Some(1.0), ..healthy() });
+    let invalid = window(|i| StepNumbers { valid_actions: Some([0.75, 0.75, 0.25, 0.25][i]), ..healthy() });
+    let low = window(|_| StepNumbers { entropy: Some(0.01), ..healthy() });
+    let high = window(|i| StepNumbers { entropy: Some(1.0 + i as f64), ..healthy() });
+    let failing = window(|i| StepNumbers { success: Some([0.5, 0.5, 0.0, 0.0][i]), ..healthy() });
+    for alone in [flat, invalid, low, high, failing] {
+        assert_eq!(kinds(&alone, Some(1.0)), [], "{alone:?}");
+    }
+}
+
+#[test]
+fn early_collapse_is_raised_exactly_at_its_thresholds() {
+    let flat = |share: f64, valid: f64, entropy: f64| {
+        window(|i| StepNumbers {
+            zero_variance: Some(share),
+            valid_actions: Some(if i < 2 { 0.75 } else { valid }),
+            entropy: Some(entropy),
+            ..healthy()
+        })
+    };
+    let raised = |window: [StepNumbers; 4]| kinds(&window, Some(1.0)) == [AlarmKind::EarlyCollapse];
+    assert!(raised(flat(0.75, 0.5, 1.0)) && !raised(flat(0.7499, 0.5, 1.0)));
+    assert!(!raised(flat(0.75, 0.5001, 1.0)) && !raised(flat(0.75, 1.0, 1.0)), "a rise is no fall");
+    assert!(raised(flat(0.75, 0.75, 0.25)) && !raised(flat(0.75, 0.75, 0.2501)));
+    assert_eq!(kinds(&flat(0.75, 0.75, 0.25), None), [], "without a start there is no share of it");
+    let (_, message) = config().check(&flat(0.8, 0.25, 1.0), Some(1.0)).remove(0);
+    assert_eq!(
+        message,
+        "80.0 % of the groups of 4 steps have no variance and valid actions fell from 0.750 to 0.250"
+    );
+}
+
+#[test]
+fn late_blow_up_is_raised_exactly_at_its_thresholds() {
+    let blown = |entropy: [f64; 2], success: f64| {
+        window(|i| StepNumbers {
+            entropy: Some(entropy[i / 2]),
+            success: Some(if i < 2 { 0.5 } else { success }),
+            ..healthy()
+        })
+    };
+    let raised = |window: [StepNumbers; 4]| kinds(&window, Some(1.0)) == [AlarmKind::LateBlowUp];
+    assert!(raised(blown([1.0, 1.75], 0.25)) && !raised(blown([1.0, 1.75], 0.2501)));
+    assert!(!raised(blown([1.0, 1.5], 0.25)), "at the band's end it is still inside");
+    assert!(!raised(blown([1.75, 1.75], 0.25)), "outside, but it does not rise");
+    assert!(!raised(blown([2.0, 1.75], 0.25)) && !raised(blown([1.0, 1.75], 0.75)));
+    let no_band = blown([1.0, 1.75], 0.25).map(|s| StepNumbers { band_high: None, ..s });
+    assert!(!raised(no_band), "without a reference there is no band to leave");
+    let (_, message) = config().check(&blown([1.0, 1.75], 0.25), None).remove(0);
+    let expected =
+        "entropy rose from 1.0000 to 1.7500 nats, above the band's end 1.5000, and success fell from \
+                    0.500 to 0.250";
+    assert_eq!(message, expected);
+}
+
+/// Twelve steps that collapse from the fifth on.
+fn collapsing() -> Vec<StepNumbers> {
+    let late =
+        |i: usize| StepNumbers { zero_variance: Some(1.0), entropy: Some(0.5 / i as f64), ..healthy() };
+    (0..16).map(|i| if i < 4 { healthy() } else { late(i) }).collect()
+}
+
+fn observe(alarms: &mut Alarms, steps: &[StepNumbers], from: usize) -> Vec<Alarm> {
+    let see = |(i, numbers): (usize, &StepNumbers)| {
+        let mut record = record(i as u64, *numbers);
+        let raised = alarms.observe(&mut record);
+        for alarm in &raised {
+            assert!(record.to_json().contains(alarm.kind.key()), "{}", record.to_json());
+        }
+        raised
+    };
+    steps.iter().enumerate().skip(from).flat_map(see).collect()
+}
+
+#[test]
+fn an_alarm_is_raised_once_in_a_window_and_from_the_whole_window() {
+    let mut alarms = Alarms::new(config()).unwrap();
+    let raised = observe(&mut alarms, &collapsing(), 0);
+    // The mean entropy of steps 3–6 is (1 + 0.125 + 0.1 + 0.083)/4 = 0.33, that of 4–7 0.095; ≤ 0.25 from step 7 on.
+    assert_eq!(raised.iter().map(|a| a.step).collect::<Vec<_>>(), [7, 11, 15]);
+    assert!(raised.iter().all(|a| a.kind == AlarmKind::EarlyCollapse));
+    assert!(
+        raised[0].to_string().starts_with("step 7: early collapse: 100.0 % of the groups"),
+        "{}",
+        raised[0]
+    );
+    assert!(!alarms.stops() && alarms.lr_factor() == 1.0);
+}
+
+#[test]
+fn actions_do_what_they_say() {
+    let of = |action| {
+        let mut alarms = Alarms::new(AlarmConfig { action, lr_factor: 0.5, ..config() }).unwrap();
+        let raised = observe(&mut alarms, &collapsing(), 0).len();
+        (raised, alarms.stops(), alarms.lr_factor())
+    };
+    assert_eq!(of(AlarmAction::Off), (0, false, 1.0));
+    assert_eq!(of(AlarmAction::Warn), (3, false, 1.0));
+    assert_eq!(of(AlarmAction::Stop), (3, true, 1.0));
+    assert_eq!(of(AlarmAction::LowerLr), (3, false, 0.125));
+}
+
+#[test]
+fn resumed_at_any_step_the_same_alarms_are_raised() {
+    let steps = collapsing();
+    let config = AlarmConfig { action: AlarmAction::LowerLr, lr_factor: 0.3, ..config() };
+    let mut whole = Alarms::new(config).unwrap();
+    let all = observe(&mut whole, &steps, 0);
+    for cut in 0..steps.len() {
+        let mut first = Alarms::new(config).unwrap();
+        let mut raised = observe(&mut first, &steps[..cut], 0);
+        let saved = serde_json::to_string(first.state()).unwrap();
+        let mut rest = Alarms::restore(config, serde_json::from_str(&saved).unwrap()).unwrap();
+        raised.extend(observe(&mut rest, &steps, cut));
+        assert_eq!((&raised, rest.state()), (&all, whole.state()), "cut before step {cut}");
+    }
+}
+
+#[test]
+fn numbers_that_are_missing_or_not_finite_raise_nothing() {
+    let mut alarms = Alarms::new(config()).unwrap();
+    let nothing = vec![StepNumbers::default(); 8];
+    assert_eq!(observe(&mut alarms, &nothing, 0), []);
+    let nan = Record::new("rl", 0).with("entropy", f64::NAN).with("success", f64::INFINITY);
+    assert_eq!(StepNumbers::of(&nan), StepNumbers::default());
+}
+
+#[test]
+fn thresholds_out_of_range_are_refused_by_name() {
+    let refused = |field: &str, change: fn(&mut AlarmConfig)| {
+        let mut config = AlarmConfig::default();
+        change(&mut config);
+        let error = Alarms::new(config).unwrap_err().to_string();
+        assert!(error.contains(&format!("alarm.{field}")), "{error}");
+    };
+    refused("window", |c| c.window = 1);
+    refused("lr_factor", |c| c.lr_factor = 1.0);
+    refused("zero_variance", |c| c.zero_variance = 0.0);
+    refused("valid_drop", |c| c.valid_drop = f64::NAN);
+    refused("entropy_share", |c| c.entropy_share = 1.0);
+    refused("success_drop", |c| c.success_drop = 1.5);
+    let error = serde_json::from_str::<AlarmConfig>(r#"{"windw":3}"#).unwrap_err().to_string();
+    assert!(error.contains("windw"), "{error}");
+    let parsed: AlarmConfig = serde_json::from_str(r#"{"action":"lower-lr"}"#).unwrap();
+    assert_eq!(parsed.action, AlarmAction::LowerLr);
+}

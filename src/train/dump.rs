@@ -1,0 +1,202 @@
+//! Episodes as lines of JSON: written by a run, read back, shown as a dialogue.
+
+use std::fmt::{Display, Formatter};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::outcomes::Panels;
+use super::record::{bad_line, whole_lines};
+use super::{Recorder, EPISODES_FILE, ROLLOUTS_FILE};
+use crate::rollout::Trajectory;
+use crate::Result;
+
+/// A line of `episodes.jsonl` or `rollouts.jsonl`: an episode and when it was played.
+///
+/// Its `Display` is the episode as a dialogue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpisodeLine {
+    /// `eval` or `rl`; lines without one, as the first runs wrote them, are of examinations.
+    #[serde(default = "eval")]
+    pub phase: String,
+    /// Training steps before it.
+    pub step: u64,
+    /// The panel, of an examination's episode.
+    #[serde(default)]
+    pub panel: Option<String>,
+    /// What happened.
+    pub episode: Trajectory,
+}
+
+fn eval() -> String {
+    "eval".to_owned()
+}
+
+/// An [`EpisodeLine`] to be written, borrowed.
+#[derive(Serialize)]
+pub(crate) struct EpisodeRef<'a> {
+    pub(crate) phase: &'a str,
+    pub(crate) step: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) panel: Option<&'a str>,
+    pub(crate) episode: &'a Trajectory,
+}
+
+/// Appends all training episodes of step `step` to the run's `rollouts.jsonl`, tokens and entropies included.
+///
+/// The file is part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io).
+pub fn dump_rollouts(recorder: &mut Recorder, step: u64, trajectories: &[Trajectory]) -> Result<()> {
+    let line = |episode| EpisodeRef { phase: "rl", step, panel: None, episode };
+    trajectories.iter().try_for_each(|episode| recorder.rollout(&line(episode)))
+}
+
+/// Calls `each` with every episode of a file of episodes and its line number, from 1, one in memory at a time. A last
+/// line that was cut off by a kill is left out, and panels that older runs did not name are taken from the
+/// `metrics.jsonl` beside the file.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) naming line and field, and what `each` returns.
+pub fn read_episodes(
+    path: impl AsRef<Path>,
+    mut each: impl FnMut(usize, EpisodeLine) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let mut panels = Panels::of(path.parent().unwrap_or(Path::new("")))?;
+    whole_lines(path, |number, text| {
+        let mut line: EpisodeLine = serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
+        if line.phase == "eval" {
+            line.panel = line.panel.or_else(|| panels.next(line.step));
+        }
+        each(number, line)
+    })
+}
+
+/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes.
+pub fn episode_files(run_dir: impl AsRef<Path>) -> Vec<PathBuf> {
+    let paths = [EPISODES_FILE, ROLLOUTS_FILE].map(|name| run_dir.as_ref().join(name));
+    paths.into_iter().filter(|path| path.is_file()).collect()
+}
+
+impl Display for EpisodeLine {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { phase, step, panel, episode } = self;
+        let panel = panel.as_ref().map_or(String::new(), |panel| format!(" {panel}"));
+        let (task, member) = (&episode.task, episode.member);
+        let solved = if episode.success { "solved" } else { "not solved" };
+        let end = episode.end.name();
+        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end})")?;
+        writeln!(f, "goal: {}", episode.start.goal.trim())?;
+        write_text(f, &episode.start.observation)?;
+        let mut before = 0.0;
+        for (i, turn) in episode.turns.iter().enumerate() {
+            let entropy =
+                turn.entropies.iter().copied().map(f64::from).sum::<f64>() / turn.entropies.len() as f64;
+            let change = turn.score - before;
+            let gained =
+                if change == 0.0 { String::new() } else { format!("  score {change:+} = {}", turn.score) };
+            let invalid = if turn.valid { "" } else { "  ✗ not valid" };
+            writeln!(f, "{i:>3} > {}   [entropy {entropy:.3}]{gained}{invalid}", turn.action)?;
+            write_text(f, &turn.observation)?;
+            before = turn.score;
+        }
+        Ok(())
+    }
+}
+
+/// A text indented below its turn.
+fn write_text(f: &mut Formatter<'_>, text: &str) -> std::fmt::Result {
+    text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| writeln!(f, "      {line}"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::env::{Environment, Task, ToyEnvironment};
+    use crate::rollout::{End, Turn};
+
+    /// An episode of the toy environment with the given actions.
+    pub(crate) fn toy_episode(variation: u32, actions: &[&str]) -> Trajectory {
+        let (mut env, task) = (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
+        let start = env.reset(&task).unwrap();
+        let mut episode = Trajectory {
+            task,
+            group: 0,
+            member: 0,
+            start,
+            turns: vec![],
+            success: false,
+            end: End::TurnLimit,
+        };
+        for action in actions {
+            let step = env.step(action).unwrap();
+            episode.turns.push(Turn {
+                action: (*action).to_owned(),
+                action_ids: vec![7],
+                entropies: vec![0.5],
+                observation: step.observation,
+                reward: step.reward,
+                score: step.score,
+                valid: step.valid,
+                ..Turn::default()
+            });
+            episode.success = step.success;
+            episode.end = if step.done { End::Done } else { End::TurnLimit };
+        }
+        episode
+    }
+
+    #[test]
+    fn dumped_episodes_are_read_back_and_bad_lines_are_named() {
+        let run = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::create(run.path()).unwrap();
+        let episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
+        dump_rollouts(&mut recorder, 4, &episodes).unwrap();
+        let [_, path] = &episode_files(run.path())[..] else { panic!("two files") };
+        let mut read = Vec::new();
+        let all = |read: &mut Vec<EpisodeLine>| {
+            read_episodes(path, |n, line| {
+                assert_eq!(n, read.len() + 1);
+                read.push(line);
+                Ok(())
+            })
+        };
+        all(&mut read).unwrap();
+        assert!(read.iter().all(|line| (line.phase.as_str(), line.step, &line.panel) == ("rl", 4, &None)));
+        assert_eq!(
+            read.iter().map(|line| &line.episode).collect::<Vec<_>>(),
+            episodes.iter().collect::<Vec<_>>()
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        std::fs::write(path, format!("{text}{}", &text[..40])).unwrap();
+        read.clear();
+        all(&mut read).unwrap();
+        assert_eq!(read.len(), 2, "a cut line is no line");
+        std::fs::write(path, text.replacen("\"member\"", "\"number\"", 1)).unwrap();
+        let error = read_episodes(path, |_, _| Ok(())).unwrap_err().to_string();
+        assert!(
+            error.contains("rollouts.jsonl") && error.contains("line 1") && error.contains("member"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_episode_reads_as_a_dialogue() {
+        let episode = toy_episode(2, &["dance", "look", "open green"]);
+        let line = EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), episode };
+        let expected = "\
+── eval step 9 toy · find-coin:2 · member 0 · solved (done)
+goal: find the coin
+      you see four boxes
+  0 > dance   [entropy 0.500]  ✗ not valid
+      nothing happens
+  1 > look   [entropy 0.500]  score +25 = 25
+      the coin is in the green box
+  2 > open green   [entropy 0.500]  score +75 = 100
+      you found the coin
+";
+        assert_eq!(line.to_string(), expected);
+    }
+}
