@@ -140,7 +140,7 @@ fn three_steps_are_one_step_and_two_resumed_with_any_critic() {
         let mut config = config();
         config.critic.as_mut().unwrap().body = body;
         (config.rollout.rows, config.gae) = (rows, config.gae.map(|gae| GaeConfig { level, ..gae }));
-        config.update.epochs = 2;
+        (config.update.epochs, config.dump) = (2, true);
         config
     };
     for config in [
