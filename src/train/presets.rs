@@ -85,18 +85,32 @@ impl<E> TrainConfig<E> {
         let (warmup_steps, total_steps) = (3, config.steps);
         config.schedule = LrSchedule::Cosine { warmup_steps, total_steps, min_ratio: 0.1, cycles: 0.5 };
         // A discount makes a turn towards the shorter way the better one; ScienceWorld pays on the way.
-        let gamma = if benchmark == Benchmark::AlfWorld { 0.95 } else { 1.0 };
+        // A game pays once at its end: at 0.1 an action, a policy with free text learns to be understood and no more.
+        let (gamma, invalid_penalty) =
+            if benchmark == Benchmark::AlfWorld { (0.95, 0.02) } else { (1.0, 0.1) };
         match algorithm {
             Algorithm::Grpo => {
                 // Turns alone: an episode's ending says little about most of its turns, and is much noise.
-                let advantage = AdvantageConfig { episode_weight: 0.0, gamma, ..AdvantageConfig::default() };
+                let advantage = AdvantageConfig {
+                    episode_weight: 0.0,
+                    gamma,
+                    invalid_penalty,
+                    ..AdvantageConfig::default()
+                };
                 Self { advantage: Some(advantage), ..config }
             }
             Algorithm::Ppo => {
                 (config.rollout.tasks, config.rollout.group) = (64, 1);
                 let optimizer = config.optimizer.clone();
                 let critic = CriticConfig { warmup_steps: 3, optimizer, ..CriticConfig::default() };
-                let gae = GaeConfig { level: GaeLevel::Turn, gamma, lambda: 0.95, ..GaeConfig::default() };
+                let lambda = 0.95;
+                let gae = GaeConfig {
+                    level: GaeLevel::Turn,
+                    gamma,
+                    lambda,
+                    invalid_penalty,
+                    ..GaeConfig::default()
+                };
                 Self { gae: Some(gae), critic: Some(critic), ..config }
             }
         }
