@@ -24,8 +24,8 @@ mod common;
 
 const ROWS: usize = 16;
 const PROMPT: usize = 64;
-/// `gap`: tokens in all, and of a row.
-const GAP_TOKENS: usize = 100_000;
+/// `gap`: rounds of `ROWS` rows, and new tokens of a row; 102,400 tokens in all.
+const GAP_ROUNDS: u64 = 16;
 const GAP_NEW: usize = 400;
 
 fn main() -> Result<()> {
@@ -143,8 +143,8 @@ fn case(shape: &str, dtype: &str) -> Result<()> {
 /// |Δ log-prob| and |Δ entropy| between sampling and the training forward pass, nats: largest and mean.
 fn gap(dtype: &str) -> Result<()> {
     let decoder = decoder_of("small", dtype)?;
-    let (mut count, mut most, mut sum) = (0, [0f64; 2], [0f64; 2]);
-    for round in 0.. {
+    let (mut most, mut sum) = ([0f64; 2], [0f64; 2]);
+    for round in 0..GAP_ROUNDS {
         let (prompts, out) = sample(&decoder, round, GAP_NEW)?;
         for (prompt, out) in prompts.iter().zip(&out) {
             let hidden = decoder.forward_packed(&[&[prompt, out.ids.as_slice()].concat()])?;
@@ -159,11 +159,8 @@ fn gap(dtype: &str) -> Result<()> {
                 }
             }
         }
-        count += ROWS * GAP_NEW;
-        if count >= GAP_TOKENS {
-            break;
-        }
     }
+    let count = GAP_ROUNDS as usize * ROWS * GAP_NEW;
     println!("gap {dtype}: {count} tokens, small, nats, largest and mean");
     for (i, name) in ["log-prob", "entropy"].iter().enumerate() {
         println!("  |Δ {name}| {:.2e}, {:.2e}", most[i], sum[i] / count as f64);
