@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Hyper-parameters of [`AdamW`]; the learning rate is given to every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,7 @@ pub struct AdamW {
     config: AdamWConfig,
     step: u64,
     moments: BTreeMap<String, Moments>,
+    time: Duration,
 }
 
 impl AdamW {
@@ -96,7 +98,7 @@ impl AdamW {
     /// An invalid configuration.
     pub fn new(config: AdamWConfig) -> Result<Self> {
         config.validate()?;
-        Ok(Self { config, step: 0, moments: BTreeMap::new() })
+        Ok(Self { config, step: 0, moments: BTreeMap::new(), time: Duration::ZERO })
     }
 
     /// Forgets moments and step count: those of one loss mislead the steps of another.
@@ -107,6 +109,11 @@ impl AdamW {
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.step
+    }
+
+    /// Time spent in updates since this value was made.
+    pub fn time(&self) -> Duration {
+        self.time
     }
 
     /// One update of every trainable parameter with learning rate `lr`.
@@ -136,6 +143,7 @@ impl AdamW {
         if max_norm.is_nan() || max_norm <= 0.0 {
             return Err(Error::setting("max_norm", max_norm, "must be positive"));
         }
+        let began = Instant::now();
         let norm = gradients.check(parameters)?;
         let scale = if norm > max_norm { max_norm / norm } else { 1.0 };
         self.step += 1;
@@ -148,6 +156,7 @@ impl AdamW {
             };
             moments.update(var, grad, numbers)?;
         }
+        self.time += began.elapsed();
         Ok(norm)
     }
 

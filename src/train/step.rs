@@ -90,6 +90,7 @@ pub fn update_policy(
     let of_tokens = advantages.over_tokens(&rollouts.trajectories)?;
     let advantages = over_rows("advantages", &rows, &of_tokens)?;
     observe(agent, rollouts, returns, settings, |agent, record| {
+        let (began, before) = (Instant::now(), agent.learner.optimizer.time());
         let StepSettings { seed, step, lr, update, .. } = *settings;
         let reference = agent.learner.reference_log_probs(&rows, update)?;
         let reference = reference.as_deref();
@@ -98,6 +99,7 @@ pub fn update_policy(
         record.set("lr", lr);
         metrics.iter().for_each(|(name, value)| record.set(name, value));
         record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
+        add_times(record, began, agent.learner.optimizer.time() - before);
         Ok(())
     })
 }
@@ -165,6 +167,7 @@ pub fn update_critic(
     settings: &StepSettings,
     record: &mut Record,
 ) -> Result<()> {
+    let (began, before) = (Instant::now(), critic.optimizer.time());
     let StepSettings { seed, step, update, .. } = *settings;
     let rows = rows_of(&rollouts.trajectories, settings.rows)?;
     let old = over_rows("values", &rows, values)?;
@@ -174,8 +177,19 @@ pub fn update_critic(
     metrics.iter().for_each(|(name, value)| record.set(name, value));
     record.set("explained_variance", explained_variance(values, returns));
     record.set("critic_lr", critic.config().lr(step));
+    add_times(record, began, critic.optimizer.time() - before);
     Ok(())
 }
+
+/// Adds an update that began at `began` to `time/update_seconds`, and its optimiser's part to `time/optimizer_seconds`.
+fn add_times(record: &mut Record, began: Instant, optimizer: Duration) {
+    for (key, time) in [(UPDATE_SECONDS, began.elapsed()), (OPTIMIZER_SECONDS, optimizer)] {
+        record.set(key, record.number(key).unwrap_or(0.0) + time.as_secs_f64());
+    }
+}
+
+const UPDATE_SECONDS: &str = "time/update_seconds";
+const OPTIMIZER_SECONDS: &str = "time/optimizer_seconds";
 
 /// Work done and time spent, over a run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -187,8 +201,9 @@ pub struct Throughput {
 
 impl Throughput {
     /// Adds one step that began at `began`, and its rates to the step's record: `time/seconds`,
-    /// `time/tokens_per_second` (tokens sampled, read and trained on), `time/environment_share` and
-    /// `time/policy_share` (decoding) of the step's time.
+    /// `time/tokens_per_second` (tokens sampled, read and trained on), and of the step's time `time/environment_share`,
+    /// `time/policy_share` (decoding), `time/update_share` (policy and critic, their optimisers included) and
+    /// `time/optimizer_share`.
     pub fn add(&mut self, record: &mut Record, stats: &PlayStats, began: Instant) {
         let step = Self {
             stats: *stats,
@@ -200,6 +215,11 @@ impl Throughput {
         record.set("time/tokens_per_second", step.tokens_per_second());
         record.set("time/environment_share", stats.env_time.as_secs_f64() / seconds);
         record.set("time/policy_share", stats.policy_time.as_secs_f64() / seconds);
+        for (key, share) in
+            [(UPDATE_SECONDS, "time/update_share"), (OPTIMIZER_SECONDS, "time/optimizer_share")]
+        {
+            record.set(share, record.number(key).unwrap_or(0.0) / seconds);
+        }
         self.stats += step.stats;
         self.updated_tokens += step.updated_tokens;
         self.time += step.time;
@@ -261,4 +281,24 @@ pub fn step_line(record: &Record, done: u64, steps: u64, progress: &Progress) ->
         show("time/tokens_per_second"),
         progress.left().map_or("?".into(), clock),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_parts_of_the_step() {
+        let mut record = Record::new("rl", 0);
+        let began = Instant::now().checked_sub(Duration::from_secs(8)).unwrap();
+        add_times(&mut record, began + Duration::from_secs(4), Duration::from_secs(1));
+        add_times(&mut record, began + Duration::from_secs(6), Duration::from_secs(1));
+        let stats = PlayStats { policy_time: Duration::from_secs(2), ..PlayStats::default() };
+        Throughput::default().add(&mut record, &stats, began);
+        let shares = ["environment", "policy", "update", "optimizer"];
+        for (name, expected) in shares.into_iter().zip([0.0, 0.25, 0.75, 0.25]) {
+            let share = record.number(&format!("time/{name}_share")).unwrap();
+            assert!((share - expected).abs() < 0.02, "{name}: {share}");
+        }
+    }
 }

@@ -103,6 +103,13 @@ fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
         let [before, after] = train(dir.path(), &config).unwrap().finish().unwrap();
         let success = steps(dir.path(), "success");
         let (first, last) = (mean(&success[..4]), mean(&success[16..]));
+        let (update, optimizer) =
+            (steps(dir.path(), "time/update_seconds"), steps(dir.path(), "time/optimizer_seconds"));
+        assert_eq!(update.len(), 20);
+        assert!(update
+            .iter()
+            .zip(&optimizer)
+            .all(|(update, optimizer)| 0.0 < *optimizer && optimizer < update));
         let (loss, explained) = (steps(dir.path(), "value_loss"), steps(dir.path(), "explained_variance"));
         eprintln!("{level:?}: {first} to {last}; {} to {}", before[0], after[0]);
         eprintln!("value loss {loss:.3?}, explained {explained:.2?}");
