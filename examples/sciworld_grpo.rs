@@ -149,9 +149,10 @@ fn main() -> Result<()> {
     while let Some(step) = run.next_step() {
         let began = Instant::now();
         let rollouts = run.play(step)?;
-        let rewards = config.reward.of(&rollouts.trajectories);
-        let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let advantages = Advantages::Turns(turn_advantages(&rollouts.trajectories, &rewards, &advantage)?);
+        let rewards = run.rewards(step, &rollouts)?;
+        let returns = rewards.returns();
+        let advantages =
+            Advantages::Turns(turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?);
         let settings = config.settings(step, run.lr_factor());
         let mut record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         record.set("restarts", pool.restarts());

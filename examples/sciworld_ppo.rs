@@ -149,11 +149,11 @@ fn main() -> Result<()> {
     while let Some(step) = run.next_step() {
         let began = Instant::now();
         let rollouts = run.play(step)?;
-        let rewards = config.reward.of(&rollouts.trajectories);
-        let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
+        let rewards = run.rewards(step, &rollouts)?;
+        let returns = rewards.returns();
         let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
-        let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
+        let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
             leave_policy(agent, &rollouts, &returns, &settings)?
         } else {

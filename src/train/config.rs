@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     overlay_config, AdamWConfig, AdvantageConfig, AgentConfig, AlarmConfig, CloningConfig, CriticConfig,
-    DeviceKind, EvaluationConfig, GaeConfig, LrSchedule, ModelConfig, PolicyConfig, RewardConfig,
-    StepSettings, UpdateConfig, WeightType,
+    DeviceKind, DynamicSampling, EvaluationConfig, GaeConfig, KlReward, LrSchedule, ModelConfig,
+    PolicyConfig, RewardConfig, StepSettings, UpdateConfig, WeightType,
 };
+use crate::advantage::Overlong;
 use crate::entropy::EntropyConfig;
 use crate::rollout::{ActionSpace, RolloutConfig};
 use crate::{Error, Result};
@@ -47,6 +48,12 @@ pub struct TrainConfig<E> {
     pub gae: Option<GaeConfig>,
     /// PPO: what estimates the values.
     pub critic: Option<CriticConfig>,
+    /// Further tasks in the place of those whose episodes all ended alike; off where absent.
+    pub dynamic_sampling: Option<DynamicSampling>,
+    /// What a turn pays for a long answer; off where absent.
+    pub overlong: Option<Overlong>,
+    /// What a token pays for leaving the cloned policy; off where absent.
+    pub kl_reward: Option<KlReward>,
     /// The shape of a small policy.
     pub policy: PolicyConfig,
     /// The checkpoint to be trained, where the policy is one.
@@ -143,9 +150,27 @@ impl<E> TrainConfig<E> {
         self.reward.validate()?;
         self.cloning.validate()?;
         self.update.validate()?;
+        self.validate_sampling_and_shaping()?;
         match (self.advantage, self.gae, &self.critic) {
             (Some(_), None, None) => self.grpo().map(drop),
             _ => self.ppo().map(drop),
+        }
+    }
+
+    fn validate_sampling_and_shaping(&self) -> Result<()> {
+        let RolloutConfig { tasks, group, max_action_tokens, actions, .. } = self.rollout;
+        self.dynamic_sampling.map_or(Ok(()), |sampling| sampling.validate(group))?;
+        self.kl_reward.map_or(Ok(()), |kl| kl.validate(tasks * group))?;
+        let Some(overlong) = self.overlong else { return Ok(()) };
+        overlong.validate()?;
+        match actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens {
+            true => {
+                let reason = format!(
+                    "less overlong.buffer is reached by no answer: rollout.max_action_tokens is {max_action_tokens}"
+                );
+                Err(Error::setting("overlong.limit", overlong.limit, reason))
+            }
+            false => Ok(()),
         }
     }
 

@@ -94,21 +94,42 @@ pub fn token_advantages(
     values: &[Vec<f64>],
     config: &GaeConfig,
 ) -> Result<TokenCredit> {
+    token_advantages_with(trajectories, rewards, None, values, config)
+}
+
+/// [`token_advantages`] where `tokens` are paid beside the rewards of turns: one list a trajectory over its sampled tokens.
+///
+/// At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token its own; at
+/// [`GaeLevel::Token`] a turn is paid those of its own tokens alone.
+///
+/// # Errors
+/// As [`token_advantages`].
+pub fn token_advantages_with(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    tokens: Option<&[Vec<f64>]>,
+    values: &[Vec<f64>],
+    config: &GaeConfig,
+) -> Result<TokenCredit> {
     config.validate()?;
     let paid = penalised(trajectories, rewards, config.invalid_penalty)?;
     let lengths = turn_lengths(trajectories, values)?;
+    if let Some(tokens) = tokens {
+        check_same_lengths(values, tokens)?;
+    }
     let (mut advantages, mut returns) = (Vec::new(), Vec::new());
     for (i, (lengths, values)) in lengths.iter().zip(values).enumerate() {
+        let beside = tokens.map(|tokens| tokens[i].as_slice());
         let (a, r) = match config.level {
             GaeLevel::Token => {
                 // Every turn is paid the whole episode, less its own penalty.
                 let episode: f64 = rewards[i].iter().sum();
                 let own = |(paid, reward): (&f64, &f64)| episode + (paid - reward);
                 let paid: Vec<f64> = paid[i].iter().zip(&rewards[i]).map(own).collect();
-                of_turns_alone(&paid, values, lengths, config)?
+                of_turns_alone(&paid, beside, values, lengths, config)?
             }
-            GaeLevel::Turn => over_turns(&paid[i], values, lengths, config)?,
-            GaeLevel::Trajectory => over_tokens(&paid[i], values, lengths, config)?,
+            GaeLevel::Turn => over_turns(&paid[i], beside, values, lengths, config)?,
+            GaeLevel::Trajectory => over_tokens(&paid[i], beside, values, lengths, config)?,
         };
         advantages.push(a);
         returns.push(r);
@@ -137,6 +158,14 @@ fn turn_lengths(trajectories: &[Trajectory], values: &[Vec<f64>]) -> Result<Vec<
     }
 }
 
+fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
+    let [expected, got] = [values, tokens].map(|lists| lists.iter().map(Vec::len).collect::<Vec<_>>());
+    match got == expected {
+        true => Ok(()),
+        false => Err(Error::Shape { name: "token rewards", expected: format!("tokens {expected:?}"), got }),
+    }
+}
+
 /// `rewards` of turns, each at the turn's last token, 0 at the others.
 fn at_last_tokens(rewards: &[f64], lengths: &[usize]) -> Vec<f64> {
     let of_turn = |(&reward, &n): (&f64, &usize)| {
@@ -148,28 +177,33 @@ fn at_last_tokens(rewards: &[f64], lengths: &[usize]) -> Vec<f64> {
 /// One episode at [`GaeLevel::Trajectory`].
 fn over_tokens(
     rewards: &[f64],
+    beside: Option<&[f64]>,
     values: &[f64],
     lengths: &[usize],
     config: &GaeConfig,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    gae(&at_last_tokens(rewards, lengths), values, config.gamma, config.lambda)
+    let mut paid = at_last_tokens(rewards, lengths);
+    paid.iter_mut().zip(beside.unwrap_or_default()).for_each(|(paid, beside)| *paid += beside);
+    gae(&paid, values, config.gamma, config.lambda)
 }
 
 /// One episode at [`GaeLevel::Token`].
 fn of_turns_alone(
     rewards: &[f64],
+    beside: Option<&[f64]>,
     values: &[f64],
     lengths: &[usize],
     config: &GaeConfig,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
     let (mut advantages, mut returns) = (Vec::new(), Vec::new());
-    let mut rest = values;
+    let mut first = 0;
     for (&reward, &n) in rewards.iter().zip(lengths) {
-        let (turn, later) = rest.split_at(n);
-        let (a, r) = over_tokens(&[reward], turn, &[n], config)?;
+        let turn = first..first + n;
+        let beside = beside.map(|beside| &beside[turn.clone()]);
+        let (a, r) = over_tokens(&[reward], beside, &values[turn], &[n], config)?;
         advantages.extend(a);
         returns.extend(r);
-        rest = later;
+        first += n;
     }
     Ok((advantages, returns))
 }
@@ -177,6 +211,7 @@ fn of_turns_alone(
 /// One episode at [`GaeLevel::Turn`].
 fn over_turns(
     rewards: &[f64],
+    beside: Option<&[f64]>,
     values: &[f64],
     lengths: &[usize],
     config: &GaeConfig,
@@ -186,7 +221,13 @@ fn over_turns(
         *next += n;
         Some(values[first])
     });
-    let (advantages, returns) = gae(rewards, &firsts.collect::<Vec<_>>(), config.gamma, config.lambda)?;
+    let mut rest = beside.unwrap_or_default().iter();
+    let with_tokens = |(reward, &n): (&f64, &usize)| match beside {
+        Some(_) => reward + rest.by_ref().take(n).sum::<f64>(),
+        None => *reward,
+    };
+    let paid: Vec<f64> = rewards.iter().zip(lengths).map(with_tokens).collect();
+    let (advantages, returns) = gae(&paid, &firsts.collect::<Vec<_>>(), config.gamma, config.lambda)?;
     let spread = |of_turns: Vec<f64>| {
         of_turns.into_iter().zip(lengths).flat_map(|(x, &n)| std::iter::repeat_n(x, n)).collect()
     };

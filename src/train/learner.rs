@@ -26,7 +26,7 @@ pub struct Learner {
     pub optimizer: AdamW,
     /// Sampling temperature of the log-probabilities.
     pub temperature: f64,
-    /// The policy that the KL term compares with; `None` where there is no KL term.
+    /// The policy that a KL in the loss or in the reward compares with; `None` where there is neither.
     pub reference: Option<(Decoder, Parameters)>,
 }
 
@@ -81,7 +81,7 @@ impl Learner {
         self.decoder = self.decoder.clone().with_checkpointing(on);
     }
 
-    /// Makes the present weights the reference of the KL term; with corrections of low rank it is the model without them,
+    /// Makes the present weights the reference of KL terms; with corrections of low rank it is the model without them,
     /// and no second model.
     ///
     /// # Errors

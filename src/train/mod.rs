@@ -47,7 +47,11 @@ mod report;
 mod reward;
 #[cfg(feature = "text")]
 mod run_folder;
+#[cfg(feature = "text")]
+mod sampling;
 pub mod schedule;
+#[cfg(feature = "text")]
+mod shaping;
 mod stats;
 #[cfg(feature = "text")]
 mod step;
@@ -85,7 +89,9 @@ pub use evaluate::{
     examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome, GREEDY,
 };
 #[cfg(feature = "text")]
-pub use gae::{explained_variance, token_advantages, GaeConfig, GaeLevel, TokenCredit};
+pub use gae::{
+    explained_variance, token_advantages, token_advantages_with, GaeConfig, GaeLevel, TokenCredit,
+};
 #[cfg(feature = "text")]
 pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]
@@ -106,12 +112,16 @@ pub use report::{render_report, write_report};
 pub use reward::RewardConfig;
 #[cfg(feature = "text")]
 pub use run_folder::{best_checkpoint, config_text, overlay_config, read_config, RunFolder};
+#[cfg(feature = "text")]
+pub use sampling::{sample_informative, DynamicSampling, InformativeGroups};
 pub use schedule::LrSchedule;
+#[cfg(feature = "text")]
+pub use shaping::{kl_rewards, overlong_rewards, KlReward, Rewards};
 pub use stats::{bootstrap_mean, paired_gain, wilson, Interval, PairedGain};
 #[cfg(feature = "text")]
 pub use step::{
-    group_episodes, leave_policy, step_line, summary, update_critic, update_policy, Advantages, StepSettings,
-    Throughput,
+    group_episodes, leave_policy, round_episodes, step_line, summary, update_critic, update_policy,
+    Advantages, StepSettings, Throughput,
 };
 pub use tasks::{Panel, TaskSchedule};
 #[cfg(feature = "text")]

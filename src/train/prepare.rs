@@ -144,7 +144,7 @@ impl<'a> Prepared<'a> {
 }
 
 /// One list a row as row-major [B·T], zero where a row has ended.
-fn flat<'a>(
+pub(super) fn flat<'a>(
     layout: &TokenLayout,
     name: &'static str,
     rows: impl Iterator<Item = &'a [f32]>,

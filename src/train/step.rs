@@ -5,17 +5,39 @@ use std::time::{Duration, Instant};
 
 use super::accumulate::{over_rows, rows_of};
 use super::{
-    band_metrics, clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic, Outcome,
-    PolicyBatch, Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
+    band_metrics, clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic,
+    DynamicSampling, Outcome, PolicyBatch, Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
 };
+use crate::env::Task;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::{Episode, PlayStats, Rollouts, RowKind, Trajectory};
 use crate::{Error, Result};
 
 /// The episodes of step `step`: `group` of each task the schedule names, all with streams of their own.
 pub fn group_episodes(schedule: &TaskSchedule, seed: u64, step: u64, group: usize) -> Vec<Episode> {
-    let tasks = schedule.at(step);
-    let members = tasks.iter().enumerate().flat_map(|(g, task)| (0..group).map(move |m| (g, m, task)));
+    episodes_of(&schedule.at(step), 0, seed, step, group)
+}
+
+/// The episodes of round `round` (from 0) of step `step`, where a step has up to `max_rounds` ([`DynamicSampling`]): its
+/// place in the schedule, the groups' numbers and the streams are those of no other round of any step.
+///
+/// Tasks of rounds that are not played are passed over until the schedule comes to them again.
+pub fn round_episodes(
+    schedule: &TaskSchedule,
+    seed: u64,
+    step: u64,
+    round: u64,
+    sampling: DynamicSampling,
+    group: usize,
+) -> Vec<Episode> {
+    let tasks = schedule.at(step * sampling.max_rounds + round);
+    episodes_of(&tasks, round as usize * tasks.len(), seed, step, group)
+}
+
+/// `group` episodes of each task, the groups numbered from `first`.
+fn episodes_of(tasks: &[Task], first: usize, seed: u64, step: u64, group: usize) -> Vec<Episode> {
+    let tasks = (first..).zip(tasks);
+    let members = tasks.flat_map(|(g, task)| (0..group).map(move |m| (g, m, task)));
     members
         .map(|(g, m, task)| Episode {
             task: task.clone(),
@@ -92,7 +114,9 @@ pub fn update_policy(
     observe(agent, rollouts, returns, settings, |agent, record| {
         let (began, before) = (Instant::now(), agent.learner.optimizer.time());
         let StepSettings { seed, step, lr, update, .. } = *settings;
-        let reference = agent.learner.reference_log_probs(&rows, update)?;
+        let compared = update.policy.kl.is_some(); // a reference may be there for the reward alone
+        let reference =
+            compared.then(|| agent.learner.reference_log_probs(&rows, update)).transpose()?.flatten();
         let reference = reference.as_deref();
         let data = PolicyBatch { rows: &rows, advantages: &advantages, reference, seed, step };
         let metrics = agent.learner.policy_step(&data, update, &agent.entropy, lr)?;

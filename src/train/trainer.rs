@@ -7,13 +7,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, length_metrics,
-    prune_checkpoints, step_line, summary, write_report, Agent, AlarmState, Alarms, Checkpoint,
-    CheckpointWriter, Critic, Outcome, Panel, Position, Progress, Record, Recorder, RunFolder, TaskSchedule,
-    Throughput, TrainConfig,
+    best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, kl_rewards,
+    length_metrics, overlong_rewards, prune_checkpoints, round_episodes, sample_informative, step_line,
+    summary, write_report, Agent, AlarmState, Alarms, Checkpoint, CheckpointWriter, Critic, Outcome, Panel,
+    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, Throughput, TrainConfig,
 };
 use crate::env::{Demonstration, Environment};
-use crate::rollout::{demonstration_texts, Rollouts};
+use crate::objective::KlControl;
+use crate::rollout::{demonstration_texts, Episode, Rollouts};
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -38,6 +39,17 @@ struct State {
     exams: Vec<Panel>,
     before: Vec<Outcome>,
     alarms: AlarmState,
+    /// β of the KL in the reward.
+    #[serde(default)]
+    kl: Option<KlControl>,
+}
+
+/// What a step's record is told beside the update.
+#[derive(Debug, Default)]
+struct Notes {
+    metrics: Vec<(&'static str, f64)>,
+    /// The step's mean KL, nats per token, and its episodes.
+    kl: Option<(f64, usize)>,
 }
 
 /// A run in progress.
@@ -52,6 +64,7 @@ pub struct Trainer<E> {
     recorder: Recorder,
     environments: Vec<Box<dyn Environment>>,
     state: State,
+    notes: Notes,
     throughput: Throughput,
     alarms: Alarms,
     progress: Progress,
@@ -111,10 +124,14 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             exams,
             before: Vec::new(),
             alarms: AlarmState::default(),
+            kl: folder.config.kl_reward.map(|kl| kl.control),
         };
         let mut run = Self::assemble(folder, environments, agent, state)?;
-        let TrainConfig { cloning, update, seed, critic, .. } = &run.folder.config;
+        let TrainConfig { cloning, update, seed, critic, kl_reward, .. } = &run.folder.config;
         clone_demonstrations(&mut run.agent, &demonstrations, cloning, update, *seed, &mut run.recorder)?;
+        if kl_reward.is_some() && run.agent.learner.reference.is_none() {
+            run.agent.learner.freeze_reference()?;
+        }
         run.critic = critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
         run.state.before = run.examine()?;
         run.save()?;
@@ -142,6 +159,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             recorder,
             environments,
             state,
+            notes: Notes::default(),
             throughput,
             alarms,
             progress,
@@ -180,18 +198,54 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
-    /// Plays the episodes of `step`.
+    /// Plays the episodes of `step`; with dynamic sampling, until enough groups are informative
+    /// ([`sample_informative`]).
     ///
     /// # Errors
     /// As [`Agent::play`].
     pub fn play(&mut self, step: u64) -> Result<Rollouts> {
-        let Self { agent, environments, progress, state, folder, .. } = self;
-        let TrainConfig { seed, rollout, .. } = &folder.config;
+        let Self { agent, environments, progress, state, notes, folder, .. } = self;
+        let TrainConfig { seed, rollout, reward, dynamic_sampling, .. } = &folder.config;
         let schedule = TaskSchedule::new(&state.train, *seed, rollout.tasks)?;
-        let episodes = group_episodes(&schedule, *seed, step, rollout.group);
-        agent.play(environments, &episodes, &rollout.play(rollout.temperature), &mut |done| {
-            progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
-        })
+        let limits = rollout.play(rollout.temperature);
+        let mut play = |episodes: &[Episode]| {
+            agent.play(environments, episodes, &limits, &mut |done| {
+                progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
+            })
+        };
+        let Some(sampling) = *dynamic_sampling else {
+            return play(&group_episodes(&schedule, *seed, step, rollout.group));
+        };
+        let sampled = sample_informative(sampling, rollout.tasks, reward, &mut |round| {
+            play(&round_episodes(&schedule, *seed, step, round, sampling, rollout.group))
+        })?;
+        notes.metrics.extend(sampled.metrics());
+        Ok(sampled.rollouts)
+    }
+
+    /// What the episodes of `step` are paid: by the environment, and by the penalties of length and KL that the
+    /// configuration has. [`Trainer::record`] then reports them and moves an adaptive β.
+    ///
+    /// # Errors
+    /// As [`kl_rewards`].
+    pub fn rewards(&mut self, step: u64, rollouts: &Rollouts) -> Result<Rewards> {
+        let Self { agent, state, notes, alarms, folder, .. } = self;
+        let (config, played) = (&folder.config, &rollouts.trajectories);
+        let mut rewards = Rewards::new(played, &config.reward);
+        if let Some(overlong) = &config.overlong {
+            let pay = overlong_rewards(played, overlong)?;
+            let total: f64 = pay.iter().flatten().sum();
+            notes.metrics.push(("overlong/reward", total / played.len().max(1) as f64));
+            rewards.pay_tokens(played, &pay)?;
+        }
+        if let (Some(kl_reward), Some(control)) = (config.kl_reward, state.kl) {
+            let settings = config.settings(step, alarms.lr_factor());
+            let (pay, kl) = kl_rewards(&agent.learner, played, kl_reward.kind, control.coef(), &settings)?;
+            notes.metrics.extend([("kl_reward/kl", kl), ("kl_reward/coef", control.coef())]);
+            notes.kl = Some((kl, played.len()));
+            rewards.pay_tokens(played, &pay)?;
+        }
+        Ok(rewards)
     }
 
     /// What alarms have multiplied the policy's learning rate by so far.
@@ -205,6 +259,11 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
     /// A record that cannot be written.
     pub fn record(&mut self, mut record: Record, rollouts: &Rollouts, began: Instant) -> Result<()> {
         let TrainConfig { rollout, dump, .. } = &self.folder.config;
+        let notes = std::mem::take(&mut self.notes);
+        notes.metrics.iter().for_each(|&(key, value)| record.set(key, value));
+        if let (Some((kl, samples)), Some(control)) = (notes.kl, &mut self.state.kl) {
+            control.update(kl, samples)?;
+        }
         length_metrics(&mut record, &rollouts.trajectories, rollout.max_action_tokens);
         self.throughput.add(&mut record, &rollouts.stats, began);
         for alarm in self.alarms.observe(&mut record) {

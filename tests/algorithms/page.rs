@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use epo::advantage::Overlong;
 use epo::entropy::{EntropyConfig, EntropyMethod};
-use epo::train::{turn_advantages, AdvantageConfig, UpdateConfig};
+use epo::train::{turn_advantages, AdvantageConfig, DynamicSampling, KlReward, UpdateConfig};
 use serde::Deserialize;
 
 const PAGE: &str = include_str!("../../docs/ALGORITHMS.md");
@@ -14,6 +15,9 @@ struct Settings {
     update: UpdateConfig,
     advantage: AdvantageConfig,
     entropy: EntropyConfig,
+    dynamic_sampling: Option<DynamicSampling>,
+    overlong: Option<Overlong>,
+    kl_reward: Option<KlReward>,
 }
 
 fn blocks() -> Vec<&'static str> {
@@ -23,13 +27,22 @@ fn blocks() -> Vec<&'static str> {
 #[test]
 fn every_block_of_settings_is_valid_and_says_what_is_meant() {
     let blocks = blocks();
-    assert_eq!(blocks.len(), 25);
-    let mut methods = Vec::new();
+    assert_eq!(blocks.len(), 28);
+    let (mut methods, mut shaping) = (Vec::new(), 0);
     for block in &blocks {
         let settings: Settings = toml::from_str(block).unwrap_or_else(|e| panic!("{block}\n{e}"));
         settings.update.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
         settings.entropy.build().map(drop).unwrap_or_else(|e| panic!("{block}\n{e}"));
         settings.advantage.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings
+            .dynamic_sampling
+            .map_or(Ok(()), |s| s.validate(2))
+            .unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings.overlong.map_or(Ok(()), |o| o.validate()).unwrap_or_else(|e| panic!("{block}\n{e}"));
+        settings.kl_reward.map_or(Ok(()), |kl| kl.validate(128)).unwrap_or_else(|e| panic!("{block}\n{e}"));
+        shaping += usize::from(settings.dynamic_sampling.is_some())
+            + usize::from(settings.overlong.is_some())
+            + usize::from(settings.kl_reward.is_some());
         let again = toml::to_string(&settings.entropy).unwrap();
         assert_eq!(toml::from_str::<EntropyConfig>(&again).unwrap(), settings.entropy, "{again}");
         let again = toml::to_string(&settings.update).unwrap();
@@ -38,7 +51,7 @@ fn every_block_of_settings_is_valid_and_says_what_is_meant() {
             methods.push(settings.entropy.method);
         }
     }
-    assert_eq!(methods.len(), 10);
+    assert_eq!((methods.len(), shaping), (10, 3));
     assert_eq!(methods.iter().filter(|m| **m == EntropyMethod::Adaptive).count(), 2);
     // Misspelt settings would be noticed.
     assert!(toml::from_str::<Settings>("[update.policy]\nclip_hi = 1.0").is_err());

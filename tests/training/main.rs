@@ -12,3 +12,4 @@ mod learning;
 mod ppo;
 mod pretrained;
 mod repeat;
+mod shaping;

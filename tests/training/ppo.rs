@@ -16,12 +16,12 @@ use crate::driver::{assert_same_run, demonstrations, environments, panel};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Toy {}
+pub(crate) struct Toy {}
 
-type Config = TrainConfig<Toy>;
+pub(crate) type Config = TrainConfig<Toy>;
 
 /// A short run of everything, with a critic that first learns alone.
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let mut config = Config::small(Benchmark::ScienceWorld, Algorithm::Ppo, Toy {});
     (config.seed, config.steps, config.checkpoint_every, config.environments) = (3, 3, 1, 4);
     (config.learning_rate, config.schedule) = (1e-3, LrSchedule::default());
@@ -48,19 +48,29 @@ fn config() -> Config {
     config
 }
 
-fn train(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
+/// A new run in `dir`, begun and not trained.
+pub(crate) fn open(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
     let beginning = Beginning { train: panel(), exams: vec![panel()], demonstrations: demonstrations() };
     let folder = RunFolder::create(dir, config.clone())?;
-    run(Trainer::open(folder, environments(config.environments), Some(beginning))?)
+    Trainer::open(folder, environments(config.environments), Some(beginning))
+}
+
+fn train(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
+    run(open(dir, config)?)
+}
+
+/// The run in `dir`, ready to go on up to `steps`.
+pub(crate) fn reopen(dir: &Path, steps: u64) -> Result<Trainer<Toy>> {
+    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
+    let environments = environments(folder.config.environments);
+    Trainer::open(folder, environments, None)
 }
 
 fn resume(dir: &Path, steps: u64) -> Result<Trainer<Toy>> {
-    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
-    let environments = environments(folder.config.environments);
-    run(Trainer::open(folder, environments, None)?)
+    run(reopen(dir, steps)?)
 }
 
-fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
+pub(crate) fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
     let config = run.config().clone();
     let (gae, _) = config.ppo()?;
     while let Some(step) = run.next_step() {
@@ -84,7 +94,7 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
 }
 
 /// The metrics of the training steps, by key.
-fn steps(dir: &Path, key: &str) -> Vec<f64> {
+pub(crate) fn steps(dir: &Path, key: &str) -> Vec<f64> {
     let lines = read_metrics(dir).unwrap();
     let lines = lines.iter().filter(|line| line["phase"] == "rl");
     lines.filter_map(|line| line.get(key)?.as_f64()).collect()
