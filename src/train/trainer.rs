@@ -298,7 +298,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
     /// Examines the policy as it is; one outcome a panel.
     ///
     /// # Errors
-    /// As [`examine`].
+    /// As [`examine_panels`].
     pub fn examine(&mut self) -> Result<Vec<Outcome>> {
         let Self { agent, environments, state, recorder, folder, step, .. } = self;
         let TrainConfig { seed, evaluation, rollout, .. } = &folder.config;
