@@ -3,14 +3,17 @@
 //! The world is a corridor of rooms; a treasure lies at one end, and a sign in the middle says at which. Everything
 //! that a world needs is in `impl Environment`: text in, text out, a score, and when it is over.
 //!
-//! `cargo run --release --example custom_environment -- runs/corridor`
+//! `cargo run --release --example custom_environment`
 
+use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Result;
+use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
 use epo::rollout::ActionSpace;
 use epo::train::*;
-use epo::{Error, Result};
+use epo::Error;
 use serde::{Deserialize, Serialize};
 
 /// Rooms on either side of the middle.
@@ -26,14 +29,14 @@ struct Corridor {
 }
 
 impl Environment for Corridor {
-    fn reset(&mut self, task: &Task) -> Result<Start> {
+    fn reset(&mut self, task: &Task) -> epo::Result<Start> {
         let treasure = if task.variation.is_multiple_of(2) { -REACH } else { REACH };
         *self = Self { treasure, ..Self::default() };
         let side = if treasure < 0 { "west" } else { "east" };
         Ok(Start { goal: "find the treasure".into(), observation: format!("a sign points {side}") })
     }
 
-    fn step(&mut self, action: &str) -> Result<Step> {
+    fn step(&mut self, action: &str) -> epo::Result<Step> {
         if self.over {
             return Err(Error::setting("action", action, "the episode is over"));
         }
@@ -55,7 +58,7 @@ impl Environment for Corridor {
         Ok(Step { observation, reward: score, score, done: self.over, success, valid: moved != 0 })
     }
 
-    fn admissible(&mut self) -> Result<Vec<String>> {
+    fn admissible(&mut self) -> epo::Result<Vec<String>> {
         Ok(["go east", "go west"].map(String::from).to_vec())
     }
 }
@@ -65,8 +68,31 @@ impl Environment for Corridor {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-fn main() -> Result<()> {
-    let dir = std::env::args().nth(1).unwrap_or_else(|| "runs/corridor".into());
+/// Learns to follow a sign to a treasure.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+struct Args {
+    /// Decides every random draw [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Training steps in all, those before a resume included [default: 12]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Folder of a new run [default: runs/corridor]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in this folder; only --steps may change
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "smoke"])]
+    resume: Option<PathBuf>,
+    /// Settings over this example's, in TOML
+    #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
+    config: Option<PathBuf>,
+    /// Two steps
+    #[arg(long)]
+    smoke: bool,
+}
+
+fn config() -> TrainConfig<Nothing> {
     let mut config = TrainConfig::small(Benchmark::AlfWorld, Algorithm::Ppo, Nothing {});
     (config.steps, config.environments, config.evaluation.episodes) = (12, 8, 20);
     (config.rollout.tasks, config.rollout.max_turns) = (32, 8);
@@ -74,10 +100,26 @@ fn main() -> Result<()> {
     config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 160 };
     (config.learning_rate, config.cloning.epochs) = (1e-3, 1);
     config.critic = Some(CriticConfig::default());
+    config
+}
 
-    // Only the tokenizer has to know the texts; one pass over two walks is not enough to follow the sign.
+fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
+    if let Some(dir) = &args.resume {
+        let steps = |c: &mut TrainConfig<Nothing>| c.steps = args.steps.unwrap_or(c.steps);
+        return Ok(RunFolder::resume(dir, steps)?);
+    }
+    let steps = if args.smoke { args.steps.or(Some(2)) } else { args.steps };
+    let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };
+    let config = config().overlaid(args.config.as_deref())?.with(&overrides)?;
+    config.ppo()?;
+    config.validate()?;
+    Ok(RunFolder::create(args.out.clone().unwrap_or_else(|| "runs/corridor".into()), config)?)
+}
+
+/// Only the tokenizer has to know the texts; one pass over two walks is not enough to follow the sign.
+fn begin() -> epo::Result<Beginning> {
     let task = |variation| Task { name: "corridor".into(), variation };
-    let walk = |variation| -> Result<Demonstration> {
+    let walk = |variation| -> epo::Result<Demonstration> {
         let (mut world, mut turns) = (Corridor::default(), Vec::new());
         let start = world.reset(&task(variation))?;
         let action = if world.treasure < 0 { "go west" } else { "go east" };
@@ -87,31 +129,31 @@ fn main() -> Result<()> {
         Ok(Demonstration { task: task(variation), start, turns })
     };
     let panel = |name: &str| Panel::new(name, vec![task(0), task(1)]);
-    let beginning = Beginning {
-        train: panel("train")?,
-        exams: vec![panel("test")?],
-        demonstrations: vec![walk(0)?, walk(1)?],
-    };
+    let demonstrations = vec![walk(0)?, walk(1)?];
+    Ok(Beginning { train: panel("train")?, exams: vec![panel("test")?], demonstrations })
+}
 
-    let worlds = (0..config.environments).map(|_| Box::new(Corridor::default()) as Box<dyn Environment>);
-    let folder = RunFolder::create(dir, config.clone())?;
-    let mut run = Trainer::open(folder, worlds.collect(), Some(beginning))?;
+fn main() -> Result<()> {
+    let (began, folder, stop) = (Instant::now(), folder(&Args::parse())?, stop_on_ctrl_c()?);
+    let config = folder.config.clone();
     let (gae, _) = config.ppo()?;
+    let worlds = (0..config.environments).map(|_| Box::new(Corridor::default()) as Box<dyn Environment>);
+    let beginning = folder.checkpoint.is_none().then(begin).transpose()?;
+    let mut run = Trainer::open(folder, worlds.collect(), beginning)?.stopping_at(stop);
     while let Some(step) = run.next_step() {
-        let (began, rollouts, settings) =
-            (Instant::now(), run.play(step)?, config.settings(step, run.lr_factor()));
-        let rewards = config.reward.of(&rollouts.trajectories);
-        let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let (agent, critic) = run.actor_critic()?;
+        let (began, rollouts) = (Instant::now(), run.play(step)?);
+        let rewards = run.rewards(step, &rollouts)?;
+        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
-        let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
+        let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let advantages = Advantages::Tokens(credit.advantages);
-        let mut record = update_policy(agent, &rollouts, &returns, &advantages, &settings)?;
+        let mut record = update_policy(agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, began)?;
         run.examine_and_save()?;
     }
     let [before, after] = run.finish()?;
     println!("before: {}\nafter:  {}", before[0], after[0]);
+    println!("summary {}", run.summary(began, &before[0], &after[0]));
     Ok(())
 }

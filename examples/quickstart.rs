@@ -5,22 +5,81 @@
 //!
 //! `cargo run --release --example quickstart`
 
-use epo::entropy::EntropyConfig;
-use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
-use epo::rollout::{demonstration_texts, RolloutConfig, Trajectory};
-use epo::train::*;
-use epo::Result;
+use std::path::PathBuf;
+use std::time::Instant;
 
-const SEED: u64 = 3;
-const STEPS: u64 = 30;
-const LEARNING_RATE: f64 = 1e-3;
+use anyhow::Result;
+use clap::Parser;
+use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
+use epo::rollout::RolloutConfig;
+use epo::train::*;
+use serde::{Deserialize, Serialize};
+
+/// `[environment]` of the configuration: this world has nothing to set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// Learns to find a coin in one of four boxes.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+struct Args {
+    /// Decides every random draw [default: 3]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Training steps in all, those before a resume included [default: 30]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Folder of a new run [default: one among the temporary files]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in this folder; only --steps may change
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "smoke"])]
+    resume: Option<PathBuf>,
+    /// Settings over this example's, in TOML
+    #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
+    config: Option<PathBuf>,
+    /// Three steps
+    #[arg(long)]
+    smoke: bool,
+}
+
+fn config() -> TrainConfig<Nothing> {
+    let mut config = TrainConfig::small(Benchmark::ScienceWorld, Algorithm::Grpo, Nothing {});
+    (config.seed, config.steps, config.environments) = (3, 30, 8);
+    (config.learning_rate, config.schedule) = (1e-3, LrSchedule::default());
+    config.evaluation = EvaluationConfig { every: 0, episodes: 16, ..config.evaluation };
+    config.advantage = Some(AdvantageConfig::default());
+    config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 96 };
+    let (demonstrations, epochs, batch, learning_rate, observation_weight) = (4, 25, 4, 3e-3, 0.1);
+    config.cloning = CloningConfig { demonstrations, epochs, batch, learning_rate, observation_weight };
+    // Sixteen episodes of each task, whose returns, and turns from the same situation, are compared.
+    config.rollout =
+        RolloutConfig { tasks: 4, group: 16, max_turns: 3, max_action_tokens: 8, ..config.rollout };
+    config.optimizer.beta2 = 0.95;
+    config
+}
+
+fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
+    if let Some(dir) = &args.resume {
+        let steps = |c: &mut TrainConfig<Nothing>| c.steps = args.steps.unwrap_or(c.steps);
+        return Ok(RunFolder::resume(dir, steps)?);
+    }
+    let steps = if args.smoke { args.steps.or(Some(3)) } else { args.steps };
+    let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };
+    let config = config().overlaid(args.config.as_deref())?.with(&overrides)?;
+    config.grpo()?;
+    config.validate()?;
+    let temporary = || std::env::temp_dir().join(format!("epo-quickstart-{}", std::process::id()));
+    Ok(RunFolder::create(args.out.clone().unwrap_or_else(temporary), config)?)
+}
 
 fn task(variation: u32) -> Task {
     Task { name: ToyEnvironment::TASK.into(), variation }
 }
 
 /// Looks, then opens the box that was named.
-fn solve(variation: u32) -> Result<Demonstration> {
+fn solve(variation: u32) -> epo::Result<Demonstration> {
     let mut environment = ToyEnvironment::new();
     let start = environment.reset(&task(variation))?;
     let seen = environment.step("look")?;
@@ -31,55 +90,31 @@ fn solve(variation: u32) -> Result<Demonstration> {
     Ok(Demonstration { task: task(variation), start, turns: vec![turn("look", seen), turn(&open, end)] })
 }
 
-fn main() -> Result<()> {
-    let rollout =
-        RolloutConfig { tasks: 4, group: 16, max_turns: 3, max_action_tokens: 8, ..RolloutConfig::default() };
-    let agent = AgentConfig {
-        policy: PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 96 },
-        model: ModelConfig::default(),
-        optimizer: AdamWConfig { beta2: 0.95, ..AdamWConfig::default() },
-        entropy: EntropyConfig::paper_v2(),
-        rollout,
-    };
-    let (update, advantage) = (UpdateConfig::default(), AdvantageConfig::default());
+fn begin() -> epo::Result<Beginning> {
     let panel = Panel::new("toy", (0..4).map(task).collect())?;
-    let schedule = TaskSchedule::new(&panel, SEED, rollout.tasks)?;
-    let mut environments: Vec<Box<dyn Environment>> =
-        (0..8).map(|_| Box::new(ToyEnvironment::new()) as Box<dyn Environment>).collect();
+    let demonstrations = (0..4).map(solve).collect::<epo::Result<_>>()?;
+    Ok(Beginning { train: panel.clone(), exams: vec![panel], demonstrations })
+}
 
-    let demonstrations = (0..4).map(solve).collect::<Result<Vec<_>>>()?;
-    let mut agent = Agent::new(&agent, demonstrations.iter().flat_map(demonstration_texts), SEED)?;
-    let folder = std::env::temp_dir().join(format!("epo-quickstart-{}", std::process::id()));
-    let mut recorder = Recorder::create(&folder)?;
-    let cloning = CloningConfig {
-        demonstrations: 4,
-        epochs: 25,
-        batch: 4,
-        learning_rate: 3e-3,
-        observation_weight: 0.1,
-    };
-    clone_demonstrations(&mut agent, &demonstrations, &cloning, &update, SEED, &mut recorder)?;
-
-    println!("step  solved  score  entropy");
-    for step in 0..STEPS {
-        // Sixteen episodes of each task, whose returns, and turns from the same situation, are compared.
-        let episodes = group_episodes(&schedule, SEED, step, rollout.group);
-        let limits = rollout.play(rollout.temperature);
-        let rollouts = agent.play(&mut environments, &episodes, &limits, &mut |_| ())?;
-        let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(Trajectory::gains).collect();
-        let returns: Vec<f64> = rewards.iter().map(|of_turns| of_turns.iter().sum()).collect();
-        let advantages = Advantages::Turns(turn_advantages(&rollouts.trajectories, &rewards, &advantage)?);
-        let settings =
-            StepSettings { seed: SEED, step, lr: LEARNING_RATE, rows: rollout.rows, update: &update };
-        let record = update_policy(&mut agent, &rollouts, &returns, &advantages, &settings)?;
-        recorder.record(&record)?;
-        if step % 3 == 0 || step + 1 == STEPS {
-            let number = |key| record.number(key).unwrap_or(f64::NAN);
-            let (solved, score, entropy) = (number("success"), number("score"), number("entropy"));
-            let bar = "#".repeat((40.0 * solved) as usize);
-            println!("{step:4}  {solved:6.2}  {score:5.1}  {entropy:7.3}  {bar}");
-        }
+fn main() -> Result<()> {
+    let (began, folder, stop) = (Instant::now(), folder(&Args::parse())?, stop_on_ctrl_c()?);
+    let config = folder.config.clone();
+    let advantage = config.grpo()?;
+    let environments =
+        (0..config.environments).map(|_| Box::new(ToyEnvironment::new()) as Box<dyn Environment>);
+    let beginning = folder.checkpoint.is_none().then(begin).transpose()?;
+    let mut run = Trainer::open(folder, environments.collect(), beginning)?.stopping_at(stop);
+    while let Some(step) = run.next_step() {
+        let (began, rollouts) = (Instant::now(), run.play(step)?);
+        let rewards = run.rewards(step, &rollouts)?;
+        let advantages = turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?;
+        let (settings, advantages) = (config.settings(step, run.lr_factor()), Advantages::Turns(advantages));
+        let record = update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
+        run.record(record, &rollouts, began)?;
+        run.examine_and_save()?;
     }
-    println!("drawn on {}", write_report(&[&folder])?.display());
+    let [before, after] = run.finish()?;
+    println!("before: {}\nafter:  {}", before[0], after[0]);
+    println!("summary {}", run.summary(began, &before[0], &after[0]));
     Ok(())
 }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::credit::penalised;
-use crate::advantage::{gae, masked_whiten};
+use crate::advantage::{gae_over_trajectories, gae_over_turns, gae_within_turns, whiten_tokens, Gae};
+use crate::objective::TokenLayout;
 use crate::rollout::Trajectory;
 use crate::{Error, Result};
 
@@ -82,29 +83,15 @@ pub struct TokenCredit {
 
 /// Advantages and value targets of all sampled tokens.
 ///
-/// `rewards` holds one reward a turn, before the penalty for actions not understood; `values` one value a sampled token,
-/// that of the state before it ([`super::Critic::values`]).
+/// `rewards` holds one reward a turn, before the penalty for actions not understood; `tokens`, where given, what each
+/// sampled token is paid beside; `values` one value a sampled token, that of the state before it
+/// ([`super::Critic::values`]). At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token
+/// its own.
 ///
 /// # Errors
 /// [`Error::Setting`] for a setting out of range, [`Error::Shape`] where lengths differ or a turn has no token,
-/// [`Error::NonFinite`], [`Error::EmptyMask`] where a single token is to be whitened.
+/// [`Error::NonFinite`], [`Error::EmptyMask`] without tokens, or where a single one is to be whitened.
 pub fn token_advantages(
-    trajectories: &[Trajectory],
-    rewards: &[Vec<f64>],
-    values: &[Vec<f64>],
-    config: &GaeConfig,
-) -> Result<TokenCredit> {
-    token_advantages_with(trajectories, rewards, None, values, config)
-}
-
-/// [`token_advantages`] where `tokens` are paid beside the rewards of turns: one list a trajectory over its sampled tokens.
-///
-/// At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token its own; at
-/// [`GaeLevel::Token`] a turn is paid those of its own tokens alone.
-///
-/// # Errors
-/// As [`token_advantages`].
-pub fn token_advantages_with(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
     tokens: Option<&[Vec<f64>]>,
@@ -112,34 +99,47 @@ pub fn token_advantages_with(
     config: &GaeConfig,
 ) -> Result<TokenCredit> {
     config.validate()?;
-    let paid = penalised(trajectories, rewards, config.invalid_penalty)?;
+    let mut paid = penalised(trajectories, rewards, config.invalid_penalty)?;
+    if config.level == GaeLevel::Token {
+        // Every turn is paid the whole episode, less its own penalty.
+        for (paid, rewards) in paid.iter_mut().zip(rewards) {
+            let episode: f64 = rewards.iter().sum();
+            paid.iter_mut().zip(rewards).for_each(|(paid, reward)| *paid = episode + (*paid - reward));
+        }
+    }
     let lengths = turn_lengths(trajectories, values)?;
     if let Some(tokens) = tokens {
         check_same_lengths(values, tokens)?;
     }
-    let (mut advantages, mut returns) = (Vec::new(), Vec::new());
-    for (i, (lengths, values)) in lengths.iter().zip(values).enumerate() {
-        let beside = tokens.map(|tokens| tokens[i].as_slice());
-        let (a, r) = match config.level {
-            GaeLevel::Token => {
-                // Every turn is paid the whole episode, less its own penalty.
-                let episode: f64 = rewards[i].iter().sum();
-                let own = |(paid, reward): (&f64, &f64)| episode + (paid - reward);
-                let paid: Vec<f64> = paid[i].iter().zip(&rewards[i]).map(own).collect();
-                of_turns_alone(&paid, beside, values, lengths, config)?
-            }
-            GaeLevel::Turn => over_turns(&paid[i], beside, values, lengths, config)?,
-            GaeLevel::Trajectory => over_tokens(&paid[i], beside, values, lengths, config)?,
-        };
-        advantages.push(a);
-        returns.push(r);
-    }
+    let layout = one_token_a_row(&lengths)?;
+    let (turns, beside, lengths) = (paid.concat(), tokens.map(<[_]>::concat), lengths.concat());
+    let (values_n, gae) = (values.concat(), Gae { gamma: config.gamma, lambda: config.lambda });
+    let at_tokens = || at_last_tokens(&turns, beside.as_deref(), &lengths);
+    let (mut advantages, returns) = match config.level {
+        GaeLevel::Token => gae_within_turns(&at_tokens(), &values_n, &layout, gae)?,
+        GaeLevel::Trajectory => gae_over_trajectories(&at_tokens(), &values_n, &layout, gae)?,
+        GaeLevel::Turn => over_turns(&turns, beside.as_deref(), &values_n, &lengths, &layout, gae)?,
+    };
     if config.whiten {
-        let all = advantages.concat();
-        let mut whitened = masked_whiten(&all, &vec![true; all.len()])?.into_iter();
-        advantages.iter_mut().flatten().zip(&mut whitened).for_each(|(a, white)| *a = white);
+        advantages = whiten_tokens(&advantages, &layout)?;
     }
-    Ok(TokenCredit { advantages, returns })
+    let split = |of_tokens: Vec<f64>| {
+        let mut rest = of_tokens.into_iter();
+        values.iter().map(|values| rest.by_ref().take(values.len()).collect()).collect()
+    };
+    Ok(TokenCredit { advantages: split(advantages), returns: split(returns) })
+}
+
+/// All sampled tokens one after another, every one a row.
+fn one_token_a_row(lengths: &[Vec<usize>]) -> Result<TokenLayout> {
+    let (mut turns, mut trajectories) = (Vec::new(), Vec::new());
+    for (trajectory, lengths) in lengths.iter().enumerate() {
+        for (turn, &n) in lengths.iter().enumerate() {
+            turns.extend(std::iter::repeat_n(turn, n));
+            trajectories.extend(std::iter::repeat_n(trajectory, n));
+        }
+    }
+    TokenLayout::new(1, vec![true; turns.len()], turns, trajectories)
 }
 
 /// Sampled tokens of each turn; each turn has some, and together they have a value each.
@@ -166,68 +166,36 @@ fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
     }
 }
 
-/// `rewards` of turns, each at the turn's last token, 0 at the others.
-fn at_last_tokens(rewards: &[f64], lengths: &[usize]) -> Vec<f64> {
-    let of_turn = |(&reward, &n): (&f64, &usize)| {
-        std::iter::repeat_n(0.0, n - 1).chain(std::iter::once(reward)).collect::<Vec<_>>()
-    };
-    rewards.iter().zip(lengths).flat_map(of_turn).collect()
-}
-
-/// One episode at [`GaeLevel::Trajectory`].
-fn over_tokens(
-    rewards: &[f64],
-    beside: Option<&[f64]>,
-    values: &[f64],
-    lengths: &[usize],
-    config: &GaeConfig,
-) -> Result<(Vec<f64>, Vec<f64>)> {
-    let mut paid = at_last_tokens(rewards, lengths);
-    paid.iter_mut().zip(beside.unwrap_or_default()).for_each(|(paid, beside)| *paid += beside);
-    gae(&paid, values, config.gamma, config.lambda)
-}
-
-/// One episode at [`GaeLevel::Token`].
-fn of_turns_alone(
-    rewards: &[f64],
-    beside: Option<&[f64]>,
-    values: &[f64],
-    lengths: &[usize],
-    config: &GaeConfig,
-) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (mut advantages, mut returns) = (Vec::new(), Vec::new());
-    let mut first = 0;
-    for (&reward, &n) in rewards.iter().zip(lengths) {
-        let turn = first..first + n;
-        let beside = beside.map(|beside| &beside[turn.clone()]);
-        let (a, r) = over_tokens(&[reward], beside, &values[turn], &[n], config)?;
-        advantages.extend(a);
-        returns.extend(r);
-        first += n;
+/// `rewards` of turns, each at the turn's last token, and what tokens are paid `beside`.
+fn at_last_tokens(rewards: &[f64], beside: Option<&[f64]>, lengths: &[usize]) -> Vec<f64> {
+    let mut paid = beside.map_or_else(|| vec![0.0; lengths.iter().sum()], <[f64]>::to_vec);
+    let mut end = 0;
+    for (reward, n) in rewards.iter().zip(lengths) {
+        end += n;
+        paid[end - 1] += reward;
     }
-    Ok((advantages, returns))
+    paid
 }
 
-/// One episode at [`GaeLevel::Turn`].
+/// [`gae_over_turns`] on the values before the turns' first tokens, its results spread over the turns' tokens.
 fn over_turns(
     rewards: &[f64],
     beside: Option<&[f64]>,
     values: &[f64],
     lengths: &[usize],
-    config: &GaeConfig,
+    layout: &TokenLayout,
+    gae: Gae,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let firsts = lengths.iter().scan(0, |next, n| {
-        let first = *next;
-        *next += n;
-        Some(values[first])
-    });
-    let mut rest = beside.unwrap_or_default().iter();
-    let with_tokens = |(reward, &n): (&f64, &usize)| match beside {
-        Some(_) => reward + rest.by_ref().take(n).sum::<f64>(),
-        None => *reward,
-    };
-    let paid: Vec<f64> = rewards.iter().zip(lengths).map(with_tokens).collect();
-    let (advantages, returns) = gae(&paid, &firsts.collect::<Vec<_>>(), config.gamma, config.lambda)?;
+    let (mut paid, mut firsts, mut trajectories) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first = 0;
+    for (reward, &n) in rewards.iter().zip(lengths) {
+        let beside = beside.map_or(0.0, |beside| beside[first..first + n].iter().sum());
+        paid.push(reward + beside);
+        firsts.push(values[first]);
+        trajectories.push(layout.trajectories()[first]);
+        first += n;
+    }
+    let (advantages, returns) = gae_over_turns(&paid, &firsts, &trajectories, gae)?;
     let spread = |of_turns: Vec<f64>| {
         of_turns.into_iter().zip(lengths).flat_map(|(x, &n)| std::iter::repeat_n(x, n)).collect()
     };
@@ -279,7 +247,7 @@ mod tests {
     /// Two turns of 2 and 1 tokens, the second not understood; rewards 1 and 2, values 0.5, 0.25, 1.
     fn credit(level: GaeLevel) -> TokenCredit {
         let played = [episode(&[(2, true), (1, false)])];
-        token_advantages(&played, &[vec![1.0, 2.0]], &[vec![0.5, 0.25, 1.0]], &config(level)).unwrap()
+        token_advantages(&played, &[vec![1.0, 2.0]], None, &[vec![0.5, 0.25, 1.0]], &config(level)).unwrap()
     }
 
     #[test]
@@ -314,11 +282,11 @@ mod tests {
         let played = [episode(&[(1, true)]), episode(&[(1, true), (1, true)])];
         let white = GaeConfig { whiten: true, ..config(GaeLevel::Token) };
         let rewards = [vec![1.0], vec![2.0, 4.0]];
-        let got = token_advantages(&played, &rewards, &[vec![0.0], vec![3.0, 1.0]], &white).unwrap();
+        let got = token_advantages(&played, &rewards, None, &[vec![0.0], vec![3.0, 1.0]], &white).unwrap();
         // Advantages 1, 3, 5 before: mean 3, unbiased variance 4.
         assert!(got.advantages.concat().iter().zip([-1.0, 0.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-8));
         assert_eq!(got.returns, [vec![1.0], vec![6.0, 6.0]]);
-        let alone = token_advantages(&played[..1], &rewards[..1], &[vec![0.0]], &white);
+        let alone = token_advantages(&played[..1], &rewards[..1], None, &[vec![0.0]], &white);
         assert!(matches!(alone, Err(Error::EmptyMask { .. })));
     }
 
@@ -327,11 +295,12 @@ mod tests {
         let played = [episode(&[(2, true)]), episode(&[(1, true), (3, false)])];
         let (rewards, values) = ([vec![1.0], vec![0.5, 2.0]], [vec![0.1, 0.2], vec![0.3, 0.4, 0.5, 0.6]]);
         for level in [GaeLevel::Token, GaeLevel::Turn, GaeLevel::Trajectory] {
-            let both = token_advantages(&played, &rewards, &values, &config(level)).unwrap();
+            let both = token_advantages(&played, &rewards, None, &values, &config(level)).unwrap();
             for i in 0..2 {
                 let one = |lists: &[Vec<f64>; 2]| [lists[i].clone()];
                 let alone =
-                    token_advantages(&played[i..=i], &one(&rewards), &one(&values), &config(level)).unwrap();
+                    token_advantages(&played[i..=i], &one(&rewards), None, &one(&values), &config(level))
+                        .unwrap();
                 assert_eq!(
                     (&alone.advantages[0], &alone.returns[0]),
                     (&both.advantages[i], &both.returns[i])
@@ -348,17 +317,18 @@ mod tests {
             (GaeConfig { lambda: f64::NAN, ..default }, "gae.lambda"),
             (GaeConfig { invalid_penalty: -1.0, ..default }, "gae.invalid_penalty"),
         ] {
-            let error = token_advantages(&[], &[], &[], &config).unwrap_err().to_string();
+            let error = token_advantages(&[], &[], None, &[], &config).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
         }
         let played = [episode(&[(2, true)])];
-        let of =
-            |rewards: Vec<f64>, values: Vec<f64>| token_advantages(&played, &[rewards], &[values], &default);
+        let of = |rewards: Vec<f64>, values: Vec<f64>| {
+            token_advantages(&played, &[rewards], None, &[values], &default)
+        };
         assert!(matches!(of(vec![], vec![0.0; 2]).unwrap_err(), Error::Shape { name: "rewards", .. }));
         assert!(matches!(of(vec![1.0], vec![0.0]).unwrap_err(), Error::Shape { name: "values", .. }));
         assert!(matches!(of(vec![1.0], vec![0.0, f64::NAN]).unwrap_err(), Error::NonFinite { .. }));
         let empty = [episode(&[(0, true)])];
-        let error = token_advantages(&empty, &[vec![1.0]], &[vec![]], &default).unwrap_err();
+        let error = token_advantages(&empty, &[vec![1.0]], None, &[vec![]], &default).unwrap_err();
         assert!(matches!(error, Error::Shape { name: "turns", .. }));
     }
 

@@ -89,9 +89,7 @@ pub use evaluate::{
     examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome, GREEDY,
 };
 #[cfg(feature = "text")]
-pub use gae::{
-    explained_variance, token_advantages, token_advantages_with, GaeConfig, GaeLevel, TokenCredit,
-};
+pub use gae::{explained_variance, token_advantages, GaeConfig, GaeLevel, TokenCredit};
 #[cfg(feature = "text")]
 pub use interrupt::stop_on_ctrl_c;
 #[cfg(feature = "text")]

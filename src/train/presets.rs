@@ -88,32 +88,26 @@ impl<E> TrainConfig<E> {
         // A game pays once at its end: at 0.1 an action, a policy with free text learns to be understood and no more.
         let (gamma, invalid_penalty) =
             if benchmark == Benchmark::AlfWorld { (0.95, 0.02) } else { (1.0, 0.1) };
+        config.small_credit(algorithm, gamma, invalid_penalty)
+    }
+
+    fn small_credit(mut self, algorithm: Algorithm, gamma: f64, invalid_penalty: f64) -> Self {
         match algorithm {
             Algorithm::Grpo => {
                 // Turns alone: an episode's ending says little about most of its turns, and is much noise.
-                let advantage = AdvantageConfig {
-                    episode_weight: 0.0,
-                    gamma,
-                    invalid_penalty,
-                    ..AdvantageConfig::default()
-                };
-                Self { advantage: Some(advantage), ..config }
+                let base = AdvantageConfig::default();
+                self.advantage =
+                    Some(AdvantageConfig { episode_weight: 0.0, gamma, invalid_penalty, ..base });
             }
             Algorithm::Ppo => {
-                (config.rollout.tasks, config.rollout.group) = (64, 1);
-                let optimizer = config.optimizer.clone();
-                let critic = CriticConfig { warmup_steps: 3, optimizer, ..CriticConfig::default() };
-                let lambda = 0.95;
-                let gae = GaeConfig {
-                    level: GaeLevel::Turn,
-                    gamma,
-                    lambda,
-                    invalid_penalty,
-                    ..GaeConfig::default()
-                };
-                Self { gae: Some(gae), critic: Some(critic), ..config }
+                (self.rollout.tasks, self.rollout.group) = (64, 1);
+                let optimizer = self.optimizer.clone();
+                self.critic = Some(CriticConfig { warmup_steps: 3, optimizer, ..CriticConfig::default() });
+                let (level, lambda) = (GaeLevel::Turn, 0.95);
+                self.gae = Some(GaeConfig { level, gamma, lambda, invalid_penalty, ..GaeConfig::default() });
             }
         }
+        self
     }
 
     /// What small runs on either world have in common; complete but for the algorithm's settings.

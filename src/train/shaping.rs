@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::accumulate::{rows_of, widest};
-use super::gae::token_advantages_with;
 use super::prepare::flat;
-use super::{GaeConfig, Learner, RewardConfig, StepSettings, TokenCredit};
+use super::{token_advantages, GaeConfig, Learner, RewardConfig, StepSettings, TokenCredit};
 use crate::advantage::Overlong;
 use crate::objective::{kl_in_reward, KlControl, KlKind};
 use crate::rollout::{layout, Row, Trajectory};
@@ -65,17 +64,17 @@ impl Rewards {
         self.earned.iter().map(|of_turns| of_turns.iter().sum()).collect()
     }
 
-    /// Advantages and value targets, every token's own pay at its place ([`token_advantages_with`]).
+    /// Advantages and value targets, every token's own pay at its place ([`token_advantages`]).
     ///
     /// # Errors
-    /// As [`token_advantages_with`].
+    /// As [`token_advantages`].
     pub fn credit(
         &self,
         trajectories: &[Trajectory],
         values: &[Vec<f64>],
         config: &GaeConfig,
     ) -> Result<TokenCredit> {
-        token_advantages_with(trajectories, &self.earned, self.tokens.as_deref(), values, config)
+        token_advantages(trajectories, &self.earned, self.tokens.as_deref(), values, config)
     }
 
     /// Pays `pay` beside, one list a trajectory over its sampled tokens.
@@ -206,7 +205,7 @@ mod tests {
         let played = [episode(&[1, 2])];
         let (rewards, values) = (Rewards::new(&played, &REWARD), [vec![0.3, 0.2, 0.1]]);
         let config = GaeConfig { gamma: 0.9, lambda: 0.7, ..GaeConfig::default() };
-        let plain = super::super::token_advantages(&played, rewards.turns(), &values, &config).unwrap();
+        let plain = token_advantages(&played, rewards.turns(), None, &values, &config).unwrap();
         assert_eq!(rewards.credit(&played, &values, &config).unwrap(), plain);
         assert_eq!(rewards.turns(), REWARD.of(&played));
     }

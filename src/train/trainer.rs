@@ -40,7 +40,6 @@ struct State {
     before: Vec<Outcome>,
     alarms: AlarmState,
     /// β of the KL in the reward.
-    #[serde(default)]
     kl: Option<KlControl>,
 }
 

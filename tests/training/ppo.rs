@@ -79,7 +79,7 @@ pub(crate) fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
         let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
-        let credit = token_advantages(&rollouts.trajectories, &rewards, &values, &gae)?;
+        let credit = token_advantages(&rollouts.trajectories, &rewards, None, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
             leave_policy(agent, &rollouts, &returns, &settings)?
         } else {
