@@ -6,71 +6,69 @@
 
 use super::logit::Inline;
 use super::real::{vectorised, Real};
+use candle_core::DType;
 use rayon::prelude::*;
 
 /// Rows of x in one register.
 const LANES: usize = 8;
-/// Registers of a panel's column.
-const WIDTH: usize = 2;
-/// Rows of x in a panel.
-const ROWS: usize = LANES * WIDTH;
-/// Rows of W multiplied with a panel at once: their sums fill the registers.
-const HEIGHT: usize = 6;
+/// Sums kept in registers: rows of W multiplied with a panel at once, times the panel's registers.
+const SUMS: usize = 12;
 /// Terms summed before they are added to the rest.
 const DEPTH: usize = 512;
 /// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
 const THREADING: usize = 1 << 20;
 
-/// One column of a panel, or the products of its rows with one row of W.
-type Column = [[f32; LANES]; WIDTH];
-
-/// Rows of x `[n, i]`, sixteen to a panel and column by column; the last panel is filled up with zeros.
+/// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
 pub(super) struct Panels {
-    columns: Vec<Column>,
+    columns: Vec<[f32; LANES]>,
     rows: usize,
     depth: usize,
+    /// Registers of a panel's column: 1 or 2.
+    width: usize,
 }
 
 impl Panels {
     pub(super) fn new(x: &[f32], depth: usize) -> Self {
         let rows = x.len() / depth;
-        let mut columns = vec![[[0.0; LANES]; WIDTH]; rows.div_ceil(ROWS) * depth];
+        let width = if rows <= LANES { 1 } else { 2 };
+        let mut columns = vec![[0.0; LANES]; rows.div_ceil(LANES * width) * width * depth];
         for (r, row) in x.chunks_exact(depth).enumerate() {
-            let (start, lane) = (r / ROWS * depth, r % ROWS);
-            for (column, &value) in columns[start..start + depth].iter_mut().zip(row) {
-                column[lane / LANES][lane % LANES] = value;
+            let (register, lane) = (r / LANES, r % LANES);
+            let start = register / width * width * depth + register % width;
+            for (column, &value) in columns[start..].iter_mut().step_by(width).zip(row) {
+                column[lane] = value;
             }
         }
-        Self { columns, rows, depth }
+        Self { columns, rows, depth, width }
     }
 
-    fn count(&self) -> usize {
+    /// Registers that a row of W has sums in.
+    fn registers(&self) -> usize {
         self.columns.len() / self.depth
     }
 
-    /// The columns `start..end` of a panel, and whether their second halves are all zero.
+    /// The columns of `P` registers of a panel.
     #[inline(always)]
-    fn block(&self, panel: usize, start: usize, end: usize) -> (&[Column], bool) {
-        let first = panel * self.depth;
-        (&self.columns[first + start..first + end], self.rows <= panel * ROWS + LANES)
+    fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
+        &self.columns.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
     /// y (`[n, o]`) += x Wᵀ.
     pub(super) fn add_product<L: Inline<Real = f32>>(&self, w: &[L], y: &mut [f32]) {
-        let (o, panels, threads) = (w.len() / self.depth, self.count(), rayon::current_num_threads());
-        let mut products = vec![[[0.0; LANES]; WIDTH]; o * panels];
+        let (o, registers, threads) = (w.len() / self.depth, self.registers(), rayon::current_num_threads());
+        let mut products = vec![[0.0; LANES]; o * registers];
         let large = threads > 1 && self.rows * w.len() >= THREADING;
         if large {
-            let height = o.div_ceil(4 * threads).next_multiple_of(HEIGHT);
-            let parts = w.par_chunks(height * self.depth).zip(products.par_chunks_mut(height * panels));
+            let height = o.div_ceil(4 * threads).next_multiple_of(SUMS);
+            let parts = w.par_chunks(height * self.depth).zip(products.par_chunks_mut(height * registers));
             parts.for_each(|(w, products)| multiply(w, self, products));
         } else {
             multiply(w, self, &mut products);
         }
         let add = |(r, y): (usize, &mut [f32])| {
-            let (panel, lane) = (r / ROWS, r % ROWS);
-            for (y, products) in y.iter_mut().zip(products.chunks_exact(panels)) {
-                *y += products[panel][lane / LANES][lane % LANES];
+            let (register, lane) = (r / LANES, r % LANES);
+            for (y, products) in y.iter_mut().zip(products.chunks_exact(registers)) {
+                *y += products[register][lane];
             }
         };
         match large && y.len() >= THREADING {
@@ -81,47 +79,63 @@ impl Panels {
 }
 
 vectorised! {
-    /// out `[o, panels]` = W xᵀ.
-    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], x: &Panels, out: &mut [Column]) {
-        let (depth, panels) = (x.depth, x.count());
-        let parts = w.chunks(HEIGHT * depth).zip(out.chunks_mut(HEIGHT * panels));
-        for (w, out) in parts {
-            match w.len() / depth {
-                1 => multiply_rows::<L, 1, FMA>(w, x, out),
-                2 => multiply_rows::<L, 2, FMA>(w, x, out),
-                3 => multiply_rows::<L, 3, FMA>(w, x, out),
-                4 => multiply_rows::<L, 4, FMA>(w, x, out),
-                5 => multiply_rows::<L, 5, FMA>(w, x, out),
-                _ => multiply_rows::<L, HEIGHT, FMA>(w, x, out),
+    /// out `[o, registers]` = W xᵀ.
+    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], x: &Panels, out: &mut [[f32; LANES]]) {
+        match x.width {
+            1 => {
+                let (w, out) = multiply_by::<L, 4, 3, 1, FMA>(w, x, out);
+                let (w, out) = multiply_by::<L, 1, 4, 1, FMA>(w, x, out);
+                multiply_by::<L, 1, 1, 1, FMA>(w, x, out);
+            }
+            _ => {
+                let (w, out) = multiply_by::<L, 2, 3, 2, FMA>(w, x, out);
+                let (w, out) = multiply_by::<L, 1, 2, 2, FMA>(w, x, out);
+                multiply_by::<L, 1, 1, 2, FMA>(w, x, out);
             }
         }
     }
 }
 
-/// `J` rows of W with all panels.
+/// Multiplies `B` · `R` rows of W at a time with all panels, as often as there are so many; the rest of W and of `out`.
 #[inline(always)]
-fn multiply_rows<L: Inline<Real = f32>, const J: usize, const FMA: bool>(
+fn multiply_by<'a, L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
+    w: &'a [L],
+    x: &Panels,
+    out: &'a mut [[f32; LANES]],
+) -> (&'a [L], &'a mut [[f32; LANES]]) {
+    let (width, height) = (B * R * x.depth, B * R * x.registers());
+    let parts = w.len() / width;
+    let (out, rest) = out.split_at_mut(parts * height);
+    for (w, out) in w.chunks_exact(width).zip(out.chunks_exact_mut(height)) {
+        multiply_rows::<L, B, R, P, FMA>(w, x, out);
+    }
+    (&w[parts * width..], rest)
+}
+
+/// `B` · `R` rows of W with all panels, `P` registers wide.
+#[inline(always)]
+fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
     w: &[L],
     x: &Panels,
-    out: &mut [Column],
+    out: &mut [[f32; LANES]],
 ) {
-    let (panels, depth) = (x.count(), x.depth);
-    let mut buffers = [[0.0; DEPTH]; J];
+    let (registers, depth) = (x.registers(), x.depth);
+    let mut buffers = [[[0.0; DEPTH]; R]; B];
     for start in (0..depth).step_by(DEPTH) {
         let end = depth.min(start + DEPTH);
-        let mut block: [&[f32]; J] = [&[]; J];
-        for ((block, buffer), row) in block.iter_mut().zip(&mut buffers).zip(w.chunks_exact(depth)) {
-            *block = L::load(&row[start..end], &mut buffer[..end - start]);
-        }
-        for panel in 0..panels {
-            let (x, half) = x.block(panel, start, end);
-            let next = Next { w: w[start..].as_ptr().wrapping_add(J * depth), stride: depth };
-            let sums = match half {
-                true => half_tile::<J, _, FMA>(x, block, &next),
-                false => tile::<J, _, FMA>(x, block, &next),
-            };
-            for (j, sums) in sums.iter().enumerate() {
-                let out = out[j * panels + panel].as_flattened_mut();
+        let rows = if L::DTYPE == DType::F32 {
+            (L::load(&w[start..], &mut []), depth)
+        } else {
+            for (buffer, row) in buffers.as_flattened_mut().iter_mut().zip(w.chunks_exact(depth)) {
+                L::load(&row[start..end], &mut buffer[..end - start]);
+            }
+            (buffers.as_flattened().as_flattened(), DEPTH)
+        };
+        for panel in 0..registers / P {
+            let next = Next { w: w[start..].as_ptr().wrapping_add(B * R * depth), stride: depth };
+            let sums = tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, &next);
+            for (j, sums) in sums.as_flattened().iter().enumerate() {
+                let out = out[j * registers + panel * P..][..P].as_flattened_mut();
                 out.iter_mut().zip(sums.as_flattened()).for_each(|(out, sum)| *out += sum);
             }
         }
@@ -135,10 +149,10 @@ struct Next<L> {
 }
 
 impl<L> Next<L> {
-    /// Asks for the elements from column `k` on of each of `J` rows: far fewer streams are seen by the processor itself.
+    /// Asks for the elements from column `k` on of each of so many rows: far fewer streams are seen by the processor itself.
     #[inline(always)]
-    fn fetch<const J: usize>(&self, k: usize) {
-        for j in 0..J {
+    fn fetch(&self, rows: usize, k: usize) {
+        for j in 0..rows {
             let at = self.w.wrapping_add(j * self.stride + k);
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an address that is only prefetched is never read, wherever it points.
@@ -156,50 +170,38 @@ impl<L> Next<L> {
 /// Columns between two requests: a cache line of single precision.
 const LINE: usize = 16;
 
-/// The products of `J` rows of W with a panel over one block of columns.
+/// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
+///
+/// Of every `R` rows only the first has a pointer, as many as fit the registers.
 #[inline(always)]
-fn tile<const J: usize, L, const FMA: bool>(x: &[Column], w: [&[f32]; J], next: &Next<L>) -> [Column; J] {
-    let mut sums = [[[0.0; LANES]; WIDTH]; J];
-    let depth = x.len();
-    let w = w.map(|row| &row[..depth]);
-    for start in (0..depth).step_by(LINE) {
-        next.fetch::<J>(start);
-        for k in start..depth.min(start + LINE) {
-            for j in 0..J {
-                let w = w[j][k];
-                for p in 0..WIDTH {
-                    for l in 0..LANES {
-                        sums[j][p][l] = Real::mul_add::<FMA>(x[k][p][l], w, sums[j][p][l]);
+fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
+    x: &[[[f32; LANES]; P]],
+    (w, stride): (&[f32], usize),
+    next: &Next<L>,
+) -> [[[[f32; LANES]; P]; R]; B] {
+    assert!(w.len() >= (B * R - 1) * stride + x.len(), "rows of W are missing");
+    let mut sums = [[[[0.0; LANES]; P]; R]; B];
+    let mut first: [*const f32; B] = std::array::from_fn(|b| w.as_ptr().wrapping_add(b * R * stride));
+    for (line, x) in x.chunks(LINE).enumerate() {
+        next.fetch(B * R, line * LINE);
+        for x in x {
+            let x = *x;
+            for b in 0..B {
+                for r in 0..R {
+                    // SAFETY: row `b * R + r` has an element for every column of x, as asserted.
+                    #[allow(unsafe_code)]
+                    let w = unsafe { *first[b].wrapping_add(r * stride) };
+                    for p in 0..P {
+                        for l in 0..LANES {
+                            sums[b][r][p][l] = Real::mul_add::<FMA>(x[p][l], w, sums[b][r][p][l]);
+                        }
                     }
                 }
+                first[b] = first[b].wrapping_add(1);
             }
         }
     }
     sums
-}
-
-/// [`tile`] where the second half of every column is zero.
-#[inline(always)]
-fn half_tile<const J: usize, L, const FMA: bool>(
-    x: &[Column],
-    w: [&[f32]; J],
-    next: &Next<L>,
-) -> [Column; J] {
-    let mut sums = [[0.0; LANES]; J];
-    let depth = x.len();
-    let w = w.map(|row| &row[..depth]);
-    for start in (0..depth).step_by(LINE) {
-        next.fetch::<J>(start);
-        for k in start..depth.min(start + LINE) {
-            for j in 0..J {
-                let w = w[j][k];
-                for l in 0..LANES {
-                    sums[j][l] = Real::mul_add::<FMA>(x[k][0][l], w, sums[j][l]);
-                }
-            }
-        }
-    }
-    sums.map(|half| [half, [0.0; LANES]])
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use rayon::prelude::*;
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
 
-/// Rows up to which [`Panels`] beat packing the weights for a general product.
-const FEW: usize = 64;
+/// Rows up to which [`Panels`] beat packing the weights for a general product. So few have the same bits beside any others.
+pub(crate) const FEW: usize = 64;
 
 /// Rows `[n, i]` to be multiplied with weights.
 pub(crate) struct Input<'a> {

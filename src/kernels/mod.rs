@@ -82,7 +82,7 @@ pub use support::{RowSupport, Support};
 pub use swiglu::{silu_mul, swiglu};
 
 pub(crate) use embedding::{collecting_rows, RowGradient};
-pub(crate) use inference::{attend, embedding_rows, norm_rows, swiglu_rows, Input};
+pub(crate) use inference::{attend, embedding_rows, norm_rows, swiglu_rows, Input, FEW};
 pub(crate) use optimizer::{adamw, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;
 pub(crate) use rows::{probabilities, row_statistics};

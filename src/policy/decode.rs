@@ -6,10 +6,15 @@
 use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
 use super::decoder::Decoder;
-use crate::kernels::{attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable};
+use crate::kernels::{attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, FEW};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use rayon::prelude::*;
+
+/// Rows of a part, at least: a register's lanes.
+const LEAST_PART: usize = 8;
+/// Parameters up to which every part reads the weights for itself: they stay in the last cache.
+const SHARED_WEIGHTS: usize = 1 << 24;
 
 /// The new tokens of one row.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +45,29 @@ impl Decoder {
         logits
     }
 
+    /// The rows in parts, one to a thread, where that changes no bit and the weights are small enough to be read by each:
+    /// threads then meet once a step and not once a product.
     fn run(&self, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+        let count: usize =
+            slots.iter().zip(tokens).map(|(slot, chunk)| slot.pending.len() + chunk.len()).sum();
+        let part = slots.len().div_ceil(rayon::current_num_threads()).max(LEAST_PART);
+        let logits = if part >= slots.len() || count > FEW || self.parameters > SHARED_WEIGHTS {
+            self.run_part(slots, tokens)?
+        } else {
+            let parts = slots.par_chunks_mut(part).zip(tokens.par_chunks(part));
+            let parts = parts.map(|(slots, tokens)| self.run_part(slots, tokens));
+            parts.collect::<Result<Vec<_>>>()?.concat()
+        };
+        match logits.iter().position(|x| x.is_nan()) {
+            Some(i) => {
+                let at = format!("row {} of {}", i / self.config.vocab_size, slots.len());
+                Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
+            }
+            None => Ok(logits),
+        }
+    }
+
+    fn run_part(&self, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
         let mut ids = Vec::new();
         let mut spans = Vec::with_capacity(slots.len());
         for (slot, chunk) in slots.iter_mut().zip(tokens) {
@@ -58,14 +85,7 @@ impl Decoder {
             slot.len += span.count;
         }
         let x = self.normed(&x, &self.norm)?;
-        let logits = Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)?;
-        match logits.iter().position(|x| x.is_nan()) {
-            Some(i) => {
-                let at = format!("row {} of {}", i / self.config.vocab_size, slots.len());
-                Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
-            }
-            None => Ok(logits),
-        }
+        Ok(Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)?)
     }
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {

@@ -6,6 +6,7 @@ use super::sampling::{restrict, sample, support, SamplingParams};
 use super::trie::TokenTrie;
 use crate::rng::Stream;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -76,42 +77,48 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
-        let mut results = vec![Generated::nothing(); requests.len()];
-        let mut nodes = vec![TokenTrie::ROOT; requests.len()];
+        // Inside the pool from here on: every step's threads then find each other without this one waiting outside.
+        rayon::scope(|_| self.generate_rows(cache, requests, sampling))
+    }
+
+    fn generate_rows(
+        &self,
+        cache: &mut KvCache,
+        requests: &[Request<'_>],
+        sampling: &SamplingParams,
+    ) -> Result<Vec<Generated>> {
+        let mut turns: Vec<Turn> = requests.iter().map(Turn::new).collect();
         let mut active = Vec::with_capacity(requests.len());
-        for (i, request) in requests.iter().enumerate() {
-            cache.check_row(request.row)?;
-            if requests[..i].iter().any(|other| other.row == request.row) {
-                return Err(Error::setting("rows", request.row, "a row may appear once per call"));
+        for (i, turn) in turns.iter_mut().enumerate() {
+            let row = turn.request.row;
+            cache.check_row(row)?;
+            if requests[..i].iter().any(|other| other.row == row) {
+                return Err(Error::setting("rows", row, "a row may appear once per call"));
             }
-            if request.prompt.len() < cache.room(request.row) {
-                active.push(i);
+            if turn.request.prompt.len() < cache.room(row) {
+                active.push(turn);
             }
         }
+        let v = self.config.vocab_size;
         let mut read = false;
         while !active.is_empty() {
             let mut logits = if read {
-                let rows: Vec<usize> = active.iter().map(|&i| requests[i].row).collect();
+                let rows: Vec<usize> = active.iter().map(|turn| turn.request.row).collect();
                 self.extend(cache, &rows, &vec![&[][..]; rows.len()])?
             } else {
-                self.read_prompts(cache, &active.iter().map(|&i| &requests[i]).collect::<Vec<_>>())?
+                self.read_prompts(cache, &active.iter().map(|turn| turn.request).collect::<Vec<_>>())?
             };
             read = true;
-            let mut row_logits = logits.chunks_exact_mut(self.config.vocab_size);
-            active.retain(|&i| {
-                let (Some(logits), request) = (row_logits.next(), &requests[i]) else { return false };
-                if let Some(support) = support(logits, request.choices.map(|c| (c, nodes[i])), sampling) {
-                    restrict(logits, &support);
-                    results[i].supports.push(support);
-                }
-                let id = sample(logits, request, sampling, &mut results[i]);
-                nodes[i] = request.choices.and_then(|c| c.next(nodes[i], id)).unwrap_or(nodes[i]);
-                cache.slots[request.row].pending.push(id);
-                let limit = if request.choices.is_some() { usize::MAX } else { sampling.max_tokens };
-                !finished(&mut results[i], cache.room(request.row), sampling, limit)
+            let rows = active.par_iter_mut().zip(logits.par_chunks_exact_mut(v));
+            rows.with_min_len(LEAST_LOGITS.div_ceil(v))
+                .for_each(|(turn, logits)| turn.sample(logits, sampling));
+            active.retain_mut(|turn| {
+                let row = turn.request.row;
+                cache.slots[row].pending.extend(turn.out.ids.last());
+                !turn.finished(cache.room(row), sampling)
             });
         }
-        Ok(results)
+        Ok(turns.into_iter().map(|turn| turn.out).collect())
     }
 
     /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
@@ -146,17 +153,46 @@ impl Decoder {
     }
 }
 
-fn finished(out: &mut Generated, room: usize, sampling: &SamplingParams, limit: usize) -> bool {
-    let stops = out.ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
-    let reason = if stops || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(&out.ids)) {
-        Finish::Stop
-    } else if out.ids.len() >= limit {
-        Finish::Length
-    } else if room == 0 {
-        Finish::ContextFull
-    } else {
-        return false;
-    };
-    out.finish = reason;
-    true
+/// Logits below which a row's sampling stays on one thread with others': waking another one costs more.
+const LEAST_LOGITS: usize = 1 << 14;
+
+/// A row's turn while it is sampled.
+struct Turn<'a> {
+    request: &'a Request<'a>,
+    /// Where it stands in its choices.
+    node: usize,
+    out: Generated,
+}
+
+impl<'a> Turn<'a> {
+    fn new(request: &'a Request<'a>) -> Self {
+        Self { request, node: TokenTrie::ROOT, out: Generated::nothing() }
+    }
+
+    /// Samples the next token from its logits.
+    fn sample(&mut self, logits: &mut [f32], sampling: &SamplingParams) {
+        let choices = self.request.choices.map(|choices| (choices, self.node));
+        if let Some(support) = support(logits, choices, sampling) {
+            restrict(logits, &support);
+            self.out.supports.push(support);
+        }
+        let id = sample(logits, self.request, sampling, &mut self.out);
+        self.node = choices.and_then(|(choices, node)| choices.next(node, id)).unwrap_or(self.node);
+    }
+
+    /// Whether the turn ends with its last token, in a row with `room` for more.
+    fn finished(&mut self, room: usize, sampling: &SamplingParams) -> bool {
+        let ids = &self.out.ids;
+        let stops = ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
+        self.out.finish = if stops || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(ids)) {
+            Finish::Stop
+        } else if self.request.choices.is_none() && ids.len() >= sampling.max_tokens {
+            Finish::Length
+        } else if room == 0 {
+            Finish::ContextFull
+        } else {
+            return false;
+        };
+        true
+    }
 }
