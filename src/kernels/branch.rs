@@ -1,6 +1,7 @@
 //! What the residual branches x + f(norm(x)) share: operators of many weights, the norm in front, and products of slices.
 
 use super::buffer::zeros;
+use super::collect;
 use super::linear::{add_rows, sum_over_rows};
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{vectorised, with_real, Real};
@@ -95,6 +96,7 @@ impl CustomOp2 for Link {
         if weight.track_op() && gradient.is_none() {
             candle_core::bail!("bundle: the weights' backward without the branch's");
         }
+        let gradient = collect::offer(weight, gradient);
         Ok((bundle.track_op().then(|| bundle.zeros_like()).transpose()?, gradient))
     }
 }

@@ -1,6 +1,7 @@
 //! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
 
 use super::branch::{bundle, Found};
+use super::collect::without_collecting;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
 /// f(x), of which only x and the value are kept; backward computes f again and goes back through it.
@@ -70,7 +71,7 @@ impl CustomOp2 for Checkpoint {
         let input = Var::from_tensor(&x.detach())?;
         let again = (self.f)(&input)?;
         // The gradient of Σ y ∘ g with respect to y is g.
-        let mut store = (again * grad)?.sum_all()?.backward()?;
+        let mut store = without_collecting(|| (again * grad)?.sum_all()?.backward())?;
         self.found.set(self.weights.iter().map(|weight| store.remove(weight)).collect());
         let dx = x.track_op().then(|| store.remove(&input)).flatten();
         Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))

@@ -1,9 +1,9 @@
 //! Rows of a table by index, whose gradient can stay a list of rows.
 
+use super::collect;
 use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, TensorId, WithDType};
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::sync::Arc;
 
 /// yₙ = row idₙ of E, for E `[v, h]`; y `[n, h]`.
@@ -46,7 +46,7 @@ impl CustomOp1 for Embedding {
 
     fn bwd(&self, table: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let rows = RowGradient { table: table.id(), ids: self.ids.clone(), rows: grad.contiguous()? };
-        match if table.is_variable() { offer(rows) } else { Some(rows) } {
+        match if table.is_variable() { collect::offer_rows(rows) } else { Some(rows) } {
             Some(rows) => rows.add_to(table.zeros_like()?).map(Some),
             None => Ok(None),
         }
@@ -97,43 +97,4 @@ fn add_rows<T: Real>(dense: &mut [T], h: usize, ids: &[u32], rows: &Tensor) -> R
         }
         Ok(())
     })
-}
-
-thread_local! {
-    static COLLECTED: RefCell<Option<Vec<RowGradient>>> = const { RefCell::new(None) };
-}
-
-/// Hands a gradient to the collection of this thread, or back where there is none.
-fn offer(rows: RowGradient) -> Option<RowGradient> {
-    COLLECTED.with_borrow_mut(|collected| match collected {
-        Some(list) => {
-            list.push(rows);
-            None
-        }
-        None => Some(rows),
-    })
-}
-
-/// Puts the outer collection back, after a panic too.
-struct Outer(Option<Vec<RowGradient>>);
-
-impl Drop for Outer {
-    fn drop(&mut self) {
-        COLLECTED.set(self.0.take());
-    }
-}
-
-/// Runs `f`, a backward pass, and takes the gradients of embedding rows out of it.
-///
-/// On a thread of the rayon pool nothing is taken (the gradients are dense): while such a thread waits for a
-/// kernel it may run another backward pass, whose rows do not belong here.
-pub(crate) fn collecting_rows<R>(f: impl FnOnce() -> R) -> (R, Vec<RowGradient>) {
-    if rayon::current_thread_index().is_some() {
-        return (f(), Vec::new());
-    }
-    let outer = Outer(COLLECTED.replace(Some(Vec::new())));
-    let result = f();
-    let rows = COLLECTED.take().unwrap_or_default();
-    drop(outer);
-    (result, rows)
 }

@@ -266,17 +266,19 @@ vectorised! {
     /// out `[g, d]` = Σ_j p_j v_j for up to four rows of probabilities `[g, len]`.
     fn mix<T, FMA>(probs: &[T], values: &[T], d: usize, stride: usize, out: &mut [T]) {
         match out.len() / d {
-            1 => sums::<T, 1, FMA>(probs, values, d, stride, out),
-            2 => sums::<T, 2, FMA>(probs, values, d, stride, out),
-            3 => sums::<T, 3, FMA>(probs, values, d, stride, out),
-            _ => sums::<T, 4, FMA>(probs, values, d, stride, out),
+            1 if d.is_multiple_of(64) => sums::<T, 1, 64, FMA>(probs, values, d, stride, out),
+            1 => sums::<T, 1, 16, FMA>(probs, values, d, stride, out),
+            2 if d.is_multiple_of(32) => sums::<T, 2, 32, FMA>(probs, values, d, stride, out),
+            2 => sums::<T, 2, 16, FMA>(probs, values, d, stride, out),
+            3 => sums::<T, 3, 16, FMA>(probs, values, d, stride, out),
+            _ => sums::<T, 4, 16, FMA>(probs, values, d, stride, out),
         }
     }
 }
 
-/// Sixteen features at a time, whose sums stay in registers.
+/// `F` features at a time, whose sums stay in registers.
 #[inline(always)]
-fn sums<T: Real, const G: usize, const FMA: bool>(
+fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
     probs: &[T],
     values: &[T],
     d: usize,
@@ -284,19 +286,20 @@ fn sums<T: Real, const G: usize, const FMA: bool>(
     out: &mut [T],
 ) {
     let len = probs.len() / G;
-    let whole = d / 16 * 16;
-    for start in (0..whole).step_by(16) {
-        let mut acc = [[T::from_f64(0.0); 16]; G];
+    let whole = d / F * F;
+    for start in (0..whole).step_by(F) {
+        let mut acc = [[T::from_f64(0.0); F]; G];
         for (j, value) in values.chunks(stride).enumerate() {
-            let value = &value[start..start + 16];
+            let value = &value[start..start + F];
             for g in 0..G {
-                for l in 0..16 {
-                    acc[g][l] = value[l].mul_add::<FMA>(probs[g * len + j], acc[g][l]);
+                let p = probs[g * len + j];
+                for l in 0..F {
+                    acc[g][l] = value[l].mul_add::<FMA>(p, acc[g][l]);
                 }
             }
         }
         for g in 0..G {
-            out[g * d + start..g * d + start + 16].copy_from_slice(&acc[g]);
+            out[g * d + start..g * d + start + F].copy_from_slice(&acc[g]);
         }
     }
     for g in 0..G {

@@ -1,5 +1,6 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
+use super::collect;
 use super::composed;
 use super::matmul::{matmul, View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
@@ -208,10 +209,10 @@ pub(super) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Opt
 }
 
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    with_real!(grad.dtype(), "linear", T => Ok((
-        when(x.track_op(), || input_gradient::<T>(grad, weight))?,
-        when(weight.track_op(), || weight_gradient::<T>(grad, x))?,
-    )))
+    with_real!(grad.dtype(), "linear", T => {
+        let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
+        Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, collect::offer(weight, of_weight)))
+    })
 }
 
 impl CustomOp2 for Linear {

@@ -2,6 +2,7 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
+use super::collect;
 use super::composed;
 use super::head::{Head, HeadGradients, Term, Wanted};
 use super::logit::Logit;
@@ -282,7 +283,7 @@ impl LinearLogprobEntropy {
         Ok(match second {
             None => (
                 dx,
-                tensor(first.weight, inputs[1], y)?,
+                collect::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
                 tensor(bias, inputs[2], z && inputs[2].elem_count() > 0)?,
             ),
             Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),

@@ -35,6 +35,7 @@ mod attention_branch;
 mod branch;
 mod buffer;
 mod checkpoint;
+mod collect;
 pub mod composed;
 mod embedding;
 mod feed_forward;
@@ -81,7 +82,8 @@ pub use scoring::ScoreOptions;
 pub use support::{RowSupport, Support};
 pub use swiglu::{silu_mul, swiglu};
 
-pub(crate) use embedding::{collecting_rows, RowGradient};
+pub(crate) use collect::{add_into, collecting, Collected};
+pub(crate) use embedding::RowGradient;
 pub(crate) use inference::{attend, embedding_rows, norm_rows, swiglu_rows, Input, FEW};
 pub(crate) use optimizer::{adamw, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;

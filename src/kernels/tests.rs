@@ -236,7 +236,7 @@ fn collected_rows_are_the_dense_gradient() {
     let table = Var::from_tensor(&random(&[7, 4], 1)).unwrap();
     let loss = loss(&|t| embedding(&t[0], &ids), &[table.as_tensor().clone()]);
     let dense = loss.backward().unwrap().remove(&table).unwrap();
-    let (store, rows) = collecting_rows(|| loss.backward());
+    let (store, Collected { rows, .. }) = collecting(|| loss.backward());
     assert!(store.unwrap().get(&table).is_none() && rows.len() == 1 && rows[0].table == table.id());
     assert_eq!(max_gap(&rows[0].add_to(dense.zeros_like().unwrap()).unwrap(), &dense), 0.0);
     // In place, onto what is there; and nothing is collected once the call is over.

@@ -1,10 +1,10 @@
 //! Gradients under the names of their parameters.
 
 use super::parameters::Parameters;
-use crate::kernels::{collecting_rows, sum_of_squares, RowGradient};
+use crate::kernels::{add_into, collecting, sum_of_squares, Collected, RowGradient};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 use std::collections::BTreeMap;
 
 /// Gradients of the trainable parameters, by name.
@@ -123,7 +123,16 @@ impl GradientSum {
     /// Shapes that differ.
     pub fn add(&mut self, part: MicroGradients) -> Result<()> {
         self.rows.extend(part.rows);
-        self.dense.add(part.dense)
+        let sum = &mut self.dense.entries;
+        for (name, gradient) in part.dense.entries {
+            // What a micro-batch hands over is its own, and so is the sum of that.
+            let gradient = match sum.remove(&name) {
+                Some(mine) => add_into(mine, &gradient)?,
+                None => gradient,
+            };
+            sum.insert(name, gradient);
+        }
+        Ok(())
     }
 
     /// The sum.
@@ -158,12 +167,17 @@ impl MicroGradients {
     /// # Errors
     /// A failed backward pass.
     pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
-        let (store, rows) = collecting_rows(|| loss.backward());
-        let name_of = |rows: &RowGradient| {
+        let (store, Collected { rows, whole }) = collecting(|| loss.backward());
+        let name_of = |id: TensorId| {
             let mut trainable = parameters.trainable();
-            trainable.find(|(_, var)| var.id() == rows.table).map(|(name, _)| name.to_owned())
+            trainable.find(|(_, var)| var.id() == id).map(|(name, _)| name.to_owned())
         };
-        let rows = rows.into_iter().filter_map(|rows| Some((name_of(&rows)?, rows))).collect();
-        Ok(Self { dense: Gradients::take(&mut store?, parameters), rows })
+        let mut dense = Gradients::take(&mut store?, parameters);
+        for (id, gradient) in whole {
+            let Some(name) = name_of(id) else { continue };
+            dense.add(Gradients { entries: BTreeMap::from([(name, gradient)]) })?;
+        }
+        let rows = rows.into_iter().filter_map(|rows| Some((name_of(rows.table)?, rows))).collect();
+        Ok(Self { dense, rows })
     }
 }

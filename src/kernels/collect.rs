@@ -1,0 +1,162 @@
+//! Gradients of variables that leave a backward pass by the side door: candle would add each to fresh zeros first, and
+//! make those of looked-up rows dense.
+
+use super::embedding::RowGradient;
+use super::real::{on_cpu, slice_of, Real};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, TensorId};
+use std::cell::RefCell;
+
+/// What a backward pass has handed out.
+#[derive(Default)]
+pub(crate) struct Collected {
+    /// Of looked-up rows.
+    pub(crate) rows: Vec<RowGradient>,
+    /// Of whole variables; nothing else shares these tensors.
+    pub(crate) whole: Vec<(TensorId, Tensor)>,
+}
+
+thread_local! {
+    static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
+}
+
+/// Hands a gradient to the collection of this thread, or back where there is none.
+pub(super) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
+    COLLECTED.with_borrow_mut(|collected| match collected {
+        Some(collected) => {
+            collected.rows.push(rows);
+            None
+        }
+        None => Some(rows),
+    })
+}
+
+/// As [`offer_rows`], with the gradient of `weight`, a tensor just made; what is no variable keeps it.
+pub(super) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
+    let gradient = gradient?;
+    COLLECTED.with_borrow_mut(|collected| match collected {
+        Some(collected) if weight.is_variable() => {
+            collected.whole.push((weight.id(), gradient));
+            None
+        }
+        _ => Some(gradient),
+    })
+}
+
+/// Puts the outer collection back, after a panic too.
+struct Outer(Option<Collected>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        COLLECTED.set(self.0.take());
+    }
+}
+
+/// Runs `f`, a backward pass, and takes gradients of variables out of it.
+///
+/// On a thread of the rayon pool nothing is taken: while such a thread waits for a kernel it may run another backward
+/// pass, whose gradients do not belong here.
+pub(crate) fn collecting<R>(f: impl FnOnce() -> R) -> (R, Collected) {
+    if rayon::current_thread_index().is_some() {
+        return (f(), Collected::default());
+    }
+    let outer = Outer(COLLECTED.replace(Some(Collected::default())));
+    let result = f();
+    let collected = COLLECTED.take().unwrap_or_default();
+    drop(outer);
+    (result, collected)
+}
+
+/// Runs `f`, a backward pass inside another one, whose gradients all stay with it.
+pub(super) fn without_collecting<R>(f: impl FnOnce() -> R) -> R {
+    let _outer = Outer(COLLECTED.take());
+    f()
+}
+
+/// `sum` + `part`, in the memory of `sum` on the CPU: nothing else may share it.
+pub(crate) fn add_into(sum: Tensor, part: &Tensor) -> Result<Tensor> {
+    if !(on_cpu(&sum) && on_cpu(part) && sum.is_contiguous() && part.is_contiguous()) {
+        return sum + part;
+    }
+    sum.inplace_op2(part, &AddInto)?;
+    Ok(sum)
+}
+
+struct AddInto;
+
+impl InplaceOp2 for AddInto {
+    fn name(&self) -> &'static str {
+        "add_into"
+    }
+
+    fn cpu_fwd(&self, sum: &mut CpuStorage, at: &Layout, part: &CpuStorage, from: &Layout) -> Result<()> {
+        fn add<T: Real>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
+            match at.contiguous_offsets() {
+                Some((start, end)) if end - start == part.len() => {
+                    sum[start..end].iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
+                    Ok(())
+                }
+                _ => candle_core::bail!("add_into: {:?} cannot take {} elements", at.shape(), part.len()),
+            }
+        }
+        match sum {
+            CpuStorage::F32(sum) => add(sum, at, slice_of::<f32>(part, from)?),
+            CpuStorage::F64(sum) => add(sum, at, slice_of::<f64>(part, from)?),
+            _ => candle_core::bail!("add_into: single or double precision is required"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{checkpoint, feed_forward, linear};
+    use candle_core::{Device, Var};
+
+    fn var(shape: &[usize], seed: usize) -> Var {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 997) as f64 / 500.0 - 1.0;
+        let values: Vec<f64> = (0..shape.iter().product()).map(number).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn numbers(x: &Tensor) -> Vec<f64> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_is_collected_is_what_a_plain_backward_finds() {
+        let weights = [&[4][..], &[6, 4], &[6, 4], &[4, 6], &[5, 4]].into_iter().enumerate();
+        let weights: Vec<Var> = weights.map(|(i, shape)| var(shape, i)).collect();
+        let tensors: Vec<Tensor> = weights.iter().map(|w| w.as_tensor().clone()).collect();
+        for checkpointed in [false, true] {
+            let inner = tensors.clone();
+            let branch = move |x: &Tensor| {
+                let [norm, gate, up, down] = [0, 1, 2, 3].map(|i| &inner[i]);
+                feed_forward(x, [norm, gate, up, down], 1e-6)
+            };
+            let x = var(&[3, 4], 9).detach();
+            let y = match checkpointed {
+                true => checkpoint(&x, &tensors[..4], branch).unwrap(),
+                false => branch(&x).unwrap(),
+            };
+            let loss = linear(&y, &tensors[4], None).unwrap().sqr().unwrap().sum_all().unwrap();
+            let plain = loss.backward().unwrap();
+            let (store, Collected { whole, .. }) = collecting(|| loss.backward());
+            assert_eq!(whole.len(), weights.len(), "checkpointed: {checkpointed}");
+            for weight in &weights {
+                let found = whole.iter().find(|(id, _)| *id == weight.id());
+                assert_eq!(numbers(&found.unwrap().1), numbers(plain.get(weight).unwrap()));
+                assert!(store.as_ref().unwrap().get(weight).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_is_taken_in_place_and_shapes_must_agree() {
+        let (a, b) = (var(&[3, 2], 1).detach().copy().unwrap(), var(&[3, 2], 2).detach());
+        let want = numbers(&(&a + &b).unwrap());
+        let seen = a.clone();
+        assert_eq!(numbers(&add_into(a, &b).unwrap()), want);
+        assert_eq!(numbers(&seen), want);
+        assert!(add_into(seen, &var(&[2, 2], 3).detach()).is_err());
+    }
+}
