@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::bits::Bits;
+use super::commands::Commands;
 use super::error::{AlfworldError, Result};
-use super::facts::{Facts, Key, ObjectId};
+use super::facts::{Facts, ObjectId};
 use super::ground::{ground, Grounding};
 use super::library::{Logic, OwnText};
 use super::objects::Objects;
@@ -66,14 +66,6 @@ pub struct Game {
     pub(super) first_commands: Vec<u32>,
 }
 
-/// What players type.
-#[derive(Default)]
-struct Commands {
-    texts: Vec<Arc<str>>,
-    /// The command of each operator.
-    of: Vec<u32>,
-}
-
 /// A fact: a predicate and the objects that it is about, as the game file calls them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fact<'a> {
@@ -129,42 +121,15 @@ impl Game {
         let nothing = Bits::new(self.initial.facts.len());
         let words = self.words();
         let mut writer = Writer::new(&words, Seen { shown: &self.initial.facts, denied: &nothing });
-        let commands = self.write_commands(&mut writer)?;
+        let commands = Commands::write(&mut writer, &self.logic.grammar, &self.operators)?;
         let mut first: Vec<u32> = self.initial.applicable().map(|id| commands.of[id.index()]).collect();
-        first.sort_unstable_by_key(|&command| &commands.texts[command as usize]);
+        first.sort_unstable_by_key(|&command| commands.texts.get(command as usize));
         first.dedup();
         let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
         self.first_observation = first_observation;
         self.commands = commands;
         self.first_commands = first;
         Ok(())
-    }
-
-    fn write_commands(&self, writer: &mut Writer) -> Result<Commands> {
-        let mut commands = Commands::default();
-        let mut by_inputs: FxHashMap<Key, u32> = FxHashMap::default();
-        let mut by_text: FxHashMap<Arc<str>, u32> = FxHashMap::default();
-        by_inputs.reserve(self.operators.len() / 2);
-        by_text.reserve(self.operators.len() / 2);
-        commands.of.reserve(self.operators.len());
-        for (operator, &action) in self.operators.actions.iter().enumerate() {
-            let texts = &self.logic.grammar.actions[usize::from(action)];
-            let args = self.operators.args.row(operator);
-            let inputs = Key::new(action, texts.named.iter().map(|&i| args[i]));
-            if let Some(&known) = by_inputs.get(&inputs) {
-                commands.of.push(known);
-                continue;
-            }
-            let text = writer.write(&texts.params, args, &texts.template)?;
-            let id = by_text.get(text).copied().unwrap_or(commands.texts.len() as u32);
-            if id as usize == commands.texts.len() {
-                commands.texts.push(text.into());
-                by_text.insert(commands.texts[id as usize].clone(), id);
-            }
-            by_inputs.insert(inputs, id);
-            commands.of.push(id);
-        }
-        Ok(commands)
     }
 
     fn words(&self) -> Words<'_> {
@@ -227,8 +192,8 @@ impl Game {
     }
 
     /// The text of a command.
-    pub(super) fn command_text(&self, command: u32) -> &Arc<str> {
-        &self.commands.texts[command as usize]
+    pub(super) fn command_text(&self, command: u32) -> &str {
+        self.commands.texts.get(command as usize)
     }
 
     /// How many commands there are.
@@ -317,10 +282,9 @@ impl Game {
     pub fn bytes(&self) -> usize {
         let texts = [&self.objects.ids, &self.objects.names].into_iter().flatten();
         let texts = texts.map(|text| text.capacity() + std::mem::size_of::<String>()).sum::<usize>();
-        let commands = self.commands.texts.iter().map(|text| text.len() + 32).sum::<usize>();
         let goal = self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
         let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
-        texts + commands + 4 * self.commands.of.len() + goal + tables
+        texts + self.commands.bytes() + goal + tables
     }
 
     fn describe(&self, fact: u32) -> Fact<'_> {

@@ -87,6 +87,7 @@ impl<'a> Writer<'a> {
                 self.work(1)
             }
             Symbol::NonTerminal(id) => self.non_terminal(*id),
+            Symbol::Each(Each { body, query: None }) => self.body(body),
             Symbol::Each(each) => {
                 let answers = self.answers(each)?;
                 (0..answers.count).try_for_each(|i| self.answer(each, &answers, i))
@@ -131,12 +132,16 @@ impl<'a> Writer<'a> {
         let outside = self.frame.len();
         let answer = &answers.objects[i * answers.slots.len()..(i + 1) * answers.slots.len()];
         self.frame.extend(answers.slots.iter().copied().zip(answer.iter().copied()));
-        match &each.body {
-            Body::NonTerminal(id) => self.non_terminal(*id)?,
-            Body::Value(choices) => self.value(choices)?,
-        }
+        self.body(&each.body)?;
         self.frame.truncate(outside);
         Ok(())
+    }
+
+    fn body(&mut self, body: &Body) -> Result<()> {
+        match body {
+            Body::NonTerminal(id) => self.non_terminal(*id),
+            Body::Value(choices) => self.value(choices),
+        }
     }
 
     fn value(&mut self, choices: &[Vec<Term>]) -> Result<()> {
