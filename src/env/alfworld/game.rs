@@ -280,8 +280,7 @@ impl Game {
 
     /// How many bytes this takes, about, without the domain and grammar that it shares.
     pub fn bytes(&self) -> usize {
-        let texts = [&self.objects.ids, &self.objects.names].into_iter().flatten();
-        let texts = texts.map(|text| text.capacity() + std::mem::size_of::<String>()).sum::<usize>();
+        let texts = self.objects.ids.bytes() + self.objects.names.bytes();
         let goal = self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
         let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
         texts + self.commands.bytes() + goal + tables
@@ -293,12 +292,12 @@ impl Game {
     }
 
     fn ids(&self, objects: &[ObjectId]) -> Vec<&str> {
-        objects.iter().map(|&object| self.objects.ids[usize::from(object)].as_str()).collect()
+        objects.iter().map(|&object| self.objects.ids.get(usize::from(object))).collect()
     }
 
     /// The name that players see of an object of the game file.
     pub fn display_name(&self, object: &str) -> Option<&str> {
-        self.objects.find(object).map(|id| self.objects.names[usize::from(id)].as_str())
+        self.objects.find(object).map(|id| self.objects.names.get(usize::from(id)))
     }
 }
 

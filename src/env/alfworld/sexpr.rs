@@ -42,12 +42,12 @@ impl<'a> Sexpr<'a> {
         let mut tree = Self { source, lower, tokens: Vec::with_capacity(lower.len() / 12) };
         let bytes = lower.as_bytes();
         let (mut at, mut open) = (0, Vec::new());
-        while at < bytes.len() {
-            at = match bytes[at] {
+        while let Some(&byte) = bytes.get(at) {
+            at = match byte {
+                _ if is_space(byte) => at + 1,
                 b';' => line_end(bytes, at),
                 b'(' => tree.open(at, &mut open)?,
                 b')' => tree.close(at, &mut open)?,
-                byte if is_space(byte) => at + 1,
                 _ => tree.word(bytes, at, open.is_empty())?,
             };
         }
@@ -81,10 +81,11 @@ impl<'a> Sexpr<'a> {
     }
 
     fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
-        let ends = |&byte: &u8| ENDS_WORD[usize::from(byte)];
-        let end = bytes[start + 1..].iter().position(ends).map_or(bytes.len(), |i| start + 1 + i);
-        let word = &self.lower[start..end];
-        if !word.is_ascii() {
+        let mut end = start + 1;
+        while end < bytes.len() && !ENDS_WORD[usize::from(bytes[end])] {
+            end += 1;
+        }
+        if !bytes[start..end].is_ascii() {
             return Err(self.source.error(start, end, "only ASCII characters may stand outside comments"));
         }
         if outside {
@@ -111,17 +112,16 @@ impl<'a> Sexpr<'a> {
 }
 
 impl<'s> Node<'s> {
-    fn text(self) -> &'s str {
-        let token = self.tree.tokens[self.at];
-        &self.tree.lower[token.start as usize..token.end as usize]
-    }
-
     /// The word, if this is one.
+    #[inline]
     pub(super) fn as_word(self) -> Option<&'s str> {
-        Some(self.text()).filter(|&text| text != "(")
+        let token = self.tree.tokens[self.at];
+        let is_word = token.next as usize == self.at + 1;
+        is_word.then(|| &self.tree.lower[token.start as usize..token.end as usize])
     }
 
     /// The word.
+    #[inline]
     pub(super) fn word(self) -> Result<&'s str> {
         self.as_word().ok_or_else(|| self.error("expected a word"))
     }

@@ -171,8 +171,8 @@ impl<'a> Writer<'a> {
         };
         let object = usize::from(object & !OF_OTHER_TYPE);
         Ok(match attribute {
-            Attribute::Name => &words.objects.names[object],
-            Attribute::Id => &words.objects.ids[object],
+            Attribute::Name => words.objects.names.get(object),
+            Attribute::Id => words.objects.ids.get(object),
             Attribute::Type => words.types.name(words.objects.types[object]),
             Attribute::Definite => "the",
             Attribute::Indefinite => "a",
