@@ -28,7 +28,7 @@ impl Commands {
             let command = match by_inputs.find(inputs.hash(), |i| written[i as usize].0 == inputs) {
                 Ok(known) => written[known as usize].1,
                 Err(slot) => {
-                    let command = commands.number(&mut by_text, writer.write(&texts.params, args, &texts.template)?);
+                    let command = commands.number(&mut by_text, writer.write_command(texts, args)?);
                     by_inputs.insert(slot, written.len() as u32, |i| written[i as usize].0.hash());
                     written.push((inputs, command));
                     command

@@ -95,14 +95,17 @@ impl Facts {
         let mut list = self.bases[usize::from(predicate)] as usize;
         self.links.push(std::mem::replace(&mut self.heads[list], id + 1));
         list += 1;
+        let mut arity = 0;
         for arg in args {
+            arity += 1;
             self.args.push(arg);
             self.links.push(std::mem::replace(&mut self.heads[list + usize::from(arg)], id + 1));
             list += self.objects;
         }
-        let count = self.len();
-        self.args.resize(count * self.stride, UNKNOWN);
-        self.links.resize(count * (self.stride + 1), 0);
+        for _ in arity..self.stride {
+            self.args.push(UNKNOWN);
+            self.links.push(0);
+        }
         id
     }
 

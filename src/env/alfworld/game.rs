@@ -9,6 +9,7 @@ use super::bits::Bits;
 use super::commands::Commands;
 use super::error::{AlfworldError, Result};
 use super::facts::{Facts, ObjectId};
+use super::fields::Fields;
 use super::ground::{ground, Grounding};
 use super::library::{Logic, OwnText};
 use super::objects::Objects;
@@ -42,6 +43,18 @@ impl<'a> RawGame<'a> {
             line: error.line(),
             column: error.column(),
             reason: error.to_string(),
+        })
+    }
+
+    /// The fields without the domain and the grammar, which are known; `None` if they cannot be read.
+    pub(super) fn read(fields: &Fields) -> Option<Self> {
+        let unset = || "null";
+        Some(Self {
+            pddl_domain: Cow::default(),
+            grammar: Cow::default(),
+            pddl_problem: Cow::Owned(serde_json::from_str(fields.problem).ok()?),
+            solvable: serde_json::from_str(fields.solvable.unwrap_or_else(unset)).ok()?,
+            walkthrough: serde_json::from_str(fields.walkthrough.unwrap_or_else(unset)).ok()?,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bits::Bits;
 use super::condition::{Case, Term};
-use super::domain::{Action, Domain, Effect, Trigger};
+use super::domain::{Action, Domain, Trigger};
 use super::error::{AlfworldError, Result};
 use super::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
 use super::join::{Join, Plan, Search, Space, MAX_TRIES};
@@ -189,7 +189,6 @@ impl<'a> Grounder<'a> {
         let found = std::mem::take(&mut self.found);
         let mut operators = Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
         let (mut vars, mut matched, mut added) = (&found.vars[..], &found.matched[..], &found.added[..]);
-        let mut always = Vec::new();
         for &(a, j) in &found.cases {
             let action = &self.domain.actions[usize::from(a)];
             let join = &action.joins[usize::from(j)];
@@ -204,15 +203,8 @@ impl<'a> Grounder<'a> {
             for fact in join.absent.iter().filter_map(|atom| self.space.get(atom)) {
                 operators.conditions.add(self.literal(fact, false));
             }
-            always.clear();
-            for (i, effect) in action.effects.iter().enumerate() {
-                let Some(literal) = self.effect(effect, adds.get(i), join.effects[i].map(|i| facts[i])) else { continue };
-                match &effect.when {
-                    None => always.push(literal),
-                    Some(when) => self.conditional(when, literal).into_iter().for_each(|effect| operators.conditional.add(effect)),
-                }
-            }
-            operators.finish(a, &objects[..action.params.len()], &always);
+            self.effects(action, join, (facts, adds), &mut operators);
+            operators.finish(a, &objects[..action.params.len()]);
         }
         operators.index(self.space.facts.len() - self.first_fluent as usize);
         operators
@@ -222,14 +214,28 @@ impl<'a> Grounder<'a> {
         Literal::new(fact - self.first_fluent, value)
     }
 
-    /// What an effect makes true or false, if that can ever be true: the fact that it adds, one that the condition
-    /// mentions, or another one.
-    fn effect(&self, effect: &Effect, added: Option<&u32>, mentioned: Option<u32>) -> Option<Literal> {
-        let fact = match added {
-            Some(&fact) => Some(fact).filter(|&fact| fact != NO_FACT),
-            None => mentioned.or_else(|| self.space.get(&effect.atom)),
-        };
-        fact.map(|fact| self.literal(fact, effect.add))
+    /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is what the
+    /// condition says already, and what is made false although it is made true as well.
+    fn effects(&self, action: &Action, join: &Join, (facts, adds): (&[u32], &[u32]), operators: &mut Operators) {
+        for (i, (effect, mention)) in action.effects.iter().zip(&join.effects).enumerate() {
+            let fact = match (adds.get(i), mention.fluent) {
+                (Some(&fact), _) => Some(fact).filter(|&fact| fact != NO_FACT),
+                (None, Some(fluent)) => Some(facts[fluent]),
+                (None, None) => self.space.get(&effect.atom),
+            };
+            let Some(literal) = fact.map(|fact| self.literal(fact, effect.add)) else { continue };
+            if let Some(when) = &effect.when {
+                let effect = self.conditional(when, literal);
+                effect.into_iter().for_each(|effect| operators.conditional.add(effect));
+                continue;
+            }
+            let added = || adds.iter().zip(&action.effects).filter(|(_, other)| other.when.is_none());
+            let undone = || !effect.add && added().any(|(&add, _)| Some(add) == fact);
+            let stated = || operators.conditions.open().contains(&literal);
+            if !mention.may_be_idle || !undone() && !stated() {
+                operators.effects.add(literal);
+            }
+        }
     }
 
     /// An effect that happens under a condition; `None` if that never holds.

@@ -2,7 +2,7 @@
 
 use super::condition::{Atom, Case, Names, Term, MAX_ATOMS, MAX_VARS};
 use super::domain::{Effect, Predicates};
-use super::facts::{Facts, ObjectId, UNKNOWN};
+use super::facts::{Facts, List, ObjectId, UNKNOWN};
 use super::objects::Objects;
 use super::types::{TypeId, Types, NO_TYPE};
 
@@ -17,8 +17,8 @@ pub(super) struct Join {
     pub(super) whole: Plan,
     /// The negative atoms that actions can make true.
     pub(super) absent: Vec<Atom>,
-    /// For each effect of the action, which of `fluents` is the same atom.
-    pub(super) effects: Vec<Option<usize>>,
+    /// For each effect of the action, what the condition says about it.
+    pub(super) effects: Vec<Mention>,
     /// Variables that no positive atom mentions: they stand for every object of their type.
     loose: Vec<u16>,
     /// Variables that nothing mentions: an object of their type must exist.
@@ -39,7 +39,9 @@ struct Step {
     /// Which positive atom of the case.
     place: usize,
     atom: Atom,
-    /// Arguments that are known before.
+    /// The first argument that is known before: candidates are the facts with its object there.
+    by: Option<(u16, Term)>,
+    /// The other arguments that are known before.
     known: Vec<(u16, Term)>,
     /// Arguments that give a variable its object.
     binds: Vec<Bind>,
@@ -84,12 +86,29 @@ impl Join {
         Self { case, fluents, plans, whole, absent, effects: Vec::new(), loose, idle, late }
     }
 
-    /// Looks for the action's effects among what the condition says.
+    /// Looks for what the condition says about the action's effects.
     pub(super) fn find_effects(&mut self, effects: &[Effect]) {
-        let (fluents, positive) = (&self.fluents, &self.case.positive);
-        let place = |effect: &Effect| fluents.iter().position(|&i| positive[i] == effect.atom);
-        self.effects = effects.iter().map(place).collect();
+        let positive: Vec<&Atom> = self.fluents.iter().map(|&i| &self.case.positive[i]).collect();
+        let mention = |effect: &Effect| {
+            let same = |atom: &Atom| atom.predicate == effect.atom.predicate;
+            let stated = match effect.add {
+                true => positive.iter().any(|atom| same(atom)),
+                false => self.absent.iter().any(same),
+            };
+            let undone = !effect.add && effects.iter().any(|other| other.add && same(&other.atom));
+            let fluent = positive.iter().position(|&atom| *atom == effect.atom);
+            Mention { fluent, may_be_idle: stated || undone }
+        };
+        self.effects = effects.iter().map(mention).collect();
     }
+}
+
+/// What a condition, and the other effects, say about an effect.
+pub(super) struct Mention {
+    /// Which of the fluent positive atoms is the effect's atom.
+    pub(super) fluent: Option<usize>,
+    /// Whether the effect may be said by the condition already or be undone by another effect.
+    pub(super) may_be_idle: bool,
 }
 
 impl Plan {
@@ -123,6 +142,7 @@ impl Step {
         let mut step = Self {
             place,
             atom: atom.clone(),
+            by: None,
             known: Vec::new(),
             binds: Vec::new(),
             repeats: Vec::new(),
@@ -135,6 +155,7 @@ impl Step {
                 Some(var) if !bound[usize::from(var)] => {
                     step.binds.push(Bind { arg, var, kind: vars[usize::from(var)] });
                 }
+                _ if step.by.is_none() => step.by = Some((arg, term)),
                 _ => step.known.push((arg, term)),
             }
         }
@@ -226,14 +247,40 @@ impl Space {
                 return false;
             }
         }
-        step.repeats.iter().all(|&(arg, var)| self.values[usize::from(var)] == self.facts.arg(id, arg))
-            && step.excludes.iter().all(|atom| self.get(atom).is_none())
+        let repeats = |&(arg, var): &(u16, u16)| self.values[usize::from(var)] == self.facts.arg(id, arg);
+        (step.repeats.is_empty() || step.repeats.iter().all(repeats))
+            && (step.excludes.is_empty() || step.excludes.iter().all(|atom| self.get(atom).is_none()))
     }
 
-    /// Whether a fact has the known arguments.
+    /// Whether a fact has the known arguments, of which one is `by`.
+    fn has_known(&self, step: &Step, id: u32) -> bool {
+        let fits = |&(arg, term): &(u16, Term)| self.facts.arg(id, arg) == term.of(&self.values);
+        step.by.iter().chain(&step.known).all(fits)
+    }
+
+    /// The latest fact before `limit` that may be a step's atom, and the list in which others stand.
     #[inline(always)]
-    fn fits(&self, id: u32, known: &[(u16, Term)]) -> bool {
-        known.iter().all(|&(arg, term)| self.facts.arg(id, arg) == term.of(&self.values))
+    fn first(&self, step: &Step, limit: u32) -> Option<(u32, Option<List>)> {
+        if step.binds.is_empty() {
+            return self.get(&step.atom).filter(|&id| id < limit).map(|id| (id, None));
+        }
+        let by = step.by.map(|(arg, term)| (arg, term.of(&self.values)));
+        let list = self.facts.list(step.atom.predicate, by)?;
+        let first = self.next(step, limit, list, self.facts.last(list))?;
+        Some((first, Some(list)))
+    }
+
+    /// The first fact that may be a step's atom, from `id` on.
+    #[inline(always)]
+    fn next(&self, step: &Step, limit: u32, list: List, mut id: Option<u32>) -> Option<u32> {
+        let fits = |&(arg, term): &(u16, Term), id| self.facts.arg(id, arg) == term.of(&self.values);
+        while let Some(fact) = id {
+            if fact < limit && (step.known.is_empty() || step.known.iter().all(|known| fits(known, fact))) {
+                return id;
+            }
+            id = self.facts.before(list, fact);
+        }
+        None
     }
 }
 
@@ -256,38 +303,36 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
     pub(super) fn run(&mut self) -> bool {
         match self.plan.steps.first() {
             Some(step) if self.plan.is_triggered => {
-                !self.space.fits(self.limit, &step.known) || self.with(step, self.limit, 1)
+                !self.space.has_known(step, self.limit)
+                    || self.space.try_one() && (!self.space.bind(step, self.limit) || self.extend(1))
             }
             _ => self.extend(0),
         }
     }
 
-    fn extend(&mut self, depth: usize) -> bool {
-        let Some(step) = self.plan.steps.get(depth) else { return self.finish(0) };
-        let limit = self.limit + u32::from(step.includes_trigger);
-        if step.binds.is_empty() {
-            return match self.space.get(&step.atom) {
-                Some(id) if id < limit => self.with(step, id, depth + 1),
-                _ => true,
-            };
-        }
-        let known = step.known.first().map(|&(arg, term)| (arg, term.of(&self.space.values)));
-        let Some(list) = self.space.facts.list(step.atom.predicate, known) else { return true };
-        let mut next = self.space.facts.last(list);
-        while let Some(id) = next {
-            next = self.space.facts.before(list, id);
-            let fits = id < limit && self.space.fits(id, step.known.get(1..).unwrap_or_default());
-            if fits && !self.with(step, id, depth + 1) {
+    /// Goes on with the step numbered `depth`.
+    fn extend(&mut self, mut depth: usize) -> bool {
+        while let Some(step) = self.plan.steps.get(depth) {
+            depth += 1;
+            let limit = self.limit + u32::from(step.includes_trigger);
+            let Some((mut id, list)) = self.space.first(step, limit) else { return true };
+            // The last candidate takes no call of its own: most steps have only one.
+            while let Some(next) = list.and_then(|list| {
+                self.space.next(step, limit, list, self.space.facts.before(list, id))
+            }) {
+                if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth) {
+                    return false;
+                }
+                id = next;
+            }
+            if !self.space.try_one() {
                 return false;
             }
+            if !self.space.bind(step, id) {
+                return true;
+            }
         }
-        true
-    }
-
-    /// Goes on with a step's atom being the fact `id`, if the variables allow it.
-    #[inline(always)]
-    fn with(&mut self, step: &Step, id: u32, depth: usize) -> bool {
-        self.space.try_one() && (!self.space.bind(step, id) || self.extend(depth))
+        self.finish(0)
     }
 
     /// Gives the loose variables objects, from the one numbered `depth` on; then tells of it.

@@ -16,6 +16,7 @@ mod environment;
 mod error;
 mod expert;
 mod facts;
+mod fields;
 mod files;
 mod game;
 mod grammar;

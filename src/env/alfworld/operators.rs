@@ -70,17 +70,8 @@ impl Operators {
         }
     }
 
-    /// Ends the operator whose condition and conditional effects were added, unless it changes nothing. `always` is
-    /// what its other effects do; left out is what the condition says already, and what is made false although it is
-    /// made true as well.
-    pub(super) fn finish(&mut self, action: u16, args: &[ObjectId], always: &[Literal]) {
-        let conditions = self.conditions.open();
-        for &literal in always {
-            let undone = !literal.value() && always.contains(&literal.opposite());
-            if !undone && !conditions.contains(&literal) {
-                self.effects.add(literal);
-            }
-        }
+    /// Ends the operator whose condition and effects were added, unless it changes nothing.
+    pub(super) fn finish(&mut self, action: u16, args: &[ObjectId]) {
         if self.effects.open().is_empty() && self.conditional.open().is_empty() {
             return self.conditions.cancel();
         }

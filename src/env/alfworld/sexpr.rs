@@ -10,6 +10,7 @@ pub(super) struct Sexpr<'a> {
     source: Source<'a>,
     /// The text in lower case, as PDDL names are compared.
     lower: &'a str,
+    is_ascii: bool,
     tokens: Vec<Token>,
 }
 
@@ -39,7 +40,8 @@ pub(super) struct Items<'s> {
 impl<'a> Sexpr<'a> {
     /// Reads `source`, of which `lower` is the lower-case copy.
     pub(super) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
-        let mut tree = Self { source, lower, tokens: Vec::with_capacity(lower.len() / 12) };
+        let tokens = Vec::with_capacity(lower.len() / 12);
+        let mut tree = Self { source, lower, is_ascii: lower.is_ascii(), tokens };
         let bytes = lower.as_bytes();
         let (mut at, mut open) = (0, Vec::new());
         while let Some(&byte) = bytes.get(at) {
@@ -82,10 +84,16 @@ impl<'a> Sexpr<'a> {
 
     fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
         let mut end = start + 1;
+        while let Some(next) = bytes[end..].first_chunk::<16>() {
+            if next.iter().fold(false, |any, &byte| any | may_end_word(byte)) {
+                break;
+            }
+            end += next.len();
+        }
         while end < bytes.len() && !ENDS_WORD[usize::from(bytes[end])] {
             end += 1;
         }
-        if !bytes[start..end].is_ascii() {
+        if !self.is_ascii && !bytes[start..end].is_ascii() {
             return Err(self.source.error(start, end, "only ASCII characters may stand outside comments"));
         }
         if outside {
@@ -176,6 +184,11 @@ const ENDS_WORD: [bool; 256] = {
     }
     ends
 };
+
+/// Whether a word may end before a byte. This is quick to ask about many bytes at once, and wrong for some controls.
+const fn may_end_word(byte: u8) -> bool {
+    byte <= b' ' || byte == b'(' || byte == b')' || byte == b';' || byte == b'?'
+}
 
 /// White space between PDDL words: that of ASCII, and its four separator characters.
 const fn is_space(byte: u8) -> bool {

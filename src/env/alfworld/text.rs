@@ -3,7 +3,7 @@
 use super::bits::Bits;
 use super::error::{AlfworldError, Result};
 use super::facts::{Facts, ObjectId};
-use super::grammar::{Body, Each, Grammar, Query, QueryAtom, Symbol, Term};
+use super::grammar::{ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term};
 use super::objects::Objects;
 use super::relations::Relations;
 use super::types::Types;
@@ -72,6 +72,21 @@ impl<'a> Writer<'a> {
         self.text.clear();
         self.work = 0;
         self.symbols(symbols)?;
+        Ok(&self.text)
+    }
+
+    /// Writes the command of an action with such parameters.
+    pub(super) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
+        let Some(pieces) = &action.pieces else { return self.write(&action.params, params, &action.template) };
+        self.text.clear();
+        self.work = 0;
+        for piece in pieces {
+            self.text.push_str(match piece {
+                Piece::Literal(id) => self.words.literal(*id),
+                Piece::Name(i) => self.words.objects.names.get(usize::from(params[*i])),
+            });
+        }
+        self.work(pieces.len())?;
         Ok(&self.text)
     }
 
