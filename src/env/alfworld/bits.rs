@@ -72,6 +72,15 @@ impl<T> Rows<T> {
         self.ends.push(self.items.len() as u32);
     }
 
+    /// Adds a row that is a copy.
+    pub(super) fn push_copy(&mut self, row: &[T])
+    where
+        T: Copy,
+    {
+        self.items.extend_from_slice(row);
+        self.close();
+    }
+
     /// Adds an item to the row that is to come.
     pub(super) fn add(&mut self, item: T) {
         self.items.push(item);

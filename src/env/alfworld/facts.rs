@@ -71,13 +71,18 @@ impl Facts {
         self.predicates.len()
     }
 
-    /// The number of a fact, new or known.
+    /// The number of a fact, new or known; `None` if it is new and about an object that there is not.
     #[inline]
-    pub(super) fn insert(&mut self, predicate: PredicateId, args: impl Iterator<Item = ObjectId> + Clone) -> u32 {
+    pub(super) fn insert(
+        &mut self,
+        predicate: PredicateId,
+        args: impl Iterator<Item = ObjectId> + Clone,
+    ) -> Option<u32> {
         let key = Key::new(predicate, args.clone());
         match self.ids.find(key.hash(), |id| self.keys[id as usize] == key) {
-            Ok(known) => known,
-            Err(slot) => self.push(slot, key, predicate, args),
+            Ok(known) => Some(known),
+            Err(_) if args.clone().any(|arg| arg == UNKNOWN) => None,
+            Err(slot) => Some(self.push(slot, key, predicate, args)),
         }
     }
 

@@ -218,8 +218,7 @@ impl Space {
     /// The fact that an atom is now, a new one if need be; `None` if it is about an object that there is not.
     #[inline]
     pub(super) fn insert(&mut self, atom: &Atom) -> Option<u32> {
-        let args = atom.terms.iter().map(|term| term.of(&self.values));
-        (!args.clone().any(|arg| arg == UNKNOWN)).then(|| self.facts.insert(atom.predicate, args))
+        self.facts.insert(atom.predicate, atom.terms.iter().map(|term| term.of(&self.values)))
     }
 
     /// Whether an object is of a type.
@@ -255,7 +254,7 @@ impl Space {
     /// Whether a fact has the known arguments, of which one is `by`.
     fn has_known(&self, step: &Step, id: u32) -> bool {
         let fits = |&(arg, term): &(u16, Term)| self.facts.arg(id, arg) == term.of(&self.values);
-        step.by.iter().chain(&step.known).all(fits)
+        step.by.as_ref().is_none_or(fits) && step.known.iter().all(fits)
     }
 
     /// The latest fact before `limit` that may be a step's atom, and the list in which others stand.

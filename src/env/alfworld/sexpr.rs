@@ -187,7 +187,7 @@ const ENDS_WORD: [bool; 256] = {
 
 /// Whether a word may end before a byte. This is quick to ask about many bytes at once, and wrong for some controls.
 const fn may_end_word(byte: u8) -> bool {
-    byte <= b' ' || byte == b'(' || byte == b')' || byte == b';' || byte == b'?'
+    (byte <= b' ') | (byte == b'(') | (byte == b')') | (byte == b';') | (byte == b'?')
 }
 
 /// White space between PDDL words: that of ASCII, and its four separator characters.
