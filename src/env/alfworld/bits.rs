@@ -67,13 +67,8 @@ impl<T> Rows<T> {
         &self.items[start as usize..self.ends[i] as usize]
     }
 
-    pub(super) fn push(&mut self, row: impl IntoIterator<Item = T>) {
-        self.items.extend(row);
-        self.ends.push(self.items.len() as u32);
-    }
-
     /// Adds a row that is a copy.
-    pub(super) fn push_copy(&mut self, row: &[T])
+    pub(super) fn push(&mut self, row: &[T])
     where
         T: Copy,
     {

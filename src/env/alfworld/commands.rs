@@ -19,7 +19,8 @@ impl Commands {
     /// Writes the commands; those of operators in which the same objects stand are written once.
     pub(super) fn write(writer: &mut Writer, grammar: &Grammar, operators: &Operators) -> Result<Self> {
         let count = operators.len();
-        let mut commands = Self { texts: Texts::with_capacity(count, 24 * count), of: Vec::with_capacity(count) };
+        let mut commands =
+            Self { texts: Texts::with_capacity(count, 24 * count), of: Vec::with_capacity(count) };
         let mut written: Vec<(Key, u32)> = Vec::with_capacity(count);
         let (mut by_inputs, mut by_text) = (Index::with_capacity(count), Index::with_capacity(count));
         for (args, &action) in operators.args.rows().zip(&operators.actions) {

@@ -143,7 +143,9 @@ impl Facts {
     pub(super) fn list(&self, predicate: PredicateId, known: Option<(u16, ObjectId)>) -> Option<List> {
         let (list, link) = match known {
             Some((_, UNKNOWN)) => return None,
-            Some((i, object)) => (1 + usize::from(i) * self.objects + usize::from(object), usize::from(i) + 1),
+            Some((i, object)) => {
+                (1 + usize::from(i) * self.objects + usize::from(object), usize::from(i) + 1)
+            }
             None => (0, 0),
         };
         Some(List { head: self.bases[usize::from(predicate)] as usize + list, link })

@@ -41,6 +41,28 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What a string says that JSON writes so; `None` if it has `\\u` escapes or is not JSON.
+pub(super) fn unescape(written: &str) -> Option<String> {
+    let mut rest = written.strip_prefix('"')?.strip_suffix('"')?;
+    if rest.bytes().fold(false, |any, byte| any | (byte < b' ')) {
+        return None;
+    }
+    let mut text = String::with_capacity(rest.len());
+    while let Some((before, after)) = rest.split_once('\\') {
+        text.push_str(before);
+        text.push(match after.as_bytes().first()? {
+            b'n' => '\n',
+            b't' => '\t',
+            b'r' => '\r',
+            byte @ (b'"' | b'\\' | b'/') => char::from(*byte),
+            _ => return None,
+        });
+        rest = &after[1..];
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
 /// Passes JSON's white space.
 fn skip(text: &str) -> &str {
     text.trim_start_matches([' ', '\n', '\r', '\t'])

@@ -9,7 +9,7 @@ use super::bits::Bits;
 use super::commands::Commands;
 use super::error::{AlfworldError, Result};
 use super::facts::{Facts, ObjectId};
-use super::fields::Fields;
+use super::fields::{unescape, Fields};
 use super::ground::{ground, Grounding};
 use super::library::{Logic, OwnText};
 use super::objects::Objects;
@@ -46,13 +46,13 @@ impl<'a> RawGame<'a> {
         })
     }
 
-    /// The fields without the domain and the grammar, which are known; `None` if they cannot be read.
+    /// The fields without the domain and the grammar, which are known; `None` if they are not plain enough.
     pub(super) fn read(fields: &Fields) -> Option<Self> {
         let unset = || "null";
         Some(Self {
             pddl_domain: Cow::default(),
             grammar: Cow::default(),
-            pddl_problem: Cow::Owned(serde_json::from_str(fields.problem).ok()?),
+            pddl_problem: Cow::Owned(unescape(fields.problem)?),
             solvable: serde_json::from_str(fields.solvable.unwrap_or_else(unset)).ok()?,
             walkthrough: serde_json::from_str(fields.walkthrough.unwrap_or_else(unset)).ok()?,
         })

@@ -51,6 +51,16 @@ struct Found {
 }
 
 impl Found {
+    /// Nothing yet, with room for `count`.
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            cases: Vec::with_capacity(count),
+            vars: Vec::with_capacity(4 * count),
+            matched: Vec::with_capacity(2 * count),
+            added: Vec::with_capacity(2 * count),
+        }
+    }
+
     /// Takes what was found for one alternative of an action's condition; `false` when that is too much.
     fn take(&mut self, space: &mut Space, case: (u16, u16), action: &Action, join: &Join) -> bool {
         self.cases.push(case);
@@ -85,7 +95,8 @@ impl<'a> Grounder<'a> {
             limit: MAX_LISTS,
         };
         let objects = problem.objects.types.len();
-        let mut facts = Facts::new(&domain.predicates, objects, 4 * problem.facts.len()).ok_or_else(too_many)?;
+        let mut facts =
+            Facts::new(&domain.predicates, objects, 4 * problem.facts.len()).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
             first_fluent = facts.len() as u32;
@@ -101,7 +112,7 @@ impl<'a> Grounder<'a> {
         }
         let mut space = Space::new(facts, &problem.objects, &domain.types);
         space.set_names(&domain.names, &problem.objects);
-        Ok(Self { file, domain, first_fluent, found: Found::default(), space })
+        Ok(Self { file, domain, first_fluent, found: Found::with_capacity(8 * problem.facts.len()), space })
     }
 
     /// Finds what can become true and what can become applicable, if nothing ever became false.
@@ -114,7 +125,9 @@ impl<'a> Grounder<'a> {
         }
         let mut fact = self.first_fluent;
         while (fact as usize) < self.space.facts.len() {
-            for &Trigger { action, join, plan } in &domain.triggers[usize::from(self.space.facts.predicate(fact))] {
+            for &Trigger { action, join, plan } in
+                &domain.triggers[usize::from(self.space.facts.predicate(fact))]
+            {
                 let join_of = &domain.actions[usize::from(action)].joins[usize::from(join)];
                 self.search((action, join), &join_of.plans[usize::from(plan)], fact)?;
             }
@@ -187,7 +200,8 @@ impl<'a> Grounder<'a> {
     /// The operators for what was found, without those that change nothing.
     fn operators(&mut self) -> Operators {
         let found = std::mem::take(&mut self.found);
-        let mut operators = Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
+        let mut operators =
+            Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
         let (mut vars, mut matched, mut added) = (&found.vars[..], &found.matched[..], &found.added[..]);
         for &(a, j) in &found.cases {
             let action = &self.domain.actions[usize::from(a)];
@@ -216,7 +230,13 @@ impl<'a> Grounder<'a> {
 
     /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is what the
     /// condition says already, and what is made false although it is made true as well.
-    fn effects(&self, action: &Action, join: &Join, (facts, adds): (&[u32], &[u32]), operators: &mut Operators) {
+    fn effects(
+        &self,
+        action: &Action,
+        join: &Join,
+        (facts, adds): (&[u32], &[u32]),
+        operators: &mut Operators,
+    ) {
         for (i, (effect, mention)) in action.effects.iter().zip(&join.effects).enumerate() {
             let fact = match (adds.get(i), mention.fluent) {
                 (Some(&fact), _) => Some(fact).filter(|&fact| fact != NO_FACT),

@@ -316,9 +316,9 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
             let limit = self.limit + u32::from(step.includes_trigger);
             let Some((mut id, list)) = self.space.first(step, limit) else { return true };
             // The last candidate takes no call of its own: most steps have only one.
-            while let Some(next) = list.and_then(|list| {
-                self.space.next(step, limit, list, self.space.facts.before(list, id))
-            }) {
+            while let Some(next) =
+                list.and_then(|list| self.space.next(step, limit, list, self.space.facts.before(list, id)))
+            {
                 if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth) {
                     return false;
                 }
@@ -359,8 +359,7 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
             let kind = self.types[usize::from(*var)];
             (0..space.objects as ObjectId).any(|object| space.is_of(object, kind))
         };
-        let same =
-            |(a, b, same): &(Term, Term, bool)| (a.of(&space.values) == b.of(&space.values)) == *same;
+        let same = |(a, b, same): &(Term, Term, bool)| (a.of(&space.values) == b.of(&space.values)) == *same;
         self.join.idle.iter().all(exists)
             && self.join.case.equal.iter().all(same)
             && self.join.late.iter().all(|atom| space.get(atom).is_none())

@@ -76,7 +76,7 @@ impl Operators {
             return self.conditions.cancel();
         }
         self.actions.push(action);
-        self.args.push_copy(args);
+        self.args.push(args);
         self.conditions.close();
         self.effects.close();
         self.conditional.close();

@@ -53,7 +53,9 @@ impl Problem {
         let Some(condition) = goal.next() else { return Err(section.error("an empty goal")) };
         let (objects, by_name) = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
-        let mut problem = Self { objects, facts: Vec::new(), args: Vec::new(), goal };
+        let count = init.clone().count();
+        let (facts, args) = (Vec::with_capacity(count), Vec::with_capacity(2 * count));
+        let mut problem = Self { objects, facts, args, goal };
         for fact in init {
             problem.read_fact(fact, domain, &by_name)?;
         }

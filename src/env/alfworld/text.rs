@@ -77,7 +77,9 @@ impl<'a> Writer<'a> {
 
     /// Writes the command of an action with such parameters.
     pub(super) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
-        let Some(pieces) = &action.pieces else { return self.write(&action.params, params, &action.template) };
+        let Some(pieces) = &action.pieces else {
+            return self.write(&action.params, params, &action.template);
+        };
         self.text.clear();
         self.work = 0;
         for piece in pieces {
