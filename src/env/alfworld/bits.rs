@@ -109,6 +109,12 @@ impl<T> Rows<T> {
         })
     }
 
+    /// Gives back the room that is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.ends.shrink_to_fit();
+        self.items.shrink_to_fit();
+    }
+
     /// How many bytes the table takes.
     pub(super) fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.ends) + std::mem::size_of_val(&*self.items)

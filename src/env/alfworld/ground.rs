@@ -13,6 +13,8 @@ use super::problem::{Goal, Problem};
 const MAX_OPERATORS: usize = 1 << 20;
 /// How many alternatives a part of the goal may have.
 const MAX_GOALS: usize = 1 << 16;
+/// How many facts and operators there is room for at first, at most.
+const MAX_ROOM: usize = 1 << 14;
 /// No fact's number.
 const NO_FACT: u32 = u32::MAX;
 
@@ -94,9 +96,8 @@ impl<'a> Grounder<'a> {
             what: "arguments of predicates",
             limit: MAX_LISTS,
         };
-        let objects = problem.objects.types.len();
-        let mut facts =
-            Facts::new(&domain.predicates, objects, 4 * problem.facts.len()).ok_or_else(too_many)?;
+        let (objects, room) = (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
+        let mut facts = Facts::new(&domain.predicates, objects, room).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
             first_fluent = facts.len() as u32;
@@ -112,7 +113,7 @@ impl<'a> Grounder<'a> {
         }
         let mut space = Space::new(facts, &problem.objects, &domain.types);
         space.set_names(&domain.names, &problem.objects);
-        Ok(Self { file, domain, first_fluent, found: Found::with_capacity(8 * problem.facts.len()), space })
+        Ok(Self { file, domain, first_fluent, found: Found::with_capacity(2 * room), space })
     }
 
     /// Finds what can become true and what can become applicable, if nothing ever became false.
@@ -228,8 +229,8 @@ impl<'a> Grounder<'a> {
         Literal::new(fact - self.first_fluent, value)
     }
 
-    /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is what the
-    /// condition says already, and what is made false although it is made true as well.
+    /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is
+    /// what the condition says already, and what is made false although it is made true as well.
     fn effects(
         &self,
         action: &Action,

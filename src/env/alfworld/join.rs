@@ -292,7 +292,7 @@ pub(super) struct Search<'a, F> {
     pub(super) plan: &'a Plan,
     /// Only facts before this one count; with a trigger, it is the fact that is being looked at.
     pub(super) limit: u32,
-    /// Is told of each way that is found: the values of the variables and the facts matched; `false` ends the search.
+    /// Is told of each way that is found, by the values and the facts matched; `false` ends the search.
     pub(super) found: F,
 }
 

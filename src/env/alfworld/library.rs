@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::domain::Domain;
 use super::error::{AlfworldError, Result};
-use super::fields::Fields;
+use super::fields::{unescape, Fields};
 use super::game::{Game, RawGame};
 use super::grammar::Grammar;
 use super::symbols::is_plain;
@@ -33,7 +33,7 @@ pub(super) struct Logic {
 struct Written {
     domain: String,
     grammar: String,
-    /// As [`Grammar::plain`], for literals that stand nowhere else.
+    /// As [`Grammar::plain`], by the bytes of `grammar` here.
     plain: Vec<(Range<usize>, u32)>,
 }
 
@@ -138,8 +138,9 @@ impl Written {
     fn new(fields: &Fields, grammar_text: &str, grammar: &Grammar) -> Self {
         let written = |(span, literal): &(Range<usize>, u32)| {
             let text = &grammar_text[span.clone()];
-            let mut places = fields.grammar.match_indices(text).map(|(start, _)| start);
-            let (start, None) = (places.next()?, places.next()) else { return None };
+            let before = |start| unescape(&format!("{}\"", &fields.grammar[..start]));
+            let is_there = |start: &usize| before(*start).is_some_and(|before| before.len() == span.start);
+            let start = fields.grammar.match_indices(text).map(|(start, _)| start).find(is_there)?;
             Some((start..start + text.len(), *literal))
         };
         let plain = grammar.plain.iter().filter_map(written).collect();

@@ -82,11 +82,16 @@ impl Operators {
         self.conditional.close();
     }
 
-    /// Lists the operators by the literals of their conditions.
+    /// Lists the operators by the literals of their conditions, now that all are there.
     pub(super) fn index(&mut self, facts: usize) {
         let pairs = (0..).zip(self.conditions.rows());
         let pairs = pairs.flat_map(|(operator, row)| row.iter().map(move |literal| (literal.0, operator)));
         self.needing = Rows::group(2 * facts, pairs);
+        self.actions.shrink_to_fit();
+        self.args.shrink();
+        self.conditions.shrink();
+        self.effects.shrink();
+        self.conditional.shrink();
     }
 
     /// The operators that are applicable when `facts` are true.
