@@ -206,6 +206,45 @@ fn alfworld_shuffle_renumbers_objects_and_nothing_else() {
 }
 
 #[test]
+fn alfworld_a_game_file_may_be_written_in_other_ways() {
+    let text = changed("grammar", "shelve two plums.", "put two plums on a shelf.");
+    let mut fields = fields();
+    fields.insert("grammar".to_owned(), parse_json(&text)["grammar"].clone());
+    fields.insert("made_by".to_owned(), "us, with \"quotes\"".into());
+    let ways = [
+        serde_json::to_string(&fields).unwrap(),
+        serde_json::to_string_pretty(&parse_json(&text)).unwrap(),
+        text.replace("put two", "p\\u0075t two"),
+        text.replace("A pantry", "A p\\u0061ntry"),
+        text.replace("(define", "(def\\u0069ne"),
+        format!("\n{text}\t"),
+        text.clone(),
+    ];
+    let (library, expected) = (Library::new(), parse(&text).unwrap());
+    library.load(fixture()).unwrap();
+    for way in ways {
+        let game = library.parse("some/game.tw-pddl", &way, None).unwrap();
+        assert_eq!(game.first_observation(), expected.first_observation(), "{way}");
+        assert_eq!(game.walkthrough(), expected.walkthrough(), "{way}");
+        assert_eq!(commands(&Play::new(game)), commands(&Play::new(expected.clone())), "{way}");
+    }
+    let trailing = text.trim_end_matches('}').to_owned() + ",}";
+    for wrong in [
+        trailing,
+        format!("{text}}}"),
+        text.replacen("{", "{\"solvable\": true, ", 1),
+        text.replace("A pantry", "A\tpantry"),
+    ] {
+        let (known, fresh) = (library.parse("some/game.tw-pddl", &wrong, None), parse(&wrong));
+        assert_eq!(known.unwrap_err().to_string(), fresh.unwrap_err().to_string(), "{wrong}");
+    }
+}
+
+fn parse_json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
 fn alfworld_games_that_differ_in_their_task_share_the_rest() {
     let library = Library::new();
     library.load(fixture()).expect("a game");

@@ -67,32 +67,52 @@ impl<T> Rows<T> {
         &self.items[start as usize..self.ends[i] as usize]
     }
 
-    pub(super) fn push(&mut self, row: impl IntoIterator<Item = T>) {
-        self.items.extend(row);
-        self.ends.push(self.items.len() as u32);
-    }
-
-    /// Keeps what `keep` says of the last row, told each item and the items kept before it.
-    pub(super) fn retain_last(&mut self, keep: impl Fn(T, &[T]) -> bool)
+    /// Adds a row that is a copy.
+    pub(super) fn push(&mut self, row: &[T])
     where
         T: Copy,
     {
-        let start = self.ends.iter().rev().nth(1).map_or(0, |&end| end as usize);
-        let mut kept = start;
-        for i in start..self.items.len() {
-            if keep(self.items[i], &self.items[start..kept]) {
-                self.items[kept] = self.items[i];
-                kept += 1;
-            }
-        }
-        self.items.truncate(kept);
-        self.ends.iter_mut().last().into_iter().for_each(|end| *end = kept as u32);
+        self.items.extend_from_slice(row);
+        self.close();
     }
 
-    /// Takes the last row away.
-    pub(super) fn pop(&mut self) {
-        self.ends.pop();
-        self.items.truncate(self.ends.last().map_or(0, |&end| end as usize));
+    /// Adds an item to the row that is to come.
+    pub(super) fn add(&mut self, item: T) {
+        self.items.push(item);
+    }
+
+    /// The items added since the last row.
+    pub(super) fn open(&self) -> &[T] {
+        &self.items[self.end()..]
+    }
+
+    /// Makes the items added since the last row a row.
+    pub(super) fn close(&mut self) {
+        self.ends.push(self.items.len() as u32);
+    }
+
+    /// Forgets the items added since the last row.
+    pub(super) fn cancel(&mut self) {
+        self.items.truncate(self.end());
+    }
+
+    fn end(&self) -> usize {
+        self.ends.last().map_or(0, |&end| end as usize)
+    }
+
+    /// The rows.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[T]> + Clone {
+        self.ends.iter().scan(0, |start, &end| {
+            let row = &self.items[*start..end as usize];
+            *start = end as usize;
+            Some(row)
+        })
+    }
+
+    /// Gives back the room that is not needed.
+    pub(super) fn shrink(&mut self) {
+        self.ends.shrink_to_fit();
+        self.items.shrink_to_fit();
     }
 
     /// How many bytes the table takes.
@@ -116,11 +136,11 @@ impl Rows<u32> {
             total += std::mem::replace(end, total);
         }
         let mut items = vec![0; total as usize];
-        for (row, item) in pairs {
+        pairs.for_each(|(row, item)| {
             let end = &mut ends[row as usize];
             items[*end as usize] = item;
             *end += 1;
-        }
+        });
         Self { ends, items }
     }
 }

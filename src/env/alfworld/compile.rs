@@ -66,6 +66,7 @@ impl<'a> Compiler<'a> {
             template: self.symbols(raw.template)?,
             feedback: self.symbols(raw.feedback)?,
             named: Vec::new(),
+            pieces: None,
         })
     }
 
@@ -119,6 +120,7 @@ impl<'a> Compiler<'a> {
                 return Err(self.about(name, &reason));
             }
             self.grammar.actions[i].named = named;
+            self.grammar.actions[i].pieces = self.grammar.pieces(&self.grammar.actions[i]);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::domain::{PredicateId, Predicates};
 use super::error::Result;
+use super::facts::ObjectId;
 use super::sexpr::{Items, Node};
 use super::types::{typed_list, TypeId, Types, NO_TYPE};
 
@@ -15,13 +16,33 @@ pub(super) const MAX_VARS: usize = 32;
 /// How many objects the conditions and effects of one text may name.
 const MAX_NAMES: usize = 4096;
 
-/// What stands in an atom's argument.
+/// What stands in an atom's argument: a variable of the action or goal, or an object named in the text.
+///
+/// It is a place among the objects that terms stand for: those of the [`MAX_VARS`] variables come first, then those of
+/// [`Names`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Term {
-    /// A variable of the action or goal.
-    Var(u16),
-    /// An object named in the text, by its number in [`Names`].
-    Name(u16),
+pub(super) struct Term(u16);
+
+impl Term {
+    /// The variable of that number.
+    pub(super) fn var(number: u16) -> Self {
+        Self(number)
+    }
+
+    fn name(number: u16) -> Self {
+        Self(MAX_VARS as u16 + number)
+    }
+
+    /// The variable, if this is one.
+    pub(super) fn as_var(self) -> Option<u16> {
+        (usize::from(self.0) < MAX_VARS).then_some(self.0)
+    }
+
+    /// The object that this stands for.
+    #[inline]
+    pub(super) fn of(self, values: &[ObjectId]) -> ObjectId {
+        values[usize::from(self.0)]
+    }
 }
 
 /// A predicate applied to terms.
@@ -181,10 +202,10 @@ impl<'d, 's> Scope<'d, 's> {
     fn term(&mut self, node: Node<'s>) -> Result<Term> {
         let word = node.word()?;
         if !word.starts_with('?') {
-            return self.names.intern(node).map(Term::Name);
+            return self.names.intern(node).map(Term::name);
         }
         let known = self.visible.iter().rev().find(|(name, _)| *name == word);
-        known.map(|&(_, var)| Term::Var(var)).ok_or_else(|| node.error("this variable is not declared"))
+        known.map(|&(_, var)| Term::var(var)).ok_or_else(|| node.error("this variable is not declared"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! PDDL domains: types, predicates, and actions ready to be grounded.
 
-use super::condition::{Atom, Case, Names, Scope, Term};
+use super::condition::{Atom, Case, Names, Scope};
 use super::error::{Part, Result, Source};
 use super::join::Join;
 use super::sexpr::{Items, Node, Sexpr};
@@ -35,6 +35,16 @@ pub(super) struct Domain {
     /// The objects that actions name.
     pub(super) names: Names,
     pub(super) actions: Vec<Action>,
+    /// For each predicate, the plans that begin with one of its facts.
+    pub(super) triggers: Vec<Vec<Trigger>>,
+}
+
+/// A plan by its action, the alternative of the action's condition, and its number there.
+#[derive(Clone, Copy)]
+pub(super) struct Trigger {
+    pub(super) action: u16,
+    pub(super) join: u16,
+    pub(super) plan: u16,
 }
 
 /// The predicates of a domain.
@@ -61,6 +71,8 @@ pub(super) struct Action {
     pub(super) joins: Vec<Join>,
     /// What is made true comes before what is made false.
     pub(super) effects: Vec<Effect>,
+    /// How many effects make something true.
+    pub(super) adds: usize,
 }
 
 /// What an action makes true or false.
@@ -150,6 +162,7 @@ impl Domain {
             constants: Vec::new(),
             names: Names::default(),
             actions: Vec::new(),
+            triggers: Vec::new(),
         };
         if let Some(items) = sections.constants {
             let constants = typed_objects(items, &domain.types)?;
@@ -189,7 +202,7 @@ impl Domain {
             read_effects(&mut scope, effect, None, &mut effects)?;
         }
         let (name, vars) = (fields.name.to_owned(), scope.vars);
-        Ok(Draft { action: Action { name, params, vars, joins: Vec::new(), effects }, cases })
+        Ok(Draft { action: Action { name, params, vars, joins: Vec::new(), effects, adds: 0 }, cases })
     }
 
     /// Plans how to ground each action, now that it is known what actions can change.
@@ -202,7 +215,21 @@ impl Domain {
             let join = |case| Join::plan(case, action.params.len(), &action.vars, &self.predicates);
             action.joins = possible.map(join).collect();
             action.effects.sort_by_key(|effect| !effect.add);
+            action.adds = action.effects.iter().filter(|effect| effect.add).count();
+            for join in &mut action.joins {
+                join.find_effects(&action.effects);
+            }
             self.actions.push(action);
+        }
+        self.triggers = vec![Vec::new(); self.predicates.list.len()];
+        for (action, declared) in self.actions.iter().enumerate() {
+            for (join, planned) in declared.joins.iter().enumerate() {
+                for (plan, &atom) in planned.fluents.iter().enumerate() {
+                    let predicate = usize::from(planned.case.positive[atom].predicate);
+                    let trigger = Trigger { action: action as u16, join: join as u16, plan: plan as u16 };
+                    self.triggers[predicate].push(trigger);
+                }
+            }
         }
     }
 }
@@ -318,6 +345,6 @@ fn read_effect<'s>(scope: &mut Scope<'_, 's>, node: Node<'s>, when: Option<&[Cas
     debug_assert!(atom
         .terms
         .iter()
-        .all(|term| !matches!(term, Term::Var(var) if scope.vars.len() <= usize::from(*var))));
+        .all(|term| term.as_var().is_none_or(|var| usize::from(var) < scope.vars.len())));
     Ok(Effect { atom, add, when: when.map(<[Case]>::to_vec) })
 }

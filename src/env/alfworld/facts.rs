@@ -1,8 +1,8 @@
 //! Ground atoms, numbered in the order in which they become possible.
 
-use rustc_hash::FxHashMap;
-
-use super::domain::{PredicateId, Predicates, MAX_ARITY};
+use super::condition::Atom;
+use super::domain::{PredicateId, Predicates};
+use super::index::{Index, Key};
 
 /// An object by its number: the rank of its name.
 pub(super) type ObjectId = u16;
@@ -18,15 +18,19 @@ pub(super) const MAX_LISTS: usize = 1 << 24;
 /// The ground atoms of a game, with lists by predicate, argument and object while it is being loaded.
 pub(super) struct Facts {
     predicates: Vec<PredicateId>,
-    starts: Vec<u32>,
+    /// How many arguments each predicate has, and the most that one has.
+    arities: Vec<u8>,
+    stride: usize,
+    /// `stride` objects for each fact: its arguments, then [`UNKNOWN`].
     args: Vec<ObjectId>,
-    ids: FxHashMap<Key, u32>,
     objects: usize,
+    keys: Vec<Key>,
+    ids: Index,
     /// Where each predicate's lists begin in `heads`.
     bases: Vec<u32>,
     /// The last fact of each list plus 1, or 0.
     heads: Vec<u32>,
-    /// For each fact and list that it is in: the fact before it plus 1, or 0.
+    /// `stride` + 1 for each fact: the fact before it plus 1, or 0, in its predicate's list and in its arguments'.
     links: Vec<u32>,
 }
 
@@ -38,31 +42,28 @@ pub(super) struct List {
 }
 
 impl Facts {
-    /// No facts yet; `None` when so many predicates and objects are more than is accepted.
-    pub(super) fn new(predicates: &Predicates, objects: usize) -> Option<Self> {
-        let mut bases = Vec::with_capacity(predicates.list.len());
+    /// No facts yet, with room for `count`; `None` when so many predicates and objects are more than is accepted.
+    pub(super) fn new(predicates: &Predicates, objects: usize, count: usize) -> Option<Self> {
+        let arities: Vec<u8> = predicates.list.iter().map(|predicate| predicate.arity as u8).collect();
+        let stride = usize::from(arities.iter().copied().max().unwrap_or(0));
+        let mut bases = Vec::with_capacity(arities.len());
         let mut lists = 0;
-        for predicate in &predicates.list {
+        for &arity in &arities {
             bases.push(lists as u32);
-            lists += 1 + predicate.arity * objects;
+            lists += 1 + usize::from(arity) * objects;
         }
         (lists <= MAX_LISTS).then(|| Self {
-            predicates: Vec::new(),
-            starts: vec![0],
-            args: Vec::new(),
-            ids: FxHashMap::default(),
+            predicates: Vec::with_capacity(count),
+            arities,
+            stride,
+            args: Vec::with_capacity(count * stride),
             objects,
+            keys: Vec::with_capacity(count),
+            ids: Index::with_capacity(count),
             bases,
             heads: vec![0; lists],
-            links: Vec::new(),
+            links: Vec::with_capacity(count * (stride + 1)),
         })
-    }
-
-    /// Makes room for `count` facts.
-    pub(super) fn reserve(&mut self, count: usize) {
-        self.ids.reserve(count);
-        self.args.reserve(2 * count);
-        self.links.reserve(3 * count);
     }
 
     /// How many facts there are.
@@ -70,27 +71,54 @@ impl Facts {
         self.predicates.len()
     }
 
-    /// The number of a fact, new or known.
-    pub(super) fn insert(&mut self, predicate: PredicateId, args: &[ObjectId]) -> u32 {
+    /// The number of a fact, new or known; `None` if it is new and about an object that there is not.
+    #[inline]
+    pub(super) fn insert(
+        &mut self,
+        predicate: PredicateId,
+        args: impl Iterator<Item = ObjectId> + Clone,
+    ) -> Option<u32> {
+        let key = Key::new(predicate, args.clone());
+        match self.ids.find(key.hash(), |id| self.keys[id as usize] == key) {
+            Ok(known) => Some(known),
+            Err(_) if args.clone().any(|arg| arg == UNKNOWN) => None,
+            Err(slot) => Some(self.push(slot, key, predicate, args)),
+        }
+    }
+
+    fn push(
+        &mut self,
+        slot: usize,
+        key: Key,
+        predicate: PredicateId,
+        args: impl Iterator<Item = ObjectId>,
+    ) -> u32 {
         let id = self.len() as u32;
-        match self.ids.entry(key(predicate, args)) {
-            std::collections::hash_map::Entry::Occupied(known) => return *known.get(),
-            std::collections::hash_map::Entry::Vacant(free) => free.insert(id),
-        };
+        self.keys.push(key);
+        self.ids.insert(slot, id, |id| self.keys[id as usize].hash());
         self.predicates.push(predicate);
-        self.args.extend_from_slice(args);
-        self.starts.push(self.args.len() as u32);
-        let base = self.bases[usize::from(predicate)] as usize;
-        let arguments = args.iter().enumerate().map(|(i, &arg)| 1 + i * self.objects + usize::from(arg));
-        for list in std::iter::once(0).chain(arguments) {
-            self.links.push(std::mem::replace(&mut self.heads[base + list], id + 1));
+        let mut list = self.bases[usize::from(predicate)] as usize;
+        self.links.push(std::mem::replace(&mut self.heads[list], id + 1));
+        list += 1;
+        let mut arity = 0;
+        for arg in args {
+            arity += 1;
+            self.args.push(arg);
+            self.links.push(std::mem::replace(&mut self.heads[list + usize::from(arg)], id + 1));
+            list += self.objects;
+        }
+        for _ in arity..self.stride {
+            self.args.push(UNKNOWN);
+            self.links.push(0);
         }
         id
     }
 
-    /// The number of a known fact.
-    pub(super) fn get(&self, predicate: PredicateId, args: &[ObjectId]) -> Option<u32> {
-        self.ids.get(&key(predicate, args)).copied()
+    /// The number of a known fact: `atom` with the objects that its terms stand for.
+    #[inline]
+    pub(super) fn get(&self, atom: &Atom, values: &[ObjectId]) -> Option<u32> {
+        let key = Key::new(atom.predicate, atom.terms.iter().map(|term| term.of(values)));
+        self.ids.find(key.hash(), |id| self.keys[id as usize] == key).ok()
     }
 
     /// The predicate of a fact.
@@ -100,29 +128,39 @@ impl Facts {
 
     /// The arguments of a fact.
     pub(super) fn args(&self, id: u32) -> &[ObjectId] {
-        let id = id as usize;
-        &self.args[self.starts[id] as usize..self.starts[id + 1] as usize]
+        let arity = usize::from(self.arities[usize::from(self.predicate(id))]);
+        &self.args[id as usize * self.stride..][..arity]
+    }
+
+    /// An argument of a fact.
+    #[inline]
+    pub(super) fn arg(&self, id: u32, i: u16) -> ObjectId {
+        self.args[id as usize * self.stride + usize::from(i)]
     }
 
     /// The facts of a predicate with the `known` object in that argument; `None` if there cannot be any.
-    pub(super) fn list(&self, predicate: PredicateId, known: Option<(usize, ObjectId)>) -> Option<List> {
+    #[inline]
+    pub(super) fn list(&self, predicate: PredicateId, known: Option<(u16, ObjectId)>) -> Option<List> {
         let (list, link) = match known {
             Some((_, UNKNOWN)) => return None,
-            Some((i, object)) => (1 + i * self.objects + usize::from(object), i + 1),
+            Some((i, object)) => {
+                (1 + usize::from(i) * self.objects + usize::from(object), usize::from(i) + 1)
+            }
             None => (0, 0),
         };
         Some(List { head: self.bases[usize::from(predicate)] as usize + list, link })
     }
 
     /// The latest fact of a list.
+    #[inline]
     pub(super) fn last(&self, list: List) -> Option<u32> {
         self.heads[list.head].checked_sub(1)
     }
 
     /// The fact before `id` in a list.
+    #[inline]
     pub(super) fn before(&self, list: List, id: u32) -> Option<u32> {
-        let links = self.starts[id as usize] as usize + id as usize;
-        self.links[links + list.link].checked_sub(1)
+        self.links[id as usize * (self.stride + 1) + list.link].checked_sub(1)
     }
 
     /// Every fact of one predicate.
@@ -133,38 +171,17 @@ impl Facts {
 
     /// How many bytes the facts take, once frozen.
     pub(super) fn bytes(&self) -> usize {
-        2 * self.predicates.len() + 4 * self.starts.len() + 2 * self.args.len()
+        2 * self.predicates.len() + 2 * self.args.len()
     }
 
     /// Forgets what is only needed while a game is being loaded.
     pub(super) fn freeze(&mut self) {
-        self.ids = FxHashMap::default();
+        self.predicates.shrink_to_fit();
+        self.args.shrink_to_fit();
+        self.keys = Vec::new();
+        self.ids = Index::default();
         self.heads = Vec::new();
         self.links = Vec::new();
         self.bases = Vec::new();
     }
-}
-
-/// A fact as one number: 16 bits for the predicate and for each argument.
-#[derive(PartialEq, Eq)]
-pub(super) struct Key(u128);
-
-impl std::hash::Hash for Key {
-    fn hash<H: std::hash::Hasher>(&self, hasher: &mut H) {
-        hasher.write_u64(self.0 as u64);
-        hasher.write_u64((self.0 >> 64) as u64);
-    }
-}
-
-impl Key {
-    /// A number and at most [`MAX_ARITY`] objects. The first is not 0, so that no two lists of different lengths
-    /// are the same.
-    pub(super) fn new(first: u16, objects: impl Iterator<Item = ObjectId>) -> Self {
-        Self(objects.fold(u128::from(first) + 1, |key, object| key << 16 | u128::from(object)))
-    }
-}
-
-fn key(predicate: PredicateId, args: &[ObjectId]) -> Key {
-    debug_assert!(args.len() <= MAX_ARITY);
-    Key::new(predicate, args.iter().copied())
 }

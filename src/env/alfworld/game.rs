@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::bits::Bits;
+use super::commands::Commands;
 use super::error::{AlfworldError, Result};
-use super::facts::{Facts, Key, ObjectId};
+use super::facts::{Facts, ObjectId};
+use super::fields::{unescape, Fields};
 use super::ground::{ground, Grounding};
 use super::library::{Logic, OwnText};
 use super::objects::Objects;
@@ -44,6 +45,18 @@ impl<'a> RawGame<'a> {
             reason: error.to_string(),
         })
     }
+
+    /// The fields without the domain and the grammar, which are known; `None` if they are not plain enough.
+    pub(super) fn read(fields: &Fields) -> Option<Self> {
+        let unset = || "null";
+        Some(Self {
+            pddl_domain: Cow::default(),
+            grammar: Cow::default(),
+            pddl_problem: Cow::Owned(unescape(fields.problem)?),
+            solvable: serde_json::from_str(fields.solvable.unwrap_or_else(unset)).ok()?,
+            walkthrough: serde_json::from_str(fields.walkthrough.unwrap_or_else(unset)).ok()?,
+        })
+    }
 }
 
 /// A game: everything about it that does not change while it is played. Cheap to share.
@@ -64,14 +77,6 @@ pub struct Game {
     initial: State,
     /// The commands admissible at the start, sorted.
     pub(super) first_commands: Vec<u32>,
-}
-
-/// What players type.
-#[derive(Default)]
-struct Commands {
-    texts: Vec<Arc<str>>,
-    /// The command of each operator.
-    of: Vec<u32>,
 }
 
 /// A fact: a predicate and the objects that it is about, as the game file calls them.
@@ -129,42 +134,15 @@ impl Game {
         let nothing = Bits::new(self.initial.facts.len());
         let words = self.words();
         let mut writer = Writer::new(&words, Seen { shown: &self.initial.facts, denied: &nothing });
-        let commands = self.write_commands(&mut writer)?;
+        let commands = Commands::write(&mut writer, &self.logic.grammar, &self.operators)?;
         let mut first: Vec<u32> = self.initial.applicable().map(|id| commands.of[id.index()]).collect();
-        first.sort_unstable_by_key(|&command| &commands.texts[command as usize]);
+        first.sort_unstable_by_key(|&command| commands.texts.get(command as usize));
         first.dedup();
         let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
         self.first_observation = first_observation;
         self.commands = commands;
         self.first_commands = first;
         Ok(())
-    }
-
-    fn write_commands(&self, writer: &mut Writer) -> Result<Commands> {
-        let mut commands = Commands::default();
-        let mut by_inputs: FxHashMap<Key, u32> = FxHashMap::default();
-        let mut by_text: FxHashMap<Arc<str>, u32> = FxHashMap::default();
-        by_inputs.reserve(self.operators.len() / 2);
-        by_text.reserve(self.operators.len() / 2);
-        commands.of.reserve(self.operators.len());
-        for (operator, &action) in self.operators.actions.iter().enumerate() {
-            let texts = &self.logic.grammar.actions[usize::from(action)];
-            let args = self.operators.args.row(operator);
-            let inputs = Key::new(action, texts.named.iter().map(|&i| args[i]));
-            if let Some(&known) = by_inputs.get(&inputs) {
-                commands.of.push(known);
-                continue;
-            }
-            let text = writer.write(&texts.params, args, &texts.template)?;
-            let id = by_text.get(text).copied().unwrap_or(commands.texts.len() as u32);
-            if id as usize == commands.texts.len() {
-                commands.texts.push(text.into());
-                by_text.insert(commands.texts[id as usize].clone(), id);
-            }
-            by_inputs.insert(inputs, id);
-            commands.of.push(id);
-        }
-        Ok(commands)
     }
 
     fn words(&self) -> Words<'_> {
@@ -227,8 +205,8 @@ impl Game {
     }
 
     /// The text of a command.
-    pub(super) fn command_text(&self, command: u32) -> &Arc<str> {
-        &self.commands.texts[command as usize]
+    pub(super) fn command_text(&self, command: u32) -> &str {
+        self.commands.texts.get(command as usize)
     }
 
     /// How many commands there are.
@@ -315,12 +293,10 @@ impl Game {
 
     /// How many bytes this takes, about, without the domain and grammar that it shares.
     pub fn bytes(&self) -> usize {
-        let texts = [&self.objects.ids, &self.objects.names].into_iter().flatten();
-        let texts = texts.map(|text| text.capacity() + std::mem::size_of::<String>()).sum::<usize>();
-        let commands = self.commands.texts.iter().map(|text| text.len() + 32).sum::<usize>();
+        let texts = self.objects.ids.bytes() + self.objects.names.bytes();
         let goal = self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
         let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
-        texts + commands + 4 * self.commands.of.len() + goal + tables
+        texts + self.commands.bytes() + goal + tables
     }
 
     fn describe(&self, fact: u32) -> Fact<'_> {
@@ -329,12 +305,12 @@ impl Game {
     }
 
     fn ids(&self, objects: &[ObjectId]) -> Vec<&str> {
-        objects.iter().map(|&object| self.objects.ids[usize::from(object)].as_str()).collect()
+        objects.iter().map(|&object| self.objects.ids.get(usize::from(object))).collect()
     }
 
     /// The name that players see of an object of the game file.
     pub fn display_name(&self, object: &str) -> Option<&str> {
-        self.objects.find(object).map(|id| self.objects.names[usize::from(id)].as_str())
+        self.objects.find(object).map(|id| self.objects.names.get(usize::from(id)))
     }
 }
 

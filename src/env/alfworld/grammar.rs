@@ -52,6 +52,15 @@ pub(super) struct ActionText {
     pub(super) params: Vec<u16>,
     /// The parameters that the command depends on.
     pub(super) named: Vec<usize>,
+    /// The template as texts and names of parameters, if it is no more than that.
+    pub(super) pieces: Option<Vec<Piece>>,
+}
+
+/// A piece of a command.
+pub(super) enum Piece {
+    Literal(u32),
+    /// The name of a parameter.
+    Name(usize),
 }
 
 /// A rule: its text if its condition holds.
@@ -189,6 +198,29 @@ impl Grammar {
                 || inputs.variables.contains(&self.slots[usize::from(*slot)].variable)
         };
         Ok((0..action.params.len()).filter(|&i| named(&action.params[i])).collect())
+    }
+
+    /// The template of an action as texts and names of parameters, if it is no more than that.
+    pub(super) fn pieces(&self, action: &ActionText) -> Option<Vec<Piece>> {
+        let variable = |slot: &u16| self.slots[usize::from(*slot)].variable;
+        let piece = |term: &Term| match term {
+            Term::Text(id) => Some(Piece::Literal(*id)),
+            Term::Attribute(name, Attribute::Name) => {
+                action.params.iter().rposition(|slot| variable(slot) == *name).map(Piece::Name)
+            }
+            Term::Attribute(..) => None,
+        };
+        let mut pieces = Vec::new();
+        for symbol in &action.template {
+            match symbol {
+                Symbol::Literal(id) => pieces.push(Piece::Literal(*id)),
+                Symbol::Each(Each { body: Body::Value(choices), query: None }) if choices.len() == 1 => {
+                    pieces.extend(choices[0].iter().map(piece).collect::<Option<Vec<_>>>()?);
+                }
+                _ => return None,
+            }
+        }
+        Some(pieces)
     }
 
     fn collect(&self, symbols: &[Symbol], domain: &Domain, inputs: &mut Inputs, seen: &mut [bool]) {

@@ -1,20 +1,22 @@
 //! Grounding: every action that can ever become applicable, with the facts that can ever become true.
 
 use super::bits::Bits;
-use super::condition::{Atom, Case, Names};
-use super::domain::{Action, Domain, Effect};
+use super::condition::{Case, Term};
+use super::domain::{Action, Domain, Trigger};
 use super::error::{AlfworldError, Result};
-use super::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS, UNKNOWN};
-use super::join::{Join, Plan, Scratch, Search, Sink, World, MAX_TRIES};
-use super::objects::Objects;
+use super::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
+use super::join::{Join, Plan, Search, Space, MAX_TRIES};
 use super::operators::{Conditional, Conjunction, Literal, Operators};
 use super::problem::{Goal, Problem};
-use super::types::TypeId;
 
 /// How many operators a game may have.
 const MAX_OPERATORS: usize = 1 << 20;
 /// How many alternatives a part of the goal may have.
 const MAX_GOALS: usize = 1 << 16;
+/// How many facts and operators there is room for at first, at most.
+const MAX_ROOM: usize = 1 << 14;
+/// No fact's number.
+const NO_FACT: u32 = u32::MAX;
 
 /// A ground problem.
 pub(super) struct Grounding {
@@ -32,32 +34,9 @@ pub(super) struct Grounding {
 struct Grounder<'a> {
     file: &'a str,
     domain: &'a Domain,
-    world: World,
     first_fluent: u32,
     found: Found,
     space: Space,
-}
-
-/// The facts so far, and what searches among them use up.
-struct Space {
-    facts: Facts,
-    tries: u64,
-    scratch: Scratch,
-}
-
-impl Space {
-    /// Tells `sink` every way that facts up to `limit` allow; `false` when that was ended early.
-    fn search(
-        &mut self,
-        world: &World,
-        types: &[TypeId],
-        (join, plan): (&Join, &Plan),
-        limit: u32,
-        sink: &mut dyn Sink,
-    ) -> bool {
-        let Self { facts, tries, scratch } = self;
-        Search { world, types, join, plan, limit, tries, sink, scratch }.run(facts)
-    }
 }
 
 /// The ways found of grounding actions.
@@ -69,62 +48,31 @@ struct Found {
     vars: Vec<ObjectId>,
     /// The facts matched that actions can change.
     matched: Vec<u32>,
-    /// The facts that the effects make true; 0 for one about an object that there is not.
+    /// The facts that the effects make true; [`NO_FACT`] for one about an object that there is not.
     added: Vec<u32>,
 }
 
-/// Takes what is found for one alternative of one action's condition.
-struct ActionSink<'a> {
-    world: &'a World,
-    action: &'a Action,
-    case: (u16, u16),
-    first_fluent: u32,
-    found: &'a mut Found,
-}
-
-impl Sink for ActionSink<'_> {
-    fn found(&mut self, facts: &mut Facts, vars: &[ObjectId], matched: &[u32]) -> bool {
-        self.found.cases.push(self.case);
-        self.found.vars.extend_from_slice(&vars[..self.action.vars.len()]);
-        self.found.matched.extend(matched.iter().filter(|&&fact| fact >= self.first_fluent));
-        for effect in self.action.effects.iter().filter(|effect| effect.add) {
-            let args = self.world.args(&effect.atom, vars);
-            let known = !args.contains(&UNKNOWN);
-            let fact = known.then(|| facts.insert(effect.atom.predicate, &args));
-            self.found.added.push(fact.unwrap_or(0));
+impl Found {
+    /// Nothing yet, with room for `count`.
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            cases: Vec::with_capacity(count),
+            vars: Vec::with_capacity(4 * count),
+            matched: Vec::with_capacity(2 * count),
+            added: Vec::with_capacity(2 * count),
         }
-        facts.len() < MAX_FACTS && self.found.cases.len() < MAX_OPERATORS
     }
-}
 
-/// Takes the alternatives of one part of the goal.
-struct GoalSink<'a> {
-    world: &'a World,
-    case: &'a Case,
-    first_fluent: u32,
-    alternatives: &'a mut Vec<Conjunction>,
-}
-
-impl Sink for GoalSink<'_> {
-    fn found(&mut self, facts: &mut Facts, vars: &[ObjectId], matched: &[u32]) -> bool {
-        let matched = matched.iter().filter_map(|fact| fact.checked_sub(self.first_fluent));
-        let mut literals: Conjunction = matched.map(|fact| Literal::new(fact, true)).collect();
-        literals.extend(absent(self.world, self.first_fluent, facts, &self.case.negative, vars));
-        self.alternatives.push(literals);
-        self.alternatives.len() < MAX_GOALS
+    /// Takes what was found for one alternative of an action's condition; `false` when that is too much.
+    fn take(&mut self, space: &mut Space, case: (u16, u16), action: &Action, join: &Join) -> bool {
+        self.cases.push(case);
+        self.vars.extend_from_slice(&space.values[..action.vars.len()]);
+        self.matched.extend(join.fluents.iter().map(|&atom| space.matched[atom]));
+        for effect in &action.effects[..action.adds] {
+            self.added.push(space.insert(&effect.atom).unwrap_or(NO_FACT));
+        }
+        space.facts.len() < MAX_FACTS && self.cases.len() < MAX_OPERATORS
     }
-}
-
-/// That `atoms` are false, of those that can be true.
-fn absent<'a>(
-    world: &'a World,
-    first_fluent: u32,
-    facts: &'a Facts,
-    atoms: &'a [Atom],
-    vars: &'a [ObjectId],
-) -> impl Iterator<Item = Literal> + 'a {
-    let known = move |atom: &Atom| facts.get(atom.predicate, &world.args(atom, vars));
-    atoms.iter().filter_map(known).map(move |fact| Literal::new(fact - first_fluent, false))
 }
 
 /// Grounds a problem.
@@ -132,31 +80,24 @@ pub(super) fn ground(file: &str, domain: &Domain, problem: &Problem) -> Result<G
     let mut grounder = Grounder::new(file, domain, problem)?;
     let initial = grounder.space.facts.len();
     grounder.explore()?;
-    let goal = grounder.goal(&problem.objects, &problem.goal)?;
+    let operators = grounder.operators();
+    grounder.space.set_names(&problem.goal.names, &problem.objects);
+    let goal = grounder.goal(&problem.goal)?;
     let (first_fluent, count) = (grounder.first_fluent, grounder.space.facts.len());
     let mut facts = Bits::new(count - first_fluent as usize);
     (0..initial as u32 - first_fluent).for_each(|fact| facts.set(fact, true));
-    let operators = grounder.operators();
     Ok(Grounding { facts: grounder.space.facts, first_fluent, operators, initial: facts, goal })
-}
-
-fn world(domain: &Domain, objects: &Objects, names: &Names) -> World {
-    let names = names.list.iter().map(|name| objects.find(name).unwrap_or(UNKNOWN)).collect();
-    let kinds = 0..domain.types.len() as u16;
-    let fits = kinds.flat_map(|kind| objects.types.iter().map(move |&object| domain.types.is(object, kind)));
-    World { objects: objects.types.len(), fits: fits.collect(), names }
 }
 
 impl<'a> Grounder<'a> {
     fn new(file: &'a str, domain: &'a Domain, problem: &'a Problem) -> Result<Self> {
-        let world = world(domain, &problem.objects, &domain.names);
-        let too_many = AlfworldError::TooMany {
+        let too_many = || AlfworldError::TooMany {
             file: file.to_owned(),
             what: "arguments of predicates",
             limit: MAX_LISTS,
         };
-        let mut facts = Facts::new(&domain.predicates, problem.objects.ids.len()).ok_or(too_many)?;
-        facts.reserve(3 * problem.facts.len());
+        let (objects, room) = (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
+        let mut facts = Facts::new(&domain.predicates, objects, room).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
             first_fluent = facts.len() as u32;
@@ -166,49 +107,42 @@ impl<'a> Grounder<'a> {
                 let (first, rest) = args.split_at(declared.arity);
                 args = rest;
                 if declared.fluent == fluent {
-                    facts.insert(predicate, first);
+                    facts.insert(predicate, first.iter().copied());
                 }
             }
         }
-        let space = Space { facts, tries: MAX_TRIES, scratch: Scratch::default() };
-        Ok(Self { file, domain, world, first_fluent, found: Found::default(), space })
+        let mut space = Space::new(facts, &problem.objects, &domain.types);
+        space.set_names(&domain.names, &problem.objects);
+        Ok(Self { file, domain, first_fluent, found: Found::with_capacity(2 * room), space })
     }
 
     /// Finds what can become true and what can become applicable, if nothing ever became false.
     fn explore(&mut self) -> Result<()> {
         let domain = self.domain;
-        let mut triggers = vec![Vec::new(); domain.predicates.list.len()];
         for (a, action) in domain.actions.iter().enumerate() {
-            for (j, join) in action.joins.iter().enumerate() {
-                if join.plans.is_empty() {
-                    self.search(a, j, &join.whole, self.first_fluent)?;
-                }
-                for plan in &join.plans {
-                    let trigger = plan.steps.first().map(|step| step.predicate);
-                    trigger.iter().for_each(|&id| triggers[usize::from(id)].push((a, j, plan)));
-                }
+            for (j, join) in action.joins.iter().enumerate().filter(|(_, join)| join.plans.is_empty()) {
+                self.search((a as u16, j as u16), &join.whole, self.first_fluent)?;
             }
         }
         let mut fact = self.first_fluent;
         while (fact as usize) < self.space.facts.len() {
-            for &(a, j, plan) in &triggers[usize::from(self.space.facts.predicate(fact))] {
-                self.search(a, j, plan, fact)?;
+            for &Trigger { action, join, plan } in
+                &domain.triggers[usize::from(self.space.facts.predicate(fact))]
+            {
+                let join_of = &domain.actions[usize::from(action)].joins[usize::from(join)];
+                self.search((action, join), &join_of.plans[usize::from(plan)], fact)?;
             }
             fact += 1;
         }
         Ok(())
     }
 
-    fn search(&mut self, a: usize, j: usize, plan: &Plan, limit: u32) -> Result<()> {
-        let action = &self.domain.actions[a];
-        let mut sink = ActionSink {
-            world: &self.world,
-            action,
-            case: (a as u16, j as u16),
-            first_fluent: self.first_fluent,
-            found: &mut self.found,
-        };
-        match self.space.search(&self.world, &action.vars, (&action.joins[j], plan), limit, &mut sink) {
+    fn search(&mut self, case: (u16, u16), plan: &Plan, limit: u32) -> Result<()> {
+        let action = &self.domain.actions[usize::from(case.0)];
+        let join = &action.joins[usize::from(case.1)];
+        let (space, known) = (&mut self.space, &mut self.found);
+        let found = |space: &mut Space| known.take(space, case, action, join);
+        match (Search { space, types: &action.vars, join, plan, limit, found }).run() {
             true => Ok(()),
             false => Err(self.too_many("operators", MAX_OPERATORS)),
         }
@@ -223,13 +157,12 @@ impl<'a> Grounder<'a> {
         AlfworldError::TooMany { file: self.file.to_owned(), what, limit }
     }
 
-    fn goal(&mut self, objects: &Objects, goal: &Goal) -> Result<Vec<Vec<Conjunction>>> {
-        let world = world(self.domain, objects, &goal.names);
+    fn goal(&mut self, goal: &Goal) -> Result<Vec<Vec<Conjunction>>> {
         let mut parts = Vec::new();
         for joins in &goal.parts {
             let mut alternatives = Vec::new();
             for join in joins {
-                self.goal_alternatives(&world, goal, join, &mut alternatives)?;
+                self.goal_alternatives(goal, join, &mut alternatives)?;
             }
             if alternatives.is_empty() {
                 let reason = "no sequence of actions makes the goal true".to_owned();
@@ -246,82 +179,104 @@ impl<'a> Grounder<'a> {
 
     fn goal_alternatives(
         &mut self,
-        world: &World,
         goal: &Goal,
         join: &Join,
         alternatives: &mut Vec<Conjunction>,
     ) -> Result<()> {
-        let limit = self.space.facts.len() as u32;
-        let mut sink = GoalSink { world, case: &join.case, first_fluent: self.first_fluent, alternatives };
-        match self.space.search(world, &goal.vars, (join, &join.whole), limit, &mut sink) {
+        let (limit, first) = (self.space.facts.len() as u32, self.first_fluent);
+        let found = |space: &mut Space| {
+            let present = join.fluents.iter().map(|&atom| Literal::new(space.matched[atom] - first, true));
+            let absent = join.absent.iter().filter_map(|atom| space.get(atom));
+            let absent = absent.map(|fact| Literal::new(fact - first, false));
+            alternatives.push(present.chain(absent).collect());
+            alternatives.len() < MAX_GOALS
+        };
+        let space = &mut self.space;
+        match (Search { space, types: &goal.vars, join, plan: &join.whole, limit, found }).run() {
             true => Ok(()),
             false => Err(self.too_many("alternatives of the goal", MAX_GOALS)),
         }
     }
 
     /// The operators for what was found, without those that change nothing.
-    fn operators(&self) -> Operators {
-        let mut operators = Operators::with_capacity(self.found.cases.len());
-        let (mut vars, mut matched) = (&self.found.vars[..], &self.found.matched[..]);
-        let mut added = self.found.added.iter();
-        let mut literals = Vec::new();
-        for &(a, j) in &self.found.cases {
+    fn operators(&mut self) -> Operators {
+        let found = std::mem::take(&mut self.found);
+        let mut operators =
+            Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
+        let (mut vars, mut matched, mut added) = (&found.vars[..], &found.matched[..], &found.added[..]);
+        for &(a, j) in &found.cases {
             let action = &self.domain.actions[usize::from(a)];
             let join = &action.joins[usize::from(j)];
-            let (objects, facts);
+            let (objects, facts, adds);
             (objects, vars) = vars.split_at(action.vars.len());
-            (facts, matched) = matched.split_at(join.plans.len());
-            let present = facts.iter().map(|fact| Literal::new(fact - self.first_fluent, true));
-            let absent =
-                absent(&self.world, self.first_fluent, &self.space.facts, &join.case.negative, objects);
-            operators.conditions.push(present.chain(absent));
-            literals.clear();
-            literals.extend(action.effects.iter().map(|effect| match effect.add {
-                true => added.next().and_then(|fact| fact.checked_sub(self.first_fluent)),
-                false => self.fluent(&effect.atom, objects),
-            }));
-            let effects = action.effects.iter().zip(&literals);
-            let effects =
-                effects.filter_map(|(effect, fact)| Some((effect, Literal::new((*fact)?, effect.add))));
-            let always = effects.clone().filter(|(effect, _)| effect.when.is_none());
-            operators.effects.push(always.map(|(_, literal)| literal));
-            operators.finish_effects();
-            operators
-                .conditional
-                .push(effects.filter_map(|(effect, l)| self.conditional(effect, l, objects)));
-            operators.actions.push(a);
-            operators.args.push(objects[..action.params.len()].iter().copied());
-            operators.drop_idle();
+            (facts, matched) = matched.split_at(join.fluents.len());
+            (adds, added) = added.split_at(action.adds);
+            self.space.values[..objects.len()].copy_from_slice(objects);
+            for &fact in facts {
+                operators.conditions.add(self.literal(fact, true));
+            }
+            for fact in join.absent.iter().filter_map(|atom| self.space.get(atom)) {
+                operators.conditions.add(self.literal(fact, false));
+            }
+            self.effects(action, join, (facts, adds), &mut operators);
+            operators.finish(a, &objects[..action.params.len()]);
         }
         operators.index(self.space.facts.len() - self.first_fluent as usize);
         operators
     }
 
-    /// The number of an atom among those that actions can change, if it can ever be true.
-    fn fluent(&self, atom: &Atom, vars: &[ObjectId]) -> Option<u32> {
-        let fact = self.space.facts.get(atom.predicate, &self.world.args(atom, vars))?;
-        fact.checked_sub(self.first_fluent)
+    fn literal(&self, fact: u32, value: bool) -> Literal {
+        Literal::new(fact - self.first_fluent, value)
+    }
+
+    /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is
+    /// what the condition says already, and what is made false although it is made true as well.
+    fn effects(
+        &self,
+        action: &Action,
+        join: &Join,
+        (facts, adds): (&[u32], &[u32]),
+        operators: &mut Operators,
+    ) {
+        for (i, (effect, mention)) in action.effects.iter().zip(&join.effects).enumerate() {
+            let fact = match (adds.get(i), mention.fluent) {
+                (Some(&fact), _) => Some(fact).filter(|&fact| fact != NO_FACT),
+                (None, Some(fluent)) => Some(facts[fluent]),
+                (None, None) => self.space.get(&effect.atom),
+            };
+            let Some(literal) = fact.map(|fact| self.literal(fact, effect.add)) else { continue };
+            if let Some(when) = &effect.when {
+                let effect = self.conditional(when, literal);
+                effect.into_iter().for_each(|effect| operators.conditional.add(effect));
+                continue;
+            }
+            let added = || adds.iter().zip(&action.effects).filter(|(_, other)| other.when.is_none());
+            let undone = || !effect.add && added().any(|(&add, _)| Some(add) == fact);
+            let stated = || operators.conditions.open().contains(&literal);
+            if !mention.may_be_idle || !undone() && !stated() {
+                operators.effects.add(literal);
+            }
+        }
     }
 
     /// An effect that happens under a condition; `None` if that never holds.
-    fn conditional(&self, effect: &Effect, literal: Literal, vars: &[ObjectId]) -> Option<Conditional> {
-        let when: Vec<_> = effect.when.as_ref()?.iter().filter_map(|case| self.case(case, vars)).collect();
+    fn conditional(&self, when: &[Case], literal: Literal) -> Option<Conditional> {
+        let when: Vec<_> = when.iter().filter_map(|case| self.case(case)).collect();
         (!when.is_empty()).then_some(Conditional { literal, when })
     }
 
     /// An alternative of an effect's condition; `None` if it can never hold.
-    fn case(&self, case: &Case, vars: &[ObjectId]) -> Option<Conjunction> {
-        let world = &self.world;
-        let fact = |atom: &Atom| self.space.facts.get(atom.predicate, &world.args(atom, vars));
+    fn case(&self, case: &Case) -> Option<Conjunction> {
+        let (space, values) = (&self.space, &self.space.values);
+        let fluent = |fact: u32| fact.checked_sub(self.first_fluent);
         let mut literals = Conjunction::new();
         for atom in &case.positive {
-            let fact = fact(atom)?;
-            literals.extend(fact.checked_sub(self.first_fluent).map(|fact| Literal::new(fact, true)));
+            literals.extend(fluent(space.get(atom)?).map(|fact| Literal::new(fact, true)));
         }
-        for fact in case.negative.iter().filter_map(fact) {
-            literals.push(Literal::new(fact.checked_sub(self.first_fluent)?, false));
+        for fact in case.negative.iter().filter_map(|atom| space.get(atom)) {
+            literals.push(Literal::new(fluent(fact)?, false));
         }
-        let same = |&(a, b, same): &_| (world.object(a, vars) == world.object(b, vars)) == same;
+        let same = |&(a, b, same): &(Term, Term, bool)| (a.of(values) == b.of(values)) == same;
         case.equal.iter().all(same).then_some(literals)
     }
 }

@@ -1,62 +1,63 @@
 //! Finding every way in which the variables of a condition can stand for objects.
 
-use super::condition::{Atom, Case, Term, MAX_ATOMS, MAX_VARS};
-use super::domain::{PredicateId, Predicates, MAX_ARITY};
-use super::facts::{Facts, ObjectId, UNKNOWN};
-use super::types::{TypeId, NO_TYPE};
+use super::condition::{Atom, Case, Names, Term, MAX_ATOMS, MAX_VARS};
+use super::domain::{Effect, Predicates};
+use super::facts::{Facts, List, ObjectId, UNKNOWN};
+use super::objects::Objects;
+use super::types::{TypeId, Types, NO_TYPE};
 
 /// One alternative of a condition, and the orders in which its atoms are matched.
 pub(super) struct Join {
     pub(super) case: Case,
-    /// One plan for each positive atom that actions can make true, which it begins with; the plan that
-    /// begins anywhere if there is no such atom.
+    /// The positive atoms that actions can make true.
+    pub(super) fluents: Vec<usize>,
+    /// For each of these, the plan that begins with it.
     pub(super) plans: Vec<Plan>,
     /// The plan that begins anywhere.
     pub(super) whole: Plan,
+    /// The negative atoms that actions can make true.
+    pub(super) absent: Vec<Atom>,
+    /// For each effect of the action, what the condition says about it.
+    pub(super) effects: Vec<Mention>,
     /// Variables that no positive atom mentions: they stand for every object of their type.
     loose: Vec<u16>,
     /// Variables that nothing mentions: an object of their type must exist.
     idle: Vec<u16>,
     /// The negative atoms that no action can change and that no step can decide.
-    late: Vec<usize>,
+    late: Vec<Atom>,
 }
 
 /// An order of the positive atoms of a case.
 pub(super) struct Plan {
     /// Whether it begins with the fact that is being looked at.
-    pub(super) is_triggered: bool,
-    pub(super) steps: Vec<Step>,
+    is_triggered: bool,
+    steps: Vec<Step>,
 }
 
 /// Matching one atom, given what the steps before it have bound.
-pub(super) struct Step {
+struct Step {
     /// Which positive atom of the case.
-    atom: usize,
-    pub(super) predicate: PredicateId,
-    /// Arguments that are known before.
-    known: Vec<(usize, Term)>,
+    place: usize,
+    atom: Atom,
+    /// The first argument that is known before: candidates are the facts with its object there.
+    by: Option<(u16, Term)>,
+    /// The other arguments that are known before.
+    known: Vec<(u16, Term)>,
     /// Arguments that give a variable its object.
-    binds: Vec<(usize, u16)>,
+    binds: Vec<Bind>,
     /// Arguments whose variable another argument of the atom binds.
-    repeats: Vec<(usize, u16)>,
+    repeats: Vec<(u16, u16)>,
     /// Whether the atom may also match the fact that is being looked at.
     includes_trigger: bool,
     /// The negative atoms that no action can change and whose variables are known now.
-    excludes: Vec<usize>,
+    excludes: Vec<Atom>,
 }
 
-/// Objects, their types, and what the names in conditions stand for.
-pub(super) struct World {
-    pub(super) objects: usize,
-    /// For each type and object, whether it is of the type.
-    pub(super) fits: Vec<bool>,
-    pub(super) names: Vec<ObjectId>,
-}
-
-/// What is done with each way that is found.
-pub(super) trait Sink {
-    /// Takes the objects of the variables and the facts of the positive atoms; `false` ends the search.
-    fn found(&mut self, facts: &mut Facts, vars: &[ObjectId], matched: &[u32]) -> bool;
+/// An argument that gives a variable of a type its object.
+struct Bind {
+    arg: u16,
+    var: u16,
+    kind: TypeId,
 }
 
 /// How many facts may be tried while a game is loaded.
@@ -66,29 +67,53 @@ impl Join {
     /// Plans a case whose first `params` variables are parameters.
     pub(super) fn plan(case: Case, params: usize, vars: &[TypeId], predicates: &Predicates) -> Self {
         let fluent = |atom: &Atom| predicates.list[usize::from(atom.predicate)].fluent;
-        let triggers = (0..case.positive.len()).filter(|&i| fluent(&case.positive[i]));
-        let plans = triggers.map(|i| Plan::new(&case, Some(i), predicates)).collect();
-        let whole = Plan::new(&case, None, predicates);
+        let fluents: Vec<usize> = (0..case.positive.len()).filter(|&i| fluent(&case.positive[i])).collect();
+        let plans = fluents.iter().map(|&i| Plan::new(&case, Some(i), vars, predicates)).collect();
+        let whole = Plan::new(&case, None, vars, predicates);
         let bound = |var: &u16| case.positive.iter().any(|atom| atom.mentions(*var));
         let used = |var: &u16| {
             case.negative.iter().any(|atom| atom.mentions(*var))
-                || case.equal.iter().any(|(a, b, _)| [a, b].contains(&&Term::Var(*var)))
+                || case.equal.iter().any(|(a, b, _)| [a, b].contains(&&Term::var(*var)))
         };
         let all: Vec<u16> = (0..vars.len() as u16).filter(|var| !bound(var)).collect();
         let is_param = |var: &u16| usize::from(*var) < params;
         let exists = |var: &u16| case.exists.contains(var);
         let loose = all.iter().copied().filter(|var| is_param(var) || exists(var) && used(var)).collect();
         let idle = all.iter().copied().filter(|var| exists(var) && !used(var)).collect();
-        let decided = |i: &usize| whole.steps.iter().any(|step| step.excludes.contains(i));
-        let constant = |i: &usize| !fluent(&case.negative[*i]);
-        let late = (0..case.negative.len()).filter(|i| constant(i) && !decided(i)).collect();
-        Self { case, plans, whole, loose, idle, late }
+        let (absent, constant): (Vec<Atom>, Vec<Atom>) = case.negative.iter().cloned().partition(fluent);
+        let decided = |atom: &Atom| whole.steps.iter().any(|step| step.excludes.contains(atom));
+        let late = constant.into_iter().filter(|atom| !decided(atom)).collect();
+        Self { case, fluents, plans, whole, absent, effects: Vec::new(), loose, idle, late }
     }
+
+    /// Looks for what the condition says about the action's effects.
+    pub(super) fn find_effects(&mut self, effects: &[Effect]) {
+        let positive: Vec<&Atom> = self.fluents.iter().map(|&i| &self.case.positive[i]).collect();
+        let mention = |effect: &Effect| {
+            let same = |atom: &Atom| atom.predicate == effect.atom.predicate;
+            let stated = match effect.add {
+                true => positive.iter().any(|atom| same(atom)),
+                false => self.absent.iter().any(same),
+            };
+            let undone = !effect.add && effects.iter().any(|other| other.add && same(&other.atom));
+            let fluent = positive.iter().position(|&atom| *atom == effect.atom);
+            Mention { fluent, may_be_idle: stated || undone }
+        };
+        self.effects = effects.iter().map(mention).collect();
+    }
+}
+
+/// What a condition, and the other effects, say about an effect.
+pub(super) struct Mention {
+    /// Which of the fluent positive atoms is the effect's atom.
+    pub(super) fluent: Option<usize>,
+    /// Whether the effect may be said by the condition already or be undone by another effect.
+    pub(super) may_be_idle: bool,
 }
 
 impl Plan {
     /// Chooses the atom with most known and fewest unknown arguments next.
-    fn new(case: &Case, trigger: Option<usize>, predicates: &Predicates) -> Self {
+    fn new(case: &Case, trigger: Option<usize>, vars: &[TypeId], predicates: &Predicates) -> Self {
         let mut bound = [false; MAX_VARS];
         let mut open: Vec<usize> = (0..case.positive.len()).collect();
         let mut steps = Vec::with_capacity(open.len());
@@ -98,13 +123,13 @@ impl Plan {
             let fluent = predicates.list[usize::from(atom.predicate)].fluent;
             (Some(i) != trigger, free > 0 && free == atom.terms.len(), free, fluent, i)
         }) {
-            let includes_trigger = trigger.is_some_and(|trigger| next >= trigger);
             let before = bound;
-            let mut step = Step::new(&case.positive[next], next, includes_trigger, &mut bound);
-            let known = |i: usize, bound| case.negative[i].terms.iter().all(|term| is_known(term, bound));
-            let constant = |i: usize| !predicates.list[usize::from(case.negative[i].predicate)].fluent;
-            let decided = |i: &usize| constant(*i) && known(*i, &bound) && !known(*i, &before);
-            step.excludes = (0..case.negative.len()).filter(decided).collect();
+            let mut step = Step::new(&case.positive[next], next, vars, &mut bound);
+            step.includes_trigger = trigger.is_some_and(|trigger| next >= trigger);
+            let known = |atom: &Atom, bound| atom.terms.iter().all(|term| is_known(term, bound));
+            let constant = |atom: &Atom| !predicates.list[usize::from(atom.predicate)].fluent;
+            let decided = |atom: &&Atom| constant(atom) && known(atom, &bound) && !known(atom, &before);
+            step.excludes = case.negative.iter().filter(decided).cloned().collect();
             steps.push(step);
             open.retain(|&i| i != next);
         }
@@ -113,175 +138,214 @@ impl Plan {
 }
 
 impl Step {
-    fn new(atom: &Atom, i: usize, includes_trigger: bool, bound: &mut [bool; MAX_VARS]) -> Self {
-        let predicate = atom.predicate;
-        let (known, binds, repeats) = (Vec::new(), Vec::new(), Vec::new());
-        let mut step =
-            Self { atom: i, predicate, known, binds, repeats, includes_trigger, excludes: Vec::new() };
-        for (arg, &term) in atom.terms.iter().enumerate() {
-            match term {
-                Term::Var(var) if step.binds.iter().any(|&(_, other)| other == var) => {
-                    step.repeats.push((arg, var))
+    fn new(atom: &Atom, place: usize, vars: &[TypeId], bound: &mut [bool; MAX_VARS]) -> Self {
+        let mut step = Self {
+            place,
+            atom: atom.clone(),
+            by: None,
+            known: Vec::new(),
+            binds: Vec::new(),
+            repeats: Vec::new(),
+            includes_trigger: false,
+            excludes: Vec::new(),
+        };
+        for (arg, &term) in (0..).zip(&atom.terms) {
+            match term.as_var() {
+                Some(var) if step.binds.iter().any(|bind| bind.var == var) => step.repeats.push((arg, var)),
+                Some(var) if !bound[usize::from(var)] => {
+                    step.binds.push(Bind { arg, var, kind: vars[usize::from(var)] });
                 }
-                Term::Var(var) if !bound[usize::from(var)] => step.binds.push((arg, var)),
-                term => step.known.push((arg, term)),
+                _ if step.by.is_none() => step.by = Some((arg, term)),
+                _ => step.known.push((arg, term)),
             }
         }
-        step.binds.iter().for_each(|&(_, var)| bound[usize::from(var)] = true);
+        step.binds.iter().for_each(|bind| bound[usize::from(bind.var)] = true);
         step
     }
 }
 
 fn is_known(term: &Term, bound: &[bool; MAX_VARS]) -> bool {
-    match term {
-        Term::Var(var) => bound[usize::from(*var)],
-        Term::Name(_) => true,
-    }
+    term.as_var().is_none_or(|var| bound[usize::from(var)])
 }
 
 impl Atom {
     fn mentions(&self, var: u16) -> bool {
-        self.terms.contains(&Term::Var(var))
+        self.terms.contains(&Term::var(var))
     }
 }
 
-impl World {
+/// What is searched: facts, objects with their types, and what terms stand for while a search is under way.
+pub(super) struct Space {
+    pub(super) facts: Facts,
+    /// How many facts may still be tried.
+    pub(super) tries: u64,
+    /// The objects of the variables, then those of the names.
+    pub(super) values: Vec<ObjectId>,
+    /// The facts that the positive atoms match.
+    pub(super) matched: [u32; MAX_ATOMS],
+    objects: usize,
+    /// For each type and object, whether it is of the type.
+    fits: Vec<bool>,
+}
+
+impl Space {
+    /// The objects and facts of a game.
+    pub(super) fn new(facts: Facts, objects: &Objects, types: &Types) -> Self {
+        let kinds = 0..types.len() as TypeId;
+        let fits = kinds.flat_map(|kind| objects.types.iter().map(move |&object| types.is(object, kind)));
+        Self {
+            facts,
+            tries: MAX_TRIES,
+            values: vec![UNKNOWN; MAX_VARS],
+            matched: [0; MAX_ATOMS],
+            objects: objects.types.len(),
+            fits: fits.collect(),
+        }
+    }
+
+    /// Sets what names stand for.
+    pub(super) fn set_names(&mut self, names: &Names, objects: &Objects) {
+        self.values.truncate(MAX_VARS);
+        self.values.extend(names.list.iter().map(|name| objects.find(name).unwrap_or(UNKNOWN)));
+    }
+
+    /// The fact that an atom is now, if there is one.
+    #[inline]
+    pub(super) fn get(&self, atom: &Atom) -> Option<u32> {
+        self.facts.get(atom, &self.values)
+    }
+
+    /// The fact that an atom is now, a new one if need be; `None` if it is about an object that there is not.
+    #[inline]
+    pub(super) fn insert(&mut self, atom: &Atom) -> Option<u32> {
+        self.facts.insert(atom.predicate, atom.terms.iter().map(|term| term.of(&self.values)))
+    }
+
     /// Whether an object is of a type.
+    #[inline]
     fn is_of(&self, object: ObjectId, kind: TypeId) -> bool {
         kind != NO_TYPE && self.fits[usize::from(kind) * self.objects + usize::from(object)]
     }
 
-    /// The object that a term stands for.
-    pub(super) fn object(&self, term: Term, vars: &[ObjectId]) -> ObjectId {
-        match term {
-            Term::Var(var) => vars[usize::from(var)],
-            Term::Name(name) => self.names[usize::from(name)],
+    /// Takes one try, if there is one left.
+    #[inline]
+    fn try_one(&mut self) -> bool {
+        let left = self.tries > 0;
+        self.tries -= u64::from(left);
+        left
+    }
+
+    /// Takes fact `id` for a step's atom; `false` if the variables do not allow it.
+    #[inline(always)]
+    fn bind(&mut self, step: &Step, id: u32) -> bool {
+        self.matched[step.place] = id;
+        for bind in &step.binds {
+            let object = self.facts.arg(id, bind.arg);
+            self.values[usize::from(bind.var)] = object;
+            if !self.is_of(object, bind.kind) {
+                return false;
+            }
         }
+        let repeats = |&(arg, var): &(u16, u16)| self.values[usize::from(var)] == self.facts.arg(id, arg);
+        (step.repeats.is_empty() || step.repeats.iter().all(repeats))
+            && (step.excludes.is_empty() || step.excludes.iter().all(|atom| self.get(atom).is_none()))
     }
 
-    /// The arguments of an atom.
-    pub(super) fn args(&self, atom: &Atom, vars: &[ObjectId]) -> Args {
-        let mut args = Args { objects: [UNKNOWN; MAX_ARITY], len: atom.terms.len() };
-        for (arg, term) in args.objects.iter_mut().zip(&atom.terms) {
-            *arg = self.object(*term, vars);
+    /// Whether a fact has the known arguments, of which one is `by`.
+    fn has_known(&self, step: &Step, id: u32) -> bool {
+        let fits = |&(arg, term): &(u16, Term)| self.facts.arg(id, arg) == term.of(&self.values);
+        step.by.as_ref().is_none_or(fits) && step.known.iter().all(fits)
+    }
+
+    /// The latest fact before `limit` that may be a step's atom, and the list in which others stand.
+    #[inline(always)]
+    fn first(&self, step: &Step, limit: u32) -> Option<(u32, Option<List>)> {
+        if step.binds.is_empty() {
+            return self.get(&step.atom).filter(|&id| id < limit).map(|id| (id, None));
         }
-        args
+        let by = step.by.map(|(arg, term)| (arg, term.of(&self.values)));
+        let list = self.facts.list(step.atom.predicate, by)?;
+        let first = self.next(step, limit, list, self.facts.last(list))?;
+        Some((first, Some(list)))
     }
-}
 
-/// The arguments of an atom.
-pub(super) struct Args {
-    objects: [ObjectId; MAX_ARITY],
-    len: usize,
-}
-
-impl std::ops::Deref for Args {
-    type Target = [ObjectId];
-
-    fn deref(&self) -> &[ObjectId] {
-        &self.objects[..self.len]
-    }
-}
-
-/// The objects of the variables and the facts of the atoms while a search is under way.
-pub(super) struct Scratch {
-    vars: [ObjectId; MAX_VARS],
-    matched: [u32; MAX_ATOMS],
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { vars: [UNKNOWN; MAX_VARS], matched: [0; MAX_ATOMS] }
+    /// The first fact that may be a step's atom, from `id` on.
+    #[inline(always)]
+    fn next(&self, step: &Step, limit: u32, list: List, mut id: Option<u32>) -> Option<u32> {
+        let fits = |&(arg, term): &(u16, Term), id| self.facts.arg(id, arg) == term.of(&self.values);
+        while let Some(fact) = id {
+            if fact < limit && (step.known.is_empty() || step.known.iter().all(|known| fits(known, fact))) {
+                return id;
+            }
+            id = self.facts.before(list, fact);
+        }
+        None
     }
 }
 
 /// A search over one plan of one join.
-pub(super) struct Search<'a> {
-    pub(super) world: &'a World,
+pub(super) struct Search<'a, F> {
+    pub(super) space: &'a mut Space,
     /// The types of the variables.
     pub(super) types: &'a [TypeId],
     pub(super) join: &'a Join,
     pub(super) plan: &'a Plan,
     /// Only facts before this one count; with a trigger, it is the fact that is being looked at.
     pub(super) limit: u32,
-    pub(super) tries: &'a mut u64,
-    pub(super) sink: &'a mut dyn Sink,
-    pub(super) scratch: &'a mut Scratch,
+    /// Is told of each way that is found, by the values and the facts matched; `false` ends the search.
+    pub(super) found: F,
 }
 
-impl Search<'_> {
+impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
     /// Finds every way that the facts allow; with a trigger, those in which it is the first step's fact. `false`
     /// when the search was ended early.
-    pub(super) fn run(&mut self, facts: &mut Facts) -> bool {
+    pub(super) fn run(&mut self) -> bool {
         match self.plan.steps.first() {
             Some(step) if self.plan.is_triggered => {
-                let fits = |&(arg, term): &(usize, Term)| facts.args(self.limit)[arg] == self.object(term);
-                !step.known.iter().all(fits) || self.with(facts, step, self.limit, 1)
+                !self.space.has_known(step, self.limit)
+                    || self.space.try_one() && (!self.space.bind(step, self.limit) || self.extend(1))
             }
-            _ => self.extend(facts, 0),
+            _ => self.extend(0),
         }
     }
 
-    fn object(&self, term: Term) -> ObjectId {
-        self.world.object(term, &self.scratch.vars)
-    }
-
-    fn extend(&mut self, facts: &mut Facts, depth: usize) -> bool {
-        let Some(step) = self.plan.steps.get(depth) else { return self.finish(facts, 0) };
-        let limit = self.limit + u32::from(step.includes_trigger);
-        if step.binds.is_empty() {
-            let mut args = [UNKNOWN; MAX_ARITY];
-            step.known.iter().for_each(|&(arg, term)| args[arg] = self.object(term));
-            return match facts.get(step.predicate, &args[..step.known.len()]) {
-                Some(id) if id < limit => self.with(facts, step, id, depth + 1),
-                _ => true,
-            };
-        }
-        let known = step.known.first().map(|&(arg, term)| (arg, self.object(term)));
-        let Some(list) = facts.list(step.predicate, known) else { return true };
-        let mut next = facts.last(list);
-        while let Some(id) = next {
-            next = facts.before(list, id);
-            let args = facts.args(id);
-            let fits = |&(arg, term): &(usize, Term)| args[arg] == self.object(term);
-            if id < limit && step.known.iter().skip(1).all(fits) && !self.with(facts, step, id, depth + 1) {
+    /// Goes on with the step numbered `depth`.
+    fn extend(&mut self, mut depth: usize) -> bool {
+        while let Some(step) = self.plan.steps.get(depth) {
+            depth += 1;
+            let limit = self.limit + u32::from(step.includes_trigger);
+            let Some((mut id, list)) = self.space.first(step, limit) else { return true };
+            // The last candidate takes no call of its own: most steps have only one.
+            while let Some(next) =
+                list.and_then(|list| self.space.next(step, limit, list, self.space.facts.before(list, id)))
+            {
+                if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth) {
+                    return false;
+                }
+                id = next;
+            }
+            if !self.space.try_one() {
                 return false;
             }
+            if !self.space.bind(step, id) {
+                return true;
+            }
         }
-        true
+        self.finish(0)
     }
 
-    /// Goes on with a step's atom being the fact `id`, if the variables allow it.
-    fn with(&mut self, facts: &mut Facts, step: &Step, id: u32, depth: usize) -> bool {
-        if *self.tries == 0 {
-            return false;
-        }
-        *self.tries -= 1;
-        self.scratch.matched[step.atom] = id;
-        let args = facts.args(id);
-        let bound = step.binds.iter().all(|&(arg, var)| self.assign(var, args[arg]))
-            && step.repeats.iter().all(|&(arg, var)| self.scratch.vars[usize::from(var)] == args[arg]);
-        let allowed = bound && step.excludes.iter().all(|&i| self.is_absent(facts, i));
-        !allowed || self.extend(facts, depth)
-    }
-
-    fn assign(&mut self, var: u16, object: ObjectId) -> bool {
-        self.scratch.vars[usize::from(var)] = object;
-        self.world.is_of(object, self.types[usize::from(var)])
-    }
-
-    /// Gives the loose variables objects, from the one numbered `depth` on; then tells the sink.
-    fn finish(&mut self, facts: &mut Facts, depth: usize) -> bool {
+    /// Gives the loose variables objects, from the one numbered `depth` on; then tells of it.
+    fn finish(&mut self, depth: usize) -> bool {
         let Some(&var) = self.join.loose.get(depth) else {
-            let matched = &self.scratch.matched[..self.plan.steps.len()];
-            return !self.holds(facts) || self.sink.found(facts, &self.scratch.vars, matched);
+            return !self.holds() || (self.found)(self.space);
         };
-        for object in 0..self.world.objects as ObjectId {
-            if *self.tries == 0 {
+        for object in 0..self.space.objects as ObjectId {
+            if !self.space.try_one() {
                 return false;
             }
-            *self.tries -= 1;
-            if self.assign(var, object) && !self.finish(facts, depth + 1) {
+            self.space.values[usize::from(var)] = object;
+            let fits = self.space.is_of(object, self.types[usize::from(var)]);
+            if fits && !self.finish(depth + 1) {
                 return false;
             }
         }
@@ -289,21 +353,15 @@ impl Search<'_> {
     }
 
     /// Whether what can be decided now holds: types of idle variables, equalities, facts that never change.
-    fn holds(&self, facts: &Facts) -> bool {
-        let world = self.world;
+    fn holds(&self) -> bool {
+        let space = &*self.space;
         let exists = |var: &u16| {
             let kind = self.types[usize::from(*var)];
-            (0..world.objects as ObjectId).any(|object| world.is_of(object, kind))
+            (0..space.objects as ObjectId).any(|object| space.is_of(object, kind))
         };
-        let same = |(a, b, same): &(Term, Term, bool)| (self.object(*a) == self.object(*b)) == *same;
+        let same = |(a, b, same): &(Term, Term, bool)| (a.of(&space.values) == b.of(&space.values)) == *same;
         self.join.idle.iter().all(exists)
             && self.join.case.equal.iter().all(same)
-            && self.join.late.iter().all(|&i| self.is_absent(facts, i))
-    }
-
-    /// Whether a negative atom is no fact.
-    fn is_absent(&self, facts: &Facts, i: usize) -> bool {
-        let atom = &self.join.case.negative[i];
-        facts.get(atom.predicate, &self.world.args(atom, &self.scratch.vars)).is_none()
+            && self.join.late.iter().all(|atom| space.get(atom).is_none())
     }
 }

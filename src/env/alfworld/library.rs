@@ -1,11 +1,13 @@
 //! Loading games, with the domains and grammars that they share parsed once.
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::domain::Domain;
 use super::error::{AlfworldError, Result};
+use super::fields::{unescape, Fields};
 use super::game::{Game, RawGame};
 use super::grammar::Grammar;
 use super::symbols::is_plain;
@@ -21,8 +23,18 @@ const MAX_LOGICS: usize = 16;
 pub(super) struct Logic {
     domain_text: String,
     grammar_text: String,
+    written: Written,
     pub(super) domain: Arc<Domain>,
     pub(super) grammar: Grammar,
+}
+
+/// A domain's and a grammar's texts as a game file has them.
+#[derive(Default)]
+struct Written {
+    domain: String,
+    grammar: String,
+    /// As [`Grammar::plain`], by the bytes of `grammar` here.
+    plain: Vec<(Range<usize>, u32)>,
 }
 
 /// The literal of a shared grammar that is a game's own, and its text there.
@@ -64,9 +76,27 @@ impl Library {
     /// # Errors
     /// A text that is not a game, and a game that cannot be won.
     pub fn parse(&self, name: &str, text: &str, shuffle: Option<u64>) -> Result<Arc<Game>> {
-        let raw = RawGame::parse(name, text)?;
-        let logic = self.logic(name, &raw.pddl_domain, &raw.grammar)?;
+        let fields = Fields::parse(text);
+        let known = fields.as_ref().and_then(|fields| Some((RawGame::read(fields)?, self.known(fields)?)));
+        let (raw, logic) = match known {
+            Some(known) => known,
+            None => {
+                let raw = RawGame::parse(name, text)?;
+                let logic = self.logic(name, &raw, fields.as_ref())?;
+                (raw, logic)
+            }
+        };
         Game::new(name, raw, logic, shuffle).map(Arc::new)
+    }
+
+    /// As [`Library::logic`], if the domain and the grammar are known as they are written.
+    fn known(&self, fields: &Fields) -> Option<(Arc<Logic>, OwnText)> {
+        let known = self.logics.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|logic| {
+            let Written { domain, grammar, plain } = &logic.written;
+            let own = (domain == fields.domain).then(|| difference(grammar, plain, fields.grammar))??;
+            Some((logic.clone(), own))
+        })
     }
 
     fn read(&self, path: &Path, shuffle: Option<u64>) -> Result<Arc<Game>> {
@@ -77,10 +107,12 @@ impl Library {
     }
 
     /// A parsed domain and grammar, and the literal in which this grammar differs from the parsed one.
-    fn logic(&self, name: &str, domain: &str, grammar: &str) -> Result<(Arc<Logic>, OwnText)> {
+    fn logic(&self, name: &str, raw: &RawGame, fields: Option<&Fields>) -> Result<(Arc<Logic>, OwnText)> {
+        let (domain, grammar) = (&*raw.pddl_domain, &*raw.grammar);
         let known = self.logics.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut same_domain = known.iter().filter(|logic| logic.domain_text == domain);
-        let own = same_domain.clone().find_map(|logic| Some((logic.clone(), logic.difference(grammar)?)));
+        let own = |logic: &Arc<Logic>| difference(&logic.grammar_text, &logic.grammar.plain, grammar);
+        let own = same_domain.clone().find_map(|logic| Some((logic.clone(), own(logic)?)));
         if let Some(found) = own {
             return Ok(found);
         }
@@ -90,8 +122,9 @@ impl Library {
             None => Arc::new(Domain::parse(name, domain)?),
         };
         let compiled = Grammar::parse(name, grammar, &domain)?;
-        let logic = Logic { domain_text, grammar_text: grammar.to_owned(), domain, grammar: compiled };
-        let logic = Arc::new(logic);
+        let written = fields.map(|fields| Written::new(fields, grammar, &compiled)).unwrap_or_default();
+        let grammar_text = grammar.to_owned();
+        let logic = Arc::new(Logic { domain_text, grammar_text, written, domain, grammar: compiled });
         let mut logics = self.logics.write().unwrap_or_else(PoisonError::into_inner);
         if logics.len() == MAX_LOGICS {
             logics.remove(0);
@@ -101,20 +134,30 @@ impl Library {
     }
 }
 
-impl Logic {
-    /// The literal of the parsed grammar for which `text` has another plain text, and that one, if `text`
-    /// otherwise is the same; `Some(None)` if it is all the same.
-    fn difference(&self, text: &str) -> Option<OwnText> {
-        let known = &self.grammar_text;
-        if text == known {
-            return Some(None);
-        }
-        let first = text.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
-        let (span, literal) =
-            self.grammar.plain.iter().find(|(span, _)| span.start <= first && first <= span.end)?;
-        let own = text.get(span.start..)?.strip_suffix(&known[span.end..])?;
-        is_plain(own).then(|| Some((*literal, own.to_owned())))
+impl Written {
+    fn new(fields: &Fields, grammar_text: &str, grammar: &Grammar) -> Self {
+        let written = |(span, literal): &(Range<usize>, u32)| {
+            let text = &grammar_text[span.clone()];
+            let before = |start| unescape(&format!("{}\"", &fields.grammar[..start]));
+            let is_there = |start: &usize| before(*start).is_some_and(|before| before.len() == span.start);
+            let start = fields.grammar.match_indices(text).map(|(start, _)| start).find(is_there)?;
+            Some((start..start + text.len(), *literal))
+        };
+        let plain = grammar.plain.iter().filter_map(written).collect();
+        Self { domain: fields.domain.to_owned(), grammar: fields.grammar.to_owned(), plain }
     }
+}
+
+/// The literal of the grammar `known` for which `text` has another plain text, and that one, if `text` otherwise is the
+/// same; `Some(None)` if it is all the same. `plain` has the places of such literals.
+fn difference(known: &str, plain: &[(Range<usize>, u32)], text: &str) -> Option<OwnText> {
+    if text == known {
+        return Some(None);
+    }
+    let first = text.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
+    let (span, literal) = plain.iter().find(|(span, _)| span.start <= first && first <= span.end)?;
+    let own = text.get(span.start..)?.strip_suffix(&known[span.end..])?;
+    is_plain(own).then(|| Some((*literal, own.to_owned())))
 }
 
 fn read_file(path: &Path, name: &str) -> Result<String> {

@@ -6,6 +6,7 @@
 
 mod bits;
 mod chars;
+mod commands;
 mod compile;
 mod condition;
 mod demonstrate;
@@ -15,10 +16,12 @@ mod environment;
 mod error;
 mod expert;
 mod facts;
+mod fields;
 mod files;
 mod game;
 mod grammar;
 mod ground;
+mod index;
 mod join;
 mod library;
 mod objects;
@@ -38,6 +41,7 @@ mod state_tests;
 mod symbols;
 mod task;
 mod text;
+mod texts;
 mod types;
 mod value;
 

@@ -1,17 +1,21 @@
 //! The objects of a game and the names under which players know them.
 
-use rustc_hash::FxHashMap;
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt::Write;
 
 use super::facts::ObjectId;
+use super::index::{hash_text, Index};
+use super::texts::Texts;
 use super::types::TypeId;
 
 /// The objects of a game; an object's number is the rank of its name.
 #[derive(Default)]
 pub(super) struct Objects {
-    pub(super) ids: Vec<String>,
+    pub(super) ids: Texts,
     pub(super) types: Vec<TypeId>,
     /// The names that players see.
-    pub(super) names: Vec<String>,
+    pub(super) names: Texts,
 }
 
 /// The text between the parts of an object's name in the problem.
@@ -28,43 +32,79 @@ impl Objects {
         if let Some(seed) = shuffle {
             shuffled(&mut order, seed);
         }
-        let own_name = |(id, used): (&String, &bool)| if *used { String::new() } else { id.clone() };
-        self.names = self.ids.iter().zip(used).map(own_name).collect();
-        let kinds: Vec<Option<String>> = order.iter().map(|&id| kind(&self.ids[id])).collect();
-        let mut counts: FxHashMap<&str, usize> = FxHashMap::default();
-        for kind in kinds.iter().flatten() {
-            *counts.entry(kind).or_default() += 1;
+        let mut kinds = Kinds::default();
+        let kind_of = |id: usize| used[id].then(|| kind(self.ids.get(id))).flatten();
+        let kind_of: Vec<Option<usize>> =
+            (0..self.ids.len()).map(|id| kind_of(id).map(|kind| kinds.count(&kind))).collect();
+        let mut numbers = vec![0; self.ids.len()];
+        for (id, kind) in order.into_iter().filter_map(|id| Some((id, kind_of[id]?))) {
+            numbers[id] = kinds.counts[kind];
+            kinds.counts[kind] -= 1;
         }
-        for (&id, kind) in order.iter().zip(&kinds) {
-            self.names[id] = match kind {
-                Some(kind) => {
-                    let count = counts.entry(kind).or_default();
-                    *count -= 1;
-                    format!("{kind} {}", *count + 1)
-                }
-                None => format!("{} ", plain(&self.ids[id])),
+        let mut name = String::new();
+        for (id, number) in numbers.into_iter().enumerate() {
+            name.clear();
+            let written = match kind_of[id] {
+                Some(kind) => write!(name, "{} {number}", kinds.texts.get(kind)),
+                None if used[id] => write!(name, "{} ", plain(self.ids.get(id))),
+                None => write!(name, "{}", self.ids.get(id)),
             };
+            debug_assert!(written.is_ok(), "a String takes every text");
+            self.names.push(&name);
         }
+        self.names.shrink();
     }
 
     /// The object called `id` in the problem.
     pub(super) fn find(&self, id: &str) -> Option<ObjectId> {
-        self.ids.binary_search_by(|known| known.as_str().cmp(id)).ok().map(|rank| rank as ObjectId)
+        let (mut from, mut to) = (0, self.ids.len());
+        while from < to {
+            let middle = from.midpoint(to);
+            match self.ids.get(middle).cmp(id) {
+                Ordering::Less => from = middle + 1,
+                Ordering::Equal => return Some(middle as ObjectId),
+                Ordering::Greater => to = middle,
+            }
+        }
+        None
+    }
+}
+
+/// Kinds of things, and how many there are of each.
+#[derive(Default)]
+struct Kinds {
+    texts: Texts,
+    counts: Vec<usize>,
+    by_text: Index,
+}
+
+impl Kinds {
+    /// Counts one more of a kind; gives the kind's number.
+    fn count(&mut self, kind: &str) -> usize {
+        let known = self.by_text.find(hash_text(kind), |known| self.texts.get(known as usize) == kind);
+        let number = known.map_or(self.counts.len(), |known| known as usize);
+        if let Err(slot) = known {
+            self.texts.push(kind);
+            self.counts.push(0);
+            self.by_text.insert(slot, number as u32, |known| hash_text(self.texts.get(known as usize)));
+        }
+        self.counts[number] += 1;
+        number
     }
 }
 
 /// What kind of thing an object is: the first part of its name; `None` for a name without parts.
-fn kind(id: &str) -> Option<String> {
+fn kind(id: &str) -> Option<Cow<'_, str>> {
     let (first, _) = id.split_once(BAR)?;
     let kind = plain(first);
     Some(if id.contains("basin") { kind + "basin" } else { kind })
 }
 
 /// A name with its spelled-out characters put back.
-fn plain(id: &str) -> String {
+fn plain(id: &str) -> Cow<'_, str> {
     match id.contains('_') {
-        true => SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)),
-        false => id.to_owned(),
+        true => SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)).into(),
+        false => id.into(),
     }
 }
 

@@ -58,54 +58,47 @@ impl Operators {
         self.actions.len()
     }
 
-    /// No operators, with room for `count`.
-    pub(super) fn with_capacity(count: usize) -> Self {
+    /// No operators, with room for `count` with so many arguments and literals of their conditions.
+    pub(super) fn with_capacity(count: usize, args: usize, conditions: usize) -> Self {
         Self {
             actions: Vec::with_capacity(count),
-            args: Rows::with_capacity(count, 4 * count),
-            conditions: Rows::with_capacity(count, 3 * count),
+            args: Rows::with_capacity(count, args),
+            conditions: Rows::with_capacity(count, conditions + count),
             effects: Rows::with_capacity(count, 4 * count),
             conditional: Rows::with_capacity(count, 0),
             needing: Rows::default(),
         }
     }
 
-    /// Leaves out of the last operator's effects what its condition says already, and what is made false
-    /// although it is made true as well.
-    pub(super) fn finish_effects(&mut self) {
-        let last = self.conditions.len() - 1;
-        let conditions = self.conditions.row(last);
-        self.effects.retain_last(|literal, before| literal.value() || !before.contains(&literal.opposite()));
-        self.effects.retain_last(|literal, _| !conditions.contains(&literal));
-    }
-
-    /// Takes the last operator away if it changes nothing.
-    pub(super) fn drop_idle(&mut self) {
-        let last = self.len() - 1;
-        if self.effects.row(last).is_empty() && self.conditional.row(last).is_empty() {
-            self.actions.pop();
-            self.args.pop();
-            self.conditions.pop();
-            self.effects.pop();
-            self.conditional.pop();
+    /// Ends the operator whose condition and effects were added, unless it changes nothing.
+    pub(super) fn finish(&mut self, action: u16, args: &[ObjectId]) {
+        if self.effects.open().is_empty() && self.conditional.open().is_empty() {
+            return self.conditions.cancel();
         }
+        self.actions.push(action);
+        self.args.push(args);
+        self.conditions.close();
+        self.effects.close();
+        self.conditional.close();
     }
 
-    /// Lists the operators by the literals of their conditions.
+    /// Lists the operators by the literals of their conditions, now that all are there.
     pub(super) fn index(&mut self, facts: usize) {
-        let operators = 0..self.len() as u32;
-        let of = |operator: u32| {
-            let literals = self.conditions.row(operator as usize).iter();
-            literals.map(move |literal| (literal.0, operator))
-        };
-        self.needing = Rows::group(2 * facts, operators.flat_map(of));
+        let pairs = (0..).zip(self.conditions.rows());
+        let pairs = pairs.flat_map(|(operator, row)| row.iter().map(move |literal| (literal.0, operator)));
+        self.needing = Rows::group(2 * facts, pairs);
+        self.actions.shrink_to_fit();
+        self.args.shrink();
+        self.conditions.shrink();
+        self.effects.shrink();
+        self.conditional.shrink();
     }
 
     /// The operators that are applicable when `facts` are true.
     pub(super) fn applicable(&self, facts: &Bits) -> Bits {
         let mut applicable = Bits::new(self.len());
-        for operator in 0..self.len() as u32 {
-            applicable.set(operator, self.is_applicable(operator, facts));
+        for (operator, row) in (0..).zip(self.conditions.rows()) {
+            applicable.set(operator, row.iter().all(|literal| literal.holds(facts)));
         }
         applicable
     }

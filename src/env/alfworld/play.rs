@@ -86,7 +86,7 @@ impl Play {
 
     /// The operator that an admissible command applies.
     pub fn operator(&self, command: &str) -> Option<OperatorId> {
-        let text = |&id: &u32| (**self.game.command_text(id)).cmp(command);
+        let text = |&id: &u32| self.game.command_text(id).cmp(command);
         let id = self.commands[self.commands.binary_search_by(text).ok()?];
         self.state.applicable().find(|&operator| self.game.command_id(operator) == id)
     }
@@ -115,7 +115,7 @@ impl Play {
 
     /// The admissible commands, in code-point order.
     pub fn admissible(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.commands.iter().map(|&command| &**self.game.command_text(command))
+        self.commands.iter().map(|&command| self.game.command_text(command))
     }
 
     /// Whether the goal is reached.

@@ -1,14 +1,14 @@
 //! PDDL problems: objects, the start, the goal.
 
-use rustc_hash::FxHashMap;
-
 use super::condition::{Case, Names, Scope};
 use super::domain::{definition, typed_objects, Domain, PredicateId, MAX_ARITY};
 use super::error::{AlfworldError, Part, Result, Source};
 use super::facts::{ObjectId, MAX_OBJECTS};
+use super::index::{hash_text, Index};
 use super::join::Join;
 use super::objects::Objects;
 use super::sexpr::{Items, Node, Sexpr};
+use super::texts::Texts;
 use super::types::TypeId;
 
 /// A parsed problem.
@@ -53,23 +53,29 @@ impl Problem {
         let Some(condition) = goal.next() else { return Err(section.error("an empty goal")) };
         let (objects, by_name) = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
-        let mut problem = Self { objects, facts: Vec::new(), args: Vec::new(), goal };
+        let count = init.clone().count();
+        let (facts, args) = (Vec::with_capacity(count), Vec::with_capacity(2 * count));
+        let mut problem = Self { objects, facts, args, goal };
         for fact in init {
             problem.read_fact(fact, domain, &by_name)?;
         }
         Ok(problem)
     }
 
-    fn read_fact(&mut self, fact: Node, domain: &Domain, by_name: &FxHashMap<&str, ObjectId>) -> Result<()> {
+    fn read_fact(&mut self, fact: Node, domain: &Domain, by_name: &Index) -> Result<()> {
         let (head, items) = fact.headed()?;
         if matches!(head, "=" | "not") {
             return Ok(()); // costs; what is not said to be true is false
         }
-        let predicate = domain.predicates.find(fact, head)?;
+        // Most facts have the predicate of the fact before them.
+        let last = self.facts.last().copied();
+        let last = last.filter(|&id| domain.predicates.list[usize::from(id)].name == head);
+        let predicate = last.map_or_else(|| domain.predicates.find(fact, head), Ok)?;
         let mut arity = 0;
         for item in items {
             let word = item.word()?;
-            let Some(&object) = by_name.get(word) else {
+            let known = by_name.find(hash_text(word), |id| self.objects.ids.get(id as usize) == word);
+            let Ok(object) = known.map(|id| id as ObjectId) else {
                 return Err(item.error("this object is not declared"));
             };
             arity += 1;
@@ -84,12 +90,7 @@ impl Problem {
 }
 
 /// The objects in the order of their names, and their numbers.
-fn read_objects<'s>(
-    file: &str,
-    root: Node<'s>,
-    items: Option<Items<'s>>,
-    domain: &'s Domain,
-) -> Result<(Objects, FxHashMap<&'s str, ObjectId>)> {
+fn read_objects(file: &str, root: Node, items: Option<Items>, domain: &Domain) -> Result<(Objects, Index)> {
     let mut list: Vec<(&str, TypeId)> = Vec::new();
     list.extend(domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind)));
     if let Some(items) = items {
@@ -102,11 +103,16 @@ fn read_objects<'s>(
     if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(root.error(format!("the object `{}` is declared twice", pair[0].0)));
     }
-    let mut by_name = FxHashMap::with_capacity_and_hasher(list.len(), Default::default());
-    by_name.extend(list.iter().enumerate().map(|(id, (name, _))| (*name, id as ObjectId)));
-    let ids = list.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let mut ids = Texts::with_capacity(list.len(), list.iter().map(|(name, _)| name.len()).sum());
+    let mut by_name = Index::with_capacity(list.len());
+    for (id, (name, _)) in list.iter().enumerate() {
+        ids.push(name);
+        if let Err(slot) = by_name.find(hash_text(name), |_| false) {
+            by_name.insert(slot, id as u32, |id| hash_text(list[id as usize].0));
+        }
+    }
     let types = list.iter().map(|(_, kind)| *kind).collect();
-    Ok((Objects { ids, types, names: Vec::new() }, by_name))
+    Ok((Objects { ids, types, names: Texts::default() }, by_name))
 }
 
 impl Goal {

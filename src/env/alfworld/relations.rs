@@ -61,7 +61,7 @@ impl Relation {
     /// Sorts from the last argument to the first, each time keeping the order there was.
     fn sort(&mut self, facts: &Facts, objects: usize) {
         let by = |list: &[u32], i: usize| {
-            Rows::group(objects, list.iter().map(|&fact| (u32::from(facts.args(fact)[i]), fact)))
+            Rows::group(objects, list.iter().map(|&fact| (u32::from(facts.arg(fact, i as u16)), fact)))
         };
         let mut by_first = None;
         for i in (0..self.types.len()).rev() {

@@ -10,6 +10,7 @@ pub(super) struct Sexpr<'a> {
     source: Source<'a>,
     /// The text in lower case, as PDDL names are compared.
     lower: &'a str,
+    is_ascii: bool,
     tokens: Vec<Token>,
 }
 
@@ -39,15 +40,16 @@ pub(super) struct Items<'s> {
 impl<'a> Sexpr<'a> {
     /// Reads `source`, of which `lower` is the lower-case copy.
     pub(super) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
-        let mut tree = Self { source, lower, tokens: Vec::with_capacity(lower.len() / 12) };
+        let tokens = Vec::with_capacity(lower.len() / 12);
+        let mut tree = Self { source, lower, is_ascii: lower.is_ascii(), tokens };
         let bytes = lower.as_bytes();
         let (mut at, mut open) = (0, Vec::new());
-        while at < bytes.len() {
-            at = match bytes[at] {
+        while let Some(&byte) = bytes.get(at) {
+            at = match byte {
+                _ if is_space(byte) => at + 1,
                 b';' => line_end(bytes, at),
                 b'(' => tree.open(at, &mut open)?,
                 b')' => tree.close(at, &mut open)?,
-                byte if is_space(byte) => at + 1,
                 _ => tree.word(bytes, at, open.is_empty())?,
             };
         }
@@ -81,10 +83,17 @@ impl<'a> Sexpr<'a> {
     }
 
     fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
-        let ends = |&byte: &u8| ENDS_WORD[usize::from(byte)];
-        let end = bytes[start + 1..].iter().position(ends).map_or(bytes.len(), |i| start + 1 + i);
-        let word = &self.lower[start..end];
-        if !word.is_ascii() {
+        let mut end = start + 1;
+        while let Some(next) = bytes[end..].first_chunk::<16>() {
+            if next.iter().fold(false, |any, &byte| any | may_end_word(byte)) {
+                break;
+            }
+            end += next.len();
+        }
+        while end < bytes.len() && !ENDS_WORD[usize::from(bytes[end])] {
+            end += 1;
+        }
+        if !self.is_ascii && !bytes[start..end].is_ascii() {
             return Err(self.source.error(start, end, "only ASCII characters may stand outside comments"));
         }
         if outside {
@@ -111,17 +120,16 @@ impl<'a> Sexpr<'a> {
 }
 
 impl<'s> Node<'s> {
-    fn text(self) -> &'s str {
-        let token = self.tree.tokens[self.at];
-        &self.tree.lower[token.start as usize..token.end as usize]
-    }
-
     /// The word, if this is one.
+    #[inline]
     pub(super) fn as_word(self) -> Option<&'s str> {
-        Some(self.text()).filter(|&text| text != "(")
+        let token = self.tree.tokens[self.at];
+        let is_word = token.next as usize == self.at + 1;
+        is_word.then(|| &self.tree.lower[token.start as usize..token.end as usize])
     }
 
     /// The word.
+    #[inline]
     pub(super) fn word(self) -> Result<&'s str> {
         self.as_word().ok_or_else(|| self.error("expected a word"))
     }
@@ -176,6 +184,11 @@ const ENDS_WORD: [bool; 256] = {
     }
     ends
 };
+
+/// Whether a word may end before a byte. This is quick to ask about many bytes at once, and wrong for some controls.
+const fn may_end_word(byte: u8) -> bool {
+    (byte <= b' ') | (byte == b'(') | (byte == b')') | (byte == b';') | (byte == b'?')
+}
 
 /// White space between PDDL words: that of ASCII, and its four separator characters.
 const fn is_space(byte: u8) -> bool {

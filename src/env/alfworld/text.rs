@@ -3,7 +3,7 @@
 use super::bits::Bits;
 use super::error::{AlfworldError, Result};
 use super::facts::{Facts, ObjectId};
-use super::grammar::{Body, Each, Grammar, Query, QueryAtom, Symbol, Term};
+use super::grammar::{ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term};
 use super::objects::Objects;
 use super::relations::Relations;
 use super::types::Types;
@@ -75,6 +75,23 @@ impl<'a> Writer<'a> {
         Ok(&self.text)
     }
 
+    /// Writes the command of an action with such parameters.
+    pub(super) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
+        let Some(pieces) = &action.pieces else {
+            return self.write(&action.params, params, &action.template);
+        };
+        self.text.clear();
+        self.work = 0;
+        for piece in pieces {
+            self.text.push_str(match piece {
+                Piece::Literal(id) => self.words.literal(*id),
+                Piece::Name(i) => self.words.objects.names.get(usize::from(params[*i])),
+            });
+        }
+        self.work(pieces.len())?;
+        Ok(&self.text)
+    }
+
     /// The text written last.
     pub(super) fn into_text(self) -> String {
         self.text
@@ -87,6 +104,7 @@ impl<'a> Writer<'a> {
                 self.work(1)
             }
             Symbol::NonTerminal(id) => self.non_terminal(*id),
+            Symbol::Each(Each { body, query: None }) => self.body(body),
             Symbol::Each(each) => {
                 let answers = self.answers(each)?;
                 (0..answers.count).try_for_each(|i| self.answer(each, &answers, i))
@@ -131,12 +149,16 @@ impl<'a> Writer<'a> {
         let outside = self.frame.len();
         let answer = &answers.objects[i * answers.slots.len()..(i + 1) * answers.slots.len()];
         self.frame.extend(answers.slots.iter().copied().zip(answer.iter().copied()));
-        match &each.body {
-            Body::NonTerminal(id) => self.non_terminal(*id)?,
-            Body::Value(choices) => self.value(choices)?,
-        }
+        self.body(&each.body)?;
         self.frame.truncate(outside);
         Ok(())
+    }
+
+    fn body(&mut self, body: &Body) -> Result<()> {
+        match body {
+            Body::NonTerminal(id) => self.non_terminal(*id),
+            Body::Value(choices) => self.value(choices),
+        }
     }
 
     fn value(&mut self, choices: &[Vec<Term>]) -> Result<()> {
@@ -166,8 +188,8 @@ impl<'a> Writer<'a> {
         };
         let object = usize::from(object & !OF_OTHER_TYPE);
         Ok(match attribute {
-            Attribute::Name => &words.objects.names[object],
-            Attribute::Id => &words.objects.ids[object],
+            Attribute::Name => words.objects.names.get(object),
+            Attribute::Id => words.objects.ids.get(object),
             Attribute::Type => words.types.name(words.objects.types[object]),
             Attribute::Definite => "the",
             Attribute::Indefinite => "a",
