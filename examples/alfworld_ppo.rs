@@ -84,7 +84,7 @@ impl Args {
     /// The settings of a new run: the preset, the file over it, the options over both.
     fn config(&self) -> Result<Config> {
         let preset = self.preset.unwrap_or_default();
-        let tasks = AlfWorldTasks::of(preset);
+        let tasks = AlfWorldTasks::of(preset).found();
         let base = Config::preset(preset, Benchmark::AlfWorld, Algorithm::Ppo, tasks);
         let overrides = Overrides {
             seed: self.seed,
@@ -98,8 +98,7 @@ impl Args {
             dump: self.dump,
         };
         let base = if self.smoke { smoke(base) } else { base };
-        let mut config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
-        config.environment = config.environment.found();
+        let config = base.with(self.config.as_deref(), &overrides)?;
         config.ppo()?;
         config.validate()?;
         config.environment.validate()?;

@@ -103,7 +103,7 @@ impl Args {
             dump: self.dump,
         };
         let base = if self.smoke { smoke(base) } else { base };
-        let config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
+        let config = base.with(self.config.as_deref(), &overrides)?;
         config.ppo()?;
         config.validate()?;
         config.environment.validate()?;

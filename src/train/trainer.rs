@@ -10,11 +10,12 @@ use super::{
     best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, kl_rewards,
     length_metrics, overlong_rewards, prune_checkpoints, round_episodes, sample_informative, step_line,
     summary, write_report, Agent, AlarmState, Alarms, Checkpoint, CheckpointWriter, Critic, Outcome, Panel,
-    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, Throughput, TrainConfig,
+    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, TaskSettings, Throughput,
+    TrainConfig,
 };
 use crate::env::{Demonstration, Environment};
 use crate::objective::KlControl;
-use crate::rollout::{demonstration_texts, Episode, Rollouts};
+use crate::rollout::{demonstration_texts, ActionSpace, Episode, Rollouts};
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -73,7 +74,7 @@ pub struct Trainer<E> {
     stop: Option<&'static AtomicBool>,
 }
 
-impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
+impl<E: Serialize + DeserializeOwned + PartialEq + TaskSettings> Trainer<E> {
     /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the examination that training
     /// has to beat, critic, first checkpoint.
     ///
@@ -263,7 +264,8 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         if let (Some((kl, samples)), Some(control)) = (notes.kl, &mut self.state.kl) {
             control.update(kl, samples)?;
         }
-        length_metrics(&mut record, &rollouts.trajectories, rollout.max_action_tokens);
+        let limit = if rollout.actions == ActionSpace::Free { rollout.max_action_tokens } else { usize::MAX };
+        length_metrics(&mut record, &rollouts.trajectories, limit);
         self.throughput.add(&mut record, &rollouts.stats, began);
         for alarm in self.alarms.observe(&mut record) {
             self.progress.line(&alarm.to_string());
