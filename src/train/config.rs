@@ -38,7 +38,7 @@ pub struct TrainConfig<E> {
     pub schedule: LrSchedule,
     /// When and how the policy is examined.
     pub evaluation: EvaluationConfig,
-    /// Keep every training episode that is learned from, in `rollouts.jsonl`; examinations are always kept.
+    /// Keep every training episode, in `rollouts.jsonl`; examinations are always kept.
     pub dump: bool,
     /// What a cascade of the entropy looks like, and what happens then.
     pub alarm: AlarmConfig,

@@ -24,12 +24,20 @@ pub struct EpisodeLine {
     /// The panel, of an examination's episode.
     #[serde(default)]
     pub panel: Option<String>,
+    /// Of a training episode, whether it was learned from; dynamic sampling plays others too. Lines without it are of
+    /// episodes that were.
+    #[serde(default = "yes")]
+    pub used: bool,
     /// What happened.
     pub episode: Trajectory,
 }
 
 fn eval() -> String {
     "eval".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// An [`EpisodeLine`] to be written, borrowed.
@@ -39,18 +47,29 @@ pub(crate) struct EpisodeRef<'a> {
     pub(crate) step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) panel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) used: Option<bool>,
     pub(crate) episode: &'a Trajectory,
 }
 
-/// Appends all training episodes of step `step` to the run's `rollouts.jsonl`, tokens and entropies included.
+/// Appends all training episodes of step `step` to the run's dump, tokens and entropies included, by group and member: those
+/// that were `learned` from, and the `unused` ones that dynamic sampling played beside them, each marked.
 ///
-/// The file is part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
+/// The files are part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
-pub fn dump_rollouts(recorder: &mut Recorder, step: u64, trajectories: &[Trajectory]) -> Result<()> {
-    let line = |episode| EpisodeRef { phase: "rl", step, panel: None, episode };
-    trajectories.iter().try_for_each(|episode| recorder.rollout(&line(episode)))
+pub fn dump_rollouts(
+    recorder: &mut Recorder,
+    step: u64,
+    learned: &[Trajectory],
+    unused: &[Trajectory],
+) -> Result<()> {
+    let mut all: Vec<(&Trajectory, bool)> =
+        learned.iter().map(|t| (t, true)).chain(unused.iter().map(|t| (t, false))).collect();
+    all.sort_by_key(|(t, _)| (t.group, t.member));
+    let line = |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
+    all.into_iter().try_for_each(|(episode, used)| recorder.rollout(&line(episode, used)))
 }
 
 /// Calls `each` with every episode of a file of episodes and its line number, from 1, one in memory at a time. A last
@@ -82,12 +101,13 @@ pub fn episode_files(run_dir: impl AsRef<Path>) -> Vec<PathBuf> {
 
 impl Display for EpisodeLine {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { phase, step, panel, episode } = self;
+        let Self { phase, step, panel, used, episode } = self;
         let panel = panel.as_ref().map_or(String::new(), |panel| format!(" {panel}"));
         let (task, member) = (&episode.task, episode.member);
         let solved = if episode.success { "solved" } else { "not solved" };
         let end = episode.end.name();
-        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end})")?;
+        let unused = if *used { "" } else { " · not learned from" };
+        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end}){unused}")?;
         writeln!(f, "goal: {}", episode.start.goal.trim())?;
         write_text(f, &episode.start.observation)?;
         let mut before = 0.0;
@@ -152,8 +172,9 @@ pub(super) mod tests {
     fn dumped_episodes_are_read_back_and_bad_lines_are_named() {
         let run = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::create(run.path()).unwrap();
-        let episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
-        dump_rollouts(&mut recorder, 4, &episodes).unwrap();
+        let mut episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
+        episodes[1].group = 1;
+        dump_rollouts(&mut recorder, 4, &episodes[1..], &episodes[..1]).unwrap();
         let [_, path] = &episode_files(run.path())[..] else { panic!("two files") };
         let mut read = Vec::new();
         let all = |read: &mut Vec<EpisodeLine>| {
@@ -169,7 +190,14 @@ pub(super) mod tests {
             read.iter().map(|line| &line.episode).collect::<Vec<_>>(),
             episodes.iter().collect::<Vec<_>>()
         );
+        assert_eq!(read.iter().map(|line| line.used).collect::<Vec<_>>(), [false, true]);
+        assert!(read[0].to_string().lines().next().unwrap().ends_with(" · not learned from"));
         let text = std::fs::read_to_string(path).unwrap();
+        // As runs wrote them before they kept what was not learned from.
+        std::fs::write(path, text.replace("\"used\":false,", "")).unwrap();
+        read.clear();
+        all(&mut read).unwrap();
+        assert!(read.len() == 2 && read.iter().all(|line| line.used));
         std::fs::write(path, format!("{text}{}", &text[..40])).unwrap();
         read.clear();
         all(&mut read).unwrap();
@@ -185,7 +213,8 @@ pub(super) mod tests {
     #[test]
     fn an_episode_reads_as_a_dialogue() {
         let episode = toy_episode(2, &["dance", "look", "open green"]);
-        let line = EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), episode };
+        let line =
+            EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), used: true, episode };
         let expected = "\
 ── eval step 9 toy · find-coin:2 · member 0 · solved (done)
 goal: find the coin

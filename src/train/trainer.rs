@@ -15,7 +15,7 @@ use super::{
 };
 use crate::env::{Demonstration, Environment};
 use crate::objective::KlControl;
-use crate::rollout::{demonstration_texts, ActionSpace, Episode, Rollouts};
+use crate::rollout::{demonstration_texts, ActionSpace, Episode, Rollouts, Trajectory};
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -50,6 +50,8 @@ struct Notes {
     metrics: Vec<(&'static str, f64)>,
     /// The step's mean KL, nats per token, and its episodes.
     kl: Option<(f64, usize)>,
+    /// What dynamic sampling played and left out.
+    unused: Vec<Trajectory>,
 }
 
 /// A run in progress.
@@ -220,6 +222,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq + TaskSettings> Trainer<E> {
             play(&round_episodes(&schedule, *seed, step, round, sampling, rollout.group))
         })?;
         notes.metrics.extend(sampled.metrics());
+        notes.unused = sampled.unused;
         Ok(sampled.rollouts)
     }
 
@@ -271,7 +274,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq + TaskSettings> Trainer<E> {
             self.progress.line(&alarm.to_string());
         }
         if *dump {
-            dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories)?;
+            dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories, &notes.unused)?;
         }
         self.recorder.record(&record)?;
         self.step += 1;

@@ -169,7 +169,7 @@ fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, fro
         let mut record = config.update(&mut agent, &rollouts, step)?;
         record.set("time/now", std::process::id());
         recorder.record(&record)?;
-        dump_rollouts(&mut recorder, step, &rollouts.trajectories)?;
+        dump_rollouts(&mut recorder, step, &rollouts.trajectories, &[])?;
         save(folder, &agent, &recorder, step + 1)?;
     }
     Ok(agent)
