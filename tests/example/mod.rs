@@ -49,6 +49,7 @@ impl Example {
         let duration = clock.elapsed();
         check_summary(&numbers, &whole);
         check_folder(&whole);
+        plays_again(&whole);
 
         assert_eq!(self.summary(&smoke(&parts, 1))["steps"], 1);
         assert!(first_difference(&whole, &parts).unwrap().is_some(), "one step and two steps are the same");
@@ -157,7 +158,7 @@ impl Example {
 /// Arguments of a smoke run in `dir`.
 fn smoke(dir: &Path, steps: u32) -> Vec<String> {
     let [dir, steps] = [dir.display().to_string(), steps.to_string()];
-    ["--smoke", "--seed", "5", "--steps", &steps, "--out", &dir].map(String::from).to_vec()
+    ["--smoke", "--dump", "--seed", "5", "--steps", &steps, "--out", &dir].map(String::from).to_vec()
 }
 
 /// Arguments that continue the run in `dir`.
@@ -195,6 +196,13 @@ fn check_summary(numbers: &serde_json::Map<String, serde_json::Value>, dir: &Pat
         let value = numbers[key].as_f64().unwrap_or(f64::NAN);
         assert!(range.contains(&value), "{key} = {}", numbers[key]);
     }
+}
+
+/// `replay --check` finds no difference in any recorded episode.
+fn plays_again(dir: &Path) {
+    let output = Example("replay").command().arg(dir).arg("--check").output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(output.status.success() && out.contains(" played again, 0 of them differ"), "{out}{err}");
 }
 
 fn check_folder(dir: &Path) {
