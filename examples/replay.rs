@@ -146,7 +146,7 @@ impl Args {
         if !self.path.is_dir() {
             return Ok(vec![self.path.clone()]);
         }
-        let files = episode_files(&self.path);
+        let files = episode_files(&self.path)?;
         ensure!(!files.is_empty(), "{}: no episodes.jsonl and no rollouts.jsonl", self.path.display());
         Ok(files)
     }

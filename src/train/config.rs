@@ -40,6 +40,9 @@ pub struct TrainConfig<E> {
     pub evaluation: EvaluationConfig,
     /// Keep every training episode, in `rollouts.jsonl`; examinations are always kept.
     pub dump: bool,
+    /// Most megabytes (10⁶ bytes) of dumped training episodes; of more the oldest are deleted, an eighth at a time.
+    #[serde(default = "dump_megabytes")]
+    pub dump_megabytes: u64,
     /// What a cascade of the entropy looks like, and what happens then.
     pub alarm: AlarmConfig,
     /// What turns are paid.
@@ -73,6 +76,11 @@ pub struct TrainConfig<E> {
     pub entropy: EntropyConfig,
     /// The tasks, and what the environment needs.
     pub environment: E,
+}
+
+/// The default of [`TrainConfig::dump_megabytes`].
+pub(super) fn dump_megabytes() -> u64 {
+    20_000
 }
 
 /// What a command line may change; `None` leaves a setting as it is.
@@ -197,9 +205,11 @@ impl<E: TaskSettings> TrainConfig<E> {
     /// # Errors
     /// The first such setting, by name.
     pub fn validate(&self) -> Result<()> {
-        for (name, n) in
-            [("checkpoint_every", self.checkpoint_every), ("environments", self.environments as u64)]
-        {
+        for (name, n) in [
+            ("checkpoint_every", self.checkpoint_every),
+            ("environments", self.environments as u64),
+            ("dump_megabytes", self.dump_megabytes),
+        ] {
             if n == 0 {
                 return Err(Error::setting(name, 0, "must be at least 1"));
             }

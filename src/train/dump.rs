@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::outcomes::Panels;
 use super::record::{bad_line, whole_lines};
-use super::{Recorder, EPISODES_FILE, ROLLOUTS_FILE};
+use super::rollout_log::rollout_files;
+use super::{Recorder, EPISODES_FILE};
 use crate::rollout::Trajectory;
 use crate::Result;
 
-/// A line of `episodes.jsonl` or `rollouts.jsonl`: an episode and when it was played.
+/// A line of `episodes.jsonl` or of dumped training episodes: an episode and when it was played.
 ///
 /// Its `Display` is the episode as a dialogue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +70,7 @@ pub fn dump_rollouts(
         learned.iter().map(|t| (t, true)).chain(unused.iter().map(|t| (t, false))).collect();
     all.sort_by_key(|(t, _)| (t.group, t.member));
     let line = |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
+    recorder.begin_rollouts()?;
     all.into_iter().try_for_each(|(episode, used)| recorder.rollout(&line(episode, used)))
 }
 
@@ -93,10 +95,15 @@ pub fn read_episodes(
     })
 }
 
-/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes.
-pub fn episode_files(run_dir: impl AsRef<Path>) -> Vec<PathBuf> {
-    let paths = [EPISODES_FILE, ROLLOUTS_FILE].map(|name| run_dir.as_ref().join(name));
-    paths.into_iter().filter(|path| path.is_file()).collect()
+/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes, oldest first.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io).
+pub fn episode_files(run_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let run_dir = run_dir.as_ref();
+    let examinations = Some(run_dir.join(EPISODES_FILE)).filter(|path| path.is_file());
+    let rollouts = rollout_files(run_dir)?.into_iter().map(|(_, path)| path);
+    Ok(examinations.into_iter().chain(rollouts).collect())
 }
 
 impl Display for EpisodeLine {
@@ -175,7 +182,7 @@ pub(super) mod tests {
         let mut episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
         episodes[1].group = 1;
         dump_rollouts(&mut recorder, 4, &episodes[1..], &episodes[..1]).unwrap();
-        let [_, path] = &episode_files(run.path())[..] else { panic!("two files") };
+        let [_, path] = &episode_files(run.path()).unwrap()[..] else { panic!("two files") };
         let mut read = Vec::new();
         let all = |read: &mut Vec<EpisodeLine>| {
             read_episodes(path, |n, line| {

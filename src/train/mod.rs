@@ -45,6 +45,7 @@ mod replay;
 mod report;
 #[cfg(feature = "text")]
 mod reward;
+mod rollout_log;
 #[cfg(feature = "text")]
 mod run_folder;
 #[cfg(feature = "text")]

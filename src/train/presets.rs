@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::config::dump_megabytes;
 use super::{
     AdamWConfig, AdvantageConfig, AlarmConfig, CloningConfig, CriticConfig, DeviceKind, EvaluationConfig,
     GaeConfig, GaeLevel, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, TrainConfig, UpdateConfig,
@@ -121,6 +122,7 @@ impl<E> TrainConfig<E> {
             schedule: LrSchedule::default(),
             evaluation: EvaluationConfig::default(),
             dump: false,
+            dump_megabytes: dump_megabytes(),
             alarm: AlarmConfig::default(),
             reward: RewardConfig::Progress { points: 100.0 },
             advantage: None,

@@ -151,6 +151,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq + TaskSettings> Trainer<E> {
             return Err(Error::setting("environments", 0, "must be at least 1"));
         }
         let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let recorder = recorder.keeping_rollouts(folder.config.dump_megabytes.saturating_mul(1_000_000));
         let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone())?;
         let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
         let (critic, step, saved, stop) = (None, 0, 0, None);

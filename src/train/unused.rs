@@ -57,6 +57,7 @@ impl<E: TaskSettings> TrainConfig<E> {
             ("cloning.epochs = 0 clones nothing", "nothing decays at weight_decay = 0");
         let critic_decays = self.critic.as_ref().is_none_or(|critic| critic.optimizer.weight_decay != 0.0);
         vec![
+            (!self.dump, "dump_megabytes", "dump = false keeps no training episodes"),
             (checkpoint, "policy", "the checkpoint of model.source has a shape of its own"),
             (!checkpoint, "model.format", "a small policy writes its actions plainly; needs model.source"),
             (!checkpoint, "model.lora", "needs a checkpoint: set model.source"),
@@ -201,7 +202,8 @@ mod tests {
     }
 
     /// What is refused, with the algorithm it is refused for.
-    const CASES: [(&str, &str); 43] = [
+    const CASES: [(&str, &str); 44] = [
+        ("dump_megabytes = 9", "`dump_megabytes` = 9"),
         ("[alarm]\naction = \"off\"\nwindow = 10", "`alarm.window` = 10"),
         ("[alarm]\naction = \"off\"\nzero_variance = 0.5", "`alarm.zero_variance` = 0.5"),
         ("[alarm]\naction = \"off\"\nvalid_drop = 0.5", "`alarm.valid_drop` = 0.5"),
@@ -268,8 +270,8 @@ mod tests {
     fn every_written_setting_without_effect_is_refused_with_its_value() {
         for (i, (text, named)) in CASES.into_iter().enumerate() {
             let algorithms: &[Algorithm] = match i {
-                38 | 39 => &[Algorithm::Grpo],
-                40.. => &[Algorithm::Ppo],
+                39 | 40 => &[Algorithm::Grpo],
+                41.. => &[Algorithm::Ppo],
                 _ => &[Algorithm::Grpo, Algorithm::Ppo],
             };
             for &algorithm in algorithms {
