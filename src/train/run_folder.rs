@@ -28,7 +28,7 @@ pub struct RunFolder<C> {
     pub skipped: Vec<Error>,
 }
 
-impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
+impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     /// Begins a run in `dir`, created where it is missing.
     ///
     /// # Errors
@@ -70,9 +70,9 @@ impl<C: Serialize + DeserializeOwned + PartialEq> RunFolder<C> {
         if let Some(checkpoint) = &found.checkpoint {
             let mut saved: C = read_config(checkpoint.file(SAVED)?)?;
             adjust(&mut saved);
-            if saved != config {
-                let changed = differences(&saved, &config);
-                let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
+            let changed = differences(&saved, &config);
+            let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
+            if !changed.is_empty() {
                 return Err(Error::file(path, "run", format!("changed since the checkpoint: {changed}")));
             }
         }

@@ -76,7 +76,7 @@ pub struct Trainer<E> {
     stop: Option<&'static AtomicBool>,
 }
 
-impl<E: Serialize + DeserializeOwned + PartialEq + TaskSettings> Trainer<E> {
+impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the examination that training
     /// has to beat, critic, first checkpoint.
     ///

@@ -1,5 +1,7 @@
 //! Settings without effect beside the others: an error where somebody wrote them, and left out of what is written down.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 
 use super::{AlarmAction, TrainConfig};
@@ -31,8 +33,7 @@ impl Unused {
 /// What `[environment]` of a [`TrainConfig`] has to be.
 pub trait TaskSettings: Sized {
     /// The settings of `[environment]` that have no effect in `config`, named from `environment.` on; none by default.
-    fn unused(config: &TrainConfig<Self>) -> Vec<Unused> {
-        let _ = config;
+    fn unused(_config: &TrainConfig<Self>) -> Vec<Unused> {
         Vec::new()
     }
 }
@@ -126,10 +127,7 @@ impl<E: TaskSettings> TrainConfig<E> {
     }
 
     /// Refuses the first of the settings `written` somewhere, by dotted name and value, that has no effect.
-    pub(super) fn refuse_unused<'a>(
-        &self,
-        written: impl IntoIterator<Item = (&'a String, &'a String)>,
-    ) -> Result<()> {
+    pub(super) fn refuse_unused(&self, written: &BTreeMap<String, String>) -> Result<()> {
         let unused = self.unused();
         for (key, value) in written {
             if let Some(found) = unused.iter().find(|unused| unused.covers(key)) {
@@ -189,7 +187,7 @@ mod tests {
 
     type Config = TrainConfig<Nothing>;
 
-    /// The error that `text` in a file and `overrides` lead to, over a small run of both algorithms where it is the same.
+    /// The error that `text` in a file and `overrides` lead to over a small run.
     fn refusal(algorithm: Algorithm, text: &str, overrides: &Overrides) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
@@ -201,7 +199,7 @@ mod tests {
         }
     }
 
-    /// What is refused, with the algorithm it is refused for.
+    /// What is refused and the start of the error; of both algorithms where a comment does not say otherwise.
     const CASES: [(&str, &str); 44] = [
         ("dump_megabytes = 9", "`dump_megabytes` = 9"),
         ("[alarm]\naction = \"off\"\nwindow = 10", "`alarm.window` = 10"),
