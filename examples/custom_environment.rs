@@ -68,6 +68,8 @@ impl Environment for Corridor {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+impl TaskSettings for Nothing {}
+
 /// Learns to follow a sign to a treasure.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
@@ -110,7 +112,7 @@ fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
     }
     let steps = if args.smoke { args.steps.or(Some(2)) } else { args.steps };
     let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };
-    let config = config().overlaid(args.config.as_deref())?.with(&overrides)?;
+    let config = config().with(args.config.as_deref(), &overrides)?;
     config.ppo()?;
     config.validate()?;
     Ok(RunFolder::create(args.out.clone().unwrap_or_else(|| "runs/corridor".into()), config)?)

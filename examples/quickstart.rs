@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+impl TaskSettings for Nothing {}
+
 /// Learns to find a coin in one of four boxes.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
@@ -67,7 +69,7 @@ fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
     }
     let steps = if args.smoke { args.steps.or(Some(3)) } else { args.steps };
     let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };
-    let config = config().overlaid(args.config.as_deref())?.with(&overrides)?;
+    let config = config().with(args.config.as_deref(), &overrides)?;
     config.grpo()?;
     config.validate()?;
     let temporary = || std::env::temp_dir().join(format!("epo-quickstart-{}", std::process::id()));

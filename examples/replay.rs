@@ -66,11 +66,18 @@ enum World {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct Settings {
+    environment: Tasks,
+    rollout: Rollout,
+}
+
+/// Those of `[environment]`, of either world.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Tasks {
     data: Option<PathBuf>,
     household: Option<GeneratorConfig>,
     show_admissible: bool,
     simulator: Option<ScienceWorldConfig>,
-    rollout: Rollout,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -88,32 +95,37 @@ impl Settings {
     }
 
     fn world(&self) -> Result<World> {
-        match self {
-            Self { simulator: Some(_), .. } => Ok(World::Scienceworld),
-            Self { data: Some(_), .. } => Ok(World::Alfworld),
-            Self { household: Some(_), .. } => Ok(World::Household),
+        match &self.environment {
+            Tasks { simulator: Some(_), .. } => Ok(World::Scienceworld),
+            Tasks { data: Some(_), .. } => Ok(World::Alfworld),
+            Tasks { household: Some(_), .. } => Ok(World::Household),
             _ => bail!("no config.toml beside the episodes names an environment: choose one with --env"),
         }
     }
 
     fn environment(&self, args: &Args) -> Result<Box<dyn Environment>> {
-        let games: Arc<dyn Games> = match args.env.map_or_else(|| self.world(), Ok)? {
+        let (tasks, world) = (&self.environment, args.env.map_or_else(|| self.world(), Ok)?);
+        ensure!(
+            args.data.is_none() || world == World::Alfworld,
+            "--data names ALFWorld's games; these are of another world"
+        );
+        let games: Arc<dyn Games> = match world {
             World::Toy => return Ok(Box::new(ToyEnvironment::new())),
             World::Scienceworld => return self.scienceworld(),
-            World::Household => Arc::new(Household::new(self.household.clone().unwrap_or_default())?),
+            World::Household => Arc::new(Household::new(tasks.household.clone().unwrap_or_default())?),
             World::Alfworld => {
                 let set = || std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
-                let data = args.data.clone().or(self.data.clone()).or_else(|| set().map(PathBuf::from));
+                let data = args.data.clone().or(tasks.data.clone()).or_else(|| set().map(PathBuf::from));
                 let data = data.context("the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;
                 Arc::new(DataFolder::open(data)?)
             }
         };
-        Ok(show_admissible(AlfWorld::new(games), self.show_admissible))
+        Ok(show_admissible(AlfWorld::new(games), tasks.show_admissible))
     }
 
     fn scienceworld(&self) -> Result<Box<dyn Environment>> {
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-        let config = self.simulator.clone().unwrap_or_default();
+        let config = self.environment.simulator.clone().unwrap_or_default();
         let environment = ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
         Ok(Box::new(environment.context("the pool has no environment")?))
     }
@@ -121,7 +133,7 @@ impl Settings {
 
 impl Args {
     fn wants(&self, line: &EpisodeLine) -> bool {
-        let EpisodeLine { phase, step, panel, episode } = line;
+        let EpisodeLine { phase, step, panel, episode, .. } = line;
         let panels = [Some(phase.as_str()), panel.as_deref()];
         self.step.is_none_or(|wanted| wanted == *step)
             && self.panel.as_deref().is_none_or(|wanted| panels.contains(&Some(wanted)))
@@ -134,7 +146,7 @@ impl Args {
         if !self.path.is_dir() {
             return Ok(vec![self.path.clone()]);
         }
-        let files = episode_files(&self.path);
+        let files = episode_files(&self.path)?;
         ensure!(!files.is_empty(), "{}: no episodes.jsonl and no rollouts.jsonl", self.path.display());
         Ok(files)
     }

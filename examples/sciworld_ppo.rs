@@ -29,6 +29,7 @@ type Config = TrainConfig<ScienceWorldTasks>;
     version,
     after_help = "\
 Settings come from the preset, then from --config, then from the options; --print-config shows the result.
+One that has no effect beside the others is an error.
 A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
 Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
 The last line of standard output is `summary {…}`, a JSON object."
@@ -55,8 +56,8 @@ struct Args {
     /// Settings to start from: a small policy on a CPU, the paper's runs, or its published code's [default: small]
     #[arg(long, value_name = "small|paper|official", conflicts_with = "smoke")]
     preset: Option<Preset>,
-    /// Print the settings in force as TOML, and do nothing else
-    #[arg(long)]
+    /// Print the settings that have an effect as TOML, and do nothing else
+    #[arg(long, conflicts_with = "out")]
     print_config: bool,
     /// How entropy is controlled: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
     /// top-entropy; [entropy] of --config sets the rest [default: the preset's, epo for small]
@@ -77,7 +78,7 @@ struct Args {
     /// Where the policy is computed [default: cpu]
     #[arg(long, value_name = "cpu|cuda|metal")]
     device: Option<DeviceKind>,
-    /// Keep every training episode with its tokens, for `--example replay`
+    /// Keep every training episode with its tokens, for `--example replay`, up to dump_megabytes of --config
     #[arg(long)]
     dump: bool,
     /// A complete run in under two minutes
@@ -103,7 +104,7 @@ impl Args {
             dump: self.dump,
         };
         let base = if self.smoke { smoke(base) } else { base };
-        let config = base.overlaid(self.config.as_deref())?.with(&overrides)?;
+        let config = base.with(self.config.as_deref(), &overrides)?;
         config.ppo()?;
         config.validate()?;
         config.environment.validate()?;

@@ -45,6 +45,7 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
     let common = [
+        ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
         ("lambda = 1.0", "lambda"),
         ("[environment]\ntasks = []", "panel `train`"),
         ("[environment]\ntasks = [\"juggle\"]", "juggle"),

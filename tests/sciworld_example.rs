@@ -51,6 +51,7 @@ fn bad_arguments_are_refused_by_name() {
 #[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
     let common = [
+        ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
         ("lambda = 1.0", "lambda"),
         ("[entropy]\nkapa_low = 1.0", "kapa_low"),
         ("[entropy]\nkappa_low = -1.0", "entropy.kappa_low"),

@@ -56,7 +56,7 @@ fn run(dir: &Path) {
         let line = serde_json::json!({ "step": step, "episode": episode(1, &["look", action]) });
         recorder.episode(&line).unwrap();
     }
-    dump_rollouts(&mut recorder, 4, &[episode(2, &["dance"]), episode(3, &["open gold"])]).unwrap();
+    dump_rollouts(&mut recorder, 4, &[episode(2, &["dance"]), episode(3, &["open gold"])], &[]).unwrap();
 }
 
 #[test]

@@ -47,27 +47,23 @@ pub enum AdaptiveRule {
 
 /// The settings of [`AdaptiveBonus`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct AdaptiveTarget {
     /// The mean token entropy to be kept, nats, > 0.
     pub target: f64,
     /// How fast λ moves per training step, > 0.
-    #[serde(default = "published_rate")]
     pub rate: f64,
     /// λ never exceeds this, > 0.
-    #[serde(default = "one")]
     pub max: f64,
     /// How it moves.
-    #[serde(default)]
     pub rule: AdaptiveRule,
 }
 
-fn published_rate() -> f64 {
-    0.005
-}
-
-fn one() -> f64 {
-    1.0
+impl Default for AdaptiveTarget {
+    /// TRL's defaults (`entropy_target`, `entropy_coef_delta`, `entropy_coef_max`), for long answers of large models.
+    fn default() -> Self {
+        Self { target: 0.2, rate: 0.005, max: 1.0, rule: AdaptiveRule::Skywork }
+    }
 }
 
 /// A bonus −λ·L_H whose λ rises while the rollouts' entropy is below a target and falls while it is above; λ

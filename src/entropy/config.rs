@@ -23,7 +23,7 @@ pub enum EntropyMethod {
     EpoOfficial,
     /// `decayed-bonus`: [`DecayedBonus`], which follows the schedule of β.
     DecayedBonus,
-    /// `adaptive`: [`AdaptiveBonus`]; needs the table `adaptive`, and starts from λ.
+    /// `adaptive`: [`AdaptiveBonus`], with the settings of the table `adaptive`; starts from λ.
     Adaptive,
     /// `clip-cov`: [`ClipCov`], with the settings of the table `clip_cov`.
     ClipCov,
@@ -45,10 +45,6 @@ impl EntropyMethod {
         ("kl-cov", Self::KlCov),
         ("top-entropy", Self::TopEntropy),
     ];
-
-    fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, method)| *method == self).map_or("?", |(name, _)| name)
-    }
 }
 
 /// The built-in histories by name; `per_turn` keeps one reference per turn index instead of one for all.
@@ -107,10 +103,9 @@ impl HistoryConfig {
 
 /// Everything about entropy control in one serialisable place; the default is [`EntropyConfig::paper_v2`].
 ///
-/// λ, α, the band, the history and β belong to all methods, so that arms of one experiment differ in `method`
-/// alone: `bonus`, `decayed-bonus` and `adaptive` use λ, `decayed-bonus` β too, the EPO methods all of them, the
-/// others none; the band's occupancy is reported for every method. What belongs to one method (the gate and the
-/// tables) is an error with any other.
+/// A method uses some of the settings, and [`EntropyConfig::unused`] lists the others: a run's file or command line that
+/// gives one of those is refused. The history and the band around it belong to all methods: where the entropy stands
+/// against them is reported, and alarms watch it, whatever the loss does.
 ///
 /// ```
 /// use epo::entropy::EntropyConfig;
@@ -148,7 +143,7 @@ pub struct EntropyConfig {
     pub history: HistoryConfig,
     /// The weight β_k, with γ and K.
     pub beta: BetaSchedule,
-    /// For `adaptive` only, and needed there.
+    /// For `adaptive` only; the published settings where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<AdaptiveTarget>,
     /// For `clip-cov` only; the published settings where left out.
@@ -220,7 +215,7 @@ impl EntropyConfig {
             Some((_, EntropyMethod::EpoOfficial)) => {
                 Ok(Self { lambda: self.lambda, ..Self::official_code() })
             }
-            Some(&(_, method)) => Ok(Self { method, ..self }),
+            Some(&(_, method)) => Ok(Self { method, gate: None, ..self }),
             None => {
                 let names = EntropyMethod::NAMES.map(|(name, _)| name).join(", ");
                 Err(Error::setting("entropy.method", name, format!("one of {names}")))
@@ -251,20 +246,54 @@ impl EntropyConfig {
             .with_band(band)
     }
 
-    fn refuse_what_is_of_no_use(&self) -> Result<()> {
-        if let (Some(gate), true) = (self.gate, self.method != EntropyMethod::EpoOfficial) {
-            return Err(Error::setting("entropy.gate", gate, "only `epo-official` has a gate"));
-        }
-        let tables = [
-            ("adaptive", self.adaptive.is_some(), EntropyMethod::Adaptive),
-            ("clip_cov", self.clip_cov.is_some(), EntropyMethod::ClipCov),
-            ("kl_cov", self.kl_cov.is_some(), EntropyMethod::KlCov),
-            ("top_entropy", self.top_entropy.is_some(), EntropyMethod::TopEntropy),
+    /// The settings that the method has no use for, by name, each with the reason.
+    pub fn unused(&self) -> Vec<(&'static str, &'static str)> {
+        use EntropyMethod::*;
+        let owners: [(&[EntropyMethod], &str, &str); 8] = [
+            (
+                &[Bonus, DecayedBonus, Adaptive, Epo, EpoOfficial],
+                "lambda",
+                "only `bonus`, `decayed-bonus`, `adaptive`, `epo` and `epo-official` have a term to be weighted",
+            ),
+            (&[Epo, EpoOfficial], "alpha", "only `epo` and `epo-official` penalise what leaves the band"),
+            (&[Epo, EpoOfficial], "granularity", "only `epo` and `epo-official` hold anything inside the band"),
+            (&[Epo, EpoOfficial, DecayedBonus], "beta", "only `epo`, `epo-official` and `decayed-bonus` follow β"),
+            (&[EpoOfficial], "gate", "only `epo-official` has a gate"),
+            (&[Adaptive], "adaptive", "only `adaptive` has this table"),
+            (&[ClipCov], "clip_cov", "only `clip-cov` has this table"),
+            (&[KlCov], "kl_cov", "only `kl-cov` has this table"),
         ];
-        for (table, given, owner) in tables {
-            if given && self.method != owner {
-                let reason = format!("only `{}` has this table", owner.name());
-                return Err(Error::setting(format!("entropy.{table}"), self.method.name(), reason));
+        let top = (&[TopEntropy][..], "top_entropy", "only `top-entropy` has this table");
+        let unused = owners.into_iter().chain([top]).filter(|(methods, ..)| !methods.contains(&self.method));
+        unused.map(|(_, key, reason)| (key, reason)).collect()
+    }
+
+    /// The same with the method's table written out where it was left out.
+    #[must_use]
+    pub fn in_full(mut self) -> Self {
+        match self.method {
+            EntropyMethod::Adaptive => drop(self.adaptive.get_or_insert_default()),
+            EntropyMethod::ClipCov => drop(self.clip_cov.get_or_insert_default()),
+            EntropyMethod::KlCov => drop(self.kl_cov.get_or_insert_default()),
+            EntropyMethod::TopEntropy => drop(self.top_entropy.get_or_insert_default()),
+            _ => (),
+        }
+        self
+    }
+
+    /// Refuses the settings that can only have been given for another method.
+    fn refuse_what_is_of_no_use(&self) -> Result<()> {
+        let given = [
+            ("gate", self.gate.map(|gate| gate.to_string())),
+            ("adaptive", self.adaptive.map(|table| format!("{table:?}"))),
+            ("clip_cov", self.clip_cov.map(|table| format!("{table:?}"))),
+            ("kl_cov", self.kl_cov.map(|table| format!("{table:?}"))),
+            ("top_entropy", self.top_entropy.map(|table| format!("{table:?}"))),
+        ];
+        let unused = self.unused();
+        for (key, value) in given.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            if let Some((_, reason)) = unused.iter().find(|(unused, _)| *unused == key) {
+                return Err(Error::setting(format!("entropy.{key}"), value, *reason));
             }
         }
         Ok(())
@@ -280,8 +309,7 @@ impl EntropyConfig {
             EntropyMethod::EpoOfficial => Box::new(indicator.with_gate(self.gate)),
             EntropyMethod::DecayedBonus => Box::new(DecayedBonus::new(self.lambda)?),
             EntropyMethod::Adaptive => {
-                let missing = || Error::setting("entropy.adaptive", "nothing", "`adaptive` needs a target");
-                Box::new(AdaptiveBonus::new(self.lambda, self.adaptive.ok_or_else(missing)?)?)
+                Box::new(AdaptiveBonus::new(self.lambda, self.adaptive.unwrap_or_default())?)
             }
             EntropyMethod::ClipCov => Box::new(valid(self.clip_cov, ClipCov::validate)?),
             EntropyMethod::KlCov => Box::new(valid(self.kl_cov, KlCov::validate)?),

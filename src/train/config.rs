@@ -1,17 +1,19 @@
 //! The settings that every trainer has, in one place.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::run_folder::{flatten, overlay};
 use super::{
-    overlay_config, AdamWConfig, AdvantageConfig, AgentConfig, AlarmConfig, CloningConfig, CriticConfig,
+    read_config, AdamWConfig, AdvantageConfig, AgentConfig, AlarmConfig, CloningConfig, CriticConfig,
     DeviceKind, DynamicSampling, EvaluationConfig, GaeConfig, KlReward, LrSchedule, ModelConfig,
-    PolicyConfig, RewardConfig, StepSettings, UpdateConfig, WeightType,
+    PolicyConfig, RewardConfig, StepSettings, TaskSettings, UpdateConfig, WeightType,
 };
 use crate::advantage::Overlong;
-use crate::entropy::EntropyConfig;
+use crate::entropy::{EntropyConfig, EntropyMethod, HistoryConfig};
 use crate::rollout::{ActionSpace, RolloutConfig};
 use crate::{Error, Result};
 
@@ -20,7 +22,7 @@ use crate::{Error, Result};
 /// It is either GRPO's, with `advantage` ([`TrainConfig::grpo`]), or PPO's, with `gae` and `critic`
 /// ([`TrainConfig::ppo`]). `E` is what only the environment's tasks need.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct TrainConfig<E> {
     /// Decides every random draw.
     pub seed: u64,
@@ -36,8 +38,11 @@ pub struct TrainConfig<E> {
     pub schedule: LrSchedule,
     /// When and how the policy is examined.
     pub evaluation: EvaluationConfig,
-    /// Keep every training episode that is learned from, in `rollouts.jsonl`; examinations are always kept.
+    /// Keep every training episode, in `rollouts.jsonl`; examinations are always kept.
     pub dump: bool,
+    /// Most megabytes (10⁶ bytes) of dumped training episodes; of more the oldest are deleted, an eighth at a time.
+    #[serde(default = "dump_megabytes")]
+    pub dump_megabytes: u64,
     /// What a cascade of the entropy looks like, and what happens then.
     pub alarm: AlarmConfig,
     /// What turns are paid.
@@ -55,6 +60,7 @@ pub struct TrainConfig<E> {
     /// What a token pays for leaving the cloned policy; off where absent.
     pub kl_reward: Option<KlReward>,
     /// The shape of a small policy.
+    #[serde(default)]
     pub policy: PolicyConfig,
     /// The checkpoint to be trained, where the policy is one.
     pub model: ModelConfig,
@@ -70,6 +76,11 @@ pub struct TrainConfig<E> {
     pub entropy: EntropyConfig,
     /// The tasks, and what the environment needs.
     pub environment: E,
+}
+
+/// The default of [`TrainConfig::dump_megabytes`].
+pub(super) fn dump_megabytes() -> u64 {
+    20_000
 }
 
 /// What a command line may change; `None` leaves a setting as it is.
@@ -95,26 +106,87 @@ pub struct Overrides<'a> {
     pub dump: bool,
 }
 
+impl Overrides<'_> {
+    /// The settings that are given, by dotted name.
+    fn keys(&self) -> impl Iterator<Item = &'static str> {
+        let keys = [
+            (self.seed.is_some(), "seed"),
+            (self.steps.is_some(), "steps"),
+            (self.entropy.is_some(), "entropy.method"),
+            (self.actions.is_some(), "rollout.actions"),
+            (self.model.is_some(), "model.source"),
+            (self.lora.is_some(), "model.lora.rank"),
+            (self.dtype.is_some(), "model.dtype"),
+            (self.device.is_some(), "model.device"),
+            (self.dump, "dump"),
+        ];
+        keys.into_iter().filter_map(|(given, key)| given.then_some(key))
+    }
+}
+
+/// Settings without effect are left out ([`TrainConfig::unused`]).
+impl<E: TaskSettings + Serialize> Serialize for TrainConfig<E> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.used().map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de, E: Deserialize<'de>> Deserialize<'de> for TrainConfig<E> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Self::deserialize(deserializer)
+    }
+}
+
 impl<E> TrainConfig<E> {
-    /// The same with a file's settings over it ([`overlay_config`]), where there is one.
+    /// What derives make of all fields, for [`TrainConfig::whole`].
+    pub(super) fn derived_serialize<S: Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error>
+    where
+        E: Serialize,
+    {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<E: TaskSettings> TrainConfig<E> {
+    /// The same with a file's settings over it and what a command line changes over both. What the file leaves out stays as it
+    /// is, but for a table that says another `kind`: it replaces the one here, since the kinds have different keys.
     ///
     /// # Errors
-    /// As [`overlay_config`].
-    pub fn overlaid(self, file: Option<&Path>) -> Result<Self>
+    /// A file that cannot be read, a key or a name that nothing has, and a setting of the file or of the command line that has
+    /// no effect beside the others ([`TrainConfig::unused`]), with its value and the reason.
+    pub fn with(self, file: Option<&Path>, overrides: &Overrides) -> Result<Self>
     where
         E: Serialize + DeserializeOwned,
     {
-        match file {
-            Some(path) => overlay_config(&self, path),
-            None => Ok(self),
+        let in_toml = |e: toml::ser::Error| Error::setting("config", "as TOML", e.to_string());
+        let bad = |e: toml::de::Error| match file {
+            Some(path) => Error::file(path, "config", e.to_string()),
+            None => Error::setting("config", "as TOML", e.to_string()),
+        };
+        let of_file: toml::Table = file.map_or_else(|| Ok(toml::Table::new()), read_config)?;
+        let base = self.changed(overrides)?.whole().map_err(in_toml)?;
+        let mut written = BTreeMap::new();
+        flatten(String::new(), &toml::Value::Table(of_file.clone()), &mut |key, value| {
+            written.insert(key, value);
+        });
+        let mut table = base.clone();
+        overlay(&mut table, of_file);
+        for key in overrides.keys() {
+            let value = lookup(&base, key).ok_or_else(|| Error::setting(key, "given", "is no setting"))?;
+            written.insert(key.to_owned(), value.to_string());
+            put(&mut table, key, value.clone());
         }
+        let mut config: Self = table.try_into().map_err(bad)?;
+        config.entropy = config.entropy.in_full();
+        config.refuse_unused(&written)?;
+        config.used().map_err(in_toml)?.try_into().map_err(bad)
     }
 
     /// The same with what a command line changes.
-    ///
-    /// # Errors
-    /// A name that no entropy method has.
-    pub fn with(mut self, overrides: &Overrides) -> Result<Self> {
+    fn changed(mut self, overrides: &Overrides) -> Result<Self> {
         let Overrides { seed, steps, entropy, actions, model, lora, dtype, device, dump } = *overrides;
         self.dump |= dump;
         self.seed = seed.unwrap_or(self.seed);
@@ -133,9 +205,11 @@ impl<E> TrainConfig<E> {
     /// # Errors
     /// The first such setting, by name.
     pub fn validate(&self) -> Result<()> {
-        for (name, n) in
-            [("checkpoint_every", self.checkpoint_every), ("environments", self.environments as u64)]
-        {
+        for (name, n) in [
+            ("checkpoint_every", self.checkpoint_every),
+            ("environments", self.environments as u64),
+            ("dump_megabytes", self.dump_megabytes),
+        ] {
             if n == 0 {
                 return Err(Error::setting(name, 0, "must be at least 1"));
             }
@@ -151,6 +225,7 @@ impl<E> TrainConfig<E> {
         self.cloning.validate()?;
         self.update.validate()?;
         self.validate_sampling_and_shaping()?;
+        self.validate_entropy()?;
         match (self.advantage, self.gae, &self.critic) {
             (Some(_), None, None) => self.grpo().map(drop),
             _ => self.ppo().map(drop),
@@ -163,6 +238,9 @@ impl<E> TrainConfig<E> {
         self.kl_reward.map_or(Ok(()), |kl| kl.validate(tasks * group))?;
         let Some(overlong) = self.overlong else { return Ok(()) };
         overlong.validate()?;
+        if overlong.penalty == 0.0 {
+            return Err(Error::setting("overlong.penalty", 0, "costs nothing: leave [overlong] out"));
+        }
         match actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens {
             true => {
                 let reason = format!(
@@ -171,6 +249,42 @@ impl<E> TrainConfig<E> {
                 Err(Error::setting("overlong.limit", overlong.limit, reason))
             }
             false => Ok(()),
+        }
+    }
+
+    /// Refuses a method of entropy control that the other settings switch off, and a history too short for the episodes.
+    fn validate_entropy(&self) -> Result<()> {
+        let (entropy, update) = (&self.entropy, &self.update);
+        let epo = matches!(entropy.method, EntropyMethod::Epo | EntropyMethod::EpoOfficial);
+        let weighted = epo || matches!(entropy.method, EntropyMethod::Bonus | EntropyMethod::DecayedBonus);
+        let kl_cov = entropy.kl_cov.filter(|_| entropy.method == EntropyMethod::KlCov);
+        let zero = [
+            (weighted && entropy.lambda == 0.0, "lambda", "is no term at all, which the method `none` says"),
+            (
+                epo && entropy.alpha == 0.0,
+                "alpha",
+                "penalises nothing and leaves the method `bonus`: say that",
+            ),
+            (
+                kl_cov.is_some_and(|k| k.coef == 0.0),
+                "kl_cov.coef",
+                "is no term at all, which the method `none` says",
+            ),
+        ];
+        if let Some((_, key, reason)) = zero.into_iter().find(|(switched_off, ..)| *switched_off) {
+            return Err(Error::setting(format!("entropy.{key}"), 0, reason));
+        }
+        if entropy.method == EntropyMethod::KlCov && update.epochs * update.mini_batches == 1 {
+            let reason =
+                "has no gradient in a step's only optimiser step: more update.mini_batches or update.epochs";
+            return Err(Error::setting("entropy.method", "kl-cov", reason));
+        }
+        match entropy.history {
+            HistoryConfig::Official { max_steps } if max_steps < self.rollout.max_turns => {
+                let reason = format!("holds fewer turns than rollout.max_turns = {}", self.rollout.max_turns);
+                Err(Error::setting("entropy.history.max_steps", max_steps, reason))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -187,10 +301,6 @@ impl<E> TrainConfig<E> {
         if self.rollout.group < 2 {
             let reason = "a comparison needs at least 2 episodes";
             return Err(Error::setting("rollout.group", self.rollout.group, reason));
-        }
-        if advantage.turn_weight == 0.0 && advantage.gamma != 1.0 {
-            let reason = "discounts the rewards of turns, which advantage.turn_weight = 0 leaves out";
-            return Err(Error::setting("advantage.gamma", advantage.gamma, reason));
         }
         Ok(advantage)
     }
@@ -230,4 +340,25 @@ fn refuse(name: &str, set: bool, reason: &str) -> Result<()> {
 
 fn needed<T>(name: &str, value: Option<T>, reason: &str) -> Result<T> {
     value.ok_or_else(|| Error::setting(name, "missing", reason))
+}
+
+/// The value of a dotted key.
+fn lookup<'t>(table: &'t toml::Table, key: &str) -> Option<&'t toml::Value> {
+    match key.split_once('.') {
+        None => table.get(key),
+        Some((first, rest)) => lookup(table.get(first)?.as_table()?, rest),
+    }
+}
+
+/// Sets a dotted key, its tables made where they are missing.
+fn put(table: &mut toml::Table, key: &str, value: toml::Value) {
+    match key.split_once('.') {
+        None => drop(table.insert(key.to_owned(), value)),
+        Some((first, rest)) => {
+            let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let Some(inner) = inner.as_table_mut() {
+                put(inner, rest, value);
+            }
+        }
+    }
 }

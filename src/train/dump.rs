@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::outcomes::Panels;
 use super::record::{bad_line, whole_lines};
-use super::{Recorder, EPISODES_FILE, ROLLOUTS_FILE};
+use super::rollout_log::rollout_files;
+use super::{Recorder, EPISODES_FILE};
 use crate::rollout::Trajectory;
 use crate::Result;
 
-/// A line of `episodes.jsonl` or `rollouts.jsonl`: an episode and when it was played.
+/// A line of `episodes.jsonl` or of dumped training episodes: an episode and when it was played.
 ///
 /// Its `Display` is the episode as a dialogue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,12 +25,20 @@ pub struct EpisodeLine {
     /// The panel, of an examination's episode.
     #[serde(default)]
     pub panel: Option<String>,
+    /// Of a training episode, whether it was learned from; dynamic sampling plays others too. Lines without it are of
+    /// episodes that were.
+    #[serde(default = "yes")]
+    pub used: bool,
     /// What happened.
     pub episode: Trajectory,
 }
 
 fn eval() -> String {
     "eval".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// An [`EpisodeLine`] to be written, borrowed.
@@ -39,18 +48,30 @@ pub(crate) struct EpisodeRef<'a> {
     pub(crate) step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) panel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) used: Option<bool>,
     pub(crate) episode: &'a Trajectory,
 }
 
-/// Appends all training episodes of step `step` to the run's `rollouts.jsonl`, tokens and entropies included.
+/// Appends all training episodes of step `step` to the run's dump, tokens and entropies included, by group and member: those
+/// that were `learned` from, and the `unused` ones that dynamic sampling played beside them, each marked.
 ///
-/// The file is part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
+/// The files are part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
-pub fn dump_rollouts(recorder: &mut Recorder, step: u64, trajectories: &[Trajectory]) -> Result<()> {
-    let line = |episode| EpisodeRef { phase: "rl", step, panel: None, episode };
-    trajectories.iter().try_for_each(|episode| recorder.rollout(&line(episode)))
+pub fn dump_rollouts(
+    recorder: &mut Recorder,
+    step: u64,
+    learned: &[Trajectory],
+    unused: &[Trajectory],
+) -> Result<()> {
+    let mut all: Vec<(&Trajectory, bool)> =
+        learned.iter().map(|t| (t, true)).chain(unused.iter().map(|t| (t, false))).collect();
+    all.sort_by_key(|(t, _)| (t.group, t.member));
+    let line = |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
+    recorder.begin_rollouts()?;
+    all.into_iter().try_for_each(|(episode, used)| recorder.rollout(&line(episode, used)))
 }
 
 /// Calls `each` with every episode of a file of episodes and its line number, from 1, one in memory at a time. A last
@@ -74,20 +95,26 @@ pub fn read_episodes(
     })
 }
 
-/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes.
-pub fn episode_files(run_dir: impl AsRef<Path>) -> Vec<PathBuf> {
-    let paths = [EPISODES_FILE, ROLLOUTS_FILE].map(|name| run_dir.as_ref().join(name));
-    paths.into_iter().filter(|path| path.is_file()).collect()
+/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes, oldest first.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io).
+pub fn episode_files(run_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let run_dir = run_dir.as_ref();
+    let examinations = Some(run_dir.join(EPISODES_FILE)).filter(|path| path.is_file());
+    let rollouts = rollout_files(run_dir)?.into_iter().map(|(_, path)| path);
+    Ok(examinations.into_iter().chain(rollouts).collect())
 }
 
 impl Display for EpisodeLine {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { phase, step, panel, episode } = self;
+        let Self { phase, step, panel, used, episode } = self;
         let panel = panel.as_ref().map_or(String::new(), |panel| format!(" {panel}"));
         let (task, member) = (&episode.task, episode.member);
         let solved = if episode.success { "solved" } else { "not solved" };
         let end = episode.end.name();
-        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end})")?;
+        let unused = if *used { "" } else { " · not learned from" };
+        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end}){unused}")?;
         writeln!(f, "goal: {}", episode.start.goal.trim())?;
         write_text(f, &episode.start.observation)?;
         let mut before = 0.0;
@@ -152,9 +179,10 @@ pub(super) mod tests {
     fn dumped_episodes_are_read_back_and_bad_lines_are_named() {
         let run = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::create(run.path()).unwrap();
-        let episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
-        dump_rollouts(&mut recorder, 4, &episodes).unwrap();
-        let [_, path] = &episode_files(run.path())[..] else { panic!("two files") };
+        let mut episodes = [toy_episode(0, &["look", "open red"]), toy_episode(1, &["dance"])];
+        episodes[1].group = 1;
+        dump_rollouts(&mut recorder, 4, &episodes[1..], &episodes[..1]).unwrap();
+        let [_, path] = &episode_files(run.path()).unwrap()[..] else { panic!("two files") };
         let mut read = Vec::new();
         let all = |read: &mut Vec<EpisodeLine>| {
             read_episodes(path, |n, line| {
@@ -169,7 +197,14 @@ pub(super) mod tests {
             read.iter().map(|line| &line.episode).collect::<Vec<_>>(),
             episodes.iter().collect::<Vec<_>>()
         );
+        assert_eq!(read.iter().map(|line| line.used).collect::<Vec<_>>(), [false, true]);
+        assert!(read[0].to_string().lines().next().unwrap().ends_with(" · not learned from"));
         let text = std::fs::read_to_string(path).unwrap();
+        // As runs wrote them before they kept what was not learned from.
+        std::fs::write(path, text.replace("\"used\":false,", "")).unwrap();
+        read.clear();
+        all(&mut read).unwrap();
+        assert!(read.len() == 2 && read.iter().all(|line| line.used));
         std::fs::write(path, format!("{text}{}", &text[..40])).unwrap();
         read.clear();
         all(&mut read).unwrap();
@@ -185,7 +220,8 @@ pub(super) mod tests {
     #[test]
     fn an_episode_reads_as_a_dialogue() {
         let episode = toy_episode(2, &["dance", "look", "open green"]);
-        let line = EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), episode };
+        let line =
+            EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), used: true, episode };
         let expected = "\
 ── eval step 9 toy · find-coin:2 · member 0 · solved (done)
 goal: find the coin

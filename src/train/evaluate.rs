@@ -110,7 +110,8 @@ pub fn examine(
     let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
     recorder.record(&record)?;
     for episode in &played.trajectories {
-        recorder.episode(&EpisodeRef { phase: "eval", step, panel: Some(&panel.name), episode })?;
+        let line = EpisodeRef { phase: "eval", step, panel: Some(&panel.name), used: None, episode };
+        recorder.episode(&line)?;
     }
     progress.finish(&outcome.to_string());
     Ok(outcome)

@@ -45,6 +45,7 @@ mod replay;
 mod report;
 #[cfg(feature = "text")]
 mod reward;
+mod rollout_log;
 #[cfg(feature = "text")]
 mod run_folder;
 #[cfg(feature = "text")]
@@ -59,6 +60,8 @@ mod tasks;
 mod tensorboard;
 #[cfg(feature = "text")]
 mod trainer;
+#[cfg(feature = "text")]
+mod unused;
 #[cfg(feature = "text")]
 mod update;
 #[cfg(feature = "text")]
@@ -109,7 +112,7 @@ pub use report::{render_report, write_report};
 #[cfg(feature = "text")]
 pub use reward::RewardConfig;
 #[cfg(feature = "text")]
-pub use run_folder::{best_checkpoint, config_text, overlay_config, read_config, RunFolder};
+pub use run_folder::{best_checkpoint, config_text, read_config, RunFolder};
 #[cfg(feature = "text")]
 pub use sampling::{sample_informative, DynamicSampling, InformativeGroups};
 pub use schedule::LrSchedule;
@@ -124,6 +127,8 @@ pub use step::{
 pub use tasks::{Panel, TaskSchedule};
 #[cfg(feature = "text")]
 pub use trainer::{Beginning, Trainer};
+#[cfg(feature = "text")]
+pub use unused::{TaskSettings, Unused};
 #[cfg(feature = "text")]
 pub use update::UpdateConfig;
 #[cfg(all(feature = "text", feature = "alfworld"))]

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::config::dump_megabytes;
 use super::{
     AdamWConfig, AdvantageConfig, AlarmConfig, CloningConfig, CriticConfig, DeviceKind, EvaluationConfig,
     GaeConfig, GaeLevel, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, TrainConfig, UpdateConfig,
@@ -121,6 +122,7 @@ impl<E> TrainConfig<E> {
             schedule: LrSchedule::default(),
             evaluation: EvaluationConfig::default(),
             dump: false,
+            dump_megabytes: dump_megabytes(),
             alarm: AlarmConfig::default(),
             reward: RewardConfig::Progress { points: 100.0 },
             advantage: None,
@@ -254,12 +256,14 @@ fn paper_model(science: bool) -> ModelConfig {
 mod tests {
     use super::*;
     use crate::entropy::{BetaSchedule, EntropyMethod};
-    use crate::train::{config_text, overlay_config, read_config, Overrides};
+    use crate::train::{config_text, read_config, Overrides, TaskSettings};
     use serde::{Deserialize, Serialize};
 
     #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Nothing {}
+
+    impl TaskSettings for Nothing {}
 
     type Config = TrainConfig<Nothing>;
 
@@ -279,7 +283,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         std::fs::write(&path, text).unwrap();
-        overlay_config(base, &path)
+        base.clone().with(Some(&path), &Overrides::default())
     }
 
     #[test]
@@ -288,12 +292,29 @@ mod tests {
             config.validate().unwrap();
             config.clone().smoke().rollout.validate().unwrap();
             assert_eq!(config.grpo().is_ok(), config.ppo().is_err());
-            let (folder, text) = (tempfile::tempdir().unwrap(), config_text(&config).unwrap());
-            let path = folder.path().join("c.toml");
-            std::fs::write(&path, &text).unwrap();
-            assert_eq!(read_config::<Config>(&path).unwrap(), config);
-            assert_eq!(from_text(&config, "").unwrap(), config);
-            assert_eq!(from_text(&config, &text).unwrap(), config);
+            assert_eq!(from_text(&config, "").unwrap(), config.with(None, &Overrides::default()).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_it_was_for_every_method_over_any_base() {
+        let methods = ["none", "bonus", "epo", "epo-official", "decayed-bonus", "adaptive"];
+        let (folder, of) =
+            (tempfile::tempdir().unwrap(), |entropy| Overrides { entropy, ..Overrides::default() });
+        let path = folder.path().join("c.toml");
+        for method in methods.into_iter().chain(["clip-cov", "kl-cov", "top-entropy"]) {
+            for preset in all() {
+                let algorithm = if preset.critic.is_some() { Algorithm::Ppo } else { Algorithm::Grpo };
+                let other = Config::small(Benchmark::AlfWorld, algorithm, Nothing {});
+                let config = preset.with(None, &of(Some(method))).unwrap();
+                let text = config_text(&config).unwrap();
+                std::fs::write(&path, &text).unwrap();
+                assert_eq!(read_config::<Config>(&path).unwrap(), config, "{text}");
+                assert_eq!(other.with(Some(&path), &of(None)).unwrap(), config, "{text}");
+                let lambda = !["none", "clip-cov", "kl-cov", "top-entropy"].contains(&method);
+                assert_eq!(text.contains("\nlambda = 0.001\n"), lambda, "{text}");
+                assert!(text.contains("kappa_low") && text.contains("[entropy.history]"), "{text}");
+            }
         }
     }
 
@@ -321,11 +342,6 @@ mod tests {
             (Algorithm::Grpo, "[gae]\nlambda = 0.9", "`gae`"),
             (Algorithm::Grpo, "[critic]\nwarmup_steps = 1", "`critic`"),
             (Algorithm::Grpo, "[rollout]\ngroup = 1", "rollout.group"),
-            (
-                Algorithm::Grpo,
-                "[advantage]\nturn_weight = 0.0\nepisode_weight = 1.0\ngamma = 0.5",
-                "advantage.gamma",
-            ),
             (Algorithm::Ppo, "[advantage]\ngamma = 0.9", "`advantage`"),
             (Algorithm::Ppo, "[gae]\nlambda = 1.5", "gae.lambda"),
             (Algorithm::Ppo, "[critic]\nvalue_clip = 0.0", "critic.value_clip"),
@@ -338,7 +354,25 @@ mod tests {
                 "[kl_reward]\nkind = \"k1\"\ncontrol = { kind = \"fixed\", coef = -1.0 }",
                 "kl_reward.coef",
             ),
+            (Algorithm::Ppo, "[overlong]\nlimit = 12\nbuffer = 8\npenalty = 0.0", "overlong.penalty"),
             (Algorithm::Ppo, "environments = 0", "environments"),
+            (Algorithm::Ppo, "[entropy]\nlambda = 0.0", "entropy.lambda"),
+            (Algorithm::Ppo, "[entropy]\nalpha = 0.0", "entropy.alpha"),
+            (
+                Algorithm::Ppo,
+                "[entropy]\nmethod = \"kl-cov\"\nkl_cov = { coef = 0.0 }",
+                "entropy.kl_cov.coef",
+            ),
+            (
+                Algorithm::Grpo,
+                "[update]\nmini_batches = 1\n[entropy]\nmethod = \"kl-cov\"",
+                "`entropy.method` = kl-cov",
+            ),
+            (
+                Algorithm::Grpo,
+                "[entropy.history]\nkind = \"official\"\nmax_steps = 9",
+                "entropy.history.max_steps",
+            ),
             (Algorithm::Ppo, "[reward]\nkind = \"success\"\nvalue = 0.0", "reward.value"),
         ] {
             let config = from_text(&of(algorithm), text).unwrap();
@@ -359,8 +393,8 @@ mod tests {
     #[test]
     fn a_command_line_changes_what_it_names() {
         let base = Config::small(Benchmark::AlfWorld, Algorithm::Ppo, Nothing {});
-        let same = base.clone().with(&Overrides::default()).unwrap();
-        assert_eq!(same, base);
+        let same = base.clone().with(None, &Overrides::default()).unwrap();
+        assert_eq!(same.used().unwrap(), base.used().unwrap());
         let overrides = Overrides {
             seed: Some(7),
             steps: Some(9),
@@ -368,10 +402,10 @@ mod tests {
             actions: Some(ActionSpace::Free),
             ..Overrides::default()
         };
-        let changed = base.clone().with(&overrides).unwrap();
+        let changed = base.clone().with(None, &overrides).unwrap();
         assert_eq!((changed.seed, changed.steps, changed.rollout.actions), (7, 9, ActionSpace::Free));
         assert_eq!(changed.entropy.method, EntropyMethod::None);
         let wrong = Overrides { entropy: Some("more"), ..Overrides::default() };
-        assert!(base.with(&wrong).unwrap_err().to_string().contains("more"));
+        assert!(base.with(None, &wrong).unwrap_err().to_string().contains("more"));
     }
 }

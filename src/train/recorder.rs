@@ -4,6 +4,7 @@
 //! RUN/metrics.jsonl        {"entropy":1.93,"phase":"rl","step":3,"success":0.25,"time/tokens_per_second":812.0}
 //! RUN/episodes.jsonl       every episode of every examination, one a line
 //! RUN/rollouts.jsonl       every training episode, one a line, where the run is asked to dump them
+//! RUN/rollouts-N.jsonl     the same from line N on, once the file before was full
 //! RUN/tensorboard/PHASE/   event files; an evaluation's panel is a folder below its phase
 //! ```
 //! - Keys are sorted. Keys that begin with `time/` depend on the clock; all others depend on the seed alone, and
@@ -23,12 +24,14 @@ use serde_json::Value;
 
 use super::atomic::{create_folder, sync_folder};
 use super::record::{read_metrics, Record, METRICS_FILE};
+use super::rollout_log::RolloutLog;
 use super::tensorboard::EventFile;
 use crate::{Error, Result};
 
 /// The file of a run folder that holds the episodes of its examinations.
 pub const EPISODES_FILE: &str = "episodes.jsonl";
-/// The file of a run folder that holds dumped training episodes.
+/// The file of a run folder that holds dumped training episodes, the first of them where there are several
+/// ([`episode_files`](super::episode_files)).
 pub const ROLLOUTS_FILE: &str = "rollouts.jsonl";
 
 /// Where a run's files stood when a checkpoint was taken: part of the checkpoint's state. Counted in lines, so that
@@ -40,7 +43,8 @@ pub struct Position {
     pub metrics: u64,
     /// Lines of `episodes.jsonl`.
     pub episodes: u64,
-    /// Lines of `rollouts.jsonl`; 0 in checkpoints written before there was one.
+    /// Lines of dumped training episodes, in all files together and those deleted since; 0 in checkpoints written before
+    /// there were any.
     #[serde(default)]
     pub rollouts: u64,
 }
@@ -64,8 +68,7 @@ pub struct Recorder {
     dir: PathBuf,
     metrics: Lines,
     episodes: Lines,
-    /// Opened with the first dumped episode: most runs have none.
-    rollouts: Option<Lines>,
+    rollouts: RolloutLog,
     events: HashMap<String, EventFile>,
     /// First step to be written again, by TensorBoard folder; set on resume.
     purge: Option<HashMap<String, u64>>,
@@ -115,9 +118,7 @@ impl Recorder {
         create_folder(run_dir)?;
         let metrics = Lines::open(run_dir.join(METRICS_FILE), position.metrics)?;
         let episodes = Lines::open(run_dir.join(EPISODES_FILE), position.episodes)?;
-        let path = run_dir.join(ROLLOUTS_FILE);
-        let dumped = position.rollouts > 0 || path.exists();
-        let rollouts = dumped.then(|| Lines::open(path, position.rollouts)).transpose()?;
+        let rollouts = RolloutLog::open(run_dir, position.rollouts)?;
         let dir = run_dir.to_path_buf();
         Ok(Self { dir, metrics, episodes, rollouts, events: HashMap::new(), purge: None })
     }
@@ -145,19 +146,29 @@ impl Recorder {
         self.episodes.append(&json)
     }
 
-    /// Appends a training episode to `rollouts.jsonl`, as one line of JSON.
+    /// The same, keeping at most `bytes` of dumped training episodes, more or less a step: the oldest are deleted, an eighth
+    /// at a time ([`Recorder::begin_rollouts`]), but nothing that came after the last [`Recorder::sync`].
+    #[must_use]
+    pub fn keeping_rollouts(self, bytes: u64) -> Self {
+        Self { rollouts: self.rollouts.within(bytes), ..self }
+    }
+
+    /// Begins the dump of a step's episodes: in the next file where the current one is full.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin_rollouts(&mut self) -> Result<()> {
+        self.rollouts.turn_over()
+    }
+
+    /// Appends a dumped training episode, as one line of JSON.
     ///
     /// # Errors
     /// [`Error::File`] for a value that does not serialise, [`Error::Io`].
     pub fn rollout(&mut self, episode: &impl Serialize) -> Result<()> {
-        let path = self.dir.join(ROLLOUTS_FILE);
-        let json =
-            serde_json::to_string(episode).map_err(|e| Error::file(&path, "episode", e.to_string()))?;
-        let lines = match self.rollouts.take() {
-            Some(lines) => lines,
-            None => Lines::open(path, 0)?,
-        };
-        self.rollouts.insert(lines).append(&json)
+        let json = serde_json::to_string(episode)
+            .map_err(|e| Error::file(self.rollouts.path(), "episode", e.to_string()))?;
+        self.rollouts.append(&json)
     }
 
     /// Makes everything recorded durable and says where the files stand: call it before writing a checkpoint and
@@ -165,12 +176,12 @@ impl Recorder {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn sync(&self) -> Result<Position> {
-        let files = [Some(&self.metrics), Some(&self.episodes), self.rollouts.as_ref()];
-        files.into_iter().flatten().try_for_each(Lines::sync)?;
+    pub fn sync(&mut self) -> Result<Position> {
+        self.metrics.sync()?;
+        self.episodes.sync()?;
+        let rollouts = self.rollouts.sync()?;
         self.events.values().try_for_each(EventFile::sync)?;
         sync_folder(&self.dir)?;
-        let rollouts = self.rollouts.as_ref().map_or(0, |lines| lines.count);
         Ok(Position { metrics: self.metrics.count, episodes: self.episodes.count, rollouts })
     }
 
@@ -194,36 +205,38 @@ impl Recorder {
 
 /// A file of lines that is only appended to.
 #[derive(Debug)]
-struct Lines {
+pub(super) struct Lines {
     file: File,
     path: PathBuf,
-    count: u64,
+    pub(super) count: u64,
+    /// Bytes.
+    pub(super) length: u64,
 }
 
 impl Lines {
     /// Opens or creates `path` and cuts it after `count` lines.
-    fn open(path: PathBuf, count: u64) -> Result<Self> {
-        let open = || -> std::io::Result<Option<File>> {
+    pub(super) fn open(path: PathBuf, count: u64) -> Result<Self> {
+        let open = || -> std::io::Result<Option<(File, u64)>> {
             let mut file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
             let Some(length) = length_of_lines(&mut file, count)? else { return Ok(None) };
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;
-            Ok(Some(file))
+            Ok(Some((file, length)))
         };
         match open().map_err(|e| Error::io(&path, e))? {
-            Some(file) => Ok(Self { file, path, count }),
+            Some((file, length)) => Ok(Self { file, path, count, length }),
             None => Err(Error::file(path, "lines", format!("fewer than the {count} the checkpoint counted"))),
         }
     }
 
-    fn append(&mut self, line: &str) -> Result<()> {
+    pub(super) fn append(&mut self, line: &str) -> Result<()> {
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&self.path, e))?;
-        self.count += 1;
+        (self.count, self.length) = (self.count + 1, self.length + line.len() as u64 + 1);
         Ok(())
     }
 
-    fn sync(&self) -> Result<()> {
+    pub(super) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 }

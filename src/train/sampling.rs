@@ -46,6 +46,8 @@ impl DynamicSampling {
 pub struct InformativeGroups {
     /// The episodes to learn from, with the counters and times of all that were played.
     pub rollouts: Rollouts,
+    /// The others that were played.
+    pub unused: Vec<Trajectory>,
     /// Rounds played.
     pub rounds: u64,
     /// Groups played.
@@ -83,7 +85,7 @@ pub fn sample_informative(
 ) -> Result<InformativeGroups> {
     settings.validate(2)?;
     let (mut kept, mut rounds, mut played) = (Rollouts::default(), 0, BTreeSet::new());
-    let (mut solved, mut episodes) = (0, 0);
+    let (mut solved, mut episodes, mut unused) = (0, 0, Vec::new());
     let alike = loop {
         let round = play(rounds)?;
         rounds += 1;
@@ -95,15 +97,19 @@ pub fn sample_informative(
         if groups(&kept.trajectories).len() >= tasks || rounds == settings.max_rounds {
             break alike;
         }
+        unused.extend(alike);
     };
     let first: BTreeSet<u32> = groups(&kept.trajectories).into_iter().take(tasks).collect();
-    kept.trajectories.retain(|t| first.contains(&t.group));
-    if first.is_empty() {
-        kept.trajectories = alike;
+    let (learned, surplus) = kept.trajectories.into_iter().partition(|t| first.contains(&t.group));
+    kept.trajectories = learned;
+    unused.extend::<Vec<_>>(surplus);
+    match first.is_empty() {
+        true => kept.trajectories = alike,
+        false => unused.extend(alike),
     }
     let success = solved as f64 / episodes.max(1) as f64;
     let (played_groups, kept_groups) = (played.len(), first.len());
-    Ok(InformativeGroups { rollouts: kept, rounds, played_groups, kept_groups, success })
+    Ok(InformativeGroups { rollouts: kept, unused, rounds, played_groups, kept_groups, success })
 }
 
 fn groups(trajectories: &[Trajectory]) -> BTreeSet<u32> {
@@ -170,11 +176,19 @@ mod tests {
         sampled.rollouts.trajectories.iter().map(|t| t.group).collect()
     }
 
+    /// The groups of the episodes that are not learned from, ascending.
+    fn unused(sampled: &InformativeGroups) -> Vec<u32> {
+        let mut groups: Vec<u32> = sampled.unused.iter().map(|t| t.group).collect();
+        groups.sort_unstable();
+        groups
+    }
+
     #[test]
     fn rounds_go_on_until_enough_groups_differ_and_the_surplus_is_dropped_in_order() {
         let sampled = sample(4, 2, &[[false, true], [false, false], [true, true]]);
         assert_eq!((sampled.rounds, sampled.played_groups, sampled.kept_groups), (3, 6, 2));
         assert_eq!(kept(&sampled), [1, 1, 4, 4]);
+        assert_eq!(unused(&sampled), [0, 0, 2, 2, 3, 3, 5, 5], "the rest, surplus included");
         assert_eq!(sampled.rollouts.stats.env_steps, 15, "what was dropped was played all the same");
         assert_eq!(sampled.success, 9.0 / 12.0);
         let enough = sample(4, 2, &[[true, true]]);
@@ -187,6 +201,7 @@ mod tests {
         assert_eq!((some.rounds, some.kept_groups, kept(&some)), (2, 1, vec![1, 1]));
         let none = sample(2, 2, &[[false, false], [false, false]]);
         assert_eq!((none.rounds, none.kept_groups, kept(&none)), (2, 0, vec![2, 2, 3, 3]));
+        assert_eq!((unused(&some), unused(&none)), (vec![0, 0, 2, 2, 3, 3], vec![0, 0, 1, 1]));
     }
 
     #[test]

@@ -10,11 +10,12 @@ use super::{
     best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, kl_rewards,
     length_metrics, overlong_rewards, prune_checkpoints, round_episodes, sample_informative, step_line,
     summary, write_report, Agent, AlarmState, Alarms, Checkpoint, CheckpointWriter, Critic, Outcome, Panel,
-    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, Throughput, TrainConfig,
+    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, TaskSettings, Throughput,
+    TrainConfig,
 };
 use crate::env::{Demonstration, Environment};
 use crate::objective::KlControl;
-use crate::rollout::{demonstration_texts, Episode, Rollouts};
+use crate::rollout::{demonstration_texts, ActionSpace, Episode, Rollouts, Trajectory};
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -49,6 +50,8 @@ struct Notes {
     metrics: Vec<(&'static str, f64)>,
     /// The step's mean KL, nats per token, and its episodes.
     kl: Option<(f64, usize)>,
+    /// What dynamic sampling played and left out.
+    unused: Vec<Trajectory>,
 }
 
 /// A run in progress.
@@ -73,7 +76,7 @@ pub struct Trainer<E> {
     stop: Option<&'static AtomicBool>,
 }
 
-impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
+impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the examination that training
     /// has to beat, critic, first checkpoint.
     ///
@@ -148,6 +151,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             return Err(Error::setting("environments", 0, "must be at least 1"));
         }
         let recorder = Recorder::resume(&folder.dir, state.position)?;
+        let recorder = recorder.keeping_rollouts(folder.config.dump_megabytes.saturating_mul(1_000_000));
         let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone())?;
         let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
         let (critic, step, saved, stop) = (None, 0, 0, None);
@@ -219,6 +223,7 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
             play(&round_episodes(&schedule, *seed, step, round, sampling, rollout.group))
         })?;
         notes.metrics.extend(sampled.metrics());
+        notes.unused = sampled.unused;
         Ok(sampled.rollouts)
     }
 
@@ -263,13 +268,14 @@ impl<E: Serialize + DeserializeOwned + PartialEq> Trainer<E> {
         if let (Some((kl, samples)), Some(control)) = (notes.kl, &mut self.state.kl) {
             control.update(kl, samples)?;
         }
-        length_metrics(&mut record, &rollouts.trajectories, rollout.max_action_tokens);
+        let limit = if rollout.actions == ActionSpace::Free { rollout.max_action_tokens } else { usize::MAX };
+        length_metrics(&mut record, &rollouts.trajectories, limit);
         self.throughput.add(&mut record, &rollouts.stats, began);
         for alarm in self.alarms.observe(&mut record) {
             self.progress.line(&alarm.to_string());
         }
         if *dump {
-            dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories)?;
+            dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories, &notes.unused)?;
         }
         self.recorder.record(&record)?;
         self.step += 1;

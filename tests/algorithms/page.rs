@@ -2,22 +2,30 @@
 
 use std::path::Path;
 
-use epo::advantage::Overlong;
-use epo::entropy::{EntropyConfig, EntropyMethod};
-use epo::train::{turn_advantages, AdvantageConfig, DynamicSampling, KlReward, UpdateConfig};
-use serde::Deserialize;
+use epo::entropy::EntropyMethod;
+use epo::train::{
+    turn_advantages, AdvantageConfig, Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig,
+};
+use serde::{Deserialize, Serialize};
 
 const PAGE: &str = include_str!("../../docs/ALGORITHMS.md");
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    update: UpdateConfig,
-    advantage: AdvantageConfig,
-    entropy: EntropyConfig,
-    dynamic_sampling: Option<DynamicSampling>,
-    overlong: Option<Overlong>,
-    kl_reward: Option<KlReward>,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl TaskSettings for Nothing {}
+
+type Config = TrainConfig<Nothing>;
+
+/// The settings of a block over those of a small run, as `--config` takes them.
+fn settings(block: &str) -> epo::Result<Config> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("block.toml");
+    std::fs::write(&path, block).unwrap();
+    let base = Config::small(Benchmark::ScienceWorld, Algorithm::Grpo, Nothing {});
+    let config = base.with(Some(&path), &Overrides::default())?;
+    config.validate().map(|()| config)
 }
 
 fn blocks() -> Vec<&'static str> {
@@ -30,23 +38,12 @@ fn every_block_of_settings_is_valid_and_says_what_is_meant() {
     assert_eq!(blocks.len(), 28);
     let (mut methods, mut shaping) = (Vec::new(), 0);
     for block in &blocks {
-        let settings: Settings = toml::from_str(block).unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings.update.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings.entropy.build().map(drop).unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings.advantage.validate().unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings
-            .dynamic_sampling
-            .map_or(Ok(()), |s| s.validate(2))
-            .unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings.overlong.map_or(Ok(()), |o| o.validate()).unwrap_or_else(|e| panic!("{block}\n{e}"));
-        settings.kl_reward.map_or(Ok(()), |kl| kl.validate(128)).unwrap_or_else(|e| panic!("{block}\n{e}"));
+        let settings = settings(block).unwrap_or_else(|e| panic!("{block}\n{e}"));
         shaping += usize::from(settings.dynamic_sampling.is_some())
             + usize::from(settings.overlong.is_some())
             + usize::from(settings.kl_reward.is_some());
-        let again = toml::to_string(&settings.entropy).unwrap();
-        assert_eq!(toml::from_str::<EntropyConfig>(&again).unwrap(), settings.entropy, "{again}");
-        let again = toml::to_string(&settings.update).unwrap();
-        assert_eq!(toml::from_str::<UpdateConfig>(&again).unwrap(), settings.update, "{again}");
+        let again = toml::to_string(&settings).unwrap();
+        assert_eq!(toml::from_str::<Config>(&again).unwrap(), settings, "{again}");
         if block.contains("[entropy]") {
             methods.push(settings.entropy.method);
         }
@@ -54,7 +51,7 @@ fn every_block_of_settings_is_valid_and_says_what_is_meant() {
     assert_eq!((methods.len(), shaping), (10, 3));
     assert_eq!(methods.iter().filter(|m| **m == EntropyMethod::Adaptive).count(), 2);
     // Misspelt settings would be noticed.
-    assert!(toml::from_str::<Settings>("[update.policy]\nclip_hi = 1.0").is_err());
+    assert!(settings("[update.policy]\nclip_hi = 1.0").is_err());
     assert!(turn_advantages(&[], &[], &AdvantageConfig::default()).unwrap().is_empty());
 }
 

@@ -83,7 +83,6 @@ fn a_table_belongs_to_one_method() {
         (r#"{ "method": "clip-cov", "kl_cov": {} }"#, "entropy.kl_cov"),
         (r#"{ "top_entropy": { "share": 0.5 } }"#, "entropy.top_entropy"),
         (r#"{ "method": "none", "adaptive": { "target": 1.0 } }"#, "entropy.adaptive"),
-        (r#"{ "method": "adaptive" }"#, "entropy.adaptive"),
         (r#"{ "method": "kl-cov", "gate": 3 }"#, "entropy.gate"),
         (r#"{ "method": "adaptive", "adaptive": { "target": -1.0 } }"#, "entropy.adaptive.target"),
         (r#"{ "method": "adaptive", "adaptive": { "target": 1.0, "rate": 0.0 } }"#, "entropy.adaptive.rate"),
@@ -119,7 +118,11 @@ fn every_method_has_its_name() {
     for name in names {
         let config = EntropyConfig::default().with_method(name).unwrap();
         assert_eq!(serde_json::to_value(config.method).unwrap(), name);
-        assert_eq!(config.build().is_ok(), name != "adaptive", "{name}: only `adaptive` needs more");
+        config.build().unwrap();
+        assert_eq!(
+            EntropyConfig::official_code().with_method(name).unwrap().build().map(drop).ok(),
+            Some(())
+        );
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<EntropyConfig>(&text).unwrap(), config);
     }

@@ -49,6 +49,7 @@ impl Example {
         let duration = clock.elapsed();
         check_summary(&numbers, &whole);
         check_folder(&whole);
+        plays_again(&whole);
 
         assert_eq!(self.summary(&smoke(&parts, 1))["steps"], 1);
         assert!(first_difference(&whole, &parts).unwrap().is_some(), "one step and two steps are the same");
@@ -60,10 +61,10 @@ impl Example {
     /// What `--print-config` prints is what `--config` reads, under every preset; it starts no run.
     pub(crate) fn what_is_printed_is_read_back(&self) {
         let folder = tempfile::tempdir().unwrap();
-        let (file, out) = (folder.path().join("printed.toml"), folder.path().join("run"));
+        let (file, out) = (folder.path().join("printed.toml"), folder.path().join("runs"));
         let print = |args: &[&str]| {
-            let args = [&["--print-config", "--out", out.to_str().unwrap()], args].concat();
-            let output = self.command().args(&args).output().unwrap();
+            let args = [&["--print-config"], args].concat();
+            let output = self.command().args(&args).current_dir(folder.path()).output().unwrap();
             let (out, err) = texts(&output);
             assert!(output.status.success() && !out.contains("summary"), "{args:?}: {err}");
             out
@@ -78,7 +79,9 @@ impl Example {
         }
         assert!(texts[0] != texts[1] && texts[1] != texts[2]);
         assert!(print(&["--smoke"]).contains("steps = 2\n"));
-        assert!(print(&["--entropy", "none"]).contains("method = \"none\""));
+        let none = print(&["--entropy", "none"]);
+        assert!(none.contains("method = \"none\"") && !none.contains("alpha"), "{none}");
+        assert!(print(&["--entropy", "adaptive"]).contains("target = 0.2"));
         assert!(!out.exists(), "printing settings made a folder");
     }
 
@@ -135,6 +138,7 @@ impl Example {
         assert!(self.refusal(&["--preset", "paper", "--smoke"]).contains("--smoke"));
         assert!(self.refusal(&["--lora", "4"]).contains("model.source"));
         assert!(self.refusal(&["--resume", dir, "--seed", "1"]).contains("--seed"));
+        assert!(self.refusal(&["--print-config", "--out", dir]).contains("--out"));
         let error = self.refusal(&["--resume", dir]);
         assert!(error.contains(dir) && error.contains("there is no run in this folder"), "{error}");
         let error = self.refusal(&["--config", &format!("{dir}/absent.toml")]);
@@ -157,7 +161,7 @@ impl Example {
 /// Arguments of a smoke run in `dir`.
 fn smoke(dir: &Path, steps: u32) -> Vec<String> {
     let [dir, steps] = [dir.display().to_string(), steps.to_string()];
-    ["--smoke", "--seed", "5", "--steps", &steps, "--out", &dir].map(String::from).to_vec()
+    ["--smoke", "--dump", "--seed", "5", "--steps", &steps, "--out", &dir].map(String::from).to_vec()
 }
 
 /// Arguments that continue the run in `dir`.
@@ -195,6 +199,13 @@ fn check_summary(numbers: &serde_json::Map<String, serde_json::Value>, dir: &Pat
         let value = numbers[key].as_f64().unwrap_or(f64::NAN);
         assert!(range.contains(&value), "{key} = {}", numbers[key]);
     }
+}
+
+/// `replay --check` finds no difference in any recorded episode.
+fn plays_again(dir: &Path) {
+    let output = Example("replay").command().arg(dir).arg("--check").output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(output.status.success() && out.contains(" played again, 0 of them differ"), "{out}{err}");
 }
 
 fn check_folder(dir: &Path) {

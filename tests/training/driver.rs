@@ -149,7 +149,7 @@ pub(crate) fn begin(folder: &RunFolder<Config>) -> Result<Agent> {
     let mut agent = folder.config.new_agent()?;
     let mut recorder = Recorder::resume(&folder.dir, Position::default())?;
     clone_demonstrations(&mut agent, &demonstrations(), cloning, update, *seed, &mut recorder)?;
-    save(folder, &agent, &recorder, 0)?;
+    save(folder, &agent, &mut recorder, 0)?;
     run(folder, agent, recorder, 0)
 }
 
@@ -169,13 +169,13 @@ fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, fro
         let mut record = config.update(&mut agent, &rollouts, step)?;
         record.set("time/now", std::process::id());
         recorder.record(&record)?;
-        dump_rollouts(&mut recorder, step, &rollouts.trajectories)?;
-        save(folder, &agent, &recorder, step + 1)?;
+        dump_rollouts(&mut recorder, step, &rollouts.trajectories, &[])?;
+        save(folder, &agent, &mut recorder, step + 1)?;
     }
     Ok(agent)
 }
 
-fn save(folder: &RunFolder<Config>, agent: &Agent, recorder: &Recorder, step: u64) -> Result<()> {
+fn save(folder: &RunFolder<Config>, agent: &Agent, recorder: &mut Recorder, step: u64) -> Result<()> {
     let mut checkpoint = CheckpointWriter::new(&folder.dir, step)?;
     agent.save(&mut checkpoint)?;
     folder.save(&mut checkpoint)?;
@@ -209,8 +209,13 @@ pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
 /// to the bit.
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(first_difference(a, b).unwrap(), None);
-    let [dump_a, dump_b] = [a, b].map(|dir| std::fs::read(dir.join(ROLLOUTS_FILE)).unwrap());
-    assert!(dump_a == dump_b, "{ROLLOUTS_FILE} differs");
+    let [dump_a, dump_b] = [a, b].map(|dir| {
+        let read =
+            |path: std::path::PathBuf| (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap());
+        episode_files(dir).unwrap().into_iter().map(read).collect::<Vec<_>>()
+    });
+    assert!(dump_a.len() > usize::from(a.join(EPISODES_FILE).is_file()), "no dump");
+    assert!(dump_a == dump_b, "the episodes differ");
     for ((name, a), (_, b)) in learned(a).iter().zip(learned(b)) {
         assert!(*a == b, "{name} differs");
     }

@@ -18,6 +18,8 @@ use crate::driver::{assert_same_run, demonstrations, environments, panel};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Toy {}
 
+impl TaskSettings for Toy {}
+
 pub(crate) type Config = TrainConfig<Toy>;
 
 /// A short run of everything, with a critic that first learns alone.

@@ -95,6 +95,9 @@ type DumpedGroups = BTreeMap<u32, (BTreeSet<String>, Vec<f64>)>;
 fn dumped(dir: &Path) -> BTreeMap<u64, DumpedGroups> {
     let mut all: BTreeMap<u64, DumpedGroups> = BTreeMap::new();
     read_episodes(dir.join(ROLLOUTS_FILE), |_, line| {
+        if !line.used {
+            return Ok(());
+        }
         let group = all.entry(line.step).or_default().entry(line.episode.group).or_default();
         group.0.insert(line.episode.task.to_string());
         group.1.push(line.episode.best_score());
@@ -126,6 +129,13 @@ fn a_step_of_dynamic_sampling_learns_from_groups_that_differ() {
         }
     }
     assert!(rounds.iter().any(|&n| n > 1.0), "no step needed a second round");
+    let mut all = [0.0; 4];
+    read_episodes(dir.path().join(ROLLOUTS_FILE), |_, line| {
+        all[line.step as usize] += 1.0;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(all.to_vec(), played.iter().map(|n| 2.0 * n).collect::<Vec<_>>(), "every episode is dumped");
     assert!(dumped.values().flat_map(|groups| groups.keys()).any(|&group| group >= 3));
     assert!(steps(dir.path(), "zero_variance_groups").iter().all(|&share| share == 0.0));
 }

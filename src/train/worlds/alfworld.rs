@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::env::alfworld::{expert_demonstrations, AlfWorld, DataFolder, Games, Split, TaskType};
 use crate::env::household::{GeneratorConfig, Household};
 use crate::env::{show_admissible, Environment};
-use crate::train::{Beginning, Panel, Preset, TrainConfig};
+use crate::train::{Beginning, Panel, Preset, TaskSettings, TrainConfig, Unused};
 use crate::Result;
 
 /// Which of ALFWorld's text games a run plays, and how they are shown.
@@ -113,12 +113,24 @@ impl AlfWorldTasks {
     pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Beginning> {
         let world = &config.environment;
         let [train, seen, unseen] = world.panels(&**games)?;
+        if !config.learns_from_demonstrations() {
+            return Ok(Beginning { train, exams: vec![seen, unseen], demonstrations: Vec::new() });
+        }
         let tasks = world.panel(&**games, Split::Train, config.cloning.demonstrations)?.tasks;
         let mut environment = show_admissible(AlfWorld::new(games.clone()), world.show_admissible);
         let turns = config.rollout.max_turns;
         let demonstrations = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
         eprintln!("the expert solved {} of {} games", demonstrations.len(), tasks.len());
         Ok(Beginning { train, exams: vec![seen, unseen], demonstrations })
+    }
+}
+
+impl TaskSettings for AlfWorldTasks {
+    fn unused(config: &TrainConfig<Self>) -> Vec<Unused> {
+        let reason =
+            "no households are made where environment.data (or ALFWORLD_DATA) names a folder of games";
+        let games = config.environment.data.as_ref();
+        games.map(|_| Unused::new("environment.household", reason)).into_iter().collect()
     }
 }
 

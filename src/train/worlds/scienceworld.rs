@@ -6,7 +6,7 @@ use crate::env::scienceworld::{
     task_names, variations, DemonstrationConfig, ScienceWorldConfig, ScienceWorldPool, Split, SuccessRule,
 };
 use crate::env::{Demonstration, Task};
-use crate::train::{Beginning, Panel, Preset, Progress, TrainConfig};
+use crate::train::{Beginning, Panel, Preset, Progress, TaskSettings, TrainConfig, Unused};
 use crate::Result;
 
 /// Which tasks of ScienceWorld a run plays, and the simulator's settings.
@@ -106,12 +106,26 @@ impl ScienceWorldTasks {
         config: &TrainConfig<Self>,
         pool: &mut ScienceWorldPool,
     ) -> Result<Vec<Demonstration>> {
+        if !config.learns_from_demonstrations() {
+            return Ok(Vec::new());
+        }
         let tasks = self.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
         let mut progress = Progress::new("gold paths", tasks.len());
         let mut show = |done| progress.set(done, "");
         let demonstrations = pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
         progress.finish(&format!("{} episodes", demonstrations.len()));
         Ok(demonstrations)
+    }
+}
+
+impl TaskSettings for ScienceWorldTasks {
+    fn unused(config: &TrainConfig<Self>) -> Vec<Unused> {
+        let unused = Unused::new("environment.demonstrations", "cloning.epochs = 0 clones nothing");
+        if config.learns_from_demonstrations() {
+            Vec::new()
+        } else {
+            vec![unused]
+        }
     }
 }
 
