@@ -66,7 +66,10 @@ enum World {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct Settings {
-    environment: Tasks,
+    environment: Option<Tasks>,
+    /// The same beside the other settings, where older runs had them.
+    #[serde(flatten)]
+    beside: Tasks,
     rollout: Rollout,
 }
 
@@ -94,8 +97,12 @@ impl Settings {
         Ok(if config.is_file() { epo::train::read_config(config)? } else { Self::default() })
     }
 
+    fn tasks(&self) -> &Tasks {
+        self.environment.as_ref().unwrap_or(&self.beside)
+    }
+
     fn world(&self) -> Result<World> {
-        match &self.environment {
+        match self.tasks() {
             Tasks { simulator: Some(_), .. } => Ok(World::Scienceworld),
             Tasks { data: Some(_), .. } => Ok(World::Alfworld),
             Tasks { household: Some(_), .. } => Ok(World::Household),
@@ -104,7 +111,7 @@ impl Settings {
     }
 
     fn environment(&self, args: &Args) -> Result<Box<dyn Environment>> {
-        let (tasks, world) = (&self.environment, args.env.map_or_else(|| self.world(), Ok)?);
+        let (tasks, world) = (self.tasks(), args.env.map_or_else(|| self.world(), Ok)?);
         ensure!(
             args.data.is_none() || world == World::Alfworld,
             "--data names ALFWorld's games; these are of another world"
@@ -125,7 +132,7 @@ impl Settings {
 
     fn scienceworld(&self) -> Result<Box<dyn Environment>> {
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-        let config = self.environment.simulator.clone().unwrap_or_default();
+        let config = self.tasks().simulator.clone().unwrap_or_default();
         let environment = ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
         Ok(Box::new(environment.context("the pool has no environment")?))
     }

@@ -153,7 +153,7 @@ mod tests {
         play(&mut open(other.path(), 0), 0..12);
         let kept = contents(other.path());
         let bytes: usize = kept.iter().map(|(_, text)| text.len()).sum();
-        assert!(bytes <= 80 && bytes >= 60, "{kept:?}");
+        assert!((60..=80).contains(&bytes), "{kept:?}");
         assert_eq!(kept.last().unwrap().1, "0000011-0\n0000011-1\n");
         let lines: Vec<String> = kept.iter().flat_map(|(_, text)| text.lines().map(str::to_owned)).collect();
         assert_eq!(lines.len() as u64, 24 - kept[0].0, "none is missing between the oldest and the newest");
