@@ -174,6 +174,7 @@ const LINE: usize = 16;
 ///
 /// Of every `R` rows only the first has a pointer, as many as fit the registers.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // loops over indices of known length are what is unrolled into registers
 fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
     x: &[[[f32; LANES]; P]],
     (w, stride): (&[f32], usize),

@@ -85,7 +85,7 @@ impl Decoder {
             slot.len += span.count;
         }
         let x = self.normed(&x, &self.norm)?;
-        Ok(Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)?)
+        Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)
     }
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
