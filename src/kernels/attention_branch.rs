@@ -1,6 +1,5 @@
 //! The whole attention branch of a pre-norm block as one operator.
 
-use super::attention::{attend, attend_backward};
 use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
 use super::branch::{row_sum, tensor_like, Found};
 use super::buffer::zeros;
@@ -8,7 +7,7 @@ use super::linear::product;
 use super::matmul::{View, ViewMut};
 use super::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
 use super::rope::{rotate_rows, TableReal};
-use super::{attention, linear, linear_residual, rms_norm, rope, AttentionShape, RopeTable};
+use super::{linear, linear_residual, rms_norm, rope, AttentionShape, RopeTable, SharedPrefixes};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
 
@@ -32,8 +31,10 @@ pub struct AttentionRows {
     pub shape: AttentionShape,
     /// Angles.
     pub table: Arc<RopeTable>,
-    /// Position of every row in its sequence.
+    /// Position of every computed token in its sequence.
     pub positions: Arc<[u32]>,
+    /// Which tokens stand for several; without it all are computed.
+    pub shared: Option<SharedPrefixes>,
 }
 
 /// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
@@ -71,7 +72,7 @@ fn separately(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows, eps: f
     let normed = rms_norm(x, w.norm, eps)?;
     let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, w.qkv[i], w.biases[i]));
     let rope = |x: &Tensor| rope(x, &rows.table, &rows.positions);
-    let mixed = attention(&rope(&q?)?, &rope(&k?)?, &v?, &rows.shape)?;
+    let mixed = rows.attention(&rope(&q?)?, &rope(&k?)?, &v?)?;
     linear_residual(x, &mixed, w.output)
 }
 
@@ -80,8 +81,11 @@ fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<(
     s.validate()?;
     rows.table.check(&rows.positions)?;
     let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let tokens: usize = s.lengths.iter().sum();
-    if tokens != n || rows.positions.len() != n || rows.table.head_dim() != s.head_dim {
+    if rows.computed() != n
+        || !rows.is_consistent()
+        || rows.positions.len() != n
+        || rows.table.head_dim() != s.head_dim
+    {
         let (p, d) = (rows.positions.len(), rows.table.head_dim());
         candle_core::bail!("attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}");
     }
@@ -145,7 +149,7 @@ impl AttentionBranch {
         drop(z);
         self.rotate(&mut q, false);
         self.rotate(&mut k, false);
-        let mixed = attend(&q, &k, &v, &self.rows.shape);
+        let mixed = self.rows.attend(&q, &k, &v);
         let [wide, narrow, _] = self.widths();
         let y = with_slice::<T, _>(&self.matrices[4], |w| {
             Ok(product(&mixed, w, Some(x.to_vec()), (n, wide, h)))
@@ -168,7 +172,7 @@ impl AttentionBranch {
                 let mut d_mixed = zeros(n * wide);
                 let out = ViewMut::new(&mut d_mixed, n, wide, wide);
                 multiply(out, View::new(g, n, h, h), View::new(w, h, wide, wide), false);
-                let (mut dq, mut dk, dv) = attend_backward(q, k, v, &d_mixed, &self.rows.shape);
+                let (mut dq, mut dk, dv) = self.rows.attend_backward(q, k, v, &d_mixed);
                 self.rotate(&mut dq, true);
                 self.rotate(&mut dk, true);
                 Ok((d_output, [dq, dk, dv]))

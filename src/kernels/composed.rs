@@ -87,13 +87,16 @@ pub fn feed_forward(x: &Tensor, [norm, gate, up, down]: [&Tensor; 4], eps: f64) 
 /// x + attention over rotated projections of norm(x) · w, projected; see [`super::attention_branch()`].
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not fit, or tokens that stand for several.
 pub fn attention_branch(
     x: &Tensor,
     w: &AttentionWeights<'_>,
     rows: &AttentionRows,
     eps: f64,
 ) -> Result<Tensor> {
+    if rows.shared.is_some() {
+        candle_core::bail!("composed::attention_branch: every token is computed");
+    }
     let z = rms_norm(x, w.norm, eps)?;
     let [q, k, v] = [0, 1, 2].map(|i| linear(&z, w.qkv[i], w.biases[i]));
     let rope = |x: Tensor| rope(&x, &rows.table, &rows.positions);

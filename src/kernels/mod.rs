@@ -59,6 +59,7 @@ mod rms_norm_residual;
 mod rope;
 mod rows;
 mod scoring;
+mod shared;
 mod support;
 mod swiglu;
 
@@ -79,6 +80,7 @@ pub use rms_norm::rms_norm;
 pub use rms_norm_residual::rms_norm_residual;
 pub use rope::{rope, RopeTable};
 pub use scoring::ScoreOptions;
+pub use shared::SharedPrefixes;
 pub use support::{RowSupport, Support};
 pub use swiglu::{silu_mul, swiglu};
 

@@ -149,6 +149,7 @@ fn branch_over(lengths: &[usize], own: bool) -> impl Fn(&[Tensor]) -> candle_cor
         shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, lengths: lengths.to_vec() },
         table: Arc::new(RopeTable::new(4, 200, 100.0)),
         positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
+        shared: None,
     };
     move |t: &[Tensor]| {
         let biases = [5, 6, 7].map(|i| t.get(i));
@@ -176,7 +177,12 @@ fn attention_branch_has_its_gradient() {
     let table = Arc::new(RopeTable::new(4, 3, 100.0));
     let t = branch_inputs(2, 5);
     let call = |positions: &[u32], q: &Tensor, biases| {
-        let rows = AttentionRows { shape: shape.clone(), table: table.clone(), positions: positions.into() };
+        let rows = AttentionRows {
+            shape: shape.clone(),
+            table: table.clone(),
+            positions: positions.into(),
+            shared: None,
+        };
         let weights = AttentionWeights { norm: &t[1], qkv: [q, &t[3], &t[4]], biases, output: &t[8] };
         attention_branch(&t[0], &weights, &rows, 1e-3)
     };

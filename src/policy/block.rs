@@ -3,9 +3,7 @@
 use super::config::DecoderConfig;
 use super::lora;
 use super::parameters::Parameters;
-use crate::kernels::{
-    attention, attention_branch, checkpoint, feed_forward, linear, linear_lora, linear_residual,
-};
+use crate::kernels::{attention_branch, checkpoint, feed_forward, linear, linear_lora, linear_residual};
 use crate::kernels::{rms_norm, rope, silu_mul, AttentionRows, AttentionWeights};
 use crate::rng::Stream;
 use crate::Result;
@@ -236,7 +234,7 @@ impl Block {
             rope(&heads, &rows.table, &rows.positions)
         };
         let (q, k) = (rotated(&self.q, norms[0])?, rotated(&self.k, norms[1])?);
-        let mixed = attention(&q, &k, &self.v.forward(&z)?, &rows.shape)?;
+        let mixed = rows.attention(&q, &k, &self.v.forward(&z)?)?;
         self.o.add_to(x, &mixed)
     }
 }

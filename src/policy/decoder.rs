@@ -7,7 +7,7 @@ use super::block::Block;
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
 use crate::kernels::{embedding, linear, linear_logprob_entropy, rms_norm};
-use crate::kernels::{AttentionRows, AttentionShape, LmHead, RopeTable, ScoreOptions};
+use crate::kernels::{AttentionRows, AttentionShape, LmHead, RopeTable, ScoreOptions, SharedPrefixes};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -81,7 +81,8 @@ impl Decoder {
     }
 
     /// Hidden states after the final norm `[n, h]` of rows packed one after another; row i of length L_i sees
-    /// only itself, causally, at positions 0..L_i.
+    /// only itself, causally, at positions 0..L_i. What rows have in common at their beginning is computed once, and so are its
+    /// gradients.
     ///
     /// # Errors
     /// An empty row, one longer than `max_position_embeddings`, or an id outside the vocabulary.
@@ -89,7 +90,25 @@ impl Decoder {
         for (i, row) in rows.iter().enumerate() {
             self.check_row(i, row)?;
         }
-        self.forward_ids(&rows.concat().into(), rows.iter().map(|r| r.len()).collect())
+        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+        let mut positions: Vec<u32> = lengths.iter().flat_map(|&len| 0..len as u32).collect();
+        let mut ids = rows.concat();
+        let shared = SharedPrefixes::of_rows(rows);
+        if let Some(shared) = &shared {
+            (ids, positions) = (shared.pick(&ids), shared.pick(&positions));
+        }
+        let rows = AttentionRows {
+            table: self.rope.clone(),
+            positions: positions.into(),
+            shape: AttentionShape {
+                heads: self.config.num_attention_heads,
+                kv_heads: self.config.num_key_value_heads,
+                head_dim: self.config.head_dim(),
+                lengths,
+            },
+            shared,
+        };
+        self.forward_ids(&ids.into(), &rows)
     }
 
     /// Hidden states after the final norm `[b, t, h]` of right-padded `ids` `[b, t]` (u32) with `lengths` `[b]`.
@@ -169,25 +188,19 @@ impl Decoder {
         Ok(linear(hidden, &self.head.to_dtype(hidden.dtype())?, None)?)
     }
 
-    fn forward_ids(&self, ids: &Arc<[u32]>, lengths: Vec<usize>) -> Result<Tensor> {
-        let rows = AttentionRows {
-            table: self.rope.clone(),
-            positions: lengths.iter().flat_map(|&len| 0..len as u32).collect(),
-            shape: AttentionShape {
-                heads: self.config.num_attention_heads,
-                kv_heads: self.config.num_key_value_heads,
-                head_dim: self.config.head_dim(),
-                lengths,
-            },
-        };
+    fn forward_ids(&self, ids: &Arc<[u32]>, rows: &AttentionRows) -> Result<Tensor> {
         let x = embedding(&self.embedding, ids)?;
         // On the CPU activations are f32 where weights are narrower; devices compute in the weights' type.
         let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
         let mut x = if narrow { x.to_dtype(DType::F32)? } else { x };
         for block in &self.blocks {
-            x = block.run(&x, &rows, self.config.rms_norm_eps, self.recompute)?;
+            x = block.run(&x, rows, self.config.rms_norm_eps, self.recompute)?;
         }
-        Ok(rms_norm(&x, &self.norm.to_dtype(x.dtype())?, self.config.rms_norm_eps)?)
+        let x = rms_norm(&x, &self.norm.to_dtype(x.dtype())?, self.config.rms_norm_eps)?;
+        match &rows.shared {
+            Some(shared) => Ok(shared.spread_rows(&x)?),
+            None => Ok(x),
+        }
     }
 
     /// Requires a row to have at least one token, to fit the context, and to hold known ids.

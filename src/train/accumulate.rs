@@ -50,13 +50,20 @@ pub(super) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) ->
     }
 }
 
-/// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch.
+/// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch. Within
+/// a step they stand in their own order, so that rows that begin alike share a micro-batch.
 pub(super) fn optimizer_steps(seed: u64, step: u64, config: &UpdateConfig, rows: usize) -> Vec<Vec<usize>> {
     let epoch = |epoch: usize| {
         let order = Stream::new(seed, Purpose::Shuffle, step, epoch as u32, 0).permutation(0, rows);
-        split(&order, config.mini_batches).into_iter().map(<[usize]>::to_vec).collect::<Vec<_>>()
+        split(&order, config.mini_batches).into_iter().map(sorted).collect::<Vec<_>>()
     };
     (0..config.epochs).flat_map(epoch).collect()
+}
+
+fn sorted(rows: &[usize]) -> Vec<usize> {
+    let mut rows = rows.to_vec();
+    rows.sort_unstable();
+    rows
 }
 
 /// The objective's view of all `rows`.

@@ -205,6 +205,51 @@ fn same_bits_for_any_number_of_threads() {
     assert_eq!(one, run(5));
 }
 
+/// Rows that begin like others: a group's, one that goes on from another, a copy, one that is the beginning of another.
+fn rows_that_begin_alike() -> Vec<Vec<u32>> {
+    let prompt = ids(12, 1, 40);
+    let tail = |n: usize, salt: u64| [prompt.clone(), ids(n, salt, 40)].concat();
+    let first = tail(5, 2);
+    vec![first.clone(), tail(9, 3), [first.clone(), ids(6, 4, 40)].concat(), ids(4, 5, 40), first, prompt]
+}
+
+#[test]
+fn common_beginnings_are_computed_once_and_change_nothing() {
+    let rows = rows_that_begin_alike();
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    for (config, rank) in families().into_iter().map(|c| (c, 0)).chain([(config(), 2)]) {
+        let (_, mut parameters) = decoder(&config, DType::F64);
+        if rank > 0 {
+            parameters = parameters.with_lora(&config, &LoraConfig::of_rank(rank), 7).unwrap();
+        }
+        roughen(&parameters);
+        let plain = Decoder::new(&config, &parameters).unwrap();
+        for decoder in [plain.clone(), plain.with_checkpointing(true)] {
+            let of = |rows: &[&[u32]]| {
+                let hidden = decoder.forward_packed(rows).unwrap();
+                let values: Vec<Vec<f64>> = hidden.to_vec2().unwrap();
+                let loss = (hidden.sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
+                (values, Gradients::of(&loss, &parameters).unwrap())
+            };
+            let (together, whole) = of(&rows);
+            let (mut apart, mut sum) = (Vec::new(), Gradients::default());
+            for row in &rows {
+                let (values, gradients) = of(&[row]);
+                apart.extend(values);
+                sum.add(gradients).unwrap();
+            }
+            for (a, b) in together.iter().flatten().zip(apart.iter().flatten()) {
+                assert!((a - b).abs() < 1e-10, "{config:?}");
+            }
+            assert!(whole.iter().count() > 3 && whole.iter().count() == sum.iter().count());
+            for (name, gradient) in whole.iter() {
+                let gap = (gradient - sum.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(gap.to_scalar::<f64>().unwrap() < 1e-8, "{name} {config:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn frozen_parameters_get_no_gradient_and_do_not_change_the_others() {
     let (free, mut parameters) = decoder(&config(), DType::F64);

@@ -1,0 +1,197 @@
+//! Beginnings that packed sequences have in common, computed once.
+//!
+//! Under a causal mask what a layer makes of a token depends on the tokens before it alone: where sequences begin alike, as
+//! those of a group or of a trajectory's turns do, they share all of it. Only attention looks at whole sequences; it is handed
+//! each with its copies of shared queries, keys and values, and their gradients are summed.
+
+use super::attention::{attend, attend_backward, attention};
+use super::real::Real;
+use super::AttentionRows;
+use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+/// Which token of packed sequences is which computed one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedPrefixes {
+    /// For each of the sequences' tokens, its computed one.
+    of: Arc<[u32]>,
+    /// For each computed token, the first place it stands at.
+    first: Arc<[u32]>,
+}
+
+/// Tokens below which a common beginning is computed again: indexing it would cost as much.
+const LEAST: usize = 8;
+
+impl SharedPrefixes {
+    /// The beginnings that `rows` share with earlier ones; `None` where none is long enough.
+    pub fn of_rows(rows: &[&[u32]]) -> Option<Self> {
+        let tokens = rows.iter().map(|row| row.len()).sum();
+        let (mut of, mut first) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+        let mut starts: Vec<usize> = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let common = |j: &usize| row.iter().zip(rows[*j]).take_while(|(a, b)| a == b).count();
+            let longest = (0..i).map(|j| (common(&j), j)).max_by_key(|&(length, j)| (length, usize::MAX - j));
+            let (length, j) = longest.filter(|&(length, _)| length >= LEAST).unwrap_or((0, 0));
+            let start = of.len();
+            for t in 0..row.len() {
+                if t < length {
+                    of.push(of[starts[j] + t]);
+                } else {
+                    of.push(first.len() as u32);
+                    first.push((start + t) as u32);
+                }
+            }
+            starts.push(start);
+        }
+        (first.len() < of.len()).then(|| Self { of: of.into(), first: first.into() })
+    }
+
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Tokens that are computed.
+    pub fn computed(&self) -> usize {
+        self.first.len()
+    }
+
+    /// One number for each computed token out of one for each token.
+    pub(crate) fn pick<T: Copy>(&self, all: &[T]) -> Vec<T> {
+        self.first.iter().map(|&at| all[at as usize]).collect()
+    }
+
+    /// Rows of all tokens out of those of the computed ones, `width` wide.
+    fn spread<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+        copied(&self.of, computed, width)
+    }
+
+    /// Rows of the computed tokens out of those of all.
+    fn gather<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+        copied(&self.first, all, width)
+    }
+
+    /// The adjoint of `gather`: zero at every other place.
+    fn place<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+        let mut all = vec![T::from_f64(0.0); self.of.len() * width];
+        for (&at, row) in self.first.iter().zip(computed.chunks_exact(width)) {
+            all[at as usize * width..][..width].copy_from_slice(row);
+        }
+        all
+    }
+
+    /// The adjoint of `spread`: summed over the places, in their order.
+    fn sum<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+        let mut computed = vec![T::from_f64(0.0); self.first.len() * width];
+        for (&u, row) in self.of.iter().zip(all.chunks_exact(width)) {
+            let sums = &mut computed[u as usize * width..][..width];
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+        }
+        computed
+    }
+
+    /// Rows of all tokens `[tokens, h]` out of those of the computed ones.
+    ///
+    /// # Errors
+    /// A failed tensor operation.
+    pub(crate) fn spread_rows(&self, computed: &Tensor) -> Result<Tensor> {
+        computed.index_select(&Tensor::new(&self.of[..], computed.device())?, 0)
+    }
+}
+
+/// The rows `at` of `from`, one after another.
+fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
+    let mut rows = Vec::with_capacity(at.len() * width);
+    at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
+    rows
+}
+
+impl AttentionRows {
+    /// Tokens that are computed.
+    pub(super) fn computed(&self) -> usize {
+        self.shared.as_ref().map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
+    }
+
+    /// Whether the sequences have as many tokens as the shared beginnings say.
+    pub(super) fn is_consistent(&self) -> bool {
+        let tokens: usize = self.shape.lengths.iter().sum();
+        self.shared.as_ref().is_none_or(|shared| shared.tokens() == tokens)
+    }
+
+    /// Widths of queries and keys.
+    fn widths(&self) -> [usize; 2] {
+        [self.shape.heads, self.shape.kv_heads].map(|heads| heads * self.shape.head_dim)
+    }
+
+    /// [`attention()`] of computed tokens.
+    pub(super) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
+        let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
+        let [wide, narrow] = self.widths();
+        let (q, k, v) = (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        shared.gather(&attend(&q, &k, &v, &self.shape), wide)
+    }
+
+    /// (dq, dk, dv) of it.
+    pub(super) fn attend_backward<T: Real>(
+        &self,
+        q: &[T],
+        k: &[T],
+        v: &[T],
+        grad: &[T],
+    ) -> (Vec<T>, Vec<T>, Vec<T>) {
+        let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
+        let [wide, narrow] = self.widths();
+        let (q, k, v) = (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let grad = shared.place(grad, wide);
+        let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
+        (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
+    }
+
+    /// [`attention()`] of computed tokens' queries, keys and values, as tensors with gradients.
+    ///
+    /// # Errors
+    /// As [`attention()`].
+    pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
+        let first = Tensor::new(&shared.first[..], q.device())?;
+        let [q, k, v] = [q, k, v].map(|x| shared.spread_rows(x));
+        attention(&q?, &k?, &v?, &self.shape)?.index_select(&first, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_begin_alike_share_their_tokens() {
+        let long: Vec<u32> = (0..12).collect();
+        let other: Vec<u32> = (0..10).chain([50, 51]).collect();
+        let further: Vec<u32> = other.iter().copied().chain([60]).collect();
+        let short: Vec<u32> = (0..LEAST as u32 - 1).chain([70]).collect();
+        let shared = SharedPrefixes::of_rows(&[&long, &other, &further, &short]).unwrap();
+        let computed = 12 + 2 + 1 + LEAST;
+        assert_eq!((shared.tokens(), shared.computed()), (12 + 12 + 13 + LEAST, computed));
+        // The second goes on from the first, the third from the second, the fourth begins too briefly like them.
+        assert_eq!(shared.of[12..24], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]);
+        assert_eq!(shared.of[24..37], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14]);
+        assert_eq!(shared.of[37], 15);
+        let ids = [long, other, further, short].concat();
+        let spread: Vec<u32> = shared.of.iter().map(|&u| shared.pick(&ids)[u as usize]).collect();
+        assert_eq!(spread, ids);
+        assert_eq!(SharedPrefixes::of_rows(&[&[1; 4], &[1; 4]]), None);
+        assert_eq!(SharedPrefixes::of_rows(&[]), None);
+    }
+
+    #[test]
+    fn spreading_and_gathering_have_their_adjoints() {
+        let rows: [&[u32]; 2] = [&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11]];
+        let shared = SharedPrefixes::of_rows(&rows).unwrap();
+        let numbers = |n: usize, a: usize| (0..n).map(|i| ((i * a) % 17) as f64 - 8.0).collect::<Vec<_>>();
+        let (computed, all) = (numbers(2 * shared.computed(), 5), numbers(2 * shared.tokens(), 7));
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        assert_eq!(dot(&shared.spread(&computed, 2), &all), dot(&computed, &shared.sum(&all, 2)));
+        assert_eq!(dot(&shared.gather(&all, 2), &computed), dot(&all, &shared.place(&computed, 2)));
+        assert_eq!(shared.gather(&shared.spread(&computed, 2), 2), computed);
+    }
+}
