@@ -153,7 +153,7 @@ impl Decoder {
     }
 }
 
-/// Logits below which a row's sampling stays on one thread with others': waking another one costs more.
+/// Logits that a thread samples from at least: for fewer, waking it costs more.
 const LEAST_LOGITS: usize = 1 << 14;
 
 /// A row's turn while it is sampled.

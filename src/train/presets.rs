@@ -335,47 +335,10 @@ mod tests {
         assert!("large".parse::<Preset>().unwrap_err().to_string().contains("large"));
     }
 
-    #[test]
-    fn what_belongs_to_the_other_algorithm_or_to_nothing_is_refused_by_name() {
-        let of = |algorithm| Config::small(Benchmark::ScienceWorld, algorithm, Nothing {});
-        for (algorithm, text, named) in [
-            (Algorithm::Grpo, "[gae]\nlambda = 0.9", "`gae`"),
-            (Algorithm::Grpo, "[critic]\nwarmup_steps = 1", "`critic`"),
-            (Algorithm::Grpo, "[rollout]\ngroup = 1", "rollout.group"),
-            (Algorithm::Ppo, "[advantage]\ngamma = 0.9", "`advantage`"),
-            (Algorithm::Ppo, "[gae]\nlambda = 1.5", "gae.lambda"),
-            (Algorithm::Ppo, "[critic]\nvalue_clip = 0.0", "critic.value_clip"),
-            (Algorithm::Ppo, "[critic.body]\nkind = \"own\"\nhidden_size = 20\nlayers = 1", "hidden_size"),
-            (Algorithm::Ppo, "[dynamic_sampling]\nmax_rounds = 4", "rollout.group"),
-            (Algorithm::Ppo, "[dynamic_sampling]\nmax_rounds = 4", "`dynamic_sampling`"),
-            (Algorithm::Ppo, "[overlong]\nlimit = 20\nbuffer = 8\npenalty = 1.0", "overlong.limit"),
-            (
-                Algorithm::Ppo,
-                "[kl_reward]\nkind = \"k1\"\ncontrol = { kind = \"fixed\", coef = -1.0 }",
-                "kl_reward.coef",
-            ),
-            (Algorithm::Ppo, "[overlong]\nlimit = 12\nbuffer = 8\npenalty = 0.0", "overlong.penalty"),
-            (Algorithm::Ppo, "environments = 0", "environments"),
-            (Algorithm::Ppo, "[entropy]\nlambda = 0.0", "entropy.lambda"),
-            (Algorithm::Ppo, "[entropy]\nalpha = 0.0", "entropy.alpha"),
-            (
-                Algorithm::Ppo,
-                "[entropy]\nmethod = \"kl-cov\"\nkl_cov = { coef = 0.0 }",
-                "entropy.kl_cov.coef",
-            ),
-            (
-                Algorithm::Grpo,
-                "[update]\nmini_batches = 1\n[entropy]\nmethod = \"kl-cov\"",
-                "`entropy.method` = kl-cov",
-            ),
-            (
-                Algorithm::Grpo,
-                "[entropy.history]\nkind = \"official\"\nmax_steps = 9",
-                "entropy.history.max_steps",
-            ),
-            (Algorithm::Ppo, "[reward]\nkind = \"success\"\nvalue = 0.0", "reward.value"),
-        ] {
-            let config = from_text(&of(algorithm), text).unwrap();
+    /// Requires `validate` to refuse a small run with each text over it, naming the setting.
+    fn refuses(cases: &[(Algorithm, &str, &str)]) {
+        for &(algorithm, text, named) in cases {
+            let config = from_text(&small(algorithm), text).unwrap();
             assert!(config.validate().is_err(), "{text}");
             let own = match algorithm {
                 Algorithm::Grpo => config.grpo().map(drop),
@@ -384,10 +347,51 @@ mod tests {
             let error = own.and_then(|()| config.validate()).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
         }
-        let error = from_text(&of(Algorithm::Ppo), "[critic]\nlr = 1.0").unwrap_err().to_string();
+    }
+
+    fn small(algorithm: Algorithm) -> Config {
+        Config::small(Benchmark::ScienceWorld, algorithm, Nothing {})
+    }
+
+    #[test]
+    fn what_belongs_to_the_other_algorithm_is_refused_by_name() {
+        use Algorithm::{Grpo, Ppo};
+        refuses(&[
+            (Grpo, "[gae]\nlambda = 0.9", "`gae`"),
+            (Grpo, "[critic]\nwarmup_steps = 1", "`critic`"),
+            (Ppo, "[advantage]\ngamma = 0.9", "`advantage`"),
+            (Ppo, "[dynamic_sampling]\nmax_rounds = 4", "rollout.group"),
+            (Ppo, "[dynamic_sampling]\nmax_rounds = 4", "`dynamic_sampling`"),
+        ]);
+        let error = from_text(&small(Ppo), "[critic]\nlr = 1.0").unwrap_err().to_string();
         assert!(error.contains("lr") && error.contains("critic"), "{error}");
-        let kept = from_text(&of(Algorithm::Grpo), "[advantage]\ngamma = 0.9").unwrap().grpo().unwrap();
+        let kept = from_text(&small(Grpo), "[advantage]\ngamma = 0.9").unwrap().grpo().unwrap();
         assert_eq!((kept.gamma, kept.episode_weight), (0.9, 0.0), "the base's other settings stay");
+    }
+
+    #[test]
+    fn values_out_of_range_or_that_switch_off_what_was_chosen_are_refused_by_name() {
+        use Algorithm::{Grpo, Ppo};
+        let negative = "[kl_reward]\nkind = \"k1\"\ncontrol = { kind = \"fixed\", coef = -1.0 }";
+        let no_kl = "[entropy]\nmethod = \"kl-cov\"\nkl_cov = { coef = 0.0 }";
+        let one_step = "[update]\nmini_batches = 1\n[entropy]\nmethod = \"kl-cov\"";
+        let short = "[entropy.history]\nkind = \"official\"\nmax_steps = 9";
+        refuses(&[
+            (Grpo, "[rollout]\ngroup = 1", "rollout.group"),
+            (Ppo, "[gae]\nlambda = 1.5", "gae.lambda"),
+            (Ppo, "[critic]\nvalue_clip = 0.0", "critic.value_clip"),
+            (Ppo, "[critic.body]\nkind = \"own\"\nhidden_size = 20\nlayers = 1", "hidden_size"),
+            (Ppo, "[overlong]\nlimit = 20\nbuffer = 8\npenalty = 1.0", "overlong.limit"),
+            (Ppo, "[overlong]\nlimit = 12\nbuffer = 8\npenalty = 0.0", "overlong.penalty"),
+            (Ppo, negative, "kl_reward.coef"),
+            (Ppo, "environments = 0", "environments"),
+            (Ppo, "[entropy]\nlambda = 0.0", "entropy.lambda"),
+            (Ppo, "[entropy]\nalpha = 0.0", "entropy.alpha"),
+            (Ppo, no_kl, "entropy.kl_cov.coef"),
+            (Grpo, one_step, "`entropy.method` = kl-cov"),
+            (Grpo, short, "entropy.history.max_steps"),
+            (Ppo, "[reward]\nkind = \"success\"\nvalue = 0.0", "reward.value"),
+        ]);
     }
 
     #[test]
