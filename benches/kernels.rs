@@ -117,19 +117,24 @@ fn case(arguments: &[String]) -> Result<()> {
     }
 }
 
-fn measure(mut run: impl FnMut() -> Result<()>) -> Result<()> {
-    forget_peak();
-    let base = memory("VmRSS");
+/// Prints the medians of three runs after a first one; `prepare` makes what a run has written over.
+fn measure(prepare: impl Fn() -> Result<()>, mut run: impl FnMut() -> Result<()>) -> Result<()> {
     let mut figures = Vec::new();
-    for i in 0..4 {
+    for _ in 0..4 {
+        prepare()?;
+        forget_peak();
+        let base = memory("VmRSS");
         let (start, cpu) = (Instant::now(), cpu_seconds());
         run()?;
-        if i > 0 {
-            figures.push([start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3, 0.0]);
-        }
+        let (wall, cpu) = (start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3);
+        figures.push([wall, cpu, memory("VmHWM") - base]);
     }
-    let [wall, cpu, _] = median(&figures).context("no run")?;
-    println!("{wall} {cpu} {}", memory("VmHWM") - base);
+    let [wall, cpu, peak] = median(&figures[1..]).context("no run")?;
+    println!("{wall} {cpu} {peak}");
+    Ok(())
+}
+
+fn nothing() -> Result<()> {
     Ok(())
 }
 
@@ -137,9 +142,18 @@ fn ids(tokens: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec((0..tokens).map(|i| (i * 7919 % V) as u32).collect(), tokens, &Device::Cpu)?)
 }
 
-/// Numbers of variance 1/3 · `scale`², made a row at a time.
-fn numbers(rows: usize, columns: usize, scale: f32, dtype: DType) -> Result<Tensor> {
-    let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) as f32 / 2f32.powi(31) - 1.0) * scale;
+/// Normal numbers with this standard deviation, made a row at a time.
+fn numbers(rows: usize, columns: usize, deviation: f32, dtype: DType) -> Result<Tensor> {
+    let mixed = |x: u64| (x ^ (x >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let uniform = |i: usize| {
+        let bits = mixed(mixed((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
+        bits as f32 / 2f32.powi(24) + 2f32.powi(-25)
+    };
+    let value = |i: usize| {
+        let (radius, angle) =
+            ((-2.0 * uniform(2 * i).ln()).sqrt(), std::f32::consts::TAU * uniform(2 * i + 1));
+        deviation * radius * angle.cos()
+    };
     let values: Vec<f32> = (0..rows * columns).into_par_iter().map(value).collect();
     Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?.to_dtype(dtype)?)
 }
@@ -149,14 +163,19 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
         return copy(tokens * V * 3 / 8 * dtype.size_in_bytes());
     }
     let (ids, options) = (ids(tokens)?, ScoreOptions::default());
-    let z = Var::from_tensor(&numbers(tokens, V, 4.0, dtype)?)?;
+    let fresh = || numbers(tokens, V, 2.0, dtype);
+    let z = Var::from_tensor(&fresh()?)?;
     let kept = match variant {
         "kept" => Some(z.ones_like()?),
         _ => None,
     };
     let (g, h) =
         (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);
-    measure(|| {
+    let prepare = || match variant {
+        "in-place" => Ok(z.set(&fresh()?)?),
+        _ => Ok(()),
+    };
+    measure(prepare, || {
         if variant == "graph" {
             let (p, e) = logprob_entropy(&z, &ids, 1.0)?;
             ((p * &g)? + (e * &h)?)?.sum_all()?.backward()?;
@@ -164,7 +183,6 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
         }
         let scores = evaluate(&z, &ids, &options)?;
         match (variant, &kept) {
-            // The next run scores the gradient of this one: other numbers, the same work.
             ("in-place", _) => Ok(scores.gradient_in_place(&z, &g, &h)?),
             (_, Some(kept)) => Ok(scores.gradient_into(&z, &g, &h, kept)?),
             _ => Ok(scores.gradient(&z, &g, &h).map(drop)?),
@@ -176,7 +194,7 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
 fn copy(numbers: usize) -> Result<()> {
     let from = vec![1f32; numbers];
     let mut to = vec![2f32; from.len()];
-    measure(|| {
+    measure(nothing, || {
         to.par_chunks_mut(1 << 16)
             .zip(from.par_chunks(1 << 16))
             .for_each(|(to, from)| to.copy_from_slice(from));
@@ -193,7 +211,7 @@ fn linear(tokens: usize, variant: &str) -> Result<()> {
         "three" => (Some(Var::from_tensor(&x)?), Some(Var::from_tensor(&w)?)),
         _ => (None, None),
     };
-    measure(|| match (variant, &x_var, &w_var) {
+    measure(nothing, || match (variant, &x_var, &w_var) {
         ("three", Some(x), Some(w)) => {
             let loss = |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
             linear_token_loss(x, &LmHead::new(w), &ids, &options, loss)?.loss.backward()?;

@@ -1,7 +1,7 @@
 //! The element types of logits, and how each is converted to and from the type it is computed in.
 
 use super::real::{vectorised, Real};
-use super::rows::{block_sums, gradient_block, largest_of, Factors, Sums, BLOCK};
+use super::rows::{block_sums, gradient_values, largest_of, Factors, Sums, BLOCK};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -40,10 +40,12 @@ pub(crate) trait Inline: Logit {
     fn widen(self) -> Self::Real;
     /// To the nearest, ties to even; a NaN stays one.
     fn narrow(value: Self::Real) -> Self;
+    /// The same for a number, or a NaN that an operation on numbers made.
+    fn narrow_result(value: Self::Real) -> Self;
 }
 
 macro_rules! inline {
-    ($T:ty, $Real:ty, $widen:expr, $narrow:expr, { $($item:item)* }) => {
+    ($T:ty, $Real:ty, $widen:expr, $narrow:expr, $narrow_result:expr, { $($item:item)* }) => {
         impl Inline for $T {
             #[inline(always)]
             fn widen(self) -> $Real {
@@ -52,6 +54,10 @@ macro_rules! inline {
             #[inline(always)]
             fn narrow(value: $Real) -> Self {
                 $narrow(value)
+            }
+            #[inline(always)]
+            fn narrow_result(value: $Real) -> Self {
+                $narrow_result(value)
             }
         }
 
@@ -64,7 +70,7 @@ macro_rules! inline {
                 block_sums(block, scale, max)
             }
             fn gradient(block: &mut [Self], factors: &Factors<$Real>) {
-                gradient_block(block, factors)
+                gradient_values(block, factors)
             }
             $($item)*
         }
@@ -74,7 +80,7 @@ macro_rules! inline {
 /// What a type that is its own arithmetic does not have to do.
 macro_rules! own_arithmetic {
     ($T:ty) => {
-        inline!($T, $T, |x| x, |x| x, {
+        inline!($T, $T, |x| x, |x| x, |x| x, {
             fn load<'a>(block: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
                 block
             }
@@ -93,15 +99,22 @@ macro_rules! own_arithmetic {
 own_arithmetic!(f32);
 own_arithmetic!(f64);
 
-inline!(bf16, f32, |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16), narrow_bf16, {
-    fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-        widen_all(block, buffer);
-        buffer
+inline!(
+    bf16,
+    f32,
+    |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16),
+    narrow_bf16,
+    narrow_bf16_result,
+    {
+        fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+            widen_all(block, buffer);
+            buffer
+        }
+        fn store(values: &[f32], out: &mut [Self]) {
+            narrow_all(values, out);
+        }
     }
-    fn store(values: &[f32], out: &mut [Self]) {
-        narrow_all(values, out);
-    }
-});
+);
 
 impl Logit for f16 {
     type Real = f32;
@@ -129,10 +142,19 @@ impl Logit for f16 {
 
 #[inline(always)]
 fn narrow_bf16(x: f32) -> bf16 {
+    let quiet = bf16::from_bits(((x.to_bits() | 0x0040_0000) >> 16) as u16);
+    if x.is_nan() {
+        quiet
+    } else {
+        narrow_bf16_result(x)
+    }
+}
+
+/// Only a NaN whose lower bits are set would be rounded to a number, and operations do not make those.
+#[inline(always)]
+fn narrow_bf16_result(x: f32) -> bf16 {
     let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    let kept = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
-    bf16::from_bits((kept >> 16) as u16)
+    bf16::from_bits((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
 }
 
 vectorised! {

@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType}
 pub(crate) trait Real: WithDType {
     /// eˣ, exactly 0 for −∞; relative error below 2 ulp.
     fn exp<const FMA: bool>(self) -> Self;
-    /// eˣ for x ≤ 0, 0 where it is below the smallest normal number; relative error below 2 ulp.
+    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; relative error below 2.4·10⁻⁷ + 3·10⁻⁹ |x| in f32.
     #[inline(always)]
     fn exp_nonpositive<const FMA: bool>(self) -> Self {
         self.clamped_exp::<FMA>().1
@@ -32,11 +32,10 @@ impl Real for f32 {
     }
     #[inline(always)]
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
-        let clamped = if self < -87.0 { -87.0 } else { self };
-        let (p, exponent) = exp_parts::<FMA>(clamped);
-        // p · 2ⁿ: n joins the exponent of p, which leaves the result normal.
-        let value = f32::from_bits(p.to_bits().wrapping_add((exponent as u32) << 23));
-        (clamped, if self < -87.0 { 0.0 } else { value })
+        // Below −87.7 n is −127, which as bits is the number 0.
+        let clamped = if self < -88.0 { -88.0 } else { self };
+        let (p, power) = exp_parts::<FMA>(clamped);
+        (clamped, p * f32::from_bits(power << 23))
     }
     #[inline(always)]
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
@@ -100,22 +99,24 @@ impl Real for f64 {
     }
 }
 
-/// eʳ and n of x = n ln 2 + r with |r| ≤ ln 2 / 2, for |x| < 128 ln 2: without branches, so that loops vectorise.
+/// eʳ and n + 127 (in the lowest nine bits) of x = n ln 2 + r with |r| ≤ ln 2 / 2, for |x| < 128 ln 2: without branches, so
+/// that loops vectorise.
 ///
 /// eʳ is a polynomial of degree 6, minimax in the relative error (3.1·10⁻⁹ before rounding).
 #[inline(always)]
-fn exp_parts<const FMA: bool>(x: f32) -> (f32, i32) {
+fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
+    const ROUND: f32 = 12_582_912.0 + 127.0; // 1.5 · 2²³: adding it rounds to an integer
     let shifted = Real::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = Real::mul_add::<FMA>(n, -LN2_LOW, Real::mul_add::<FMA>(n, -LN2_HIGH, x));
+    // One step where the product is not rounded: ln 2 itself is off by 1.9·10⁻⁹ in single precision.
+    let r = if FMA { f32::mul_add(n, -std::f32::consts::LN_2, x) } else { x - n * LN2_HIGH - n * LN2_LOW };
     let mut p = 1.381_459_9e-3;
     for c in [8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
         p = Real::mul_add::<FMA>(p, r, c);
     }
-    (p, shifted.to_bits() as i32 - ROUND.to_bits() as i32)
+    (p, shifted.to_bits())
 }
 
 /// 2ᵉ for −126 ≤ e ≤ 127.
@@ -129,7 +130,8 @@ fn power_of_two(e: i32) -> f32 {
 fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     let clamped = if x < -104.0 { -104.0 } else { x };
     let clamped = if clamped > 89.0 { 89.0 } else { clamped };
-    let (p, exponent) = exp_parts::<FMA>(clamped);
+    let (p, power) = exp_parts::<FMA>(clamped);
+    let exponent = (power & 0x1ff) as i32 - 127;
     let half = exponent >> 1;
     let value = p * power_of_two(half) * power_of_two(exponent - half);
     if x < -104.0 {
@@ -326,7 +328,8 @@ mod tests {
         let mut x = -87.0f32;
         while x < 88.5 {
             let want = (x as f64).exp();
-            let close = |got: f32| ((got as f64 - want) / want).abs() < 2.4e-7;
+            let bound = 2.4e-7 + 3e-9 * f64::from(x.abs());
+            let close = |got: f32| ((got as f64 - want) / want).abs() < bound;
             assert!(close(exp_f32::<FMA>(x)), "x = {x}: {} against {want}", exp_f32::<FMA>(x));
             assert!(x > 0.0 || close(x.exp_nonpositive::<FMA>()), "x = {x}");
             x += 0.001_37;
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn exponentials_are_within_two_ulp_and_handle_the_ends() {
+    fn exponentials_are_within_their_bound_and_handle_the_ends() {
         check::<true>();
         check::<false>();
     }

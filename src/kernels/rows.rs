@@ -128,46 +128,75 @@ vectorised! {
     }
 }
 
+/// The sums of a block: its largest elements, if there are any with u = 0, are told from the others.
+pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+    let sums = plain_sums(block, scale, max);
+    if sums.top == 0.0 {
+        // Rare: blocks of a row that hold its maximum.
+        return counting_sums(block, scale, max);
+    }
+    sums
+}
+
+vectorised! {
+    fn plain_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+        sums_of::<L, false, FMA>(block, scale, max)
+    }
+}
+
+vectorised! {
+    fn counting_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+        sums_of::<L, true, FMA>(block, scale, max)
+    }
+}
+
+/// Where `COUNT`, elements with u = 0 are counted instead of summed.
+#[inline(always)]
+fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+    let (zero, nothing) = (L::Real::from_f32(0.0), L::Real::from_f32(f32::NEG_INFINITY));
+    let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: [zero; 16], weighted: [zero; 16] };
+    let mut tops = [0u32; 16];
+    let (chunks, tail) = block.as_chunks::<16>();
+    for chunk in chunks {
+        for (l, x) in chunk.iter().enumerate() {
+            let u = x.widen() * scale - max;
+            tops[l] += u32::from(COUNT && u == zero);
+            lanes.add::<FMA>(l, if COUNT && u == zero { nothing } else { u });
+        }
+    }
+    for (l, x) in tail.iter().enumerate() {
+        let u = x.widen() * scale - max;
+        tops[l] += u32::from(COUNT && u == zero);
+        lanes.add::<FMA>(l, if COUNT && u == zero { nothing } else { u });
+    }
+    Sums { tops: f64::from(tops.iter().sum::<u32>()), ..lanes.sums() }
+}
+
 /// Sums in 16 lanes.
 struct Lanes<T> {
     top: [T; 16],
     rest: [T; 16],
-    tops: [u32; 16],
     weighted: [T; 16],
 }
 
 impl<T: Real> Lanes<T> {
     #[inline(always)]
     fn add<const FMA: bool>(&mut self, l: usize, u: T) {
-        let zero = T::from_f32(0.0);
         self.top[l] = self.top[l].larger(u);
         let (clamped, e) = u.clamped_exp::<FMA>();
-        self.rest[l] += if u == zero { zero } else { e };
-        self.tops[l] += u32::from(u == zero);
+        self.rest[l] += e;
         self.weighted[l] = clamped.mul_add::<FMA>(e, self.weighted[l]);
     }
-}
 
-vectorised! {
-    fn block_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
-        let (chunks, tail) = block.as_chunks::<16>();
-        let zeros = [L::Real::from_f32(0.0); 16];
-        let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
-        for chunk in chunks {
-            for (l, x) in chunk.iter().enumerate() {
-                lanes.add::<FMA>(l, x.widen() * scale - max);
-            }
+    #[inline(always)]
+    fn sums(&self) -> Sums {
+        let mut sums = Sums { top: -1.0, rest: 0.0, tops: 0.0, weighted: 0.0 };
+        for l in 0..16 {
+            sums.top = sums.top.max(self.top[l].to_f64());
+            sums.rest += self.rest[l].to_f64();
+            sums.weighted += self.weighted[l].to_f64();
         }
-        for (l, x) in tail.iter().enumerate() {
-            lanes.add::<FMA>(l, x.widen() * scale - max);
-        }
-        let sum = |lanes: &[L::Real; 16]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
-        Sums {
-            top: lanes.top.iter().fold(-1.0, |top: f64, x| top.max(x.to_f64())),
-            rest: sum(&lanes.rest),
-            tops: lanes.tops.iter().map(|&n| f64::from(n)).sum(),
-            weighted: sum(&lanes.weighted),
-        }
+        sums
     }
 }
 
@@ -192,25 +221,56 @@ pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowSt
     exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
 }
 
-/// What the gradient of a row's elements depends on.
+/// What the gradient of a row's elements depends on: p (c − h u) is e^z (c̃ + h̃ z) for z = x · scale − shift.
 pub(crate) struct Factors<T> {
     scale: T,
-    max: T,
-    log_sum: T,
+    shift: T,
     c: T,
     h: T,
 }
 
+impl<T: Real> Factors<T> {
+    /// What rounding changes in the shift by m + ln s is put right in the factors.
+    fn new(
+        inverse_temperature: f64,
+        s: &RowStatistics,
+        RowGradient { log_prob: g, entropy: h }: RowGradient,
+    ) -> Self {
+        let shift = T::from_f64(s.max + s.log_sum);
+        let off = shift.to_f64() - (s.max + s.log_sum);
+        let scaled = inverse_temperature * off.exp();
+        let u = s.log_sum + off; // where z = 0
+        Self {
+            scale: T::from_f64(inverse_temperature),
+            shift,
+            c: T::from_f64(scaled * (h * (s.mean - u) - g)),
+            h: T::from_f64(-scaled * h),
+        }
+    }
+
+    #[inline(always)]
+    fn gradient<const FMA: bool>(&self, x: T) -> T {
+        let (z, p) = x.mul_add::<FMA>(self.scale, T::from_f32(0.0) - self.shift).clamped_exp::<FMA>();
+        p * z.mul_add::<FMA>(self.h, self.c)
+    }
+}
+
 vectorised! {
-    /// x ← p (c − h u) with p = e^(u − ln s) and u = x · scale − max.
-    fn gradient_block<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Real>) {
-        let &Factors { scale, max, log_sum, c, h } = factors;
-        // Where p is 0, so is the gradient: at −∞ as well.
-        let least = L::Real::from_f32(-800.0);
-        for x in block.iter_mut() {
-            let u = x.widen() * scale - max;
-            let u = if u < least { least } else { u };
-            *x = L::narrow((u - log_sum).exp_nonpositive::<FMA>() * u.mul_add::<FMA>(h, c));
+    /// x ← e^z (c + h z) with z = x · scale − shift, where neither c nor h is NaN.
+    fn gradient_values<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Real>) {
+        let (chunks, tail) = block.as_chunks_mut::<16>();
+        for chunk in chunks {
+            // Two loops: the second one packs what two registers hold.
+            let mut values = [L::Real::from_f32(0.0); 16];
+            for (value, x) in values.iter_mut().zip(chunk.iter()) {
+                *value = factors.gradient::<FMA>(x.widen());
+            }
+            for (x, value) in chunk.iter_mut().zip(values) {
+                *x = L::narrow_result(value);
+            }
+        }
+        for x in tail {
+            *x = L::narrow_result(factors.gradient::<FMA>(x.widen()));
         }
     }
 }
@@ -233,24 +293,20 @@ pub(crate) fn gradient_in_place<T: Logit>(
     s: &RowStatistics,
     grad: RowGradient,
 ) {
-    let RowGradient { log_prob: g, entropy: h } = grad;
-    if s.max == f64::NEG_INFINITY || (g == 0.0 && h == 0.0) {
+    if s.max == f64::NEG_INFINITY || (grad.log_prob == 0.0 && grad.entropy == 0.0) {
         part.fill(T::from_f64(0.0));
         return;
     }
-    let real = <T::Real as WithDType>::from_f64;
-    let (scale, c) = (inverse_temperature, inverse_temperature * (h * s.mean - g));
-    let factors = Factors {
-        scale: real(scale),
-        max: real(s.max),
-        log_sum: real(s.log_sum),
-        c: real(c),
-        h: real(-h * scale),
-    };
+    if grad.log_prob.is_nan() || grad.entropy.is_nan() {
+        part.fill(T::from_f64(f64::NAN));
+        return;
+    }
+    let factors = Factors::new(inverse_temperature, s, grad);
+    let own_term = <T::Real as WithDType>::from_f64(grad.log_prob * inverse_temperature);
     for (i, block) in part.chunks_mut(BLOCK).enumerate() {
         let id = id.and_then(|id| id.checked_sub(i * BLOCK)).filter(|&id| id < block.len());
         // The token's own element has one term more, and is rounded once.
-        let own = id.map(|id| (id, own_gradient(block[id], &factors, real(g * scale))));
+        let own = id.map(|id| (id, own_gradient(block[id], &factors, own_term)));
         T::gradient(block, &factors);
         if let Some((id, own)) = own {
             block[id] = own;
