@@ -5,9 +5,9 @@
 //! the number of threads.
 
 use super::logit::Inline;
-use super::real::{vectorised, Real};
+use super::real::{prefetch, vectorised, Real};
+use super::team::Team;
 use candle_core::DType;
-use rayon::prelude::*;
 
 /// Rows of x in one register.
 const LANES: usize = 8;
@@ -15,8 +15,6 @@ const LANES: usize = 8;
 const SUMS: usize = 12;
 /// Terms summed before they are added to the rest.
 const DEPTH: usize = 512;
-/// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
-const THREADING: usize = 1 << 20;
 
 /// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
 pub(super) struct Panels {
@@ -54,27 +52,26 @@ impl Panels {
     }
 
     /// y (`[n, o]`) += x Wᵀ.
-    pub(super) fn add_product<L: Inline<Real = f32>>(&self, w: &[L], y: &mut [f32]) {
-        let (o, registers, threads) = (w.len() / self.depth, self.registers(), rayon::current_num_threads());
-        let mut products = vec![[0.0; LANES]; o * registers];
-        let large = threads > 1 && self.rows * w.len() >= THREADING;
-        if large {
-            let height = o.div_ceil(4 * threads).next_multiple_of(SUMS);
-            let parts = w.par_chunks(height * self.depth).zip(products.par_chunks_mut(height * registers));
-            parts.for_each(|(w, products)| multiply(w, self, products));
-        } else {
+    pub(super) fn add_product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32]) {
+        let (o, registers) = (w.len() / self.depth, self.registers());
+        let multiply_adds = self.rows * w.len();
+        let height = o.div_ceil(4 * team.threads_for(multiply_adds)).next_multiple_of(SUMS);
+        // Some rows of W each, and their columns of every row of y.
+        let mut parts: Vec<(&[L], Vec<&mut [f32]>)> =
+            w.chunks(height * self.depth).map(|w| (w, Vec::with_capacity(self.rows))).collect();
+        for y in y.chunks_exact_mut(o) {
+            parts.iter_mut().zip(y.chunks_mut(height)).for_each(|((_, columns), y)| columns.push(y));
+        }
+        team.each(parts, multiply_adds, |(w, columns)| {
+            let mut products = vec![[0.0; LANES]; w.len() / self.depth * registers];
             multiply(w, self, &mut products);
-        }
-        let add = |(r, y): (usize, &mut [f32])| {
-            let (register, lane) = (r / LANES, r % LANES);
-            for (y, products) in y.iter_mut().zip(products.chunks_exact(registers)) {
-                *y += products[register][lane];
+            for (r, y) in columns.into_iter().enumerate() {
+                let (register, lane) = (r / LANES, r % LANES);
+                for (y, products) in y.iter_mut().zip(products.chunks_exact(registers)) {
+                    *y += products[register][lane];
+                }
             }
-        };
-        match large && y.len() >= THREADING {
-            true => y.par_chunks_exact_mut(o).enumerate().for_each(add),
-            false => y.chunks_exact_mut(o).enumerate().for_each(add),
-        }
+        });
     }
 }
 
@@ -132,8 +129,8 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
             (buffers.as_flattened().as_flattened(), DEPTH)
         };
         for panel in 0..registers / P {
-            let next = Next { w: w[start..].as_ptr().wrapping_add(B * R * depth), stride: depth };
-            let sums = tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, &next);
+            let next = w[start..].as_ptr().wrapping_add(B * R * depth);
+            let sums = tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, next);
             for (j, sums) in sums.as_flattened().iter().enumerate() {
                 let out = out[j * registers + panel * P..][..P].as_flattened_mut();
                 out.iter_mut().zip(sums.as_flattened()).for_each(|(out, sum)| *out += sum);
@@ -142,49 +139,27 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
     }
 }
 
-/// Where the rows of W that are multiplied next lie.
-struct Next<L> {
-    w: *const L,
-    stride: usize,
-}
-
-impl<L> Next<L> {
-    /// Asks for the elements from column `k` on of each of so many rows: far fewer streams are seen by the processor itself.
-    #[inline(always)]
-    fn fetch(&self, rows: usize, k: usize) {
-        for j in 0..rows {
-            let at = self.w.wrapping_add(j * self.stride + k);
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an address that is only prefetched is never read, wherever it points.
-            #[allow(unsafe_code)]
-            unsafe {
-                use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-                _mm_prefetch(at.cast(), _MM_HINT_T0);
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = at;
-        }
-    }
-}
-
-/// Columns between two requests: a cache line of single precision.
+/// Elements of a cache line of single precision.
 const LINE: usize = 16;
 
 /// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
 ///
-/// Of every `R` rows only the first has a pointer, as many as fit the registers.
+/// Of every `R` rows only the first has a pointer, as many as fit the registers. Meanwhile as much of what stands at `next` is
+/// asked for as is read here, line after line: the processor itself sees few of so many rows coming.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // loops over indices of known length are what is unrolled into registers
 fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
     x: &[[[f32; LANES]; P]],
     (w, stride): (&[f32], usize),
-    next: &Next<L>,
+    next: *const L,
 ) -> [[[[f32; LANES]; P]; R]; B] {
     assert!(w.len() >= (B * R - 1) * stride + x.len(), "rows of W are missing");
     let mut sums = [[[[0.0; LANES]; P]; R]; B];
     let mut first: [*const f32; B] = std::array::from_fn(|b| w.as_ptr().wrapping_add(b * R * stride));
     for (line, x) in x.chunks(LINE).enumerate() {
-        next.fetch(B * R, line * LINE);
+        for j in 0..B * R {
+            prefetch(next.wrapping_add((line * B * R + j) * LINE));
+        }
         for x in x {
             let x = *x;
             for b in 0..B {
@@ -223,7 +198,7 @@ mod tests {
         {
             let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
             let mut y = vec![0.5; n * o];
-            Panels::new(&x, i).add_product(&w, &mut y);
+            Panels::new(&x, i).add_product(Team::Pool, &w, &mut y);
             for (at, got) in y.iter().enumerate() {
                 let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
                 let want = 0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
@@ -239,7 +214,7 @@ mod tests {
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
-            pool.install(|| Panels::new(x, i).add_product(&w, &mut y));
+            pool.install(|| Team::awake(|team| Panels::new(x, i).add_product(team, &w, &mut y)));
             y
         };
         let all = product(&x, 3);
@@ -255,8 +230,8 @@ mod tests {
         let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
         let (mut a, mut b) = (vec![0.0; 45], vec![0.0; 45]);
-        Panels::new(&x, 600).add_product(&narrow, &mut a);
-        Panels::new(&x, 600).add_product(&wide, &mut b);
+        Panels::new(&x, 600).add_product(Team::Pool, &narrow, &mut a);
+        Panels::new(&x, 600).add_product(Team::Pool, &wide, &mut b);
         assert_eq!(a, b);
     }
 }

@@ -4,13 +4,13 @@ use super::attention::softmax_in_place;
 use super::few_rows::Panels;
 use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, vectorised, with_slice, Real};
+use super::real::{lane_sum, prefetch, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
 use super::swiglu::swiglu_in_place;
+use super::team::Team;
 use crate::Result;
 use candle_core::{DType, Tensor};
 use half::bf16;
-use rayon::prelude::*;
 
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
@@ -35,6 +35,7 @@ impl<'a> Input<'a> {
     /// x Wᵀ + b, added to `onto` (`[n, o]`) where given; W and b f32, bf16 or f16.
     pub(crate) fn linear(
         &self,
+        team: Team<'_>,
         weight: &Tensor,
         bias: Option<&Tensor>,
         onto: Option<Vec<f32>>,
@@ -50,11 +51,11 @@ impl<'a> Input<'a> {
         };
         match weight.dtype() {
             DType::BF16 => with_slice::<bf16, _>(weight, |w| {
-                self.add_product(w, &mut y);
+                self.add_product(team, w, &mut y);
                 Ok(())
             })?,
             _ => with_slice::<f32, _>(weight, |w| {
-                self.add_product(w, &mut y);
+                self.add_product(team, w, &mut y);
                 Ok(())
             })?,
         }
@@ -62,9 +63,9 @@ impl<'a> Input<'a> {
     }
 
     /// y (`[n, o]`) += x Wᵀ.
-    fn add_product<L: Inline<Real = f32>>(&self, w: &[L], y: &mut [f32]) {
+    fn add_product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32]) {
         if let Some(panels) = &self.panels {
-            return panels.add_product(w, y);
+            return panels.add_product(team, w, y);
         }
         let i = self.width;
         let (n, o) = (self.x.len() / i, w.len() / i);
@@ -101,18 +102,23 @@ pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
 }
 
 /// RMSNorm of every row of x `[n, h]`.
-pub(crate) fn norm_rows(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    const ROWS: usize = 16;
     let mut y = vec![0.0; x.len()];
     let h = weight.len();
-    let rows = x.par_chunks_exact(h).zip(y.par_chunks_exact_mut(h)).with_min_len(128);
-    rows.for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
+    let parts = x.chunks(ROWS * h).zip(y.chunks_mut(ROWS * h)).collect();
+    team.each(parts, 4 * x.len(), |(x, y): (&[f32], &mut [f32])| {
+        x.chunks_exact(h).zip(y.chunks_exact_mut(h)).for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
+    });
     y
 }
 
 /// gate ← silu(gate) · up.
-pub(crate) fn swiglu_rows(gate: &mut [f32], up: &[f32]) {
-    const CHUNK: usize = 1 << 14;
-    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(g, u)| swiglu_in_place(g, u));
+pub(crate) fn swiglu_rows(team: Team<'_>, gate: &mut [f32], up: &[f32]) {
+    const CHUNK: usize = 1 << 11;
+    let multiply_adds = 16 * gate.len();
+    let parts = gate.chunks_mut(CHUNK).zip(up.chunks(CHUNK)).collect();
+    team.each(parts, multiply_adds, |(g, u)| swiglu_in_place(g, u));
 }
 
 /// Attention of consecutive queries `[c, H·d]`, the first at `position`, over cached keys and values
@@ -180,25 +186,26 @@ fn attend_one(
 ) {
     let len = tile.len() / (q.len() / d);
     for ((q, out), scores) in q.chunks(4 * d).zip(out.chunks_mut(4 * d)).zip(tile.chunks_mut(4 * len)) {
-        scores_of(q, keys, d, stride, scores);
+        scores_of(q, keys, values, d, stride, scores);
         scores.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
         mix(scores, values, d, stride, out);
     }
 }
 
 vectorised! {
-    /// Scores `[g, len]` of up to four queries: q k / √d.
-    fn scores_of<T, FMA>(q: &[T], keys: &[T], d: usize, stride: usize, scores: &mut [T]) {
+    /// Scores `[g, len]` of up to four queries: q k / √d. The values, which are read next, are asked for meanwhile.
+    fn scores_of<T, FMA>(q: &[T], keys: &[T], values: &[T], d: usize, stride: usize, scores: &mut [T]) {
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
         let (g, len) = (q.len() / d, scores.len() / (q.len() / d));
         // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
         let mut lanes = [[T::from_f64(0.0); 8]; 4 * KEYS];
         for (start, keys) in (0..len).step_by(KEYS).zip(keys.chunks(KEYS * stride)) {
+            let values = &values[start * stride..];
             match g {
-                1 => dots::<T, 1, 4, FMA>(q, keys, d, stride, &mut lanes),
-                2 => dots::<T, 2, 4, FMA>(q, keys, d, stride, &mut lanes),
-                3 => dots::<T, 3, 2, FMA>(q, keys, d, stride, &mut lanes),
-                _ => dots::<T, 4, 2, FMA>(q, keys, d, stride, &mut lanes),
+                1 => dots::<T, 1, 4, FMA>(q, keys, values, d, stride, &mut lanes),
+                2 => dots::<T, 2, 4, FMA>(q, keys, values, d, stride, &mut lanes),
+                3 => dots::<T, 3, 2, FMA>(q, keys, values, d, stride, &mut lanes),
+                _ => dots::<T, 4, 2, FMA>(q, keys, values, d, stride, &mut lanes),
             }
             for (row, lanes) in scores.chunks_exact_mut(len).zip(lanes.chunks_exact(KEYS)) {
                 let row = row[start..].iter_mut().zip(lanes);
@@ -216,6 +223,7 @@ const KEYS: usize = 64;
 fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
     q: &[T],
     keys: &[T],
+    values: &[T],
     d: usize,
     stride: usize,
     lanes: &mut [[T; 8]],
@@ -225,6 +233,11 @@ fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
     let count = keys.len().div_ceil(stride);
     let whole = count / K * K;
     for j in (0..whole).step_by(K) {
+        for value in j..j + K {
+            for line in (0..d).step_by(16) {
+                prefetch(values.as_ptr().wrapping_add(value * stride + line));
+            }
+        }
         let products = cross::<T, G, K, FMA>(queries, std::array::from_fn(|k| key(j + k)));
         (0..G).for_each(|g| lanes[g * KEYS + j..][..K].copy_from_slice(&products[g]));
     }

@@ -62,6 +62,7 @@ mod scoring;
 mod shared;
 mod support;
 mod swiglu;
+mod team;
 
 pub use attention::{attention, AttentionShape};
 pub use attention_branch::{attention_branch, AttentionRows, AttentionWeights};
@@ -90,6 +91,7 @@ pub(crate) use inference::{attend, embedding_rows, norm_rows, swiglu_rows, Input
 pub(crate) use optimizer::{adamw, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;
 pub(crate) use rows::{probabilities, row_statistics};
+pub(crate) use team::Team;
 
 #[cfg(test)]
 mod score_tests;

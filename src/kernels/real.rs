@@ -272,6 +272,20 @@ pub(crate) fn vector_unit() -> VectorUnit {
     }
 }
 
+/// Asks for the cache line at an address that will be read soon, or may be: it need not be anybody's.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an address that is only prefetched is never read, wherever it points.
+    #[allow(unsafe_code)]
+    unsafe {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch(at.cast(), _MM_HINT_T0);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The contiguous elements of a CPU storage seen through `layout`.
 pub(crate) fn slice_of<'a, T: WithDType>(
     storage: &'a CpuStorage,

@@ -6,15 +6,11 @@
 use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
 use super::decoder::Decoder;
-use crate::kernels::{attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, FEW};
+use crate::kernels::{
+    attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, Team, FEW,
+};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use rayon::prelude::*;
-
-/// Rows of a part, at least: a register's lanes.
-const LEAST_PART: usize = 8;
-/// Parameters up to which every part reads the weights for itself: they stay in the last cache.
-const SHARED_WEIGHTS: usize = 1 << 24;
 
 /// The new tokens of one row.
 #[derive(Debug, Clone, Copy)]
@@ -36,38 +32,41 @@ impl Decoder {
     /// not fit the context, a cache of another configuration, and logits that are not finite. The cache is
     /// unchanged unless the error is in the logits.
     pub fn extend(&self, cache: &mut KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+        // Many tokens are products that rayon's threads share; with few, they would be asleep whenever there is work.
+        let count: usize =
+            rows.iter().map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len())).sum::<usize>()
+                + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
+        if count > FEW {
+            return self.extend_with(Team::Pool, cache, rows, tokens);
+        }
+        Team::awake(|team| self.extend_with(team, cache, rows, tokens))
+    }
+
+    /// [`Decoder::extend`] with these threads.
+    pub(super) fn extend_with(
+        &self,
+        team: Team<'_>,
+        cache: &mut KvCache,
+        rows: &[usize],
+        tokens: &[&[u32]],
+    ) -> Result<Vec<f32>> {
         self.check_chunks(cache, rows, tokens)?;
         let mut slots: Vec<Slot> = rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
-        let logits = self.run(&mut slots, tokens);
+        let logits = self.run(team, &mut slots, tokens);
         for (&row, slot) in rows.iter().zip(slots) {
             cache.slots[row] = slot;
         }
-        logits
-    }
-
-    /// The rows in parts, one to a thread, where that changes no bit and the weights are small enough to be read by each:
-    /// threads then meet once a step and not once a product.
-    fn run(&self, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
-        let count: usize =
-            slots.iter().zip(tokens).map(|(slot, chunk)| slot.pending.len() + chunk.len()).sum();
-        let part = slots.len().div_ceil(rayon::current_num_threads()).max(LEAST_PART);
-        let logits = if part >= slots.len() || count > FEW || self.parameters > SHARED_WEIGHTS {
-            self.run_part(slots, tokens)?
-        } else {
-            let parts = slots.par_chunks_mut(part).zip(tokens.par_chunks(part));
-            let parts = parts.map(|(slots, tokens)| self.run_part(slots, tokens));
-            parts.collect::<Result<Vec<_>>>()?.concat()
-        };
+        let logits = logits?;
         match logits.iter().position(|x| x.is_nan()) {
             Some(i) => {
-                let at = format!("row {} of {}", i / self.config.vocab_size, slots.len());
+                let at = format!("row {} of {}", i / self.config.vocab_size, rows.len());
                 Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
             }
             None => Ok(logits),
         }
     }
 
-    fn run_part(&self, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+    fn run(&self, team: Team<'_>, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
         let mut ids = Vec::new();
         let mut spans = Vec::with_capacity(slots.len());
         for (slot, chunk) in slots.iter_mut().zip(tokens) {
@@ -79,13 +78,13 @@ impl Decoder {
         let mut x = self.embed(&ids)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let last = layer + 1 == self.blocks.len();
-            x = self.run_block(block, layer, x, slots, &spans, last)?;
+            x = self.run_block(team, (block, layer), x, slots, &spans, last)?;
         }
         for (slot, span) in slots.iter_mut().zip(&spans) {
             slot.len += span.count;
         }
-        let x = self.normed(&x, &self.norm)?;
-        Input::new(&x, self.config.hidden_size).linear(&self.head, None, None)
+        let x = self.normed(team, &x, &self.norm)?;
+        Input::new(&x, self.config.hidden_size).linear(team, &self.head, None, None)
     }
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
@@ -128,26 +127,27 @@ impl Decoder {
         embedding_rows(&self.embedding, ids)
     }
 
-    fn normed(&self, x: &[f32], weight: &Tensor) -> Result<Vec<f32>> {
-        Ok(with_slice::<f32, _>(weight, |w| Ok(norm_rows(x, w, self.config.rms_norm_eps as f32)))?)
+    fn normed(&self, team: Team<'_>, x: &[f32], weight: &Tensor) -> Result<Vec<f32>> {
+        let eps = self.config.rms_norm_eps as f32;
+        Ok(with_slice::<f32, _>(weight, |w| Ok(norm_rows(team, x, w, eps)))?)
     }
 
     /// One block; `last` keeps only the last position of every row, all that the logits need.
     fn run_block(
         &self,
-        block: &Block,
-        layer: usize,
+        team: Team<'_>,
+        (block, layer): (&Block, usize),
         mut x: Vec<f32>,
         slots: &mut [Slot],
         spans: &[Span],
         last: bool,
     ) -> Result<Vec<f32>> {
         let width = self.config.hidden_size;
-        let mut normed = self.normed(&x, &block.input_norm)?;
+        let mut normed = self.normed(team, &x, &block.input_norm)?;
         let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
         let mut input = Input::new(&normed, width);
-        let keys = self.rotated(&input, &block.k, k_norm, spans)?;
-        let values = project(&input, &block.v, None)?;
+        let keys = self.rotated(team, &input, &block.k, k_norm, spans)?;
+        let values = project(team, &input, &block.v, None)?;
         append(slots, layer, spans, &keys, &values);
         let mut queries = spans.to_vec();
         if last && spans.iter().any(|s| s.count > 1) {
@@ -156,33 +156,41 @@ impl Decoder {
             input = Input::new(&normed, width);
             queries = spans.iter().map(|s| Span { position: s.position + s.count - 1, count: 1 }).collect();
         }
-        let q = self.rotated(&input, &block.q, q_norm, &queries)?;
-        let mixed = self.attend_rows(&q, slots, layer, &queries);
-        let x = project(&Input::new(&mixed, block.o.weight.dim(1)?), &block.o, Some(x))?;
-        let normed = self.normed(&x, &block.post_norm)?;
+        let q = self.rotated(team, &input, &block.q, q_norm, &queries)?;
+        let mixed = self.attend_rows(team, &q, slots, layer, &queries);
+        let x = project(team, &Input::new(&mixed, block.o.weight.dim(1)?), &block.o, Some(x))?;
+        let normed = self.normed(team, &x, &block.post_norm)?;
         let input = Input::new(&normed, width);
-        let mut gate = project(&input, &block.gate, None)?;
-        swiglu_rows(&mut gate, &project(&input, &block.up, None)?);
-        project(&Input::new(&gate, self.config.intermediate_size), &block.down, Some(x))
+        let mut gate = project(team, &input, &block.gate, None)?;
+        swiglu_rows(team, &mut gate, &project(team, &input, &block.up, None)?);
+        project(team, &Input::new(&gate, self.config.intermediate_size), &block.down, Some(x))
     }
 
     /// Queries or keys: projected, normalised head by head where there is a norm, rotated.
     fn rotated(
         &self,
+        team: Team<'_>,
         x: &Input,
         projection: &Projection,
         norm: Option<&Tensor>,
         spans: &[Span],
     ) -> Result<Vec<f32>> {
-        let mut heads = project(x, projection, None)?;
+        let mut heads = project(team, x, projection, None)?;
         if let Some(weight) = norm {
-            heads = self.normed(&heads, weight)?;
+            heads = self.normed(team, &heads, weight)?;
         }
         rotate_rows(&self.rope, &mut heads, spans);
         Ok(heads)
     }
 
-    fn attend_rows(&self, q: &[f32], slots: &[Slot], layer: usize, spans: &[Span]) -> Vec<f32> {
+    fn attend_rows(
+        &self,
+        team: Team<'_>,
+        q: &[f32],
+        slots: &[Slot],
+        layer: usize,
+        spans: &[Span],
+    ) -> Vec<f32> {
         let c = &self.config;
         let h = c.num_attention_heads * c.head_dim();
         let mut out = vec![0.0; q.len()];
@@ -196,9 +204,7 @@ impl Decoder {
         }
         let heads = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
         let scores: usize = spans.iter().map(|s| s.count * (s.position + s.count)).sum();
-        // Waking other threads costs more than a few thousand scores do.
-        let min_len = if scores * h < 1 << 20 { work.len().max(1) } else { 1 };
-        work.into_par_iter().with_min_len(min_len).for_each(|(slot, position, q, out)| {
+        team.each(work, scores * h, |(slot, position, q, out)| {
             let (keys, values) = &slot.layers[layer];
             attend(q, keys, values, position, heads, out);
         });
@@ -207,13 +213,13 @@ impl Decoder {
 }
 
 /// x Wᵀ + b with its correction, added to `onto` where given.
-fn project(x: &Input, projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
-    let y = x.linear(&projection.weight, projection.bias.as_ref(), onto)?;
+fn project(team: Team<'_>, x: &Input, projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+    let y = x.linear(team, &projection.weight, projection.bias.as_ref(), onto)?;
     match &projection.lora {
         Some(Correction { a, b, scale, .. }) => {
-            let mut inner = x.linear(a, None, None)?;
+            let mut inner = x.linear(team, a, None, None)?;
             inner.iter_mut().for_each(|u| *u *= *scale as f32);
-            Input::new(&inner, b.dim(1)?).linear(b, None, Some(y))
+            Input::new(&inner, b.dim(1)?).linear(team, b, None, Some(y))
         }
         None => Ok(y),
     }

@@ -24,8 +24,6 @@ pub struct Decoder {
     pub(super) norm: Tensor,
     pub(super) head: Tensor,
     pub(super) rope: Arc<RopeTable>,
-    /// How many numbers the parameters are.
-    pub(super) parameters: usize,
     /// Blocks are computed again in the backward pass.
     recompute: bool,
 }
@@ -45,9 +43,7 @@ impl Decoder {
                 var.as_detached_tensor()
             })
         };
-        let shapes = config.parameter_shapes();
-        let count = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        for (name, shape) in shapes {
+        for (name, shape) in config.parameter_shapes() {
             if parameters.get(&name)?.dims() != shape {
                 return Err(Error::setting(name, format!("{:?}", shape), "the parameter has another shape"));
             }
@@ -65,7 +61,6 @@ impl Decoder {
                 config.max_position_embeddings,
             )),
             config: config.clone(),
-            parameters: count,
             recompute: false,
         })
     }

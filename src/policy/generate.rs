@@ -4,9 +4,9 @@ use super::cache::KvCache;
 use super::decoder::Decoder;
 use super::sampling::{restrict, sample, support, SamplingParams};
 use super::trie::TokenTrie;
+use crate::kernels::Team;
 use crate::rng::Stream;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -77,7 +77,7 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
-        // Inside the pool from here on: every step's threads then find each other without this one waiting outside.
+        // Inside the pool from here on: the prompts' products then do not wait for its threads from outside.
         rayon::scope(|_| self.generate_rows(cache, requests, sampling))
     }
 
@@ -99,25 +99,26 @@ impl Decoder {
                 active.push(turn);
             }
         }
-        let v = self.config.vocab_size;
-        let mut read = false;
-        while !active.is_empty() {
-            let mut logits = if read {
-                let rows: Vec<usize> = active.iter().map(|turn| turn.request.row).collect();
-                self.extend(cache, &rows, &vec![&[][..]; rows.len()])?
-            } else {
-                self.read_prompts(cache, &active.iter().map(|turn| turn.request).collect::<Vec<_>>())?
-            };
-            read = true;
-            let rows = active.par_iter_mut().zip(logits.par_chunks_exact_mut(v));
-            rows.with_min_len(LEAST_LOGITS.div_ceil(v))
-                .for_each(|(turn, logits)| turn.sample(logits, sampling));
+        if active.is_empty() {
+            return Ok(turns.into_iter().map(|turn| turn.out).collect());
+        }
+        let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
+        let mut logits = self.read_prompts(cache, &prompts)?;
+        Team::awake(|team| loop {
+            let multiply_adds = SAMPLING * logits.len();
+            let rows = active.iter_mut().zip(logits.chunks_exact_mut(self.config.vocab_size)).collect();
+            team.each(rows, multiply_adds, |(turn, logits)| turn.sample(logits, sampling));
             active.retain_mut(|turn| {
                 let row = turn.request.row;
                 cache.slots[row].pending.extend(turn.out.ids.last());
                 !turn.finished(cache.room(row), sampling)
             });
-        }
+            if active.is_empty() {
+                return Ok::<_, Error>(());
+            }
+            let rows: Vec<usize> = active.iter().map(|turn| turn.request.row).collect();
+            logits = self.extend_with(team, cache, &rows, &vec![&[][..]; rows.len()])?;
+        })?;
         Ok(turns.into_iter().map(|turn| turn.out).collect())
     }
 
@@ -153,8 +154,8 @@ impl Decoder {
     }
 }
 
-/// Logits that a thread samples from at least: for fewer, waking it costs more.
-const LEAST_LOGITS: usize = 1 << 14;
+/// Multiply-adds that sampling from a logit takes as long as, about.
+const SAMPLING: usize = 16;
 
 /// A row's turn while it is sampled.
 struct Turn<'a> {

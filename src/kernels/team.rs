@@ -1,0 +1,215 @@
+//! Threads that wait for work awake: a decoding step is a hundred pieces of work of a few microseconds, each over before a
+//! sleeping thread would be up.
+
+use rayon::prelude::*;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Who shares pieces of work.
+#[derive(Clone, Copy)]
+pub(crate) enum Team<'a> {
+    /// rayon's pool, whose threads sleep between two calls.
+    Pool,
+    /// The calling thread and some that are awake.
+    Awake(&'a Gate),
+}
+
+impl Team<'_> {
+    /// Calls `f` with as many threads as rayon's pool has, awake until it returns.
+    pub(crate) fn awake<R>(f: impl FnOnce(Team<'_>) -> R) -> R {
+        let gate = Gate::default();
+        std::thread::scope(|scope| {
+            for _ in 1..rayon::current_num_threads() {
+                scope.spawn(|| gate.serve());
+            }
+            let _end = End(&gate);
+            f(Team::Awake(&gate))
+        })
+    }
+
+    /// Multiply-adds below which a piece of work stays on the calling thread: another one would come too late.
+    fn worth_sharing(self) -> usize {
+        match self {
+            Team::Pool => 1 << 20,
+            Team::Awake(_) => 1 << 15,
+        }
+    }
+
+    /// How many threads would share so many multiply-adds.
+    pub(crate) fn threads_for(self, multiply_adds: usize) -> usize {
+        match multiply_adds < self.worth_sharing() {
+            true => 1,
+            false => rayon::current_num_threads(),
+        }
+    }
+
+    /// Calls `work` with every item, of `multiply_adds` all together.
+    pub(crate) fn each<I: Send>(self, items: Vec<I>, multiply_adds: usize, work: impl Fn(I) + Send + Sync) {
+        if items.len() < 2 || self.threads_for(multiply_adds) == 1 {
+            return items.into_iter().for_each(work);
+        }
+        match self {
+            Team::Pool => items.into_par_iter().for_each(work),
+            Team::Awake(gate) => {
+                let items: Vec<Mutex<Option<I>>> =
+                    items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+                let next = AtomicUsize::new(0);
+                gate.open(&|| {
+                    while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let item = item.lock().unwrap_or_else(PoisonError::into_inner).take();
+                        item.into_iter().for_each(&work);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// What threads that are awake wait at.
+///
+/// `state` counts openings from [`OPENING`] on; its bit [`OPEN`] says that a thread may come in, the bits below count those inside.
+#[derive(Default)]
+pub(crate) struct Gate {
+    state: AtomicUsize,
+    ended: AtomicBool,
+    work: Mutex<Option<Work>>,
+    panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
+}
+
+const OPEN: usize = 1 << 15;
+const OPENING: usize = 1 << 16;
+
+/// Work that a thread inside the gate may do.
+#[derive(Clone, Copy)]
+struct Work(*const (dyn Fn() + Sync));
+
+// SAFETY: the closure behind the pointer is `Sync`.
+#[allow(unsafe_code)]
+unsafe impl Send for Work {}
+
+impl Gate {
+    /// Calls `work` here and on every thread that comes in meanwhile; returns when all have left.
+    fn open(&self, work: &(dyn Fn() + Sync)) {
+        // SAFETY: only the lifetime is changed. A thread calls the closure between coming in and leaving; none comes in after
+        // the gate has closed, and this function does not return, nor unwind, before it has and all inside have left.
+        #[allow(unsafe_code)]
+        let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
+        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(Work(work));
+        self.state.fetch_add(OPENING | OPEN, Ordering::AcqRel);
+        self.call(Work(work));
+        self.state.fetch_and(!OPEN, Ordering::AcqRel);
+        wait_until(|| self.state.load(Ordering::Acquire) % OPEN == 0);
+        if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            resume_unwind(panic);
+        }
+    }
+
+    fn call(&self, work: Work) {
+        // SAFETY: the caller is inside, or is `open` itself: see there.
+        #[allow(unsafe_code)]
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work.0)() }));
+        if let Err(panic) = result {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
+    }
+
+    /// Comes in whenever the gate opens, until the end.
+    fn serve(&self) {
+        let mut seen = 0;
+        loop {
+            let mut state = 0;
+            wait_until(|| {
+                state = self.state.load(Ordering::Acquire);
+                (state & OPEN != 0 && state / OPENING != seen) || self.ended.load(Ordering::Acquire)
+            });
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            seen = state / OPENING;
+            let work = *self.work.lock().unwrap_or_else(PoisonError::into_inner);
+            work.into_iter().for_each(|work| self.call(work));
+            self.state.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Sends the threads home, also when the work has panicked.
+struct End<'a>(&'a Gate);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+}
+
+/// Turns to wait before others are let run, some tens of microseconds.
+const TURNS: usize = 1 << 10;
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let mut turns = 0;
+    while !done() {
+        if turns < TURNS {
+            turns += 1;
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
+        rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(f)
+    }
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        for threads in [1, 2, 5] {
+            let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+            with_threads(threads, || {
+                Team::awake(|team| {
+                    for round in 0..2000 {
+                        let items = counts[round % 90..round % 90 + 7].iter().collect();
+                        team.each(items, usize::MAX, |count: &AtomicUsize| {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            });
+            assert_eq!(counts.iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>(), 14_000);
+        }
+    }
+
+    #[test]
+    fn a_panic_comes_out_and_the_threads_go_home() {
+        let panic = with_threads(3, || {
+            catch_unwind(|| {
+                Team::awake(|team| team.each((0..50).collect(), usize::MAX, |i| assert_ne!(i, 31)))
+            })
+        });
+        assert!(panic.is_err());
+    }
+
+    #[test]
+    fn teams_of_several_threads_do_not_wait_for_each_other() {
+        let sum = AtomicUsize::new(0);
+        let run = |_| {
+            Team::awake(|team| {
+                (0..100).for_each(|_| {
+                    team.each(vec![1, 2, 3], usize::MAX, |i| {
+                        sum.fetch_add(i, Ordering::Relaxed);
+                    })
+                })
+            })
+        };
+        (0..8).into_par_iter().for_each(run);
+        assert_eq!(sum.into_inner(), 4800);
+    }
+}
