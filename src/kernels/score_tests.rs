@@ -62,6 +62,34 @@ fn every_element_type_and_width_follows_the_definition() {
 }
 
 #[test]
+fn the_largest_logits_are_counted_wherever_they_stand() {
+    // Few distinct values: every block of a row holds its largest.
+    let x = (random(&[3, 5000], 8) * 2.0).unwrap().round().unwrap();
+    for (dtype, gradient) in [(DType::F64, 1e-12), (DType::F32, 2e-6), (DType::BF16, 8e-3)] {
+        let (a, b) = errors(&x.to_dtype(dtype).unwrap());
+        assert!(a < 4e-6 && b < gradient, "{dtype:?}: values {a}, gradients {b}");
+    }
+}
+
+#[test]
+fn a_gradient_that_is_nan_makes_its_row_nan() {
+    let (g, h) = (
+        Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap(),
+        Tensor::ones(2, DType::F32, &Device::Cpu).unwrap(),
+    );
+    for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
+        let x = logits(2, 40, dtype);
+        let dx = values(
+            &evaluate(&x, &ids(&[0, 1]), &ScoreOptions::at(TAU)).unwrap().gradient(&x, &g, &h).unwrap(),
+        );
+        assert!(
+            dx[..40].iter().all(|d| d.is_nan()) && dx[40..].iter().all(|d| d.is_finite()),
+            "{dtype:?}: {dx:?}"
+        );
+    }
+}
+
+#[test]
 fn half_precision_logits_cost_the_entropy_nothing() {
     let logits = (random(&[4, 20_000], 3) * 6.0).unwrap().to_dtype(DType::BF16).unwrap();
     let scores = evaluate(&logits, &ids(&[0, 1, 2, 3]), &ScoreOptions::at(TAU)).unwrap();
