@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 use super::accumulate::{accumulate, check_tokens, of_members, optimizer_steps, row_values, rows_of, whole};
 use super::optim::{AdamW, AdamWConfig};
@@ -111,6 +112,8 @@ pub struct Critic {
     /// The optimiser and its state.
     pub optimizer: AdamW,
     config: CriticConfig,
+    /// Spent on [`Critic::values`], until a record has it.
+    pub(super) values_time: Duration,
 }
 
 /// The data of a critic update; lists are one number for each sampled token of each row.
@@ -153,7 +156,7 @@ impl Critic {
         let (body, parameters) = (ValueModel::body(&body), parameters.with_value_head()?);
         let model = ValueModel::new(&body, &parameters)?.with_checkpointing(policy.decoder.checkpointing());
         let optimizer = AdamW::new(config.optimizer.clone())?;
-        Ok(Self { model, parameters, optimizer, config: config.clone() })
+        Ok(Self { model, parameters, optimizer, config: config.clone(), values_time: Duration::ZERO })
     }
 
     /// The settings.
@@ -189,16 +192,18 @@ impl Critic {
     /// # Errors
     /// As [`Critic::row_values`]; an episode without sampled tokens.
     pub fn values(
-        &self,
+        &mut self,
         trajectories: &[Trajectory],
         rows: RowKind,
         update: &UpdateConfig,
     ) -> Result<Vec<Vec<f64>>> {
+        let began = Instant::now();
         let rows = rows_of(trajectories, rows)?;
         let mut values = vec![Vec::new(); trajectories.len()];
         for (row, of_row) in rows.iter().zip(self.row_values(&rows, update.micro_batch_tokens)?) {
             values[row.trajectory].extend(of_row.into_iter().map(f64::from));
         }
+        self.values_time += began.elapsed();
         Ok(values)
     }
 

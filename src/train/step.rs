@@ -123,7 +123,7 @@ pub fn update_policy(
         record.set("lr", lr);
         metrics.iter().for_each(|(name, value)| record.set(name, value));
         record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
-        add_times(record, began, agent.learner.optimizer.time() - before);
+        add_times(record, began.elapsed(), agent.learner.optimizer.time() - before);
         Ok(())
     })
 }
@@ -201,13 +201,14 @@ pub fn update_critic(
     metrics.iter().for_each(|(name, value)| record.set(name, value));
     record.set("explained_variance", explained_variance(values, returns));
     record.set("critic_lr", critic.config().lr(step));
-    add_times(record, began, critic.optimizer.time() - before);
+    let values = std::mem::take(&mut critic.values_time);
+    add_times(record, values + began.elapsed(), critic.optimizer.time() - before);
     Ok(())
 }
 
-/// Adds an update that began at `began` to `time/update_seconds`, and its optimiser's part to `time/optimizer_seconds`.
-fn add_times(record: &mut Record, began: Instant, optimizer: Duration) {
-    for (key, time) in [(UPDATE_SECONDS, began.elapsed()), (OPTIMIZER_SECONDS, optimizer)] {
+/// Adds an update's time to `time/update_seconds`, and its optimiser's part to `time/optimizer_seconds`.
+fn add_times(record: &mut Record, update: Duration, optimizer: Duration) {
+    for (key, time) in [(UPDATE_SECONDS, update), (OPTIMIZER_SECONDS, optimizer)] {
         record.set(key, record.number(key).unwrap_or(0.0) + time.as_secs_f64());
     }
 }
@@ -226,8 +227,8 @@ pub struct Throughput {
 impl Throughput {
     /// Adds one step that began at `began`, and its rates to the step's record: `time/seconds`,
     /// `time/tokens_per_second` (tokens sampled, read and trained on), and of the step's time `time/environment_share`,
-    /// `time/policy_share` (decoding), `time/update_share` (policy and critic, their optimisers included) and
-    /// `time/optimizer_share`.
+    /// `time/policy_share` (decoding), `time/update_share` (policy and critic, its values before and their optimisers
+    /// included) and `time/optimizer_share`.
     pub fn add(&mut self, record: &mut Record, stats: &PlayStats, began: Instant) {
         let step = Self {
             stats: *stats,
@@ -315,8 +316,8 @@ mod tests {
     fn shares_are_parts_of_the_step() {
         let mut record = Record::new("rl", 0);
         let began = Instant::now().checked_sub(Duration::from_secs(8)).unwrap();
-        add_times(&mut record, began + Duration::from_secs(4), Duration::from_secs(1));
-        add_times(&mut record, began + Duration::from_secs(6), Duration::from_secs(1));
+        add_times(&mut record, Duration::from_secs(4), Duration::from_secs(1));
+        add_times(&mut record, Duration::from_secs(2), Duration::from_secs(1));
         let stats = PlayStats { policy_time: Duration::from_secs(2), ..PlayStats::default() };
         Throughput::default().add(&mut record, &stats, began);
         let shares = ["environment", "policy", "update", "optimizer"];
