@@ -99,7 +99,7 @@ impl Gate {
         self.state.fetch_add(OPENING | OPEN, Ordering::AcqRel);
         self.call(Work(work));
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        wait_until(|| self.state.load(Ordering::Acquire) % OPEN == 0);
+        wait_until(|| self.state.load(Ordering::Acquire).is_multiple_of(OPEN));
         if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(panic);
         }

@@ -4,7 +4,7 @@ use super::cache::KvCache;
 use super::decoder::Decoder;
 use super::sampling::{restrict, sample, support, SamplingParams};
 use super::trie::TokenTrie;
-use crate::kernels::Team;
+use crate::kernels::{Team, FEW};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,25 @@ impl Decoder {
         }
         let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
         let mut logits = self.read_prompts(cache, &prompts)?;
-        Team::awake(|team| loop {
+        // The products of many rows are the pool's.
+        self.go_on(Team::Pool, cache, &mut active, &mut logits, sampling, FEW)?;
+        if !active.is_empty() {
+            Team::awake(|team| self.go_on(team, cache, &mut active, &mut logits, sampling, 0))?;
+        }
+        Ok(turns.into_iter().map(|turn| turn.out).collect())
+    }
+
+    /// Samples, from the logits of the active turns on, until no more than `least` of them are left.
+    fn go_on(
+        &self,
+        team: Team<'_>,
+        cache: &mut KvCache,
+        active: &mut Vec<&mut Turn<'_>>,
+        logits: &mut Vec<f32>,
+        sampling: &SamplingParams,
+        least: usize,
+    ) -> Result<()> {
+        while active.len() > least {
             let multiply_adds = SAMPLING * logits.len();
             let rows = active.iter_mut().zip(logits.chunks_exact_mut(self.config.vocab_size)).collect();
             team.each(rows, multiply_adds, |(turn, logits)| turn.sample(logits, sampling));
@@ -113,13 +131,12 @@ impl Decoder {
                 cache.slots[row].pending.extend(turn.out.ids.last());
                 !turn.finished(cache.room(row), sampling)
             });
-            if active.is_empty() {
-                return Ok::<_, Error>(());
+            if !active.is_empty() {
+                let rows: Vec<usize> = active.iter().map(|turn| turn.request.row).collect();
+                *logits = self.extend_with(team, cache, &rows, &vec![&[][..]; rows.len()])?;
             }
-            let rows: Vec<usize> = active.iter().map(|turn| turn.request.row).collect();
-            logits = self.extend_with(team, cache, &rows, &vec![&[][..]; rows.len()])?;
-        })?;
-        Ok(turns.into_iter().map(|turn| turn.out).collect())
+        }
+        Ok(())
     }
 
     /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
