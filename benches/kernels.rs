@@ -142,28 +142,12 @@ fn ids(tokens: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec((0..tokens).map(|i| (i * 7919 % V) as u32).collect(), tokens, &Device::Cpu)?)
 }
 
-/// Normal numbers with this standard deviation, made a row at a time.
-fn numbers(rows: usize, columns: usize, deviation: f32, dtype: DType) -> Result<Tensor> {
-    let mixed = |x: u64| (x ^ (x >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let uniform = |i: usize| {
-        let bits = mixed(mixed((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
-        bits as f32 / 2f32.powi(24) + 2f32.powi(-25)
-    };
-    let value = |i: usize| {
-        let (radius, angle) =
-            ((-2.0 * uniform(2 * i).ln()).sqrt(), std::f32::consts::TAU * uniform(2 * i + 1));
-        deviation * radius * angle.cos()
-    };
-    let values: Vec<f32> = (0..rows * columns).into_par_iter().map(value).collect();
-    Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?.to_dtype(dtype)?)
-}
-
 fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     if variant == "copy" {
         return copy(tokens * V * 3 / 8 * dtype.size_in_bytes());
     }
     let (ids, options) = (ids(tokens)?, ScoreOptions::default());
-    let fresh = || numbers(tokens, V, 2.0, dtype);
+    let fresh = || Tensor::randn(0f32, 2.0, (tokens, V), &Device::Cpu)?.to_dtype(dtype);
     let z = Var::from_tensor(&fresh()?)?;
     let kept = match variant {
         "kept" => Some(z.ones_like()?),
@@ -203,7 +187,8 @@ fn copy(numbers: usize) -> Result<()> {
 }
 
 fn linear(tokens: usize, variant: &str) -> Result<()> {
-    let (x, w) = (numbers(tokens, H, 1.7, DType::F32)?, numbers(V, H, 0.1, DType::F32)?);
+    let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?;
+    let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?;
     let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
     let (g, h) =
         (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);

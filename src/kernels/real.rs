@@ -6,9 +6,9 @@ use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType}
 ///
 /// `FMA` says whether the code is compiled for a machine with fused multiply-add (see [`vectorised`]).
 pub(crate) trait Real: WithDType {
-    /// eˣ, exactly 0 for −∞; relative error below 2 ulp.
+    /// eˣ, exactly 0 for −∞; relative error in f32 below 2.4·10⁻⁷, where `FMA` + 3·10⁻⁹ |x|.
     fn exp<const FMA: bool>(self) -> Self;
-    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; relative error below 2.4·10⁻⁷ + 3·10⁻⁹ |x| in f32.
+    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; as exact as [`Real::exp`].
     #[inline(always)]
     fn exp_nonpositive<const FMA: bool>(self) -> Self {
         self.clamped_exp::<FMA>().1
@@ -342,7 +342,7 @@ mod tests {
         let mut x = -87.0f32;
         while x < 88.5 {
             let want = (x as f64).exp();
-            let bound = 2.4e-7 + 3e-9 * f64::from(x.abs());
+            let bound = 2.4e-7 + if FMA { 3e-9 * f64::from(x.abs()) } else { 0.0 };
             let close = |got: f32| ((got as f64 - want) / want).abs() < bound;
             assert!(close(exp_f32::<FMA>(x)), "x = {x}: {} against {want}", exp_f32::<FMA>(x));
             assert!(x > 0.0 || close(x.exp_nonpositive::<FMA>()), "x = {x}");

@@ -153,38 +153,37 @@ vectorised! {
 /// Where `COUNT`, elements with u = 0 are counted instead of summed.
 #[inline(always)]
 fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
-    let (zero, nothing) = (L::Real::from_f32(0.0), L::Real::from_f32(f32::NEG_INFINITY));
-    let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: [zero; 16], weighted: [zero; 16] };
-    let mut tops = [0u32; 16];
+    let zeros = [L::Real::from_f32(0.0); 16];
+    let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
     let (chunks, tail) = block.as_chunks::<16>();
     for chunk in chunks {
         for (l, x) in chunk.iter().enumerate() {
-            let u = x.widen() * scale - max;
-            tops[l] += u32::from(COUNT && u == zero);
-            lanes.add::<FMA>(l, if COUNT && u == zero { nothing } else { u });
+            lanes.add::<COUNT, FMA>(l, x.widen() * scale - max);
         }
     }
     for (l, x) in tail.iter().enumerate() {
-        let u = x.widen() * scale - max;
-        tops[l] += u32::from(COUNT && u == zero);
-        lanes.add::<FMA>(l, if COUNT && u == zero { nothing } else { u });
+        lanes.add::<COUNT, FMA>(l, x.widen() * scale - max);
     }
-    Sums { tops: f64::from(tops.iter().sum::<u32>()), ..lanes.sums() }
+    lanes.sums()
 }
 
 /// Sums in 16 lanes.
 struct Lanes<T> {
     top: [T; 16],
     rest: [T; 16],
+    tops: [u32; 16],
     weighted: [T; 16],
 }
 
 impl<T: Real> Lanes<T> {
     #[inline(always)]
-    fn add<const FMA: bool>(&mut self, l: usize, u: T) {
+    fn add<const COUNT: bool, const FMA: bool>(&mut self, l: usize, u: T) {
+        let zero = T::from_f32(0.0);
+        let top = COUNT && u == zero;
         self.top[l] = self.top[l].larger(u);
         let (clamped, e) = u.clamped_exp::<FMA>();
-        self.rest[l] += e;
+        self.rest[l] += if top { zero } else { e };
+        self.tops[l] += u32::from(top);
         self.weighted[l] = clamped.mul_add::<FMA>(e, self.weighted[l]);
     }
 
@@ -194,6 +193,7 @@ impl<T: Real> Lanes<T> {
         for l in 0..16 {
             sums.top = sums.top.max(self.top[l].to_f64());
             sums.rest += self.rest[l].to_f64();
+            sums.tops += f64::from(self.tops[l]);
             sums.weighted += self.weighted[l].to_f64();
         }
         sums
