@@ -4,7 +4,7 @@ use super::attention::softmax_in_place;
 use super::few_rows::Panels;
 use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, prefetch, vectorised, with_slice, Real};
+use super::real::{lane_sum, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
 use super::swiglu::swiglu_in_place;
 use super::team::Team;
@@ -186,26 +186,25 @@ fn attend_one(
 ) {
     let len = tile.len() / (q.len() / d);
     for ((q, out), scores) in q.chunks(4 * d).zip(out.chunks_mut(4 * d)).zip(tile.chunks_mut(4 * len)) {
-        scores_of(q, keys, values, d, stride, scores);
+        scores_of(q, keys, d, stride, scores);
         scores.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
         mix(scores, values, d, stride, out);
     }
 }
 
 vectorised! {
-    /// Scores `[g, len]` of up to four queries: q k / √d. The values, which are read next, are asked for meanwhile.
-    fn scores_of<T, FMA>(q: &[T], keys: &[T], values: &[T], d: usize, stride: usize, scores: &mut [T]) {
+    /// Scores `[g, len]` of up to four queries: q k / √d.
+    fn scores_of<T, FMA>(q: &[T], keys: &[T], d: usize, stride: usize, scores: &mut [T]) {
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
         let (g, len) = (q.len() / d, scores.len() / (q.len() / d));
         // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
         let mut lanes = [[T::from_f64(0.0); 8]; 4 * KEYS];
         for (start, keys) in (0..len).step_by(KEYS).zip(keys.chunks(KEYS * stride)) {
-            let values = &values[start * stride..];
             match g {
-                1 => dots::<T, 1, 4, FMA>(q, keys, values, d, stride, &mut lanes),
-                2 => dots::<T, 2, 4, FMA>(q, keys, values, d, stride, &mut lanes),
-                3 => dots::<T, 3, 2, FMA>(q, keys, values, d, stride, &mut lanes),
-                _ => dots::<T, 4, 2, FMA>(q, keys, values, d, stride, &mut lanes),
+                1 => dots::<T, 1, 4, FMA>(q, keys, d, stride, &mut lanes),
+                2 => dots::<T, 2, 4, FMA>(q, keys, d, stride, &mut lanes),
+                3 => dots::<T, 3, 2, FMA>(q, keys, d, stride, &mut lanes),
+                _ => dots::<T, 4, 2, FMA>(q, keys, d, stride, &mut lanes),
             }
             for (row, lanes) in scores.chunks_exact_mut(len).zip(lanes.chunks_exact(KEYS)) {
                 let row = row[start..].iter_mut().zip(lanes);
@@ -223,7 +222,6 @@ const KEYS: usize = 64;
 fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
     q: &[T],
     keys: &[T],
-    values: &[T],
     d: usize,
     stride: usize,
     lanes: &mut [[T; 8]],
@@ -233,11 +231,6 @@ fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
     let count = keys.len().div_ceil(stride);
     let whole = count / K * K;
     for j in (0..whole).step_by(K) {
-        for value in j..j + K {
-            for line in (0..d).step_by(16) {
-                prefetch(values.as_ptr().wrapping_add(value * stride + line));
-            }
-        }
         let products = cross::<T, G, K, FMA>(queries, std::array::from_fn(|k| key(j + k)));
         (0..G).for_each(|g| lanes[g * KEYS + j..][..K].copy_from_slice(&products[g]));
     }

@@ -21,7 +21,8 @@ impl Team<'_> {
         let gate = Gate::default();
         std::thread::scope(|scope| {
             for _ in 1..rayon::current_num_threads() {
-                scope.spawn(|| gate.serve());
+                // Without them there is less help.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || gate.serve());
             }
             let _end = End(&gate);
             f(Team::Awake(&gate))
@@ -89,8 +90,13 @@ struct Work(*const (dyn Fn() + Sync));
 unsafe impl Send for Work {}
 
 impl Gate {
-    /// Calls `work` here and on every thread that comes in meanwhile; returns when all have left.
+    /// Calls `work`, which must not open it again, here and on every thread that comes in meanwhile; returns when all have left.
     fn open(&self, work: &(dyn Fn() + Sync)) {
+        assert_eq!(
+            self.state.load(Ordering::Acquire) & OPEN,
+            0,
+            "work that a team shares must not share any"
+        );
         // SAFETY: only the lifetime is changed. A thread calls the closure between coming in and leaving; none comes in after
         // the gate has closed, and this function does not return, nor unwind, before it has and all inside have left.
         #[allow(unsafe_code)]
@@ -195,6 +201,14 @@ mod tests {
             })
         });
         assert!(panic.is_err());
+    }
+
+    #[test]
+    fn work_that_shares_work_is_refused_and_nobody_waits_for_ever() {
+        let nested = |team: Team<'_>| {
+            team.each(vec![1, 2], usize::MAX, |_| team.each(vec![1, 2], usize::MAX, |_| ()));
+        };
+        assert!(with_threads(3, || catch_unwind(|| Team::awake(nested))).is_err());
     }
 
     #[test]
