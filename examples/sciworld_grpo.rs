@@ -125,7 +125,7 @@ impl Args {
 /// A run of less than two minutes that goes through everything.
 fn smoke(config: Config) -> Config {
     let mut config = config.smoke();
-    (config.cloning.epochs, config.rollout.max_turns) = (20, 6);
+    (config.cloning.epochs, config.rollout.max_turns) = (12, 6);
     config.environment = config.environment.smoke();
     config
 }

@@ -37,11 +37,16 @@ impl Tokenizer {
     /// # Errors
     /// A vocabulary too small for the bytes and the special tokens; a special token that is empty, repeated, or an
     /// ordinary word that the merges lead to (`<|name|>` never is).
-    pub fn train<S: AsRef<str> + Send>(
-        texts: impl IntoIterator<Item = S, IntoIter: Send>,
+    pub fn train<S: AsRef<str>>(
+        texts: impl IntoIterator<Item = S>,
         vocab_size: usize,
         special: &[&str],
     ) -> Result<Self> {
+        let texts: Vec<S> = texts.into_iter().collect();
+        Self::train_on(&texts.iter().map(AsRef::as_ref).collect::<Vec<_>>(), vocab_size, special)
+    }
+
+    fn train_on(texts: &[&str], vocab_size: usize, special: &[&str]) -> Result<Self> {
         let distinct: BTreeSet<_> = special.iter().collect();
         if distinct.len() != special.len() || special.contains(&"") {
             return Err(Error::setting("special", format!("{special:?}"), "must be distinct and not empty"));
@@ -69,7 +74,7 @@ impl Tokenizer {
             .with_decoder(Some(bytes()))
             .build()
             .map_err(|e| failed("build", e))?;
-        inner.train(&mut trainer, texts.into_iter()).map_err(|e| failed("train", e))?;
+        inner.train(&mut trainer, texts.iter()).map_err(|e| failed("train", e))?;
         let json = inner.to_string(false).map_err(|e| failed("serialise", e))?;
         let tokenizer = Self::from_json(&json).map_err(|e| failed("rebuild", e))?;
         special.iter().try_for_each(|token| tokenizer.encode(token).map(drop))?;

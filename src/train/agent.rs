@@ -118,7 +118,7 @@ impl Agent {
     /// A setting out of range, texts without tokens, or a checkpoint that cannot be read.
     pub fn new<'t>(
         config: &AgentConfig,
-        texts: impl IntoIterator<Item = &'t str, IntoIter: Send>,
+        texts: impl IntoIterator<Item = &'t str>,
         seed: u64,
     ) -> Result<Self> {
         config.validate()?;

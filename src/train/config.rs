@@ -131,22 +131,63 @@ impl<E: TaskSettings + Serialize> Serialize for TrainConfig<E> {
     }
 }
 
-impl<'de, E: Deserialize<'de>> Deserialize<'de> for TrainConfig<E> {
+/// By way of a table, so that a program's own `environment` is all of this that it compiles again.
+impl<'de, E: DeserializeOwned> Deserialize<'de> for TrainConfig<E> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        Self::deserialize(deserializer)
+        let table = toml::Table::deserialize(deserializer)?;
+        let config = from_table(table).map_err(serde::de::Error::custom)?;
+        let environment = config.environment.clone().try_into().map_err(serde::de::Error::custom)?;
+        Ok(config.with_environment(environment))
     }
 }
 
+fn from_table(table: toml::Table) -> std::result::Result<TrainConfig<toml::Table>, toml::de::Error> {
+    TrainConfig::deserialize(table)
+}
+
+/// What derives make of all fields.
+pub(super) fn to_table(
+    config: &TrainConfig<toml::Table>,
+) -> std::result::Result<toml::Table, toml::ser::Error> {
+    struct Whole<'a>(&'a TrainConfig<toml::Table>);
+    impl Serialize for Whole<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            TrainConfig::serialize(self.0, serializer)
+        }
+    }
+    toml::Table::try_from(Whole(config))
+}
+
 impl<E> TrainConfig<E> {
-    /// What derives make of all fields, for [`TrainConfig::whole`].
-    pub(super) fn derived_serialize<S: Serializer>(
-        &self,
-        serializer: S,
-    ) -> std::result::Result<S::Ok, S::Error>
-    where
-        E: Serialize,
-    {
-        Self::serialize(self, serializer)
+    /// The same settings of another environment.
+    pub(super) fn with_environment<F>(&self, environment: F) -> TrainConfig<F> {
+        TrainConfig {
+            seed: self.seed,
+            steps: self.steps,
+            checkpoint_every: self.checkpoint_every,
+            environments: self.environments,
+            learning_rate: self.learning_rate,
+            schedule: self.schedule.clone(),
+            evaluation: self.evaluation,
+            dump: self.dump,
+            dump_megabytes: self.dump_megabytes,
+            alarm: self.alarm,
+            reward: self.reward,
+            advantage: self.advantage,
+            gae: self.gae,
+            critic: self.critic.clone(),
+            dynamic_sampling: self.dynamic_sampling,
+            overlong: self.overlong,
+            kl_reward: self.kl_reward,
+            policy: self.policy,
+            model: self.model.clone(),
+            cloning: self.cloning,
+            rollout: self.rollout,
+            update: self.update.clone(),
+            optimizer: self.optimizer.clone(),
+            entropy: self.entropy,
+            environment,
+        }
     }
 }
 

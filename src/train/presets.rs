@@ -228,7 +228,7 @@ impl<E> TrainConfig<E> {
     pub fn smoke(mut self) -> Self {
         (self.steps, self.checkpoint_every, self.evaluation.episodes) = (2, 1, 1);
         self.policy = PolicyConfig { vocabulary: 512, hidden_size: 64, layers: 2, ..self.policy };
-        self.cloning = CloningConfig { demonstrations: 8, batch: 2, ..self.cloning };
+        self.cloning = CloningConfig { demonstrations: 4, batch: 2, ..self.cloning };
         (self.rollout.tasks, self.rollout.group) = (2, 4);
         if let Some(critic) = &mut self.critic {
             critic.warmup_steps = 1;

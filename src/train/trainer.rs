@@ -44,6 +44,16 @@ struct State {
     kl: Option<KlControl>,
 }
 
+impl State {
+    fn restore(checkpoint: &Checkpoint) -> Result<Self> {
+        checkpoint.state()
+    }
+
+    fn finish(&self, checkpoint: CheckpointWriter) -> Result<()> {
+        checkpoint.finish(self).map(drop)
+    }
+}
+
 /// What a step's record is told beside the update.
 #[derive(Debug, Default)]
 struct Notes {
@@ -106,7 +116,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
         let critic = folder.config.critic.as_ref();
         let critic = critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
-        let mut run = Self::assemble(folder, environments, agent, checkpoint.state()?)?;
+        let mut run = Self::assemble(folder, environments, agent, State::restore(checkpoint)?)?;
         (run.critic, run.step, run.saved) = (critic, checkpoint.step(), checkpoint.step());
         run.progress = Progress::new("step", run.config().steps as usize).starting_at(run.step as usize);
         Ok(run)
@@ -324,7 +334,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         self.folder.save(&mut checkpoint)?;
         self.state.position = self.recorder.sync()?;
         self.state.alarms = self.alarms.state().clone();
-        checkpoint.finish(&self.state)?;
+        self.state.finish(checkpoint)?;
         self.saved = self.step;
         let best = match self.state.exams.first() {
             Some(panel) => best_checkpoint(&self.folder.dir, &panel.name, "success")?,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use super::config::to_table;
 use super::{AlarmAction, TrainConfig};
 use crate::advantage::OutcomeEstimator;
 use crate::objective::PolicyLossKind;
@@ -152,13 +153,7 @@ impl<E: TaskSettings> TrainConfig<E> {
     where
         E: Serialize,
     {
-        struct Whole<'a, E>(&'a TrainConfig<E>);
-        impl<E: Serialize> Serialize for Whole<'_, E> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-                TrainConfig::derived_serialize(self.0, serializer)
-            }
-        }
-        toml::Table::try_from(Whole(self))
+        to_table(&self.with_environment(toml::Table::try_from(&self.environment)?))
     }
 }
 

@@ -57,7 +57,7 @@ impl ScienceWorldTasks {
     /// Few of them, for a run of less than two minutes.
     #[must_use]
     pub fn smoke(self) -> Self {
-        Self { train_variations: 8, test_variations: 4, ..self }
+        Self { train_variations: 4, test_variations: 4, ..self }
     }
 
     /// The panels to learn on and to be examined on: `train` and `test`.

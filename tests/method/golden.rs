@@ -1,12 +1,10 @@
 //! The numbers of the authors' published code, and of the paper's equations, reproduced.
 //!
 //! `EPO_GOLDEN_DIR` names another directory of files of the same format; everything in them is honoured.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::HashMap;
 
+use super::support::*;
 use candle_core::{DType, Device, Tensor, Var};
 use epo::advantage::{self, broadcast, Groups};
 use epo::entropy::{
@@ -18,7 +16,6 @@ use epo::objective::{
     TokenBatch, TokenLayout, ValueInputs,
 };
 use serde_json::Value;
-use support::*;
 
 const KINDS: [&str; 7] =
     ["epo_", "helpers", "advantages", "beta_schedule", "entropy_history", "penalty_edges", "paper_v2_hinge"];

@@ -1,14 +1,7 @@
 //! `sciworld_grpo` and `sciworld_ppo` as a user meets them.
-//!
-//! `cargo test` builds the examples as well; to run this file alone, build them first:
-//! `cargo build --examples && cargo test --test sciworld_example`.
-#![allow(clippy::unwrap_used)]
-#![cfg(all(feature = "scienceworld", feature = "text", unix))]
 
-mod example;
-mod simulator;
-
-use example::Example;
+use super::example::Example;
+use super::simulator;
 
 const GRPO: Example = Example("sciworld_grpo");
 const PPO: Example = Example("sciworld_ppo");

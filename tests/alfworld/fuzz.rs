@@ -1,6 +1,4 @@
 //! Mutated game files: an error or a game that plays, never a panic.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "alfworld")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,6 @@
 //! `alfworld_grpo` and `alfworld_ppo` as a user meets them.
-//!
-//! `cargo test` builds the examples as well; to run this file alone, build them first:
-//! `cargo build --examples && cargo test --test alfworld_example`.
-#![allow(clippy::unwrap_used)]
-#![cfg(all(feature = "alfworld", feature = "text", unix))]
 
-mod example;
-
-use example::Example;
+use super::example::Example;
 
 const GRPO: Example = Example("alfworld_grpo");
 const PPO: Example = Example("alfworld_ppo");

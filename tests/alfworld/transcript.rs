@@ -2,8 +2,6 @@
 //!
 //! `EPO_ALFWORLD_TRANSCRIPTS` names the transcript file, `ALFWORLD_DATA` the folder of its games; the defaults are
 //! the shared files. Without them the test says so and passes.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "alfworld")]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -2,10 +2,6 @@
 //!
 //! The file is `EPO_SCIENCEWORLD_TRANSCRIPTS`, or `../shared/scienceworld/transcripts.jsonl` next to the
 //! checkout. Lines of an episode are contiguous; `i` = 0 is its reset.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "scienceworld")]
-
-mod simulator;
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -13,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::simulator;
 use epo::env::scienceworld::{Endpoint, Frame, Installation, Jvm, JvmConfig, OfficialClient, Simulator};
 use epo::env::Task;
 

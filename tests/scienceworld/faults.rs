@@ -1,8 +1,4 @@
 //! Bad input, dead and hung processes: each its own error, and no episode lost.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "scienceworld")]
-
-mod simulator;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -10,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::simulator;
 use epo::env::scienceworld::{
     CallPattern, Endpoint, Installation, Jvm, JvmConfig, ScienceWorld, ScienceWorldConfig, ScienceWorldPool,
     Simulator, SimulatorError,

@@ -1,8 +1,6 @@
 //! Every differentiable term of the method against central differences in f64, and the one that has no gradient.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use super::support::*;
 use candle_core::{Device, Result as CandleResult, Tensor};
 use epo::entropy::{
     Band, EntropyBonus, EntropyInputs, EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, NoEntropy,
@@ -12,7 +10,6 @@ use epo::objective::{
     TokenLayout, ValueInputs,
 };
 use epo::Result;
-use support::*;
 
 const ROWS: usize = 3;
 const TOKENS: usize = 4;

@@ -1,12 +1,9 @@
 //! The real simulator through the crate's `Environment`: gold paths, masking, latching, isolation, and
 //! episodes that survive the death of their process.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "scienceworld")]
-
-mod simulator;
 
 use std::time::Duration;
 
+use super::simulator;
 use epo::env::scienceworld::{
     check_simplification, task_names, variation_count, variations, CallPattern, DemonstrationConfig,
     Installation, Jvm, JvmConfig, ScienceWorldConfig, ScienceWorldPool, Simulator, SimulatorError, Split,

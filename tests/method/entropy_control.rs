@@ -1,15 +1,12 @@
 //! The holder of regulariser, history and β: order of events, configuration, checkpoints, bad input.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use super::support::*;
 use candle_core::{Device, Tensor};
 use epo::entropy::{BetaSchedule, EntropyConfig, EntropyControl, EntropyMethod, HistoryConfig, StepEntropy};
 use epo::objective::{
     policy_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss, TokenBatch, TokenLayout,
 };
 use epo::Error;
-use support::*;
 
 fn layout() -> TokenLayout {
     TokenLayout::per_turn(2, vec![true, true, true, false], &[0, 1], vec![0, 0]).unwrap()

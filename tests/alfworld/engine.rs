@@ -1,6 +1,4 @@
 //! The ALFWorld engine on a small game of our own, on real games where there are some, and on bad input.
-#![allow(clippy::unwrap_used)]
-#![cfg(feature = "alfworld")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,4 @@
 //! `replay` and `report` as a user meets them.
-//!
-//! `cargo test` builds the examples as well; to run this file alone, build them first:
-//! `cargo build --example replay --example report && cargo test --test tools_example`.
-#![allow(clippy::unwrap_used)]
-#![cfg(all(feature = "alfworld", feature = "scienceworld", feature = "text"))]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,13 +1,10 @@
 //! What must not change the method: padding, the order of rows, the cut into micro-batches, the row layout.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use super::support::*;
 use candle_core::{Device, Tensor, Var};
 use epo::entropy::{EntropyConfig, EntropyControl, Granularity, HistoryConfig, StepEntropy};
 use epo::objective::{policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout};
 use proptest::prelude::*;
-use support::*;
 
 /// A batch as plain lists: rows of (trajectory, turn of each token, mask, values).
 #[derive(Clone, Debug)]
