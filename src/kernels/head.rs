@@ -2,7 +2,7 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, w = columns of a tile. Only a tile of logits `[n, w]` exists;
 //! the statistics of its rows are carried from tile to tile, and the backward pass computes the logits again
-//! (four products in all). A tile's part of dW is written once, so nothing is rounded twice.
+//! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
 
 use super::buffer::zeros;
 use super::logit::Logit;
@@ -113,8 +113,8 @@ impl<T: Logit> Head<'_, T> {
         }
     }
 
-    /// One pass over the vocabulary: the statistics of every row and its own logit.
-    pub(super) fn score(&self) -> Vec<RowScore> {
+    /// One pass over the vocabulary: the statistics of every row and its own logit; the logits too where one tile holds all.
+    pub(super) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Real>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
         let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
@@ -125,12 +125,14 @@ impl<T: Logit> Head<'_, T> {
                 self.scoring.add_part(i, z, start, row);
             });
         });
-        rows.iter().map(|(running, logit)| (running.finish(), *logit)).collect()
+        let scores = rows.iter().map(|(running, logit)| (running.finish(), *logit)).collect();
+        (scores, (self.tile() == self.scoring.vocabulary).then_some(z))
     }
 
-    /// The gradients of all terms, and of the bias where `bias` is wanted.
+    /// The gradients of all terms, and of the bias where `bias` is wanted; from the logits where [`Head::score`]'s were kept.
     pub(super) fn gradient(
         &self,
+        kept: Option<Vec<T::Real>>,
         scored: &[RowScore],
         grads: &[RowGradient],
         wanted: &[Wanted],
@@ -138,10 +140,13 @@ impl<T: Logit> Head<'_, T> {
     ) -> HeadGradients<T> {
         let n = self.tokens();
         let mut gradients = Gradients::new(self, wanted, bias);
-        let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
+        let (known, mut buffers) = (kept.is_some(), [vec![], vec![]]);
+        let mut z = kept.unwrap_or_else(|| zeros(n * self.tile()));
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
-            self.logits(0..n, (start, width), z, &mut buffers);
+            if !known {
+                self.logits(0..n, (start, width), z, &mut buffers);
+            }
             let rows = z.par_chunks_mut(width).zip(scored).zip(grads).enumerate();
             rows.for_each(|(i, ((z, (s, _)), &grad))| self.scoring.gradient_part(i, z, start, s, grad));
             gradients.add_tile(self, 0..n, (start, width), z, &mut buffers);

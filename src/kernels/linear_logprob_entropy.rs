@@ -13,7 +13,8 @@ use super::scoring::{RowScore, ScoreOptions, Scoring};
 use super::support::RowSupport;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
-use std::sync::OnceLock;
+use std::any::Any;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A language-model head: logits = hidden Wᵀ + b, and with a low-rank update + s (hidden Aᵀ) Bᵀ.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +94,7 @@ impl<'a> LmHead<'a> {
 /// log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), logits from `hidden` `[n, h]` through `head`.
 ///
 /// The values and gradients of [`super::logprob_entropy()`] after the head's product, in four products (one forward,
-/// three backward) over tiles of `options.chunk_bytes`; skipped rows cost nothing, and neither does a gradient that nobody
+/// three backward) over tiles of `options.chunk_bytes`, or in three where all logits are one tile, kept until the backward pass; skipped rows cost nothing, and neither does a gradient that nobody
 /// needs (a frozen weight). bf16 and f16 are multiplied in f32, and every gradient is rounded once.
 ///
 /// # Errors
@@ -197,12 +198,16 @@ fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
 
 fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usize) -> Result<Tensor> {
     let [hidden, weight, bias] = head.inputs(hidden)?;
-    let op = |frozen| LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
+    let op = |inputs: [&Tensor; 3], frozen| {
+        let op = LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
+        let [x, y, z] = inputs;
+        x.apply_op3(y, z, LinearLogprobEntropy { keeps: inputs.into_iter().any(Tensor::track_op), ..op })
+    };
     Ok(match head.low_rank {
-        None => hidden.apply_op3(&weight, &bias, op(None))?,
+        None => op([&hidden, &weight, &bias], None)?,
         Some(LowRank { a, b, scale }) => {
             let low = (super::linear(&hidden, a, None)? * scale)?;
-            hidden.apply_op3(&low, &b.contiguous()?, op(Some([weight.detach(), bias.detach()])))?
+            op([&hidden, &low, &b.contiguous()?], Some([weight.detach(), bias.detach()]))?
         }
     })
 }
@@ -213,6 +218,9 @@ pub(super) struct LinearLogprobEntropy {
     chunk_bytes: usize,
     frozen: Option<[Tensor; 2]>,
     rows: OnceLock<Vec<RowScore>>,
+    /// All logits, a `Vec` of the arithmetic's type, where one tile held them and a backward pass is to come.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
+    keeps: bool,
 }
 
 /// The gradients of an operator's three inputs.
@@ -220,7 +228,11 @@ pub(super) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
     pub(super) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
-        Self { scoring, chunk_bytes, frozen, rows: OnceLock::new() }
+        Self { scoring, chunk_bytes, frozen, rows: OnceLock::new(), kept: Mutex::default(), keeps: false }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Box<dyn Any + Send>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `f` with the problem over the slices of the three inputs.
@@ -252,7 +264,10 @@ fn tensor<T: WithDType>(values: Vec<T>, like: &Tensor, wanted: bool) -> candle_c
 
 impl LinearLogprobEntropy {
     fn forward<T: Logit>(&self, inputs: [&[T]; 3]) -> candle_core::Result<CpuStorage> {
-        let scored = self.with_head(inputs, |head| Ok(head.score()))?;
+        let (scored, logits) = self.with_head(inputs, |head| Ok(head.score()))?;
+        if let Some(logits) = logits.filter(|_| self.keeps) {
+            *self.kept() = Some(Box::new(logits));
+        }
         let out = self.scoring.values::<T::Real>(&scored);
         self.rows.get_or_init(|| scored);
         Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
@@ -271,10 +286,12 @@ impl LinearLogprobEntropy {
             None => vec![Wanted { x, weight: y }],
             Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
         };
+        let kept = self.kept().take().and_then(|kept| kept.downcast::<Vec<T::Real>>().ok());
+        let kept = kept.map(|logits| *logits);
         let HeadGradients { terms, bias } = with_slices(inputs, |slices| {
             self.with_head::<T, _>(slices, |head| {
                 let bias = z && self.frozen.is_none() && head.bias.is_some();
-                Ok(head.gradient(scored, grads, &wanted, bias))
+                Ok(head.gradient(kept, scored, grads, &wanted, bias))
             })
         })?;
         let mut terms = terms.into_iter();

@@ -288,6 +288,27 @@ fn an_evaluated_head_has_the_gradients_of_its_graph() {
     }
 }
 
+/// One tile's logits are kept for the first backward pass, and a second computes them again.
+#[test]
+fn a_head_goes_back_twice() {
+    let inputs = head_inputs(6, 3, 90).map(|t| Var::from_tensor(&t).unwrap());
+    let [x, w, b, ..] = &inputs;
+    for tiles in [1, 2] {
+        let head = LmHead { bias: Some(b), ..LmHead::new(w) };
+        let both =
+            linear_logprob_entropy(x, &head, &ids(&[1, 4, 7, 10, 13, 16]), &options(6, 90, tiles, true));
+        let loss = stacked(both.unwrap()).unwrap().sqr().unwrap().sum_all().unwrap();
+        let [first, second] = [0, 1].map(|_| loss.backward().unwrap());
+        for input in [x, w, b] {
+            assert_eq!(
+                values(first.get(input).unwrap()),
+                values(second.get(input).unwrap()),
+                "{tiles} tiles"
+            );
+        }
+    }
+}
+
 #[test]
 fn frozen_weights_get_no_gradient() {
     let [x, w, b, a, low] = head_inputs(4, 3, 50).map(|t| Var::from_tensor(&t).unwrap());
