@@ -3,6 +3,7 @@
 use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
 use super::branch::{row_sum, tensor_like, Found};
 use super::buffer::zeros;
+use super::chain::{Branch, Chain};
 use super::linear::product;
 use super::matmul::{View, ViewMut};
 use super::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
@@ -54,17 +55,19 @@ pub fn attention_branch(
     if !on_cpu(x) {
         return separately(x, weights, rows, eps);
     }
-    check(x, weights, rows)?;
-    let found = Found::default();
-    let [q, k, v] = weights.qkv;
-    let matrices = [weights.norm, q, k, v, weights.output].map(Tensor::contiguous);
-    let matrices = matrices.into_iter().collect::<Result<Vec<_>>>()?;
-    let biases = weights.biases.map(|bias| bias.map(Tensor::contiguous).transpose());
-    let [q, k, v] = biases;
-    let biases = [q?, k?, v?];
-    let bundle = bundle(matrices.iter().chain(biases.iter().flatten()), x, &found)?;
-    let op = AttentionBranch { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found };
-    x.contiguous()?.apply_op2(&bundle, op)
+    let (branch, bundle) = AttentionBranch::new(x, weights, rows, eps)?;
+    x.contiguous()?.apply_op2(&bundle, branch)
+}
+
+/// [`attention_branch()`] in a chain.
+pub(crate) fn chain_attention(
+    chain: &Chain,
+    weights: &AttentionWeights<'_>,
+    rows: &AttentionRows,
+    eps: f64,
+) -> Result<Chain> {
+    let (branch, bundle) = AttentionBranch::new(chain.x(), weights, rows, eps)?;
+    chain.through(branch, &bundle)
 }
 
 /// The branch as its layers.
@@ -119,6 +122,19 @@ fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, 
 }
 
 impl AttentionBranch {
+    /// The operator and the bundle of its weights.
+    fn new(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows, eps: f64) -> Result<(Self, Tensor)> {
+        check(x, w, rows)?;
+        let found = Found::default();
+        let [q, k, v] = w.qkv;
+        let matrices = [w.norm, q, k, v, w.output].map(Tensor::contiguous);
+        let matrices = matrices.into_iter().collect::<Result<Vec<_>>>()?;
+        let [q, k, v] = w.biases.map(|bias| bias.map(Tensor::contiguous).transpose());
+        let biases = [q?, k?, v?];
+        let bundle = bundle(matrices.iter().chain(biases.iter().flatten()), x, &found)?;
+        Ok((Self { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found }, bundle))
+    }
+
     /// Widths of queries, keys and values.
     fn widths(&self) -> [usize; 3] {
         let s = &self.rows.shape;
@@ -160,7 +176,7 @@ impl AttentionBranch {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: TableReal>(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients<T: TableReal>(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let Some([q, k, v, mixed]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
@@ -179,7 +195,7 @@ impl AttentionBranch {
             })?;
         let mut found = self.projection_gradients(x, &dqkv)?;
         found[4] = d_output.map(|data| tensor_like(data, output)).transpose()?;
-        let (dx, d_norm) = self.input_gradients(x, grad, &dqkv)?;
+        let (dx, d_norm) = self.input_gradients((x, wanted), grad, &dqkv)?;
         found[0] = d_norm;
         self.found.set(found);
         Ok(dx)
@@ -216,12 +232,12 @@ impl AttentionBranch {
     /// Gradients of x and of the norm's weight, where they are needed.
     fn input_gradients<T: TableReal>(
         &self,
-        x: &Tensor,
+        (x, wanted): (&Tensor, bool),
         grad: &Tensor,
         dqkv: &[Vec<T>; 3],
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((n, h), widths, weight) = (x.dims2()?, self.widths(), &self.matrices[0]);
-        if !x.track_op() && !weight.track_op() {
+        if !wanted && !weight.track_op() {
             return Ok((None, None));
         }
         let [norm_weight, q, k, v] = [0, 1, 2, 3].map(|i| &self.matrices[i]);
@@ -240,8 +256,15 @@ impl AttentionBranch {
             }
             Ok((dx, dw))
         })?;
-        let when_tracked = |data, like: &Tensor| like.track_op().then(|| tensor_like(data, like)).transpose();
-        Ok((when_tracked(dx, x)?, when_tracked(dw, weight)?))
+        let dx = wanted.then(|| tensor_like(dx, x)).transpose()?;
+        Ok((dx, weight.track_op().then(|| tensor_like(dw, weight)).transpose()?))
+    }
+}
+
+impl Branch for AttentionBranch {
+    fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        with_real!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))
     }
 }
 
@@ -271,8 +294,7 @@ impl CustomOp2 for AttentionBranch {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let dx = with_real!(grad.dtype(), "attention_branch", T => self.backward::<T>(x, &grad))?;
+        let dx = self.backward(x, x.track_op(), grad)?;
         Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
     }
 }

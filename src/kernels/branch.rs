@@ -19,7 +19,7 @@ impl Found {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
     }
 
-    fn take(&self, index: usize) -> Option<Tensor> {
+    pub(super) fn take(&self, index: usize) -> Option<Tensor> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index)?.take()
     }
 }

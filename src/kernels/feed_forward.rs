@@ -3,6 +3,7 @@
 use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
 use super::branch::{tensor_like, Found};
 use super::buffer::zeros;
+use super::chain::{Branch, Chain};
 use super::matmul::{View, ViewMut};
 use super::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
 use super::swiglu::{sigmoid, swiglu_slice};
@@ -23,20 +24,29 @@ use std::sync::OnceLock;
 /// # Errors
 /// Shapes that do not fit.
 pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tensor> {
+    check(x, weights)?;
+    if !on_cpu(x) {
+        let [norm, gate, up, down] = weights;
+        return linear_residual(x, &swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down);
+    }
+    let (branch, bundle) = FeedForward::new(x, weights, eps)?;
+    x.contiguous()?.apply_op2(&bundle, branch)
+}
+
+/// [`feed_forward()`] in a chain.
+pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64) -> Result<Chain> {
+    check(chain.x(), weights)?;
+    let (branch, bundle) = FeedForward::new(chain.x(), weights, eps)?;
+    chain.through(branch, &bundle)
+}
+
+fn check(x: &Tensor, weights: [&Tensor; 4]) -> Result<()> {
     let ((_, h), (f, _)) = (x.dims2()?, weights[1].dims2()?);
     let shapes = weights.map(Tensor::dims);
     if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
         candle_core::bail!("feed_forward: x {:?}, weights {shapes:?}", x.dims());
     }
-    if !on_cpu(x) {
-        let [norm, gate, up, down] = weights;
-        return linear_residual(x, &swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down);
-    }
-    let found = Found::default();
-    let [norm, gate, up, down] = weights.map(Tensor::contiguous);
-    let weights = [norm?, gate?, up?, down?];
-    let bundle = bundle(&weights, x, &found)?;
-    x.contiguous()?.apply_op2(&bundle, FeedForward { weights, eps, inner: OnceLock::new(), found })
+    Ok(())
 }
 
 struct FeedForward {
@@ -92,6 +102,15 @@ fn view_mut<T: Real>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
 }
 
 impl FeedForward {
+    /// The operator and the bundle of its weights.
+    fn new(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<(Self, Tensor)> {
+        let found = Found::default();
+        let [norm, gate, up, down] = weights.map(Tensor::contiguous);
+        let weights = [norm?, gate?, up?, down?];
+        let bundle = bundle(&weights, x, &found)?;
+        Ok((Self { weights, eps, inner: OnceLock::new(), found }, bundle))
+    }
+
     /// (n, h, f)
     fn size(&self, x: &Shape) -> Result<(usize, usize, usize)> {
         let (n, h) = x.dims2()?;
@@ -121,13 +140,14 @@ impl FeedForward {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients<T: Real>(&self, x: &Tensor, wanted_x: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let Some([a, b]) = self.inner.get() else {
             candle_core::bail!("feed_forward: backward before forward");
         };
         let (n, h, f) = self.size(x.shape())?;
-        let wanted = |t: &Tensor| t.track_op().then(|| zeros::<T>(t.elem_count()));
-        let mut sums = Sums { x: wanted(x), weights: self.weights.each_ref().map(wanted) };
+        let room = |t: &Tensor, wanted: bool| wanted.then(|| zeros::<T>(t.elem_count()));
+        let weights = self.weights.each_ref().map(|weight| room(weight, weight.track_op()));
+        let mut sums = Sums { x: room(x, wanted_x), weights };
         let [w, gate, up, down] = &self.weights;
         with_slices([x, grad, a, b, w, gate, up, down], |[x, g, a, b, w, gate, up, down]| {
             let wide = || zeros::<T>(n.min(ROWS) * f);
@@ -203,6 +223,13 @@ impl<T: Real> Sums<T> {
     }
 }
 
+impl Branch for FeedForward {
+    fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        with_real!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
+    }
+}
+
 impl CustomOp2 for FeedForward {
     fn name(&self) -> &'static str {
         "feed_forward"
@@ -229,8 +256,7 @@ impl CustomOp2 for FeedForward {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let dx = with_real!(grad.dtype(), "feed_forward", T => self.backward::<T>(x, &grad))?;
+        let dx = self.backward(x, x.track_op(), grad)?;
         Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
     }
 }

@@ -3,11 +3,12 @@
 use super::config::DecoderConfig;
 use super::lora;
 use super::parameters::Parameters;
-use crate::kernels::{attention_branch, checkpoint, feed_forward, linear, linear_lora, linear_residual};
+use crate::kernels::{attention_branch, chain_attention, chain_feed_forward, checkpoint, feed_forward};
+use crate::kernels::{linear, linear_lora, linear_residual, Chain};
 use crate::kernels::{rms_norm, rope, silu_mul, AttentionRows, AttentionWeights};
 use crate::rng::Stream;
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rand_chacha::rand_core::RngCore;
 
 /// Weights of one block.
@@ -191,6 +192,33 @@ impl Block {
         checkpoint(x, &self.tensors()?, widened)
     }
 
+    /// Whether both branches are one operator each, on x of this type.
+    pub(super) fn is_plain(&self, dtype: DType) -> bool {
+        let all = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        let corrected = all.iter().any(|projection| projection.lora.is_some());
+        self.input_norm.dtype() == dtype && self.head_norms.is_none() && self.o.bias.is_none() && !corrected
+    }
+
+    /// A plain block in a chain.
+    pub(super) fn chain(&self, x: &Chain, rows: &AttentionRows, eps: f64) -> candle_core::Result<Chain> {
+        let x = chain_attention(x, &self.attention_weights(), rows, eps)?;
+        chain_feed_forward(&x, self.feed_forward_weights(), eps)
+    }
+
+    fn attention_weights(&self) -> AttentionWeights<'_> {
+        let qkv = [&self.q, &self.k, &self.v];
+        AttentionWeights {
+            norm: &self.input_norm,
+            qkv: qkv.map(|projection| &projection.weight),
+            biases: qkv.map(|projection| projection.bias.as_ref()),
+            output: &self.o.weight,
+        }
+    }
+
+    fn feed_forward_weights(&self) -> [&Tensor; 4] {
+        [&self.post_norm, &self.gate.weight, &self.up.weight, &self.down.weight]
+    }
+
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
         let corrected = |projections: &[&Projection]| projections.iter().any(|p| p.lora.is_some());
         let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
@@ -198,8 +226,7 @@ impl Block {
             false => self.attend(x, rows, eps)?,
         };
         if !corrected(&[&self.gate, &self.up, &self.down]) {
-            let (gate, up, down) = (&self.gate.weight, &self.up.weight, &self.down.weight);
-            return feed_forward(&x, [&self.post_norm, gate, up, down], eps);
+            return feed_forward(&x, self.feed_forward_weights(), eps);
         }
         let z = rms_norm(&x, &self.post_norm, eps)?;
         self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
@@ -207,14 +234,7 @@ impl Block {
 
     /// The attention branch in one operator.
     fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let qkv = [&self.q, &self.k, &self.v];
-        let weights = AttentionWeights {
-            norm: &self.input_norm,
-            qkv: qkv.map(|projection| &projection.weight),
-            biases: qkv.map(|projection| projection.bias.as_ref()),
-            output: &self.o.weight,
-        };
-        let x = attention_branch(x, &weights, rows, eps)?;
+        let x = attention_branch(x, &self.attention_weights(), rows, eps)?;
         match &self.o.bias {
             Some(bias) => x.broadcast_add(bias),
             None => Ok(x),

@@ -6,7 +6,7 @@
 use super::block::Block;
 use super::config::DecoderConfig;
 use super::parameters::Parameters;
-use crate::kernels::{embedding, linear, linear_logprob_entropy, rms_norm};
+use crate::kernels::{embedding, linear, linear_logprob_entropy, rms_norm, Chain};
 use crate::kernels::{AttentionRows, AttentionShape, LmHead, RopeTable, ScoreOptions, SharedPrefixes};
 use crate::rng::Stream;
 use crate::{Error, Result};
@@ -187,15 +187,25 @@ impl Decoder {
         let x = embedding(&self.embedding, ids)?;
         // On the CPU activations are f32 where weights are narrower; devices compute in the weights' type.
         let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
-        let mut x = if narrow { x.to_dtype(DType::F32)? } else { x };
-        for block in &self.blocks {
-            x = block.run(&x, rows, self.config.rms_norm_eps, self.recompute)?;
-        }
+        let x = if narrow { x.to_dtype(DType::F32)? } else { x };
+        let x = self.run_blocks(x, rows)?;
         let x = rms_norm(&x, &self.norm.to_dtype(x.dtype())?, self.config.rms_norm_eps)?;
         match &rows.shared {
             Some(shared) => Ok(shared.spread_rows(&x)?),
             None => Ok(x),
         }
+    }
+
+    fn run_blocks(&self, mut x: Tensor, rows: &AttentionRows) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        if x.device().is_cpu() && !self.recompute && self.blocks.iter().all(|b| b.is_plain(x.dtype())) {
+            let start = Chain::begin(&x)?;
+            return Ok(self.blocks.iter().try_fold(start, |x, block| block.chain(&x, rows, eps))?.end()?);
+        }
+        for block in &self.blocks {
+            x = block.run(&x, rows, eps, self.recompute)?;
+        }
+        Ok(x)
     }
 
     /// Requires a row to have at least one token, to fit the context, and to hold known ids.

@@ -1,0 +1,205 @@
+//! Residual branches one after another, between which the gradient of x passes beside candle's graph.
+//!
+//! Candle adds every gradient to fresh zeros, on a pool of threads of its own that wait awake. Here its graph links single
+//! zeros, as in [`super::branch::bundle`], and each branch finds the gradient of its output where the next has left it.
+
+use super::branch::Found;
+use super::buffer::zeros;
+use super::real::with_real;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType};
+
+/// An operator on (x, bundle of weights) that can go back by itself.
+pub(super) trait Branch: CustomOp2 + Send + Sync + 'static {
+    /// The gradient of x for that of the output, where it is wanted; those of the weights go to their bundle.
+    fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>>;
+}
+
+/// A hidden state on its way through branches, on the CPU.
+pub(crate) struct Chain {
+    /// Without a graph.
+    x: Tensor,
+    /// A zero with one.
+    link: Tensor,
+    /// Of x, in the backward pass.
+    gradient: Found,
+}
+
+impl Chain {
+    pub(crate) fn begin(x: &Tensor) -> Result<Self> {
+        let (x, gradient) = (x.contiguous()?, Found::default());
+        let link = x.apply_op1(Begin { gradient: gradient.clone() })?;
+        Ok(Self { x: x.detach(), link, gradient })
+    }
+
+    /// What is gone through.
+    pub(super) fn x(&self) -> &Tensor {
+        &self.x
+    }
+
+    pub(super) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
+        let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
+        let (before, after) = (self.gradient.clone(), gradient.clone());
+        let link = self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
+        Ok(Self { x: y, link, gradient })
+    }
+
+    pub(crate) fn end(self) -> Result<Tensor> {
+        self.link.apply_op1(End { y: self.x, gradient: self.gradient })
+    }
+}
+
+fn link(like: &CpuStorage) -> Result<(CpuStorage, Shape)> {
+    with_real!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
+}
+
+/// The gradient that is passed on in candle's graph.
+fn token(link: &Tensor) -> Result<Option<Tensor>> {
+    link.track_op().then(|| link.zeros_like()).transpose()
+}
+
+struct Begin {
+    gradient: Found,
+}
+
+impl CustomOp1 for Begin {
+    fn name(&self) -> &'static str {
+        "chain-begin"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        link(x)
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.gradient.take(0))
+    }
+}
+
+struct Step<B> {
+    branch: B,
+    x: Tensor,
+    /// The gradients of x and of what becomes of it.
+    before: Found,
+    after: Found,
+}
+
+impl<B: Branch> CustomOp2 for Step<B> {
+    fn name(&self) -> &'static str {
+        "chain-step"
+    }
+
+    fn cpu_fwd(
+        &self,
+        before: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        link(before)
+    }
+
+    fn bwd(
+        &self,
+        before: &Tensor,
+        bundle: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(grad) = self.after.take(0) else {
+            candle_core::bail!("chain: a branch's backward before the next one's");
+        };
+        let dx = self.branch.backward(&self.x, before.track_op(), &grad)?;
+        self.before.set(vec![dx]);
+        Ok((token(before)?, token(bundle)?))
+    }
+}
+
+struct End {
+    y: Tensor,
+    gradient: Found,
+}
+
+impl CustomOp1 for End {
+    fn name(&self) -> &'static str {
+        "chain-end"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (storage, layout) = self.y.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, self.y.shape().clone())),
+            _ => candle_core::bail!("chain: the value is on another device than its beginning"),
+        }
+    }
+
+    fn bwd(&self, link: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.gradient.set(vec![Some(grad.contiguous()?)]);
+        token(link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{chain_feed_forward, feed_forward};
+    use candle_core::{Device, Var};
+
+    fn var(shape: &[usize], seed: usize) -> Var {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 997) as f64 / 500.0 - 1.0;
+        let values: Vec<f64> = (0..shape.iter().product()).map(number).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn numbers(x: &Tensor) -> Vec<f64> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Weights of `layers` feed-forward branches.
+    fn layers(layers: usize) -> Vec<[Var; 4]> {
+        let shapes = [&[4][..], &[6, 4], &[6, 4], &[4, 6]];
+        (0..layers).map(|layer| std::array::from_fn(|i| var(shapes[i], 4 * layer + i))).collect()
+    }
+
+    fn apart(x: &Tensor, layers: &[[Var; 4]]) -> Tensor {
+        let branch = |x: Tensor, w: &[Var; 4]| feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
+        layers.iter().try_fold(x.clone(), branch).unwrap()
+    }
+
+    fn chained(x: &Tensor, layers: &[[Var; 4]]) -> Tensor {
+        let branch = |x: Chain, w: &[Var; 4]| chain_feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
+        layers.iter().try_fold(Chain::begin(x).unwrap(), branch).unwrap().end().unwrap()
+    }
+
+    #[test]
+    fn a_chain_has_the_value_and_the_gradients_of_its_branches_each_time() {
+        let (x, layers) = (var(&[5, 4], 99), layers(3));
+        for frozen in [false, true] {
+            let x = if frozen { x.detach() } else { x.as_tensor().clone() };
+            let (want, got) = (apart(&x, &layers), chained(&x, &layers));
+            assert_eq!(numbers(&got), numbers(&want));
+            let want = want.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let loss = got.sqr().unwrap().sum_all().unwrap();
+            for _ in 0..2 {
+                let store = loss.backward().unwrap();
+                for tensor in layers.iter().flatten().map(Var::as_tensor).chain((!frozen).then_some(&x)) {
+                    assert_eq!(numbers(store.get(tensor).unwrap()), numbers(want.get(tensor).unwrap()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_without_anything_to_learn_has_no_graph_and_one_of_no_branch_is_x() {
+        let x = var(&[5, 4], 99);
+        let frozen: Vec<[Var; 4]> = layers(1);
+        let weights = frozen[0].each_ref().map(|w| w.detach());
+        let chain = Chain::begin(&x.detach()).unwrap();
+        let y = chain_feed_forward(&chain, weights.each_ref(), 1e-6).unwrap().end().unwrap();
+        assert!(!y.track_op());
+        let same = Chain::begin(&x).unwrap().end().unwrap();
+        assert_eq!(numbers(&same), numbers(&x));
+        let store = (same * 3.0).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(numbers(store.get(&x).unwrap()), [3.0; 20]);
+    }
+}
