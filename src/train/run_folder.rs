@@ -117,7 +117,7 @@ pub fn best_checkpoint(run_dir: impl AsRef<Path>, panel: &str, key: &str) -> Res
 /// A configuration from a TOML file.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::File`] naming line, key and what is wrong with it.
+/// [`Error::Io`], or [`Error::File`] naming line or key and what is wrong with it.
 pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
     let path = path.as_ref();
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
