@@ -142,18 +142,9 @@ impl CustomOp1 for End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::collect::tests::{numbers, var};
     use crate::kernels::{chain_feed_forward, feed_forward};
-    use candle_core::{Device, Var};
-
-    fn var(shape: &[usize], seed: usize) -> Var {
-        let number = |i: usize| ((i * 7919 + seed * 104_729) % 997) as f64 / 500.0 - 1.0;
-        let values: Vec<f64> = (0..shape.iter().product()).map(number).collect();
-        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
-    }
-
-    fn numbers(x: &Tensor) -> Vec<f64> {
-        x.flatten_all().unwrap().to_vec1().unwrap()
-    }
+    use candle_core::Var;
 
     /// Weights of `layers` feed-forward branches.
     fn layers(layers: usize) -> Vec<[Var; 4]> {

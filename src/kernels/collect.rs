@@ -107,18 +107,18 @@ impl InplaceOp2 for AddInto {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernels::{checkpoint, feed_forward, linear};
     use candle_core::{Device, Var};
 
-    fn var(shape: &[usize], seed: usize) -> Var {
+    pub(crate) fn var(shape: &[usize], seed: usize) -> Var {
         let number = |i: usize| ((i * 7919 + seed * 104_729) % 997) as f64 / 500.0 - 1.0;
         let values: Vec<f64> = (0..shape.iter().product()).map(number).collect();
         Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
     }
 
-    fn numbers(x: &Tensor) -> Vec<f64> {
+    pub(crate) fn numbers(x: &Tensor) -> Vec<f64> {
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 

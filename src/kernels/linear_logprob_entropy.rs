@@ -94,8 +94,9 @@ impl<'a> LmHead<'a> {
 /// log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), logits from `hidden` `[n, h]` through `head`.
 ///
 /// The values and gradients of [`super::logprob_entropy()`] after the head's product, in four products (one forward,
-/// three backward) over tiles of `options.chunk_bytes`, or in three where all logits are one tile, kept until the backward pass; skipped rows cost nothing, and neither does a gradient that nobody
-/// needs (a frozen weight). bf16 and f16 are multiplied in f32, and every gradient is rounded once.
+/// three backward) over tiles of `options.chunk_bytes`, or in three where all logits are one tile, kept until the backward
+/// pass; skipped rows cost nothing, and neither does a gradient that nobody needs (a frozen weight). bf16 and f16 are
+/// multiplied in f32, and every gradient is rounded once.
 ///
 /// # Errors
 /// Shapes or element types that do not fit, and what [`super::logprob_entropy_with`] refuses.
@@ -286,8 +287,7 @@ impl LinearLogprobEntropy {
             None => vec![Wanted { x, weight: y }],
             Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
         };
-        let kept = self.kept().take().and_then(|kept| kept.downcast::<Vec<T::Real>>().ok());
-        let kept = kept.map(|logits| *logits);
+        let kept = self.kept().take().and_then(|kept| kept.downcast().ok()).map(|logits| *logits);
         let HeadGradients { terms, bias } = with_slices(inputs, |slices| {
             self.with_head::<T, _>(slices, |head| {
                 let bias = z && self.frozen.is_none() && head.bias.is_some();

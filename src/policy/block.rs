@@ -75,6 +75,10 @@ impl Projection {
     }
 }
 
+fn corrected(projections: &[&Projection]) -> bool {
+    projections.iter().any(|projection| projection.lora.is_some())
+}
+
 impl Dropout {
     /// x with a share of its elements set to 0 and the others divided by what is left.
     fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -194,8 +198,7 @@ impl Block {
 
     /// Whether both branches are one operator each, on x of this type.
     pub(super) fn is_plain(&self, dtype: DType) -> bool {
-        let all = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
-        let corrected = all.iter().any(|projection| projection.lora.is_some());
+        let corrected = corrected(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
         self.input_norm.dtype() == dtype && self.head_norms.is_none() && self.o.bias.is_none() && !corrected
     }
 
@@ -220,7 +223,6 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let corrected = |projections: &[&Projection]| projections.iter().any(|p| p.lora.is_some());
         let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
             true => self.attend_apart(x, rows, eps)?,
             false => self.attend(x, rows, eps)?,

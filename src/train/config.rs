@@ -134,9 +134,16 @@ impl<E: TaskSettings + Serialize> Serialize for TrainConfig<E> {
 /// By way of a table, so that a program's own `environment` is all of this that it compiles again.
 impl<'de, E: DeserializeOwned> Deserialize<'de> for TrainConfig<E> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let table = toml::Table::deserialize(deserializer)?;
+        /// Alone in a table, so that errors have its name.
+        #[derive(Deserialize)]
+        struct Own<E> {
+            environment: E,
+        }
+        let mut table = toml::Table::deserialize(deserializer)?;
+        let own: toml::Table = table.remove_entry("environment").into_iter().collect();
+        table.insert("environment".to_owned(), toml::Table::new().into());
         let config = from_table(table).map_err(serde::de::Error::custom)?;
-        let environment = config.environment.clone().try_into().map_err(serde::de::Error::custom)?;
+        let Own { environment } = own.try_into().map_err(serde::de::Error::custom)?;
         Ok(config.with_environment(environment))
     }
 }

@@ -13,33 +13,14 @@ fn a_smoke_run_repeats_resumes_and_survives_kills() {
 }
 
 #[test]
-fn help_names_every_option() {
-    for example in [GRPO, PPO] {
-        example.help_names_every_option();
-    }
-}
-
-#[test]
-fn what_is_printed_is_read_back() {
-    for example in [GRPO, PPO] {
-        example.what_is_printed_is_read_back();
-    }
-}
-
-#[test]
-fn bad_arguments_are_refused_by_name() {
-    for example in [GRPO, PPO] {
-        example.bad_arguments_are_refused_by_name();
-    }
-}
-
-#[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
     let common = [
         ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
         ("lambda = 1.0", "lambda"),
+        ("[environment]\nalpha = 1", "in `environment`"),
+        ("[environment]\ntest_games = \"x\"", "in `environment.test_games`"),
         ("[environment]\ntasks = []", "panel `train`"),
         ("[environment]\ntasks = [\"juggle\"]", "juggle"),
         ("[environment]\ntest_games = 0", "panel `valid_seen`"),

@@ -21,27 +21,6 @@ fn a_smoke_run_of_ppo_repeats_and_resumes_with_its_critic() {
 }
 
 #[test]
-fn help_names_every_option() {
-    for example in [GRPO, PPO] {
-        example.help_names_every_option();
-    }
-}
-
-#[test]
-fn what_is_printed_is_read_back() {
-    for example in [GRPO, PPO] {
-        example.what_is_printed_is_read_back();
-    }
-}
-
-#[test]
-fn bad_arguments_are_refused_by_name() {
-    for example in [GRPO, PPO] {
-        example.bad_arguments_are_refused_by_name();
-    }
-}
-
-#[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
     let common = [
         ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
@@ -52,6 +31,8 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
         ("[entropy.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0", "entropy.beta.total_steps"),
         ("[update]\nepochs = 0", "update.epochs"),
         ("[cloning]\nbatch = 0", "cloning.batch"),
+        ("[environment]\nalpha = 1", "in `environment`"),
+        ("[environment]\ntest_variations = \"x\"", "in `environment.test_variations`"),
         ("[environment]\ntasks = []", "panel `train`"),
         ("[environment]\ntest_variations = 0", "panel `test`"),
         ("[environment]\ntasks = [\"boyl\"]", "boyl"),
