@@ -39,9 +39,10 @@ struct Args {
     /// Folder of a new run [default: runs/alfworld_ppo-SEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Continue the run in this folder from its last checkpoint; only --steps may change
+    /// Continue the run in this folder from its last checkpoint; only --steps may change, and --model where the
+    /// checkpoint that it trains is elsewhere now
     #[arg(long, value_name = "DIR", conflicts_with_all = [
-        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "model", "lora", "dtype", "device", "dump",
+        "out", "config", "preset", "print_config", "seed", "entropy", "actions", "lora", "dtype", "device", "dump",
         "smoke",
     ])]
     resume: Option<PathBuf>,
@@ -109,7 +110,7 @@ impl Args {
     /// The folder of the run to be continued, or of a new one.
     fn folder(&self) -> Result<RunFolder<Config>> {
         if let Some(dir) = &self.resume {
-            return Ok(RunFolder::resume(dir, |c: &mut Config| c.steps = self.steps.unwrap_or(c.steps))?);
+            return Ok(RunFolder::resume(dir, Config::resumed(self.steps, self.model.as_deref()))?);
         }
         let config = self.config()?;
         let default = || format!("runs/alfworld_ppo-{}", config.seed).into();

@@ -64,8 +64,7 @@ fn config() -> TrainConfig<Nothing> {
 
 fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
     if let Some(dir) = &args.resume {
-        let steps = |c: &mut TrainConfig<Nothing>| c.steps = args.steps.unwrap_or(c.steps);
-        return Ok(RunFolder::resume(dir, steps)?);
+        return Ok(RunFolder::resume(dir, TrainConfig::resumed(args.steps, None))?);
     }
     let steps = if args.smoke { args.steps.or(Some(3)) } else { args.steps };
     let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };

@@ -1,7 +1,9 @@
 //! Everything of a run that learns: policy, optimiser, tokenizer and entropy control, saved as one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::checkpoint::checksum;
 use super::optim::{AdamW, AdamWConfig};
 use super::{Checkpoint, CheckpointWriter, Learner, ModelConfig};
 use crate::entropy::{EntropyConfig, EntropyControl};
@@ -108,7 +110,7 @@ pub struct Agent {
     /// Regulariser, history and β.
     pub entropy: EntropyControl,
     /// The checkpoint that the policy began as.
-    pretrained: Option<Pretrained>,
+    began_as: Option<Base>,
 }
 
 impl Agent {
@@ -149,7 +151,8 @@ impl Agent {
     ) -> Result<Self> {
         prompter.tokenizer().check_fits(learner.decoder.config())?;
         learner.set_checkpointing(config.model.checkpointing);
-        Ok(Self { learner, prompter, entropy: config.entropy.build()?, pretrained })
+        let began_as = pretrained.map(|model| Base::new(model, config.model.lora.is_some())).transpose()?;
+        Ok(Self { learner, prompter, entropy: config.entropy.build()?, began_as })
     }
 
     /// Plays `episodes` with its policy, as many at a time as there are environments.
@@ -177,7 +180,7 @@ impl Agent {
         self.learner.save(checkpoint)?;
         checkpoint.add_file("tokenizer.json", |path| self.prompter.tokenizer().save(path))?;
         checkpoint.add_file(ENTROPY, |path| super::atomic_write(path, self.entropy.state().to_string()))?;
-        Ok(())
+        self.began_as.as_ref().map_or(Ok(()), |base| base.save(checkpoint))
     }
 
     /// Writes what Python reads into the folder `model-STEP` of a run: the trained model (`from_pretrained`), or with
@@ -189,13 +192,11 @@ impl Agent {
     pub fn export(&self, run: impl AsRef<Path>, step: u64) -> Result<()> {
         let folder = &run.as_ref().join(format!("model-{step}"));
         let parameters = &self.learner.parameters;
-        match &self.pretrained {
-            None => Ok(()),
-            Some(_) if parameters.lora().is_none() && folder.exists() => Ok(()),
-            Some(model) if parameters.lora().is_some() => {
-                parameters.save_adapter(folder, &model.source().to_string())
-            }
-            Some(model) => model.save(folder, parameters, Pretrained::SHARD_BYTES),
+        let Some(Base { model, .. }) = &self.began_as else { return Ok(()) };
+        match parameters.lora() {
+            Some(_) => parameters.save_adapter(folder, &model.source().to_string()),
+            None if folder.exists() => Ok(()),
+            None => model.save(folder, parameters, Pretrained::SHARD_BYTES),
         }
     }
 
@@ -203,7 +204,7 @@ impl Agent {
     ///
     /// # Errors
     /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy state of
-    /// another configuration.
+    /// another configuration, and a model in the place of the one that the run began with, by the file that differs.
     pub fn restore(config: &AgentConfig, checkpoint: &Checkpoint) -> Result<Self> {
         config.validate()?;
         let device = &config.model.device.open()?;
@@ -225,6 +226,7 @@ impl Agent {
             _ => Learner::restore(checkpoint, optimizer, rollout.temperature, dtype, device)?,
         };
         let mut agent = Self::assemble(config, learner, prompter, pretrained)?;
+        agent.began_as.as_ref().map_or(Ok(()), |base| base.check(checkpoint))?;
         let path = checkpoint.file(ENTROPY)?;
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         let state = serde_json::from_str(&text).map_err(|e| Error::file(&path, "entropy", e.to_string()))?;
@@ -235,3 +237,45 @@ impl Agent {
 
 /// The entropy state's name in a checkpoint.
 const ENTROPY: &str = "entropy.json";
+
+/// The name in a checkpoint of what [`Base`] knows of its files.
+const BASE: &str = "base.json";
+
+/// The checkpoint that a policy began as, which a run that goes on needs again.
+struct Base {
+    model: Pretrained,
+    /// CRC-32 of the files that the run depends on, by name.
+    files: BTreeMap<String, u32>,
+}
+
+impl Base {
+    /// The weights count where corrections are trained beside them: others are in the run's own checkpoints.
+    fn new(model: Pretrained, weights: bool) -> Result<Self> {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = model.files(weights)?;
+        let files = files.iter().map(|path| Ok((name(path), checksum(path)?.1))).collect::<Result<_>>()?;
+        Ok(Self { model, files })
+    }
+
+    fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
+        let text = serde_json::json!(self.files).to_string();
+        checkpoint.add_file(BASE, |path| super::atomic_write(path, text))?;
+        Ok(())
+    }
+
+    /// Requires the files to be those that the run has gone on with.
+    fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let path = checkpoint.file(BASE)?;
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let before: BTreeMap<String, u32> =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, "base", e.to_string()))?;
+        let mut names = before.keys().chain(self.files.keys());
+        match names.find(|&name| before.get(name) != self.files.get(name)) {
+            Some(name) => {
+                let reason = format!("is not the model that this run began with: {name} differs");
+                Err(Error::setting("model.source", self.model.source(), reason))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -366,7 +366,7 @@ impl FileEntry {
 }
 
 /// Length and CRC-32 (IEEE) of a file.
-fn checksum(path: &Path) -> Result<(u64, u32)> {
+pub(super) fn checksum(path: &Path) -> Result<(u64, u32)> {
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut hasher, mut length) = (crc32fast::Hasher::new(), 0);
     let mut buffer = vec![0; 1 << 18];

@@ -233,6 +233,18 @@ impl<E: TaskSettings> TrainConfig<E> {
         config.used().map_err(in_toml)?.try_into().map_err(bad)
     }
 
+    /// What may change when a run goes on, for [`RunFolder::resume`](super::RunFolder::resume): the number of steps, and the place
+    /// of the checkpoint that the policy began as.
+    ///
+    /// # Errors
+    /// A place for a policy that began as none.
+    pub fn resumed(steps: Option<u64>, model: Option<&str>) -> impl Fn(&mut Self) -> Result<()> + use<'_, E> {
+        move |config| {
+            config.steps = steps.unwrap_or(config.steps);
+            model.map_or(Ok(()), |place| config.model.moved(place))
+        }
+    }
+
     /// The same with what a command line changes.
     fn changed(mut self, overrides: &Overrides) -> Result<Self> {
         let Overrides { seed, steps, entropy, actions, model, lora, dtype, device, dump } = *overrides;

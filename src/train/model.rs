@@ -15,6 +15,8 @@ pub struct ModelConfig {
     /// A folder in Hugging Face's layout, or with the feature `hub` a repository `owner/name`; none: a small policy of the run's
     /// own ([`PolicyConfig`]).
     pub source: Option<String>,
+    /// Most tokens of an episode; none: as many as the checkpoint was made for.
+    pub context: Option<usize>,
     /// Train corrections of low rank beside frozen weights; none: all weights.
     pub lora: Option<LoraConfig>,
     /// What the weights are stored in.
@@ -137,10 +139,6 @@ impl ModelConfig {
         dtype: Option<WeightType>,
         device: Option<DeviceKind>,
     ) {
-        let absolute = |name: &str| match std::fs::canonicalize(name) {
-            Ok(folder) => folder.display().to_string(),
-            Err(_) => name.to_owned(),
-        };
         if source.is_some() {
             *policy = PolicyConfig { context: policy.context, ..PolicyConfig::default() };
         }
@@ -149,12 +147,29 @@ impl ModelConfig {
         (self.dtype, self.device) = (dtype.unwrap_or(self.dtype), device.unwrap_or(self.device));
     }
 
+    /// Says where the checkpoint is now, for a run that goes on.
+    pub(super) fn moved(&mut self, place: &str) -> Result<()> {
+        match &mut self.source {
+            Some(source) => *source = absolute(place),
+            None => {
+                let reason = "this run's policy did not begin as a checkpoint";
+                return Err(Error::setting("model.source", place, reason));
+            }
+        }
+        Ok(())
+    }
+
     /// The checkpoint, where there is one.
     ///
     /// # Errors
-    /// As [`Pretrained::open`].
+    /// As [`Pretrained::open`] and [`Pretrained::with_context`].
     pub fn open(&self) -> Result<Option<Pretrained>> {
-        self.source.as_deref().map(|name| Pretrained::open(Source::open(name)?)).transpose()
+        let Some(name) = &self.source else { return Ok(None) };
+        let model = Pretrained::open(Source::open(name)?)?;
+        match self.context {
+            Some(tokens) => model.with_context(tokens).map(Some),
+            None => Ok(Some(model)),
+        }
     }
 
     /// Its weights, with fresh corrections where those are trained.
@@ -169,5 +184,13 @@ impl ModelConfig {
     /// Its chat template as prompts.
     pub(super) fn prompter(&self, model: &Pretrained, max_observation_tokens: usize) -> Result<Prompter> {
         Prompter::chat(model.tokenizer()?, &model.chat_template()?, self.format, max_observation_tokens)
+    }
+}
+
+/// The whole path of a folder, and anything else as it is.
+fn absolute(name: &str) -> String {
+    match std::fs::canonicalize(name) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => name.to_owned(),
     }
 }

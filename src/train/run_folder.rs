@@ -49,12 +49,12 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     }
 
     /// Continues the run in `dir` from its newest usable checkpoint, or from the beginning where it was
-    /// killed before its first one. `adjust` changes what may change (the number of steps).
+    /// killed before its first one. `adjust` changes what may change ([`TrainConfig::resumed`](super::TrainConfig::resumed)).
     ///
     /// # Errors
-    /// [`Error::File`] where there is no run, where its configuration was changed since the checkpoint, naming
+    /// What `adjust` refuses; [`Error::File`] where there is no run, where its configuration was changed since the checkpoint, naming
     /// every setting that differs, or where checkpoints exist but none is usable.
-    pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C)) -> Result<Self> {
+    pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C) -> Result<()>) -> Result<Self> {
         let dir = dir.into();
         let path = dir.join(CONFIG);
         if !path.exists() {
@@ -65,11 +65,11 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
             ));
         }
         let mut config: C = read_config(&path)?;
-        adjust(&mut config);
+        adjust(&mut config)?;
         let found = Checkpoint::latest(&dir)?;
         if let Some(checkpoint) = &found.checkpoint {
             let mut saved: C = read_config(checkpoint.file(SAVED)?)?;
-            adjust(&mut saved);
+            adjust(&mut saved)?;
             let changed = differences(&saved, &config);
             let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
             if !changed.is_empty() {
@@ -198,6 +198,11 @@ mod tests {
         Config { steps: 2, rate: 0.5, method: Method { names: vec!["a".into()], gate: Some(25) } }
     }
 
+    fn four_steps(config: &mut Config) -> Result<()> {
+        config.steps = 4;
+        Ok(())
+    }
+
     fn begun(folder: &Path) -> RunFolder<Config> {
         let run = RunFolder::create(folder, config()).unwrap();
         let mut writer = CheckpointWriter::new(folder, 1).unwrap();
@@ -211,13 +216,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         begun(folder.path());
         assert!(RunFolder::create(folder.path(), config()).is_err(), "the folder is taken");
-        let resumed = RunFolder::<Config>::resume(folder.path(), |c| c.steps = 4).unwrap();
+        let resumed = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap();
         assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
         let path = folder.path().join(CONFIG);
         let text = std::fs::read_to_string(&path).unwrap();
         let changed = text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
         std::fs::write(&path, &changed).unwrap();
-        let error = RunFolder::<Config>::resume(folder.path(), |c| c.steps = 4).unwrap_err().to_string();
+        let error = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap_err().to_string();
         let all = "`method.gate` was 25, is absent; `method.names` was [\"a\"], is [\"b\"]; `rate` was 0.5, is 0.25";
         assert!(error.contains("config.toml") && error.ends_with(&format!("checkpoint: {all}")), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), changed, "a refused run is left as it is");
@@ -228,7 +233,7 @@ mod tests {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         begun(&here.path().join("run"));
         std::fs::rename(here.path().join("run"), there.path().join("moved")).unwrap();
-        let resumed = RunFolder::<Config>::resume(there.path().join("moved"), |_| ()).unwrap();
+        let resumed = RunFolder::<Config>::resume(there.path().join("moved"), |_| Ok(())).unwrap();
         assert!(resumed.checkpoint.unwrap().dir().starts_with(there.path()));
     }
 

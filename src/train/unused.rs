@@ -62,6 +62,7 @@ impl<E: TaskSettings> TrainConfig<E> {
             (!self.dump, "dump_megabytes", "dump = false keeps no training episodes"),
             (checkpoint, "policy", "the checkpoint of model.source has a shape of its own"),
             (!checkpoint, "model.format", "a small policy writes its actions plainly; needs model.source"),
+            (!checkpoint, "model.context", "a small policy has policy.context; needs model.source"),
             (!checkpoint, "model.lora", "needs a checkpoint: set model.source"),
             (!self.learns_from_demonstrations(), "cloning.demonstrations", none_cloned),
             (no_cloning, "cloning.batch", none_cloned),
@@ -195,7 +196,7 @@ mod tests {
     }
 
     /// What is refused and the start of the error; of both algorithms where a comment does not say otherwise.
-    const CASES: [(&str, &str); 44] = [
+    const CASES: [(&str, &str); 45] = [
         ("dump_megabytes = 9", "`dump_megabytes` = 9"),
         ("[alarm]\naction = \"off\"\nwindow = 10", "`alarm.window` = 10"),
         ("[alarm]\naction = \"off\"\nzero_variance = 0.5", "`alarm.zero_variance` = 0.5"),
@@ -207,6 +208,7 @@ mod tests {
             "`alarm.lr_factor` = 0.25: has no effect: only alarm.action = \"lower-lr\"",
         ),
         ("[model]\nformat = \"plain\"", "`model.format` = \"plain\""),
+        ("[model]\ncontext = 99", "`model.context` = 99"),
         ("[model.lora]\nrank = 4", "`model.lora.rank` = 4"),
         ("[model]\nsource = \"x\"\n[policy]\nlayers = 2", "`policy.layers` = 2"),
         ("[model]\nsource = \"x\"\n[policy]\ncontext = 99", "`policy.context` = 99"),
@@ -263,8 +265,8 @@ mod tests {
     fn every_written_setting_without_effect_is_refused_with_its_value() {
         for (i, (text, named)) in CASES.into_iter().enumerate() {
             let algorithms: &[Algorithm] = match i {
-                39 | 40 => &[Algorithm::Grpo],
-                41.. => &[Algorithm::Ppo],
+                40 | 41 => &[Algorithm::Grpo],
+                42.. => &[Algorithm::Ppo],
                 _ => &[Algorithm::Grpo, Algorithm::Ppo],
             };
             for &algorithm in algorithms {

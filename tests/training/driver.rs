@@ -57,6 +57,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What changes when a run goes on up to `steps`.
+    pub(crate) fn resumed(steps: u64) -> impl Fn(&mut Self) -> Result<()> {
+        move |config| {
+            config.steps = steps;
+            Ok(())
+        }
+    }
+
     pub(crate) fn agent(&self) -> AgentConfig {
         let Self { model, optimizer, entropy, rollout, context, .. } = self.clone();
         let policy = match model.source {
@@ -155,7 +163,12 @@ pub(crate) fn begin(folder: &RunFolder<Config>) -> Result<Agent> {
 
 /// The run in `dir`, continued from its last checkpoint up to `steps`.
 pub(crate) fn resume(dir: &Path, steps: u64) -> Result<Agent> {
-    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
+    resume_with(dir, Config::resumed(steps))
+}
+
+/// The same with another adjustment.
+pub(crate) fn resume_with(dir: &Path, adjust: impl Fn(&mut Config) -> Result<()>) -> Result<Agent> {
+    let folder = RunFolder::resume(dir, adjust)?;
     let checkpoint = folder.checkpoint.as_ref().unwrap();
     let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
     let recorder = Recorder::resume(dir, checkpoint.state()?)?;

@@ -35,7 +35,7 @@ fn train_or_resume(dir: &Path, steps: u64) -> Result<()> {
     if !dir.join("config.toml").exists() {
         return train(dir, &config).map(drop);
     }
-    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
+    let folder = RunFolder::resume(dir, Config::resumed(steps))?;
     match folder.checkpoint {
         Some(_) => resume(dir, steps).map(drop),
         None => begin(&folder).map(drop),

@@ -159,7 +159,7 @@ fn a_changed_configuration_is_shown_on_resume() {
     assert!(learned(folder.path()) == before);
 
     let empty = tempfile::tempdir().unwrap();
-    let error = RunFolder::<Config>::resume(empty.path(), |_| ()).unwrap_err().to_string();
+    let error = RunFolder::<Config>::resume(empty.path(), |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("there is no run in this folder"), "{error}");
 }
 

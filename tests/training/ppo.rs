@@ -63,7 +63,7 @@ fn train(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
 
 /// The run in `dir`, ready to go on up to `steps`.
 pub(crate) fn reopen(dir: &Path, steps: u64) -> Result<Trainer<Toy>> {
-    let folder = RunFolder::resume(dir, |c: &mut Config| c.steps = steps)?;
+    let folder = RunFolder::resume(dir, Config::resumed(Some(steps), None))?;
     let environments = environments(folder.config.environments);
     Trainer::open(folder, environments, None)
 }

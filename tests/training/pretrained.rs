@@ -7,7 +7,7 @@ use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Sou
 use epo::rollout::{ActionFormat, RolloutConfig};
 use epo::train::{CloningConfig, ModelConfig, UpdateConfig, WeightType};
 
-use crate::driver::{assert_same_run, resume, train, Config};
+use crate::driver::{assert_same_run, resume, resume_with, train, Config};
 
 /// A small random instruct model of `family` with the tokenizer and template of a fixture.
 fn checkpoint(dir: &Path, family: Family) -> PathBuf {
@@ -75,6 +75,66 @@ fn runs_with_corrections_repeat_resume_and_export() {
 }
 
 #[test]
+fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
+    for lora in [Some(LoraConfig::of_rank(2)), None] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = checkpoint(dir.path(), Family::Qwen2);
+        let mut config =
+            config(ModelConfig { source: source(&folder), lora: lora.clone(), ..Default::default() });
+        config.steps = 2;
+        let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+        train(&whole, &config).unwrap();
+        config.steps = 1;
+        train(&parts, &config).unwrap();
+        let moved = dir.path().join("moved");
+        std::fs::rename(&folder, &moved).unwrap();
+        let error = resume(&parts, 2).map(drop).unwrap_err().to_string();
+        assert!(error.contains(&folder.display().to_string()), "{error}");
+        let at = |place: &Path| {
+            let place = source(place);
+            resume_with(&parts, move |c| {
+                (c.steps, c.model.source) = (2, place.clone());
+                Ok(())
+            })
+        };
+        let other = dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let other = checkpoint(&other, Family::Qwen2);
+        // One byte differs: of the weights, which only a run with corrections needs, or a space after the tokenizer.
+        let file = if lora.is_some() { "model.safetensors" } else { "tokenizer.json" };
+        let mut bytes = std::fs::read(other.join(file)).unwrap();
+        match lora {
+            Some(_) => *bytes.last_mut().unwrap() ^= 1,
+            None => bytes.push(b' '),
+        }
+        std::fs::write(other.join(file), bytes).unwrap();
+        let error = at(&other).map(drop).unwrap_err().to_string();
+        assert!(error.contains("model.source") && error.contains(file), "{error}");
+        at(&moved).unwrap();
+        assert_same_run(&whole, &parts);
+    }
+}
+
+#[test]
+fn an_episode_may_be_held_shorter_than_the_model_allows() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen2);
+    let model = |context| ModelConfig { source: source(&folder), context, ..Default::default() };
+    let run = dir.path().join("run");
+    let agent = train(&run, &Config { steps: 1, ..config(model(Some(400))) }).unwrap();
+    assert_eq!(agent.learner.decoder.config().max_position_embeddings, 400);
+    let agent = resume(&run, 2).unwrap();
+    assert_eq!(agent.learner.decoder.config().max_position_embeddings, 400);
+    agent.export(dir.path(), 2).unwrap();
+    let back = Pretrained::open(dir.path().join("model-2")).unwrap();
+    assert_eq!(back.config().max_position_embeddings, 512);
+    for context in [0, 513] {
+        let error = config(model(Some(context))).new_agent().map(drop).unwrap_err().to_string();
+        assert!(error.contains("model.context") && error.contains("512"), "{error}");
+    }
+}
+
+#[test]
 fn all_weights_are_trained_in_either_type_and_exported() {
     for (family, dtype) in [(Family::Qwen2, WeightType::F32), (Family::Llama, WeightType::Bf16)] {
         let dir = tempfile::tempdir().unwrap();
@@ -115,6 +175,9 @@ fn settings_that_nothing_follows_are_refused() {
     let mut shaped = config(ModelConfig { source: Some("x".into()), ..Default::default() }).agent();
     shaped.policy.layers += 1;
     assert!(shaped.validate().unwrap_err().to_string().contains("policy"));
+    let mut none = crate::ppo::config();
+    let error = crate::ppo::Config::resumed(None, Some("x"))(&mut none).unwrap_err().to_string();
+    assert!(error.contains("model.source") && error.contains("= x"), "{error}");
     refused(ModelConfig { format: ActionFormat::Tagged, ..Default::default() });
     let missing = ModelConfig { source: Some("/no/such/folder".into()), ..Default::default() };
     assert!(config(missing).new_agent().map(drop).unwrap_err().to_string().contains("/no/such/folder"));

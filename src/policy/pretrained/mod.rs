@@ -20,7 +20,7 @@ use crate::train::{atomic_folder, atomic_write};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use weights::Weights;
 
 const CONFIG: &str = "config.json";
@@ -83,6 +83,20 @@ impl Pretrained {
         Ok(Self { source, config, json, generation })
     }
 
+    /// The same for sequences of at most `tokens`, which less memory is needed for.
+    ///
+    /// # Errors
+    /// 0, or more than the model was made for.
+    pub fn with_context(mut self, tokens: usize) -> Result<Self> {
+        let most = self.config.max_position_embeddings;
+        if tokens == 0 || tokens > most {
+            let reason = format!("must be between 1 and the checkpoint's max_position_embeddings, {most}");
+            return Err(Error::setting("model.context", tokens, reason));
+        }
+        self.config.max_position_embeddings = tokens;
+        Ok(self)
+    }
+
     /// Where the files come from.
     pub fn source(&self) -> &Source {
         &self.source
@@ -100,6 +114,19 @@ impl Pretrained {
 
     fn weights(&self) -> Result<Weights> {
         Weights::open(&index::weight_files(&self.source)?, &self.config)
+    }
+
+    /// The files that decide what the model is: configuration, tokenizer and chat template, and with `weights` these too.
+    #[cfg(feature = "text")]
+    pub(crate) fn files(&self, weights: bool) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for name in [CONFIG, "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"] {
+            files.extend(self.source.optional_file(name)?);
+        }
+        if weights {
+            files.extend(index::weight_files(&self.source)?);
+        }
+        Ok(files)
     }
 
     /// The dtype in which the weights are stored.
