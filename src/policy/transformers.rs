@@ -2,6 +2,10 @@
 
 use super::{DecoderConfig, Family, Pretrained, RopeScaling};
 use crate::kernels::logprob_entropy;
+#[cfg(feature = "text")]
+use crate::kernels::{logprob_entropy_with, ScoreOptions};
+#[cfg(feature = "text")]
+use crate::rollout::{MicroBatch, Row};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -51,6 +55,11 @@ impl FrozenModel {
     /// # Errors
     /// An empty row, an id outside the vocabulary, or what the model refuses.
     pub fn logits(&mut self, row: &[u32]) -> Result<Tensor> {
+        self.logits_at(row, |_| true)
+    }
+
+    /// Those after the tokens at the positions that are `wanted`.
+    fn logits_at(&mut self, row: &[u32], wanted: impl Fn(usize) -> bool) -> Result<Tensor> {
         if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(Error::setting(
                 "id",
@@ -61,7 +70,9 @@ impl FrozenModel {
         let mut logits = Vec::with_capacity(row.len());
         for (position, &id) in row.iter().enumerate() {
             let next = (self.step)(&Tensor::new(&[[id]], &self.device)?, position)?;
-            logits.push(next.reshape((1, self.vocab_size))?.to_dtype(DType::F32)?);
+            if wanted(position) {
+                logits.push(next.reshape((1, self.vocab_size))?.to_dtype(DType::F32)?);
+            }
         }
         Ok(Tensor::cat(&logits, 0)?)
     }
@@ -80,6 +91,25 @@ impl FrozenModel {
             Ok(logprob_entropy(&logits, &targets, temperature)?.0.to_vec1()?)
         };
         rows.iter().enumerate().map(of_row).collect()
+    }
+
+    /// Log-probabilities of the rows' sampled tokens at temperature τ, each over what it was chosen from, in nats: what
+    /// [`PolicyBatch::reference`](crate::train::PolicyBatch::reference) takes.
+    ///
+    /// # Errors
+    /// A row without sampled tokens, and as [`FrozenModel::logits`].
+    #[cfg(feature = "text")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+    pub fn reference_log_probs(&mut self, rows: &[Row], temperature: f64) -> Result<Vec<Vec<f32>>> {
+        let of_row = |row: &Row| {
+            let batch = MicroBatch::new(&[row], row.positions.len(), &self.device)?;
+            let last = row.positions.last().map_or(0, |&p| p as usize);
+            let predicts = |position: usize| row.positions.binary_search(&(position as u32 + 1)).is_ok();
+            let logits = self.logits_at(&row.ids[..last], predicts)?;
+            let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(temperature) };
+            Ok(logprob_entropy_with(&logits, &batch.targets, &options)?.0.to_vec1()?)
+        };
+        rows.iter().map(of_row).collect()
     }
 }
 

@@ -5,6 +5,9 @@ use super::{cases, decoder};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::logprob_entropy;
 use epo::policy::{FrozenModel, Pretrained};
+use epo::rollout::{MicroBatch, Row, RowKind};
+use epo::train::optim::AdamW;
+use epo::train::Learner;
 
 #[test]
 fn candle_transformers_agrees_wherever_it_has_the_model() {
@@ -43,6 +46,16 @@ fn a_frozen_model_gives_the_log_probs_of_ids() {
         let (log_probs, _) = logprob_entropy(&logits, &targets, 0.7).unwrap();
         assert!(gap(&log_probs, &Tensor::new(got, &Device::Cpu).unwrap()) < 1e-4);
     }
+    // The same of a policy's rows: two turns, and a token that was chosen from three.
+    let turns: [(&[u32], &[u32]); 2] = [(&[3, 9], &[4]), (&[1, 5], &[2, 6])];
+    let mut row = Row::from_turns(&turns, 0, RowKind::Trajectory).unwrap().remove(0);
+    row.supports = vec![vec![], vec![2, 5, 9], vec![]];
+    let learner = Learner::new(pretrained.config(), parameters, AdamW::new(Default::default()).unwrap(), 0.7);
+    let batch = MicroBatch::new(&[&row], 3, &Device::Cpu).unwrap();
+    let ours = learner.unwrap().token_terms(&batch).unwrap().0;
+    let theirs = frozen.reference_log_probs(&[row], 0.7).unwrap();
+    assert!(gap(&ours, &Tensor::new(theirs, &Device::Cpu).unwrap()) < 1e-4);
+    assert!(frozen.reference_log_probs(&[Row::default()], 0.7).is_err());
     let error = frozen.log_probs(&[&[1]], 1.0).unwrap_err().to_string();
     assert!(error.contains("rows[0].len"), "{error}");
     assert!(frozen.log_probs(&[&[1, 2], &[1_000_000, 2]], 1.0).unwrap_err().to_string().contains("1000000"));
