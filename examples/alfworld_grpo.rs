@@ -112,6 +112,7 @@ impl Args {
             return Ok(RunFolder::resume(dir, Config::resumed(self.steps, self.model.as_deref()))?);
         }
         let config = self.config()?;
+        config.model.available()?;
         let default = || format!("runs/alfworld_grpo-{}", config.seed).into();
         Ok(RunFolder::create(self.out.clone().unwrap_or_else(default), config)?)
     }

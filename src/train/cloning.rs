@@ -62,7 +62,7 @@ impl CloningConfig {
 /// policy (with corrections of low rank, the model below them) becomes its reference.
 ///
 /// # Errors
-/// A demonstration without actions, a non-finite loss or gradient, or a record that cannot be written.
+/// A demonstration without actions or longer than the context, a non-finite loss or gradient, or a record that cannot be written.
 pub fn clone_demonstrations(
     agent: &mut Agent,
     demonstrations: &[Demonstration],
@@ -77,6 +77,11 @@ pub fn clone_demonstrations(
     let rows: Vec<DemonstrationRow> = (demonstrations.iter().enumerate())
         .map(|(i, demonstration)| prompter.demonstration(demonstration, i))
         .collect::<Result<_>>()?;
+    let context = learner.decoder.config().max_position_embeddings;
+    let mut lengths = rows.iter().map(|demonstration| demonstration.row.ids.len()).enumerate();
+    if let Some((i, length)) = lengths.find(|&(_, length)| length > context && config.epochs > 0) {
+        return Err(Error::setting("context", context, format!("demonstration {i} has {length} tokens")));
+    }
     let mut progress = Progress::new("cloning", config.epochs * rows.len());
     let mut note = String::new();
     for epoch in 0..config.epochs {

@@ -159,6 +159,15 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Opens device and checkpoint, to say what is missing before a run has a folder.
+    ///
+    /// # Errors
+    /// As [`DeviceKind::open`] and [`ModelConfig::open`].
+    pub fn available(&self) -> Result<()> {
+        self.device.open()?;
+        self.open().map(drop)
+    }
+
     /// The checkpoint, where there is one.
     ///
     /// # Errors

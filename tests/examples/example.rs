@@ -141,6 +141,12 @@ impl Example {
         assert!(self.refusal(&["--print-config", "--out", dir]).contains("--out"));
         let error = self.refusal(&["--resume", dir]);
         assert!(error.contains(dir) && error.contains("there is no run in this folder"), "{error}");
+        let out = format!("{dir}/new");
+        assert!(self.refusal(&["--out", &out, "--model", &format!("{dir}/absent")]).contains("absent"));
+        if cfg!(not(feature = "cuda")) {
+            assert!(self.refusal(&["--out", &out, "--device", "cuda"]).contains("`device` = cuda"));
+        }
+        assert!(!folder.path().join("new").exists(), "a refused run leaves no folder");
         let error = self.refusal(&["--config", &format!("{dir}/absent.toml")]);
         assert!(error.contains("absent.toml"), "{error}");
     }

@@ -69,6 +69,18 @@ fn numbers_that_are_none_are_named_and_change_nothing() {
 }
 
 #[test]
+fn a_demonstration_longer_than_the_context_is_named_before_anything_is_learned() {
+    let config = Config { context: 8, ..Config::default() };
+    let mut agent = untouched(&config).0;
+    let folder = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(folder.path()).unwrap();
+    let Config { cloning, update, .. } = &config;
+    let error = clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("setting `context` = 8: demonstration 0 has "), "{error}");
+}
+
+#[test]
 fn episodes_and_updates_without_tokens_are_errors() {
     let config = Config { context: 8, ..Config::default() };
     let (mut agent, rollouts) = untouched(&config);
