@@ -5,13 +5,12 @@
 //! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
 
 use super::buffer::zeros;
-use super::logit::Logit;
+use super::logit::{widened, Logit};
 use super::matmul::{matmul, View, ViewMut};
 use super::real::Real;
 use super::rows::{RowGradient, Running};
 use super::scoring::{RowScore, Scoring};
 use super::support::RowSupport;
-use candle_core::WithDType;
 use rayon::prelude::*;
 
 /// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
@@ -59,14 +58,6 @@ pub(super) struct HeadGradients<T> {
 pub(super) struct TermGradient<T> {
     pub(super) x: Vec<T>,
     pub(super) weight: Vec<T>,
-}
-
-/// Rows of one element type widened for the products; nothing is copied where it is its own arithmetic.
-fn widened<'a, T: Logit>(data: &'a [T], buffer: &'a mut Vec<T::Real>) -> &'a [T::Real] {
-    if T::DTYPE != <T::Real as WithDType>::DTYPE {
-        buffer.resize(data.len(), T::Real::from_f32(0.0));
-    }
-    T::load(data, buffer)
 }
 
 impl<T: Logit> Head<'_, T> {

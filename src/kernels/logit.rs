@@ -34,6 +34,14 @@ pub(crate) trait Logit: WithDType {
     }
 }
 
+/// Elements of one type widened for what is computed with them; nothing is copied where it is its own arithmetic.
+pub(super) fn widened<'a, T: Logit>(data: &'a [T], buffer: &'a mut Vec<T::Real>) -> &'a [T::Real] {
+    if T::DTYPE != <T::Real as WithDType>::DTYPE {
+        buffer.resize(data.len(), T::Real::from_f32(0.0));
+    }
+    T::load(data, buffer)
+}
+
 /// A [`Logit`] whose conversions are part of the loops.
 pub(crate) trait Inline: Logit {
     /// In the type of the arithmetic.

@@ -1,7 +1,10 @@
 //! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
 
-use super::real::{lane_sum, vectorised, with_slice, Real};
+use super::buffer::zeros;
+use super::logit::{widened, Logit};
+use super::real::{lane_sum, vectorised, with_slice};
 use candle_core::{DType, Result, Tensor};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Elements per parallel task: fixed, so that the order of additions does not depend on the thread count.
@@ -50,6 +53,24 @@ pub(crate) fn adamw(values: &mut [f32], grad: &[f32], first: &mut [f32], second:
     weights.zip(moments).for_each(|((x, g), (m, v))| adamw_slice(x, g, m, v, s));
 }
 
+/// The same of the f32 copy `master` of narrow weights; returns its rounding.
+pub(crate) fn adamw_narrow<L: Logit<Real = f32>>(
+    master: &mut [f32],
+    grad: &[L],
+    first: &mut [f32],
+    second: &mut [f32],
+    s: AdamWStep,
+) -> Vec<L> {
+    let mut values = zeros(master.len());
+    let weights = values.par_chunks_mut(CHUNK).zip(master.par_chunks_mut(CHUNK));
+    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+    weights.zip(moments).zip(grad.par_chunks(CHUNK)).for_each(|(((x, master), (m, v)), g)| {
+        adamw_slice(master, widened(g, &mut Vec::new()), m, v, s);
+        L::store(master, x);
+    });
+    values
+}
+
 vectorised! {
     /// Σ x² in double precision, in eight lanes.
     fn squares_slice<T>(x: &[T]) -> f64 {
@@ -65,8 +86,8 @@ vectorised! {
     }
 }
 
-fn squares<T: Real>(x: &[T]) -> f64 {
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(squares_slice).collect();
+fn squares<L: Logit>(x: &[L]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| squares_slice(widened(x, &mut Vec::new()))).collect();
     parts.iter().sum()
 }
 
@@ -75,8 +96,10 @@ pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));
     }
-    if x.dtype() == DType::F32 {
-        return with_slice::<f32, _>(x, |x| Ok(squares(x)));
+    match x.dtype() {
+        DType::F32 => with_slice::<f32, _>(x, |x| Ok(squares(x))),
+        DType::BF16 => with_slice::<bf16, _>(x, |x| Ok(squares(x))),
+        DType::F16 => with_slice::<f16, _>(x, |x| Ok(squares(x))),
+        _ => with_slice::<f64, _>(x, |x| Ok(squares(x))),
     }
-    with_slice::<f64, _>(x, |x| Ok(squares(x)))
 }

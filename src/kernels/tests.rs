@@ -334,12 +334,11 @@ fn layers_and_optimiser_have_the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn the_sum_of_squares_is_in_double_precision() {
-    let x = random(&[40_003], 3);
-    let want: f64 = values(&x).iter().map(|x| x * x).sum();
-    assert!((sum_of_squares(&x).unwrap() / want - 1.0).abs() < 1e-13);
-    let x = x.to_dtype(DType::F32).unwrap();
-    let want: f64 = values(&x).iter().map(|x| x * x).sum();
-    assert!((sum_of_squares(&x).unwrap() / want - 1.0).abs() < 1e-13);
+    for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
+        let x = random(&[40_003], 3).to_dtype(dtype).unwrap();
+        let want: f64 = values(&x).iter().map(|x| x * x).sum();
+        assert!((sum_of_squares(&x).unwrap() / want - 1.0).abs() < 1e-13, "{dtype:?}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
 
-use crate::kernels::{adamw, on_device, with_slice, AdamWStep};
+use crate::kernels::{adamw, adamw_narrow, on_device, with_slice, AdamWStep, Logit};
 use crate::policy::{load_tensors, save_tensors, Gradients, Parameters};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::Path;
@@ -267,13 +268,13 @@ impl Moments {
 
     fn update(&mut self, var: &Var, grad: &Tensor, numbers: AdamWStep) -> candle_core::Result<()> {
         match &mut self.values {
-            Values::Host([m, v]) => with_slice::<f32, _>(grad, |grad| match &mut self.master {
-                Some(master) => {
-                    adamw(master, grad, m, v, numbers);
-                    set_from(var, master.clone())
+            Values::Host([m, v]) => match &mut self.master {
+                Some(master) if var.dtype() == DType::BF16 => {
+                    update_narrow::<bf16>(var, master, grad, [m, v], numbers)
                 }
-                None => update_on_host(var, grad, m, v, numbers),
-            }),
+                Some(master) => update_narrow::<f16>(var, master, grad, [m, v], numbers),
+                None => with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, numbers)),
+            },
             #[cfg(any(test, feature = "cuda", feature = "metal"))]
             Values::Device(moments) => {
                 let AdamWStep { scale, beta1, beta2, keep, rate, root_scale, eps } = numbers;
@@ -297,13 +298,20 @@ fn update_on_host(
     }
     let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
     adamw(&mut values, grad, m, v, numbers);
-    set_from(var, values)
-}
-
-/// Rounds `values` to the variable.
-fn set_from(var: &Var, values: Vec<f32>) -> candle_core::Result<()> {
     let values = Tensor::from_vec(values, var.shape(), &Device::Cpu)?;
     var.set(&values.to_dtype(var.dtype())?.to_device(var.device())?)
+}
+
+/// By way of the f32 copy of a narrow variable, which becomes its rounding.
+fn update_narrow<L: Logit<Real = f32>>(
+    var: &Var,
+    master: &mut [f32],
+    grad: &Tensor,
+    [m, v]: [&mut Vec<f32>; 2],
+    numbers: AdamWStep,
+) -> candle_core::Result<()> {
+    let values = with_slice::<L, _>(grad, |grad| Ok(adamw_narrow(master, grad, m, v, numbers)))?;
+    var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_device(var.device())?)
 }
 
 /// The update as an in-place operation on a variable's storage.

@@ -20,7 +20,7 @@ use crate::train::{atomic_folder, atomic_write};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use weights::Weights;
 
 const CONFIG: &str = "config.json";
@@ -118,7 +118,7 @@ impl Pretrained {
 
     /// The files that decide what the model is: configuration, tokenizer and chat template, and with `weights` these too.
     #[cfg(feature = "text")]
-    pub(crate) fn files(&self, weights: bool) -> Result<Vec<PathBuf>> {
+    pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
         let mut files = Vec::new();
         for name in [CONFIG, "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"] {
             files.extend(self.source.optional_file(name)?);
