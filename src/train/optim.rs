@@ -407,6 +407,32 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_parameter_is_the_rounding_of_its_f32_copy() {
+        let numbers = AdamWStep {
+            scale: 0.5,
+            beta1: 0.9,
+            beta2: 0.99,
+            keep: 1.0 - 1e-5,
+            rate: 1e-3,
+            root_scale: 2.0,
+            eps: 1e-8,
+        };
+        let normal = || Tensor::randn(0f32, 1.0, (3, 20_001), &Device::Cpu).unwrap();
+        for dtype in [DType::BF16, DType::F16] {
+            let narrow = Var::from_tensor(&normal().to_dtype(dtype).unwrap()).unwrap();
+            let wide = Var::from_tensor(&narrow.to_dtype(DType::F32).unwrap()).unwrap();
+            let mut moments = [&narrow, &wide].map(|var| Moments::zero(var).unwrap());
+            for _ in 0..3 {
+                let grad = normal().to_dtype(dtype).unwrap();
+                moments[0].update(&narrow, &grad, numbers).unwrap();
+                moments[1].update(&wide, &grad.to_dtype(DType::F32).unwrap(), numbers).unwrap();
+                assert!(values(&narrow) == values(&wide.to_dtype(dtype).unwrap()), "{dtype:?}");
+            }
+            assert_ne!(values(&narrow), values(&wide), "nothing was rounded");
+        }
+    }
+
+    #[test]
     fn a_saved_optimizer_continues_to_the_bit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("optimizer.safetensors");
