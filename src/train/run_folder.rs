@@ -153,13 +153,17 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-/// Every setting that differs, by its dotted name: `rate was 0.5, is 0.25; steps was 2, is absent`.
+/// Where a checkpoint lies that a policy began as. It may lie elsewhere when a run goes on: `Agent::restore` compares its files.
+const PLACE: &str = "model.source";
+
+/// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; steps was 2, is absent`.
 fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {
     let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
     let (mut settings, absent) = (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
     flatten(String::new(), &before, &mut |key, value| settings.entry(key).or_default()[0] = Some(value));
     flatten(String::new(), &now, &mut |key, value| settings.entry(key).or_default()[1] = Some(value));
-    let changed = settings.into_iter().filter(|(_, [before, now])| before != now);
+    let moved = |key: &str, values: &[Option<String>; 2]| key == PLACE && values.iter().all(Option::is_some);
+    let changed = settings.into_iter().filter(|(key, values)| values[0] != values[1] && !moved(key, values));
     let show = |(key, [before, now]): (String, [Option<String>; 2])| {
         format!("`{key}` was {}, is {}", before.unwrap_or_else(absent), now.unwrap_or_else(absent))
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Source};
 use epo::rollout::{ActionFormat, RolloutConfig};
-use epo::train::{CloningConfig, ModelConfig, UpdateConfig, WeightType};
+use epo::train::{CloningConfig, ModelConfig, RunFolder, UpdateConfig, WeightType};
 
 use crate::driver::{assert_same_run, resume, resume_with, train, Config};
 
@@ -92,10 +92,10 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
         assert!(error.contains(&folder.display().to_string()), "{error}");
         let at = |place: &Path| {
             let place = source(place);
-            resume_with(&parts, move |c| {
+            move |c: &mut Config| {
                 (c.steps, c.model.source) = (2, place.clone());
                 Ok(())
-            })
+            }
         };
         let other = dir.path().join("other");
         std::fs::create_dir(&other).unwrap();
@@ -108,9 +108,11 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
             None => bytes.push(b' '),
         }
         std::fs::write(other.join(file), bytes).unwrap();
-        let error = at(&other).map(drop).unwrap_err().to_string();
+        let error = resume_with(&parts, at(&other)).map(drop).unwrap_err().to_string();
         assert!(error.contains("model.source") && error.contains(file), "{error}");
-        at(&moved).unwrap();
+        // Killed before its next checkpoint, a run needs to be told the place no second time.
+        RunFolder::resume(&parts, at(&moved)).unwrap();
+        resume(&parts, 2).unwrap();
         assert_same_run(&whole, &parts);
     }
 }
