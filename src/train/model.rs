@@ -149,13 +149,11 @@ impl ModelConfig {
 
     /// Says where the checkpoint is now, for a run that goes on.
     pub(super) fn moved(&mut self, place: &str) -> Result<()> {
-        match &mut self.source {
-            Some(source) => *source = absolute(place),
-            None => {
-                let reason = "this run's policy did not begin as a checkpoint";
-                return Err(Error::setting("model.source", place, reason));
-            }
-        }
+        let Some(source) = &mut self.source else {
+            let reason = "this run's policy did not begin as a checkpoint";
+            return Err(Error::setting("model.source", place, reason));
+        };
+        *source = absolute(place);
         Ok(())
     }
 
