@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::checkpoint::checksum;
+use super::checkpoint::{checksum, read_json};
 use super::optim::{AdamW, AdamWConfig};
 use super::{Checkpoint, CheckpointWriter, Learner, ModelConfig};
 use crate::entropy::{EntropyConfig, EntropyControl};
@@ -227,10 +227,7 @@ impl Agent {
         };
         let mut agent = Self::assemble(config, learner, prompter, pretrained)?;
         agent.began_as.as_ref().map_or(Ok(()), |base| base.check(checkpoint))?;
-        let path = checkpoint.file(ENTROPY)?;
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let state = serde_json::from_str(&text).map_err(|e| Error::file(&path, "entropy", e.to_string()))?;
-        agent.entropy.load_state(&state)?;
+        agent.entropy.load_state(&read_json(&checkpoint.file(ENTROPY)?, "entropy")?)?;
         Ok(agent)
     }
 }
@@ -265,10 +262,7 @@ impl Base {
 
     /// Requires the files to be those that the run has gone on with.
     fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let path = checkpoint.file(BASE)?;
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let before: BTreeMap<String, u32> =
-            serde_json::from_str(&text).map_err(|e| Error::file(&path, "base", e.to_string()))?;
+        let before: BTreeMap<String, u32> = read_json(&checkpoint.file(BASE)?, "base")?;
         let mut names = before.keys().chain(self.files.keys());
         match names.find(|&name| before.get(name) != self.files.get(name)) {
             Some(name) => {

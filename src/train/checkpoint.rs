@@ -381,7 +381,7 @@ pub(super) fn checksum(path: &Path) -> Result<(u64, u32)> {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, field: &str) -> Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path, field: &str) -> Result<T> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::file(path, field, e.to_string()))
 }

@@ -153,17 +153,18 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-/// Where a checkpoint lies that a policy began as. It may lie elsewhere when a run goes on: `Agent::restore` compares its files.
-const PLACE: &str = "model.source";
+/// What may change when a run goes on: its length, and where the checkpoint lies that its policy began as, whose files
+/// [`Agent::restore`](super::Agent::restore) compares.
+const MAY_CHANGE: [&str; 2] = ["steps", "model.source"];
 
-/// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; steps was 2, is absent`.
+/// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; gate was 2, is absent`.
 fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {
     let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
     let (mut settings, absent) = (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
     flatten(String::new(), &before, &mut |key, value| settings.entry(key).or_default()[0] = Some(value));
     flatten(String::new(), &now, &mut |key, value| settings.entry(key).or_default()[1] = Some(value));
-    let moved = |key: &str, values: &[Option<String>; 2]| key == PLACE && values.iter().all(Option::is_some);
-    let changed = settings.into_iter().filter(|(key, values)| values[0] != values[1] && !moved(key, values));
+    let may_not = |key: &str| !MAY_CHANGE.contains(&key);
+    let changed = settings.into_iter().filter(|(key, [before, now])| before != now && may_not(key));
     let show = |(key, [before, now]): (String, [Option<String>; 2])| {
         format!("`{key}` was {}, is {}", before.unwrap_or_else(absent), now.unwrap_or_else(absent))
     };
@@ -222,6 +223,8 @@ mod tests {
         assert!(RunFolder::create(folder.path(), config()).is_err(), "the folder is taken");
         let resumed = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap();
         assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
+        // Killed before its next checkpoint, it needs to be told so no second time.
+        assert_eq!(RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap().config.steps, 4);
         let path = folder.path().join(CONFIG);
         let text = std::fs::read_to_string(&path).unwrap();
         let changed = text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
