@@ -27,7 +27,7 @@ const H: usize = 896;
 /// (group, tokens, element type, our variants, PyTorch's variants); the first of ours is what the others are compared with.
 type Group = (&'static str, usize, DType, &'static [&'static str], &'static [&'static str]);
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 6] = [
     (
         "logits",
         1024,
@@ -38,6 +38,8 @@ const GROUPS: [Group; 4] = [
     ("logits", 1024, DType::BF16, &["in-place", "kept", "apart", "copy"], &["naive", "naive-kept", "verl"]),
     ("linear", 256, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
     ("linear", 1024, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 256, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 1024, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
 ];
 
 /// Wall and CPU milliseconds, and MB over the inputs at the peak.
@@ -113,7 +115,7 @@ fn case(arguments: &[String]) -> Result<()> {
     let (tokens, dtype) = (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
     match group.as_str() {
         "logits" => logits(tokens, dtype, variant),
-        _ => linear(tokens, variant),
+        _ => linear(tokens, dtype, variant),
     }
 }
 
@@ -186,9 +188,9 @@ fn copy(numbers: usize) -> Result<()> {
     })
 }
 
-fn linear(tokens: usize, variant: &str) -> Result<()> {
-    let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?;
-    let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?;
+fn linear(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
+    let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?.to_dtype(dtype)?;
+    let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?.to_dtype(dtype)?;
     let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
     let (g, h) =
         (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);

@@ -2,7 +2,7 @@
 
 Usage: kernels_torch.py logits|linear TOKENS f32|bf16 naive|naive-kept|verl|trl. `naive` is eager log_softmax with both
 outputs; `verl` and `trl` restate how those projects chunk the work: verl 512 tokens of a head at a time (for logits:
-logsumexp by row and entropy by 2048 rows), TRL tiles of the vocabulary with running sums.
+logsumexp by row and entropy by 2048 rows), TRL tiles of the vocabulary with running sums. Heads in bf16 are computed with in f32 but for their products.
 """
 
 import resource
@@ -58,7 +58,7 @@ class VerlHead(torch.autograd.Function):
             p, log_p = z.softmax(-1), z.log_softmax(-1)
             entropy = torch.logsumexp(z, -1) - (p * z).sum(-1)
             one = torch.zeros_like(z).scatter_(-1, ids[rows, None], 1.0)
-            dz = g[rows, None] * (one - p) - h[rows, None] * p * (log_p + entropy[:, None])
+            dz = (g[rows, None] * (one - p) - h[rows, None] * p * (log_p + entropy[:, None])).to(w.dtype)
             dx[rows] = dz @ w
             dw += dz.t() @ x[rows]
         return dx, dw, None
@@ -73,7 +73,7 @@ class TrlHead(torch.autograd.Function):
         m, s, t = torch.full((n,), -torch.inf), torch.zeros(n), torch.zeros(n)
         own = torch.zeros(n)
         for start in range(0, V, TILE):
-            z = x @ w[start : start + TILE].t()
+            z = (x @ w[start : start + TILE].t()).float()
             top = torch.maximum(m, z.amax(-1))
             e, keep = (z - top[:, None]).exp(), (m - top).exp()
             s, t, m = s * keep + e.sum(-1), t * keep + (z * e).sum(-1), top
@@ -89,11 +89,12 @@ class TrlHead(torch.autograd.Function):
         dx, dw = torch.zeros_like(x), torch.empty_like(w)
         for start in range(0, V, TILE):
             part = w[start : start + TILE]
-            z = x @ part.t()
+            z = (x @ part.t()).float()
             p = (z - lse[:, None]).exp()
             dz = p * (h[:, None] * (mean[:, None] - z) - g[:, None])
             inside = ((ids >= start) & (ids < start + z.shape[1])).nonzero()[:, 0]
             dz[inside, ids[inside] - start] += g[inside]
+            dz = dz.to(w.dtype)
             dx.addmm_(dz, part)
             torch.mm(dz.t(), x, out=dw[start : start + TILE])
         return dx, dw, None

@@ -5,8 +5,8 @@
 //! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
 
 use super::buffer::zeros;
-use super::logit::{widened, Logit};
-use super::matmul::{matmul, View, ViewMut};
+use super::logit::{widened, Factor, Logit};
+use super::matmul::{View, ViewMut};
 use super::real::Real;
 use super::rows::{RowGradient, Running};
 use super::scoring::{RowScore, Scoring};
@@ -95,12 +95,10 @@ impl<T: Logit> Head<'_, T> {
         let [left, right] = buffers;
         for (i, term) in self.terms.iter().enumerate() {
             let k = term.width;
-            let x = widened(&term.x[rows.start * k..rows.end * k], left);
-            let w = widened(&term.weight[start * k..(start + width) * k], right);
-            let (x, w) = (View::new(x, n, k, k), View::new(w, width, k, k));
+            let x = View::new(&term.x[rows.start * k..rows.end * k], n, k, k);
+            let w = View::new(&term.weight[start * k..(start + width) * k], width, k, k);
             let out = ViewMut::new(z, n, width, width);
-            let accumulate = i > 0 || self.bias.is_some();
-            matmul(out, x, w.t(), T::Real::from_f32(1.0), accumulate, rayon::current_num_threads());
+            T::product(out, Factor::Own(x, left), (w.t(), right), i > 0 || self.bias.is_some());
         }
     }
 
@@ -218,19 +216,21 @@ impl<T: Logit> Gradients<T> {
         z: &[T::Real],
         [left, right]: &mut [Vec<T::Real>; 2],
     ) {
-        let (n, one, threads) = (rows.len(), T::Real::from_f32(1.0), rayon::current_num_threads());
+        let n = rows.len();
         let z_view = View::new(z, n, width, width);
         for (term, (dx, dw)) in head.terms.iter().zip(&mut self.terms) {
             let k = term.width;
             let (tokens, columns) = (rows.start * k..rows.end * k, start * k..(start + width) * k);
             if let Some(dx) = dx {
-                let w = View::new(widened(&term.weight[columns.clone()], right), width, k, k);
-                matmul(ViewMut::new(&mut dx[tokens.clone()], n, k, k), z_view, w, one, start > 0, threads);
+                let w = View::new(&term.weight[columns.clone()], width, k, k);
+                let out = ViewMut::new(&mut dx[tokens.clone()], n, k, k);
+                T::product(out, Factor::Wide(z_view), (w, right), start > 0);
             }
             if let Some(dw) = dw {
-                let x = View::new(widened(&term.x[tokens], left), n, k, k);
+                let x = View::new(&term.x[tokens], n, k, k);
                 T::fill(&mut dw[columns], right, |dw| {
-                    matmul(ViewMut::new(dw, width, k, k), z_view.t(), x, one, rows.start > 0, threads);
+                    let out = ViewMut::new(dw, width, k, k);
+                    T::product(out, Factor::Wide(z_view.t()), (x, left), rows.start > 0);
                 });
             }
         }

@@ -1,7 +1,10 @@
 //! The element types of logits, and how each is converted to and from the type it is computed in.
 
+use super::matmul::{matmul, threads_for, View, ViewMut};
+use super::packed;
 use super::real::{vectorised, Real};
 use super::rows::{block_sums, gradient_values, largest_of, Factors, Sums, BLOCK};
+use super::tile::{self, Pair};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -20,6 +23,15 @@ pub(crate) trait Logit: WithDType {
     fn sums(block: &[Self], scale: Self::Real, max: Self::Real) -> Sums;
     /// Replaces a block of at most [`BLOCK`] elements by its gradient.
     fn gradient(block: &mut [Self], factors: &Factors<Self::Real>);
+    /// out = a b, or out += a b where `accumulate`, on all threads; see [`Factor`].
+    fn product(
+        out: ViewMut<'_, Self::Real>,
+        a: Factor<'_, Self>,
+        (b, buffer): (View<'_, Self>, &mut Vec<Self::Real>),
+        accumulate: bool,
+    ) {
+        widened_product(out, a, (b, buffer), accumulate);
+    }
     /// Fills `out` with what `f` writes, in `buffer` where the types differ.
     fn fill(out: &mut [Self], buffer: &mut Vec<Self::Real>, f: impl FnOnce(&mut [Self::Real])) {
         buffer.resize(out.len(), Self::Real::from_f32(0.0));
@@ -32,6 +44,27 @@ pub(crate) trait Logit: WithDType {
         Self::store(&values, &mut out);
         out
     }
+}
+
+/// The left matrix of a product: in the type of the right one, with a buffer to widen it in, or in that of the arithmetic.
+/// Where a machine multiplies pairs of narrow numbers by one instruction, the latter is rounded to such.
+pub(crate) enum Factor<'a, T: Logit> {
+    Own(View<'a, T>, &'a mut Vec<T::Real>),
+    Wide(View<'a, T::Real>),
+}
+
+fn widened_product<T: Logit>(
+    out: ViewMut<'_, T::Real>,
+    a: Factor<'_, T>,
+    (b, buffer): (View<'_, T>, &mut Vec<T::Real>),
+    accumulate: bool,
+) {
+    let a = match a {
+        Factor::Own(a, buffer) => a.with(widened(a.data, buffer)),
+        Factor::Wide(a) => a,
+    };
+    let b = b.with(widened(b.data, buffer));
+    matmul(out, a, b, T::Real::from_f32(1.0), accumulate, rayon::current_num_threads());
 }
 
 /// Elements of one type widened for what is computed with them; nothing is copied where it is its own arithmetic.
@@ -120,6 +153,22 @@ inline!(
         }
         fn store(values: &[f32], out: &mut [Self]) {
             narrow_all(values, out);
+        }
+        fn product(
+            mut out: ViewMut<'_, f32>,
+            a: Factor<'_, Self>,
+            (b, buffer): (View<'_, Self>, &mut Vec<f32>),
+            accumulate: bool,
+        ) {
+            let size = (out.rows, out.cols, b.rows);
+            if !(tile::instructions()[1] && packed::worth_it(size)) {
+                return widened_product(out, a, (b, buffer), accumulate);
+            }
+            let threads = threads_for(size, rayon::current_num_threads());
+            match a {
+                Factor::Own(a, _) => packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads),
+                Factor::Wide(a) => packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads),
+            }
         }
     }
 );

@@ -1,4 +1,5 @@
-//! A safe face on the `gemm` crate: strided matrix views over slices.
+//! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](super::packed) where the machine has
+//! AVX-512, which that crate has code for only under compilers newer than ours may be.
 
 use super::real::Real;
 use gemm::Parallelism;
@@ -6,19 +7,19 @@ use gemm::Parallelism;
 /// A read-only strided matrix over a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 /// A writable strided matrix over a slice.
 pub(crate) struct ViewMut<'a, T> {
-    data: &'a mut [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
+    pub(super) data: &'a mut [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
 }
 
 impl<'a, T> View<'a, T> {
@@ -30,6 +31,13 @@ impl<'a, T> View<'a, T> {
             "view leaves its slice"
         );
         Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The same places of other data.
+    pub(super) fn with<U>(self, data: &[U]) -> View<'_, U> {
+        assert_eq!(data.len(), self.data.len(), "view leaves its slice");
+        let View { rows, cols, row_stride, col_stride, .. } = self;
+        View { data, rows, cols, row_stride, col_stride }
     }
 
     /// The transpose.
@@ -59,12 +67,21 @@ impl<'a, T> ViewMut<'a, T> {
 /// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
 const THREADING: usize = 1 << 22;
 
+/// How many of `threads` a product of this many rows, columns and terms is worth.
+pub(super) fn threads_for((rows, columns, terms): (usize, usize, usize), threads: usize) -> usize {
+    if rows * columns * terms < THREADING {
+        1
+    } else {
+        threads
+    }
+}
+
 /// out = α a b, or out += α a b where `accumulate`; `threads` > 1 lets the product use the rayon pool.
 ///
 /// The order of every element's sum does not depend on the number of threads.
 #[allow(unsafe_code)]
 pub(crate) fn matmul<T: Real>(
-    out: ViewMut<'_, T>,
+    mut out: ViewMut<'_, T>,
     a: View<'_, T>,
     b: View<'_, T>,
     alpha: T,
@@ -72,8 +89,11 @@ pub(crate) fn matmul<T: Real>(
     threads: usize,
 ) {
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows, "matmul shapes");
-    let large = out.rows * out.cols * a.cols >= THREADING;
-    let parallelism = if threads > 1 && large { Parallelism::Rayon(threads) } else { Parallelism::None };
+    let threads = threads_for((out.rows, out.cols, a.cols), threads);
+    if T::packed_product(&mut out, a, b, alpha, accumulate, threads) {
+        return;
+    }
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     let one = T::from_f64(1.0);
     // SAFETY: the constructors of the views checked that every element (row, column) lies inside its slice,
     // `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.

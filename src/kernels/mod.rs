@@ -53,6 +53,7 @@ mod logprob_entropy;
 mod lora;
 mod matmul;
 mod optimizer;
+mod packed;
 mod real;
 pub mod reference;
 mod rms_norm;
@@ -64,6 +65,7 @@ mod shared;
 mod support;
 mod swiglu;
 mod team;
+mod tile;
 
 pub use attention::{attention, AttentionShape};
 pub(crate) use attention_branch::chain_attention;

@@ -1,5 +1,7 @@
 //! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
 
+use super::matmul::{View, ViewMut};
+use super::{packed, tile};
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
@@ -23,6 +25,17 @@ pub(crate) trait Real: WithDType {
     fn larger(self, other: Self) -> Self;
     /// From single precision.
     fn from_f32(x: f32) -> Self;
+    /// Makes a product as [`matmul`](super::matmul::matmul) does, where this library's own code is faster; else false.
+    fn packed_product(
+        _out: &mut ViewMut<'_, Self>,
+        _a: View<'_, Self>,
+        _b: View<'_, Self>,
+        _alpha: Self,
+        _accumulate: bool,
+        _threads: usize,
+    ) -> bool {
+        false
+    }
 }
 
 impl Real for f32 {
@@ -60,6 +73,20 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         x
+    }
+    fn packed_product(
+        out: &mut ViewMut<'_, f32>,
+        a: View<'_, f32>,
+        b: View<'_, f32>,
+        alpha: f32,
+        accumulate: bool,
+        threads: usize,
+    ) -> bool {
+        let made = tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols));
+        if made {
+            packed::product::<tile::Single, _, _>(out, a, b, alpha, accumulate, threads);
+        }
+        made
     }
 }
 

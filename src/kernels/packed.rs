@@ -1,0 +1,316 @@
+//! Products of packed panels by AVX-512: of f32, and of bf16 by `VDPBF16PS`, which adds two products to a sum in f32.
+//!
+//! Both matrices are packed into panels of words, lines beside each other as many as a tile of sums ([`Word::tile`]) is high
+//! and wide. Every sum has its terms in one order, whatever the number of threads.
+
+use super::logit::Inline;
+use super::matmul::{View, ViewMut};
+use super::tile::{Pair, Single, Tile, Word, COLUMNS, ROWS};
+use half::bf16;
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Words of a line that are packed at a time.
+const DEPTH: usize = 256;
+/// Rows and columns that are packed at a time.
+const PACKED: [usize; 2] = [170 * ROWS, 64 * COLUMNS];
+/// Tiles that one thread works on, down and across.
+const TASK: [usize; 2] = [10, 8];
+
+/// Whether a product is large enough for its packing: others fill too little of a tile.
+pub(super) fn worth_it((rows, columns, terms): (usize, usize, usize)) -> bool {
+    rows >= ROWS && columns >= COLUMNS && terms >= 16
+}
+
+/// An element that words of kind `W` are made of.
+pub(super) trait Term<W>: Copy + Sync {
+    const ZERO: Self;
+    /// The word of two neighbouring terms, or of the first where a word has one.
+    fn word(first: Self, second: Self) -> u32;
+}
+
+impl Term<Single> for f32 {
+    const ZERO: f32 = 0.0;
+    #[inline(always)]
+    fn word(first: f32, _: f32) -> u32 {
+        first.to_bits()
+    }
+}
+
+impl Term<Pair> for bf16 {
+    const ZERO: bf16 = bf16::ZERO;
+    #[inline(always)]
+    fn word(first: bf16, second: bf16) -> u32 {
+        u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+    }
+}
+
+/// Rounded to bf16.
+impl Term<Pair> for f32 {
+    const ZERO: f32 = 0.0;
+    #[inline(always)]
+    fn word(first: f32, second: f32) -> u32 {
+        <bf16 as Term<Pair>>::word(Inline::narrow(first), Inline::narrow(second))
+    }
+}
+
+/// out = α a b, or out += α a b where `accumulate`, with the terms of every sum in words of kind `W`; on rayon's pool where
+/// `threads` > 1.
+pub(super) fn product<W: Word, A: Term<W>, B: Term<W>>(
+    out: &mut ViewMut<'_, f32>,
+    a: View<'_, A>,
+    b: View<'_, B>,
+    alpha: f32,
+    accumulate: bool,
+    threads: usize,
+) {
+    assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0, "product: shapes");
+    let (b, terms) = (b.t(), a.cols);
+    let mut target = Target { data: out.data.as_mut_ptr(), stride: out.row_stride, alpha, accumulate };
+    let mut buffers = BUFFERS.take();
+    for columns in blocks(0..b.rows, PACKED[1]) {
+        for terms in blocks(0..terms, DEPTH * W::TERMS) {
+            target.accumulate = accumulate || terms.start > 0;
+            pack::<W, B, COLUMNS>(b, columns.clone(), terms.clone(), &mut buffers.right, threads);
+            for rows in blocks(0..a.rows, PACKED[0]) {
+                pack::<W, A, ROWS>(a, rows.clone(), terms.clone(), &mut buffers.left, threads);
+                let words = terms.len().div_ceil(W::TERMS);
+                let panels = (&buffers.left[..], &buffers.right[..]);
+                add_panels::<W>(&target, (rows, columns.clone()), panels, words, threads);
+            }
+        }
+    }
+    BUFFERS.set(buffers);
+}
+
+/// Panels of both matrices, kept from product to product: fresh memory costs more than packing.
+#[derive(Default)]
+struct Buffers {
+    left: Vec<[u32; ROWS]>,
+    right: Vec<[u32; COLUMNS]>,
+}
+
+thread_local! {
+    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers { left: Vec::new(), right: Vec::new() }) };
+}
+
+/// Consecutive parts of at most `size`.
+fn blocks(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = all.end;
+    all.step_by(size).map(move |start| start..end.min(start + size))
+}
+
+/// Packs `L` lines of `matrix` beside each other, as often as there are lines: word p of a panel has the terms p of its lines.
+/// Lines that are missing are 0.
+fn pack<W: Word, S: Term<W>, const L: usize>(
+    matrix: View<'_, S>,
+    lines: Range<usize>,
+    terms: Range<usize>,
+    panels: &mut Vec<[u32; L]>,
+    threads: usize,
+) {
+    let words = terms.len().div_ceil(W::TERMS);
+    panels.resize(lines.len().div_ceil(L) * words, [0; L]);
+    let pack = |(i, panel): (usize, &mut [[u32; L]])| {
+        let start = lines.start + i * L;
+        let lines = start..lines.end.min(start + L);
+        if lines.len() < L {
+            panel.fill([0; L]);
+        }
+        if matrix.col_stride == 1 {
+            pack_along::<W, S, L>(matrix, lines, terms.clone(), panel);
+        } else {
+            pack_across::<W, S, L>(matrix, lines, terms.clone(), panel);
+        }
+    };
+    if threads > 1 {
+        panels.par_chunks_mut(words).enumerate().for_each(pack);
+    } else {
+        panels.chunks_mut(words).enumerate().for_each(pack);
+    }
+}
+
+/// The terms of a line are neighbours.
+fn pack_along<W: Word, S: Term<W>, const L: usize>(
+    matrix: View<'_, S>,
+    lines: Range<usize>,
+    terms: Range<usize>,
+    panel: &mut [[u32; L]],
+) {
+    for (lane, line) in lines.enumerate() {
+        let line = &matrix.data[line * matrix.row_stride..][terms.clone()];
+        let mut words = panel.iter_mut().map(|word| &mut word[lane]);
+        if W::TERMS == 1 {
+            words.zip(line).for_each(|(word, &term)| *word = S::word(term, S::ZERO));
+            continue;
+        }
+        let (pairs, rest) = line.as_chunks::<2>();
+        pairs.iter().zip(&mut words).for_each(|(&[first, second], word)| *word = S::word(first, second));
+        rest.iter().zip(&mut words).for_each(|(&term, word)| *word = S::word(term, S::ZERO));
+    }
+}
+
+/// The lines' terms of one place are neighbours.
+fn pack_across<W: Word, S: Term<W>, const L: usize>(
+    matrix: View<'_, S>,
+    lines: Range<usize>,
+    terms: Range<usize>,
+    panel: &mut [[u32; L]],
+) {
+    assert_eq!(matrix.row_stride, 1, "a packed matrix has neighbours in one direction");
+    let zeros = [S::ZERO; L];
+    let all = |term: usize| &matrix.data[term * matrix.col_stride..][lines.clone()];
+    for (word, term) in panel.iter_mut().zip(terms.clone().step_by(W::TERMS)) {
+        let second = if term + 1 < terms.end { all(term + 1) } else { &zeros[..lines.len()] };
+        for (word, (&first, &second)) in word.iter_mut().zip(all(term).iter().zip(second)) {
+            *word = S::word(first, second);
+        }
+    }
+}
+
+/// Where α times the sums are added, or written where not `accumulate`.
+struct Target {
+    data: *mut f32,
+    stride: usize,
+    alpha: f32,
+    accumulate: bool,
+}
+
+// SAFETY: tasks of one product write disjoint parts of a matrix that `product` borrows alone meanwhile.
+#[allow(unsafe_code)]
+unsafe impl Sync for Target {}
+
+/// Adds the products of all panels of both sides, each of `words` words, to rows × columns of `target`.
+fn add_panels<W: Word>(
+    target: &Target,
+    (rows, columns): (Range<usize>, Range<usize>),
+    (left, right): (&[[u32; ROWS]], &[[u32; COLUMNS]]),
+    words: usize,
+    threads: usize,
+) {
+    let across = columns.len().div_ceil(TASK[1] * COLUMNS);
+    let task = |i: usize| {
+        let (down, across) = (i / across, i % across);
+        let left = left.chunks(words).enumerate().skip(down * TASK[0]).take(TASK[0]);
+        for (j, b) in right.chunks(words).enumerate().skip(across * TASK[1]).take(TASK[1]) {
+            let start = columns.start + j * COLUMNS;
+            let columns = start..columns.end.min(start + COLUMNS);
+            for (i, a) in left.clone() {
+                let start = rows.start + i * ROWS;
+                add_tile(target, start..rows.end.min(start + ROWS), columns.clone(), &W::tile(a, b));
+            }
+        }
+    };
+    let tasks = rows.len().div_ceil(TASK[0] * ROWS) * across;
+    if threads > 1 {
+        (0..tasks).into_par_iter().for_each(task);
+    } else {
+        (0..tasks).for_each(task);
+    }
+}
+
+#[inline(always)]
+fn add_tile(target: &Target, rows: Range<usize>, columns: Range<usize>, tile: &Tile) {
+    for (row, sums) in rows.zip(tile) {
+        // SAFETY: the row and the columns are the matrix's, and this tile's alone.
+        #[allow(unsafe_code)]
+        let out = unsafe {
+            let start = target.data.add(row * target.stride + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.len())
+        };
+        let terms = out.iter_mut().zip(sums.map(|sum| target.alpha * sum));
+        if target.accumulate {
+            terms.for_each(|(out, sum)| *out += sum);
+        } else {
+            terms.for_each(|(out, sum)| *out = sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        let states = std::iter::successors(Some(seed), next);
+        states.skip(1).take(n).map(|s| (s >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    fn narrow(x: &[f32]) -> Vec<bf16> {
+        x.iter().map(|&x| bf16::from_f32(x)).collect()
+    }
+
+    /// `rows` × `cols` numbers as a view, of columns that lie in memory one after another where `across`.
+    fn view<T>(data: &[T], rows: usize, cols: usize, across: bool) -> View<'_, T> {
+        if across {
+            View::new(data, cols, rows, rows).t()
+        } else {
+            View::new(data, rows, cols, cols)
+        }
+    }
+
+    const SHAPES: [(usize, usize, usize); 6] =
+        [(1, 1, 1), (12, 32, 2), (13, 33, 3), (5, 70, 515), (125, 40, 1031), (2050, 35, 4)];
+
+    /// out = 0.5 + 2 a b, made by `product`, against the same in f64.
+    fn check<W: Word, A: Term<W>, B: Term<W>>(
+        (m, n, k): (usize, usize, usize),
+        (a, b): (&[A], &[B]),
+        wide: (impl Fn(A) -> f32, impl Fn(B) -> f32),
+    ) {
+        for [left, right] in [[false, false], [true, false], [false, true], [true, true]] {
+            let mut out = vec![0.5; m * n];
+            let (x, y) = (view(a, m, k, left), view(b, k, n, right));
+            product::<W, A, B>(&mut ViewMut::new(&mut out, m, n, n), x, y, 2.0, true, 2);
+            for (at, &got) in out.iter().enumerate().step_by(7) {
+                let (i, j) = (at / n, at % n);
+                let term = |t: usize| {
+                    let a = wide.0(a[if left { t * m + i } else { i * k + t }]);
+                    let b = wide.1(b[if right { j * k + t } else { t * n + j }]);
+                    f64::from(a) * f64::from(b)
+                };
+                let want = 0.5 + 2.0 * (0..k).map(term).sum::<f64>();
+                let close = (f64::from(got) - want).abs() < 1e-4;
+                assert!(close, "{m} {n} {k}, {left} {right}, ({i}, {j}): {got} against {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_single_terms_are_right_at_every_border() {
+        for (m, n, k) in SHAPES {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            check::<Single, f32, f32>((m, n, k), (&a, &b), (|x| x, |x| x));
+        }
+    }
+
+    #[test]
+    fn products_of_pairs_are_right_at_every_border_and_round_wide_terms() {
+        for (m, n, k) in SHAPES {
+            let (a, b) = (numbers(m * k, 3), narrow(&numbers(k * n, 4)));
+            check::<Pair, bf16, bf16>((m, n, k), (&narrow(&a), &b), (bf16::to_f32, bf16::to_f32));
+            check::<Pair, f32, bf16>((m, n, k), (&a, &b), (|x| bf16::from_f32(x).to_f32(), bf16::to_f32));
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit_and_what_was_there_is_replaced() {
+        let (m, n, k) = (301, 530, 700);
+        let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
+        let made = |threads: usize| {
+            let mut out = vec![f32::NAN; m * (n + 3)];
+            let (x, y) = (view(&a, m, k, false), view(&b, k, n, true));
+            product::<Single, f32, f32>(&mut ViewMut::new(&mut out, m, n, n + 3), x, y, 1.0, false, threads);
+            let rows = out.chunks(n + 3);
+            assert!(
+                rows.clone().all(|row| row[n..].iter().all(|x| x.is_nan())),
+                "columns of others were written"
+            );
+            rows.flat_map(|row| row[..n].to_vec()).collect::<Vec<f32>>()
+        };
+        assert_eq!(made(1), made(4));
+        assert!(made(2).iter().all(|x| x.is_finite()));
+    }
+}
