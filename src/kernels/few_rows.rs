@@ -30,12 +30,9 @@ impl Panels {
         let rows = x.len() / depth;
         let width = if rows <= LANES { 1 } else { 2 };
         let mut columns = vec![[0.0; LANES]; rows.div_ceil(LANES * width) * width * depth];
-        for (r, row) in x.chunks_exact(depth).enumerate() {
-            let (register, lane) = (r / LANES, r % LANES);
+        for (register, rows) in x.chunks(LANES * depth).enumerate() {
             let start = register / width * width * depth + register % width;
-            for (column, &value) in columns[start..].iter_mut().step_by(width).zip(row) {
-                column[lane] = value;
-            }
+            pack(rows, depth, width, &mut columns[start..]);
         }
         Self { columns, rows, depth, width }
     }
@@ -62,16 +59,49 @@ impl Panels {
         for y in y.chunks_exact_mut(o) {
             parts.iter_mut().zip(y.chunks_mut(height)).for_each(|((_, columns), y)| columns.push(y));
         }
-        team.each(parts, multiply_adds, |(w, columns)| {
+        team.each(parts, multiply_adds, |(w, mut columns)| {
             let mut products = vec![[0.0; LANES]; w.len() / self.depth * registers];
             multiply(w, self, &mut products);
-            for (r, y) in columns.into_iter().enumerate() {
-                let (register, lane) = (r / LANES, r % LANES);
-                for (y, products) in y.iter_mut().zip(products.chunks_exact(registers)) {
-                    *y += products[register][lane];
-                }
+            for (register, rows) in columns.chunks_mut(LANES).enumerate() {
+                add_lanes(&products[register..], registers, rows);
             }
         });
+    }
+}
+
+vectorised! {
+    /// Every `width`-th of `columns` ← the columns of up to eight rows.
+    fn pack<T, FMA>(rows: &[T], depth: usize, width: usize, columns: &mut [[T; LANES]]) {
+        let count = rows.len() / depth;
+        let whole = if count == LANES { depth / LANES * LANES } else { 0 };
+        for start in (0..whole).step_by(LANES) {
+            let block = std::array::from_fn(|r| rows[r * depth + start..].as_chunks().0[0]);
+            let transposed = T::transposed::<FMA>(block);
+            let columns = columns[start * width..].iter_mut().step_by(width);
+            columns.zip(transposed).for_each(|(column, values)| *column = values);
+        }
+        for column in whole..depth {
+            (0..count).for_each(|r| columns[column * width][r] = rows[r * depth + column]);
+        }
+    }
+}
+
+vectorised! {
+    /// rows `[≤ 8][o]` += the lanes of every `registers`-th of `products`.
+    fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, rows: &mut [&mut [T]]) {
+        let o = rows.first().map_or(0, |row| row.len());
+        let whole = if rows.len() == LANES { o / LANES * LANES } else { 0 };
+        for start in (0..whole).step_by(LANES) {
+            let block = std::array::from_fn(|i| products[(start + i) * registers]);
+            let transposed = T::transposed::<FMA>(block);
+            for (row, values) in rows.iter_mut().zip(transposed) {
+                row[start..start + LANES].iter_mut().zip(values).for_each(|(y, value)| *y += value);
+            }
+        }
+        for at in whole..o {
+            let products = products[at * registers];
+            rows.iter_mut().zip(products).for_each(|(row, value)| row[at] += value);
+        }
     }
 }
 

@@ -207,10 +207,25 @@ vectorised! {
                 _ => dots::<T, 4, 2, FMA>(q, keys, d, stride, &mut lanes),
             }
             for (row, lanes) in scores.chunks_exact_mut(len).zip(lanes.chunks_exact(KEYS)) {
-                let row = row[start..].iter_mut().zip(lanes);
-                row.for_each(|(score, &lanes)| *score = lane_sum(lanes) * scale);
+                let count = KEYS.min(len - start);
+                sum_lanes::<T, FMA>(&lanes[..count], scale, &mut row[start..start + count]);
             }
         }
+    }
+}
+
+/// scores = scale · the sums of `lanes`, in the order of [`lane_sum`].
+#[inline(always)]
+fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
+    let ((blocks, rest), (eights, last)) = (lanes.as_chunks::<8>(), scores.as_chunks_mut::<8>());
+    for (scores, &block) in eights.iter_mut().zip(blocks) {
+        let lanes = T::transposed::<FMA>(block);
+        for (i, score) in scores.iter_mut().enumerate() {
+            *score = lane_sum(lanes.map(|lane| lane[i])) * scale;
+        }
+    }
+    for (score, &lanes) in last.iter_mut().zip(rest) {
+        *score = lane_sum(lanes) * scale;
     }
 }
 

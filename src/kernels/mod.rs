@@ -66,6 +66,8 @@ mod support;
 mod swiglu;
 mod team;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod transposed;
 
 pub use attention::{attention, AttentionShape};
 pub(crate) use attention_branch::chain_attention;

@@ -25,6 +25,11 @@ pub(crate) trait Real: WithDType {
     fn larger(self, other: Self) -> Self;
     /// From single precision.
     fn from_f32(x: f32) -> Self;
+    /// The transpose of eight rows of eight.
+    #[inline(always)]
+    fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
     /// Makes a product as [`matmul`](super::matmul::matmul) does, where this library's own code is faster; else false.
     fn packed_product(
         _out: &mut ViewMut<'_, Self>,
@@ -73,6 +78,18 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
         x
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn transposed<const FMA: bool>(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+        if FMA {
+            // SAFETY: code with FMA is compiled for machines with AVX2, and runs on no other.
+            #[allow(unsafe_code)]
+            unsafe {
+                return super::transposed::transposed(rows);
+            }
+        }
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
     }
     fn packed_product(
         out: &mut ViewMut<'_, f32>,

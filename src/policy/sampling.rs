@@ -194,17 +194,32 @@ pub(super) fn sample(
 
 /// The first index whose cumulative probability exceeds u · Σp, never one of probability 0.
 fn invert_cdf(probs: &[f32], u: f64) -> usize {
-    let total: f64 = probs.iter().map(|&p| f64::from(p)).sum();
+    /// Probabilities that are passed over together.
+    const PART: usize = 64;
+    let sum = |part: &[f32]| {
+        let (chunks, rest) = part.as_chunks::<8>();
+        let mut lanes = [0.0; 8];
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, &p)| *lane += f64::from(p));
+        }
+        lanes.into_iter().chain(rest.iter().map(|&p| f64::from(p))).sum::<f64>()
+    };
+    let sums: Vec<f64> = probs.chunks(PART).map(sum).collect();
+    let target = u * sums.iter().sum::<f64>();
     let mut cumulative = 0.0;
-    let mut last = 0;
-    for (i, &p) in probs.iter().enumerate().filter(|(_, &p)| p > 0.0) {
-        cumulative += f64::from(p);
-        last = i;
-        if cumulative > u * total {
-            break;
+    for ((part, sum), start) in probs.chunks(PART).zip(sums).zip((0..).step_by(PART)) {
+        if cumulative + sum <= target {
+            cumulative += sum;
+            continue;
+        }
+        for (i, &p) in part.iter().enumerate().filter(|(_, &p)| p > 0.0) {
+            cumulative += f64::from(p);
+            if cumulative > target {
+                return start + i;
+            }
         }
     }
-    last
+    probs.iter().rposition(|&p| p > 0.0).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -235,6 +250,18 @@ mod tests {
         assert_eq!(kept(params(0, 0.9, 0.6)), [1, 3]);
         // Equal logits: the lower ids.
         assert_eq!(support(&mut [0.0; 6], None, &params(2, 1.0, 0.0)).unwrap(), [0, 1]);
+    }
+
+    #[test]
+    fn a_draw_is_the_first_index_past_its_share_of_the_sum() {
+        let probs: Vec<f32> = (0..1000).map(|i| if i % 3 == 1 { 0.0 } else { (i % 7) as f32 }).collect();
+        let total: f32 = probs.iter().sum();
+        for draw in 0..500 {
+            let u = (f64::from(draw) + 0.25) / 500.0;
+            let before = |i: &usize| f64::from(probs[..=*i].iter().sum::<f32>()) > u * f64::from(total);
+            assert_eq!(Some(invert_cdf(&probs, u)), (0..1000).find(before), "{u}");
+        }
+        assert_eq!((invert_cdf(&[0.0, 0.5, 0.0], 0.0), invert_cdf(&[0.5, 0.5, 0.0], 1.0)), (1, 1));
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! The transpose of eight rows of eight in registers of eight.
+
+use std::arch::x86_64::*;
+
+/// The transpose by exchanging single elements, pairs and halves between registers.
+#[target_feature(enable = "avx")]
+#[inline]
+pub(super) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+    let mut out = [[0.0; 8]; 8];
+    // SAFETY: every row has the eight elements of a register.
+    #[allow(unsafe_code)]
+    let [a, b, c, d, e, f, g, h] = rows.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    // Of two rows: elements 0, 1, 4, 5 in turn, or 2, 3, 6, 7.
+    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+    let (ef, gh) = (_mm256_unpacklo_ps(e, f), _mm256_unpacklo_ps(g, h));
+    let (ab2, cd2) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+    let (ef2, gh2) = (_mm256_unpackhi_ps(e, f), _mm256_unpackhi_ps(g, h));
+    // Of four rows: columns 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+    const LOW: i32 = 0b01_00_01_00;
+    const HIGH: i32 = 0b11_10_11_10;
+    let upper = [
+        _mm256_shuffle_ps::<LOW>(ab, cd),
+        _mm256_shuffle_ps::<HIGH>(ab, cd),
+        _mm256_shuffle_ps::<LOW>(ab2, cd2),
+        _mm256_shuffle_ps::<HIGH>(ab2, cd2),
+    ];
+    let lower = [
+        _mm256_shuffle_ps::<LOW>(ef, gh),
+        _mm256_shuffle_ps::<HIGH>(ef, gh),
+        _mm256_shuffle_ps::<LOW>(ef2, gh2),
+        _mm256_shuffle_ps::<HIGH>(ef2, gh2),
+    ];
+    for i in 0..4 {
+        let columns = [
+            _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]),
+            _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]),
+        ];
+        for (out, column) in out[i..].iter_mut().step_by(4).zip(columns) {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), column);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rows_become_columns() {
+        if !std::arch::is_x86_feature_detected!("avx") {
+            return;
+        }
+        let rows: [[f32; 8]; 8] = std::array::from_fn(|i| std::array::from_fn(|j| (8 * i + j) as f32));
+        // SAFETY: the machine has AVX.
+        #[allow(unsafe_code)]
+        let columns = unsafe { super::transposed(rows) };
+        for (i, column) in columns.iter().enumerate() {
+            assert_eq!(*column, std::array::from_fn(|j| rows[j][i]), "column {i}");
+        }
+    }
+}
