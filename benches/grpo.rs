@@ -5,7 +5,8 @@
 //! A random Qwen2 model of 6 M parameters in f32 on both sides; 4 prompts of 64 tokens, 8 completions of 64 tokens of each (no
 //! early end), rewarded with their share of even ids; clipped loss without KL, AdamW. Each side in a process of its own:
 //! one step that warms up, then `EPO_BENCH_STEPS` (5), of which the median is the wall time and the mean the CPU time. Ours also
-//! has EPO's term in the loss. TRL samples with transformers' `generate`: vLLM has no place in this comparison.
+//! has EPO's term in the loss. TRL runs with threads that spin while they wait and with ones that sleep (`OMP_WAIT_POLICY`); the
+//! faster is shown. It samples with transformers' `generate`: vLLM has no place in this comparison.
 
 use std::process::Command;
 use std::time::Instant;
@@ -21,7 +22,7 @@ use epo::rollout::{Row, RowKind};
 use epo::train::optim::AdamW;
 use epo::train::{AdamWConfig, Learner, PolicyBatch, UpdateConfig};
 
-use common::{cpu_seconds, figures, forget_peak, memory, python};
+use common::{cpu_seconds, faster, figures, forget_peak, memory};
 
 mod common;
 
@@ -40,9 +41,7 @@ fn main() -> Result<()> {
     println!("{PROMPTS} prompts x {GROUP} completions, {PROMPT} + {COMPLETION} tokens, {steps} steps");
     let own = figures(Command::new(std::env::current_exe()?).arg("--ours"))?;
     print("epo", own);
-    let mut trl = python("grpo_trl.py");
-    trl.args([PROMPTS, GROUP, PROMPT, COMPLETION, steps].map(|n| n.to_string()));
-    match figures(&mut trl) {
+    match faster("grpo_trl.py", &[PROMPTS, GROUP, PROMPT, COMPLETION, steps].map(|n| n.to_string())) {
         Ok(theirs) => {
             print("TRL", theirs);
             let [wall, cpu, peak] = std::array::from_fn(|i| theirs[i] / own[i]);
