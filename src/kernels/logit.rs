@@ -4,7 +4,7 @@ use super::matmul::{matmul, threads_for, View, ViewMut};
 use super::packed;
 use super::real::{vectorised, Real};
 use super::rows::{block_sums, gradient_values, largest_of, Factors, Sums, BLOCK};
-use super::tile::{self, Pair};
+use super::tile::{self, Pair, Split};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -23,7 +23,7 @@ pub(crate) trait Logit: WithDType {
     fn sums(block: &[Self], scale: Self::Real, max: Self::Real) -> Sums;
     /// Replaces a block of at most [`BLOCK`] elements by its gradient.
     fn gradient(block: &mut [Self], factors: &Factors<Self::Real>);
-    /// out = a b, or out += a b where `accumulate`, on all threads; see [`Factor`].
+    /// out = a b, or out += a b where `accumulate`, on all threads.
     fn product(
         out: ViewMut<'_, Self::Real>,
         a: Factor<'_, Self>,
@@ -47,7 +47,6 @@ pub(crate) trait Logit: WithDType {
 }
 
 /// The left matrix of a product: in the type of the right one, with a buffer to widen it in, or in that of the arithmetic.
-/// Where a machine multiplies pairs of narrow numbers by one instruction, the latter is rounded to such.
 pub(crate) enum Factor<'a, T: Logit> {
     Own(View<'a, T>, &'a mut Vec<T::Real>),
     Wide(View<'a, T::Real>),
@@ -167,7 +166,7 @@ inline!(
             let threads = threads_for(size, rayon::current_num_threads());
             match a {
                 Factor::Own(a, _) => packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads),
-                Factor::Wide(a) => packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads),
+                Factor::Wide(a) => packed::product::<Split, _, _>(&mut out, a, b, 1.0, accumulate, threads),
             }
         }
     }

@@ -1,7 +1,6 @@
 //! A tile of sums that stays in registers while words of two packed matrices pass: what a product consists of.
 //!
-//! A word has 32 bits: one term of a sum in f32, or two neighbouring ones in bf16, which `VDPBF16PS` multiplies and adds to
-//! a sum in f32.
+//! A word has 32 bits: one number in f32, or two in bf16, whose products with another two `VDPBF16PS` adds to a sum in f32.
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 12;
@@ -23,6 +22,9 @@ pub(super) struct Single;
 
 /// Two neighbouring terms in bf16, the first in the lower half.
 pub(super) struct Pair;
+
+/// One term of which the left side has f32 as two parts in bf16, for 16 bits of its 24, and the right side bf16, twice.
+pub(super) struct Split;
 
 impl Word for Single {
     const TERMS: usize = 1;
@@ -48,6 +50,13 @@ impl Word for Pair {
     }
 }
 
+impl Word for Split {
+    const TERMS: usize = 1;
+    fn tile(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]]) -> Tile {
+        Pair::tile(a, b)
+    }
+}
+
 /// What the instructions do, for machines without them.
 #[inline(always)]
 fn add_words(
@@ -63,7 +72,7 @@ fn add_words(
     }
 }
 
-/// Whether this machine has the instructions for [`Single`] words, and for [`Pair`]s.
+/// Whether this machine has the instructions for words in f32, and for those in bf16.
 pub(super) fn instructions() -> [bool; 2] {
     avx512::found()
 }
