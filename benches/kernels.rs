@@ -55,11 +55,23 @@ fn main() -> Result<()> {
     let rounds: usize = std::env::var("EPO_BENCH_ROUNDS").map_or(Ok(3), |text| text.parse())?;
     for (group, tokens, dtype, own, torch) in GROUPS {
         let name = format!("{group} {} T={tokens}", dtype.as_str());
-        if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {
+        if !arguments.is_empty() && !arguments.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        if group == "linear" && dtype == DType::BF16 && !multiplies_bf16() {
+            println!("{name}: left out, this processor has no AVX512_BF16, and PyTorch takes minutes a product without");
+        } else {
             compare(&name, rounds, &[group, &tokens.to_string(), dtype.as_str()], own, torch)?;
         }
     }
     Ok(())
+}
+
+fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&str]) -> Result<()> {
