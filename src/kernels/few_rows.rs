@@ -211,11 +211,12 @@ fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use half::bf16;
 
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    /// `n` numbers in [−1, 1).
+    pub(in super::super) fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let states = std::iter::successors(Some(seed), next);
         states.skip(1).take(n).map(|s| (s >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()

@@ -1,5 +1,5 @@
 //! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](super::packed) where the machine has
-//! AVX-512, which that crate has code for only under compilers newer than ours may be.
+//! AVX-512: that crate's code for it needs a newer compiler than our oldest.
 
 use super::real::Real;
 use gemm::Parallelism;

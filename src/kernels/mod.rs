@@ -66,7 +66,6 @@ mod support;
 mod swiglu;
 mod team;
 mod tile;
-#[cfg(target_arch = "x86_64")]
 mod transposed;
 
 pub use attention::{attention, AttentionShape};

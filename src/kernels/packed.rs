@@ -239,12 +239,7 @@ fn add_tile(target: &Target, rows: Range<usize>, columns: Range<usize>, tile: &T
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-        let states = std::iter::successors(Some(seed), next);
-        states.skip(1).take(n).map(|s| (s >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
-    }
+    use crate::kernels::few_rows::tests::numbers;
 
     fn narrow(x: &[f32]) -> Vec<bf16> {
         x.iter().map(|&x| bf16::from_f32(x)).collect()

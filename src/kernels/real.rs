@@ -1,7 +1,7 @@
 //! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
 
 use super::matmul::{View, ViewMut};
-use super::{packed, tile};
+use super::{packed, tile, transposed};
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
@@ -28,7 +28,7 @@ pub(crate) trait Real: WithDType {
     /// The transpose of eight rows of eight.
     #[inline(always)]
     fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
-        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+        transposed::by_elements(rows)
     }
     /// Makes a product as [`matmul`](super::matmul::matmul) does, where this library's own code is faster; else false.
     fn packed_product(
@@ -86,10 +86,10 @@ impl Real for f32 {
             // SAFETY: code with FMA is compiled for machines with AVX2, and runs on no other.
             #[allow(unsafe_code)]
             unsafe {
-                return super::transposed::transposed(rows);
+                return transposed::by_registers(rows);
             }
         }
-        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+        transposed::by_elements(rows)
     }
     fn packed_product(
         out: &mut ViewMut<'_, f32>,

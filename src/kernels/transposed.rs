@@ -1,11 +1,17 @@
-//! The transpose of eight rows of eight in registers of eight.
+//! The transpose of eight rows of eight.
 
-use std::arch::x86_64::*;
+/// One element after another.
+#[inline(always)]
+pub(super) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
+    std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+}
 
-/// The transpose by exchanging single elements, pairs and halves between registers.
+/// By exchanging single elements, pairs and halves between registers.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[inline]
-pub(super) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+pub(super) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+    use std::arch::x86_64::*;
     let mut out = [[0.0; 8]; 8];
     // SAFETY: every row has the eight elements of a register.
     #[allow(unsafe_code)]
@@ -46,8 +52,10 @@ pub(super) fn transposed(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     out
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
+    use super::*;
+
     #[test]
     fn rows_become_columns() {
         if !std::arch::is_x86_feature_detected!("avx") {
@@ -56,9 +64,8 @@ mod tests {
         let rows: [[f32; 8]; 8] = std::array::from_fn(|i| std::array::from_fn(|j| (8 * i + j) as f32));
         // SAFETY: the machine has AVX.
         #[allow(unsafe_code)]
-        let columns = unsafe { super::transposed(rows) };
-        for (i, column) in columns.iter().enumerate() {
-            assert_eq!(*column, std::array::from_fn(|j| rows[j][i]), "column {i}");
-        }
+        let columns = unsafe { by_registers(rows) };
+        assert_eq!(columns, by_elements(rows));
+        assert_eq!((columns[0][7], columns[7][0], columns[3][4]), (56.0, 7.0, 35.0));
     }
 }
