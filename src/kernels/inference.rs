@@ -121,34 +121,45 @@ pub(crate) fn swiglu_rows(team: Team<'_>, gate: &mut [f32], up: &[f32]) {
     team.each(parts, multiply_adds, |(g, u)| swiglu_in_place(g, u));
 }
 
-/// Attention of consecutive queries `[c, H·d]`, the first at `position`, over cached keys and values
-/// `[≥ position + c, K·d]`, for (H, K, d) heads.
+/// Cached keys and values `[n, K·d]` of all positions, in two parts.
+pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
+
+/// Attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and values of all up to the last, for
+/// (H, K, d) heads. How these are parted makes no difference to any bit.
 pub(crate) fn attend(
     q: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    past: Past<'_>,
     position: usize,
     (heads, kv_heads, d): (usize, usize, usize),
     out: &mut [f32],
 ) {
     let (width, stride) = (heads * d, kv_heads * d);
     let count = q.len() / width;
+    let [(shared_keys, shared_values), (keys, values)] = past;
+    if count > 1 && !shared_keys.is_empty() {
+        let (keys, values) = ([shared_keys, keys].concat(), [shared_values, values].concat());
+        return attend(q, [(&[], &[]), (&keys, &values)], position, (heads, kv_heads, d), out);
+    }
     let (group, len) = (heads / kv_heads, position + count);
     let rows = if count == 1 { group } else { BLOCK.min(count) };
     let mut tile = vec![0.0f32; rows * len];
-    for kv in 0..kv_heads {
-        let columns = kv * d..(len - 1) * stride + (kv + 1) * d;
-        let (keys, values) = (&keys[columns.clone()], &values[columns]);
-        if count == 1 {
-            let heads = kv * group * d..(kv + 1) * group * d;
-            attend_one(&q[heads.clone()], keys, values, (d, stride), &mut tile, &mut out[heads]);
-            continue;
+    if count == 1 {
+        for (kv, (q, out)) in q.chunks_exact(group * d).zip(out.chunks_exact_mut(group * d)).enumerate() {
+            let past = past.map(|(keys, values)| (head(keys, kv, d), head(values, kv, d)));
+            attend_one(q, past, (d, stride), &mut tile, out);
         }
-        for head in kv * group..(kv + 1) * group {
-            let columns = (&q[head * d..], keys, values);
-            attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[head * d..]);
-        }
+        return;
     }
+    for at in 0..heads {
+        let kv = at / group;
+        let columns = (&q[at * d..], head(keys, kv, d), head(values, kv, d));
+        attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[at * d..]);
+    }
+}
+
+/// Rows of several heads' features, from one head's in the first row on.
+fn head(rows: &[f32], head: usize, d: usize) -> &[f32] {
+    rows.get(head * d..).unwrap_or_default()
 }
 
 /// One head's `count` queries, [`BLOCK`] at a time; rows of queries and outputs are `width` apart, those of keys and values
@@ -176,38 +187,38 @@ fn attend_many(
 }
 
 /// One query of each of the g heads that share keys and values (`[g, d]`), against all positions.
-fn attend_one(
-    q: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    (d, stride): (usize, usize),
-    tile: &mut [f32],
-    out: &mut [f32],
-) {
+fn attend_one(q: &[f32], past: Past<'_>, (d, stride): (usize, usize), tile: &mut [f32], out: &mut [f32]) {
     let len = tile.len() / (q.len() / d);
+    let [first, second] = past;
+    let border = first.0.len().div_ceil(stride);
+    let parts = [(0, first), (border, second)];
     for ((q, out), scores) in q.chunks(4 * d).zip(out.chunks_mut(4 * d)).zip(tile.chunks_mut(4 * len)) {
-        scores_of(q, keys, d, stride, scores);
+        for (start, (keys, _)) in parts {
+            scores_of(q, keys, (d, stride), &mut scores[start..], len);
+        }
         scores.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
-        mix(scores, values, d, stride, out);
+        for (start, (_, values)) in parts {
+            mix(&scores[start..], len, values, (d, stride), out);
+        }
     }
 }
 
 vectorised! {
-    /// Scores `[g, len]` of up to four queries: q k / √d.
-    fn scores_of<T, FMA>(q: &[T], keys: &[T], d: usize, stride: usize, scores: &mut [T]) {
+    /// Scores of up to four queries: q k / √d, in rows that are `len` apart.
+    fn scores_of<T, FMA>(q: &[T], keys: &[T], dims: (usize, usize), scores: &mut [T], len: usize) {
+        let (d, stride) = dims;
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
-        let (g, len) = (q.len() / d, scores.len() / (q.len() / d));
         // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
         let mut lanes = [[T::from_f64(0.0); 8]; 4 * KEYS];
         for (start, keys) in (0..len).step_by(KEYS).zip(keys.chunks(KEYS * stride)) {
-            match g {
+            match q.len() / d {
                 1 => dots::<T, 1, 4, FMA>(q, keys, d, stride, &mut lanes),
                 2 => dots::<T, 2, 4, FMA>(q, keys, d, stride, &mut lanes),
                 3 => dots::<T, 3, 2, FMA>(q, keys, d, stride, &mut lanes),
                 _ => dots::<T, 4, 2, FMA>(q, keys, d, stride, &mut lanes),
             }
-            for (row, lanes) in scores.chunks_exact_mut(len).zip(lanes.chunks_exact(KEYS)) {
-                let count = KEYS.min(len - start);
+            let count = keys.len().div_ceil(stride);
+            for (row, lanes) in scores.chunks_mut(len).zip(lanes.chunks_exact(KEYS)) {
                 sum_lanes::<T, FMA>(&lanes[..count], scale, &mut row[start..start + count]);
             }
         }
@@ -284,15 +295,16 @@ fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
 }
 
 vectorised! {
-    /// out `[g, d]` = Σ_j p_j v_j for up to four rows of probabilities `[g, len]`.
-    fn mix<T, FMA>(probs: &[T], values: &[T], d: usize, stride: usize, out: &mut [T]) {
+    /// out `[g, d]` += Σ_j p_j v_j for up to four rows of probabilities, `len` apart.
+    fn mix<T, FMA>(probs: &[T], len: usize, values: &[T], dims: (usize, usize), out: &mut [T]) {
+        let d = dims.0;
         match out.len() / d {
-            1 if d.is_multiple_of(64) => sums::<T, 1, 64, FMA>(probs, values, d, stride, out),
-            1 => sums::<T, 1, 16, FMA>(probs, values, d, stride, out),
-            2 if d.is_multiple_of(32) => sums::<T, 2, 32, FMA>(probs, values, d, stride, out),
-            2 => sums::<T, 2, 16, FMA>(probs, values, d, stride, out),
-            3 => sums::<T, 3, 16, FMA>(probs, values, d, stride, out),
-            _ => sums::<T, 4, 16, FMA>(probs, values, d, stride, out),
+            1 if d.is_multiple_of(64) => sums::<T, 1, 64, FMA>(probs, len, values, dims, out),
+            1 => sums::<T, 1, 16, FMA>(probs, len, values, dims, out),
+            2 if d.is_multiple_of(32) => sums::<T, 2, 32, FMA>(probs, len, values, dims, out),
+            2 => sums::<T, 2, 16, FMA>(probs, len, values, dims, out),
+            3 => sums::<T, 3, 16, FMA>(probs, len, values, dims, out),
+            _ => sums::<T, 4, 16, FMA>(probs, len, values, dims, out),
         }
     }
 }
@@ -301,15 +313,14 @@ vectorised! {
 #[inline(always)]
 fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
     probs: &[T],
+    len: usize,
     values: &[T],
-    d: usize,
-    stride: usize,
+    (d, stride): (usize, usize),
     out: &mut [T],
 ) {
-    let len = probs.len() / G;
     let whole = d / F * F;
     for start in (0..whole).step_by(F) {
-        let mut acc = [[T::from_f64(0.0); F]; G];
+        let mut acc: [[T; F]; G] = std::array::from_fn(|g| out[g * d + start..].as_chunks().0[0]);
         for (j, value) in values.chunks(stride).enumerate() {
             let value = &value[start..start + F];
             for g in 0..G {
@@ -325,9 +336,38 @@ fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
     }
     for g in 0..G {
         for feature in whole..d {
-            let terms = values.chunks(stride).zip(&probs[g * len..(g + 1) * len]);
-            let zero = T::from_f64(0.0);
-            out[g * d + feature] = terms.fold(zero, |sum, (v, &p)| v[feature].mul_add::<FMA>(p, sum));
+            let terms = values.chunks(stride).zip(&probs[g * len..]);
+            let sum = out[g * d + feature];
+            out[g * d + feature] = terms.fold(sum, |sum, (v, &p)| v[feature].mul_add::<FMA>(p, sum));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::few_rows::tests::numbers;
+    use super::*;
+
+    #[test]
+    fn attention_over_two_parts_has_the_bits_of_one() {
+        for heads in [(4, 2, 8), (7, 1, 24), (12, 2, 64), (3, 3, 16)] {
+            let (h, kv_heads, d) = heads;
+            let (len, stride) = (70, kv_heads * d);
+            let (keys, values) = (numbers(len * stride, 1), numbers(len * stride, 2));
+            for count in [1, 5] {
+                let q = numbers(count * h * d, 3);
+                let attend_at = |border: usize| {
+                    let (k, v) = (keys.split_at(border * stride), values.split_at(border * stride));
+                    let mut out = vec![0.0; q.len()];
+                    attend(&q, [(k.0, v.0), (k.1, v.1)], len - count, heads, &mut out);
+                    out
+                };
+                let whole = attend_at(0);
+                assert!(
+                    [1, 3, 33, 64, len - count].iter().all(|&border| attend_at(border) == whole),
+                    "{heads:?}"
+                );
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The key/value cache of decoding: one slot per row, each with its own length.
 
 use super::config::DecoderConfig;
+use crate::kernels::Past;
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// Keys and values of a fixed number of rows, each growing on its own and reusable after
-/// [`KvCache::reset`].
+/// [`KvCache::reset`]. What the rows of a group begin with is there once.
 ///
 /// A row also holds the tokens that were sampled but not yet run through the decoder; they count as
 /// cached and are processed together with the row's next chunk. Keys and values belong to the weights they
@@ -16,6 +18,9 @@ pub struct KvCache {
     pub(super) width: usize,
 }
 
+/// Keys and values `[n, kv_heads·d]` of every block.
+type Layers = Vec<(Vec<f32>, Vec<f32>)>;
+
 /// One row.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slot {
@@ -23,8 +28,27 @@ pub(super) struct Slot {
     pub(super) len: usize,
     /// Sampled tokens still to be processed.
     pub(super) pending: Vec<u32>,
-    /// Keys and values `[len, kv_heads·d]` of every block.
-    pub(super) layers: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Where other rows begin in the same way: the beginning, and how many of its positions are this row's.
+    shared: Option<(Arc<Layers>, usize)>,
+    /// The positions after those.
+    pub(super) layers: Layers,
+}
+
+impl Slot {
+    /// All keys and values of a block, `width` numbers each.
+    pub(super) fn past(&self, layer: usize, width: usize) -> Past<'_> {
+        let (keys, values) = &self.layers[layer];
+        let shared = self.shared.as_ref().map_or((&[][..], &[][..]), |(layers, positions)| {
+            let (keys, values) = &layers[layer];
+            (&keys[..positions * width], &values[..positions * width])
+        });
+        [shared, (keys, values)]
+    }
+
+    /// Positions that are kept for several rows.
+    fn shared_len(&self) -> usize {
+        self.shared.as_ref().map_or(0, |&(_, positions)| positions)
+    }
 }
 
 impl KvCache {
@@ -86,25 +110,28 @@ impl KvCache {
         let slot = &mut self.slots[row];
         slot.pending.truncate(tokens.saturating_sub(slot.len));
         slot.len = slot.len.min(tokens);
+        let shared = slot.shared_len().min(slot.len);
+        slot.shared = slot.shared.take().filter(|_| shared > 0).map(|(layers, _)| (layers, shared));
         for (keys, values) in &mut slot.layers {
-            keys.truncate(slot.len * width);
-            values.truncate(slot.len * width);
+            keys.truncate((slot.len - shared) * width);
+            values.truncate((slot.len - shared) * width);
         }
         Ok(())
     }
 
-    /// Makes `to` hold what `from` holds, in the memory that it has.
-    pub(super) fn copy(&mut self, from: usize, to: usize) {
-        let mut slot = std::mem::take(&mut self.slots[to]);
-        let source = &self.slots[from];
-        (slot.len, slot.pending) = (source.len, source.pending.clone());
-        for ((keys, values), (k, v)) in slot.layers.iter_mut().zip(&source.layers) {
+    /// Lets `others`, which are empty, hold what the row `from` has read since it was: from now on it is there once.
+    pub(super) fn share(&mut self, from: usize, others: &[usize]) {
+        let slot = &mut self.slots[from];
+        // A copy, of no more than that; the row goes on in the memory that it has.
+        let shared = Arc::new(slot.layers.clone());
+        for (keys, values) in &mut slot.layers {
             keys.clear();
-            keys.extend_from_slice(k);
             values.clear();
-            values.extend_from_slice(v);
         }
-        self.slots[to] = slot;
+        let len = slot.len;
+        for row in others.iter().chain([&from]) {
+            (self.slots[*row].len, self.slots[*row].shared) = (len, Some((shared.clone(), len)));
+        }
     }
 
     pub(super) fn check_row(&self, row: usize) -> Result<()> {

@@ -205,8 +205,7 @@ impl Decoder {
         let heads = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
         let scores: usize = spans.iter().map(|s| s.count * (s.position + s.count)).sum();
         team.each(work, scores * h, |(slot, position, q, out)| {
-            let (keys, values) = &slot.layers[layer];
-            attend(q, keys, values, position, heads, out);
+            attend(q, slot.past(layer, heads.1 * heads.2), position, heads, out);
         });
         out
     }

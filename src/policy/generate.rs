@@ -140,7 +140,7 @@ impl Decoder {
     }
 
     /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
-    /// a group, are computed once and copied.
+    /// a group, are computed and kept once.
     fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Vec<f32>> {
         let mut first_with: HashMap<&[u32], usize> = HashMap::new();
         let (mut rows, mut prompts) = (Vec::new(), Vec::<&[u32]>::new());
@@ -162,9 +162,12 @@ impl Decoder {
             return Ok(logits);
         }
         let v = self.config.vocab_size;
-        for (request, &place) in requests.iter().zip(&source) {
-            if request.row != rows[place] {
-                cache.copy(rows[place], request.row);
+        for (place, &first) in rows.iter().enumerate() {
+            let same = requests.iter().zip(&source).filter(|(_, &source)| source == place);
+            let others: Vec<usize> =
+                same.map(|(request, _)| request.row).filter(|&row| row != first).collect();
+            if !others.is_empty() {
+                cache.share(first, &others);
             }
         }
         Ok(source.iter().flat_map(|&place| &logits[place * v..(place + 1) * v]).copied().collect())

@@ -274,3 +274,26 @@ fn a_prompt_that_rows_share_is_read_once_and_changes_no_sample() {
     let b = decoder.generate(&mut alone, &more, &sampling(5)).unwrap();
     a.iter().zip(&b).for_each(|(a, b)| assert_eq!(a.ids, b.ids));
 }
+
+#[test]
+fn rows_that_share_a_beginning_are_cut_and_go_on_as_if_alone() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let prompt = ids(30, 1, 40);
+    let requests = [request(0, &prompt), request(1, &prompt)];
+    let mut together = KvCache::new(&config(), 2);
+    let mut apart = KvCache::new(&config(), 2);
+    let shared = decoder.generate(&mut together, &requests, &sampling(12)).unwrap();
+    for (request, shared) in requests.chunks(1).zip(&shared) {
+        let own = decoder.generate(&mut apart, request, &sampling(12)).unwrap().remove(0);
+        assert_eq!((&shared.ids, &shared.log_probs), (&own.ids, &own.log_probs));
+    }
+    for cut in [33, 20, 20, 0] {
+        let [a, b] = [&mut together, &mut apart].map(|cache| {
+            cache.truncate(1, cut).unwrap();
+            let cut_row = decoder.extend(cache, &[1], &[&[5, 6, 7]]).unwrap();
+            (cut_row, cache.len(1), decoder.extend(cache, &[0], &[&[8]]).unwrap())
+        });
+        assert_eq!(a, b);
+        assert_eq!(a.1, cut + 3);
+    }
+}
