@@ -3,7 +3,8 @@
 //! Early, exploration dies: the members of more and more groups do the same and score the same, so that groups teach
 //! nothing, while actions stop being understood or entropy all but vanishes. Late, the entropy leaves its band upwards
 //! and success falls with it. Both are what EPO calls the exploration–exploitation cascade failure (arXiv 2509.22576,
-//! §3); here they are conditions on the means of a window of steps, so that one noisy step raises nothing.
+//! §3). A third way, which the mean entropy hides: late turns stop exploring while early ones go on, and success is lost
+//! again. Here they are conditions on the means of a window of steps, so that one noisy step raises nothing.
 
 use std::collections::VecDeque;
 
@@ -60,6 +61,9 @@ pub struct AlarmConfig {
     /// Late blow-up needs an entropy that rises and is above the band in the newer half of the window, and a success
     /// rate that fell by at least this much between the halves, in (0, 1].
     pub success_drop: f64,
+    /// Collapse of late turns needs a mean entropy there of at most this share of the run's first window, in [0, 1), and a
+    /// success rate that is at least `success_drop` below the run's best window.
+    pub late_share: f64,
 }
 
 impl Default for AlarmConfig {
@@ -72,6 +76,7 @@ impl Default for AlarmConfig {
             valid_drop: 0.1,
             entropy_share: 0.1,
             success_drop: 0.1,
+            late_share: 0.5,
         }
     }
 }
@@ -88,8 +93,10 @@ impl AlarmConfig {
         if !(self.lr_factor > 0.0 && self.lr_factor < 1.0) {
             return Err(Error::setting("alarm.lr_factor", self.lr_factor, "must be inside (0, 1)"));
         }
-        if !(0.0..1.0).contains(&self.entropy_share) {
-            return Err(Error::setting("alarm.entropy_share", self.entropy_share, "must be in [0, 1)"));
+        for (field, value) in [("entropy_share", self.entropy_share), ("late_share", self.late_share)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::setting(format!("alarm.{field}"), value, "must be in [0, 1)"));
+            }
         }
         let shares = [("zero_variance", self.zero_variance), ("valid_drop", self.valid_drop)];
         for (field, value) in shares.into_iter().chain([("success_drop", self.success_drop)]) {
@@ -100,12 +107,13 @@ impl AlarmConfig {
         Ok(())
     }
 
-    /// The alarms of one full window of steps, oldest first; `start` is the mean entropy (nats) of the run's first
-    /// window. Conditions whose numbers some step lacks are not met.
-    pub fn check(&self, window: &[StepNumbers], start: Option<f64>) -> Vec<(AlarmKind, String)> {
+    /// The alarms of one full window of steps, oldest first. Conditions whose numbers some step or the baseline lacks are
+    /// not met.
+    pub fn check(&self, window: &[StepNumbers], baseline: &AlarmBaseline) -> Vec<(AlarmKind, String)> {
         let found = [
-            (AlarmKind::EarlyCollapse, self.early_collapse(window, start)),
+            (AlarmKind::EarlyCollapse, self.early_collapse(window, baseline.entropy)),
             (AlarmKind::LateBlowUp, self.late_blow_up(window)),
+            (AlarmKind::LateTurnCollapse, self.late_turn_collapse(window, baseline)),
         ];
         found.into_iter().filter_map(|(kind, message)| Some((kind, message?))).collect()
     }
@@ -139,6 +147,18 @@ impl AlarmConfig {
             )
         })
     }
+
+    fn late_turn_collapse(&self, window: &[StepNumbers], baseline: &AlarmBaseline) -> Option<String> {
+        let (entropy, start) = (mean(window, |s| s.entropy_late)?, baseline.entropy_late?);
+        let (success, best) = (mean(window, |s| s.success)?, baseline.success?);
+        let fires = entropy <= self.late_share * start && best - success >= self.success_drop;
+        fires.then(|| {
+            format!(
+                "entropy of late turns is {entropy:.4} nats, {start:.4} at the start, and success is {success:.3}, \
+                 {best:.3} at its best"
+            )
+        })
+    }
 }
 
 /// What an alarm says.
@@ -149,6 +169,8 @@ pub enum AlarmKind {
     EarlyCollapse,
     /// Entropy above its band and rising while success falls.
     LateBlowUp,
+    /// Entropy of late turns on the way to nothing, and success lost again.
+    LateTurnCollapse,
 }
 
 impl AlarmKind {
@@ -157,6 +179,7 @@ impl AlarmKind {
         match self {
             Self::EarlyCollapse => "alarm/early_collapse",
             Self::LateBlowUp => "alarm/late_blow_up",
+            Self::LateTurnCollapse => "alarm/late_turn_collapse",
         }
     }
 
@@ -164,6 +187,7 @@ impl AlarmKind {
         match self {
             Self::EarlyCollapse => "early collapse",
             Self::LateBlowUp => "late blow-up",
+            Self::LateTurnCollapse => "collapse of late turns",
         }
     }
 }
@@ -195,6 +219,9 @@ pub struct StepNumbers {
     pub valid_actions: Option<f64>,
     /// Mean entropy of the rollouts, nats per token.
     pub entropy: Option<f64>,
+    /// The same over the last third of the turn indices.
+    #[serde(default)]
+    pub entropy_late: Option<f64>,
     /// Upper end of the entropy band, nats.
     pub band_high: Option<f64>,
     /// Share of episodes solved.
@@ -210,10 +237,22 @@ impl StepNumbers {
             zero_variance: number("zero_variance_groups"),
             valid_actions: number("valid_actions"),
             entropy: number("entropy"),
+            entropy_late: number("entropy_late"),
             band_high: number("band_high"),
             success: number("success"),
         }
     }
+}
+
+/// What a window of steps is compared with.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AlarmBaseline {
+    /// Mean entropy of the run's first window, nats per token.
+    pub entropy: Option<f64>,
+    /// The same over the last third of the turn indices.
+    pub entropy_late: Option<f64>,
+    /// Mean success of the best window so far.
+    pub success: Option<f64>,
 }
 
 /// What alarms remember between steps: part of a checkpoint's state.
@@ -223,6 +262,12 @@ pub struct AlarmState {
     window: VecDeque<StepNumbers>,
     /// Mean entropy of the first full window.
     start_entropy: Option<f64>,
+    /// Its mean entropy in late turns.
+    #[serde(default)]
+    start_entropy_late: Option<f64>,
+    /// Mean success of the best window.
+    #[serde(default)]
+    best_success: Option<f64>,
     /// By kind, the step until which it is not raised again.
     quiet: Vec<(AlarmKind, u64)>,
     lr_factor: f64,
@@ -231,7 +276,31 @@ pub struct AlarmState {
 
 impl Default for AlarmState {
     fn default() -> Self {
-        Self { window: VecDeque::new(), start_entropy: None, quiet: Vec::new(), lr_factor: 1.0, stop: false }
+        Self {
+            window: VecDeque::new(),
+            start_entropy: None,
+            start_entropy_late: None,
+            best_success: None,
+            quiet: Vec::new(),
+            lr_factor: 1.0,
+            stop: false,
+        }
+    }
+}
+
+impl AlarmState {
+    /// Takes note of the window, which is full; what it is compared with.
+    fn baseline(&mut self) -> AlarmBaseline {
+        let steps = self.window.make_contiguous();
+        self.start_entropy = self.start_entropy.or_else(|| mean(steps, |s| s.entropy));
+        self.start_entropy_late = self.start_entropy_late.or_else(|| mean(steps, |s| s.entropy_late));
+        let success = mean(steps, |s| s.success);
+        self.best_success = self.best_success.into_iter().chain(success).reduce(f64::max);
+        AlarmBaseline {
+            entropy: self.start_entropy,
+            entropy_late: self.start_entropy_late,
+            success: self.best_success,
+        }
     }
 }
 
@@ -280,9 +349,8 @@ impl Alarms {
         if state.window.len() < window {
             return Vec::new();
         }
-        let steps = state.window.make_contiguous();
-        state.start_entropy = state.start_entropy.or_else(|| mean(steps, |s| s.entropy));
-        let mut found = self.config.check(steps, state.start_entropy);
+        let baseline = state.baseline();
+        let mut found = self.config.check(state.window.make_contiguous(), &baseline);
         state.quiet.retain(|(_, until)| step < *until);
         found.retain(|(kind, _)| state.quiet.iter().all(|(quiet, _)| quiet != kind));
         for (kind, message) in &found {

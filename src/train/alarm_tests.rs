@@ -6,6 +6,7 @@ fn healthy() -> StepNumbers {
         zero_variance: Some(0.25),
         valid_actions: Some(0.75),
         entropy: Some(1.0),
+        entropy_late: Some(0.5),
         band_high: Some(1.5),
         success: Some(0.5),
     }
@@ -19,22 +20,29 @@ fn config() -> AlarmConfig {
         valid_drop: 0.25,
         entropy_share: 0.25,
         success_drop: 0.25,
+        late_share: 0.5,
         ..AlarmConfig::default()
     }
 }
 
 fn record(step: u64, numbers: StepNumbers) -> Record {
-    let StepNumbers { zero_variance, valid_actions, entropy, band_high, success } = numbers;
+    let StepNumbers { zero_variance, valid_actions, entropy, entropy_late, band_high, success } = numbers;
     Record::new("rl", step)
         .with("zero_variance_groups", zero_variance)
         .with("valid_actions", valid_actions)
         .with("entropy", entropy)
+        .with("entropy_late", entropy_late)
         .with("band_high", band_high)
         .with("success", success)
 }
 
+/// A run that began with this entropy.
+fn begun(entropy: Option<f64>) -> AlarmBaseline {
+    AlarmBaseline { entropy, ..AlarmBaseline::default() }
+}
+
 fn kinds(window: &[StepNumbers], start: Option<f64>) -> Vec<AlarmKind> {
-    config().check(window, start).into_iter().map(|(kind, _)| kind).collect()
+    config().check(window, &begun(start)).into_iter().map(|(kind, _)| kind).collect()
 }
 
 fn window(of: impl Fn(usize) -> StepNumbers) -> [StepNumbers; 4] {
@@ -70,7 +78,7 @@ fn early_collapse_is_raised_exactly_at_its_thresholds() {
     assert!(!raised(flat(0.75, 0.5001, 1.0)) && !raised(flat(0.75, 1.0, 1.0)), "a rise is no fall");
     assert!(raised(flat(0.75, 0.75, 0.25)) && !raised(flat(0.75, 0.75, 0.2501)));
     assert_eq!(kinds(&flat(0.75, 0.75, 0.25), None), [], "without a start there is no share of it");
-    let (_, message) = config().check(&flat(0.8, 0.25, 1.0), Some(1.0)).remove(0);
+    let (_, message) = config().check(&flat(0.8, 0.25, 1.0), &begun(Some(1.0))).remove(0);
     assert_eq!(
         message,
         "80.0 % of the groups of 4 steps have no variance and valid actions fell from 0.750 to 0.250"
@@ -93,11 +101,48 @@ fn late_blow_up_is_raised_exactly_at_its_thresholds() {
     assert!(!raised(blown([2.0, 1.75], 0.25)) && !raised(blown([1.0, 1.75], 0.75)));
     let no_band = blown([1.0, 1.75], 0.25).map(|s| StepNumbers { band_high: None, ..s });
     assert!(!raised(no_band), "without a reference there is no band to leave");
-    let (_, message) = config().check(&blown([1.0, 1.75], 0.25), None).remove(0);
+    let (_, message) = config().check(&blown([1.0, 1.75], 0.25), &begun(None)).remove(0);
     let expected =
         "entropy rose from 1.0000 to 1.7500 nats, above the band's end 1.5000, and success fell from \
                     0.500 to 0.250";
     assert_eq!(message, expected);
+}
+
+#[test]
+fn collapse_of_late_turns_is_raised_exactly_at_its_thresholds() {
+    let baseline = AlarmBaseline { entropy: Some(1.0), entropy_late: Some(0.5), success: Some(0.75) };
+    let late = |entropy: f64, success: f64| {
+        window(|_| StepNumbers { entropy_late: Some(entropy), success: Some(success), ..healthy() })
+    };
+    let raised = |window: &[StepNumbers], baseline| {
+        config().check(window, baseline).iter().any(|(kind, _)| *kind == AlarmKind::LateTurnCollapse)
+    };
+    assert!(raised(&late(0.25, 0.5), &baseline));
+    assert!(!raised(&late(0.2501, 0.5), &baseline) && !raised(&late(0.25, 0.5001), &baseline));
+    let nothing = AlarmBaseline { entropy_late: None, ..baseline };
+    assert!(!raised(&late(0.25, 0.5), &nothing), "without a start there is no share of it");
+    let (_, message) = config().check(&late(0.125, 0.25), &baseline).remove(0);
+    let expected =
+        "entropy of late turns is 0.1250 nats, 0.5000 at the start, and success is 0.250, 0.750 at its best";
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn success_that_late_turns_lose_again_is_compared_with_the_best_window() {
+    // Success rises for eight steps and falls for eight, while late turns lose their entropy.
+    let step = |i: usize| StepNumbers {
+        success: Some([0.25, 0.5, 0.75, 0.25][i / 4]),
+        entropy_late: Some([0.5, 0.5, 0.25, 0.125][i / 4]),
+        ..healthy()
+    };
+    let steps: Vec<StepNumbers> = (0..16).map(step).collect();
+    let mut alarms = Alarms::new(config()).unwrap();
+    let raised = observe(&mut alarms, &steps, 0);
+    // Success of steps 10–13 is 0.5, a quarter below that of 8–11.
+    assert_eq!(
+        raised.iter().map(|a| (a.kind, a.step)).collect::<Vec<_>>(),
+        [(AlarmKind::LateTurnCollapse, 13)]
+    );
 }
 
 /// Twelve steps that collapse from the fifth on.
@@ -185,6 +230,7 @@ fn thresholds_out_of_range_are_refused_by_name() {
     refused("zero_variance", |c| c.zero_variance = 0.0);
     refused("valid_drop", |c| c.valid_drop = f64::NAN);
     refused("entropy_share", |c| c.entropy_share = 1.0);
+    refused("late_share", |c| c.late_share = -0.1);
     refused("success_drop", |c| c.success_drop = 1.5);
     let error = serde_json::from_str::<AlarmConfig>(r#"{"windw":3}"#).unwrap_err().to_string();
     assert!(error.contains("windw"), "{error}");

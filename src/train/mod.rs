@@ -69,7 +69,7 @@ mod worlds;
 
 #[cfg(feature = "text")]
 pub use agent::{Agent, AgentConfig, PolicyConfig};
-pub use alarm::{Alarm, AlarmAction, AlarmConfig, AlarmKind, AlarmState, Alarms, StepNumbers};
+pub use alarm::{Alarm, AlarmAction, AlarmBaseline, AlarmConfig, AlarmKind, AlarmState, Alarms, StepNumbers};
 pub(crate) use atomic::atomic_folder;
 pub use atomic::atomic_write;
 pub use checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter, Latest};

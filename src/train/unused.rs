@@ -93,6 +93,7 @@ impl<E: TaskSettings> TrainConfig<E> {
             "alarm.valid_drop",
             "alarm.entropy_share",
             "alarm.success_drop",
+            "alarm.late_share",
         ];
         let mut rows: Vec<_> = off_keys.map(|key| (action == AlarmAction::Off, key, off)).to_vec();
         rows.extend([
@@ -196,13 +197,14 @@ mod tests {
     }
 
     /// What is refused and the start of the error; of both algorithms where a comment does not say otherwise.
-    const CASES: [(&str, &str); 45] = [
+    const CASES: [(&str, &str); 46] = [
         ("dump_megabytes = 9", "`dump_megabytes` = 9"),
         ("[alarm]\naction = \"off\"\nwindow = 10", "`alarm.window` = 10"),
         ("[alarm]\naction = \"off\"\nzero_variance = 0.5", "`alarm.zero_variance` = 0.5"),
         ("[alarm]\naction = \"off\"\nvalid_drop = 0.5", "`alarm.valid_drop` = 0.5"),
         ("[alarm]\naction = \"off\"\nentropy_share = 0.5", "`alarm.entropy_share` = 0.5"),
         ("[alarm]\naction = \"off\"\nsuccess_drop = 0.5", "`alarm.success_drop` = 0.5"),
+        ("[alarm]\naction = \"off\"\nlate_share = 0.25", "`alarm.late_share` = 0.25"),
         (
             "[alarm]\nlr_factor = 0.25",
             "`alarm.lr_factor` = 0.25: has no effect: only alarm.action = \"lower-lr\"",
