@@ -187,7 +187,7 @@ fn scaling(installation: &Installation, script: &[Script]) -> anyhow::Result<()>
     for count in [1, 2, 4, 8] {
         let mut speeds = Vec::new();
         for call_pattern in [CallPattern::Lean, CallPattern::Official] {
-            let config = ScienceWorldConfig { call_pattern, ..ScienceWorldConfig::default() };
+            let config = ScienceWorldConfig { call_pattern, memory_mib: 0, ..ScienceWorldConfig::default() };
             let mut pool = ScienceWorldPool::new(installation, &config, count)?;
             for _ in 0..rounds("EPO_BENCH_WARMUP", 10) {
                 parallel_round(&mut pool, script)?;

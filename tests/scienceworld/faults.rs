@@ -65,6 +65,7 @@ fn bad_settings_name_the_field() {
         "scienceworld.environments_per_jvm",
     );
     refused(ScienceWorldConfig { call_limit_s: f64::NAN, ..default() }, 1, "scienceworld.call_limit_s");
+    refused(ScienceWorldConfig { memory_mib: usize::MAX, ..default() }, 1, "scienceworld.memory_mib");
     let unknown = serde_json::from_str::<ScienceWorldConfig>(r#"{"step_limitt": 3}"#).unwrap_err();
     assert!(unknown.to_string().contains("step_limitt"));
     let text =
@@ -230,6 +231,37 @@ fn a_killed_and_a_hung_process_lose_no_episode() {
             assert_eq!(pool.restarts(), 1, "{call_pattern:?} {signal}: one process, replaced once");
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_remembered_needs_no_process_and_going_on_differently_is_exact() {
+    let Some(installation) = simulator::installation() else { return };
+    let pool = |memory_mib| {
+        let config = ScienceWorldConfig { memory_mib, ..ScienceWorldConfig::default() };
+        ScienceWorldPool::new(&installation, &config, 1).unwrap()
+    };
+    let again = |pool: &mut ScienceWorldPool| play(&mut pool.environments()[0], 0, &AtomicUsize::new(0));
+    let differently = |pool: &mut ScienceWorldPool| {
+        let env = &mut pool.environments()[0];
+        let later = env.step("open fridge").unwrap();
+        env.reset(&task("boil", 0)).unwrap();
+        let actions = ["open door to kitchen", "teleport to kitchen", "activate stove", "look around"];
+        let mut steps = actions.map(|action| env.step(action).unwrap()).to_vec();
+        steps.push(later);
+        (steps, env.admissible().unwrap(), env.look().unwrap())
+    };
+    let (mut remembering, mut forgetful) = (pool(1), pool(0));
+    let played = again(&mut forgetful);
+    assert_eq!(again(&mut remembering), played);
+    for pool in [&mut remembering, &mut forgetful] {
+        let process = pool.process_ids()[0].to_string();
+        assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+        assert_eq!(again(pool), played);
+    }
+    assert_eq!((remembering.restarts(), forgetful.restarts()), (0, 1));
+    assert_eq!(differently(&mut remembering), differently(&mut forgetful));
+    assert_eq!((remembering.restarts(), forgetful.restarts()), (1, 1));
 }
 
 #[cfg(unix)]

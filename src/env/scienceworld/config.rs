@@ -54,6 +54,9 @@ pub struct ScienceWorldConfig {
     pub environments_per_jvm: usize,
     /// Seconds after which an unanswered call means a hung process.
     pub call_limit_s: f64,
+    /// MiB of answers that are remembered; an episode that begins as earlier ones did asks the simulator only
+    /// where it goes on differently. 0 remembers nothing.
+    pub memory_mib: usize,
     /// How the Java processes are started.
     pub jvm: JvmConfig,
 }
@@ -67,6 +70,7 @@ impl Default for ScienceWorldConfig {
             success: SuccessRule::default(),
             environments_per_jvm: 8,
             call_limit_s: 120.0,
+            memory_mib: 256,
             jvm: JvmConfig::default(),
         }
     }
@@ -84,6 +88,9 @@ impl ScienceWorldConfig {
         }
         if !(self.call_limit_s > 0.0 && self.call_limit_s <= 86_400.0) {
             return Err(Error::setting("scienceworld.call_limit_s", self.call_limit_s, "in (0, 86400]"));
+        }
+        if self.memory_mib > 1 << 20 {
+            return Err(Error::setting("scienceworld.memory_mib", self.memory_mib, "at most 1048576"));
         }
         if self.jvm.start_limit_s == 0 {
             return Err(Error::setting("scienceworld.jvm.start_limit_s", 0, "at least 1"));

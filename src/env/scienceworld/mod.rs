@@ -8,6 +8,7 @@
 //! ```
 //! The pages of `docs/SCIENCEWORLD.md` tell about determinism, call patterns, provisioning and licences.
 
+mod calls;
 mod client;
 mod config;
 mod demonstrate;
@@ -17,6 +18,7 @@ mod fetch;
 mod host;
 mod index;
 mod link;
+mod memory;
 mod pool;
 mod process;
 mod protocol;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::config::ScienceWorldConfig;
 use super::environment::ScienceWorld;
 use super::host::Host;
+use super::memory::Memory;
 use super::provision::Installation;
 use crate::{Error, Result};
 
@@ -41,6 +42,7 @@ impl ScienceWorldPool {
             return Err(Error::setting("scienceworld.environments", count, "at least 1"));
         }
         let shared = Arc::new(config.clone());
+        let memory = Arc::new(Memory::new(config.memory_mib << 20));
         let call_limit = Duration::from_secs_f64(config.call_limit_s);
         let mut pool = Self { hosts: Vec::new(), environments: Vec::new() };
         while pool.environments.len() < count {
@@ -48,7 +50,7 @@ impl ScienceWorldPool {
             let host = Arc::new(Host::new(installation.clone(), config.jvm.clone(), size, call_limit));
             host.ensure_started()?;
             for _ in 0..size {
-                pool.environments.push(ScienceWorld::new(host.clone(), shared.clone()));
+                pool.environments.push(ScienceWorld::new(host.clone(), shared.clone(), memory.clone()));
             }
             pool.hosts.push(host);
         }
