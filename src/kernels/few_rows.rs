@@ -6,6 +6,7 @@
 
 use super::logit::Inline;
 use super::real::{prefetch, vectorised, Real};
+use super::scratch::Scratch;
 use super::team::Team;
 use candle_core::DType;
 
@@ -18,7 +19,7 @@ const DEPTH: usize = 512;
 
 /// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
 pub(super) struct Panels {
-    columns: Vec<[f32; LANES]>,
+    columns: Scratch,
     rows: usize,
     depth: usize,
     /// Registers of a panel's column: 1 or 2.
@@ -29,27 +30,34 @@ impl Panels {
     pub(super) fn new(x: &[f32], depth: usize) -> Self {
         let rows = x.len() / depth;
         let width = if rows <= LANES { 1 } else { 2 };
-        let mut columns = vec![[0.0; LANES]; rows.div_ceil(LANES * width) * width * depth];
+        let len = rows.div_ceil(LANES * width) * LANES * width * depth;
+        let mut columns = if len == x.len() { Scratch::new(len) } else { Scratch::zeros(len) };
         for (register, rows) in x.chunks(LANES * depth).enumerate() {
             let start = register / width * width * depth + register % width;
-            pack(rows, depth, width, &mut columns[start..]);
+            pack(rows, depth, width, &mut columns.as_chunks_mut().0[start..]);
         }
         Self { columns, rows, depth, width }
     }
 
     /// Registers that a row of W has sums in.
     fn registers(&self) -> usize {
-        self.columns.len() / self.depth
+        self.columns.len() / LANES / self.depth
     }
 
     /// The columns of `P` registers of a panel.
     #[inline(always)]
     fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
-        &self.columns.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
+        &self.columns.as_chunks().0.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
-    /// y (`[n, o]`) += x Wᵀ.
-    pub(super) fn add_product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32]) {
+    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`.
+    pub(super) fn product<L: Inline<Real = f32>>(
+        &self,
+        team: Team<'_>,
+        w: &[L],
+        y: &mut [f32],
+        accumulate: bool,
+    ) {
         let (o, registers) = (w.len() / self.depth, self.registers());
         let multiply_adds = self.rows * w.len();
         let height = o.div_ceil(4 * team.threads_for(multiply_adds)).next_multiple_of(SUMS);
@@ -60,10 +68,11 @@ impl Panels {
             parts.iter_mut().zip(y.chunks_mut(height)).for_each(|((_, columns), y)| columns.push(y));
         }
         team.each(parts, multiply_adds, |(w, mut columns)| {
-            let mut products = vec![[0.0; LANES]; w.len() / self.depth * registers];
-            multiply(w, self, &mut products);
+            let mut products = Scratch::new(w.len() / self.depth * registers * LANES);
+            let products = products.as_chunks_mut().0;
+            multiply(w, self, products);
             for (register, rows) in columns.chunks_mut(LANES).enumerate() {
-                add_lanes(&products[register..], registers, rows);
+                add_lanes(&products[register..], registers, accumulate, rows);
             }
         });
     }
@@ -87,20 +96,24 @@ vectorised! {
 }
 
 vectorised! {
-    /// rows `[≤ 8][o]` += the lanes of every `registers`-th of `products`.
-    fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, rows: &mut [&mut [T]]) {
+    /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them where `accumulate`.
+    fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, accumulate: bool, rows: &mut [&mut [T]]) {
+        let zero = T::from_f32(0.0);
         let o = rows.first().map_or(0, |row| row.len());
         let whole = if rows.len() == LANES { o / LANES * LANES } else { 0 };
         for start in (0..whole).step_by(LANES) {
             let block = std::array::from_fn(|i| products[(start + i) * registers]);
             let transposed = T::transposed::<FMA>(block);
             for (row, values) in rows.iter_mut().zip(transposed) {
-                row[start..start + LANES].iter_mut().zip(values).for_each(|(y, value)| *y += value);
+                let row = &mut row[start..start + LANES];
+                row.iter_mut().zip(values).for_each(|(y, value)| *y = if accumulate { *y } else { zero } + value);
             }
         }
         for at in whole..o {
             let products = products[at * registers];
-            rows.iter_mut().zip(products).for_each(|(row, value)| row[at] += value);
+            for (row, value) in rows.iter_mut().zip(products) {
+                row[at] = if accumulate { row[at] } else { zero } + value;
+            }
         }
     }
 }
@@ -163,14 +176,15 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
             let sums = tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, next);
             for (j, sums) in sums.as_flattened().iter().enumerate() {
                 let out = out[j * registers + panel * P..][..P].as_flattened_mut();
-                out.iter_mut().zip(sums.as_flattened()).for_each(|(out, sum)| *out += sum);
+                let before = |out: f32| if start == 0 { 0.0 } else { out };
+                out.iter_mut().zip(sums.as_flattened()).for_each(|(out, sum)| *out = before(*out) + sum);
             }
         }
     }
 }
 
 /// Elements of a cache line of single precision.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
 ///
@@ -228,9 +242,11 @@ pub(super) mod tests {
             [(1, 1, 1), (3, 5, 7), (8, 6, 512), (9, 13, 513), (16, 12, 40), (17, 7, 1025), (40, 1100, 64)]
         {
             let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
-            let mut y = vec![0.5; n * o];
-            Panels::new(&x, i).add_product(Team::Pool, &w, &mut y);
+            let (mut y, mut alone) = (vec![0.5; n * o], vec![f32::NAN; n * o]);
+            Panels::new(&x, i).product(Team::Pool, &w, &mut y, true);
+            Panels::new(&x, i).product(Team::Pool, &w, &mut alone, false);
             for (at, got) in y.iter().enumerate() {
+                assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
                 let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
                 let want = 0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
                 assert!((f64::from(*got) - want).abs() < 1e-4, "{n} {o} {i} at {at}: {got} against {want}");
@@ -245,7 +261,7 @@ pub(super) mod tests {
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
-            pool.install(|| Team::awake(|team| Panels::new(x, i).add_product(team, &w, &mut y)));
+            pool.install(|| Team::awake(|team| Panels::new(x, i).product(team, &w, &mut y, false)));
             y
         };
         let all = product(&x, 3);
@@ -261,8 +277,8 @@ pub(super) mod tests {
         let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
         let (mut a, mut b) = (vec![0.0; 45], vec![0.0; 45]);
-        Panels::new(&x, 600).add_product(Team::Pool, &narrow, &mut a);
-        Panels::new(&x, 600).add_product(Team::Pool, &wide, &mut b);
+        Panels::new(&x, 600).product(Team::Pool, &narrow, &mut a, false);
+        Panels::new(&x, 600).product(Team::Pool, &wide, &mut b, false);
         assert_eq!(a, b);
     }
 }

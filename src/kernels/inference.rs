@@ -1,11 +1,12 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
 use super::attention::softmax_in_place;
-use super::few_rows::Panels;
+use super::few_rows::{Panels, LINE};
 use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
-use super::real::{lane_sum, vectorised, with_slice, Real};
+use super::real::{lane_sum, prefetch, vectorised, with_slice, Real};
 use super::rms_norm::rms_norm_row;
+use super::scratch::Scratch;
 use super::swiglu::swiglu_in_place;
 use super::team::Team;
 use crate::Result;
@@ -38,34 +39,35 @@ impl<'a> Input<'a> {
         team: Team<'_>,
         weight: &Tensor,
         bias: Option<&Tensor>,
-        onto: Option<Vec<f32>>,
-    ) -> Result<Vec<f32>> {
+        onto: Option<Scratch>,
+    ) -> Result<Scratch> {
         let (n, o) = (self.x.len() / self.width, weight.dim(0)?);
-        let mut y = match (onto, bias) {
-            (None, Some(bias)) => with_slice::<f32, _>(bias, |b| Ok(b.repeat(n)))?,
-            (onto, None) => onto.unwrap_or_else(|| vec![0.0; n * o]),
-            (Some(mut y), Some(bias)) => with_slice::<f32, _>(bias, |b| {
+        let accumulate = onto.is_some() || bias.is_some();
+        let mut y =
+            onto.unwrap_or_else(|| if bias.is_some() { Scratch::zeros(n * o) } else { Scratch::new(n * o) });
+        if let Some(bias) = bias {
+            with_slice::<f32, _>(bias, |b| {
                 y.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
-                Ok(y)
-            })?,
-        };
+                Ok(())
+            })?;
+        }
         match weight.dtype() {
             DType::BF16 => with_slice::<bf16, _>(weight, |w| {
-                self.add_product(team, w, &mut y);
+                self.product(team, w, &mut y, accumulate);
                 Ok(())
             })?,
             _ => with_slice::<f32, _>(weight, |w| {
-                self.add_product(team, w, &mut y);
+                self.product(team, w, &mut y, accumulate);
                 Ok(())
             })?,
         }
         Ok(y)
     }
 
-    /// y (`[n, o]`) += x Wᵀ.
-    fn add_product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32]) {
+    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`.
+    fn product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32], accumulate: bool) {
         if let Some(panels) = &self.panels {
-            return panels.add_product(team, w, y);
+            return panels.product(team, w, y, accumulate);
         }
         let i = self.width;
         let (n, o) = (self.x.len() / i, w.len() / i);
@@ -80,7 +82,7 @@ impl<'a> Input<'a> {
             let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
             let out = ViewMut::new(&mut y[start..], n, width, o);
             let (x, w) = (View::new(self.x, n, i, i), View::new(w, width, i, i));
-            matmul(out, x, w.t(), 1.0, true, rayon::current_num_threads());
+            matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
         }
     }
 }
@@ -89,11 +91,15 @@ impl<'a> Input<'a> {
 const WIDENED: usize = 1024;
 
 /// The rows `ids` of a table `[v, h]`.
-pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
+pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     let (_, h) = table.dims2()?;
-    fn rows<L: Inline<Real = f32>>(table: &[L], ids: &[u32], h: usize) -> Vec<f32> {
-        let row = |&id: &u32| table[id as usize * h..(id as usize + 1) * h].iter().map(|x| x.widen());
-        ids.iter().flat_map(row).collect()
+    fn rows<L: Inline<Real = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
+        let mut out = Scratch::new(ids.len() * h);
+        for (out, &id) in out.chunks_exact_mut(h).zip(ids) {
+            let row = &table[id as usize * h..(id as usize + 1) * h];
+            out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen());
+        }
+        out
     }
     Ok(match table.dtype() {
         DType::BF16 => with_slice::<bf16, _>(table, |table| Ok(rows(table, ids, h)))?,
@@ -102,9 +108,9 @@ pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
 }
 
 /// RMSNorm of every row of x `[n, h]`.
-pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> Scratch {
     const ROWS: usize = 16;
-    let mut y = vec![0.0; x.len()];
+    let mut y = Scratch::new(x.len());
     let h = weight.len();
     let parts = x.chunks(ROWS * h).zip(y.chunks_mut(ROWS * h)).collect();
     team.each(parts, 4 * x.len(), |(x, y): (&[f32], &mut [f32])| {
@@ -140,18 +146,13 @@ pub(crate) fn attend(
         let (keys, values) = ([shared_keys, keys].concat(), [shared_values, values].concat());
         return attend(q, [(&[], &[]), (&keys, &values)], position, (heads, kv_heads, d), out);
     }
-    let (group, len) = (heads / kv_heads, position + count);
-    let rows = if count == 1 { group } else { BLOCK.min(count) };
-    let mut tile = vec![0.0f32; rows * len];
+    let len = position + count;
     if count == 1 {
-        for (kv, (q, out)) in q.chunks_exact(group * d).zip(out.chunks_exact_mut(group * d)).enumerate() {
-            let past = past.map(|(keys, values)| (head(keys, kv, d), head(values, kv, d)));
-            attend_one(q, past, (d, stride), &mut tile, out);
-        }
-        return;
+        return attend_one(q, past, (heads, kv_heads, d), out);
     }
+    let mut tile = Scratch::new(BLOCK.min(count) * len);
     for at in 0..heads {
-        let kv = at / group;
+        let kv = at / (heads / kv_heads);
         let columns = (&q[at * d..], head(keys, kv, d), head(values, kv, d));
         attend_many(columns, (position, count), (d, width, stride), &mut tile, &mut out[at * d..]);
     }
@@ -186,19 +187,38 @@ fn attend_many(
     }
 }
 
-/// One query of each of the g heads that share keys and values (`[g, d]`), against all positions.
-fn attend_one(q: &[f32], past: Past<'_>, (d, stride): (usize, usize), tile: &mut [f32], out: &mut [f32]) {
-    let len = tile.len() / (q.len() / d);
-    let [first, second] = past;
-    let border = first.0.len().div_ceil(stride);
-    let parts = [(0, first), (border, second)];
-    for ((q, out), scores) in q.chunks(4 * d).zip(out.chunks_mut(4 * d)).zip(tile.chunks_mut(4 * len)) {
-        for (start, (keys, _)) in parts {
-            scores_of(q, keys, (d, stride), &mut scores[start..], len);
+/// One query of every head, against all positions. Keys and values are read once, as they lie, for all heads.
+fn attend_one(q: &[f32], past: Past<'_>, (heads, kv_heads, d): (usize, usize, usize), out: &mut [f32]) {
+    let (group, stride) = (heads / kv_heads, kv_heads * d);
+    let (keys, values) = (past.map(|(keys, _)| keys), past.map(|(_, values)| values));
+    let len = keys.iter().map(|keys| keys.len() / stride).sum::<usize>();
+    let mut tile = Scratch::new(heads * len);
+    each_block(keys, stride, |start, keys| {
+        for (kv, (q, scores)) in q.chunks(group * d).zip(tile.chunks_mut(group * len)).enumerate() {
+            for (q, scores) in q.chunks(4 * d).zip(scores.chunks_mut(4 * len)) {
+                scores_of(q, head(keys, kv, d), (d, stride), &mut scores[start..], len);
+            }
         }
-        scores.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
-        for (start, (_, values)) in parts {
-            mix(&scores[start..], len, values, (d, stride), out);
+    });
+    tile.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
+    each_block(values, stride, |start, values| {
+        for (kv, (out, probs)) in out.chunks_mut(group * d).zip(tile.chunks(group * len)).enumerate() {
+            for (out, probs) in out.chunks_mut(4 * d).zip(probs.chunks(4 * len)) {
+                mix(&probs[start..], len, head(values, kv, d), (d, stride), out);
+            }
+        }
+    });
+}
+
+/// Calls `f` with up to [`KEYS`] rows at a time and the number of those before, while the next are on their way.
+fn each_block<'a>(parts: [&'a [f32]; 2], stride: usize, mut f: impl FnMut(usize, &'a [f32])) {
+    let mut start = 0;
+    for mut rest in parts {
+        while !rest.is_empty() {
+            let (block, later) = rest.split_at(rest.len().min(KEYS * stride));
+            later.chunks(LINE).take(block.len() / LINE).for_each(|line| prefetch(line.as_ptr()));
+            f(start, block);
+            (start, rest) = (start + block.len() / stride, later);
         }
     }
 }

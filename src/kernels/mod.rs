@@ -61,6 +61,7 @@ mod rms_norm_residual;
 mod rope;
 mod rows;
 mod scoring;
+mod scratch;
 mod shared;
 mod support;
 mod swiglu;
@@ -99,6 +100,7 @@ pub(crate) use logit::Logit;
 pub(crate) use optimizer::{adamw, adamw_narrow, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;
 pub(crate) use rows::{probabilities, row_statistics};
+pub(crate) use scratch::Scratch;
 pub(crate) use team::Team;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
 use super::decoder::Decoder;
 use crate::kernels::{
-    attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, Team, FEW,
+    attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, Scratch, Team, FEW,
 };
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -37,9 +37,9 @@ impl Decoder {
             rows.iter().map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len())).sum::<usize>()
                 + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
         if count > FEW {
-            return self.extend_with(Team::Pool, cache, rows, tokens);
+            return self.extend_with(Team::Pool, cache, rows, tokens).map(Vec::from);
         }
-        Team::awake(|team| self.extend_with(team, cache, rows, tokens))
+        Team::awake(|team| self.extend_with(team, cache, rows, tokens)).map(Vec::from)
     }
 
     /// [`Decoder::extend`] with these threads.
@@ -49,7 +49,7 @@ impl Decoder {
         cache: &mut KvCache,
         rows: &[usize],
         tokens: &[&[u32]],
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Scratch> {
         self.check_chunks(cache, rows, tokens)?;
         let mut slots: Vec<Slot> = rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
         let logits = self.run(team, &mut slots, tokens);
@@ -66,7 +66,7 @@ impl Decoder {
         }
     }
 
-    fn run(&self, team: Team<'_>, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+    fn run(&self, team: Team<'_>, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Scratch> {
         let mut ids = Vec::new();
         let mut spans = Vec::with_capacity(slots.len());
         for (slot, chunk) in slots.iter_mut().zip(tokens) {
@@ -123,11 +123,11 @@ impl Decoder {
         Ok(())
     }
 
-    fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+    fn embed(&self, ids: &[u32]) -> Result<Scratch> {
         embedding_rows(&self.embedding, ids)
     }
 
-    fn normed(&self, team: Team<'_>, x: &[f32], weight: &Tensor) -> Result<Vec<f32>> {
+    fn normed(&self, team: Team<'_>, x: &[f32], weight: &Tensor) -> Result<Scratch> {
         let eps = self.config.rms_norm_eps as f32;
         Ok(with_slice::<f32, _>(weight, |w| Ok(norm_rows(team, x, w, eps)))?)
     }
@@ -137,11 +137,11 @@ impl Decoder {
         &self,
         team: Team<'_>,
         (block, layer): (&Block, usize),
-        mut x: Vec<f32>,
+        mut x: Scratch,
         slots: &mut [Slot],
         spans: &[Span],
         last: bool,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Scratch> {
         let width = self.config.hidden_size;
         let mut normed = self.normed(team, &x, &block.input_norm)?;
         let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
@@ -174,7 +174,7 @@ impl Decoder {
         projection: &Projection,
         norm: Option<&Tensor>,
         spans: &[Span],
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Scratch> {
         let mut heads = project(team, x, projection, None)?;
         if let Some(weight) = norm {
             heads = self.normed(team, &heads, weight)?;
@@ -190,12 +190,12 @@ impl Decoder {
         slots: &[Slot],
         layer: usize,
         spans: &[Span],
-    ) -> Vec<f32> {
+    ) -> Scratch {
         let c = &self.config;
         let h = c.num_attention_heads * c.head_dim();
-        let mut out = vec![0.0; q.len()];
+        let mut out = Scratch::zeros(q.len());
         let mut work = Vec::with_capacity(spans.len());
-        let (mut q, mut rest) = (q, out.as_mut_slice());
+        let (mut q, mut rest) = (q, &mut out[..]);
         for (slot, span) in slots.iter().zip(spans) {
             let (mine, others) = rest.split_at_mut(span.count * h);
             let (queries, others_q) = q.split_at(span.count * h);
@@ -212,7 +212,7 @@ impl Decoder {
 }
 
 /// x Wᵀ + b with its correction, added to `onto` where given.
-fn project(team: Team<'_>, x: &Input, projection: &Projection, onto: Option<Vec<f32>>) -> Result<Vec<f32>> {
+fn project(team: Team<'_>, x: &Input, projection: &Projection, onto: Option<Scratch>) -> Result<Scratch> {
     let y = x.linear(team, &projection.weight, projection.bias.as_ref(), onto)?;
     match &projection.lora {
         Some(Correction { a, b, scale, .. }) => {
@@ -246,12 +246,12 @@ fn append(slots: &mut [Slot], layer: usize, spans: &[Span], keys: &[f32], values
     }
 }
 
-fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(spans.len() * h);
+fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Scratch {
+    let mut out = Scratch::new(spans.len() * h);
     let mut end = 0;
-    for span in spans {
+    for (out, span) in out.chunks_exact_mut(h).zip(spans) {
         end += span.count * h;
-        out.extend_from_slice(&x[end - h..end]);
+        out.copy_from_slice(&x[end - h..end]);
     }
     out
 }

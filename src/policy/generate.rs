@@ -4,7 +4,7 @@ use super::cache::KvCache;
 use super::decoder::Decoder;
 use super::sampling::{restrict, sample, support, SamplingParams};
 use super::trie::TokenTrie;
-use crate::kernels::{Team, FEW};
+use crate::kernels::{Scratch, Team, FEW};
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ impl Decoder {
         team: Team<'_>,
         cache: &mut KvCache,
         active: &mut Vec<&mut Turn<'_>>,
-        logits: &mut Vec<f32>,
+        logits: &mut Scratch,
         sampling: &SamplingParams,
         least: usize,
     ) -> Result<()> {
@@ -141,7 +141,7 @@ impl Decoder {
 
     /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
     /// a group, are computed and kept once.
-    fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Vec<f32>> {
+    fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Scratch> {
         let mut first_with: HashMap<&[u32], usize> = HashMap::new();
         let (mut rows, mut prompts) = (Vec::new(), Vec::<&[u32]>::new());
         let mut source = Vec::with_capacity(requests.len());
@@ -157,7 +157,7 @@ impl Decoder {
             }
             source.push(place);
         }
-        let logits = self.extend(cache, &rows, &prompts)?;
+        let logits = Scratch::from(self.extend(cache, &rows, &prompts)?);
         if rows.len() == requests.len() {
             return Ok(logits);
         }
@@ -170,7 +170,11 @@ impl Decoder {
                 cache.share(first, &others);
             }
         }
-        Ok(source.iter().flat_map(|&place| &logits[place * v..(place + 1) * v]).copied().collect())
+        let mut all = Scratch::new(source.len() * v);
+        for (all, place) in all.chunks_exact_mut(v).zip(source) {
+            all.copy_from_slice(&logits[place * v..(place + 1) * v]);
+        }
+        Ok(all)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::generate::{Generated, Request};
 use super::trie::TokenTrie;
-use crate::kernels::{probabilities, row_statistics};
+use crate::kernels::{probabilities, row_statistics, Scratch};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -178,11 +178,11 @@ pub(super) fn sample(
     let inverse_temperature = 1.0 / sampling.temperature;
     let statistics = row_statistics(logits, inverse_temperature);
     let argmax = || (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-    let mut probs = Vec::new();
     let id = if sampling.greedy {
         argmax()
     } else {
-        probs.extend_from_slice(logits);
+        let mut probs = Scratch::new(logits.len());
+        probs.copy_from_slice(logits);
         probabilities(&mut probs, inverse_temperature, &statistics);
         invert_cdf(&probs, request.stream.uniform(request.turn, out.ids.len() as u64))
     };
