@@ -5,7 +5,7 @@ use super::config::{CallPattern, ScienceWorldConfig};
 use super::error::SimulatorError;
 use crate::env::Task;
 
-/// One thing asked of the simulator.
+/// One thing asked of the simulator. Its later answers depend on the first three.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Op {
     Start(Task),
@@ -17,11 +17,6 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// Whether the simulator's later answers depend on it.
-    pub(super) fn is_history(&self) -> bool {
-        matches!(self, Self::Start(_) | Self::Act(_) | Self::Ask)
-    }
-
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Start(_) => "(start)",
@@ -53,6 +48,7 @@ impl Answer {
     }
 }
 
+/// Asks it.
 pub(super) fn execute(
     simulator: &mut Simulator,
     config: &ScienceWorldConfig,

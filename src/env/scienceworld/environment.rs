@@ -77,7 +77,7 @@ impl ScienceWorld {
     /// As [`Environment::admissible`].
     pub fn look(&mut self) -> crate::Result<String> {
         self.running("(look)")?;
-        Ok(self.perform(Op::Look)?.text.clone())
+        Ok(self.ask(&Op::Look)?.text)
     }
 
     /// What is carried; costs nothing and changes nothing.
@@ -86,7 +86,7 @@ impl ScienceWorld {
     /// As [`Environment::admissible`].
     pub fn inventory(&mut self) -> crate::Result<String> {
         self.running("(inventory)")?;
-        Ok(self.perform(Op::Inventory)?.text.clone())
+        Ok(self.ask(&Op::Inventory)?.text)
     }
 
     /// The task of the episode in progress or just finished.
@@ -100,7 +100,7 @@ impl ScienceWorld {
     /// An unknown task or variation, no gold path, or a simulator that cannot be brought back.
     pub fn gold_path(&mut self, task: &Task) -> crate::Result<Vec<String>> {
         self.forget();
-        let path = self.perform(Op::Gold(task.clone()))?.list.clone().unwrap_or_default();
+        let path = self.ask(&Op::Gold(task.clone()))?.list.unwrap_or_default();
         if path.is_empty() || path[0].starts_with("ERROR") {
             return Err(SimulatorError::NoGoldPath { task: task.to_string() }.into());
         }
@@ -115,11 +115,8 @@ impl ScienceWorld {
         (self.history, self.episode) = (History::default(), None);
     }
 
-    /// The answer to `op`, from memory or from the simulator.
+    /// The answer to a call that later answers depend on, from memory or from the simulator.
     fn perform(&mut self, op: Op) -> Outcome<Arc<Answer>> {
-        if !op.is_history() {
-            return self.ask(&op).map(Arc::new);
-        }
         let known = self.history.place.and_then(|place| self.memory.recall(place, &op));
         let answer = match known {
             Some((place, answer)) => {
@@ -158,21 +155,28 @@ impl ScienceWorld {
     }
 
     fn attempt(&mut self, op: &Op) -> Outcome<Answer> {
-        while self.simulator.is_none() {
+        let mut simulator = self.connected()?;
+        self.catch_up(&mut simulator)?;
+        let outcome = execute(&mut simulator, &self.config, op);
+        self.simulator = Some(simulator);
+        outcome
+    }
+
+    /// Takes the simulator out, or a new one.
+    fn connected(&mut self) -> Outcome<Simulator> {
+        loop {
+            if let Some(simulator) = self.simulator.take() {
+                return Ok(simulator);
+            }
             self.generation = self.host.ensure_started()?;
             self.simulator = self.host.connect(self.generation)?;
             self.history.carried_out = 0;
         }
-        self.catch_up().inspect_err(|_| self.simulator = None)?;
-        match &mut self.simulator {
-            Some(simulator) => execute(simulator, &self.config, op),
-            None => Err(SimulatorError::NoEpisode { action: op.name().into() }),
-        }
     }
 
     /// Has the simulator carry out the calls that it has not seen; each answer has to be what it was.
-    fn catch_up(&mut self) -> Outcome<()> {
-        let (Some(simulator), history) = (&mut self.simulator, &mut self.history) else { return Ok(()) };
+    fn catch_up(&mut self, simulator: &mut Simulator) -> Outcome<()> {
+        let history = &mut self.history;
         while let Some((op, expected)) = history.calls.get(history.carried_out) {
             let answer = execute(simulator, &self.config, op)?;
             if answer != **expected {
