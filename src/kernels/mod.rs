@@ -52,6 +52,7 @@ mod logit;
 mod logprob_entropy;
 mod lora;
 mod matmul;
+mod one_query;
 mod optimizer;
 mod packed;
 mod real;

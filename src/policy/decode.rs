@@ -146,18 +146,16 @@ impl Decoder {
         let mut normed = self.normed(team, &x, &block.input_norm)?;
         let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
         let mut input = Input::new(&normed, width);
-        let keys = self.rotated(team, &input, &block.k, k_norm, spans)?;
-        let values = project(team, &input, &block.v, None)?;
-        append(slots, layer, spans, &keys, &values);
-        let mut queries = spans.to_vec();
-        if last && spans.iter().any(|s| s.count > 1) {
+        let k = self.heads(team, &input, &block.k, k_norm)?;
+        let v = project(team, &input, &block.v, None)?;
+        let last = last && spans.iter().any(|s| s.count > 1);
+        if last {
             x = last_rows(&x, spans, width);
             normed = last_rows(&normed, spans, width);
             input = Input::new(&normed, width);
-            queries = spans.iter().map(|s| Span { position: s.position + s.count - 1, count: 1 }).collect();
         }
-        let q = self.rotated(team, &input, &block.q, q_norm, &queries)?;
-        let mixed = self.attend_rows(team, &q, slots, layer, &queries);
+        let q = self.heads(team, &input, &block.q, q_norm)?;
+        let mixed = self.attend_rows(team, [q, k, v], slots, layer, spans, last);
         let x = project(team, &Input::new(&mixed, block.o.weight.dim(1)?), &block.o, Some(x))?;
         let normed = self.normed(team, &x, &block.post_norm)?;
         let input = Input::new(&normed, width);
@@ -166,49 +164,62 @@ impl Decoder {
         project(team, &Input::new(&gate, self.config.intermediate_size), &block.down, Some(x))
     }
 
-    /// Queries or keys: projected, normalised head by head where there is a norm, rotated.
-    fn rotated(
+    /// Queries or keys, projected and normalised head by head where there is a norm.
+    fn heads(
         &self,
         team: Team<'_>,
         x: &Input,
         projection: &Projection,
         norm: Option<&Tensor>,
-        spans: &[Span],
     ) -> Result<Scratch> {
-        let mut heads = project(team, x, projection, None)?;
-        if let Some(weight) = norm {
-            heads = self.normed(team, &heads, weight)?;
+        let heads = project(team, x, projection, None)?;
+        match norm {
+            Some(weight) => self.normed(team, &heads, weight),
+            None => Ok(heads),
         }
-        rotate_rows(&self.rope, &mut heads, spans);
-        Ok(heads)
     }
 
+    /// Attention of every row's new tokens, or of the last one of each, over what the row holds and their keys and values, which
+    /// it holds from now on.
     fn attend_rows(
         &self,
         team: Team<'_>,
-        q: &[f32],
-        slots: &[Slot],
+        [mut q, mut k, mut v]: [Scratch; 3],
+        slots: &mut [Slot],
         layer: usize,
         spans: &[Span],
+        last: bool,
     ) -> Scratch {
         let c = &self.config;
-        let h = c.num_attention_heads * c.head_dim();
+        let dims @ (heads, kv_heads, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
+        let queries = |span: &Span| if last { 1 } else { span.count };
         let mut out = Scratch::zeros(q.len());
-        let mut work = Vec::with_capacity(spans.len());
-        let (mut q, mut rest) = (q, &mut out[..]);
-        for (slot, span) in slots.iter().zip(spans) {
-            let (mine, others) = rest.split_at_mut(span.count * h);
-            let (queries, others_q) = q.split_at(span.count * h);
-            work.push((slot, span.position, queries, mine));
-            (q, rest) = (others_q, others);
-        }
-        let heads = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
-        let scores: usize = spans.iter().map(|s| s.count * (s.position + s.count)).sum();
-        team.each(work, scores * h, |(slot, position, q, out)| {
-            attend(q, slot.past(layer, heads.1 * heads.2), position, heads, out);
+        let own = || spans.iter().map(|span| queries(span) * heads * d);
+        let new = || spans.iter().map(|span| span.count * kv_heads * d);
+        let own = parts(&mut q, own()).zip(parts(&mut out, own()));
+        let new = parts(&mut k, new()).zip(parts(&mut v, new()));
+        let work = slots.iter_mut().zip(spans).zip(own.zip(new)).collect();
+        let multiply_adds: usize =
+            spans.iter().map(|s| queries(s) * (s.position + s.count)).sum::<usize>() * heads * d;
+        team.each(work, multiply_adds, |((slot, span), ((q, out), (k, v)))| {
+            let first = span.position + span.count - queries(span);
+            rotate_rows(&self.rope, k, span.position, kv_heads * d);
+            rotate_rows(&self.rope, q, first, heads * d);
+            let (keys, values) = &mut slot.layers[layer];
+            keys.extend_from_slice(k);
+            values.extend_from_slice(v);
+            attend(q, slot.past(layer, kv_heads * d), first, dims, out);
         });
         out
     }
+}
+
+/// Consecutive parts of these lengths.
+fn parts<'a>(
+    mut all: &'a mut [f32],
+    lengths: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = &'a mut [f32]> {
+    lengths.map_while(move |len| all.split_off_mut(..len))
 }
 
 /// x Wᵀ + b with its correction, added to `onto` where given.
@@ -224,26 +235,9 @@ fn project(team: Team<'_>, x: &Input, projection: &Projection, onto: Option<Scra
     }
 }
 
-fn rotate_rows(table: &RopeTable, x: &mut [f32], spans: &[Span]) {
-    let n: usize = spans.iter().map(|s| s.count).sum();
-    let width = x.len() / n.max(1);
-    let positions = spans.iter().flat_map(|s| s.position..s.position + s.count);
-    for (row, position) in x.chunks_exact_mut(width.max(1)).zip(positions) {
-        table.rotate(row, position, false);
-    }
-}
-
-fn append(slots: &mut [Slot], layer: usize, spans: &[Span], keys: &[f32], values: &[f32]) {
-    let n: usize = spans.iter().map(|s| s.count).sum();
-    let width = keys.len() / n.max(1);
-    let mut start = 0;
-    for (slot, span) in slots.iter_mut().zip(spans) {
-        let range = start..start + span.count * width;
-        start = range.end;
-        let (k, v) = &mut slot.layers[layer];
-        k.extend_from_slice(&keys[range.clone()]);
-        v.extend_from_slice(&values[range]);
-    }
+/// Rotates consecutive rows, the first by the angles of `position`.
+fn rotate_rows(table: &RopeTable, x: &mut [f32], position: usize, width: usize) {
+    x.chunks_exact_mut(width).zip(position..).for_each(|(row, position)| table.rotate(row, position, false));
 }
 
 fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Scratch {
