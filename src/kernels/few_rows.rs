@@ -5,6 +5,7 @@
 //! the number of threads.
 
 use super::logit::Inline;
+use super::matmul::{Shared, ViewMut};
 use super::real::{prefetch, vectorised, Real};
 use super::scratch::Scratch;
 use super::team::Team;
@@ -16,6 +17,8 @@ const LANES: usize = 8;
 const SUMS: usize = 12;
 /// Terms summed before they are added to the rest.
 const DEPTH: usize = 512;
+/// Parts of W for a thread: the more, the less it waits for the others at the end.
+const PARTS: usize = 8;
 
 /// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
 pub(super) struct Panels {
@@ -60,19 +63,28 @@ impl Panels {
     ) {
         let (o, registers) = (w.len() / self.depth, self.registers());
         let multiply_adds = self.rows * w.len();
-        let height = o.div_ceil(4 * team.threads_for(multiply_adds)).next_multiple_of(SUMS);
-        // Some rows of W each, and their columns of every row of y.
-        let mut parts: Vec<(&[L], Vec<&mut [f32]>)> =
-            w.chunks(height * self.depth).map(|w| (w, Vec::with_capacity(self.rows))).collect();
-        for y in y.chunks_exact_mut(o) {
-            parts.iter_mut().zip(y.chunks_mut(height)).for_each(|((_, columns), y)| columns.push(y));
-        }
-        team.each(parts, multiply_adds, |(w, mut columns)| {
+        let threads = team.threads_for(multiply_adds);
+        let height = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
+        let part = |i: usize| w.chunks(height * self.depth).nth(i);
+        let y = Shared::from(ViewMut::new(y, self.rows, o, o));
+        team.each_index(o.div_ceil(height), multiply_adds, |i| {
+            // What this thread takes next, if all are as fast.
+            let w = part(i).unwrap_or_default();
+            let next = part(i + threads).unwrap_or(w);
             let mut products = Scratch::new(w.len() / self.depth * registers * LANES);
             let products = products.as_chunks_mut().0;
-            multiply(w, self, products);
-            for (register, rows) in columns.chunks_mut(LANES).enumerate() {
-                add_lanes(&products[register..], registers, accumulate, rows);
+            multiply(w, next.as_ptr(), self, products);
+            let columns = i * height..i * height + w.len() / self.depth;
+            for (register, start) in (0..self.rows).step_by(LANES).enumerate() {
+                let mut rows: [&mut [f32]; LANES] = Default::default();
+                for (row, at) in rows.iter_mut().zip(start..self.rows) {
+                    // SAFETY: the columns are this part's alone.
+                    #[allow(unsafe_code)]
+                    let columns = unsafe { y.row(at, columns.clone()) };
+                    *row = columns;
+                }
+                let count = LANES.min(self.rows - start);
+                add_lanes(&products[register..], registers, accumulate, &mut rows[..count]);
             }
         });
     }
@@ -119,18 +131,19 @@ vectorised! {
 }
 
 vectorised! {
-    /// out `[o, registers]` = W xᵀ.
-    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], x: &Panels, out: &mut [[f32; LANES]]) {
+    /// out `[o, registers]` = W xᵀ, while what will be read afterwards, at `next`, is asked for.
+    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
+        let rest = (w, out);
         match x.width {
             1 => {
-                let (w, out) = multiply_by::<L, 4, 3, 1, FMA>(w, x, out);
-                let (w, out) = multiply_by::<L, 1, 4, 1, FMA>(w, x, out);
-                multiply_by::<L, 1, 1, 1, FMA>(w, x, out);
+                let rest = multiply_by::<L, 4, 3, 1, FMA>(rest, next, x);
+                let rest = multiply_by::<L, 1, 4, 1, FMA>(rest, next, x);
+                multiply_by::<L, 1, 1, 1, FMA>(rest, next, x);
             }
             _ => {
-                let (w, out) = multiply_by::<L, 2, 3, 2, FMA>(w, x, out);
-                let (w, out) = multiply_by::<L, 1, 2, 2, FMA>(w, x, out);
-                multiply_by::<L, 1, 1, 2, FMA>(w, x, out);
+                let rest = multiply_by::<L, 2, 3, 2, FMA>(rest, next, x);
+                let rest = multiply_by::<L, 1, 2, 2, FMA>(rest, next, x);
+                multiply_by::<L, 1, 1, 2, FMA>(rest, next, x);
             }
         }
     }
@@ -139,23 +152,24 @@ vectorised! {
 /// Multiplies `B` · `R` rows of W at a time with all panels, as often as there are so many; the rest of W and of `out`.
 #[inline(always)]
 fn multiply_by<'a, L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
-    w: &'a [L],
+    (mut w, mut out): (&'a [L], &'a mut [[f32; LANES]]),
+    next: *const L,
     x: &Panels,
-    out: &'a mut [[f32; LANES]],
 ) -> (&'a [L], &'a mut [[f32; LANES]]) {
-    let (width, height) = (B * R * x.depth, B * R * x.registers());
-    let parts = w.len() / width;
-    let (out, rest) = out.split_at_mut(parts * height);
-    for (w, out) in w.chunks_exact(width).zip(out.chunks_exact_mut(height)) {
-        multiply_rows::<L, B, R, P, FMA>(w, x, out);
+    while let Some((rows, rest)) = w.split_at_checked(B * R * x.depth) {
+        let (products, others) = out.split_at_mut(B * R * x.registers());
+        let next = if rest.is_empty() { next } else { rest.as_ptr() };
+        multiply_rows::<L, B, R, P, FMA>(rows, next, x, products);
+        (w, out) = (rest, others);
     }
-    (&w[parts * width..], rest)
+    (w, out)
 }
 
 /// `B` · `R` rows of W with all panels, `P` registers wide.
 #[inline(always)]
 fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
     w: &[L],
+    next: *const L,
     x: &Panels,
     out: &mut [[f32; LANES]],
 ) {
@@ -172,8 +186,8 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
             (buffers.as_flattened().as_flattened(), DEPTH)
         };
         for panel in 0..registers / P {
-            let next = w[start..].as_ptr().wrapping_add(B * R * depth);
-            let sums = tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, next);
+            let sums =
+                tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, next.wrapping_add(B * R * start));
             for (j, sums) in sums.as_flattened().iter().enumerate() {
                 let out = out[j * registers + panel * P..][..P].as_flattened_mut();
                 let before = |out: f32| if start == 0 { 0.0 } else { out };

@@ -3,6 +3,8 @@
 
 use super::real::Real;
 use gemm::Parallelism;
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A read-only strided matrix over a slice.
 #[derive(Clone, Copy)]
@@ -61,6 +63,48 @@ impl<'a, T> ViewMut<'a, T> {
             "view leaves its slice"
         );
         Self { data, rows, cols, row_stride }
+    }
+}
+
+/// A writable matrix whose elements are shared out among threads.
+pub(super) struct Shared<'a, T> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    borrowed: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it hands out no elements but by `row`, whose callers see to it that nobody else has them.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> From<ViewMut<'a, T>> for Shared<'a, T> {
+    fn from(view: ViewMut<'a, T>) -> Self {
+        let ViewMut { data, rows, cols, row_stride } = view;
+        Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrowed: PhantomData }
+    }
+}
+
+impl<T> Shared<'_, T> {
+    /// Consecutive elements of a row.
+    ///
+    /// # Safety
+    /// None of them is in use elsewhere while the slice lives.
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    #[inline(always)]
+    pub(super) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        assert!(
+            row < self.rows && columns.start <= columns.end && columns.end <= self.cols,
+            "outside the matrix"
+        );
+        // SAFETY: the elements lie inside the matrix, which is borrowed, and are the caller's alone.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.data.add(row * self.row_stride + columns.start),
+                columns.len(),
+            )
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! and wide. Every sum has its terms in one order, whatever the number of threads.
 
 use super::logit::Inline;
-use super::matmul::{View, ViewMut};
+use super::matmul::{Shared, View, ViewMut};
 use super::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
 use half::bf16;
 use rayon::prelude::*;
@@ -75,7 +75,8 @@ pub(super) fn product<W: Word, A: Term<W>, B: Term<W>>(
 ) {
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0, "product: shapes");
     let (b, terms) = (b.t(), a.cols);
-    let mut target = Target { data: out.data.as_mut_ptr(), stride: out.row_stride, alpha, accumulate };
+    let out = ViewMut::new(out.data, out.rows, out.cols, out.row_stride);
+    let mut target = Target { out: Shared::from(out), alpha, accumulate };
     let mut buffers = BUFFERS.take();
     for columns in blocks(0..b.rows, PACKED[1]) {
         for terms in blocks(0..terms, DEPTH * W::TERMS) {
@@ -178,20 +179,15 @@ fn pack_across<W: Word, S: Term<W>, const L: usize>(
 }
 
 /// Where α times the sums are added, or written where not `accumulate`.
-struct Target {
-    data: *mut f32,
-    stride: usize,
+struct Target<'a> {
+    out: Shared<'a, f32>,
     alpha: f32,
     accumulate: bool,
 }
 
-// SAFETY: tasks of one product write disjoint parts of a matrix that `product` borrows alone meanwhile.
-#[allow(unsafe_code)]
-unsafe impl Sync for Target {}
-
 /// Adds the products of all panels of both sides, each of `words` words, to rows × columns of `target`.
 fn add_panels<W: Word>(
-    target: &Target,
+    target: &Target<'_>,
     (rows, columns): (Range<usize>, Range<usize>),
     (left, right): (&[[u32; ROWS]], &[[u32; COLUMNS]]),
     words: usize,
@@ -219,14 +215,11 @@ fn add_panels<W: Word>(
 }
 
 #[inline(always)]
-fn add_tile(target: &Target, rows: Range<usize>, columns: Range<usize>, tile: &Tile) {
+fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile: &Tile) {
     for (row, sums) in rows.zip(tile) {
-        // SAFETY: the row and the columns are the matrix's, and this tile's alone.
+        // SAFETY: this tile's rows and columns are no other task's.
         #[allow(unsafe_code)]
-        let out = unsafe {
-            let start = target.data.add(row * target.stride + columns.start);
-            std::slice::from_raw_parts_mut(start, columns.len())
-        };
+        let out = unsafe { target.out.row(row, columns.clone()) };
         let terms = out.iter_mut().zip(sums.map(|sum| target.alpha * sum));
         if target.accumulate {
             terms.for_each(|(out, sum)| *out += sum);

@@ -47,19 +47,26 @@ impl Team<'_> {
 
     /// Calls `work` with every item, of `multiply_adds` all together.
     pub(crate) fn each<I: Send>(self, items: Vec<I>, multiply_adds: usize, work: impl Fn(I) + Send + Sync) {
-        if items.len() < 2 || self.threads_for(multiply_adds) == 1 {
-            return items.into_iter().for_each(work);
+        let items: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        self.each_index(items.len(), multiply_adds, |i| {
+            let item = items[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            item.into_iter().for_each(&work);
+        });
+    }
+
+    /// Calls `work` with 0, 1, … `count` − 1, of `multiply_adds` all together; a thread takes them in this order.
+    pub(crate) fn each_index(self, count: usize, multiply_adds: usize, work: impl Fn(usize) + Send + Sync) {
+        if count < 2 || self.threads_for(multiply_adds) == 1 {
+            return (0..count).for_each(work);
         }
         match self {
-            Team::Pool => items.into_par_iter().for_each(work),
+            Team::Pool => (0..count).into_par_iter().for_each(work),
             Team::Awake(gate) => {
-                let items: Vec<Mutex<Option<I>>> =
-                    items.into_iter().map(|item| Mutex::new(Some(item))).collect();
                 let next = AtomicUsize::new(0);
-                gate.open(&|| {
-                    while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let item = item.lock().unwrap_or_else(PoisonError::into_inner).take();
-                        item.into_iter().for_each(&work);
+                gate.open(&|| loop {
+                    match next.fetch_add(1, Ordering::Relaxed) {
+                        i if i < count => work(i),
+                        _ => break,
                     }
                 });
             }
