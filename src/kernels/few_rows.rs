@@ -8,8 +8,10 @@ use super::logit::Inline;
 use super::matmul::{Shared, ViewMut};
 use super::real::{prefetch, vectorised, Real};
 use super::scratch::Scratch;
+use super::swiglu::swiglu_in_place;
 use super::team::Team;
 use candle_core::DType;
+use std::ops::Range;
 
 /// Rows of x in one register.
 const LANES: usize = 8;
@@ -21,7 +23,7 @@ const DEPTH: usize = 512;
 const PARTS: usize = 8;
 
 /// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
-pub(super) struct Panels {
+pub(crate) struct Panels {
     columns: Scratch,
     rows: usize,
     depth: usize,
@@ -42,6 +44,10 @@ impl Panels {
         Self { columns, rows, depth, width }
     }
 
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Registers that a row of W has sums in.
     fn registers(&self) -> usize {
         self.columns.len() / LANES / self.depth
@@ -53,28 +59,22 @@ impl Panels {
         &self.columns.as_chunks().0.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
-    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`.
-    pub(super) fn product<L: Inline<Real = f32>>(
+    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W, y and `accumulate`.
+    pub(super) fn products<L: Inline<Real = f32>, const N: usize>(
         &self,
         team: Team<'_>,
-        w: &[L],
-        y: &mut [f32],
-        accumulate: bool,
+        w: [&[L]; N],
+        y: [(&mut [f32], bool); N],
     ) {
-        let (o, registers) = (w.len() / self.depth, self.registers());
-        let multiply_adds = self.rows * w.len();
-        let threads = team.threads_for(multiply_adds);
-        let height = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
-        let part = |i: usize| w.chunks(height * self.depth).nth(i);
-        let y = Shared::from(ViewMut::new(y, self.rows, o, o));
-        team.each_index(o.div_ceil(height), multiply_adds, |i| {
-            // What this thread takes next, if all are as fast.
-            let w = part(i).unwrap_or_default();
-            let next = part(i + threads).unwrap_or(w);
-            let mut products = Scratch::new(w.len() / self.depth * registers * LANES);
-            let products = products.as_chunks_mut().0;
-            multiply(w, next.as_ptr(), self, products);
-            let columns = i * height..i * height + w.len() / self.depth;
+        let mut at = 0;
+        let y = y.map(|(y, accumulate)| {
+            let o = w[at].len() / self.depth;
+            at += 1;
+            (Shared::from(ViewMut::new(y, self.rows, o, o)), accumulate)
+        });
+        let matrices = w.map(|w| [w]);
+        self.each_part(team, &matrices, |matrix, columns, [products]| {
+            let (y, accumulate) = &y[matrix];
             for (register, start) in (0..self.rows).step_by(LANES).enumerate() {
                 let mut rows: [&mut [f32]; LANES] = Default::default();
                 for (row, at) in rows.iter_mut().zip(start..self.rows) {
@@ -84,8 +84,65 @@ impl Panels {
                     *row = columns;
                 }
                 let count = LANES.min(self.rows - start);
-                add_lanes(&products[register..], registers, accumulate, &mut rows[..count]);
+                add_lanes(&products[register..], self.registers(), *accumulate, &mut rows[..count]);
             }
+        });
+    }
+
+    /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
+    pub(super) fn gated<L: Inline<Real = f32>>(&self, team: Team<'_>, gate: &[L], up: &[L]) -> Panels {
+        let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
+        let mut columns = Scratch::new(o * registers * LANES);
+        let line = o * width * LANES;
+        let panels = Shared::from(ViewMut::new(&mut columns, registers / width, line, line));
+        self.each_part(team, &[[gate, up]], |_, rows, [gate, up]| {
+            swiglu_in_place(gate.as_flattened_mut(), up.as_flattened());
+            for panel in 0..registers / width {
+                // SAFETY: the rows of G and U are this part's alone.
+                #[allow(unsafe_code)]
+                let columns =
+                    unsafe { panels.row(panel, rows.start * width * LANES..rows.end * width * LANES) };
+                let columns = columns.as_chunks_mut().0.chunks_mut(width);
+                let products = gate.chunks(registers).map(|gate| &gate[panel * width..][..width]);
+                columns.zip(products).for_each(|(column, product)| column.copy_from_slice(product));
+            }
+        });
+        Panels { columns, rows: self.rows, depth: o, width }
+    }
+
+    /// Calls `work` with some rows of all matrices of a group, which are of one shape, and with their products with all panels,
+    /// `[rows, registers]` for each; for all rows of all groups.
+    fn each_part<L: Inline<Real = f32>, const N: usize>(
+        &self,
+        team: Team<'_>,
+        groups: &[[&[L]; N]],
+        work: impl Fn(usize, Range<usize>, [&mut [[f32; LANES]]; N]) + Send + Sync,
+    ) {
+        let depth = self.depth;
+        let height = |group: &[&[L]; N]| group[0].len() / depth;
+        let o: usize = groups.iter().map(height).sum();
+        let multiply_adds = N * self.rows * o * depth;
+        let threads = team.threads_for(multiply_adds);
+        let size = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
+        let parts: Vec<(usize, Range<usize>)> = groups
+            .iter()
+            .map(height)
+            .enumerate()
+            .flat_map(|(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size))))
+            .collect();
+        team.each_index(parts.len(), multiply_adds, |i| {
+            let (at, rows) = parts[i].clone();
+            // What this thread takes next, if all are as fast.
+            let next =
+                parts.get(i + threads).map_or(&[][..], |(at, rows)| &groups[*at][0][rows.start * depth..]);
+            let len = rows.len() * self.registers() * LANES;
+            let mut products: [_; N] = std::array::from_fn(|_| Scratch::new(len));
+            for (n, products) in products.iter_mut().enumerate() {
+                let next = groups[at].get(n + 1).map_or(next, |w| &w[rows.start * depth..]).as_ptr();
+                let w = &groups[at][n][rows.start * depth..rows.end * depth];
+                multiply(w, next, self, products.as_chunks_mut().0);
+            }
+            work(at, rows, products.each_mut().map(|products| products.as_chunks_mut().0));
         });
     }
 }
@@ -257,8 +314,8 @@ pub(super) mod tests {
         {
             let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
             let (mut y, mut alone) = (vec![0.5; n * o], vec![f32::NAN; n * o]);
-            Panels::new(&x, i).product(Team::Pool, &w, &mut y, true);
-            Panels::new(&x, i).product(Team::Pool, &w, &mut alone, false);
+            Panels::new(&x, i).products(Team::Pool, [&w], [(&mut y, true)]);
+            Panels::new(&x, i).products(Team::Pool, [&w], [(&mut alone, false)]);
             for (at, got) in y.iter().enumerate() {
                 assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
                 let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
@@ -275,7 +332,7 @@ pub(super) mod tests {
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
-            pool.install(|| Team::awake(|team| Panels::new(x, i).product(team, &w, &mut y, false)));
+            pool.install(|| Team::awake(|team| Panels::new(x, i).products(team, [&w], [(&mut y, false)])));
             y
         };
         let all = product(&x, 3);
@@ -286,13 +343,29 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn gated_rows_are_multiplied_as_if_they_had_been_rows_in_between() {
+        let (i, f, o) = (24, 35, 10);
+        let [gate, up, down] = [(f * i, 7), (f * i, 8), (o * f, 9)].map(|(len, seed)| numbers(len, seed));
+        for n in [1, 8, 9, 16, 17, 40] {
+            let panels = Panels::new(&numbers(n * i, 10), i);
+            let [mut a, mut b] = [0; 2].map(|_| vec![0.0; n * f]);
+            panels.products(Team::Pool, [&gate, &up], [(&mut a, false), (&mut b, false)]);
+            swiglu_in_place(&mut a, &b);
+            let [mut got, mut want] = [0; 2].map(|_| vec![0.0; n * o]);
+            panels.gated(Team::Pool, &gate, &up).products(Team::Pool, [&down], [(&mut got, false)]);
+            Panels::new(&a, f).products(Team::Pool, [&down], [(&mut want, false)]);
+            assert_eq!(got, want, "{n} rows");
+        }
+    }
+
+    #[test]
     fn narrow_weights_are_widened() {
         let (x, w) = (numbers(5 * 600, 5), numbers(9 * 600, 6));
         let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
         let (mut a, mut b) = (vec![0.0; 45], vec![0.0; 45]);
-        Panels::new(&x, 600).product(Team::Pool, &narrow, &mut a, false);
-        Panels::new(&x, 600).product(Team::Pool, &wide, &mut b, false);
+        Panels::new(&x, 600).products(Team::Pool, [&narrow], [(&mut a, false)]);
+        Panels::new(&x, 600).products(Team::Pool, [&wide], [(&mut b, false)]);
         assert_eq!(a, b);
     }
 }

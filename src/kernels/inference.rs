@@ -5,7 +5,7 @@ use super::few_rows::Panels;
 use super::logit::Inline;
 use super::matmul::{matmul, View, ViewMut};
 use super::one_query::attend_one;
-use super::real::with_slice;
+use super::real::{with_slice, with_slices};
 use super::rms_norm::rms_norm_row;
 use super::scratch::Scratch;
 use super::swiglu::swiglu_in_place;
@@ -21,70 +21,132 @@ const BLOCK: usize = 64;
 pub(crate) const FEW: usize = 64;
 
 /// Rows `[n, i]` to be multiplied with weights.
-pub(crate) struct Input<'a> {
-    x: &'a [f32],
-    width: usize,
-    panels: Option<Panels>,
+pub(crate) enum Input {
+    Few(Panels),
+    Many { x: Scratch, width: usize },
 }
 
-impl<'a> Input<'a> {
+impl Input {
     /// Rows `width` wide.
-    pub(crate) fn new(x: &'a [f32], width: usize) -> Self {
-        let few = x.len() <= FEW * width;
-        Self { x, width, panels: few.then(|| Panels::new(x, width)) }
+    pub(crate) fn new(x: Scratch, width: usize) -> Self {
+        match x.len() <= FEW * width {
+            true => Self::Few(Panels::new(&x, width)),
+            false => Self::Many { x, width },
+        }
     }
 
-    /// x Wᵀ + b, added to `onto` (`[n, o]`) where given; W and b f32, bf16 or f16.
-    pub(crate) fn linear(
+    fn rows(&self) -> usize {
+        match self {
+            Self::Few(panels) => panels.rows(),
+            Self::Many { x, width } => x.len() / width,
+        }
+    }
+
+    /// x Wᵀ + b for every (W, b), f32, bf16 or f16.
+    pub(crate) fn linear<const N: usize>(
         &self,
         team: Team<'_>,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        onto: Option<Scratch>,
-    ) -> Result<Scratch> {
-        let (n, o) = (self.x.len() / self.width, weight.dim(0)?);
-        let accumulate = onto.is_some() || bias.is_some();
-        let mut y =
-            onto.unwrap_or_else(|| if bias.is_some() { Scratch::zeros(n * o) } else { Scratch::new(n * o) });
-        if let Some(bias) = bias {
-            with_slice::<f32, _>(bias, |b| {
-                y.chunks_exact_mut(o).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
-                Ok(())
-            })?;
+        maps: [(&Tensor, Option<&Tensor>); N],
+    ) -> Result<[Scratch; N]> {
+        let mut y = maps.map(|(w, _)| Scratch::new(self.rows() * w.dims()[0]));
+        for (y, (_, bias)) in y.iter_mut().zip(maps) {
+            if let Some(bias) = bias {
+                y.fill(0.0);
+                add_bias(bias, y)?;
+            }
         }
-        match weight.dtype() {
-            DType::BF16 => with_slice::<bf16, _>(weight, |w| {
-                self.product(team, w, &mut y, accumulate);
-                Ok(())
-            })?,
-            _ => with_slice::<f32, _>(weight, |w| {
-                self.product(team, w, &mut y, accumulate);
-                Ok(())
-            })?,
-        }
+        let mut biased = maps.map(|(_, bias)| bias.is_some()).into_iter();
+        let sums = y.each_mut().map(|y| (&mut y[..], biased.next().unwrap_or_default()));
+        self.products(team, maps.map(|(w, _)| w), sums)?;
         Ok(y)
     }
 
-    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`.
-    fn product<L: Inline<Real = f32>>(&self, team: Team<'_>, w: &[L], y: &mut [f32], accumulate: bool) {
-        if let Some(panels) = &self.panels {
-            return panels.product(team, w, y, accumulate);
+    /// y += x Wᵀ + b.
+    pub(crate) fn add_linear(
+        &self,
+        team: Team<'_>,
+        (weight, bias): (&Tensor, Option<&Tensor>),
+        y: &mut [f32],
+    ) -> Result<()> {
+        bias.map_or(Ok(()), |bias| add_bias(bias, y))?;
+        self.products(team, [weight], [(y, true)])
+    }
+
+    /// silu(x Gᵀ) ∘ (x Uᵀ); G and U f32, bf16 or f16.
+    pub(crate) fn gated(&self, team: Team<'_>, weights: [&Tensor; 2]) -> Result<Self> {
+        let Self::Few(panels) = self else {
+            let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
+            return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
+        };
+        Ok(Self::Few(match weights.iter().all(|w| w.dtype() == DType::BF16) {
+            true => with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?,
+            false => with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?,
+        }))
+    }
+
+    /// silu(gate) ∘ up, of rows `width` wide.
+    pub(crate) fn activated(team: Team<'_>, mut gate: Scratch, up: &[f32], width: usize) -> Self {
+        const CHUNK: usize = 1 << 11;
+        let len = gate.len();
+        let parts = gate.chunks_mut(CHUNK).zip(up.chunks(CHUNK)).collect();
+        team.each(parts, 16 * len, |(gate, up): (&mut [f32], _)| swiglu_in_place(gate, up));
+        Self::new(gate, width)
+    }
+
+    /// y = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W and (y, `accumulate`).
+    fn products<const N: usize>(
+        &self,
+        team: Team<'_>,
+        weights: [&Tensor; N],
+        y: [(&mut [f32], bool); N],
+    ) -> Result<()> {
+        let narrow = weights.iter().all(|w| w.dtype() == DType::BF16);
+        let result = match narrow {
+            true => with_slices(weights, |w: [&[bf16]; N]| self.products_of(team, w, y)),
+            false => with_slices(weights, |w: [&[f32]; N]| self.products_of(team, w, y)),
+        };
+        Ok(result?)
+    }
+
+    fn products_of<L: Inline<Real = f32>, const N: usize>(
+        &self,
+        team: Team<'_>,
+        w: [&[L]; N],
+        y: [(&mut [f32], bool); N],
+    ) -> candle_core::Result<()> {
+        match self {
+            Self::Few(panels) => panels.products(team, w, y),
+            Self::Many { x, width } => {
+                w.into_iter().zip(y).for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
+            }
         }
-        let i = self.width;
-        let (n, o) = (self.x.len() / i, w.len() / i);
-        // Rows of W at a time, widened where they are narrow: all of them where they are not.
-        let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
-        let mut buffer = Vec::new();
-        if L::DTYPE != DType::F32 {
-            buffer.resize(rows * i, 0.0);
-        }
-        for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
-            let width = w.len() / i;
-            let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
-            let out = ViewMut::new(&mut y[start..], n, width, o);
-            let (x, w) = (View::new(self.x, n, i, i), View::new(w, width, i, i));
-            matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
-        }
+        Ok(())
+    }
+}
+
+/// Adds b to every row of y.
+fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
+    Ok(with_slice::<f32, _>(bias, |b| {
+        y.chunks_exact_mut(b.len()).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+        Ok(())
+    })?)
+}
+
+/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ where `accumulate`.
+fn product<L: Inline<Real = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
+    let (n, o) = (x.len() / i, w.len() / i);
+    // Rows of W at a time, widened where they are narrow: all of them where they are not.
+    let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
+    let mut buffer = Vec::new();
+    if L::DTYPE != DType::F32 {
+        buffer.resize(rows * i, 0.0);
+    }
+    for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
+        let width = w.len() / i;
+        let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
+        let out = ViewMut::new(&mut y[start..], n, width, o);
+        let (x, w) = (View::new(x, n, i, i), View::new(w, width, i, i));
+        matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
     }
 }
 
@@ -118,14 +180,6 @@ pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> 
         x.chunks_exact(h).zip(y.chunks_exact_mut(h)).for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
     });
     y
-}
-
-/// gate ← silu(gate) · up.
-pub(crate) fn swiglu_rows(team: Team<'_>, gate: &mut [f32], up: &[f32]) {
-    const CHUNK: usize = 1 << 11;
-    let multiply_adds = 16 * gate.len();
-    let parts = gate.chunks_mut(CHUNK).zip(up.chunks(CHUNK)).collect();
-    team.each(parts, multiply_adds, |(g, u)| swiglu_in_place(g, u));
 }
 
 /// Cached keys and values `[n, K·d]` of all positions, in two parts.

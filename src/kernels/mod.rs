@@ -96,7 +96,7 @@ pub use swiglu::{silu_mul, swiglu};
 
 pub(crate) use collect::{add_into, collecting, Collected};
 pub(crate) use embedding::RowGradient;
-pub(crate) use inference::{attend, embedding_rows, norm_rows, swiglu_rows, Input, Past, FEW};
+pub(crate) use inference::{attend, embedding_rows, norm_rows, Input, Past, FEW};
 pub(crate) use logit::Logit;
 pub(crate) use optimizer::{adamw, adamw_narrow, sum_of_squares, AdamWStep};
 pub(crate) use real::with_slice;

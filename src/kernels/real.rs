@@ -347,27 +347,25 @@ pub(crate) fn with_slice<T: WithDType, R>(
     tensor: &Tensor,
     f: impl FnOnce(&[T]) -> candle_core::Result<R>,
 ) -> candle_core::Result<R> {
-    if tensor.dtype() == T::DTYPE && tensor.is_contiguous() {
-        let (storage, layout) = tensor.storage_and_layout();
-        if let Storage::Cpu(storage) = &*storage {
-            return f(slice_of(storage, layout)?);
-        }
-    }
-    let copy = tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1::<T>()?;
-    f(&copy)
+    with_slices([tensor], |[slice]| f(slice))
 }
 
-/// Calls `f` with the elements of contiguous CPU tensors of type `T`.
+/// Calls `f` with the elements of tensors: in place for contiguous CPU tensors of type `T`, else with copies.
 pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> candle_core::Result<R>,
 ) -> candle_core::Result<R> {
-    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut tensors = tensors.map(Tensor::clone);
+    for tensor in &mut tensors {
+        if !(tensor.dtype() == T::DTYPE && tensor.is_contiguous() && tensor.device().is_cpu()) {
+            *tensor = tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.contiguous()?;
+        }
+    }
+    let guards = tensors.each_ref().map(Tensor::storage_and_layout);
     let mut slices: [&[T]; N] = [&[]; N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(storage) => *slice = slice_of(storage, layout)?,
-            _ => candle_core::bail!("all tensors of a kernel must be on the CPU"),
+        if let Storage::Cpu(storage) = &**storage {
+            *slice = slice_of(storage, layout)?;
         }
     }
     f(slices)

@@ -6,9 +6,7 @@
 use super::block::{Block, Correction, Projection};
 use super::cache::{KvCache, Slot};
 use super::decoder::Decoder;
-use crate::kernels::{
-    attend, embedding_rows, norm_rows, swiglu_rows, with_slice, Input, RopeTable, Scratch, Team, FEW,
-};
+use crate::kernels::{attend, embedding_rows, norm_rows, with_slice, Input, RopeTable, Scratch, Team, FEW};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -84,7 +82,8 @@ impl Decoder {
             slot.len += span.count;
         }
         let x = self.normed(team, &x, &self.norm)?;
-        Input::new(&x, self.config.hidden_size).linear(team, &self.head, None, None)
+        let [logits] = Input::new(x, self.config.hidden_size).linear(team, [(&self.head, None)])?;
+        Ok(logits)
     }
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
@@ -143,40 +142,37 @@ impl Decoder {
         last: bool,
     ) -> Result<Scratch> {
         let width = self.config.hidden_size;
-        let mut normed = self.normed(team, &x, &block.input_norm)?;
-        let [q_norm, k_norm] = block.head_norms.as_ref().map_or([None; 2], |n| n.each_ref().map(Some));
-        let mut input = Input::new(&normed, width);
-        let k = self.heads(team, &input, &block.k, k_norm)?;
-        let v = project(team, &input, &block.v, None)?;
+        let normed = self.normed(team, &x, &block.input_norm)?;
         let last = last && spans.iter().any(|s| s.count > 1);
-        if last {
-            x = last_rows(&x, spans, width);
-            normed = last_rows(&normed, spans, width);
-            input = Input::new(&normed, width);
-        }
-        let q = self.heads(team, &input, &block.q, q_norm)?;
+        let last_normed = last.then(|| last_rows(&normed, spans, width));
+        let input = Input::new(normed, width);
+        let [q, k, v] = match last_normed {
+            None => project(team, &input, [&block.q, &block.k, &block.v])?,
+            Some(normed) => {
+                x = last_rows(&x, spans, width);
+                let [k, v] = project(team, &input, [&block.k, &block.v])?;
+                let [q] = project(team, &Input::new(normed, width), [&block.q])?;
+                [q, k, v]
+            }
+        };
+        let (q, k) = match &block.head_norms {
+            Some([q_norm, k_norm]) => (self.normed(team, &q, q_norm)?, self.normed(team, &k, k_norm)?),
+            None => (q, k),
+        };
         let mixed = self.attend_rows(team, [q, k, v], slots, layer, spans, last);
-        let x = project(team, &Input::new(&mixed, block.o.weight.dim(1)?), &block.o, Some(x))?;
-        let normed = self.normed(team, &x, &block.post_norm)?;
-        let input = Input::new(&normed, width);
-        let mut gate = project(team, &input, &block.gate, None)?;
-        swiglu_rows(team, &mut gate, &project(team, &input, &block.up, None)?);
-        project(team, &Input::new(&gate, self.config.intermediate_size), &block.down, Some(x))
-    }
-
-    /// Queries or keys, projected and normalised head by head where there is a norm.
-    fn heads(
-        &self,
-        team: Team<'_>,
-        x: &Input,
-        projection: &Projection,
-        norm: Option<&Tensor>,
-    ) -> Result<Scratch> {
-        let heads = project(team, x, projection, None)?;
-        match norm {
-            Some(weight) => self.normed(team, &heads, weight),
-            None => Ok(heads),
-        }
+        add_projection(team, &Input::new(mixed, block.o.weight.dim(1)?), &block.o, &mut x)?;
+        let input = Input::new(self.normed(team, &x, &block.post_norm)?, width);
+        let gated = match [&block.gate, &block.up] {
+            plain if plain.iter().all(|p| p.lora.is_none() && p.bias.is_none()) => {
+                input.gated(team, plain.map(|projection| &projection.weight))?
+            }
+            corrected => {
+                let [gate, up] = project(team, &input, corrected)?;
+                Input::activated(team, gate, &up, self.config.intermediate_size)
+            }
+        };
+        add_projection(team, &gated, &block.down, &mut x)?;
+        Ok(x)
     }
 
     /// Attention of every row's new tokens, or of the last one of each, over what the row holds and their keys and values, which
@@ -215,24 +211,31 @@ impl Decoder {
 }
 
 /// Consecutive parts of these lengths.
-fn parts<'a>(
-    mut all: &'a mut [f32],
-    lengths: impl Iterator<Item = usize>,
-) -> impl Iterator<Item = &'a mut [f32]> {
+fn parts(mut all: &mut [f32], lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [f32]> {
     lengths.map_while(move |len| all.split_off_mut(..len))
 }
 
-/// x Wᵀ + b with its correction, added to `onto` where given.
-fn project(team: Team<'_>, x: &Input, projection: &Projection, onto: Option<Scratch>) -> Result<Scratch> {
-    let y = x.linear(team, &projection.weight, projection.bias.as_ref(), onto)?;
-    match &projection.lora {
-        Some(Correction { a, b, scale, .. }) => {
-            let mut inner = x.linear(team, a, None, None)?;
-            inner.iter_mut().for_each(|u| *u *= *scale as f32);
-            Input::new(&inner, b.dim(1)?).linear(team, b, None, Some(y))
-        }
-        None => Ok(y),
+/// x Wᵀ + b with its correction, for every projection.
+fn project<const N: usize>(team: Team<'_>, x: &Input, projections: [&Projection; N]) -> Result<[Scratch; N]> {
+    let mut y = x.linear(team, projections.map(|p| (&p.weight, p.bias.as_ref())))?;
+    for (y, projection) in y.iter_mut().zip(projections) {
+        add_correction(team, x, projection, y)?;
     }
+    Ok(y)
+}
+
+/// y += x Wᵀ + b with its correction.
+fn add_projection(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
+    x.add_linear(team, (&projection.weight, projection.bias.as_ref()), y)?;
+    add_correction(team, x, projection, y)
+}
+
+/// y += s (x Aᵀ) Bᵀ where there is a correction.
+fn add_correction(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
+    let Some(Correction { a, b, scale, .. }) = &projection.lora else { return Ok(()) };
+    let [mut inner] = x.linear(team, [(a, None)])?;
+    inner.iter_mut().for_each(|u| *u *= *scale as f32);
+    Input::new(inner, b.dim(1)?).add_linear(team, (b, None), y)
 }
 
 /// Rotates consecutive rows, the first by the angles of `position`.
