@@ -55,9 +55,11 @@ impl Decoder {
             cache.slots[row] = slot;
         }
         let logits = logits?;
-        match logits.iter().position(|x| x.is_nan()) {
-            Some(i) => {
-                let at = format!("row {} of {}", i / self.config.vocab_size, rows.len());
+        // To the end of every row: a search that stops at once compares them one by one.
+        let broken = |row: &[f32]| row.iter().fold(false, |nan, x| nan | x.is_nan());
+        match logits.chunks(self.config.vocab_size).position(broken) {
+            Some(row) => {
+                let at = format!("row {row} of {}", rows.len());
                 Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
             }
             None => Ok(logits),
