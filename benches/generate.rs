@@ -78,7 +78,10 @@ fn compare(shape: &str, dtype: &str) -> Result<()> {
                 print("PyTorch", theirs);
                 ratios.push(theirs[0] / ours[0]);
             }
-            Err(reason) => return Ok(println!("PyTorch does not run: {reason:#}")),
+            Err(reason) => {
+                println!("PyTorch does not run: {reason:#}");
+                return Ok(());
+            }
         }
     }
     ratios.sort_by(f64::total_cmp);

@@ -66,10 +66,8 @@ impl Panels {
         w: [&[L]; N],
         y: [(&mut [f32], bool); N],
     ) {
-        let mut at = 0;
         let y = y.map(|(y, accumulate)| {
-            let o = w[at].len() / self.depth;
-            at += 1;
+            let o = y.len() / self.rows.max(1);
             (Shared::from(ViewMut::new(y, self.rows, o, o)), accumulate)
         });
         let matrices = w.map(|w| [w]);
@@ -98,13 +96,14 @@ impl Panels {
         self.each_part(team, &[[gate, up]], |_, rows, [gate, up]| {
             swiglu_in_place(gate.as_flattened_mut(), up.as_flattened());
             for panel in 0..registers / width {
-                // SAFETY: the rows of G and U are this part's alone.
+                let numbers = rows.start * width * LANES..rows.end * width * LANES;
+                // SAFETY: the columns, made by rows of G and U, are this part's alone.
                 #[allow(unsafe_code)]
-                let columns =
-                    unsafe { panels.row(panel, rows.start * width * LANES..rows.end * width * LANES) };
-                let columns = columns.as_chunks_mut().0.chunks_mut(width);
+                let columns = unsafe { panels.row(panel, numbers) };
                 let products = gate.chunks(registers).map(|gate| &gate[panel * width..][..width]);
-                columns.zip(products).for_each(|(column, product)| column.copy_from_slice(product));
+                for (column, product) in columns.as_chunks_mut().0.chunks_mut(width).zip(products) {
+                    column.copy_from_slice(product);
+                }
             }
         });
         Panels { columns, rows: self.rows, depth: o, width }
@@ -119,28 +118,23 @@ impl Panels {
         work: impl Fn(usize, Range<usize>, [&mut [[f32; LANES]]; N]) + Send + Sync,
     ) {
         let depth = self.depth;
-        let height = |group: &[&[L]; N]| group[0].len() / depth;
-        let o: usize = groups.iter().map(height).sum();
+        let heights = groups.iter().map(|group| group[0].len() / depth);
+        let o: usize = heights.clone().sum();
         let multiply_adds = N * self.rows * o * depth;
         let threads = team.threads_for(multiply_adds);
         let size = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
-        let parts: Vec<(usize, Range<usize>)> = groups
-            .iter()
-            .map(height)
-            .enumerate()
-            .flat_map(|(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size))))
-            .collect();
+        let parts_of = |(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size)));
+        let parts: Vec<(usize, Range<usize>)> = heights.enumerate().flat_map(parts_of).collect();
         team.each_index(parts.len(), multiply_adds, |i| {
             let (at, rows) = parts[i].clone();
             // What this thread takes next, if all are as fast.
-            let next =
-                parts.get(i + threads).map_or(&[][..], |(at, rows)| &groups[*at][0][rows.start * depth..]);
+            let later = parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
             let len = rows.len() * self.registers() * LANES;
             let mut products: [_; N] = std::array::from_fn(|_| Scratch::new(len));
             for (n, products) in products.iter_mut().enumerate() {
-                let next = groups[at].get(n + 1).map_or(next, |w| &w[rows.start * depth..]).as_ptr();
+                let next = groups[at].get(n + 1).map(|w| &w[rows.start * depth..]).or(later);
                 let w = &groups[at][n][rows.start * depth..rows.end * depth];
-                multiply(w, next, self, products.as_chunks_mut().0);
+                multiply(w, next.unwrap_or(w).as_ptr(), self, products.as_chunks_mut().0);
             }
             work(at, rows, products.each_mut().map(|products| products.as_chunks_mut().0));
         });

@@ -218,6 +218,7 @@ fn bad_calls_are_named() {
     assert!(error(&[0], &[&[]]).contains("rows[0].len"));
     assert!(error(&[0, 1], &[&[1], &[40]]).contains("rows[1][0]"));
     assert!(error(&[0], &[]).contains("tokens"));
+    assert!(decoder.extend(&mut cache, &[], &[]).unwrap().is_empty());
     let mut other = KvCache::new(&DecoderConfig { num_hidden_layers: 1, ..config() }, 1);
     assert!(decoder.extend(&mut other, &[0], &[&[1]]).is_err());
     for bad in [SamplingParams { temperature: 0.0, ..sampling(1) }, sampling(0)] {
