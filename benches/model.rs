@@ -3,9 +3,9 @@
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench model [-- CASES]`
 //!
-//! Cases: `full` trains all weights in f32, `bf16` all weights stored in bf16, `lora` corrections of rank 16. Every case runs
-//! in a process of its own, ours and PyTorch's in turn (for `bf16` PyTorch's `full`): the second of two updates is timed,
-//! the peak is the whole process's. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
+//! Cases: `full` trains all weights in f32, `bf16` all weights stored in bf16 (ours with f32 copies beside them, PyTorch
+//! without), `lora` corrections of rank 16. Every case runs in a process of its own, ours and PyTorch's in turn: the second of
+//! two updates is timed, the peak is the whole process's. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
 
 use std::process::Command;
 use std::time::Instant;
@@ -50,7 +50,7 @@ fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
     };
     print("epo", ours);
     let mut torch = python("model_torch.py");
-    torch.arg(if case == "lora" { "lora" } else { "full" }).args([rows, length, layers]);
+    torch.arg(case).args([rows, length, layers]);
     match figures(&mut torch) {
         Ok(theirs) => {
             print("PyTorch", theirs);

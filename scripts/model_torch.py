@@ -1,6 +1,6 @@
 """PyTorch's side of `cargo bench --bench model`: one policy update of a model of Qwen2.5-0.5B's shape, by transformers and PEFT.
 
-Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE full or lora. The last line printed is: seconds of wall and of CPU of
+Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE full, bf16 (all weights, stored so) or lora. The last line printed is: seconds of wall and of CPU of
 one update after one that warms up, and MB at the peak of the process.
 """
 
@@ -26,7 +26,7 @@ def model(case, layers):
         rope_theta=1e6,
         tie_word_embeddings=True,
     )
-    policy = Qwen2ForCausalLM(config).float()
+    policy = Qwen2ForCausalLM(config).to(torch.bfloat16 if case == "bf16" else torch.float32)
     if case == "lora":
         from peft import LoraConfig, get_peft_model
 

@@ -5,7 +5,7 @@
 //! the number of threads.
 
 use super::logit::Inline;
-use super::matmul::{Shared, ViewMut};
+use super::matmul::{Disjoint, ViewMut};
 use super::real::{prefetch, vectorised, Real};
 use super::scratch::Scratch;
 use super::swiglu::swiglu_in_place;
@@ -68,7 +68,7 @@ impl Panels {
     ) {
         let y = y.map(|(y, accumulate)| {
             let o = y.len() / self.rows.max(1);
-            (Shared::from(ViewMut::new(y, self.rows, o, o)), accumulate)
+            (Disjoint::from(ViewMut::new(y, self.rows, o, o)), accumulate)
         });
         let matrices = w.map(|w| [w]);
         self.each_part(team, &matrices, |matrix, columns, [products]| {
@@ -92,7 +92,7 @@ impl Panels {
         let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
         let mut columns = Scratch::new(o * registers * LANES);
         let line = o * width * LANES;
-        let panels = Shared::from(ViewMut::new(&mut columns, registers / width, line, line));
+        let panels = Disjoint::from(ViewMut::new(&mut columns, registers / width, line, line));
         self.each_part(team, &[[gate, up]], |_, rows, [gate, up]| {
             swiglu_in_place(gate.as_flattened_mut(), up.as_flattened());
             for panel in 0..registers / width {

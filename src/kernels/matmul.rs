@@ -67,7 +67,7 @@ impl<'a, T> ViewMut<'a, T> {
 }
 
 /// A writable matrix whose elements are shared out among threads.
-pub(super) struct Shared<'a, T> {
+pub(super) struct Disjoint<'a, T> {
     data: *mut T,
     rows: usize,
     cols: usize,
@@ -77,16 +77,16 @@ pub(super) struct Shared<'a, T> {
 
 // SAFETY: it hands out no elements but by `row`, whose callers see to it that nobody else has them.
 #[allow(unsafe_code)]
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
-impl<'a, T> From<ViewMut<'a, T>> for Shared<'a, T> {
+impl<'a, T> From<ViewMut<'a, T>> for Disjoint<'a, T> {
     fn from(view: ViewMut<'a, T>) -> Self {
         let ViewMut { data, rows, cols, row_stride } = view;
         Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrowed: PhantomData }
     }
 }
 
-impl<T> Shared<'_, T> {
+impl<T> Disjoint<'_, T> {
     /// Consecutive elements of a row.
     ///
     /// # Safety

@@ -4,7 +4,7 @@
 //! and wide. Every sum has its terms in one order, whatever the number of threads.
 
 use super::logit::Inline;
-use super::matmul::{Shared, View, ViewMut};
+use super::matmul::{Disjoint, View, ViewMut};
 use super::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
 use half::bf16;
 use rayon::prelude::*;
@@ -76,7 +76,7 @@ pub(super) fn product<W: Word, A: Term<W>, B: Term<W>>(
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0, "product: shapes");
     let (b, terms) = (b.t(), a.cols);
     let out = ViewMut::new(out.data, out.rows, out.cols, out.row_stride);
-    let mut target = Target { out: Shared::from(out), alpha, accumulate };
+    let mut target = Target { out: Disjoint::from(out), alpha, accumulate };
     let mut buffers = BUFFERS.take();
     for columns in blocks(0..b.rows, PACKED[1]) {
         for terms in blocks(0..terms, DEPTH * W::TERMS) {
@@ -180,7 +180,7 @@ fn pack_across<W: Word, S: Term<W>, const L: usize>(
 
 /// Where α times the sums are added, or written where not `accumulate`.
 struct Target<'a> {
-    out: Shared<'a, f32>,
+    out: Disjoint<'a, f32>,
     alpha: f32,
     accumulate: bool,
 }
