@@ -1,7 +1,7 @@
 """PyTorch's side of `cargo bench --bench model`: one policy update of a model of Qwen2.5-0.5B's shape, by transformers and PEFT.
 
-Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE full, bf16 (all weights, stored so) or lora. The last line printed is: seconds of wall and of CPU of
-one update after one that warms up, and MB at the peak of the process.
+Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE full, bf16 (all weights, stored so) or lora. The last line printed is:
+seconds of wall and of CPU of one update after one that warms up, and MB at the peak of the process.
 """
 
 import resource

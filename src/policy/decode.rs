@@ -192,11 +192,11 @@ impl Decoder {
         let dims @ (heads, kv_heads, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
         let queries = |span: &Span| if last { 1 } else { span.count };
         let mut out = Scratch::zeros(q.len());
-        let own = || spans.iter().map(|span| queries(span) * heads * d);
-        let new = || spans.iter().map(|span| span.count * kv_heads * d);
-        let own = parts(&mut q, own()).zip(parts(&mut out, own()));
-        let new = parts(&mut k, new()).zip(parts(&mut v, new()));
-        let work = slots.iter_mut().zip(spans).zip(own.zip(new)).collect();
+        let of_queries = || spans.iter().map(|span| queries(span) * heads * d);
+        let of_tokens = || spans.iter().map(|span| span.count * kv_heads * d);
+        let q_and_out = parts(&mut q, of_queries()).zip(parts(&mut out, of_queries()));
+        let k_and_v = parts(&mut k, of_tokens()).zip(parts(&mut v, of_tokens()));
+        let work = slots.iter_mut().zip(spans).zip(q_and_out.zip(k_and_v)).collect();
         let multiply_adds: usize =
             spans.iter().map(|s| queries(s) * (s.position + s.count)).sum::<usize>() * heads * d;
         team.each(work, multiply_adds, |((slot, span), ((q, out), (k, v)))| {
