@@ -19,8 +19,8 @@ use std::time::Instant;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::ScoreOptions;
+use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
-use epo::train::optim::{AdamW, AdamWConfig};
 
 const BATCH: usize = 8;
 const LENGTH: usize = 512;

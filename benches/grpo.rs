@@ -16,11 +16,13 @@ use candle_core::{DType, Device};
 use epo::advantage::{grpo, Groups};
 use epo::entropy::{EntropyConfig, EntropyControl, StepEntropy};
 use epo::objective::TokenLayout;
+use epo::optim::AdamW;
+use epo::optim::AdamWConfig;
 use epo::policy::{DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams};
 use epo::rng::{Purpose, Stream};
 use epo::rollout::{Row, RowKind};
-use epo::train::optim::AdamW;
-use epo::train::{AdamWConfig, Learner, PolicyBatch, UpdateConfig};
+use epo::train::config::UpdateConfig;
+use epo::train::learn::{Learner, PolicyBatch};
 
 use common::{cpu_seconds, faster, figures, forget_peak, memory};
 

@@ -13,10 +13,12 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use epo::entropy::EntropyConfig;
+use epo::optim::AdamW;
+use epo::optim::AdamWConfig;
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
 use epo::rollout::Row;
-use epo::train::optim::AdamW;
-use epo::train::{AdamWConfig, Learner, PolicyBatch, UpdateConfig};
+use epo::train::config::UpdateConfig;
+use epo::train::learn::{Learner, PolicyBatch};
 
 use common::{cpu_seconds, figures, forget_peak, memory, python};
 

@@ -5,7 +5,8 @@
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
-use epo::kernels::{self, composed, logprob_entropy, AttentionShape, RopeTable};
+use epo::kernels;
+use epo::kernels::{composed, logprob_entropy, AttentionShape, RopeTable};
 use epo::policy::{Decoder, DecoderConfig, Gradients, KvCache, Parameters, Request, SamplingParams};
 use epo::rng::{Purpose, Stream};
 use std::time::Instant;

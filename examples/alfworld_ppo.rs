@@ -13,7 +13,10 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use epo::rollout::ActionSpace;
-use epo::train::*;
+use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
+use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
+use epo::worlds::AlfWorldTasks;
 
 /// Everything that decides what a run does; a run folder's `config.toml` holds it.
 type Config = TrainConfig<AlfWorldTasks>;

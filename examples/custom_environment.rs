@@ -11,8 +11,12 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
+use epo::evaluation::Panel;
 use epo::rollout::ActionSpace;
-use epo::train::*;
+use epo::run::{stop_on_ctrl_c, RunFolder};
+use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
+use epo::train::learn::{CriticConfig, PolicyConfig};
+use epo::train::{update_critic, update_policy, Advantages, Beginning, Trainer};
 use epo::Error;
 use serde::{Deserialize, Serialize};
 

@@ -11,8 +11,14 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
+use epo::evaluation::Panel;
+use epo::optim::LrSchedule;
 use epo::rollout::RolloutConfig;
-use epo::train::*;
+use epo::run::{stop_on_ctrl_c, RunFolder};
+use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
+use epo::train::credit::{turn_advantages, AdvantageConfig};
+use epo::train::learn::{CloningConfig, PolicyConfig};
+use epo::train::{update_policy, Advantages, Beginning, EvaluationConfig, Trainer};
 use serde::{Deserialize, Serialize};
 
 /// `[environment]` of the configuration: this world has nothing to set.

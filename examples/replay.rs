@@ -16,7 +16,7 @@ use epo::env::household::{GeneratorConfig, Household};
 use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
 use epo::env::{show_admissible, Environment, ToyEnvironment};
 use epo::rollout::ActionSpace;
-use epo::train::{episode_files, read_episodes, replay_episode, EpisodeLine};
+use epo::run::{episode_files, read_episodes, replay_episode, EpisodeLine};
 
 /// Shows recorded episodes, or plays them again.
 #[derive(Parser)]
@@ -94,7 +94,7 @@ impl Settings {
     fn beside(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config = folder.join("config.toml");
-        Ok(if config.is_file() { epo::train::read_config(config)? } else { Self::default() })
+        Ok(if config.is_file() { epo::run::read_config(config)? } else { Self::default() })
     }
 
     fn tasks(&self) -> &Tasks {

@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use epo::train::{atomic_write, gains_table, panel_gains, read_outcomes, render_report};
+use epo::evaluation::{gains_table, panel_gains, read_outcomes};
+use epo::files::atomic_write;
+use epo::report::render_report;
 
 #[derive(Parser)]
 #[command(about = "Draw run folders as one self-contained HTML page")]

@@ -18,7 +18,10 @@ use clap::Parser;
 use epo::env::scienceworld::{Provision, ScienceWorldPool};
 use epo::env::Environment;
 use epo::rollout::ActionSpace;
-use epo::train::*;
+use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
+use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
+use epo::worlds::ScienceWorldTasks;
 
 /// Everything that decides what a run does; a run folder's `config.toml` holds it.
 type Config = TrainConfig<ScienceWorldTasks>;

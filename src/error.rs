@@ -92,12 +92,12 @@ pub enum Error {
     /// The ScienceWorld simulator, its process or its installation failed.
     #[cfg(feature = "scienceworld")]
     #[error(transparent)]
-    Simulator(#[from] crate::env::scienceworld::SimulatorError),
+    Simulator(#[from] crate::env::scienceworld::error::SimulatorError),
 
     /// An ALFWorld game, or a folder of them, is not what it should be.
     #[cfg(feature = "alfworld")]
     #[error(transparent)]
-    AlfWorld(#[from] crate::env::alfworld::AlfworldError),
+    AlfWorld(#[from] crate::env::alfworld::error::AlfworldError),
 
     /// An environment refused a call.
     #[error("environment `{environment}`: {what} = {value:?}: {reason}")]

@@ -44,7 +44,7 @@ pub(crate) fn atomic_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>
 }
 
 /// Writes and syncs a file, without the rename.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
@@ -54,7 +54,7 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Makes the names in a folder durable; a system on which folders cannot be opened has nothing to sync.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
@@ -62,7 +62,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Creates a folder and its parents.
-pub(super) fn create_folder(folder: &Path) -> Result<()> {
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
 }
 

@@ -24,13 +24,22 @@ pub mod advantage;
 pub mod entropy;
 pub mod env;
 mod error;
+pub mod evaluation;
+pub mod files;
 pub mod kernels;
 pub mod objective;
+pub mod optim;
 pub mod policy;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod rng;
 #[cfg(feature = "text")]
 pub mod rollout;
+pub mod run;
+#[cfg(feature = "text")]
 pub mod train;
+#[cfg(feature = "text")]
+pub mod worlds;
 
 pub use error::{Error, Result};
 

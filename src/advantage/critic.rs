@@ -3,14 +3,15 @@
 //! All of them follow the *turns* of a trajectory, wherever its rows stand: rows of turns and concatenated
 //! rows give the same numbers. Tokens that were not generated (prompts, observations, padding) do not advance
 //! a recursion: their rewards and values are not read and their results are zero. None of them whitens:
-//! apply [`whiten_tokens`](super::whiten_tokens) to the advantages of the whole batch.
+//! apply [`whiten_tokens`](crate::advantage::whiten_tokens) to the advantages of the whole batch.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{check_finite, check_len, gae};
-use crate::objective::TokenLayout;
+use crate::advantage::token::gae;
+use crate::advantage::{check_finite, check_len};
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// γ and λ of one recursion.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{check_finite, check_len};
+use crate::advantage::{check_finite, check_len};
 use crate::{Error, Result};
 
 /// For every row whether its group teaches anything: true where the group's scores are not all equal (dynamic

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::group::Stats;
-use super::{check_finite, check_len, grpo, Groups};
+use crate::advantage::group::Stats;
+use crate::advantage::group::{grpo, Groups};
+use crate::advantage::{check_finite, check_len};
 use crate::Result;
 
 /// GiGPO (arXiv 2505.10978; `gigpo/core_gigpo.py`): A = A_episode + w·A_step, rows being turns. One advantage

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::token::zero_masked;
-use super::{broadcast, check_finite, check_len, masked_whiten, whiten_counted};
-use crate::objective::TokenLayout;
+use crate::advantage::token::zero_masked;
+use crate::advantage::token::{broadcast, masked_whiten};
+use crate::advantage::whiten::whiten_counted;
+use crate::advantage::{check_finite, check_len};
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// Added to every standard deviation before dividing by it, as in the authors' code.
@@ -60,15 +62,15 @@ impl<'a> Groups<'a> {
 }
 
 /// Number, mean and unbiased standard deviation of a group's samples.
-pub(super) struct Stats {
-    pub(super) count: f64,
-    pub(super) mean: f64,
-    pub(super) std: f64,
+pub(crate) struct Stats {
+    pub(crate) count: f64,
+    pub(crate) mean: f64,
+    pub(crate) std: f64,
 }
 
 impl Stats {
     /// The standard deviation of a single sample is 1, so that dividing by it does nothing.
-    pub(super) fn new(samples: &[f64]) -> Self {
+    pub(crate) fn new(samples: &[f64]) -> Self {
         let count = samples.len() as f64;
         let mean = samples.iter().sum::<f64>() / count;
         let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
@@ -85,7 +87,7 @@ impl Stats {
     }
 
     /// (score − baseline)/(std + 10⁻⁶), or without the division.
-    pub(super) fn centre(&self, score: f64, baseline: f64, by_std: bool) -> f64 {
+    pub(crate) fn centre(&self, score: f64, baseline: f64, by_std: bool) -> f64 {
         (score - baseline) / if by_std { self.std + EPSILON } else { 1.0 }
     }
 }
@@ -164,7 +166,7 @@ pub enum OutcomeEstimator {
     /// `reinforce-pp`: the scores, whitened over the batch's tokens; groups play no part ([`reinforce_pp`]
     /// with a reward at the end, not discounted).
     ///
-    /// [`reinforce_pp`]: super::reinforce_pp
+    /// [`reinforce_pp`]: crate::advantage::reinforce_pp
     ReinforcePp,
     /// `reinforce-pp-baseline`: [`reinforce_pp_baseline`].
     ReinforcePpBaseline,

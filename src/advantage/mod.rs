@@ -13,12 +13,12 @@
 //! # Ok::<(), epo::Error>(())
 //! ```
 
-mod critic;
-mod dapo;
-mod gigpo;
-mod group;
-mod token;
-mod whiten;
+pub(crate) mod critic;
+pub(crate) mod dapo;
+pub(crate) mod gigpo;
+pub(crate) mod group;
+pub(crate) mod token;
+pub(crate) mod whiten;
 
 pub use critic::{gae_bi_level, gae_over_trajectories, gae_over_turns, gae_within_turns, Estimate, Gae};
 pub use dapo::{informative_groups, Overlong};

@@ -1,7 +1,7 @@
 //! Estimators with one value per token.
 
-use super::{check_finite, check_len};
-use crate::objective::TokenLayout;
+use crate::advantage::{check_finite, check_len};
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// Generalised advantage estimation of one row: Aₜ = δₜ + γλ·Aₜ₊₁ with δₜ = rₜ + γVₜ₊₁ − Vₜ and zero beyond
@@ -84,7 +84,7 @@ pub fn broadcast(per_row: &[f64], layout: &TokenLayout) -> Result<Vec<f64>> {
     Ok(layout.mask().iter().enumerate().map(value).collect())
 }
 
-pub(super) fn zero_masked(values: &mut [f64], mask: &[bool]) {
+pub(crate) fn zero_masked(values: &mut [f64], mask: &[bool]) {
     values.iter_mut().zip(mask).filter(|(_, &m)| !m).for_each(|(v, _)| *v = 0.0);
 }
 

@@ -1,8 +1,9 @@
 //! Whitening over a batch.
 
-use super::token::zero_masked;
-use super::{check_finite, check_len, masked_whiten};
-use crate::objective::TokenLayout;
+use crate::advantage::token::masked_whiten;
+use crate::advantage::token::zero_masked;
+use crate::advantage::{check_finite, check_len};
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// [`masked_whiten`] over the tokens of a whole batch, with zeros where masked out; row-major [B·T].

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::regularizer::{entropy_term, weight};
-use super::stats::read_state;
-use super::{EntropyInputs, EntropyRegularizer, StepEntropy};
-use crate::objective::{LossOutput, Metrics};
+use crate::entropy::regularizer::{entropy_term, weight};
+use crate::entropy::stats::read_state;
+use crate::entropy::stats::StepEntropy;
+use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::objective::metrics::Metrics;
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// A bonus that follows the schedule of β: −λ·β_k·L_H. With β from 1 to 0 along a line or a cosine it is the

@@ -4,8 +4,8 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{EntropyHistory, EntropyInputs};
-use crate::objective::TokenLayout;
+use crate::entropy::{EntropyHistory, EntropyInputs};
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// What is held inside the band.
@@ -49,7 +49,7 @@ impl Band {
 
     /// How many masked-in tokens lie below, inside and above the closed band; `entropies` is row-major [B·T].
     /// Tokens without a reference are in none of the three.
-    pub(super) fn occupancy(
+    pub(crate) fn occupancy(
         &self,
         entropies: &[f64],
         layout: &TokenLayout,
@@ -68,17 +68,17 @@ impl Band {
 }
 
 /// The units of a micro-batch with the aggregation weight of each and its reference.
-pub(super) struct Units {
+pub(crate) struct Units {
     /// Entropies [U], differentiable.
-    pub(super) entropy_u: Tensor,
+    pub(crate) entropy_u: Tensor,
     /// Aggregation weights [U]; zero where there is no reference.
-    pub(super) weights: Vec<f64>,
+    pub(crate) weights: Vec<f64>,
     /// References [U]; zero where there is none.
-    pub(super) references: Vec<f64>,
+    pub(crate) references: Vec<f64>,
 }
 
 impl Units {
-    pub(super) fn new(inputs: &EntropyInputs, granularity: Granularity) -> Result<Self> {
+    pub(crate) fn new(inputs: &EntropyInputs, granularity: Granularity) -> Result<Self> {
         let layout = inputs.batch.layout();
         let entropy_n = inputs.batch.zero_masked("entropy_bt", inputs.entropy_bt)?.flatten_all()?;
         let (entropy_u, weights, turns) = match granularity {
@@ -98,7 +98,7 @@ impl Units {
     }
 
     /// Host values [U] as a tensor like the entropies.
-    pub(super) fn tensor(&self, values: Vec<f64>) -> Result<Tensor> {
+    pub(crate) fn tensor(&self, values: Vec<f64>) -> Result<Tensor> {
         let values_u = Tensor::new(values, &Device::Cpu)?;
         Ok(values_u.to_dtype(self.entropy_u.dtype())?.to_device(self.entropy_u.device())?)
     }

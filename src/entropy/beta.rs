@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AdaptiveBeta;
+use crate::entropy::AdaptiveBeta;
 use crate::{Error, Result};
 
 /// β_k = 1 + exp(−γ·k / ⌊K/2⌋): from 2 down to 1 (paper v2, eq. 5 and alg. 1).

@@ -2,11 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AdaptiveBonus, AdaptiveTarget, AverageHistory, Averaging, Band, BetaSchedule, ClipCov, DecayedBonus,
-    EntropyBonus, EntropyControl, EntropyHistory, EntropyRegularizer, EpoHinge, EpoIndicator, Granularity,
-    KlCov, NoEntropy, OfficialHistory, TopEntropy,
-};
+use crate::entropy::adaptive::{AdaptiveBonus, AdaptiveTarget, DecayedBonus};
+use crate::entropy::band::{Band, Granularity};
+use crate::entropy::beta::BetaSchedule;
+use crate::entropy::control::EntropyControl;
+use crate::entropy::covariance::{ClipCov, KlCov};
+use crate::entropy::history::{AverageHistory, Averaging};
+use crate::entropy::official::{EpoIndicator, OfficialHistory};
+use crate::entropy::regularizer::{EntropyBonus, EpoHinge, NoEntropy};
+use crate::entropy::top_entropy::TopEntropy;
+use crate::entropy::{EntropyHistory, EntropyRegularizer};
 use crate::{Error, Result};
 
 /// The built-in regularisers by name.

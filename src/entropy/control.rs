@@ -3,11 +3,13 @@
 use candle_core::Tensor;
 use serde_json::{json, Value};
 
-use super::{
-    AdaptiveBeta, Band, EntropyHistory, EntropyInputs, EntropyRegularizer, PolicyInputs, StepEntropy,
-    StepTokens, TokenSelection,
-};
-use crate::objective::{LossOutput, Metrics, TokenBatch};
+use crate::entropy::band::Band;
+use crate::entropy::selection::{PolicyInputs, StepTokens, TokenSelection};
+use crate::entropy::stats::StepEntropy;
+use crate::entropy::{AdaptiveBeta, EntropyHistory, EntropyInputs, EntropyRegularizer};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::metrics::Metrics;
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// A regulariser with its history and β: what a trainer holds.

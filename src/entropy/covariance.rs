@@ -3,9 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::regularizer::{weight, zero_term};
-use super::{EntropyInputs, EntropyRegularizer, StepTokens, TokenSelection};
-use crate::objective::{scalar, LossOutput, Metrics};
+use crate::entropy::regularizer::{weight, zero_term};
+use crate::entropy::selection::{StepTokens, TokenSelection};
+use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::objective::metrics::Metrics;
+use crate::objective::policy::scalar;
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; means over the step's
@@ -151,7 +154,7 @@ fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> 
 }
 
 /// A share that must lie in (0, 1].
-pub(super) fn share(field: &str, value: f64) -> Result<()> {
+pub(crate) fn share(field: &str, value: f64) -> Result<()> {
     match value > 0.0 && value <= 1.0 {
         true => Ok(()),
         false => Err(Error::setting(field, value, "must be greater than 0 and at most 1")),

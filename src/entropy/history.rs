@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::stats::read_state;
-use super::{EntropyHistory, StepEntropy};
+use crate::entropy::stats::read_state;
+use crate::entropy::stats::StepEntropy;
+use crate::entropy::EntropyHistory;
 use crate::{Error, Result};
 
 /// How the recorded step means become one reference.

@@ -30,18 +30,18 @@
 //! # Ok::<(), epo::Error>(())
 //! ```
 
-mod adaptive;
-mod band;
-mod beta;
-mod config;
-mod control;
-mod covariance;
-mod history;
-mod official;
-mod regularizer;
-mod selection;
-mod stats;
-mod top_entropy;
+pub(crate) mod adaptive;
+pub(crate) mod band;
+pub(crate) mod beta;
+pub(crate) mod config;
+pub(crate) mod control;
+pub(crate) mod covariance;
+pub(crate) mod history;
+pub(crate) mod official;
+pub(crate) mod regularizer;
+pub(crate) mod selection;
+pub(crate) mod stats;
+pub(crate) mod top_entropy;
 
 pub use adaptive::{AdaptiveBonus, AdaptiveRule, AdaptiveTarget, DecayedBonus};
 pub use band::{Band, Granularity};
@@ -59,7 +59,8 @@ pub use top_entropy::TopEntropy;
 use candle_core::Tensor;
 use serde_json::Value;
 
-use crate::objective::{LossOutput, TokenBatch};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::LossOutput;
 use crate::Result;
 
 /// What the entropy has been: gives the reference H̄ of a turn and records one step at a time.

@@ -5,9 +5,11 @@ use candle_core::{DType, Tensor, D};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::regularizer::{entropy_term, weight};
-use super::stats::read_state;
-use super::{Band, EntropyHistory, EntropyInputs, EntropyRegularizer, Granularity, StepEntropy};
+use crate::entropy::band::{Band, Granularity};
+use crate::entropy::regularizer::{entropy_term, weight};
+use crate::entropy::stats::read_state;
+use crate::entropy::stats::StepEntropy;
+use crate::entropy::{EntropyHistory, EntropyInputs, EntropyRegularizer};
 use crate::objective::LossOutput;
 use crate::{Error, Result};
 
@@ -16,7 +18,7 @@ use crate::{Error, Result};
 ///
 /// **The penalty has no gradient.** P is a step function of the entropy, a constant almost everywhere: it
 /// changes the reported loss and nothing that is learned; what trains is the plain bonus −λ·L_H. It exists to
-/// reproduce published numbers; [`EpoHinge`](super::EpoHinge) is the term that acts.
+/// reproduce published numbers; [`EpoHinge`](crate::entropy::EpoHinge) is the term that acts.
 ///
 /// As published, sequences are judged by their mean over *all* T positions, padding included, and the penalty
 /// is applied only where some row of the micro-batch has a turn index of at least `gate`.
@@ -98,7 +100,7 @@ impl EpoIndicator {
 
 impl EntropyRegularizer for EpoIndicator {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let mut metrics = crate::objective::Metrics::new();
+        let mut metrics = crate::objective::metrics::Metrics::new();
         let l_h = entropy_term(inputs, &mut metrics)?;
         let penalties = self.penalties(inputs)?.map_or_else(Vec::new, |(penalties, _)| penalties);
         let total: f64 = penalties.iter().zip(inputs.batch.weights()).map(|(p, w)| p * w).sum();
@@ -122,7 +124,7 @@ pub fn left_pad(turn_means: &[f64], max_steps: usize) -> Vec<f64> {
 ///
 /// The padding moves a short episode's turns to other indices and pulls the means towards zero, and the
 /// published trainer records the current step *before* using the reference:
-/// [`EntropyConfig::official_code`](super::EntropyConfig::official_code) does both.
+/// [`EntropyConfig::official_code`](crate::entropy::EntropyConfig::official_code) does both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfficialHistory {

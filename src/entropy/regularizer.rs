@@ -2,9 +2,11 @@
 
 use candle_core::Tensor;
 
-use super::band::Units;
-use super::{Band, EntropyInputs, EntropyRegularizer, Granularity};
-use crate::objective::{LossOutput, Metrics};
+use crate::entropy::band::Units;
+use crate::entropy::band::{Band, Granularity};
+use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::objective::metrics::Metrics;
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// No regularisation: a zero term without a gradient.
@@ -84,22 +86,22 @@ impl EntropyRegularizer for EpoHinge {
         let mut metrics = Metrics::new();
         let l_h = entropy_term(inputs, &mut metrics)?;
         let smooth = (self.smoothing(inputs)? * inputs.beta)?;
-        metrics.add("entropy/beta_l_smooth", crate::objective::scalar(&smooth)?);
+        metrics.add("entropy/beta_l_smooth", crate::objective::policy::scalar(&smooth)?);
         Ok(LossOutput { loss: ((smooth - l_h)? * self.lambda)?, metrics })
     }
 }
 
 /// Zero, without a gradient.
-pub(super) fn zero_term(inputs: &EntropyInputs) -> Result<LossOutput> {
+pub(crate) fn zero_term(inputs: &EntropyInputs) -> Result<LossOutput> {
     let loss = Tensor::zeros((), inputs.entropy_bt.dtype(), inputs.entropy_bt.device())?;
     Ok(LossOutput { loss, metrics: Metrics::new() })
 }
 
 /// L_H, with its value under `entropy/l_h`.
-pub(super) fn entropy_term(inputs: &EntropyInputs, metrics: &mut Metrics) -> Result<Tensor> {
+pub(crate) fn entropy_term(inputs: &EntropyInputs, metrics: &mut Metrics) -> Result<Tensor> {
     inputs.batch.host("entropy_bt", inputs.entropy_bt)?;
     let l_h = inputs.batch.aggregate(inputs.entropy_bt)?;
-    metrics.add("entropy/l_h", crate::objective::scalar(&l_h)?);
+    metrics.add("entropy/l_h", crate::objective::policy::scalar(&l_h)?);
     Ok(l_h)
 }
 
@@ -109,7 +111,7 @@ fn positive_part(x: &Tensor) -> Result<Tensor> {
 }
 
 /// A weight that must be finite and at least 0.
-pub(super) fn weight(field: &str, value: f64) -> Result<f64> {
+pub(crate) fn weight(field: &str, value: f64) -> Result<f64> {
     match value >= 0.0 && value.is_finite() {
         true => Ok(value),
         false => Err(Error::setting(field, value, "must be finite and at least 0")),

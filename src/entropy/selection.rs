@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use crate::objective::TokenLayout;
+use crate::objective::layout::TokenLayout;
 use crate::rng::Stream;
 use crate::{Error, Result};
 
@@ -25,7 +25,7 @@ pub struct StepTokens<'a> {
 
 impl StepTokens<'_> {
     /// Checks the lengths, and that what is masked in is finite.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let lists = [
             ("log_probs", Some(self.log_probs)),
             ("entropies", self.entropies),
@@ -45,7 +45,7 @@ impl StepTokens<'_> {
     }
 
     /// The masked-in positions.
-    pub(super) fn counted(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn counted(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.layout.mask().len()).filter(|&i| self.layout.mask()[i])
     }
 }

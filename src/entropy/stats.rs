@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::objective::TokenLayout;
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// Σ entropy and token counts of one training step, per turn index: masked means with their counts.
@@ -90,7 +90,7 @@ impl StepEntropy {
 }
 
 /// A part without state accepts no state but `Null`.
-pub(super) fn expect_null(part: &str, state: &Value) -> Result<()> {
+pub(crate) fn expect_null(part: &str, state: &Value) -> Result<()> {
     if state.is_null() {
         return Ok(());
     }
@@ -98,7 +98,7 @@ pub(super) fn expect_null(part: &str, state: &Value) -> Result<()> {
 }
 
 /// A state read back, or an error that names the part.
-pub(super) fn read_state<T: for<'de> Deserialize<'de>>(part: &str, state: &Value) -> Result<T> {
+pub(crate) fn read_state<T: for<'de> Deserialize<'de>>(part: &str, state: &Value) -> Result<T> {
     T::deserialize(state).map_err(|e| Error::setting(format!("entropy.{part}.state"), state, e.to_string()))
 }
 

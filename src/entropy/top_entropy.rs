@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::covariance::share;
-use super::regularizer::zero_term;
-use super::{EntropyInputs, EntropyRegularizer, StepTokens, TokenSelection};
+use crate::entropy::covariance::share;
+use crate::entropy::regularizer::zero_term;
+use crate::entropy::selection::{StepTokens, TokenSelection};
+use crate::entropy::{EntropyInputs, EntropyRegularizer};
 use crate::objective::LossOutput;
 use crate::{Error, Result};
 

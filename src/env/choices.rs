@@ -1,6 +1,6 @@
 //! Observations that tell what can be done.
 
-use super::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
+use crate::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
 use crate::Result;
 
 /// Ends each observation of an environment with the actions that are admissible then, one line for all of them:
@@ -72,7 +72,7 @@ impl Demonstration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::ToyEnvironment;
+    use crate::env::toy::ToyEnvironment;
 
     #[test]
     fn observations_end_with_the_actions_until_the_episode_is_over() {

@@ -3,14 +3,14 @@
 #[cfg(feature = "alfworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
 pub mod alfworld;
-mod choices;
+pub(crate) mod choices;
 #[cfg(feature = "alfworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "alfworld")))]
 pub mod household;
 #[cfg(feature = "scienceworld")]
 #[cfg_attr(docsrs, doc(cfg(feature = "scienceworld")))]
 pub mod scienceworld;
-mod toy;
+pub(crate) mod toy;
 
 pub use choices::{show_admissible, ShowAdmissible};
 pub use toy::ToyEnvironment;

@@ -1,6 +1,6 @@
 //! A deterministic environment of two rooms' worth of text, cheap enough for tests that learn.
 
-use super::{Environment, Start, Step, Task};
+use crate::env::{Environment, Start, Step, Task};
 use crate::{Error, Result};
 
 const COLOURS: [&str; 4] = ["red", "blue", "green", "gold"];

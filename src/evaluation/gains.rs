@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::record::{bad_line, read_metrics, whole_lines, METRICS_FILE};
-use super::{paired_gain, Interval, PairedGain, EPISODES_FILE};
 use crate::env::Task;
+use crate::evaluation::stats::{paired_gain, Interval, PairedGain};
+use crate::run::record::{bad_line, read_metrics, whole_lines, METRICS_FILE};
+use crate::run::recorder::EPISODES_FILE;
 use crate::Result;
 
 /// One episode's end.
@@ -49,19 +50,19 @@ impl ExaminationOutcomes {
 
 /// The parts of a line of `episodes.jsonl` that say how an episode ended.
 #[derive(Deserialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     #[serde(default)]
-    pub(super) panel: Option<String>,
-    pub(super) step: u64,
-    pub(super) episode: Ended,
+    pub(crate) panel: Option<String>,
+    pub(crate) step: u64,
+    pub(crate) episode: Ended,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Ended {
-    pub(super) task: Task,
+pub(crate) struct Ended {
+    pub(crate) task: Task,
     #[serde(default)]
     member: u32,
-    pub(super) success: bool,
+    pub(crate) success: bool,
     turns: Vec<Score>,
 }
 
@@ -79,7 +80,7 @@ impl Ended {
 
 /// Calls `each` with every line of a run's `episodes.jsonl` as text and how it ended, its panel filled in. A run folder
 /// without the file has no episodes.
-pub(super) fn ended_episodes(run_dir: &Path, mut each: impl FnMut(&str, &Line)) -> Result<()> {
+pub(crate) fn ended_episodes(run_dir: &Path, mut each: impl FnMut(&str, &Line)) -> Result<()> {
     let path = run_dir.join(EPISODES_FILE);
     if !path.is_file() {
         return Ok(());
@@ -95,10 +96,10 @@ pub(super) fn ended_episodes(run_dir: &Path, mut each: impl FnMut(&str, &Line)) 
 
 /// Whose the lines of older runs are, which do not name their panel: they follow the order of the examinations in
 /// `metrics.jsonl`.
-pub(super) struct Panels(Vec<(u64, String, u64)>);
+pub(crate) struct Panels(Vec<(u64, String, u64)>);
 
 impl Panels {
-    pub(super) fn of(run_dir: &Path) -> Result<Self> {
+    pub(crate) fn of(run_dir: &Path) -> Result<Self> {
         if !run_dir.join(METRICS_FILE).is_file() {
             return Ok(Self(Vec::new()));
         }
@@ -112,7 +113,7 @@ impl Panels {
     }
 
     /// The panel of the next line without one, of an examination after `step` steps.
-    pub(super) fn next(&mut self, step: u64) -> Option<String> {
+    pub(crate) fn next(&mut self, step: u64) -> Option<String> {
         let (_, panel, left) = self.0.iter_mut().find(|(at, _, left)| *at == step && *left > 0)?;
         *left -= 1;
         Some(panel.clone())
@@ -130,7 +131,7 @@ pub fn read_outcomes(run_dir: impl AsRef<Path>) -> Result<Vec<ExaminationOutcome
 }
 
 /// Adds an episode to the examination it belongs to.
-pub(super) fn add(found: &mut Vec<ExaminationOutcomes>, line: &Line) {
+pub(crate) fn add(found: &mut Vec<ExaminationOutcomes>, line: &Line) {
     let panel = line.panel.as_deref().unwrap_or("evaluation");
     let place = found.iter().rposition(|e| (e.panel.as_str(), e.step) == (panel, line.step));
     let place = place.unwrap_or_else(|| {
@@ -239,7 +240,8 @@ pub fn gains_table(gains: &[PanelGain]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{Record, Recorder};
+    use crate::run::record::Record;
+    use crate::run::recorder::Recorder;
     use serde_json::{json, Value};
 
     fn episode(task: u32, member: u32, success: bool, scores: &[f64]) -> Value {

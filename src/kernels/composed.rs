@@ -1,7 +1,9 @@
 //! The same operators written with differentiable candle operations: the path for devices without own
 //! kernels, and the independent implementation that the CPU kernels are tested against.
 
-use super::{AttentionRows, AttentionShape, AttentionWeights, RopeTable};
+use crate::kernels::layers::attention::AttentionShape;
+use crate::kernels::layers::attention_branch::{AttentionRows, AttentionWeights};
+use crate::kernels::layers::rope::RopeTable;
 use candle_core::{Result, Tensor, D};
 
 /// x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`.
@@ -76,7 +78,7 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     linear(x, gate, None)?.silu()? * linear(x, up, None)?
 }
 
-/// x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w; see [`super::feed_forward()`].
+/// x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w; see [`crate::kernels::feed_forward()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -84,7 +86,7 @@ pub fn feed_forward(x: &Tensor, [norm, gate, up, down]: [&Tensor; 4], eps: f64) 
     x + linear(&swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down, None)?
 }
 
-/// x + attention over rotated projections of norm(x) · w, projected; see [`super::attention_branch()`].
+/// x + attention over rotated projections of norm(x) · w, projected; see [`crate::kernels::attention_branch()`].
 ///
 /// # Errors
 /// Shapes that do not fit, or tokens that stand for several.
@@ -135,7 +137,7 @@ fn attention_one(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
     probs.matmul(&repeat(v)?)?.transpose(0, 1)?.contiguous()?.reshape((t, heads * d))
 }
 
-/// Log-probabilities and entropies, stacked `[2, n]`; see [`super::logprob_entropy()`].
+/// Log-probabilities and entropies, stacked `[2, n]`; see [`crate::kernels::logprob_entropy()`].
 ///
 /// # Errors
 /// Shapes that do not fit.

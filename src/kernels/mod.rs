@@ -30,79 +30,36 @@ macro_rules! on_device {
 }
 pub(crate) use on_device;
 
-mod attention;
-mod attention_branch;
-mod branch;
-mod buffer;
-mod chain;
-mod checkpoint;
-mod collect;
+pub(crate) mod autograd;
 pub mod composed;
-mod embedding;
-mod feed_forward;
-mod few_rows;
+pub(crate) mod cpu;
+pub(crate) mod decode;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 pub(crate) mod gpu;
-mod head;
-mod inference;
-mod linear;
-mod linear_logprob_entropy;
-mod linear_token_loss;
-mod logit;
-mod logprob_entropy;
-mod lora;
-mod matmul;
-mod one_query;
-mod optimizer;
-mod packed;
-mod real;
+pub(crate) mod layers;
 pub mod reference;
-mod rms_norm;
-mod rms_norm_residual;
-mod rope;
-mod rows;
-mod scoring;
-mod scratch;
-mod shared;
-mod support;
-mod swiglu;
-mod team;
-mod tile;
-mod transposed;
+pub(crate) mod score;
 
-pub use attention::{attention, AttentionShape};
-pub(crate) use attention_branch::chain_attention;
-pub use attention_branch::{attention_branch, AttentionRows, AttentionWeights};
-pub(crate) use chain::Chain;
-pub use checkpoint::checkpoint;
-pub use embedding::embedding;
-pub(crate) use feed_forward::chain_feed_forward;
-pub use feed_forward::feed_forward;
-pub use head::TokenLoss;
-pub use linear::{linear, linear_residual};
-pub use linear_logprob_entropy::{
+pub use layers::attention::{attention, AttentionShape};
+pub use layers::attention_branch::{attention_branch, AttentionRows, AttentionWeights};
+pub use layers::checkpoint::checkpoint;
+pub use layers::embedding::embedding;
+pub use layers::feed_forward::feed_forward;
+pub use layers::linear::{linear, linear_residual};
+pub use layers::lora::linear_lora;
+pub use layers::rms_norm::rms_norm;
+pub use layers::rms_norm_residual::rms_norm_residual;
+pub use layers::rope::{rope, RopeTable};
+pub use layers::shared::SharedPrefixes;
+pub use layers::swiglu::{silu_mul, swiglu};
+pub use score::head::TokenLoss;
+pub use score::linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
-pub use linear_token_loss::{linear_token_loss, TokenLosses};
-pub use logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
-pub use lora::linear_lora;
-pub use rms_norm::rms_norm;
-pub use rms_norm_residual::rms_norm_residual;
-pub use rope::{rope, RopeTable};
-pub use scoring::ScoreOptions;
-pub use shared::SharedPrefixes;
-pub use support::{RowSupport, Support};
-pub use swiglu::{silu_mul, swiglu};
-
-pub(crate) use collect::{add_into, collecting, Collected};
-pub(crate) use embedding::RowGradient;
-pub(crate) use inference::{attend, embedding_rows, norm_rows, Input, Past, FEW};
-pub(crate) use logit::Logit;
-pub(crate) use optimizer::{adamw, adamw_narrow, sum_of_squares, AdamWStep};
-pub(crate) use real::with_slice;
-pub(crate) use rows::{probabilities, row_statistics};
-pub(crate) use scratch::Scratch;
-pub(crate) use team::Team;
+pub use score::linear_token_loss::{linear_token_loss, TokenLosses};
+pub use score::logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
+pub use score::scoring::ScoreOptions;
+pub use score::support::{RowSupport, Support};
 
 #[cfg(test)]
 mod score_tests;

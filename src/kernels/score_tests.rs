@@ -1,7 +1,7 @@
 //! `logprob_entropy` and the heads above it: element types, supports, layouts, thread counts, bad input.
 
-use super::tests::{check_gradients, gradients, max_gap, random, values, Op};
-use super::*;
+use crate::kernels::tests::{check_gradients, gradients, max_gap, random, values, Op};
+use crate::kernels::*;
 use candle_core::{DType, Device, Tensor, Var};
 
 const TAU: f64 = 0.7;

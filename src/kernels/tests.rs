@@ -1,24 +1,26 @@
 //! Every kernel against its composed twin, and every gradient against central differences in f64.
 
-use super::*;
+use crate::kernels::autograd::collect::{collecting, Collected};
+use crate::kernels::cpu::optimizer::{adamw, sum_of_squares, AdamWStep};
+use crate::kernels::*;
 use crate::rng::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 
-pub(super) type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
+pub(crate) type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
 
-pub(super) fn random(shape: &[usize], salt: u64) -> Tensor {
+pub(crate) fn random(shape: &[usize], salt: u64) -> Tensor {
     let stream = Stream::new(11, Purpose::Init, salt, 0, 0);
     let values: Vec<f64> =
         (0..shape.iter().product()).map(|i| 2.0 * stream.uniform(0, i as u64) - 1.0).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-pub(super) fn values(t: &Tensor) -> Vec<f64> {
+pub(crate) fn values(t: &Tensor) -> Vec<f64> {
     t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
-pub(super) fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
+pub(crate) fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.dims(), b.dims());
     values(a).iter().zip(values(b)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
 }
@@ -29,7 +31,7 @@ fn loss(op: Op<'_>, inputs: &[Tensor]) -> Tensor {
     (&y * random(y.dims(), 99).to_dtype(y.dtype()).unwrap()).unwrap().sum_all().unwrap()
 }
 
-pub(super) fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
+pub(crate) fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let store = loss(op, &tensors).backward().unwrap();
@@ -37,7 +39,7 @@ pub(super) fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
 }
 
 /// Central differences of every input element.
-pub(super) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
+pub(crate) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
     let exact = gradients(op, inputs);
     let step = 1e-5;
     for (which, grad) in exact.iter().enumerate() {

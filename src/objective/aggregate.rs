@@ -7,7 +7,7 @@ use std::str::FromStr;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{gather, TokenLayout};
+use crate::objective::layout::{gather, TokenLayout};
 use crate::{Error, Result};
 
 /// How per-token values become one number. A "sequence" is a row.

@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::policy::share_of;
-use super::{Metrics, TokenBatch};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::metrics::Metrics;
+use crate::objective::policy::share_of;
 use crate::Result;
 
 /// Per token −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, all tensors [B, T] (CISPO, arXiv 2506.13585, eq. 4

@@ -2,14 +2,14 @@
 
 use candle_core::Tensor;
 
-use super::TokenBatch;
+use crate::objective::aggregate::TokenBatch;
 use crate::Result;
 
 /// The ratio of GSPO in its token form, rₜ = sg(s)·π/sg(π) with s = exp(mean over the turn's tokens of
 /// log π/π_old): the value of every token is its turn's s, and its gradient s·∇log π
 /// (arXiv 2507.18071, eq. 7 and 14; verl `compute_policy_loss_gspo`, without its cut at e¹⁰).
 ///
-/// A sequence is a *turn* of a row (a segment of [`TokenLayout::segments`](super::TokenLayout::segments)):
+/// A sequence is a *turn* of a row (a segment of [`TokenLayout::segments`](crate::objective::TokenLayout::segments)):
 /// one answer of the policy to one observation. Rows of turns and concatenated rows therefore have the same
 /// ratios, and a turn never spans two micro-batches. `log_ratio_bt` [B, T] holds log π − log π_old, zero where
 /// masked out; masked-out ratios are 1.

@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Metrics, TokenLayout};
+use crate::objective::layout::TokenLayout;
+use crate::objective::metrics::Metrics;
 use crate::{Error, Result};
 
 /// Log-ratios are cut here before the exponential (verl `SAFETY_BOUND`).
 const LARGEST_LOG_RATIO: f64 = 20.0;
 
 /// Whose ratio ρ = π_old/π_rollout a token is judged by; a sequence is a turn of a row, as in
-/// [`sequence_ratio`](super::sequence_ratio).
+/// [`sequence_ratio`](crate::objective::sequence_ratio).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RatioLevel {
@@ -89,7 +90,7 @@ pub struct ImportanceWeights {
 }
 
 /// The weights by which tokens drawn from π_rollout stand for draws from π_old; feed them to
-/// [`LossInputs::weights_bt`](super::LossInputs::weights_bt).
+/// [`LossInputs::weights_bt`](crate::objective::LossInputs::weights_bt).
 ///
 /// `old_log_probs` and `rollout_log_probs` are row-major [B·T], in nats; masked-out entries may hold anything.
 /// The weights depend on a token's own turn alone, the metrics on the whole batch. Log-ratios are cut to ±20.

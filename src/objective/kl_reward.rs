@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{KlKind, TokenLayout};
+use crate::objective::kl::KlKind;
+use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
 /// The rewards rₜ − β·klₜ of the masked-in tokens, row-major [B·T], and the batch's token mean of kl in nats

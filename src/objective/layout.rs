@@ -100,7 +100,7 @@ impl TokenLayout {
     }
 
     /// Where each of the given rows lies in a row-major [B·T] slice.
-    pub(super) fn spans(&self, rows: &[usize]) -> Result<Vec<Range<usize>>> {
+    pub(crate) fn spans(&self, rows: &[usize]) -> Result<Vec<Range<usize>>> {
         match rows.iter().find(|&&row| row >= self.rows()) {
             Some(&row) => Err(Error::Shape {
                 name: "rows",
@@ -151,7 +151,7 @@ pub struct Segments {
 impl Segments {
     /// The mean of `values` [B·T] over each token's segment, at the place of every token [B·T]; zero where
     /// masked out.
-    pub(super) fn means(&self, values: &[f64]) -> Vec<f64> {
+    pub(crate) fn means(&self, values: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; self.counts.len()];
         for (segment, value) in self.of_token.iter().zip(values) {
             if let Some(segment) = segment {
@@ -163,7 +163,7 @@ impl Segments {
     }
 }
 
-pub(super) fn gather<T: Copy>(values: &[T], spans: &[Range<usize>]) -> Vec<T> {
+pub(crate) fn gather<T: Copy>(values: &[T], spans: &[Range<usize>]) -> Vec<T> {
     spans.iter().flat_map(|span| &values[span.clone()]).copied().collect()
 }
 

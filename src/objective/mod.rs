@@ -9,18 +9,18 @@
 //! [`EntropyRegularizer`](crate::entropy::EntropyRegularizer) the middle one:
 //! `policy_loss(..)?.plus(entropy_term)?`.
 
-mod aggregate;
-mod cispo;
-mod gspo;
-mod importance;
-mod kl;
-mod kl_reward;
-mod layout;
-mod metrics;
+pub(crate) mod aggregate;
+pub(crate) mod cispo;
+pub(crate) mod gspo;
+pub(crate) mod importance;
+pub(crate) mod kl;
+pub(crate) mod kl_reward;
+pub(crate) mod layout;
+pub(crate) mod metrics;
 pub(crate) mod off;
-mod policy;
-mod settings;
-mod value;
+pub(crate) mod policy;
+pub(crate) mod settings;
+pub(crate) mod value;
 
 pub use aggregate::{Aggregation, TokenBatch};
 pub use cispo::{cispo_loss, reinforce_loss};
@@ -30,7 +30,6 @@ pub use kl::{kl_penalty, KlKind};
 pub use kl_reward::{kl_in_reward, AdaptiveKl, KlControl};
 pub use layout::{Segments, TokenLayout};
 pub use metrics::Metrics;
-pub(crate) use policy::scalar;
 pub use policy::{policy_loss, LossInputs};
 pub use settings::{KlLoss, PolicyLoss, PolicyLossKind};
 pub use value::{value_loss, ValueInputs};

@@ -29,7 +29,7 @@ where
 }
 
 /// The setting where it is given at all.
-pub(super) fn given<'de, T, D>(d: D) -> Result<Option<Option<T>>, D::Error>
+pub(crate) fn given<'de, T, D>(d: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,

@@ -2,10 +2,13 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{
-    cispo_loss, kl_penalty, reinforce_loss, sequence_ratio, KlLoss, LossOutput, Metrics, PolicyLoss,
-    PolicyLossKind, TokenBatch,
-};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::cispo::{cispo_loss, reinforce_loss};
+use crate::objective::gspo::sequence_ratio;
+use crate::objective::kl::kl_penalty;
+use crate::objective::metrics::Metrics;
+use crate::objective::settings::{KlLoss, PolicyLoss, PolicyLossKind};
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// The tensors of the policy loss, each [B, T] of one dtype; entries that are masked out may hold anything.
@@ -20,7 +23,7 @@ pub struct LossInputs<'a> {
     /// Advantages, constants.
     pub advantages_bt: &'a Tensor,
     /// Constant factors of the tokens' policy losses, the KL term left alone: an importance correction
-    /// ([`importance_weights`](super::importance_weights)), a choice of tokens
+    /// ([`importance_weights`](crate::objective::importance_weights)), a choice of tokens
     /// ([`TokenSelection`](crate::entropy::TokenSelection)), or their product; 1 everywhere where `None`.
     pub weights_bt: Option<&'a Tensor>,
     /// Which tokens count, and how much.
@@ -128,7 +131,7 @@ fn kl_loss(inputs: &LossInputs, kl: KlLoss) -> Result<LossOutput> {
 }
 
 /// The share of masked-in tokens where a 0/1 tensor is 1.
-pub(super) fn share_of(batch: &TokenBatch, flag_bt: &Tensor) -> Result<f64> {
+pub(crate) fn share_of(batch: &TokenBatch, flag_bt: &Tensor) -> Result<f64> {
     batch.token_mean(&flag_bt.to_dtype(DType::F64)?)
 }
 

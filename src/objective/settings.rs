@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{off, KlKind};
+use crate::objective::kl::KlKind;
+use crate::objective::off;
 use crate::{Error, Result};
 
 /// The policy losses by name; all of them minimise, with r = π/π_old and A the advantage of a token.
@@ -12,17 +13,17 @@ pub enum PolicyLossKind {
     /// `ppo`: max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), dual clip where it is on (arXiv 1707.06347).
     #[default]
     Ppo,
-    /// `gspo`: the same with one ratio for a whole turn, see [`sequence_ratio`](super::sequence_ratio)
+    /// `gspo`: the same with one ratio for a whole turn, see [`sequence_ratio`](crate::objective::sequence_ratio)
     /// (arXiv 2507.18071).
     Gspo,
-    /// `cispo`: −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, see [`cispo_loss`](super::cispo_loss)
+    /// `cispo`: −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, see [`cispo_loss`](crate::objective::cispo_loss)
     /// (arXiv 2506.13585).
     Cispo,
     /// `reinforce`: −A·log π, without a ratio (Williams 1992; verl `gpg`).
     Reinforce,
 }
 
-/// Settings of the KL term: c_KL times the aggregated [`kl_penalty`](super::kl_penalty).
+/// Settings of the KL term: c_KL times the aggregated [`kl_penalty`](crate::objective::kl_penalty).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KlLoss {

@@ -2,8 +2,10 @@
 
 use candle_core::Tensor;
 
-use super::policy::{scalar, share_of};
-use super::{LossOutput, Metrics, TokenBatch};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::metrics::Metrics;
+use crate::objective::policy::{scalar, share_of};
+use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// The tensors of the value loss, each [B, T] of one dtype; entries that are masked out may hold anything.

@@ -1,7 +1,12 @@
 //! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
 
-use crate::kernels::{adamw, adamw_narrow, on_device, with_slice, AdamWStep, Logit};
-use crate::policy::{load_tensors, save_tensors, Gradients, Parameters};
+use crate::kernels::cpu::optimizer::{adamw, adamw_narrow, AdamWStep};
+use crate::kernels::cpu::real::with_slice;
+use crate::kernels::on_device;
+use crate::kernels::score::logit::Logit;
+use crate::policy::files::{load_tensors, save_tensors};
+use crate::policy::gradients::Gradients;
+use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use half::{bf16, f16};
@@ -75,7 +80,7 @@ struct Moments {
 enum Values {
     Host([Vec<f32>; 2]),
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    Device(crate::kernels::gpu::Moments),
+    Device(crate::kernels::gpu::adamw::Moments),
 }
 
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
@@ -250,7 +255,7 @@ impl Moments {
     fn new(var: &Var, values: [Vec<f32>; 2]) -> candle_core::Result<Self> {
         let shape = var.dims().to_vec();
         on_device!(var => {
-            let moments = crate::kernels::gpu::Moments::new(var, &values[0], &values[1])?;
+            let moments = crate::kernels::gpu::adamw::Moments::new(var, &values[0], &values[1])?;
             Ok(Self { shape, values: Values::Device(moments), master: None })
         });
         let narrow = matches!(var.dtype(), DType::BF16 | DType::F16);
@@ -340,7 +345,8 @@ impl InplaceOp1 for Update<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Decoder, DecoderConfig};
+    use crate::policy::config::DecoderConfig;
+    use crate::policy::decoder::Decoder;
 
     const BIAS: &str = "model.layers.0.self_attn.q_proj.bias";
     const WEIGHT: &str = "model.layers.0.self_attn.q_proj.weight";

@@ -1,8 +1,9 @@
 //! Do the two modes agree?
 
-use super::cache::KvCache;
-use super::decoder::Decoder;
-use crate::kernels::{logprob_entropy, row_statistics};
+use crate::kernels::score::logprob_entropy::logprob_entropy;
+use crate::kernels::score::rows::row_statistics;
+use crate::policy::cache::KvCache;
+use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 

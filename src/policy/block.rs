@@ -1,11 +1,18 @@
 //! One pre-norm block: attention and feed-forward, each beside a residual connection.
 
-use super::config::DecoderConfig;
-use super::lora;
-use super::parameters::Parameters;
-use crate::kernels::{attention_branch, chain_attention, chain_feed_forward, checkpoint, feed_forward};
-use crate::kernels::{linear, linear_lora, linear_residual, Chain};
-use crate::kernels::{rms_norm, rope, silu_mul, AttentionRows, AttentionWeights};
+use crate::kernels::autograd::chain::Chain;
+use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};
+use crate::kernels::layers::attention_branch::{AttentionRows, AttentionWeights};
+use crate::kernels::layers::checkpoint::checkpoint;
+use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
+use crate::kernels::layers::linear::{linear, linear_residual};
+use crate::kernels::layers::lora::linear_lora;
+use crate::kernels::layers::rms_norm::rms_norm;
+use crate::kernels::layers::rope::rope;
+use crate::kernels::layers::swiglu::silu_mul;
+use crate::policy::config::DecoderConfig;
+use crate::policy::lora;
+use crate::policy::parameters::Parameters;
 use crate::rng::Stream;
 use crate::Result;
 use candle_core::{DType, Tensor};
@@ -13,34 +20,34 @@ use rand_chacha::rand_core::RngCore;
 
 /// Weights of one block.
 #[derive(Debug, Clone)]
-pub(super) struct Block {
-    pub(super) input_norm: Tensor,
-    pub(super) q: Projection,
-    pub(super) k: Projection,
-    pub(super) v: Projection,
-    pub(super) o: Projection,
+pub(crate) struct Block {
+    pub(crate) input_norm: Tensor,
+    pub(crate) q: Projection,
+    pub(crate) k: Projection,
+    pub(crate) v: Projection,
+    pub(crate) o: Projection,
     /// Norms of the query and key heads `[d]`, before the rotation.
-    pub(super) head_norms: Option<[Tensor; 2]>,
-    pub(super) post_norm: Tensor,
-    pub(super) gate: Projection,
-    pub(super) up: Projection,
-    pub(super) down: Projection,
+    pub(crate) head_norms: Option<[Tensor; 2]>,
+    pub(crate) post_norm: Tensor,
+    pub(crate) gate: Projection,
+    pub(crate) up: Projection,
+    pub(crate) down: Projection,
 }
 
 /// x Wᵀ + b: one of a block's linear maps, with or without a correction.
 #[derive(Debug, Clone)]
-pub(super) struct Projection {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
-    pub(super) lora: Option<Correction>,
+pub(crate) struct Projection {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) lora: Option<Correction>,
 }
 
 /// s (x Aᵀ) Bᵀ beside a frozen weight.
 #[derive(Debug, Clone)]
-pub(super) struct Correction {
-    pub(super) a: Tensor,
-    pub(super) b: Tensor,
-    pub(super) scale: f64,
+pub(crate) struct Correction {
+    pub(crate) a: Tensor,
+    pub(crate) b: Tensor,
+    pub(crate) scale: f64,
     dropout: Option<Dropout>,
 }
 
@@ -92,7 +99,7 @@ impl Dropout {
 }
 
 impl Block {
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &DecoderConfig,
         layer: usize,
         parameters: &Parameters,
@@ -135,13 +142,13 @@ impl Block {
     }
 
     /// Without corrections.
-    pub(super) fn uncorrected(mut self) -> Self {
+    pub(crate) fn uncorrected(mut self) -> Self {
         self.projections().into_iter().for_each(|projection| projection.lora = None);
         self
     }
 
     /// With dropout in its corrections; `layer` is its place in the model.
-    pub(super) fn dropping(mut self, share: f64, stream: Stream, layer: usize) -> Self {
+    pub(crate) fn dropping(mut self, share: f64, stream: Stream, layer: usize) -> Self {
         let projections = self.projections();
         let first = (layer * projections.len()) as u64;
         for (projection, site) in projections.into_iter().zip(first..) {
@@ -180,7 +187,7 @@ impl Block {
 
     /// The block on x `[n, h]`. Where `recompute`, or where its weights are narrower than x and are widened for the while,
     /// only x is kept for the backward pass ([`checkpoint()`]).
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         x: &Tensor,
         rows: &AttentionRows,
@@ -197,13 +204,13 @@ impl Block {
     }
 
     /// Whether both branches are one operator each, on x of this type.
-    pub(super) fn is_plain(&self, dtype: DType) -> bool {
+    pub(crate) fn is_plain(&self, dtype: DType) -> bool {
         let corrected = corrected(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
         self.input_norm.dtype() == dtype && self.head_norms.is_none() && self.o.bias.is_none() && !corrected
     }
 
     /// A plain block in a chain.
-    pub(super) fn chain(&self, x: &Chain, rows: &AttentionRows, eps: f64) -> candle_core::Result<Chain> {
+    pub(crate) fn chain(&self, x: &Chain, rows: &AttentionRows, eps: f64) -> candle_core::Result<Chain> {
         let x = chain_attention(x, &self.attention_weights(), rows, eps)?;
         chain_feed_forward(&x, self.feed_forward_weights(), eps)
     }

@@ -1,7 +1,7 @@
 //! The key/value cache of decoding: one slot per row, each with its own length.
 
-use super::config::DecoderConfig;
-use crate::kernels::Past;
+use crate::kernels::decode::inference::Past;
+use crate::policy::config::DecoderConfig;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use std::sync::Arc;
 /// were computed with: reset the rows after an update.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    pub(super) slots: Vec<Slot>,
-    pub(super) limit: usize,
-    pub(super) width: usize,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) limit: usize,
+    pub(crate) width: usize,
 }
 
 /// Keys and values `[n, kv_heads·d]` of every block.
@@ -23,20 +23,20 @@ type Layers = Vec<(Vec<f32>, Vec<f32>)>;
 
 /// One row.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// Positions whose keys and values are stored.
-    pub(super) len: usize,
+    pub(crate) len: usize,
     /// Sampled tokens still to be processed.
-    pub(super) pending: Vec<u32>,
+    pub(crate) pending: Vec<u32>,
     /// Where other rows begin in the same way: the beginning, and how many of its positions are this row's.
     shared: Option<(Arc<Layers>, usize)>,
     /// The positions after those.
-    pub(super) layers: Layers,
+    pub(crate) layers: Layers,
 }
 
 impl Slot {
     /// All keys and values of a block, `width` numbers each.
-    pub(super) fn past(&self, layer: usize, width: usize) -> Past<'_> {
+    pub(crate) fn past(&self, layer: usize, width: usize) -> Past<'_> {
         let (keys, values) = &self.layers[layer];
         let shared = self.shared.as_ref().map_or((&[][..], &[][..]), |(layers, positions)| {
             let (keys, values) = &layers[layer];
@@ -120,7 +120,7 @@ impl KvCache {
     }
 
     /// Lets `others`, which are empty, hold what the row `from` has read since it was: from now on it is there once.
-    pub(super) fn share(&mut self, from: usize, others: &[usize]) {
+    pub(crate) fn share(&mut self, from: usize, others: &[usize]) {
         let slot = &mut self.slots[from];
         // A copy, of no more than that; the row goes on in the memory that it has.
         let shared = Arc::new(slot.layers.clone());
@@ -134,7 +134,7 @@ impl KvCache {
         }
     }
 
-    pub(super) fn check_row(&self, row: usize) -> Result<()> {
+    pub(crate) fn check_row(&self, row: usize) -> Result<()> {
         if row < self.rows() {
             return Ok(());
         }

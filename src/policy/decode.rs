@@ -3,10 +3,14 @@
 //! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
 //! r = rows of the call.
 
-use super::block::{Block, Correction, Projection};
-use super::cache::{KvCache, Slot};
-use super::decoder::Decoder;
-use crate::kernels::{attend, embedding_rows, norm_rows, with_slice, Input, RopeTable, Scratch, Team, FEW};
+use crate::kernels::cpu::real::with_slice;
+use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, FEW};
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::decode::team::Team;
+use crate::kernels::layers::rope::RopeTable;
+use crate::policy::block::{Block, Correction, Projection};
+use crate::policy::cache::{KvCache, Slot};
+use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -41,7 +45,7 @@ impl Decoder {
     }
 
     /// [`Decoder::extend`] with these threads.
-    pub(super) fn extend_with(
+    pub(crate) fn extend_with(
         &self,
         team: Team<'_>,
         cache: &mut KvCache,

@@ -3,11 +3,20 @@
 //! Shapes: b = rows, t = padded length, n = tokens of all rows packed one after another, h = hidden width,
 //! v = vocabulary.
 
-use super::block::Block;
-use super::config::DecoderConfig;
-use super::parameters::Parameters;
-use crate::kernels::{embedding, linear, linear_logprob_entropy, rms_norm, Chain};
-use crate::kernels::{AttentionRows, AttentionShape, LmHead, RopeTable, ScoreOptions, SharedPrefixes};
+use crate::kernels::autograd::chain::Chain;
+use crate::kernels::layers::attention::AttentionShape;
+use crate::kernels::layers::attention_branch::AttentionRows;
+use crate::kernels::layers::embedding::embedding;
+use crate::kernels::layers::linear::linear;
+use crate::kernels::layers::rms_norm::rms_norm;
+use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::shared::SharedPrefixes;
+use crate::kernels::score::linear_logprob_entropy::linear_logprob_entropy;
+use crate::kernels::score::linear_logprob_entropy::LmHead;
+use crate::kernels::score::scoring::ScoreOptions;
+use crate::policy::block::Block;
+use crate::policy::config::DecoderConfig;
+use crate::policy::parameters::Parameters;
 use crate::rng::Stream;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -18,12 +27,12 @@ use std::sync::Arc;
 /// It shares storage with the variables, so an optimiser step is seen at once by both modes.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    pub(super) config: DecoderConfig,
-    pub(super) embedding: Tensor,
-    pub(super) blocks: Vec<Block>,
-    pub(super) norm: Tensor,
-    pub(super) head: Tensor,
-    pub(super) rope: Arc<RopeTable>,
+    pub(crate) config: DecoderConfig,
+    pub(crate) embedding: Tensor,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: Tensor,
+    pub(crate) head: Tensor,
+    pub(crate) rope: Arc<RopeTable>,
     /// Blocks are computed again in the backward pass.
     recompute: bool,
 }
@@ -209,7 +218,7 @@ impl Decoder {
     }
 
     /// Requires a row to have at least one token, to fit the context, and to hold known ids.
-    pub(super) fn check_row(&self, index: usize, row: &[u32]) -> Result<()> {
+    pub(crate) fn check_row(&self, index: usize, row: &[u32]) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if row.is_empty() || row.len() > limit {
             return Err(Error::setting(

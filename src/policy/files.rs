@@ -1,6 +1,6 @@
 //! Safetensors files with errors that name the file and the tensor.
 
-use crate::train::atomic_write;
+use crate::files::atomic_write;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::{BTreeMap, HashMap};

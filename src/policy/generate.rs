@@ -1,10 +1,12 @@
 //! Sampling: one turn of many rows, token by token, until each stops.
 
-use super::cache::KvCache;
-use super::decoder::Decoder;
-use super::sampling::{restrict, sample, support, SamplingParams};
-use super::trie::TokenTrie;
-use crate::kernels::{Scratch, Team, FEW};
+use crate::kernels::decode::inference::FEW;
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::decode::team::Team;
+use crate::policy::cache::KvCache;
+use crate::policy::decoder::Decoder;
+use crate::policy::sampling::{restrict, sample, support, SamplingParams};
+use crate::policy::trie::TokenTrie;
 use crate::rng::Stream;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,9 @@
 //! Gradients under the names of their parameters.
 
-use super::parameters::Parameters;
-use crate::kernels::{add_into, collecting, sum_of_squares, Collected, RowGradient};
+use crate::kernels::autograd::collect::{add_into, collecting, Collected};
+use crate::kernels::cpu::optimizer::sum_of_squares;
+use crate::kernels::layers::embedding::RowGradient;
+use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, TensorId};

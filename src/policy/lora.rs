@@ -1,10 +1,10 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685): trainable corrections of low rank beside frozen weights, kept in PEFT's layout.
 
-use super::config::DecoderConfig;
-use super::files::{load_tensors, save_tensors};
-use super::parameters::Parameters;
+use crate::files::atomic_write;
+use crate::policy::config::DecoderConfig;
+use crate::policy::files::{load_tensors, save_tensors};
+use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
-use crate::train::atomic_write;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -79,13 +79,13 @@ impl LoraConfig {
     }
 
     /// Whether a part of a block such as `self_attn.q` gets a correction.
-    pub(super) fn targets_module(&self, part: &str) -> bool {
+    pub(crate) fn targets_module(&self, part: &str) -> bool {
         let name = part.rsplit('.').next().unwrap_or(part);
         self.target_modules.iter().any(|module| module.strip_suffix("_proj") == Some(name))
     }
 
     /// (name of W without `.weight`, outputs, inputs) of every corrected weight, in model order.
-    pub(super) fn targets(&self, model: &DecoderConfig) -> Vec<(String, usize, usize)> {
+    pub(crate) fn targets(&self, model: &DecoderConfig) -> Vec<(String, usize, usize)> {
         let target = |(name, shape): (String, Vec<usize>)| {
             let module = name.strip_suffix(".weight")?;
             let last = module.rsplit('.').next()?;
@@ -97,12 +97,12 @@ impl LoraConfig {
 }
 
 /// The names of A and B beside the weight of `module`.
-pub(super) fn names(module: &str) -> [String; 2] {
+pub(crate) fn names(module: &str) -> [String; 2] {
     ["A", "B"].map(|which| format!("{module}.lora_{which}.weight"))
 }
 
 /// Whether a parameter is a correction's.
-pub(super) fn is_adapter(name: &str) -> bool {
+pub(crate) fn is_adapter(name: &str) -> bool {
     name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")
 }
 

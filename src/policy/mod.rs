@@ -25,27 +25,27 @@
 //! # Ok(()) }
 //! ```
 
-mod agreement;
-mod block;
-mod cache;
+pub(crate) mod agreement;
+pub(crate) mod block;
+pub(crate) mod cache;
 #[cfg(feature = "text")]
-mod chat;
-mod config;
-mod decode;
-mod decoder;
-mod files;
-mod generate;
-mod gradients;
-mod lora;
-mod parameters;
-mod pretrained;
-mod sampling;
+pub(crate) mod chat;
+pub(crate) mod config;
+pub(crate) mod decode;
+pub(crate) mod decoder;
+pub(crate) mod files;
+pub(crate) mod generate;
+pub(crate) mod gradients;
+pub(crate) mod lora;
+pub(crate) mod parameters;
+pub(crate) mod pretrained;
+pub(crate) mod sampling;
 #[cfg(feature = "text")]
-mod tokenizer;
+pub(crate) mod tokenizer;
 #[cfg(feature = "transformers")]
-mod transformers;
-mod trie;
-mod value;
+pub(crate) mod transformers;
+pub(crate) mod trie;
+pub(crate) mod value;
 
 pub use agreement::max_decode_forward_gap;
 pub use cache::KvCache;
@@ -71,10 +71,6 @@ pub use tokenizer::Tokenizer;
 pub use transformers::FrozenModel;
 pub use trie::TokenTrie;
 pub use value::ValueModel;
-
-pub(crate) use files::{load_tensors, save_tensors};
-#[cfg(feature = "text")]
-pub(crate) use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 #[cfg(test)]
 mod tests;

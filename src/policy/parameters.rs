@@ -1,8 +1,8 @@
 //! The named parameters of a decoder: initialised, frozen, saved, loaded.
 
-use super::config::DecoderConfig;
-use super::files::{load_tensors, save_tensors};
-use super::lora::{is_adapter, LoraConfig};
+use crate::policy::config::DecoderConfig;
+use crate::policy::files::{load_tensors, save_tensors};
+use crate::policy::lora::{is_adapter, LoraConfig};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
@@ -18,7 +18,7 @@ use std::path::Path;
 pub struct Parameters {
     entries: BTreeMap<String, Entry>,
     /// Corrections beside the weights, whose A and B are entries as well.
-    pub(super) lora: Option<LoraConfig>,
+    pub(crate) lora: Option<LoraConfig>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,20 +112,20 @@ impl Parameters {
     }
 
     /// [`Parameters::tensors`] without corrections.
-    pub(super) fn base_tensors(&self) -> BTreeMap<String, Tensor> {
+    pub(crate) fn base_tensors(&self) -> BTreeMap<String, Tensor> {
         let mut tensors = self.tensors();
         tensors.retain(|name, _| !is_adapter(name));
         tensors
     }
 
     /// Adds a trainable parameter.
-    pub(super) fn insert(&mut self, name: String, value: &Tensor) -> Result<()> {
+    pub(crate) fn insert(&mut self, name: String, value: &Tensor) -> Result<()> {
         self.entries.insert(name, Entry { var: Var::from_tensor(value)?, trainable: true });
         Ok(())
     }
 
     /// Takes a parameter out, where there is one of this name.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.entries.remove(name);
     }
 
@@ -219,7 +219,7 @@ impl Parameters {
         self.entries.get(name).map(|e| e.trainable).ok_or_else(|| unknown(name))
     }
 
-    /// Freezes or unfreezes `name`; a [`super::Decoder`] built before does not notice.
+    /// Freezes or unfreezes `name`; a [`crate::policy::Decoder`] built before does not notice.
     ///
     /// # Errors
     /// An unknown name.
@@ -230,7 +230,7 @@ impl Parameters {
     }
 
     /// Requires exactly the configuration's names and shapes.
-    pub(super) fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
+    pub(crate) fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
         let dtype = self.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
         check(config, &self.tensors(), dtype).map_err(|(name, reason)| Error::setting(name, "tensor", reason))
     }

@@ -1,8 +1,9 @@
 //! From logits to a token: which ids may be taken, which one is, and when a turn ends.
 
-use super::generate::{Generated, Request};
-use super::trie::TokenTrie;
-use crate::kernels::{probabilities, row_statistics, Scratch};
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::score::rows::{probabilities, row_statistics};
+use crate::policy::generate::{Generated, Request};
+use crate::policy::trie::TokenTrie;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -118,7 +119,7 @@ impl StopStrings {
 }
 
 /// The ids that the next token may be, ascending; `None`: any.
-pub(super) fn support(
+pub(crate) fn support(
     logits: &mut [f32],
     choices: Option<(&TokenTrie, usize)>,
     sampling: &SamplingParams,
@@ -134,7 +135,7 @@ pub(super) fn support(
 }
 
 /// Sets the logits outside the support to −∞.
-pub(super) fn restrict(logits: &mut [f32], support: &[u32]) {
+pub(crate) fn restrict(logits: &mut [f32], support: &[u32]) {
     let kept: Vec<f32> = support.iter().map(|&id| logits[id as usize]).collect();
     logits.fill(f32::NEG_INFINITY);
     support.iter().zip(kept).for_each(|(&id, logit)| logits[id as usize] = logit);
@@ -169,7 +170,7 @@ fn most_probable(logits: &[f32], sampling: &SamplingParams) -> Vec<u32> {
 }
 
 /// Draws one id and records it with its log-probability and entropy.
-pub(super) fn sample(
+pub(crate) fn sample(
     logits: &mut [f32],
     request: &Request<'_>,
     sampling: &SamplingParams,

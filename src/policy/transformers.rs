@@ -1,11 +1,14 @@
 //! Models of candle-transformers as frozen reference policies.
 
-use super::{DecoderConfig, Family, Pretrained, RopeScaling};
-use crate::kernels::logprob_entropy;
+use crate::kernels::score::logprob_entropy::logprob_entropy;
 #[cfg(feature = "text")]
-use crate::kernels::{logprob_entropy_with, ScoreOptions};
+use crate::kernels::score::logprob_entropy::logprob_entropy_with;
+use crate::kernels::score::scoring::ScoreOptions;
+use crate::policy::config::rope::RopeScaling;
+use crate::policy::config::{DecoderConfig, Family};
+use crate::policy::pretrained::Pretrained;
 #[cfg(feature = "text")]
-use crate::rollout::{MicroBatch, Row};
+use crate::rollout::rows::{MicroBatch, Row};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -94,7 +97,7 @@ impl FrozenModel {
     }
 
     /// Log-probabilities of the rows' sampled tokens at temperature τ, each over what it was chosen from, in nats: what
-    /// [`PolicyBatch::reference`](crate::train::PolicyBatch::reference) takes.
+    /// [`PolicyBatch::reference`](crate::train::learn::PolicyBatch::reference) takes.
     ///
     /// # Errors
     /// A row without sampled tokens, and as [`FrozenModel::logits`].

@@ -4,11 +4,11 @@
 
 use candle_core::{DType, Tensor};
 
-use super::config::DecoderConfig;
-use super::decoder::Decoder;
-use super::lora::is_adapter;
-use super::parameters::Parameters;
-use crate::kernels::linear;
+use crate::kernels::layers::linear::linear;
+use crate::policy::config::DecoderConfig;
+use crate::policy::decoder::Decoder;
+use crate::policy::lora::is_adapter;
+use crate::policy::parameters::Parameters;
 use crate::Result;
 
 const WEIGHT: &str = "value_head.weight";
@@ -92,7 +92,8 @@ impl Parameters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Gradients, LoraConfig};
+    use crate::policy::gradients::Gradients;
+    use crate::policy::lora::LoraConfig;
     use candle_core::Device;
 
     const ROW: &[u32] = &[1, 5, 2, 7];

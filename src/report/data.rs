@@ -5,33 +5,34 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::episodes::Episode;
-use crate::train::outcomes::{add, ended_episodes, Line};
-use crate::train::record::read_metrics;
-use crate::train::{ExaminationOutcomes, EPISODES_FILE};
+use crate::evaluation::gains::ExaminationOutcomes;
+use crate::evaluation::gains::{add, ended_episodes, Line};
+use crate::report::episodes::Episode;
+use crate::run::record::read_metrics;
+use crate::run::recorder::EPISODES_FILE;
 use crate::{Error, Result};
 
 /// One run folder.
-pub(super) struct Run {
-    pub(super) name: String,
-    pub(super) settings: BTreeMap<String, String>,
-    pub(super) lines: Vec<Map<String, Value>>,
-    pub(super) outcomes: Vec<ExaminationOutcomes>,
-    pub(super) samples: Vec<Sample>,
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) lines: Vec<Map<String, Value>>,
+    pub(crate) outcomes: Vec<ExaminationOutcomes>,
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// An episode to be shown.
-pub(super) struct Sample {
-    pub(super) panel: String,
-    pub(super) step: u64,
-    pub(super) episode: Episode,
+pub(crate) struct Sample {
+    pub(crate) panel: String,
+    pub(crate) step: u64,
+    pub(crate) episode: Episode,
 }
 
 /// How many solved and how many unsolved episodes of each panel's last examination are shown.
 const SAMPLES: usize = 3;
 
 impl Run {
-    pub(super) fn read(dir: &Path) -> Result<Self> {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
         let settings = dir.join("config.toml");
         let settings = if settings.exists() {
             read_settings(&std::fs::read_to_string(&settings).map_err(|e| Error::io(&settings, e))?)
@@ -50,17 +51,17 @@ impl Run {
     }
 
     /// The lines of one phase.
-    pub(super) fn phase<'a>(&'a self, phase: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
+    pub(crate) fn phase<'a>(&'a self, phase: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
         self.lines.iter().filter(move |line| line.get("phase").and_then(Value::as_str) == Some(phase))
     }
 
     /// (step, value) of `key` over a phase; what is absent is left out, what is not finite stays as a gap.
-    pub(super) fn points(&self, phase: &str, key: &str) -> Vec<(f64, f64)> {
+    pub(crate) fn points(&self, phase: &str, key: &str) -> Vec<(f64, f64)> {
         self.phase(phase).filter_map(|line| Some((step(line)?, number(line.get(key)?)?))).collect()
     }
 
     /// (step, low, high) of two keys over a phase.
-    pub(super) fn intervals(&self, phase: &str, low: &str, high: &str) -> Vec<(f64, f64, f64)> {
+    pub(crate) fn intervals(&self, phase: &str, low: &str, high: &str) -> Vec<(f64, f64, f64)> {
         let interval = |line: &Map<String, Value>| {
             Some((step(line)?, number(line.get(low)?)?, number(line.get(high)?)?))
         };
@@ -68,7 +69,7 @@ impl Run {
     }
 
     /// (step, values by index) of a series over a phase.
-    pub(super) fn columns(&self, phase: &str, key: &str) -> Vec<(f64, Vec<f64>)> {
+    pub(crate) fn columns(&self, phase: &str, key: &str) -> Vec<(f64, Vec<f64>)> {
         let column = |line: &Map<String, Value>| {
             let values = line.get(key)?.as_array()?;
             Some((step(line)?, values.iter().map(|v| number(v).unwrap_or(f64::NAN)).collect()))
@@ -77,7 +78,7 @@ impl Run {
     }
 
     /// The evaluation panels in order of first appearance.
-    pub(super) fn panels(&self) -> Vec<String> {
+    pub(crate) fn panels(&self) -> Vec<String> {
         let mut panels = Vec::new();
         for line in self.phase("eval") {
             let panel = panel(line);
@@ -89,12 +90,12 @@ impl Run {
     }
 
     /// The evaluations of one panel.
-    pub(super) fn evaluations<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Evaluation> + 'a {
+    pub(crate) fn evaluations<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Evaluation> + 'a {
         self.phase("eval").filter(move |line| panel(line) == name).map(|line| Evaluation(line.clone()))
     }
 
     /// (step, kind, message) of each alarm.
-    pub(super) fn alarms(&self) -> Vec<(f64, String, String)> {
+    pub(crate) fn alarms(&self) -> Vec<(f64, String, String)> {
         let of_line = |line: &Map<String, Value>| {
             let step = step(line).unwrap_or(0.0);
             let alarm = |(key, value): (&String, &Value)| {
@@ -107,7 +108,7 @@ impl Run {
     }
 
     /// Every key with a numeric value in a phase.
-    pub(super) fn numeric_keys(&self, phase: &str) -> BTreeSet<String> {
+    pub(crate) fn numeric_keys(&self, phase: &str) -> BTreeSet<String> {
         let numeric = |(key, value): (&String, &Value)| number(value).map(|_| key.clone());
         self.phase(phase).flat_map(|line| line.iter().filter_map(numeric)).collect()
     }
@@ -164,19 +165,19 @@ impl Texts {
 }
 
 /// One evaluation of a panel.
-pub(super) struct Evaluation(Map<String, Value>);
+pub(crate) struct Evaluation(Map<String, Value>);
 
 impl Evaluation {
-    pub(super) fn step(&self) -> f64 {
+    pub(crate) fn step(&self) -> f64 {
         step(&self.0).unwrap_or(0.0)
     }
 
-    pub(super) fn number(&self, key: &str) -> Option<f64> {
+    pub(crate) fn number(&self, key: &str) -> Option<f64> {
         number(self.0.get(key)?)
     }
 
     /// The ends of the interval of `key`.
-    pub(super) fn interval(&self, key: &str) -> Option<(f64, f64)> {
+    pub(crate) fn interval(&self, key: &str) -> Option<(f64, f64)> {
         Some((self.number(&format!("{key}_low"))?, self.number(&format!("{key}_high"))?))
     }
 }
@@ -207,7 +208,7 @@ fn step(line: &Map<String, Value>) -> Option<f64> {
 }
 
 /// A number as the recorder writes it, NaN and infinities included.
-pub(super) fn number(value: &Value) -> Option<f64> {
+pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(s) if ["NaN", "inf", "-inf"].contains(&s.as_str()) => s.parse().ok(),
         _ => value.as_f64(),

@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use serde::Deserialize;
 
-use super::data::{Run, Sample};
-use super::escape;
-use super::plot::number;
 use crate::env::{Start, Task};
+use crate::report::data::{Run, Sample};
+use crate::report::escape;
+use crate::report::plot::number;
 
 /// What is shown of an episode.
 #[derive(Deserialize)]
-pub(super) struct Episode {
+pub(crate) struct Episode {
     task: Task,
     start: Start,
     turns: Vec<Turn>,
@@ -31,7 +31,7 @@ struct Turn {
 }
 
 /// The samples of each run, one fold-out each.
-pub(super) fn html(runs: &[Run]) -> String {
+pub(crate) fn html(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs {
         let name = if runs.len() == 1 { String::new() } else { format!("{} · ", escape(&run.name)) };

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::data::Run;
-use super::heat::{band_map, value_map, Column};
-use super::plot::{Look, Plot, Series};
-use super::style::{colour, GREY};
+use crate::report::data::Run;
+use crate::report::heat::{band_map, value_map, Column};
+use crate::report::plot::{Look, Plot, Series};
+use crate::report::style::{colour, GREY};
 
 /// Keys the plots above the last section show, or that are no curve.
 const SHOWN: &[&str] = &[
@@ -59,7 +59,7 @@ fn label(runs: &[Run], run: &Run, what: &str) -> String {
 
 /// `key` of the evaluations as dots with whiskers, over the same key of the training rollouts: one plot for the panels
 /// of one run, one for each panel of several runs.
-pub(super) fn evaluation_plots(runs: &[Run], title: &str, key: &str, y_label: &str, full: f64) -> Vec<Plot> {
+pub(crate) fn evaluation_plots(runs: &[Run], title: &str, key: &str, y_label: &str, full: f64) -> Vec<Plot> {
     let mut panels: Vec<String> = Vec::new();
     for panel in runs.iter().flat_map(Run::panels) {
         if !panels.contains(&panel) {
@@ -99,7 +99,8 @@ fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> 
         }
         for (k, panel) in panels.iter().enumerate() {
             let points = run.evaluations(panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
-            let ends = |e: super::data::Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
+            let ends =
+                |e: crate::report::data::Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
             let intervals = run.evaluations(panel).filter_map(ends).collect();
             let aside = 5.0 * ((i * panels.len() + k) as f64 - (all - 1.0) / 2.0);
             let (name, colour) = match runs.len() {
@@ -124,7 +125,7 @@ fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
 }
 
 /// Entropy in its band, at the episodes' two ends, and the share of it inside.
-pub(super) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
+pub(crate) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
     let shares = |title: [&str; 2], keys: [&'static str; 3]| {
         let title = title[usize::from(runs.len() > 1)];
         let names = ["below", "inside", "above the band"];
@@ -191,7 +192,7 @@ fn entropy_plot(runs: &[Run]) -> Plot {
 }
 
 /// `keys` of a phase, one line a run and key.
-pub(super) fn curve_plot(
+pub(crate) fn curve_plot(
     runs: &[Run],
     phase: &str,
     title: &str,
@@ -217,7 +218,7 @@ pub(super) fn curve_plot(
 }
 
 /// The plots of the reinforcement-learning phase after success, score and entropy.
-pub(super) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
+pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
     let rl = |title, keys, unit| curve_plot(runs, "rl", title, keys, unit);
     vec![
         rl("Gradient norm before clipping", &[("grad_norm", "")], "‖g‖₂"),
@@ -235,7 +236,7 @@ pub(super) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
 }
 
 /// Heat maps of entropy by turn index for each run that has it: its value, and where it stands against the band.
-pub(super) fn entropy_maps(runs: &[Run]) -> String {
+pub(crate) fn entropy_maps(runs: &[Run]) -> String {
     let map = |run: &Run| {
         let (name, columns) = (label_suffix(runs, run), run.columns("rl", "entropy_turn"));
         let value =
@@ -276,7 +277,7 @@ fn label_suffix(runs: &[Run], run: &Run) -> String {
 }
 
 /// A plot for each numeric key that no other plot shows.
-pub(super) fn other_plots(runs: &[Run]) -> Vec<Plot> {
+pub(crate) fn other_plots(runs: &[Run]) -> Vec<Plot> {
     let mut plots = Vec::new();
     for phase in ["rl", "clone"] {
         let keys: BTreeSet<String> = runs.iter().flat_map(|run| run.numeric_keys(phase)).collect();

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::escape;
-use super::plot::{number, open_svg, range, ticks, MARGIN, WIDTH};
-use super::style::HEAT_LEVELS;
+use crate::report::escape;
+use crate::report::plot::{number, open_svg, range, ticks, MARGIN, WIDTH};
+use crate::report::style::HEAT_LEVELS;
 
 /// Most columns that are drawn; of longer runs neighbouring steps are averaged.
 const MOST_COLUMNS: usize = 150;
@@ -12,7 +12,7 @@ const MOST_COLUMNS: usize = 150;
 const RIGHT: f64 = 70.0;
 
 /// One step's values by turn index.
-pub(super) type Column = (f64, Vec<f64>);
+pub(crate) type Column = (f64, Vec<f64>);
 
 /// Where a turn's entropy stands.
 #[derive(Clone, Copy, PartialEq)]
@@ -24,7 +24,7 @@ enum Place {
 }
 
 /// Values by turn and step, the stronger the higher.
-pub(super) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> String {
+pub(crate) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> String {
     let columns = thinned(columns);
     let values = || columns.iter().flat_map(|c| &c.1).copied().filter(|v| v.is_finite());
     let Some((low, high)) = range(values()) else { return String::new() };
@@ -45,7 +45,7 @@ pub(super) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> Strin
 
 /// The same turns and steps against the band: below, inside, above, or no reference to compare with. `bands` has for
 /// each column the band's ends by turn index.
-pub(super) fn band_map(title: &str, y_label: &str, columns: &[Column], bands: &[Vec<(f64, f64)>]) -> String {
+pub(crate) fn band_map(title: &str, y_label: &str, columns: &[Column], bands: &[Vec<(f64, f64)>]) -> String {
     let places: Vec<Column> = columns
         .iter()
         .zip(bands)

@@ -1,19 +1,19 @@
 //! A run, or several side by side, as one self-contained HTML page: no script, no external file.
 
-mod data;
-mod episodes;
-mod figures;
-mod heat;
-mod page;
-mod plot;
-mod style;
-mod tables;
+pub(crate) mod data;
+pub(crate) mod episodes;
+pub(crate) mod figures;
+pub(crate) mod heat;
+pub(crate) mod page;
+pub(crate) mod plot;
+pub(crate) mod style;
+pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
 
-use data::Run;
+use crate::report::data::Run;
 
-use super::atomic_write;
+use crate::files::atomic_write;
 use crate::{Error, Result};
 
 /// Writes `report.html` into the first of the given run folders and returns its path: [`render_report`] as a file.

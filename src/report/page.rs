@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::data::Run;
-use super::plot::Plot;
-use super::style::STYLE;
-use super::{episodes, escape, figures, tables};
+use crate::report::data::Run;
+use crate::report::plot::Plot;
+use crate::report::style::STYLE;
+use crate::report::{episodes, escape, figures, tables};
 
 /// The whole page.
-pub(super) fn render(runs: &[Run]) -> String {
+pub(crate) fn render(runs: &[Run]) -> String {
     let names: Vec<String> = runs.iter().map(|r| escape(&r.name)).collect();
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\

@@ -2,43 +2,43 @@
 
 use std::fmt::Write;
 
-use super::escape;
+use crate::report::escape;
 
-pub(super) const WIDTH: f64 = 560.0;
+pub(crate) const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 300.0;
 /// Left, right, top, bottom.
-pub(super) const MARGIN: (f64, f64, f64, f64) = (58.0, 14.0, 12.0, 42.0);
+pub(crate) const MARGIN: (f64, f64, f64, f64) = (58.0, 14.0, 12.0, 42.0);
 
 /// A line plot of several series over steps.
 #[derive(Debug, Default)]
-pub(super) struct Plot {
-    pub(super) title: String,
-    pub(super) note: String,
-    pub(super) y_label: String,
-    pub(super) series: Vec<Series>,
+pub(crate) struct Plot {
+    pub(crate) title: String,
+    pub(crate) note: String,
+    pub(crate) y_label: String,
+    pub(crate) series: Vec<Series>,
     /// The vertical range to show at least, as [0, 1] for a rate.
-    pub(super) at_least: Option<(f64, f64)>,
+    pub(crate) at_least: Option<(f64, f64)>,
     /// Steps at which something was raised, and what.
-    pub(super) alarms: Vec<(f64, String)>,
+    pub(crate) alarms: Vec<(f64, String)>,
 }
 
 /// One line, with whiskers or a band around it where it has any.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) colour: &'static str,
-    pub(super) look: Look,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) colour: &'static str,
+    pub(crate) look: Look,
     /// (step, value); a non-finite value is a gap.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
     /// (step, low, high).
-    pub(super) intervals: Vec<(f64, f64, f64)>,
+    pub(crate) intervals: Vec<(f64, f64, f64)>,
     /// Pixels that dots and whiskers are moved by, so that those of several series stand beside each other.
-    pub(super) aside: f64,
+    pub(crate) aside: f64,
 }
 
 /// How a series is drawn.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// A line.
     #[default]
     Line,
@@ -60,12 +60,12 @@ struct Frame {
 
 impl Plot {
     /// Whether there is anything to draw.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.extent().is_none()
     }
 
     /// The figure: title, legend, drawing, note.
-    pub(super) fn html(&self) -> String {
+    pub(crate) fn html(&self) -> String {
         let mut legend = String::new();
         for s in self.series.iter().filter(|s| !s.name.is_empty()) {
             let _ = write!(legend, "<span>{}{}</span>", swatch(s), escape(&s.name));
@@ -80,7 +80,7 @@ impl Plot {
     }
 
     /// The drawing.
-    pub(super) fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         let Some(frame) = self.extent() else { return String::new() };
         let mut svg = open_svg(HEIGHT, &self.title);
         frame.axes(&mut svg, &self.y_label);
@@ -225,7 +225,7 @@ impl Frame {
     }
 }
 
-pub(super) fn open_svg(height: f64, label: &str) -> String {
+pub(crate) fn open_svg(height: f64, label: &str) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">", escape(label))
 }
 
@@ -250,7 +250,7 @@ fn swatch(s: &Series) -> String {
 }
 
 /// Round tick positions (1, 2 or 5 × 10ᵏ apart) inside [`low`, `high`], about `wanted` of them.
-pub(super) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
+pub(crate) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
     let raw = (high - low) / wanted as f64;
     let power = 10f64.powf(raw.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
@@ -261,7 +261,7 @@ pub(super) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64>
 }
 
 /// A number short enough for a label.
-pub(super) fn number(x: f64) -> String {
+pub(crate) fn number(x: f64) -> String {
     let size = x.abs();
     if size != 0.0 && !(1e-3..1e6).contains(&size) {
         return format!("{x:.1e}");
@@ -277,7 +277,7 @@ pub(super) fn number(x: f64) -> String {
 }
 
 /// Smallest and largest value; `None` without values.
-pub(super) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(crate) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, v| match range {
         None => Some((v, v)),
         Some((low, high)) => Some((v.min(low), v.max(high))),

@@ -1,7 +1,7 @@
 //! How the page looks, on a light and on a dark screen: every colour of page and drawings is a variable.
 
 /// Colours by variable: page, lines by series, levels of a heat map, places against the band.
-pub(super) const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 :root{color-scheme:light dark;--page:#fafafa;--card:#fff;--ink:#222;--soft:#666;--edge:#e2e2e2;--head:#f4f4f4;
 --grid:#ececec;--axis:#999;--good:#17722c;--bad:#b3261e;--mark:#fff4d6;--agent:#eaf2fb;--grey:#707070;
 --s0:#1f77b4;--s1:#e6550d;--s2:#2ca02c;--s3:#9467bd;--s4:#d62728;--s5:#0e8a99;--s6:#8c564b;--s7:#d1559f;--s8:#6b6b6b;--s9:#8a8b12;
@@ -44,7 +44,7 @@ summary{cursor:pointer}
 ";
 
 /// The colour of line `index`.
-pub(super) fn colour(index: usize) -> &'static str {
+pub(crate) fn colour(index: usize) -> &'static str {
     const COLOURS: [&str; 10] = [
         "var(--s0)",
         "var(--s1)",
@@ -61,7 +61,7 @@ pub(super) fn colour(index: usize) -> &'static str {
 }
 
 /// What is no run's or panel's own.
-pub(super) const GREY: &str = "var(--grey)";
+pub(crate) const GREY: &str = "var(--grey)";
 
 /// Levels of a heat map, `--h0` … `--h11`: from the screen's own lightness to the strongest contrast with it.
-pub(super) const HEAT_LEVELS: usize = 12;
+pub(crate) const HEAT_LEVELS: usize = 12;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::data::{Evaluation, Run};
-use super::escape;
-use super::plot::number;
-use super::style::colour;
 use crate::env::Task;
-use crate::train::{panel_gains, wilson, ExaminationOutcomes, Interval, PairedGain};
+use crate::evaluation::gains::{panel_gains, ExaminationOutcomes};
+use crate::evaluation::stats::{wilson, Interval, PairedGain};
+use crate::report::data::{Evaluation, Run};
+use crate::report::escape;
+use crate::report::plot::number;
+use crate::report::style::colour;
 
 fn table(head: &[&str], rows: &str) -> String {
     let head: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
@@ -39,7 +40,7 @@ fn round(x: f64) -> f64 {
 }
 
 /// A row for each run and panel: first and last evaluation with their intervals.
-pub(super) fn summary(runs: &[Run]) -> String {
+pub(crate) fn summary(runs: &[Run]) -> String {
     let mut rows = String::new();
     for (i, run) in runs.iter().enumerate() {
         let head = format!("{}<td class=\"n\">{}</td>", name_cell(runs, i), run.phase("rl").count());
@@ -65,7 +66,7 @@ pub(super) fn summary(runs: &[Run]) -> String {
 }
 
 /// Every alarm of every run, in order of steps.
-pub(super) fn alarms(runs: &[Run]) -> String {
+pub(crate) fn alarms(runs: &[Run]) -> String {
     let mut rows = String::new();
     for (i, run) in runs.iter().enumerate() {
         for (step, kind, message) in run.alarms() {
@@ -85,7 +86,7 @@ pub(super) fn alarms(runs: &[Run]) -> String {
 }
 
 /// Paired gains from first to last examination.
-pub(super) fn gains(runs: &[Run]) -> String {
+pub(crate) fn gains(runs: &[Run]) -> String {
     let outcomes: Vec<_> = runs.iter().map(|run| (run.name.clone(), run.outcomes.clone())).collect();
     let mut rows = String::new();
     for gain in panel_gains(&outcomes) {
@@ -133,7 +134,7 @@ fn signed(x: f64) -> String {
 }
 
 /// Success of each task family in the first and the last examination of each panel.
-pub(super) fn families(runs: &[Run]) -> String {
+pub(crate) fn families(runs: &[Run]) -> String {
     let mut rows: BTreeMap<(usize, String, usize), String> = BTreeMap::new();
     let mut panels: Vec<String> = Vec::new();
     for (i, run) in runs.iter().enumerate() {
@@ -183,7 +184,7 @@ fn by_family(examination: &ExaminationOutcomes) -> BTreeMap<String, Interval> {
 }
 
 /// The settings, one column a run, rows that differ marked.
-pub(super) fn configuration(runs: &[Run]) -> String {
+pub(crate) fn configuration(runs: &[Run]) -> String {
     let configs: Vec<_> = runs.iter().map(|r| &r.settings).collect();
     let mut keys: Vec<&String> = configs.iter().flat_map(|c| c.keys()).collect();
     keys.sort();

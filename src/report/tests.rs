@@ -1,5 +1,6 @@
-use super::*;
-use crate::train::{Record, Recorder};
+use crate::report::*;
+use crate::run::record::Record;
+use crate::run::recorder::Recorder;
 use serde_json::json;
 
 fn example_run(dir: &Path, seed: u64) {
@@ -55,7 +56,7 @@ fn example_run(dir: &Path, seed: u64) {
     (0..5).for_each(|v| episode(0, v, v == 0));
     (0..5).for_each(|v| episode(59, v, v != 1));
     let config = format!("seed = {seed}\n\n[entropy]\nkappa_low = 0.5\n");
-    crate::train::atomic_write(dir.join("config.toml"), config).unwrap();
+    crate::files::atomic_write(dir.join("config.toml"), config).unwrap();
 }
 
 fn report(runs: usize) -> String {

@@ -1,8 +1,11 @@
 //! Prompts in a checkpoint's own chat template.
 
-use super::prompt::Frame;
-use super::{ActionFormat, Prompter};
-use crate::policy::{Chat, ChatTemplate, Message, Tokenizer};
+use crate::policy::chat::conversation::{Chat, Message};
+use crate::policy::chat::ChatTemplate;
+use crate::policy::tokenizer::Tokenizer;
+use crate::rollout::action::ActionFormat;
+use crate::rollout::prompt::Frame;
+use crate::rollout::prompt::Prompter;
 use crate::{Error, Result};
 
 /// What the policy is told before the first goal.
@@ -141,7 +144,8 @@ mod tests {
         let ids = prompter.start(&Start { goal: "g".into(), observation: "o".into() }).unwrap();
         assert!(text(&prompter, &ids).contains(TASK));
         for bad in ["{% for m in messages %}{{ m.content }}\n{% endfor %}", "nothing"] {
-            let error = super::tests::prompter(bad, ActionFormat::Plain).unwrap_err().to_string();
+            let error =
+                crate::rollout::chat::tests::prompter(bad, ActionFormat::Plain).unwrap_err().to_string();
             assert!(error.contains("chat_template"), "{error}");
         }
     }

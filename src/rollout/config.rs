@@ -1,7 +1,7 @@
 //! The settings of a training step's episodes.
 
-use super::RowKind;
-use crate::policy::SamplingParams;
+use crate::policy::sampling::SamplingParams;
+use crate::rollout::rows::RowKind;
 use crate::{Error, Result};
 
 /// Limits of an episode.

@@ -6,10 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, ActionSpace, End, PlayConfig, Prompter, Trajectory, Turn};
 use crate::env::{Environment, Start, Step, Task};
-use crate::policy::TokenTrie;
+use crate::policy::trie::TokenTrie;
 use crate::rng::Stream;
+use crate::rollout::action::Action;
+use crate::rollout::config::{ActionSpace, PlayConfig};
+use crate::rollout::prompt::Prompter;
+use crate::rollout::trajectory::{End, Trajectory, Turn};
 use crate::{Error, Result};
 
 /// An episode to play.

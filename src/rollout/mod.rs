@@ -4,14 +4,14 @@
 //! tokenised twice. [`play`] runs episodes, a [`Trajectory`] holds what happened, and [`Row`] is the form
 //! in which a sequence meets the loss, either one row a trajectory or one row a turn.
 
-mod action;
-mod chat;
-mod config;
-mod engine;
-mod prompt;
-mod rows;
-mod sampler;
-mod trajectory;
+pub(crate) mod action;
+pub(crate) mod chat;
+pub(crate) mod config;
+pub(crate) mod engine;
+pub(crate) mod prompt;
+pub(crate) mod rows;
+pub(crate) mod sampler;
+pub(crate) mod trajectory;
 
 pub use action::{Action, ActionFormat};
 pub use config::{ActionSpace, PlayConfig, RolloutConfig};

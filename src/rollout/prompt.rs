@@ -1,8 +1,11 @@
 //! Prompts as token ids: marked goal, observation, action, or a chat; and demonstrations in them.
 
-use super::{Action, ActionFormat, DemonstrationRow, Row};
 use crate::env::{Demonstration, Start};
-use crate::policy::{StopStrings, TokenTrie, Tokenizer};
+use crate::policy::sampling::StopStrings;
+use crate::policy::tokenizer::Tokenizer;
+use crate::policy::trie::TokenTrie;
+use crate::rollout::action::{Action, ActionFormat};
+use crate::rollout::rows::{DemonstrationRow, Row};
 use crate::{Error, Result};
 
 /// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
@@ -24,19 +27,19 @@ pub struct Prompter {
 
 /// The ids around the texts of a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// Before the goal.
-    pub(super) goal: Vec<u32>,
+    pub(crate) goal: Vec<u32>,
     /// Between the goal and the first observation.
-    pub(super) first: Vec<u32>,
+    pub(crate) first: Vec<u32>,
     /// Before a later observation.
-    pub(super) later: Vec<u32>,
+    pub(crate) later: Vec<u32>,
     /// After an observation: the policy's turn begins.
-    pub(super) action: Vec<u32>,
+    pub(crate) action: Vec<u32>,
     /// Ends the policy's turn.
-    pub(super) end: u32,
+    pub(crate) end: u32,
     /// An action that was cut off gets its end all the same.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
 }
 
 impl Prompter {
@@ -51,7 +54,7 @@ impl Prompter {
         Self::framed(tokenizer, frame, ActionFormat::Plain, max_observation_tokens)
     }
 
-    pub(super) fn framed(
+    pub(crate) fn framed(
         tokenizer: Tokenizer,
         frame: Frame,
         format: ActionFormat,

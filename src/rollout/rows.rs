@@ -4,9 +4,9 @@
 
 use candle_core::{Device, Tensor};
 
-use super::Trajectory;
-use crate::kernels::{RowSupport, Support};
-use crate::objective::TokenLayout;
+use crate::kernels::score::support::{RowSupport, Support};
+use crate::objective::layout::TokenLayout;
+use crate::rollout::trajectory::Trajectory;
 use crate::{Error, Result};
 
 /// How trajectories become rows.

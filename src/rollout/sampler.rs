@@ -1,7 +1,12 @@
 //! A decoder as the sampler of the turn loop.
 
-use super::{PlayConfig, Request, Sampled, Sampler};
-use crate::policy::{self, Decoder, Finish, KvCache, SamplingParams, StopStrings};
+use crate::policy;
+use crate::policy::cache::KvCache;
+use crate::policy::decoder::Decoder;
+use crate::policy::generate::Finish;
+use crate::policy::sampling::{SamplingParams, StopStrings};
+use crate::rollout::config::PlayConfig;
+use crate::rollout::engine::{Request, Sampled, Sampler};
 use crate::Result;
 
 /// Samples with a decoder and its key/value cache, carried across the turns of an episode.

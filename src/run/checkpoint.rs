@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{create_folder, sync_folder, write_synced};
+use crate::files::{create_folder, sync_folder, write_synced};
 use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
@@ -233,7 +233,7 @@ pub fn prune_checkpoints(run_dir: impl AsRef<Path>, keep_last: usize, best: Opti
 
 /// The steps that a run has checkpoints of, damaged ones included.
 #[cfg(feature = "text")]
-pub(super) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
+pub(crate) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
     Ok(candidates(&run_dir.join(FOLDER))?.iter().map(|c| c.step).collect())
 }
 
@@ -366,7 +366,7 @@ impl FileEntry {
 }
 
 /// Length and CRC-32 (IEEE) of a file.
-pub(super) fn checksum(path: &Path) -> Result<(u64, u32)> {
+pub(crate) fn checksum(path: &Path) -> Result<(u64, u32)> {
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut hasher, mut length) = (crc32fast::Hasher::new(), 0);
     let mut buffer = vec![0; 1 << 18];
@@ -381,7 +381,7 @@ pub(super) fn checksum(path: &Path) -> Result<(u64, u32)> {
     }
 }
 
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path, field: &str) -> Result<T> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, field: &str) -> Result<T> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::file(path, field, e.to_string()))
 }

@@ -1,4 +1,4 @@
-use super::*;
+use crate::run::checkpoint::*;
 use serde_json::{json, Value};
 
 const WEIGHTS: &[u8] = b"0123456789abcdef";

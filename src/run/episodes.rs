@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::outcomes::Panels;
-use super::record::{bad_line, whole_lines};
-use super::rollout_log::rollout_files;
-use super::{Recorder, EPISODES_FILE};
-use crate::rollout::Trajectory;
+use crate::evaluation::gains::Panels;
+use crate::rollout::trajectory::Trajectory;
+use crate::run::record::{bad_line, whole_lines};
+use crate::run::recorder::{Recorder, EPISODES_FILE};
+use crate::run::rollout_log::rollout_files;
 use crate::Result;
 
 /// A line of `episodes.jsonl` or of dumped training episodes: an episode and when it was played.
@@ -56,7 +56,7 @@ pub(crate) struct EpisodeRef<'a> {
 /// Appends all training episodes of step `step` to the run's dump, tokens and entropies included, by group and member: those
 /// that were `learned` from, and the `unused` ones that dynamic sampling played beside them, each marked.
 ///
-/// The files are part of [`Position`](super::Position): a resumed run writes what came after its checkpoint again.
+/// The files are part of [`Position`](crate::run::Position): a resumed run writes what came after its checkpoint again.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
@@ -139,10 +139,11 @@ fn write_text(f: &mut Formatter<'_>, text: &str) -> std::fmt::Result {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::env::{Environment, Task, ToyEnvironment};
-    use crate::rollout::{End, Turn};
+    use crate::env::toy::ToyEnvironment;
+    use crate::env::{Environment, Task};
+    use crate::rollout::trajectory::{End, Turn};
 
     /// An episode of the toy environment with the given actions.
     pub(crate) fn toy_episode(variation: u32, actions: &[&str]) -> Trajectory {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use super::checkpoint::checkpoint_steps;
-use super::{atomic_write, read_metrics, Checkpoint, CheckpointWriter};
+use crate::files::atomic_write;
+use crate::run::checkpoint::checkpoint_steps;
+use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::run::record::read_metrics;
 use crate::{Error, Result};
 
 /// The configuration's name in a run folder.
@@ -49,7 +51,7 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     }
 
     /// Continues the run in `dir` from its newest usable checkpoint, or from the beginning where it was
-    /// killed before its first one. `adjust` changes what may change ([`TrainConfig::resumed`](super::TrainConfig::resumed)).
+    /// killed before its first one. `adjust` changes what may change ([`TrainConfig::resumed`](crate::train::config::TrainConfig::resumed)).
     ///
     /// # Errors
     /// What `adjust` refuses; [`Error::File`] where there is no run, where its configuration was changed since the checkpoint, naming
@@ -91,7 +93,7 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
 }
 
 /// The step of the checkpoint whose examination on `panel` had the highest mean of `key` (`success` or `score`), the
-/// earliest of equals: what [`prune_checkpoints`](super::prune_checkpoints) keeps beside the newest. `None` where none was examined.
+/// earliest of equals: what [`prune_checkpoints`](crate::run::prune_checkpoints) keeps beside the newest. `None` where none was examined.
 ///
 /// Choosing by a panel makes that panel's number of the chosen checkpoint too good; report another panel's.
 ///
@@ -127,7 +129,7 @@ pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
 /// Puts the settings of `over` into `base`, key by key: what `over` leaves out stays as it is.
 ///
 /// A table that says another `kind` than that of `base` replaces it: the kinds have different keys.
-pub(super) fn overlay(base: &mut toml::Table, over: toml::Table) {
+pub(crate) fn overlay(base: &mut toml::Table, over: toml::Table) {
     use toml::Value::Table;
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -154,7 +156,7 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
 }
 
 /// What may change when a run goes on: its length, and where the checkpoint lies that its policy began as, whose files
-/// [`Agent::restore`](super::Agent::restore) compares.
+/// [`Agent::restore`](crate::train::learn::Agent::restore) compares.
 const MAY_CHANGE: [&str; 2] = ["steps", "model.source"];
 
 /// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; gate was 2, is absent`.
@@ -172,7 +174,7 @@ fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, 
 }
 
 /// Calls `each` with the dotted name and the text of every value that is no table.
-pub(super) fn flatten(name: String, value: &toml::Value, each: &mut dyn FnMut(String, String)) {
+pub(crate) fn flatten(name: String, value: &toml::Value, each: &mut dyn FnMut(String, String)) {
     let toml::Value::Table(table) = value else { return each(name, value.to_string()) };
     for (key, value) in table {
         let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
@@ -246,7 +248,9 @@ mod tests {
 
     #[test]
     fn the_best_checkpoint_is_the_earliest_highest_one_that_exists() {
-        use crate::train::{prune_checkpoints, Record, Recorder};
+        use crate::run::checkpoint::prune_checkpoints;
+        use crate::run::record::Record;
+        use crate::run::recorder::Recorder;
         let folder = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::create(folder.path()).unwrap();
         let best = |panel, key| best_checkpoint(folder.path(), panel, key).unwrap();

@@ -75,7 +75,7 @@ impl Record {
     }
 
     /// Every number as (tag, value), the entries of a series under `key/00`, `key/01`, ….
-    pub(super) fn scalars(&self) -> Vec<(String, f64)> {
+    pub(crate) fn scalars(&self) -> Vec<(String, f64)> {
         let mut scalars = Vec::new();
         for (key, value) in &self.values {
             match value {
@@ -89,7 +89,7 @@ impl Record {
     }
 
     /// The TensorBoard folder: `phase`, or `phase/panel`.
-    pub(super) fn folder(&self) -> String {
+    pub(crate) fn folder(&self) -> String {
         match self.values.get("panel") {
             Some(Metric::Text(panel)) => format!("{}/{}", folder_safe(&self.phase), folder_safe(panel)),
             _ => folder_safe(&self.phase),
@@ -164,7 +164,7 @@ pub fn read_metrics(run_dir: impl AsRef<Path>) -> Result<Vec<serde_json::Map<Str
 }
 
 /// The lines of a file of JSON objects, without a last line that was cut off.
-pub(super) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Value>>> {
+pub(crate) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Value>>> {
     let mut lines = Vec::new();
     whole_lines(path, |number, line| {
         let parsed = serde_json::from_str(line);
@@ -175,12 +175,12 @@ pub(super) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Valu
 }
 
 /// What is wrong with a line of JSON; serde counts lines within it.
-pub(super) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
+pub(crate) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
     Error::file(path, format!("line {number}"), error.to_string().replace(" at line 1 column", " at column"))
 }
 
 /// Calls `each` with every line that has its end, and its number from 1; one line in memory at a time.
-pub(super) fn whole_lines(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+pub(crate) fn whole_lines(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut reader, mut line) = (std::io::BufReader::new(file), String::new());
     for number in 1.. {

@@ -8,7 +8,7 @@
 //! RUN/tensorboard/PHASE/   event files; an evaluation's panel is a folder below its phase
 //! ```
 //! - Keys are sorted. Keys that begin with `time/` depend on the clock; all others depend on the seed alone, and
-//!   [`first_difference`](super::first_difference) compares two runs without the former.
+//!   [`first_difference`](crate::run::first_difference) compares two runs without the former.
 //! - JSON has no NaN and no infinity: they are written as the strings `"NaN"`, `"inf"` and `"-inf"`.
 //! - A line is written by one call and is in the file when [`Recorder::record`] returns. A checkpoint stores
 //!   [`Recorder::sync`]'s [`Position`]; [`Recorder::resume`] drops every line after it, which the resumed run writes
@@ -22,16 +22,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::atomic::{create_folder, sync_folder};
-use super::record::{read_metrics, Record, METRICS_FILE};
-use super::rollout_log::RolloutLog;
-use super::tensorboard::EventFile;
+use crate::files::{create_folder, sync_folder};
+use crate::run::record::{read_metrics, Record, METRICS_FILE};
+use crate::run::rollout_log::RolloutLog;
+use crate::run::tensorboard::EventFile;
 use crate::{Error, Result};
 
 /// The file of a run folder that holds the episodes of its examinations.
 pub const EPISODES_FILE: &str = "episodes.jsonl";
 /// The file of a run folder that holds dumped training episodes, the first of them where there are several
-/// ([`episode_files`](super::episode_files)).
+/// ([`episode_files`](crate::run::episode_files)).
 pub const ROLLOUTS_FILE: &str = "rollouts.jsonl";
 
 /// Where a run's files stood when a checkpoint was taken: part of the checkpoint's state. Counted in lines, so that
@@ -205,17 +205,17 @@ impl Recorder {
 
 /// A file of lines that is only appended to.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     file: File,
     path: PathBuf,
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// Bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
 }
 
 impl Lines {
     /// Opens or creates `path` and cuts it after `count` lines.
-    pub(super) fn open(path: PathBuf, count: u64) -> Result<Self> {
+    pub(crate) fn open(path: PathBuf, count: u64) -> Result<Self> {
         let open = || -> std::io::Result<Option<(File, u64)>> {
             let mut file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
@@ -230,13 +230,13 @@ impl Lines {
         }
     }
 
-    pub(super) fn append(&mut self, line: &str) -> Result<()> {
+    pub(crate) fn append(&mut self, line: &str) -> Result<()> {
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&self.path, e))?;
         (self.count, self.length) = (self.count + 1, self.length + line.len() as u64 + 1);
         Ok(())
     }
 
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 }

@@ -1,5 +1,5 @@
-use super::*;
-use crate::train::first_difference;
+use crate::run::record::first_difference;
+use crate::run::recorder::*;
 
 fn step(step: u64, time: f64) -> Record {
     Record::new("rl", step)

@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Display, Formatter};
 
 use crate::env::Environment;
-use crate::rollout::{End, Trajectory};
+use crate::rollout::trajectory::{End, Trajectory};
 use crate::Result;
 
 /// One answer of an environment that is not what was recorded.
@@ -84,8 +84,8 @@ fn compare<T: PartialEq + Debug>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::ToyEnvironment;
-    use crate::train::dump::tests::toy_episode;
+    use crate::env::toy::ToyEnvironment;
+    use crate::run::episodes::tests::toy_episode;
 
     fn fields(episode: &Trajectory) -> Vec<(Option<usize>, &'static str)> {
         let differences = replay_episode(&mut ToyEnvironment::new(), episode, true).unwrap();

@@ -6,15 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::recorder::Lines;
-use super::ROLLOUTS_FILE;
+use crate::run::recorder::Lines;
+use crate::run::recorder::ROLLOUTS_FILE;
 use crate::{Error, Result};
 
 /// A file is full at this fraction of what all may hold.
 const FILES: u64 = 8;
 
 /// The files of a run's dumped episodes in the order they were written, each with the number of its first line.
-pub(super) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub(crate) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let first = |name: &str| match name {
         ROLLOUTS_FILE => Some(0),
         _ => name.strip_prefix("rollouts-")?.strip_suffix(".jsonl")?.parse().ok(),
@@ -34,7 +34,7 @@ pub(super) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 
 /// Writer of the dumped episodes.
 #[derive(Debug)]
-pub(super) struct RolloutLog {
+pub(crate) struct RolloutLog {
     dir: PathBuf,
     /// Most bytes of all files together.
     limit: u64,
@@ -48,7 +48,7 @@ pub(super) struct RolloutLog {
 
 impl RolloutLog {
     /// Goes on after `position` lines: what comes after them is deleted.
-    pub(super) fn open(dir: &Path, position: u64) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, position: u64) -> Result<Self> {
         let files = rollout_files(dir)?;
         let known = !files.is_empty();
         let (mut kept, later): (Vec<_>, Vec<_>) =
@@ -66,11 +66,11 @@ impl RolloutLog {
     }
 
     /// The same, holding at most `bytes`, more or less a step.
-    pub(super) fn within(self, bytes: u64) -> Self {
+    pub(crate) fn within(self, bytes: u64) -> Self {
         Self { limit: bytes, ..self }
     }
 
-    pub(super) fn append(&mut self, line: &str) -> Result<()> {
+    pub(crate) fn append(&mut self, line: &str) -> Result<()> {
         let lines = match self.current.take() {
             Some(lines) => lines,
             None => Lines::open(self.path(), 0)?,
@@ -80,7 +80,7 @@ impl RolloutLog {
 
     /// Begins the next file where the current one is full, and deletes the oldest ones where all are; never what a checkpoint
     /// does not yet count, which it is to begin again from.
-    pub(super) fn turn_over(&mut self) -> Result<()> {
+    pub(crate) fn turn_over(&mut self) -> Result<()> {
         let Some(full) = self.current.take_if(|lines| lines.length >= self.limit / FILES) else {
             return Ok(());
         };
@@ -103,14 +103,14 @@ impl RolloutLog {
     }
 
     /// Makes all lines durable and says how many there have been.
-    pub(super) fn sync(&mut self) -> Result<u64> {
+    pub(crate) fn sync(&mut self) -> Result<u64> {
         self.current.as_ref().map_or(Ok(()), Lines::sync)?;
         self.counted = self.first + self.current.as_ref().map_or(0, |lines| lines.count);
         Ok(self.counted)
     }
 
     /// The current file's path.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         match self.first {
             0 => self.dir.join(ROLLOUTS_FILE),
             first => self.dir.join(format!("rollouts-{first}.jsonl")),

@@ -9,12 +9,12 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::atomic::create_folder;
+use crate::files::create_folder;
 use crate::{Error, Result};
 
 /// One event file in one folder; TensorBoard shows each folder as a run.
 #[derive(Debug)]
-pub(super) struct EventFile {
+pub(crate) struct EventFile {
     file: File,
     path: std::path::PathBuf,
 }
@@ -22,7 +22,7 @@ pub(super) struct EventFile {
 impl EventFile {
     /// Starts a new event file in `folder`, read after those already there; with `purge_step`, TensorBoard drops
     /// what they hold from that step on.
-    pub(super) fn create(folder: &Path, purge_step: Option<u64>) -> Result<Self> {
+    pub(crate) fn create(folder: &Path, purge_step: Option<u64>) -> Result<Self> {
         create_folder(folder)?;
         let now = wall_time();
         let older = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.count();
@@ -37,12 +37,12 @@ impl EventFile {
     }
 
     /// Writes one step's scalars.
-    pub(super) fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
+    pub(crate) fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
         self.write(&scalar_event(wall_time(), step, scalars))
     }
 
     /// Makes what was written durable.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 

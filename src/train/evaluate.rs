@@ -2,10 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{bootstrap_mean, wilson, Agent, EpisodeRef, Interval, Panel, Progress, Record, Recorder};
 use crate::env::Environment;
+use crate::evaluation::panel::Panel;
+use crate::evaluation::stats::{bootstrap_mean, wilson, Interval};
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{Episode, PlayConfig, RolloutConfig, Trajectory};
+use crate::rollout::config::{PlayConfig, RolloutConfig};
+use crate::rollout::engine::Episode;
+use crate::rollout::trajectory::Trajectory;
+use crate::run::episodes::EpisodeRef;
+use crate::run::progress::Progress;
+use crate::run::record::Record;
+use crate::run::recorder::Recorder;
+use crate::train::learn::agent::Agent;
 use crate::{Error, Result};
 
 /// What an examination found.
@@ -198,7 +206,7 @@ fn set_outcome(record: &mut Record, suffix: &str, trajectories: &[&Trajectory], 
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::{End, Turn};
+    use crate::rollout::trajectory::{End, Turn};
 
     fn episode(name: &str, success: bool) -> Trajectory {
         let score = f64::from(u8::from(success)) * 100.0;

@@ -3,14 +3,23 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::accumulate::{over_rows, rows_of};
-use super::{
-    band_metrics, clock, explained_variance, step_entropy, trajectory_metrics, Agent, Critic,
-    DynamicSampling, Outcome, PolicyBatch, Progress, Record, TaskSchedule, UpdateConfig, ValueBatch,
-};
 use crate::env::Task;
+use crate::evaluation::panel::TaskSchedule;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{Episode, PlayStats, Rollouts, RowKind, Trajectory};
+use crate::rollout::engine::{Episode, PlayStats, Rollouts};
+use crate::rollout::rows::RowKind;
+use crate::rollout::trajectory::Trajectory;
+use crate::run::progress::{clock, Progress};
+use crate::run::record::Record;
+use crate::train::config::update::UpdateConfig;
+use crate::train::credit::gae::explained_variance;
+use crate::train::credit::sampling::DynamicSampling;
+use crate::train::evaluate::Outcome;
+use crate::train::learn::accumulate::{over_rows, rows_of};
+use crate::train::learn::agent::Agent;
+use crate::train::learn::critic::{Critic, ValueBatch};
+use crate::train::learn::learner::PolicyBatch;
+use crate::train::watch::diagnostics::{band_metrics, step_entropy, trajectory_metrics};
 use crate::{Error, Result};
 
 /// The episodes of step `step`: `group` of each task the schedule names, all with streams of their own.
@@ -66,9 +75,9 @@ pub struct StepSettings<'a> {
 /// What each sampled token is to be credited with; one list a trajectory.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Advantages {
-    /// One number a turn, for all its tokens ([`super::turn_advantages`]).
+    /// One number a turn, for all its tokens ([`crate::train::credit::turn_advantages`]).
     Turns(Vec<Vec<f64>>),
-    /// One number a sampled token, turn after turn ([`super::token_advantages`]).
+    /// One number a sampled token, turn after turn ([`crate::train::credit::token_advantages`]).
     Tokens(Vec<Vec<f64>>),
 }
 

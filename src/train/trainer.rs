@@ -6,16 +6,32 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    best_checkpoint, clone_demonstrations, dump_rollouts, examine_panels, group_episodes, kl_rewards,
-    length_metrics, overlong_rewards, prune_checkpoints, round_episodes, sample_informative, step_line,
-    summary, write_report, Agent, AlarmState, Alarms, Checkpoint, CheckpointWriter, Critic, Outcome, Panel,
-    Position, Progress, Record, Recorder, Rewards, RunFolder, TaskSchedule, TaskSettings, Throughput,
-    TrainConfig,
-};
 use crate::env::{Demonstration, Environment};
-use crate::objective::KlControl;
-use crate::rollout::{demonstration_texts, ActionSpace, Episode, Rollouts, Trajectory};
+use crate::evaluation::panel::{Panel, TaskSchedule};
+use crate::objective::kl_reward::KlControl;
+#[cfg(feature = "report")]
+use crate::report::write_report;
+use crate::rollout::config::ActionSpace;
+use crate::rollout::engine::{Episode, Rollouts};
+use crate::rollout::prompt::demonstration_texts;
+use crate::rollout::trajectory::Trajectory;
+use crate::run::checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter};
+use crate::run::episodes::dump_rollouts;
+use crate::run::folder::{best_checkpoint, RunFolder};
+use crate::run::progress::Progress;
+use crate::run::record::Record;
+use crate::run::recorder::{Position, Recorder};
+use crate::train::config::unused::TaskSettings;
+use crate::train::config::TrainConfig;
+use crate::train::credit::sampling::sample_informative;
+use crate::train::credit::shaping::{kl_rewards, overlong_rewards, Rewards};
+use crate::train::evaluate::{examine_panels, Outcome};
+use crate::train::learn::agent::Agent;
+use crate::train::learn::cloning::clone_demonstrations;
+use crate::train::learn::critic::Critic;
+use crate::train::step::{group_episodes, round_episodes, step_line, summary, Throughput};
+use crate::train::watch::alarm::{AlarmState, Alarms};
+use crate::train::watch::diagnostics::length_metrics;
 use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
@@ -182,7 +198,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         })
     }
 
-    /// The same, ending after the step in which `stop` is raised ([`super::stop_on_ctrl_c`]).
+    /// The same, ending after the step in which `stop` is raised ([`crate::run::stop_on_ctrl_c`]).
     #[must_use]
     pub fn stopping_at(self, stop: &'static AtomicBool) -> Self {
         Self { stop: Some(stop), ..self }
@@ -360,8 +376,9 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         }
         let after = self.examine()?;
         self.agent.export(&dir, self.step)?;
-        let report = write_report(&[&dir])?;
-        eprintln!("look at {}, or: tensorboard --logdir {}", report.display(), dir.display());
+        #[cfg(feature = "report")]
+        eprintln!("look at {}", write_report(&[&dir])?.display());
+        eprintln!("tensorboard --logdir {}", dir.display());
         Ok([self.state.before.clone(), after])
     }
 

@@ -5,10 +5,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::env::alfworld::{expert_demonstrations, AlfWorld, DataFolder, Games, Split, TaskType};
-use crate::env::household::{GeneratorConfig, Household};
-use crate::env::{show_admissible, Environment};
-use crate::train::{Beginning, Panel, Preset, TaskSettings, TrainConfig, Unused};
+use crate::env::alfworld::environment::{AlfWorld, DataFolder, Games};
+use crate::env::alfworld::search::demonstrate::expert_demonstrations;
+use crate::env::alfworld::task::{Split, TaskType};
+use crate::env::choices::show_admissible;
+use crate::env::household::games::Household;
+use crate::env::household::generator::GeneratorConfig;
+use crate::env::Environment;
+use crate::evaluation::panel::Panel;
+use crate::train::config::presets::Preset;
+use crate::train::config::unused::{TaskSettings, Unused};
+use crate::train::config::TrainConfig;
+use crate::train::trainer::Beginning;
 use crate::Result;
 
 /// Which of ALFWorld's text games a run plays, and how they are shown.

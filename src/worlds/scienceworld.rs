@@ -2,11 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::env::scienceworld::{
-    task_names, variations, DemonstrationConfig, ScienceWorldConfig, ScienceWorldPool, Split, SuccessRule,
-};
+use crate::env::scienceworld::config::{ScienceWorldConfig, SuccessRule};
+use crate::env::scienceworld::demonstrate::DemonstrationConfig;
+use crate::env::scienceworld::pool::ScienceWorldPool;
+use crate::env::scienceworld::tasks::{task_names, variations, Split};
 use crate::env::{Demonstration, Task};
-use crate::train::{Beginning, Panel, Preset, Progress, TaskSettings, TrainConfig, Unused};
+use crate::evaluation::panel::Panel;
+use crate::run::progress::Progress;
+use crate::train::config::presets::Preset;
+use crate::train::config::unused::{TaskSettings, Unused};
+use crate::train::config::TrainConfig;
+use crate::train::trainer::Beginning;
 use crate::Result;
 
 /// Which tasks of ScienceWorld a run plays, and the simulator's settings.

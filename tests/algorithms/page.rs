@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use epo::entropy::EntropyMethod;
-use epo::train::{
-    turn_advantages, AdvantageConfig, Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig,
-};
+use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
+use epo::train::credit::{turn_advantages, AdvantageConfig};
 use serde::{Deserialize, Serialize};
 
 const PAGE: &str = include_str!("../../docs/ALGORITHMS.md");

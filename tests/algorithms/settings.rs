@@ -2,7 +2,7 @@
 
 use epo::entropy::*;
 use epo::objective::*;
-use epo::train::UpdateConfig;
+use epo::train::config::UpdateConfig;
 use epo::Error;
 
 #[track_caller]

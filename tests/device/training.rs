@@ -2,8 +2,8 @@
 
 use super::{assert_near, exact, values};
 use candle_core::{DType, Device, Tensor};
+use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
-use epo::train::optim::{AdamW, AdamWConfig};
 
 fn config() -> DecoderConfig {
     DecoderConfig::tiny(20)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use epo::train::{first_difference, Checkpoint};
+use epo::run::{first_difference, Checkpoint};
 
 /// A training example by its name.
 pub(crate) struct Example(pub(crate) &'static str);

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use epo::env::{Environment, Task, ToyEnvironment};
 use epo::rollout::{End, Trajectory, Turn};
-use epo::train::{dump_rollouts, Record, Recorder, ROLLOUTS_FILE};
+use epo::run::{dump_rollouts, Record, Recorder, ROLLOUTS_FILE};
 
 /// Standard output and error of an example, and whether it succeeded.
 fn example(name: &str, args: &[&str]) -> (String, String, bool) {

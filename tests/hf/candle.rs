@@ -4,10 +4,10 @@ use super::models::{gap, tensors, Expected};
 use super::{cases, decoder};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::logprob_entropy;
+use epo::optim::AdamW;
 use epo::policy::{FrozenModel, Pretrained};
 use epo::rollout::{MicroBatch, Row, RowKind};
-use epo::train::optim::AdamW;
-use epo::train::Learner;
+use epo::train::learn::Learner;
 
 #[test]
 fn candle_transformers_agrees_wherever_it_has_the_model() {

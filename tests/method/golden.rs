@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use super::support::*;
 use candle_core::{DType, Device, Tensor, Var};
-use epo::advantage::{self, broadcast, Groups};
+use epo::advantage;
+use epo::advantage::{broadcast, Groups};
 use epo::entropy::{
     left_pad, official_two_phase, paper_v2_beta, Band, EntropyBonus, EntropyHistory, EntropyInputs,
     EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, OfficialHistory, StepEntropy,

@@ -4,9 +4,17 @@ use std::path::Path;
 
 use epo::entropy::EntropyConfig;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
+use epo::evaluation::{Panel, TaskSchedule};
+use epo::optim::AdamWConfig;
 use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
-use epo::train::optim::AdamWConfig;
-use epo::train::*;
+use epo::run::{
+    dump_rollouts, episode_files, first_difference, Checkpoint, CheckpointWriter, Position, Record, Recorder,
+    RunFolder, EPISODES_FILE,
+};
+use epo::train::config::{ModelConfig, UpdateConfig};
+use epo::train::credit::{turn_advantages, AdvantageConfig};
+use epo::train::learn::{clone_demonstrations, Agent, AgentConfig, CloningConfig, PolicyConfig};
+use epo::train::{group_episodes, panel_episodes, update_policy, Advantages, StepSettings};
 use epo::Result;
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use epo::rng::{Purpose, Stream};
 use epo::rollout::RolloutConfig;
-use epo::train::{Checkpoint, CloningConfig, RunFolder};
+use epo::run::{Checkpoint, RunFolder};
+use epo::train::learn::CloningConfig;
 use epo::Result;
 
 use crate::driver::{assert_same_run, begin, resume, train, Config};

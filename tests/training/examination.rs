@@ -1,7 +1,9 @@
 //! Examinations: sampled and greedy beside each other, recorded task by task, and their episodes play again.
 
 use epo::env::ToyEnvironment;
-use epo::train::*;
+use epo::evaluation::{panel_gains, read_outcomes};
+use epo::run::{read_episodes, read_metrics, replay_episode, Recorder, EPISODES_FILE};
+use epo::train::{examine_panels, EvaluationConfig};
 
 use crate::driver::{environments, panel, Config};
 

@@ -1,11 +1,11 @@
 //! Bad input: one clear error each, and nothing learned from it.
 
+use epo::evaluation::{Panel, TaskSchedule};
 use epo::policy::Tokenizer;
 use epo::rollout::{Rollouts, Trajectory, SPECIAL_TOKENS};
-use epo::train::{
-    clone_demonstrations, panel_episodes, read_config, Advantages, Agent, Checkpoint, CheckpointWriter,
-    Panel, Recorder, RunFolder, TaskSchedule,
-};
+use epo::run::{read_config, Checkpoint, CheckpointWriter, Recorder, RunFolder};
+use epo::train::learn::{clone_demonstrations, Agent};
+use epo::train::{panel_episodes, Advantages};
 use epo::Error;
 
 use crate::driver::{demonstrations, learned, panel, resume, train, Config};

@@ -2,9 +2,10 @@
 
 use epo::entropy::{AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity};
 use epo::objective::{Aggregation, Correction, PolicyLoss, PolicyLossKind, RatioLevel};
+use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
-use epo::train::optim::AdamWConfig;
-use epo::train::{read_metrics, Agent};
+use epo::run::read_metrics;
+use epo::train::learn::Agent;
 
 use crate::driver::{train, Config};
 

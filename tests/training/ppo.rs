@@ -5,10 +5,17 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use epo::entropy::EntropyConfig;
+use epo::optim::AdamW;
+use epo::optim::{AdamWConfig, LrSchedule};
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
 use epo::rollout::{RolloutConfig, RowKind};
-use epo::train::optim::AdamW;
-use epo::train::*;
+use epo::run::{first_difference, read_metrics, Checkpoint, CheckpointWriter, RunFolder};
+use epo::train::config::{Algorithm, Benchmark, TaskSettings, TrainConfig, UpdateConfig};
+use epo::train::credit::{token_advantages, GaeConfig, GaeLevel};
+use epo::train::learn::{CloningConfig, Critic, CriticBody, CriticConfig, Learner, PolicyConfig, ValueBatch};
+use epo::train::{
+    leave_policy, update_critic, update_policy, Advantages, Beginning, EvaluationConfig, Trainer,
+};
 use epo::Result;
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Source};
 use epo::rollout::{ActionFormat, RolloutConfig};
-use epo::train::{CloningConfig, ModelConfig, RunFolder, UpdateConfig, WeightType};
+use epo::run::RunFolder;
+use epo::train::config::{ModelConfig, UpdateConfig, WeightType};
+use epo::train::learn::CloningConfig;
 
 use crate::driver::{assert_same_run, resume, resume_with, train, Config};
 

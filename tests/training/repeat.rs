@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use epo::entropy::EntropyConfig;
 use epo::objective::{KlKind, KlLoss};
 use epo::rollout::{ActionSpace, RowKind, Trajectory};
-use epo::train::first_difference;
+use epo::run::first_difference;
 
 use crate::driver::{assert_same_run, environments, resume, same_episode, train, Config};
 

@@ -5,9 +5,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use epo::advantage::Overlong;
+use epo::evaluation::{Panel, TaskSchedule};
 use epo::objective::{AdaptiveKl, KlControl, KlKind};
 use epo::rollout::{Row, RowKind};
-use epo::train::*;
+use epo::run::{read_episodes, Checkpoint, ROLLOUTS_FILE};
+use epo::train::credit::{kl_rewards, turn_advantages, AdvantageConfig, DynamicSampling, KlReward};
+use epo::train::learn::CriticConfig;
+use epo::train::{
+    leave_policy, round_episodes, update_critic, update_policy, Advantages, StepSettings, Trainer,
+};
 use epo::Result;
 
 use crate::driver::assert_same_run;

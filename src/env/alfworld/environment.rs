@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{game_files, AlfworldError, Game, GameFile, Library, Play, Split, TaskType};
+use crate::env::alfworld::engine::files::{game_files, GameFile};
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::library::Library;
+use crate::env::alfworld::engine::play::Play;
+use crate::env::alfworld::error::AlfworldError;
+use crate::env::alfworld::task::{Split, TaskType};
 use crate::env::{Environment, Start, Step, Task};
 use crate::{Error, Result};
 

@@ -141,10 +141,10 @@ impl std::fmt::Display for Part {
 
 /// A text being parsed, and where it comes from.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) file: &'a str,
-    pub(super) part: Part,
-    pub(super) text: &'a str,
+pub(crate) struct Source<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) part: Part,
+    pub(crate) text: &'a str,
 }
 
 impl Source<'_> {
@@ -152,7 +152,7 @@ impl Source<'_> {
     const SHOWN: usize = 80;
 
     /// An error at the bytes `start..end` of the text.
-    pub(super) fn error(&self, start: usize, end: usize, reason: impl Into<String>) -> AlfworldError {
+    pub(crate) fn error(&self, start: usize, end: usize, reason: impl Into<String>) -> AlfworldError {
         let before = self.text.get(..start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
         let token = self.text.get(start..end).unwrap_or_default();
@@ -167,7 +167,7 @@ impl Source<'_> {
     }
 
     /// An error at the first place where `token` stands, or at the beginning.
-    pub(super) fn error_about(&self, token: &str, reason: impl Into<String>) -> AlfworldError {
+    pub(crate) fn error_about(&self, token: &str, reason: impl Into<String>) -> AlfworldError {
         match self.text.find(token) {
             Some(start) => self.error(start, start + token.len(), reason),
             None => AlfworldError::Syntax {

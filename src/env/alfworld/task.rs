@@ -1,6 +1,6 @@
 //! The kinds of tasks and the splits of the data.
 
-use super::error::{AlfworldError, Result};
+use crate::env::alfworld::error::{AlfworldError, Result};
 
 /// A kind of task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -1,51 +1,51 @@
 //! What rooms and things there are: plain tables.
 
 /// A room: the furniture that it may have, and the least and the largest number of each.
-pub(super) struct Room {
-    pub(super) name: &'static str,
-    pub(super) furniture: &'static [(&'static str, usize, usize)],
+pub(crate) struct Room {
+    pub(crate) name: &'static str,
+    pub(crate) furniture: &'static [(&'static str, usize, usize)],
 }
 
 /// A kind of receptacle.
-pub(super) struct Furniture {
-    pub(super) name: &'static str,
+pub(crate) struct Furniture {
+    pub(crate) name: &'static str,
     /// Among `hinged`, `washes`, `heats` and `cools`: the predicates of the domain that hold for it.
-    pub(super) traits: &'static str,
+    pub(crate) traits: &'static str,
 }
 
 /// A kind of thing that can be carried about, or a lamp.
-pub(super) struct Kind {
-    pub(super) name: &'static str,
-    pub(super) rooms: &'static str,
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) rooms: &'static str,
     /// The furniture that holds it.
-    pub(super) places: &'static str,
+    pub(crate) places: &'static str,
     /// Among `washable`, `heatable` and `coolable`: the predicates of the domain that hold for it.
-    pub(super) traits: &'static str,
+    pub(crate) traits: &'static str,
     /// Whether only the split `valid_unseen` has it.
-    pub(super) held_out: bool,
+    pub(crate) held_out: bool,
 }
 
 impl Kind {
-    pub(super) fn is_in(&self, room: &Room) -> bool {
+    pub(crate) fn is_in(&self, room: &Room) -> bool {
         has_word(self.rooms, room.name)
     }
 
-    pub(super) fn suits(&self, furniture: &Furniture) -> bool {
+    pub(crate) fn suits(&self, furniture: &Furniture) -> bool {
         has_word(self.places, furniture.name)
     }
 }
 
 /// Whether `word` is among the words of `words`.
-pub(super) fn has_word(words: &str, word: &str) -> bool {
+pub(crate) fn has_word(words: &str, word: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
 /// The number of the furniture of that name; `FURNITURE` has every name that a room uses, which a test checks.
-pub(super) fn furniture(name: &str) -> usize {
+pub(crate) fn furniture(name: &str) -> usize {
     FURNITURE.iter().position(|furniture| furniture.name == name).unwrap_or_default()
 }
 
-pub(super) const ROOMS: [Room; 5] = [
+pub(crate) const ROOMS: [Room; 5] = [
     Room {
         name: "kitchen",
         furniture: &[
@@ -110,7 +110,7 @@ pub(super) const ROOMS: [Room; 5] = [
     },
 ];
 
-pub(super) const FURNITURE: [Furniture; 20] = [
+pub(crate) const FURNITURE: [Furniture; 20] = [
     piece("countertop", ""),
     piece("cabinet", "hinged"),
     piece("drawer", "hinged"),
@@ -134,13 +134,13 @@ pub(super) const FURNITURE: [Furniture; 20] = [
 ];
 
 /// Lamps stand on furniture and cannot be carried.
-pub(super) const LAMPS: [Kind; 3] = [
+pub(crate) const LAMPS: [Kind; 3] = [
     kind("desklamp", "bedroom parlour study", "desk nightstand dresser table shelf", ""),
     kind("lantern", "bedroom parlour study", "shelf table nightstand desk", ""),
     kind("spotlight", "bedroom parlour study", "shelf dresser desk table", ""),
 ];
 
-pub(super) const KINDS: [Kind; 40] = [
+pub(crate) const KINDS: [Kind; 40] = [
     kind("apple", "kitchen", "countertop table fridge microwave bin", "washable heatable coolable"),
     kind("potato", "kitchen", "countertop table fridge microwave sink", "washable heatable coolable"),
     kind("tomato", "kitchen", "countertop table fridge microwave", "washable heatable coolable"),

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Generator, GeneratorConfig};
-use crate::env::alfworld::{family, parse_family, Game, Games, Library, Recent, Split, TaskType};
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::library::Library;
+use crate::env::alfworld::environment::{family, parse_family, Games, Recent};
+use crate::env::alfworld::task::{Split, TaskType};
+use crate::env::household::generator::{Generator, GeneratorConfig};
 use crate::env::Task;
 use crate::{Error, Result};
 

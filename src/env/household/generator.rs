@@ -3,10 +3,10 @@
 use rand_chacha::rand_core::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::scenario::{Layout, Scenario};
-use super::world::{below, World};
-use super::write::game_file;
-use crate::env::alfworld::{Split, TaskType};
+use crate::env::alfworld::task::{Split, TaskType};
+use crate::env::household::scenario::{Layout, Scenario};
+use crate::env::household::world::{below, World};
+use crate::env::household::write::game_file;
 use crate::{Error, Result};
 
 /// What games are made.
@@ -122,7 +122,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::env::alfworld::{game_files, shortest_plan, Library, Play};
+    use crate::env::alfworld::engine::files::game_files;
+    use crate::env::alfworld::engine::library::Library;
+    use crate::env::alfworld::engine::play::Play;
+    use crate::env::alfworld::search::planner::shortest_plan;
     use crate::env::household::catalog::KINDS;
 
     fn default() -> Generator {

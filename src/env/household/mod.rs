@@ -15,12 +15,12 @@
 //! Every layout number that leaves 4 when divided by 5 is held out for `valid_unseen`, and so is about a quarter of
 //! the goals with familiar things, and every goal with one of the held-out things.
 
-mod catalog;
-mod games;
-mod generator;
-mod scenario;
-mod world;
-mod write;
+pub(crate) mod catalog;
+pub(crate) mod games;
+pub(crate) mod generator;
+pub(crate) mod scenario;
+pub(crate) mod world;
+pub(crate) mod write;
 
 pub use games::Household;
 pub use generator::{Generator, GeneratorConfig, HouseholdGame};

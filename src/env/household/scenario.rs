@@ -1,30 +1,32 @@
 //! What a game can be about, and which split has it.
 
-use super::catalog::{furniture, has_word, Furniture, Kind, Room, FURNITURE, KINDS, LAMPS, ROOMS};
-use crate::env::alfworld::{Split, TaskType};
+use crate::env::alfworld::task::{Split, TaskType};
+use crate::env::household::catalog::{
+    furniture, has_word, Furniture, Kind, Room, FURNITURE, KINDS, LAMPS, ROOMS,
+};
 
 /// A room and how many of each furniture it has: the number's digits, each in the base of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Layout {
-    pub(super) room: usize,
-    pub(super) number: usize,
+pub(crate) struct Layout {
+    pub(crate) room: usize,
+    pub(crate) number: usize,
 }
 
 impl Layout {
     /// Every layout of every room.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..ROOMS.len()).flat_map(|room| {
             let count = ROOMS[room].furniture.iter().map(|(_, least, most)| most - least + 1).product();
             (0..count).map(move |number| Self { room, number })
         })
     }
 
-    pub(super) fn room(self) -> &'static Room {
+    pub(crate) fn room(self) -> &'static Room {
         &ROOMS[self.room]
     }
 
     /// The furniture of each receptacle.
-    pub(super) fn receptacles(self) -> Vec<&'static Furniture> {
+    pub(crate) fn receptacles(self) -> Vec<&'static Furniture> {
         let mut rest = self.number;
         let mut receptacles = Vec::new();
         for &(name, least, most) in self.room().furniture {
@@ -55,9 +57,9 @@ fn set(test: impl Fn(&Furniture) -> bool) -> Set {
 
 /// A task in a layout: bring a thing of a kind to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Scenario {
-    pub(super) task_type: TaskType,
-    pub(super) layout: Layout,
+pub(crate) struct Scenario {
+    pub(crate) task_type: TaskType,
+    pub(crate) layout: Layout,
     /// The thing's number in [`KINDS`].
     kind: usize,
     /// The target's number in [`LAMPS`] or [`FURNITURE`].
@@ -66,13 +68,13 @@ pub(super) struct Scenario {
 
 /// What a thing is to be brought to.
 #[derive(Clone, Copy)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Lamp(&'static Kind),
     Furniture(&'static Furniture),
 }
 
 impl Target {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lamp(lamp) => lamp.name,
             Self::Furniture(furniture) => furniture.name,
@@ -81,18 +83,18 @@ impl Target {
 }
 
 /// What a thing is to undergo first.
-pub(super) struct Treatment {
+pub(crate) struct Treatment {
     /// What a player types.
-    pub(super) verb: &'static str,
+    pub(crate) verb: &'static str,
     /// The trait of the furniture that does it.
-    pub(super) tool: &'static str,
+    pub(crate) tool: &'static str,
     /// The trait of the things that can undergo it.
-    pub(super) thing: &'static str,
+    pub(crate) thing: &'static str,
 }
 
 impl Scenario {
     /// Every task of a kind in one of `layouts` that can be done there and is not done before it begins.
-    pub(super) fn all(task_type: TaskType, layouts: &[Layout]) -> Vec<Self> {
+    pub(crate) fn all(task_type: TaskType, layouts: &[Layout]) -> Vec<Self> {
         let layouts: Vec<(Layout, Set)> =
             layouts.iter().map(|&layout| (layout, layout.furniture())).collect();
         let targets = if task_type == TaskType::LookAtObjInLight { LAMPS.len() } else { FURNITURE.len() };
@@ -111,11 +113,11 @@ impl Scenario {
         scenarios
     }
 
-    pub(super) fn kind(&self) -> &'static Kind {
+    pub(crate) fn kind(&self) -> &'static Kind {
         &KINDS[self.kind]
     }
 
-    pub(super) fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         match self.task_type {
             TaskType::LookAtObjInLight => Target::Lamp(&LAMPS[self.target]),
             _ => Target::Furniture(&FURNITURE[self.target]),
@@ -123,7 +125,7 @@ impl Scenario {
     }
 
     /// How many things are to be brought.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         if self.task_type == TaskType::PickTwoObjAndPlace {
             2
         } else {
@@ -131,7 +133,7 @@ impl Scenario {
         }
     }
 
-    pub(super) fn treatment(&self) -> Option<Treatment> {
+    pub(crate) fn treatment(&self) -> Option<Treatment> {
         let (verb, tool, thing) = match self.task_type {
             TaskType::PickCleanThenPlaceInRecep => ("clean", "washes", "washable"),
             TaskType::PickHeatThenPlaceInRecep => ("heat", "heats", "heatable"),
@@ -142,7 +144,7 @@ impl Scenario {
     }
 
     /// Whether a thing of `kind` may be in `place` at the start: what is to be brought somewhere is not there.
-    pub(super) fn may_start(&self, kind: &Kind, place: &Furniture) -> bool {
+    pub(crate) fn may_start(&self, kind: &Kind, place: &Furniture) -> bool {
         kind.suits(place) && !(kind.name == self.kind().name && place.name == self.target().name())
     }
 
@@ -168,7 +170,7 @@ impl Scenario {
     }
 
     /// The split that this belongs to; none if only the layout or only the goal is held out.
-    pub(super) fn split(&self) -> Option<Split> {
+    pub(crate) fn split(&self) -> Option<Split> {
         match (self.layout.is_held_out(), self.is_goal_held_out()) {
             (true, true) => Some(Split::ValidUnseen),
             (false, false) if (self.layout.number + self.kind + self.target).is_multiple_of(6) => {

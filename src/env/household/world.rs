@@ -3,29 +3,29 @@
 use rand_chacha::rand_core::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-use super::catalog::{has_word, Furniture, Kind, KINDS, LAMPS};
-use super::scenario::{Scenario, Target};
-use crate::env::alfworld::Split;
+use crate::env::alfworld::task::Split;
+use crate::env::household::catalog::{has_word, Furniture, Kind, KINDS, LAMPS};
+use crate::env::household::scenario::{Scenario, Target};
 
 /// A household at the start of a game.
-pub(super) struct World {
-    pub(super) scenario: Scenario,
-    pub(super) receptacles: Vec<Labelled<Furniture>>,
-    pub(super) items: Vec<Labelled<Kind>>,
+pub(crate) struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) receptacles: Vec<Labelled<Furniture>>,
+    pub(crate) items: Vec<Labelled<Kind>>,
     /// The receptacle of each item.
-    pub(super) places: Vec<usize>,
+    pub(crate) places: Vec<usize>,
 }
 
 /// A thing with its name in the problem and the name that players see.
-pub(super) struct Labelled<T: 'static> {
-    pub(super) what: &'static T,
-    pub(super) id: String,
-    pub(super) name: String,
+pub(crate) struct Labelled<T: 'static> {
+    pub(crate) what: &'static T,
+    pub(crate) id: String,
+    pub(crate) name: String,
 }
 
 impl World {
     /// A household for `scenario` with `count` items, or as many as the task needs if those are more.
-    pub(super) fn draw(scenario: Scenario, split: Split, count: usize, rng: &mut ChaCha8Rng) -> Self {
+    pub(crate) fn draw(scenario: Scenario, split: Split, count: usize, rng: &mut ChaCha8Rng) -> Self {
         let receptacles = scenario.layout.receptacles();
         let mut kinds: Vec<&'static Kind> = vec![scenario.kind(); scenario.count()];
         if let Target::Lamp(lamp) = scenario.target() {
@@ -51,7 +51,7 @@ impl World {
     }
 
     /// Actions that win: bring each thing that is asked for from where it is to where it belongs.
-    pub(super) fn walkthrough(&self) -> Vec<String> {
+    pub(crate) fn walkthrough(&self) -> Vec<String> {
         let kind = self.scenario.kind().name;
         let items = (0..self.items.len()).filter(|&i| self.items[i].what.name == kind);
         let mut tour = Tour { world: self, open: Vec::new(), actions: Vec::new() };
@@ -139,7 +139,7 @@ fn label<T>(things: Vec<&'static T>, name: impl Fn(&'static T) -> &'static str) 
 }
 
 /// A number below `n`.
-pub(super) fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+pub(crate) fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::catalog::{FURNITURE, KINDS, LAMPS};
-use super::world::World;
-use crate::env::alfworld::TaskType;
+use crate::env::alfworld::task::TaskType;
+use crate::env::household::catalog::{FURNITURE, KINDS, LAMPS};
+use crate::env::household::world::World;
 
 const DOMAIN: &str = include_str!("domain.pddl");
 const GRAMMAR: &str = include_str!("grammar.twl2");
@@ -12,7 +12,7 @@ const GRAMMAR: &str = include_str!("grammar.twl2");
 const PLACEHOLDER: &str = "THE TASK";
 
 /// The game file of `world`; `wording` chooses between ways of saying what is to be done.
-pub(super) fn game_file(world: &World, wording: usize) -> String {
+pub(crate) fn game_file(world: &World, wording: usize) -> String {
     let grammar = GRAMMAR.replace(PLACEHOLDER, &format!("Your task is to: {}", sentence(world, wording)));
     let walkthrough: Vec<String> = world.walkthrough().iter().map(|action| quoted(action)).collect();
     format!(

@@ -1,13 +1,13 @@
 //! What an episode asks of the simulator, in the configured pattern of calls.
 
-use super::client::{is_done, Simulator};
-use super::config::{CallPattern, ScienceWorldConfig};
-use super::error::SimulatorError;
+use crate::env::scienceworld::client::{is_done, Simulator};
+use crate::env::scienceworld::config::{CallPattern, ScienceWorldConfig};
+use crate::env::scienceworld::error::SimulatorError;
 use crate::env::Task;
 
 /// One thing asked of the simulator. Its later answers depend on the first three.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Start(Task),
     Act(String),
     Ask,
@@ -17,7 +17,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Start(_) => "(start)",
             Self::Act(action) => action,
@@ -31,25 +31,25 @@ impl Op {
 
 /// What the simulator answered; what was not asked for is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) text: String,
-    pub(super) score: i32,
-    pub(super) done: bool,
-    pub(super) moves: u32,
-    pub(super) goal: String,
-    pub(super) list: Option<Vec<String>>,
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) score: i32,
+    pub(crate) done: bool,
+    pub(crate) moves: u32,
+    pub(crate) goal: String,
+    pub(crate) list: Option<Vec<String>>,
 }
 
 impl Answer {
     /// Bytes of its texts.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let list = self.list.iter().flatten().map(|action| action.len() + size_of::<String>());
         self.text.len() + self.goal.len() + list.sum::<usize>()
     }
 }
 
 /// Asks it.
-pub(super) fn execute(
+pub(crate) fn execute(
     simulator: &mut Simulator,
     config: &ScienceWorldConfig,
     op: &Op,

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::error::SimulatorError;
-use super::link::{expect_reference, Endpoint, Link};
-use super::protocol::{self, Arg, Value};
-use super::tasks::{self, Split};
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::link::{expect_reference, Endpoint, Link};
+use crate::env::scienceworld::gateway::protocol;
+use crate::env::scienceworld::gateway::protocol::{Arg, Value};
+use crate::env::scienceworld::tasks;
+use crate::env::scienceworld::tasks::Split;
 use crate::env::Task;
 
 type Outcome<T> = Result<T, SimulatorError>;
@@ -320,7 +322,7 @@ impl OfficialClient {
 }
 
 /// The wrapper's end of an episode: completed ∨ moves > limit ∨ score < 0.
-pub(super) fn is_done(completed: bool, moves: u32, step_limit: u32, score: i32) -> bool {
+pub(crate) fn is_done(completed: bool, moves: u32, step_limit: u32, score: i32) -> bool {
     completed || moves > step_limit || score < 0
 }
 

@@ -1,7 +1,7 @@
 //! What makes a run of the simulator what it is; serialisable, stored with the run.
 
-use super::process::JvmConfig;
-use super::tasks;
+use crate::env::scienceworld::gateway::process::JvmConfig;
+use crate::env::scienceworld::tasks;
 use crate::{Error, Result};
 
 /// Which calls an episode makes. Asking for the valid actions draws from the simulator's random generator,
@@ -30,7 +30,7 @@ pub enum SuccessRule {
 }
 
 impl SuccessRule {
-    pub(super) fn holds(self, score: i32, done: bool) -> bool {
+    pub(crate) fn holds(self, score: i32, done: bool) -> bool {
         match self {
             Self::Score100 => score == 100,
             Self::DoneWithPositiveScore => done && score > 0,
@@ -42,7 +42,7 @@ impl SuccessRule {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScienceWorldConfig {
-    /// Simplifications, comma-separated (see [`super::SIMPLIFICATIONS`]); empty for none.
+    /// Simplifications, comma-separated (see [`crate::env::scienceworld::SIMPLIFICATIONS`]); empty for none.
     pub simplification: String,
     /// Which calls are made.
     pub call_pattern: CallPattern,
@@ -80,7 +80,7 @@ impl ScienceWorldConfig {
     /// Refuses settings that cannot work.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, [`super::SimulatorError::UnknownSimplification`].
+    /// [`Error::Setting`] for a value out of range, [`crate::env::scienceworld::SimulatorError::UnknownSimplification`].
     pub fn validate(&self) -> Result<()> {
         tasks::check_simplification("", &self.simplification)?;
         if self.environments_per_jvm == 0 {

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::environment::ScienceWorld;
-use super::pool::ScienceWorldPool;
+use crate::env::scienceworld::environment::ScienceWorld;
+use crate::env::scienceworld::pool::ScienceWorldPool;
 use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::calls::{execute, Answer, Op};
-use super::client::Simulator;
-use super::config::ScienceWorldConfig;
-use super::error::SimulatorError;
-use super::host::Host;
-use super::memory::{Memory, Place};
-use super::tasks;
+use crate::env::scienceworld::calls::{execute, Answer, Op};
+use crate::env::scienceworld::client::Simulator;
+use crate::env::scienceworld::config::ScienceWorldConfig;
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::host::Host;
+use crate::env::scienceworld::memory::{Memory, Place};
+use crate::env::scienceworld::tasks;
 use crate::env::{Environment, Start, Step, Task};
 
 type Outcome<T> = Result<T, SimulatorError>;
@@ -66,7 +66,7 @@ pub struct ScienceWorld {
 }
 
 impl ScienceWorld {
-    pub(super) fn new(host: Arc<Host>, config: Arc<ScienceWorldConfig>, memory: Arc<Memory>) -> Self {
+    pub(crate) fn new(host: Arc<Host>, config: Arc<ScienceWorldConfig>, memory: Arc<Memory>) -> Self {
         let (simulator, history, episode) = (None, History::default(), None);
         Self { host, config, memory, generation: 0, simulator, history, episode }
     }

@@ -7,23 +7,23 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::calls::{Answer, Op};
+use crate::env::scienceworld::calls::{Answer, Op};
 
 /// What a call takes beside its texts: its key, its place and the table's.
 const OVERHEAD: usize = 256;
 
 /// A history of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place(u32);
+pub(crate) struct Place(u32);
 
 impl Place {
     /// Before an episode's first call.
-    pub(super) const START: Self = Self(0);
+    pub(crate) const START: Self = Self(0);
 }
 
 /// The answers to all calls so far, shared by the environments of a pool.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     limit: usize,
     tree: Mutex<Tree>,
 }
@@ -36,7 +36,7 @@ struct Tree {
 
 impl Memory {
     /// A memory that takes nothing more once it holds `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, tree: Mutex::default() }
     }
 
@@ -45,12 +45,12 @@ impl Memory {
     }
 
     /// The answer to `op` after the calls of `place`, and where it leads.
-    pub(super) fn recall(&self, place: Place, op: &Op) -> Option<(Place, Arc<Answer>)> {
+    pub(crate) fn recall(&self, place: Place, op: &Op) -> Option<(Place, Arc<Answer>)> {
         self.lock().answers.get(&(place, op.clone())).cloned()
     }
 
     /// Keeps an answer and says where it leads; `None` where it is full.
-    pub(super) fn keep(&self, place: Place, op: &Op, answer: &Arc<Answer>) -> Option<Place> {
+    pub(crate) fn keep(&self, place: Place, op: &Op, answer: &Arc<Answer>) -> Option<Place> {
         let mut tree = self.lock();
         if let Some((next, _)) = tree.answers.get(&(place, op.clone())) {
             return Some(*next);

@@ -8,32 +8,26 @@
 //! ```
 //! The pages of `docs/SCIENCEWORLD.md` tell about determinism, call patterns, provisioning and licences.
 
-mod calls;
-mod client;
-mod config;
-mod demonstrate;
-mod environment;
-mod error;
-mod fetch;
-mod host;
-mod index;
-mod link;
-mod memory;
-mod pool;
-mod process;
-mod protocol;
-mod provision;
-mod tasks;
-mod wheels;
+pub(crate) mod calls;
+pub(crate) mod client;
+pub(crate) mod config;
+pub(crate) mod demonstrate;
+pub(crate) mod environment;
+pub(crate) mod error;
+pub(crate) mod gateway;
+pub(crate) mod memory;
+pub(crate) mod pool;
+pub(crate) mod provision;
+pub(crate) mod tasks;
 
 pub use client::{Frame, OfficialClient, Simulator};
 pub use config::{CallPattern, ScienceWorldConfig, SuccessRule};
 pub use demonstrate::DemonstrationConfig;
 pub use environment::ScienceWorld;
 pub use error::SimulatorError;
-pub use link::Endpoint;
+pub use gateway::link::Endpoint;
+pub use gateway::process::{Jvm, JvmConfig};
 pub use pool::ScienceWorldPool;
-pub use process::{Jvm, JvmConfig};
 pub use provision::{Installation, Provision};
 pub use tasks::{
     check_simplification, check_task, task_names, variation_count, variations, Split, SIMPLIFICATIONS,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::ScienceWorldConfig;
-use super::environment::ScienceWorld;
-use super::host::Host;
-use super::memory::Memory;
-use super::provision::Installation;
+use crate::env::scienceworld::config::ScienceWorldConfig;
+use crate::env::scienceworld::environment::ScienceWorld;
+use crate::env::scienceworld::gateway::host::Host;
+use crate::env::scienceworld::memory::Memory;
+use crate::env::scienceworld::provision::Installation;
 use crate::{Error, Result};
 
 /// Environments that are stepped in parallel, each isolated, several to a Java process.

@@ -1,6 +1,6 @@
 //! The simulator's tasks, their variations and splits, known without starting it.
 
-use super::error::SimulatorError;
+use crate::env::scienceworld::error::SimulatorError;
 use crate::env::Task;
 
 /// Task names with their numbers of variations, sorted as the simulator lists them

@@ -1,16 +1,16 @@
 //! Residual branches one after another, between which the gradient of x passes beside candle's graph.
 //!
 //! Candle adds every gradient to fresh zeros, on a pool of threads of its own that wait awake. Here its graph links single
-//! zeros, as in [`super::branch::bundle`], and each branch finds the gradient of its output where the next has left it.
+//! zeros, as in [`crate::kernels::bundle`], and each branch finds the gradient of its output where the next has left it.
 
-use super::branch::Found;
-use super::buffer::zeros;
-use super::real::with_real;
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::real::with_real;
+use crate::kernels::layers::branch::Found;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType};
 
 /// An operator on (x, bundle of weights) that can go back by itself.
-pub(super) trait Branch: CustomOp2 + Send + Sync + 'static {
+pub(crate) trait Branch: CustomOp2 + Send + Sync + 'static {
     /// The gradient of x for that of the output, where it is wanted; those of the weights go to their bundle.
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>>;
 }
@@ -33,11 +33,11 @@ impl Chain {
     }
 
     /// What is gone through.
-    pub(super) fn x(&self) -> &Tensor {
+    pub(crate) fn x(&self) -> &Tensor {
         &self.x
     }
 
-    pub(super) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
+    pub(crate) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
         let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
         let (before, after) = (self.gradient.clone(), gradient.clone());
         let link = self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
@@ -142,8 +142,8 @@ impl CustomOp1 for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::collect::tests::{numbers, var};
-    use crate::kernels::{chain_feed_forward, feed_forward};
+    use crate::kernels::autograd::collect::tests::{numbers, var};
+    use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
     use candle_core::Var;
 
     /// Weights of `layers` feed-forward branches.

@@ -1,8 +1,8 @@
 //! Gradients of variables that leave a backward pass by the side door: candle would add each to fresh zeros first, and
 //! make those of looked-up rows dense.
 
-use super::embedding::RowGradient;
-use super::real::{on_cpu, slice_of, Real};
+use crate::kernels::cpu::real::{on_cpu, slice_of, Real};
+use crate::kernels::layers::embedding::RowGradient;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, TensorId};
 use std::cell::RefCell;
 
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// Hands a gradient to the collection of this thread, or back where there is none.
-pub(super) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
+pub(crate) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
     COLLECTED.with_borrow_mut(|collected| match collected {
         Some(collected) => {
             collected.rows.push(rows);
@@ -31,7 +31,7 @@ pub(super) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
 }
 
 /// As [`offer_rows`], with the gradient of `weight`, a tensor just made; what is no variable keeps it.
-pub(super) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
+pub(crate) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
     let gradient = gradient?;
     COLLECTED.with_borrow_mut(|collected| match collected {
         Some(collected) if weight.is_variable() => {
@@ -67,7 +67,7 @@ pub(crate) fn collecting<R>(f: impl FnOnce() -> R) -> (R, Collected) {
 }
 
 /// Runs `f`, a backward pass inside another one, whose gradients all stay with it.
-pub(super) fn without_collecting<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn without_collecting<R>(f: impl FnOnce() -> R) -> R {
     let _outer = Outer(COLLECTED.take());
     f()
 }
@@ -107,9 +107,11 @@ impl InplaceOp2 for AddInto {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::kernels::{checkpoint, feed_forward, linear};
+    use crate::kernels::layers::checkpoint::checkpoint;
+    use crate::kernels::layers::feed_forward::feed_forward;
+    use crate::kernels::layers::linear::linear;
     use candle_core::{Device, Var};
 
     pub(crate) fn var(shape: &[usize], seed: usize) -> Var {

@@ -1,7 +1,7 @@
-//! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](super::packed) where the machine has
+//! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](crate::kernels::cpu::packed) where the machine has
 //! AVX-512: that crate's code for it needs a newer compiler than our oldest.
 
-use super::real::Real;
+use crate::kernels::cpu::real::Real;
 use gemm::Parallelism;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -9,19 +9,19 @@ use std::ops::Range;
 /// A read-only strided matrix over a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a, T> {
-    pub(super) data: &'a [T],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_stride: usize,
-    pub(super) col_stride: usize,
+    pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) col_stride: usize,
 }
 
 /// A writable strided matrix over a slice.
 pub(crate) struct ViewMut<'a, T> {
-    pub(super) data: &'a mut [T],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_stride: usize,
+    pub(crate) data: &'a mut [T],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
 }
 
 impl<'a, T> View<'a, T> {
@@ -36,7 +36,7 @@ impl<'a, T> View<'a, T> {
     }
 
     /// The same places of other data.
-    pub(super) fn with<U>(self, data: &[U]) -> View<'_, U> {
+    pub(crate) fn with<U>(self, data: &[U]) -> View<'_, U> {
         assert_eq!(data.len(), self.data.len(), "view leaves its slice");
         let View { rows, cols, row_stride, col_stride, .. } = self;
         View { data, rows, cols, row_stride, col_stride }
@@ -67,7 +67,7 @@ impl<'a, T> ViewMut<'a, T> {
 }
 
 /// A writable matrix whose elements are shared out among threads.
-pub(super) struct Disjoint<'a, T> {
+pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
     rows: usize,
     cols: usize,
@@ -93,7 +93,7 @@ impl<T> Disjoint<'_, T> {
     /// None of them is in use elsewhere while the slice lives.
     #[allow(unsafe_code, clippy::mut_from_ref)]
     #[inline(always)]
-    pub(super) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+    pub(crate) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
         assert!(
             row < self.rows && columns.start <= columns.end && columns.end <= self.cols,
             "outside the matrix"
@@ -112,7 +112,7 @@ impl<T> Disjoint<'_, T> {
 const THREADING: usize = 1 << 22;
 
 /// How many of `threads` a product of this many rows, columns and terms is worth.
-pub(super) fn threads_for((rows, columns, terms): (usize, usize, usize), threads: usize) -> usize {
+pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads: usize) -> usize {
     if rows * columns * terms < THREADING {
         1
     } else {

@@ -1,8 +1,8 @@
 //! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
 
-use super::buffer::zeros;
-use super::logit::{widened, Logit};
-use super::real::{lane_sum, vectorised, with_slice};
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::real::{lane_sum, vectorised, with_slice};
+use crate::kernels::score::logit::{widened, Logit};
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;

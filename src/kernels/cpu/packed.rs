@@ -3,9 +3,9 @@
 //! Both matrices are packed into panels of words, lines beside each other as many as a tile of sums ([`Word::tile`]) is high
 //! and wide. Every sum has its terms in one order, whatever the number of threads.
 
-use super::logit::Inline;
-use super::matmul::{Disjoint, View, ViewMut};
-use super::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
+use crate::kernels::cpu::matmul::{Disjoint, View, ViewMut};
+use crate::kernels::cpu::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
+use crate::kernels::score::logit::Inline;
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -19,12 +19,12 @@ const PACKED: [usize; 2] = [170 * ROWS, 64 * COLUMNS];
 const TASK: [usize; 2] = [10, 8];
 
 /// Whether a product is large enough for its packing: others fill too little of a tile.
-pub(super) fn worth_it((rows, columns, terms): (usize, usize, usize)) -> bool {
+pub(crate) fn worth_it((rows, columns, terms): (usize, usize, usize)) -> bool {
     rows >= ROWS && columns >= COLUMNS && terms >= 16
 }
 
 /// An element that words of kind `W` are made of.
-pub(super) trait Term<W>: Copy + Sync {
+pub(crate) trait Term<W>: Copy + Sync {
     const ZERO: Self;
     /// The word of two neighbouring terms, or of the first where a word has one.
     fn word(first: Self, second: Self) -> u32;
@@ -65,7 +65,7 @@ impl Term<Split> for f32 {
 
 /// out = α a b, or out += α a b where `accumulate`, with the terms of every sum in words of kind `W`; on rayon's pool where
 /// `threads` > 1.
-pub(super) fn product<W: Word, A: Term<W>, B: Term<W>>(
+pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
     out: &mut ViewMut<'_, f32>,
     a: View<'_, A>,
     b: View<'_, B>,
@@ -232,7 +232,7 @@ fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::few_rows::tests::numbers;
+    use crate::kernels::decode::few_rows::tests::numbers;
 
     fn narrow(x: &[f32]) -> Vec<bf16> {
         x.iter().map(|&x| bf16::from_f32(x)).collect()

@@ -1,7 +1,7 @@
 //! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
 
-use super::matmul::{View, ViewMut};
-use super::{packed, tile, transposed};
+use crate::kernels::cpu::matmul::{View, ViewMut};
+use crate::kernels::cpu::{packed, tile, transposed};
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
@@ -30,7 +30,7 @@ pub(crate) trait Real: WithDType {
     fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
         transposed::by_elements(rows)
     }
-    /// Makes a product as [`matmul`](super::matmul::matmul) does, where this library's own code is faster; else false.
+    /// Makes a product as [`matmul`](crate::kernels::matmul) does, where this library's own code is faster; else false.
     fn packed_product(
         _out: &mut ViewMut<'_, Self>,
         _a: View<'_, Self>,
@@ -246,16 +246,16 @@ pub(crate) use with_real;
 /// every version computes the same bits; with it those with FMA do.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::real::Real, FMA>($($arg: $ty),*) $(-> $ret)? $body
+        crate::kernels::cpu::real::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, FMA>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::real::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
+        crate::kernels::cpu::real::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::real::Real, $F>($($arg: $ty),*) $(-> $ret)? $body
+        crate::kernels::cpu::real::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, $F>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -280,10 +280,10 @@ macro_rules! vectorised {
                 }
                 // SAFETY: each function needs the features that its branch has just found, and nothing else.
                 #[allow(unsafe_code, unused_unsafe)]
-                match crate::kernels::real::vector_unit() {
-                    crate::kernels::real::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
-                    crate::kernels::real::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
-                    crate::kernels::real::VectorUnit::Baseline => {}
+                match crate::kernels::cpu::real::vector_unit() {
+                    crate::kernels::cpu::real::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
+                    crate::kernels::cpu::real::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
+                    crate::kernels::cpu::real::VectorUnit::Baseline => {}
                 }
             }
             body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)

@@ -3,14 +3,14 @@
 //! A word has 32 bits: one number in f32, or two in bf16, whose products with another two `VDPBF16PS` adds to a sum in f32.
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 12;
+pub(crate) const ROWS: usize = 12;
 /// Columns of a tile: two registers.
-pub(super) const COLUMNS: usize = 32;
+pub(crate) const COLUMNS: usize = 32;
 
-pub(super) type Tile = [[f32; COLUMNS]; ROWS];
+pub(crate) type Tile = [[f32; COLUMNS]; ROWS];
 
 /// What a word is.
-pub(super) trait Word {
+pub(crate) trait Word {
     /// Terms of a sum in a word.
     const TERMS: usize;
     /// Sums over the words of a panel of each side.
@@ -18,13 +18,13 @@ pub(super) trait Word {
 }
 
 /// One term in single precision.
-pub(super) struct Single;
+pub(crate) struct Single;
 
 /// Two neighbouring terms in bf16, the first in the lower half.
-pub(super) struct Pair;
+pub(crate) struct Pair;
 
 /// One term of which the left side has f32 as two parts in bf16, for 16 bits of its 24, and the right side bf16, twice.
-pub(super) struct Split;
+pub(crate) struct Split;
 
 impl Word for Single {
     const TERMS: usize = 1;
@@ -73,7 +73,7 @@ fn add_words(
 }
 
 /// Whether this machine has the instructions for words in f32, and for those in bf16.
-pub(super) fn instructions() -> [bool; 2] {
+pub(crate) fn instructions() -> [bool; 2] {
     avx512::found()
 }
 
@@ -81,11 +81,11 @@ pub(super) fn instructions() -> [bool; 2] {
 #[rustversion::since(1.89)]
 mod avx512 {
     use super::{Tile, COLUMNS, ROWS};
-    use crate::kernels::real::{vector_unit, VectorUnit};
+    use crate::kernels::cpu::real::{vector_unit, VectorUnit};
     use std::arch::is_x86_feature_detected as has;
     use std::arch::x86_64::*;
 
-    pub(super) fn found() -> [bool; 2] {
+    pub(crate) fn found() -> [bool; 2] {
         let wide = vector_unit() == VectorUnit::Avx512;
         [wide, wide && has!("avx512bf16")]
     }
@@ -95,7 +95,7 @@ mod avx512 {
         ($name:ident, $which:literal, $features:literal, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
             // Of Rust 1.89, as this module is.
             #[allow(unsafe_code, clippy::incompatible_msrv)]
-            pub(super) fn $name(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], sums: &mut Tile) -> bool {
+            pub(crate) fn $name(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], sums: &mut Tile) -> bool {
                 #[target_feature(enable = $features)]
                 #[allow(clippy::needless_range_loop)] // what is unrolled into registers
                 fn add(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], sums: &mut Tile) {
@@ -146,15 +146,15 @@ mod avx512 {
 mod avx512 {
     use super::{Tile, COLUMNS, ROWS};
 
-    pub(super) fn found() -> [bool; 2] {
+    pub(crate) fn found() -> [bool; 2] {
         [false; 2]
     }
 
-    pub(super) fn single(_: &[[u32; ROWS]], _: &[[u32; COLUMNS]], _: &mut Tile) -> bool {
+    pub(crate) fn single(_: &[[u32; ROWS]], _: &[[u32; COLUMNS]], _: &mut Tile) -> bool {
         false
     }
 
-    pub(super) fn pair(_: &[[u32; ROWS]], _: &[[u32; COLUMNS]], _: &mut Tile) -> bool {
+    pub(crate) fn pair(_: &[[u32; ROWS]], _: &[[u32; COLUMNS]], _: &mut Tile) -> bool {
         false
     }
 }

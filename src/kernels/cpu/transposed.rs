@@ -2,7 +2,7 @@
 
 /// One element after another.
 #[inline(always)]
-pub(super) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
+pub(crate) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
     std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
 }
 
@@ -10,7 +10,7 @@ pub(super) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[inline]
-pub(super) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+pub(crate) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     use std::arch::x86_64::*;
     let mut out = [[0.0; 8]; 8];
     // SAFETY: every row has the eight elements of a register.

@@ -4,12 +4,12 @@
 //! summed across lanes. Every element is the sum over blocks of [`DEPTH`] terms, whatever rows stand beside it and whatever
 //! the number of threads.
 
-use super::logit::Inline;
-use super::matmul::{Disjoint, ViewMut};
-use super::real::{prefetch, vectorised, Real};
-use super::scratch::Scratch;
-use super::swiglu::swiglu_in_place;
-use super::team::Team;
+use crate::kernels::cpu::matmul::{Disjoint, ViewMut};
+use crate::kernels::cpu::real::{prefetch, vectorised, Real};
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::decode::team::Team;
+use crate::kernels::layers::swiglu::swiglu_in_place;
+use crate::kernels::score::logit::Inline;
 use candle_core::DType;
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    pub(super) fn new(x: &[f32], depth: usize) -> Self {
+    pub(crate) fn new(x: &[f32], depth: usize) -> Self {
         let rows = x.len() / depth;
         let width = if rows <= LANES { 1 } else { 2 };
         let len = rows.div_ceil(LANES * width) * LANES * width * depth;
@@ -44,7 +44,7 @@ impl Panels {
         Self { columns, rows, depth, width }
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
@@ -60,7 +60,7 @@ impl Panels {
     }
 
     /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W, y and `accumulate`.
-    pub(super) fn products<L: Inline<Real = f32>, const N: usize>(
+    pub(crate) fn products<L: Inline<Real = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         w: [&[L]; N],
@@ -88,7 +88,7 @@ impl Panels {
     }
 
     /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
-    pub(super) fn gated<L: Inline<Real = f32>>(&self, team: Team<'_>, gate: &[L], up: &[L]) -> Panels {
+    pub(crate) fn gated<L: Inline<Real = f32>>(&self, team: Team<'_>, gate: &[L], up: &[L]) -> Panels {
         let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
         let mut columns = Scratch::new(o * registers * LANES);
         let line = o * width * LANES;
@@ -249,7 +249,7 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
 }
 
 /// Elements of a cache line of single precision.
-pub(super) const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
 ///
@@ -290,12 +290,12 @@ fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use half::bf16;
 
     /// `n` numbers in [−1, 1).
-    pub(in super::super) fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    pub(crate) fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let states = std::iter::successors(Some(seed), next);
         states.skip(1).take(n).map(|s| (s >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()

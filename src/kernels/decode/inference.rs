@@ -1,15 +1,15 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
-use super::attention::softmax_in_place;
-use super::few_rows::Panels;
-use super::logit::Inline;
-use super::matmul::{matmul, View, ViewMut};
-use super::one_query::attend_one;
-use super::real::{with_slice, with_slices};
-use super::rms_norm::rms_norm_row;
-use super::scratch::Scratch;
-use super::swiglu::swiglu_in_place;
-use super::team::Team;
+use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::real::{with_slice, with_slices};
+use crate::kernels::decode::few_rows::Panels;
+use crate::kernels::decode::one_query::attend_one;
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::decode::team::Team;
+use crate::kernels::layers::attention::softmax_in_place;
+use crate::kernels::layers::rms_norm::rms_norm_row;
+use crate::kernels::layers::swiglu::swiglu_in_place;
+use crate::kernels::score::logit::Inline;
 use crate::Result;
 use candle_core::{DType, Tensor};
 use half::bf16;
@@ -244,8 +244,8 @@ fn attend_many(
 
 #[cfg(test)]
 mod tests {
-    use super::super::few_rows::tests::numbers;
     use super::*;
+    use crate::kernels::decode::few_rows::tests::numbers;
 
     #[test]
     fn attention_over_two_parts_has_the_bits_of_one() {

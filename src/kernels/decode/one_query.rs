@@ -1,11 +1,11 @@
 //! Attention of one query over cached keys and values, which a step of decoding consists of beside its products: bound by
 //! memory, so all heads' are read once, in the order in which they lie, while the next are on their way.
 
-use super::attention::softmax_in_place;
-use super::few_rows::LINE;
-use super::inference::Past;
-use super::real::{lane_sum, prefetch, vectorised, Real};
-use super::scratch::Scratch;
+use crate::kernels::cpu::real::{lane_sum, prefetch, vectorised, Real};
+use crate::kernels::decode::few_rows::LINE;
+use crate::kernels::decode::inference::Past;
+use crate::kernels::decode::scratch::Scratch;
+use crate::kernels::layers::attention::softmax_in_place;
 
 /// Positions that are worked on while the next are asked for: with 128 numbers each a page of memory.
 const BLOCK: usize = 8;
@@ -19,7 +19,7 @@ pub(crate) struct Heads {
 }
 
 /// One query `[H·d]` of (H, K, d) heads against all positions.
-pub(super) fn attend_one(q: &[f32], past: Past<'_>, (heads, kv, d): (usize, usize, usize), out: &mut [f32]) {
+pub(crate) fn attend_one(q: &[f32], past: Past<'_>, (heads, kv, d): (usize, usize, usize), out: &mut [f32]) {
     let dims = Heads { group: heads / kv, kv, d };
     let [(shared_keys, shared_values), (keys, values)] = past;
     let (shared, own) = (shared_keys.len() / (kv * d), keys.len() / (kv * d));

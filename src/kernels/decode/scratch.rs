@@ -1,7 +1,7 @@
 //! Memory that a thread uses again: an allocator may hand what is freed back to the system, and the next touch of it then
 //! costs a page fault, in the middle of work of microseconds.
 
-use super::buffer::zeros;
+use crate::kernels::cpu::buffer::zeros;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 

@@ -1,6 +1,6 @@
 //! AdamW on a device: parameter and moments updated in place, in one pass.
 
-use super::{
+use crate::kernels::gpu::{
     element_groups, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage, Launch, View,
 };
 use candle_core::backend::{BackendDevice, BackendStorage};

@@ -1,6 +1,6 @@
 //! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and one write backward.
 
-use super::{
+use crate::kernels::gpu::{
     forward_on_devices, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage, Launch,
     View,
 };

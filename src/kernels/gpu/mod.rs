@@ -3,28 +3,21 @@
 //! `elements.inc`, `scores.inc` and `layers.inc` hold them in the common subset of CUDA C++ and MSL; a prelude per
 //! dialect goes before them. An operator describes its launch once, as a `Launch` over the storages of either back
 //! end; `cuda.rs` and `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or
-//! f16, arithmetic is f32. Tensors of other types, and operators without a kernel, go through [`super::composed`] on the same device.
+//! f16, arithmetic is f32. Tensors of other types, and operators without a kernel, go through [`crate::kernels::composed`] on the same device.
 //!
 //! The operators of [`super`] come here by themselves.
 
-mod adamw;
+pub(crate) mod adamw;
 #[cfg(feature = "cuda")]
-mod cuda;
-mod logprob_entropy;
+pub(crate) mod cuda;
+pub(crate) mod logprob_entropy;
 #[cfg(feature = "metal")]
-mod metal;
-mod rms_norm;
-mod rope;
-mod swiglu;
+pub(crate) mod metal;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
 #[cfg(test)]
 mod tests;
-
-pub(crate) use adamw::Moments;
-pub(crate) use logprob_entropy::logprob_entropy;
-pub(crate) use logprob_entropy::{evaluate, Evaluated, Rows};
-pub(crate) use rms_norm::rms_norm;
-pub(crate) use rope::rope;
-pub(crate) use swiglu::swiglu;
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::op::BackpropOp;

@@ -1,7 +1,9 @@
 //! [`crate::kernels::swiglu()`] on a device: candle's matrix products and one element-wise kernel.
 
-use super::{forward_on_devices, size, start_of, with_storage, Argument, DeviceStorage, Launch, View};
 use crate::kernels::composed;
+use crate::kernels::gpu::{
+    forward_on_devices, size, start_of, with_storage, Argument, DeviceStorage, Launch, View,
+};
 use candle_core::{CustomOp2, Layout, Result, Shape, Tensor};
 
 /// y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`.
@@ -23,7 +25,7 @@ impl Gate {
             Argument::Out(&mut y, 0),
             size(count)?,
         ];
-        let groups = super::element_groups(count);
+        let groups = crate::kernels::gpu::element_groups(count);
         S::launch(a.device(), Launch { kernel: "swiglu", dtype: a.dtype(), groups, arguments })?;
         Ok((y, la.shape().clone()))
     }
@@ -37,7 +39,7 @@ impl Gate {
         let mut db = S::unfilled(device, count, a.dtype())?;
         let mut arguments = views.iter().map(View::argument).collect::<Result<Vec<_>>>()?;
         arguments.extend([Argument::Out(&mut da, 0), Argument::Out(&mut db, 0), size(count)?]);
-        let groups = super::element_groups(count);
+        let groups = crate::kernels::gpu::element_groups(count);
         S::launch(device, Launch { kernel: "swiglu_gradient", dtype: a.dtype(), groups, arguments })?;
         Ok((da.tensor(a.shape()), db.tensor(b.shape())))
     }

@@ -11,7 +11,7 @@ mod device;
 #[path = "../../../tests/gpu_host/launch.rs"]
 mod launch;
 
-use super::{Argument, DeviceStorage, Launch, THREADS};
+use crate::kernels::gpu::{Argument, DeviceStorage, Launch, THREADS};
 use candle_core::backend::BackendDevice;
 use candle_core::cpu_backend::CpuDevice;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, WithDType};
@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Whether this thread runs the kernels on the CPU.
-pub(super) fn on_host() -> bool {
+pub(crate) fn on_host() -> bool {
     MACHINES.with_borrow(|machines| !machines.is_empty())
 }
 
@@ -63,7 +63,7 @@ fn write(storage: &mut CpuStorage, start: usize, bytes: &[u8]) {
 
 /// `IN ELEMENT`, `U32` and so on for every parameter of a kernel's declaration.
 fn declaration(kernel: &str) -> Vec<String> {
-    let (_, rest) = super::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
+    let (_, rest) = crate::kernels::gpu::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
     let (parameters, _) = rest.split_once(") {").unwrap();
     let parameter = |(place, text): (usize, &str)| {
         let (kind, words) = text.trim().split_once('(').unwrap();

@@ -4,10 +4,12 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
-use super::branch::tensor_like;
-use super::composed;
-use super::matmul::{matmul, View, ViewMut};
-use super::real::{largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real};
+use crate::kernels::composed;
+use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::real::{
+    largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real,
+};
+use crate::kernels::layers::branch::tensor_like;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -26,7 +28,7 @@ pub struct AttentionShape {
 
 impl AttentionShape {
     /// Requires whole groups of heads and no empty sequence.
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) || self.lengths.contains(&0) {
             candle_core::bail!("attention: {self:?}");
         }
@@ -227,7 +229,7 @@ fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> V
 }
 
 /// The value of [`attention`].
-pub(super) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
+pub(crate) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
     let pieces = shape.pieces();
     let parts: Vec<Vec<T>> =
         pieces.into_par_iter().map(|at| Piece::new(q, k, v, at, shape).forward()).collect();
@@ -235,7 +237,7 @@ pub(super) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape)
 }
 
 /// (dq, dk, dv) of [`attention`].
-pub(super) fn attend_backward<T: Real>(
+pub(crate) fn attend_backward<T: Real>(
     q: &[T],
     k: &[T],
     v: &[T],

@@ -1,14 +1,18 @@
 //! The whole attention branch of a pre-norm block as one operator.
 
-use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
-use super::branch::{row_sum, tensor_like, Found};
-use super::buffer::zeros;
-use super::chain::{Branch, Chain};
-use super::linear::product;
-use super::matmul::{View, ViewMut};
-use super::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
-use super::rope::{rotate_rows, TableReal};
-use super::{linear, linear_residual, rms_norm, rope, AttentionShape, RopeTable, SharedPrefixes};
+use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::matmul::{View, ViewMut};
+use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
+use crate::kernels::layers::attention::AttentionShape;
+use crate::kernels::layers::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use crate::kernels::layers::branch::{row_sum, tensor_like, Found};
+use crate::kernels::layers::linear::product;
+use crate::kernels::layers::linear::{linear, linear_residual};
+use crate::kernels::layers::rms_norm::rms_norm;
+use crate::kernels::layers::rope::{rope, RopeTable};
+use crate::kernels::layers::rope::{rotate_rows, TableReal};
+use crate::kernels::layers::shared::SharedPrefixes;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
 
@@ -40,8 +44,8 @@ pub struct AttentionRows {
 
 /// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
 ///
-/// The composition of [`super::rms_norm()`], [`super::linear()`], [`super::rope()`], [`super::attention()`] and
-/// [`super::linear_residual()`], value and gradients. The projections and attention's output are kept, the norm is
+/// The composition of [`crate::kernels::rms_norm()`], [`crate::kernels::linear()`], [`crate::kernels::rope()`], [`crate::kernels::attention()`] and
+/// [`crate::kernels::linear_residual()`], value and gradients. The projections and attention's output are kept, the norm is
 /// computed again, and candle adds up one gradient instead of ten.
 ///
 /// # Errors

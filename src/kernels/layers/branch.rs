@@ -1,25 +1,25 @@
 //! What the residual branches x + f(norm(x)) share: operators of many weights, the norm in front, and products of slices.
 
-use super::buffer::zeros;
-use super::collect;
-use super::linear::{add_rows, sum_over_rows};
-use super::matmul::{matmul, View, ViewMut};
-use super::real::{vectorised, with_real, Real};
-use super::rms_norm::{add_weight_gradient, backward_row, rms_norm_row};
+use crate::kernels::autograd::collect;
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::real::{vectorised, with_real, Real};
+use crate::kernels::layers::linear::{add_rows, sum_over_rows};
+use crate::kernels::layers::rms_norm::{add_weight_gradient, backward_row, rms_norm_row};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Gradients of a branch's weights, in their order, on their way from the branch to its [`bundle`].
 #[derive(Clone, Default)]
-pub(super) struct Found(Arc<Mutex<Vec<Option<Tensor>>>>);
+pub(crate) struct Found(Arc<Mutex<Vec<Option<Tensor>>>>);
 
 impl Found {
-    pub(super) fn set(&self, gradients: Vec<Option<Tensor>>) {
+    pub(crate) fn set(&self, gradients: Vec<Option<Tensor>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
     }
 
-    pub(super) fn take(&self, index: usize) -> Option<Tensor> {
+    pub(crate) fn take(&self, index: usize) -> Option<Tensor> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index)?.take()
     }
 }
@@ -28,7 +28,7 @@ impl Found {
 ///
 /// Its value, a single zero, means nothing. Backward, which candle calls after the branch's, hands each weight the
 /// gradient that the branch has found for it.
-pub(super) fn bundle<'a>(
+pub(crate) fn bundle<'a>(
     weights: impl IntoIterator<Item = &'a Tensor>,
     like: &Tensor,
     found: &Found,
@@ -102,17 +102,17 @@ impl CustomOp2 for Link {
 }
 
 /// A tensor of the shape of `like`.
-pub(super) fn tensor_like<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<Tensor> {
+pub(crate) fn tensor_like<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(data, like.shape(), like.device())
 }
 
 /// out = a b, or out += a b.
-pub(super) fn multiply<T: Real>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
+pub(crate) fn multiply<T: Real>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
     matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
 }
 
 /// The norms of the rows of x.
-pub(super) fn norm<T: Real>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
+pub(crate) fn norm<T: Real>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
     let h = weight.len();
     let rows = out.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
     rows.for_each(|(out, x)| rms_norm_row(x, weight, T::from_f64(eps), out));
@@ -128,7 +128,7 @@ vectorised! {
 }
 
 /// dx of y = x + f(norm(x)), given the gradients of y and of the norm.
-pub(super) fn norm_gradient<T: Real>(
+pub(crate) fn norm_gradient<T: Real>(
     x: &[T],
     weight: &[T],
     eps: f64,
@@ -145,7 +145,7 @@ pub(super) fn norm_gradient<T: Real>(
 }
 
 /// Adds the norm's weight gradient to `dw`.
-pub(super) fn add_norm_weight_gradient<T: Real>(x: &[T], dnormed: &[T], eps: f64, dw: &mut [T]) {
+pub(crate) fn add_norm_weight_gradient<T: Real>(x: &[T], dnormed: &[T], eps: f64, dw: &mut [T]) {
     let h = dw.len();
     let sum = sum_over_rows(x.len() / h.max(1), h, |rows, acc: &mut [T]| {
         let rows = rows.start * h..rows.end * h;
@@ -157,7 +157,7 @@ pub(super) fn add_norm_weight_gradient<T: Real>(x: &[T], dnormed: &[T], eps: f64
 }
 
 /// Σ of the rows of `grad`, `width` wide.
-pub(super) fn row_sum<T: Real>(grad: &[T], width: usize) -> Vec<T> {
+pub(crate) fn row_sum<T: Real>(grad: &[T], width: usize) -> Vec<T> {
     let sum = |rows: std::ops::Range<usize>, acc: &mut [T]| {
         add_rows(&grad[rows.start * width..rows.end * width], acc);
     };

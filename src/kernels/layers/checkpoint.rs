@@ -1,7 +1,7 @@
 //! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
 
-use super::branch::{bundle, Found};
-use super::collect::without_collecting;
+use crate::kernels::autograd::collect::without_collecting;
+use crate::kernels::layers::branch::{bundle, Found};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
 /// f(x), of which only x and the value are kept; backward computes f again and goes back through it.
@@ -81,7 +81,8 @@ impl CustomOp2 for Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{feed_forward, linear};
+    use crate::kernels::layers::feed_forward::feed_forward;
+    use crate::kernels::layers::linear::linear;
     use candle_core::{DType, Device};
 
     fn var(shape: &[usize], seed: usize) -> Var {

@@ -1,7 +1,7 @@
 //! Rows of a table by index, whose gradient can stay a list of rows.
 
-use super::collect;
-use super::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use crate::kernels::autograd::collect;
+use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, TensorId, WithDType};
 use rayon::prelude::*;
 use std::sync::Arc;

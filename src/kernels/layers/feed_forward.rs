@@ -1,13 +1,15 @@
 //! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
 
-use super::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
-use super::branch::{tensor_like, Found};
-use super::buffer::zeros;
-use super::chain::{Branch, Chain};
-use super::matmul::{View, ViewMut};
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
-use super::swiglu::{sigmoid, swiglu_slice};
-use super::{linear_residual, rms_norm, swiglu};
+use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::matmul::{View, ViewMut};
+use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
+use crate::kernels::layers::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use crate::kernels::layers::branch::{tensor_like, Found};
+use crate::kernels::layers::linear::linear_residual;
+use crate::kernels::layers::rms_norm::rms_norm;
+use crate::kernels::layers::swiglu::swiglu;
+use crate::kernels::layers::swiglu::{sigmoid, swiglu_slice};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -18,7 +20,7 @@ use std::sync::OnceLock;
 ///
 /// Backward with a = z W_gᵀ, b = z W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dW_d = gᵀ p, db = e a σ,
 /// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the norm's
-/// ([`super::rms_norm()`]). Only a and b are kept; everything else exists in blocks of 1024 rows, in one buffer, and
+/// ([`crate::kernels::rms_norm()`]). Only a and b are kept; everything else exists in blocks of 1024 rows, in one buffer, and
 /// candle adds up one gradient instead of five.
 ///
 /// # Errors

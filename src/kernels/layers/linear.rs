@@ -1,9 +1,9 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
-use super::collect;
-use super::composed;
-use super::matmul::{matmul, View, ViewMut};
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::autograd::collect;
+use crate::kernels::composed;
+use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -38,7 +38,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 struct Linear;
 
 /// x Wᵀ, started from `start` (`[n, o]`) where given.
-pub(super) fn product<T: Real>(
+pub(crate) fn product<T: Real>(
     x: &[T],
     weight: &[T],
     start: Option<Vec<T>>,
@@ -117,7 +117,7 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
 }
 
 /// dx = g W, or dx += g W.
-pub(super) fn add_input_gradient<T: Real>(
+pub(crate) fn add_input_gradient<T: Real>(
     grad: &Tensor,
     weight: &Tensor,
     dx: &mut [T],
@@ -141,7 +141,7 @@ fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// dW = gᵀ x.
-pub(super) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
     let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
@@ -169,7 +169,7 @@ vectorised! {
 const CHUNK: usize = 64;
 
 /// Σ over chunks of rows of the vectors that `partial` adds to its accumulator, in chunk order.
-pub(super) fn sum_over_rows<T: Real>(
+pub(crate) fn sum_over_rows<T: Real>(
     rows: usize,
     width: usize,
     partial: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
@@ -200,7 +200,7 @@ fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
 }
 
 /// `f` where its result is needed.
-pub(super) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
+pub(crate) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
     if needed {
         f().map(Some)
     } else {

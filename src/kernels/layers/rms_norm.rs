@@ -1,8 +1,8 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
-use super::composed;
-use super::linear::{sum_over_rows, when};
-use super::real::{on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::composed;
+use crate::kernels::cpu::real::{on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::layers::linear::{sum_over_rows, when};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -18,17 +18,17 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if weight.dims() != [h] {
         candle_core::bail!("rms_norm: x {:?}, weight {:?}", x.shape(), weight.shape());
     }
-    on_device!(x => super::gpu::rms_norm(x, weight, eps));
+    on_device!(x => crate::kernels::gpu::rms_norm::rms_norm(x, weight, eps));
     if !on_cpu(x) {
         return composed::rms_norm(x, weight, eps);
     }
     x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps, ready: None })
 }
 
-pub(super) struct RmsNorm {
-    pub(super) eps: f64,
+pub(crate) struct RmsNorm {
+    pub(crate) eps: f64,
     /// The output, where it has been computed together with the input.
-    pub(super) ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
+    pub(crate) ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
 }
 
 impl RmsNorm {

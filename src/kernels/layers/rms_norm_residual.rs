@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation of a sum, with the sum itself as a second output.
 
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use super::rms_norm::{rms_norm_row, RmsNorm};
+use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::layers::rms_norm::{rms_norm_row, RmsNorm};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 /// (s / √(mean s² + ε) · w, s) with s = r + x, both `[n, h]`, for r and x `[n, h]`, w `[h]`.
 ///
 /// One pass writes both. Backward through both: with the gradients g of the norm and e of the sum,
-/// dr = dx = e + ∂norm/∂s · g, and dw as in [`super::rms_norm()`].
+/// dr = dx = e + ∂norm/∂s · g, and dw as in [`crate::kernels::rms_norm()`].
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -26,7 +26,7 @@ pub fn rms_norm_residual(
     }
     if !on_cpu(x) {
         let sum = (residual + x)?;
-        return Ok((super::rms_norm(&sum, weight, eps)?, sum));
+        return Ok((crate::kernels::layers::rms_norm::rms_norm(&sum, weight, eps)?, sum));
     }
     let weight = weight.contiguous()?;
     let ready = Arc::new(Mutex::new(None));

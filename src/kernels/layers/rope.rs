@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-use super::composed;
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::composed;
+use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl RopeTable {
     }
 
     /// Requires every position to be in the table.
-    pub(super) fn check(&self, positions: &[u32]) -> Result<()> {
+    pub(crate) fn check(&self, positions: &[u32]) -> Result<()> {
         match positions.iter().find(|&&p| p as usize >= self.positions()) {
             Some(p) => candle_core::bail!("rope: position {p} outside the table of {}", self.positions()),
             None => Ok(()),
@@ -155,7 +155,7 @@ pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Resul
     table.check(positions)?;
     on_device!(x => {
         let positions = Tensor::from_slice(positions, n, x.device())?;
-        super::gpu::rope(x, table.on(x.device())?, positions)
+        crate::kernels::gpu::rope::rope(x, table.on(x.device())?, positions)
     });
     if !on_cpu(x) {
         return composed::rope(x, table, positions);
@@ -171,7 +171,7 @@ struct Rope {
 }
 
 /// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
-pub(super) fn rotate_rows<T: TableReal>(table: &RopeTable, positions: &[u32], data: &mut [T], inverse: bool) {
+pub(crate) fn rotate_rows<T: TableReal>(table: &RopeTable, positions: &[u32], data: &mut [T], inverse: bool) {
     let width = data.len() / positions.len().max(1);
     let rows = data.par_chunks_mut(width.max(1)).zip(positions).with_min_len(64);
     rows.for_each(|(row, &p)| table.rotate(row, p as usize, inverse));

@@ -4,9 +4,9 @@
 //! those of a group or of a trajectory's turns do, they share all of it. Only attention looks at whole sequences; it is handed
 //! each with its copies of shared queries, keys and values, and their gradients are summed.
 
-use super::attention::{attend, attend_backward, attention};
-use super::real::Real;
-use super::AttentionRows;
+use crate::kernels::cpu::real::Real;
+use crate::kernels::layers::attention::{attend, attend_backward, attention};
+use crate::kernels::layers::attention_branch::AttentionRows;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -108,12 +108,12 @@ fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
 
 impl AttentionRows {
     /// Tokens that are computed.
-    pub(super) fn computed(&self) -> usize {
+    pub(crate) fn computed(&self) -> usize {
         self.shared.as_ref().map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
     }
 
     /// Whether the sequences have as many tokens as the shared beginnings say.
-    pub(super) fn is_consistent(&self) -> bool {
+    pub(crate) fn is_consistent(&self) -> bool {
         let tokens: usize = self.shape.lengths.iter().sum();
         self.shared.as_ref().is_none_or(|shared| shared.tokens() == tokens)
     }
@@ -124,7 +124,7 @@ impl AttentionRows {
     }
 
     /// [`attention()`] of computed tokens.
-    pub(super) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
+    pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
         let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
         let [wide, narrow] = self.widths();
         let (q, k, v) = (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
@@ -132,7 +132,7 @@ impl AttentionRows {
     }
 
     /// (dq, dk, dv) of it.
-    pub(super) fn attend_backward<T: Real>(
+    pub(crate) fn attend_backward<T: Real>(
         &self,
         q: &[T],
         k: &[T],

@@ -1,8 +1,8 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
-use super::composed;
-use super::linear::{add_input_gradient, product, weight_gradient};
-use super::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::composed;
+use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
         candle_core::bail!("swiglu: x {:?}, gate {:?}, up {:?}", x.shape(), gate.shape(), up.shape());
     }
-    on_device!(x => super::gpu::swiglu(x, gate, up));
+    on_device!(x => crate::kernels::gpu::swiglu::swiglu(x, gate, up));
     if !on_cpu(x) {
         return composed::swiglu(x, gate, up);
     }
@@ -93,7 +93,7 @@ struct SwiGlu {
 const CHUNK: usize = 1 << 14;
 
 #[inline(always)]
-pub(super) fn sigmoid<T: Real>(x: T) -> T {
+pub(crate) fn sigmoid<T: Real>(x: T) -> T {
     let one = T::from_f64(1.0);
     one / (one + (T::from_f64(0.0) - x).exp::<false>())
 }

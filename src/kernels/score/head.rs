@@ -4,30 +4,30 @@
 //! the statistics of its rows are carried from tile to tile, and the backward pass computes the logits again
 //! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
 
-use super::buffer::zeros;
-use super::logit::{widened, Factor, Logit};
-use super::matmul::{View, ViewMut};
-use super::real::Real;
-use super::rows::{RowGradient, Running};
-use super::scoring::{RowScore, Scoring};
-use super::support::RowSupport;
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::matmul::{View, ViewMut};
+use crate::kernels::cpu::real::Real;
+use crate::kernels::score::logit::{widened, Factor, Logit};
+use crate::kernels::score::rows::{RowGradient, Running};
+use crate::kernels::score::scoring::{RowScore, Scoring};
+use crate::kernels::score::support::RowSupport;
 use rayon::prelude::*;
 
 /// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
 #[derive(Clone, Copy)]
-pub(super) struct Term<'a, T> {
-    pub(super) x: &'a [T],
-    pub(super) weight: &'a [T],
-    pub(super) width: usize,
+pub(crate) struct Term<'a, T> {
+    pub(crate) x: &'a [T],
+    pub(crate) weight: &'a [T],
+    pub(crate) width: usize,
 }
 
 /// Hidden states and weights of one call; `terms` has the head's own, and that of a low-rank update where there is
 /// one.
-pub(super) struct Head<'a, T> {
-    pub(super) terms: Vec<Term<'a, T>>,
-    pub(super) bias: Option<&'a [T]>,
-    pub(super) scoring: &'a Scoring,
-    pub(super) chunk_bytes: usize,
+pub(crate) struct Head<'a, T> {
+    pub(crate) terms: Vec<Term<'a, T>>,
+    pub(crate) bias: Option<&'a [T]>,
+    pub(crate) scoring: &'a Scoring,
+    pub(crate) chunk_bytes: usize,
 }
 
 /// One token's part of a loss.
@@ -43,21 +43,21 @@ pub struct TokenLoss {
 
 /// Which gradients of a term are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) x: bool,
-    pub(super) weight: bool,
+pub(crate) struct Wanted {
+    pub(crate) x: bool,
+    pub(crate) weight: bool,
 }
 
 /// Gradients of all terms and of the bias; empty where they were not wanted.
-pub(super) struct HeadGradients<T> {
-    pub(super) terms: Vec<TermGradient<T>>,
-    pub(super) bias: Vec<T>,
+pub(crate) struct HeadGradients<T> {
+    pub(crate) terms: Vec<TermGradient<T>>,
+    pub(crate) bias: Vec<T>,
 }
 
 /// Gradients of one term; empty where they were not wanted.
-pub(super) struct TermGradient<T> {
-    pub(super) x: Vec<T>,
-    pub(super) weight: Vec<T>,
+pub(crate) struct TermGradient<T> {
+    pub(crate) x: Vec<T>,
+    pub(crate) weight: Vec<T>,
 }
 
 impl<T: Logit> Head<'_, T> {
@@ -103,7 +103,7 @@ impl<T: Logit> Head<'_, T> {
     }
 
     /// One pass over the vocabulary: the statistics of every row and its own logit; the logits too where one tile holds all.
-    pub(super) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Real>>) {
+    pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Real>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
         let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
@@ -119,7 +119,7 @@ impl<T: Logit> Head<'_, T> {
     }
 
     /// The gradients of all terms, and of the bias where `bias` is wanted; from the logits where [`Head::score`]'s were kept.
-    pub(super) fn gradient(
+    pub(crate) fn gradient(
         &self,
         kept: Option<Vec<T::Real>>,
         scored: &[RowScore],
@@ -145,7 +145,7 @@ impl<T: Logit> Head<'_, T> {
 
     /// Scores, the loss of every row, and gradients together, a few whole rows of logits at a time: three products
     /// instead of four. `loss` is not asked about skipped rows; theirs is 0.
-    pub(super) fn score_and_gradient(
+    pub(crate) fn score_and_gradient(
         &self,
         loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
         wanted: &[Wanted],

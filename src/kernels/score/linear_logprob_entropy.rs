@@ -2,15 +2,15 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
-use super::collect;
-use super::composed;
-use super::head::{Head, HeadGradients, Term, Wanted};
-use super::logit::Logit;
-use super::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit};
-use super::real::{slice_of, with_slices};
-use super::rows::RowGradient;
-use super::scoring::{RowScore, ScoreOptions, Scoring};
-use super::support::RowSupport;
+use crate::kernels::autograd::collect;
+use crate::kernels::composed;
+use crate::kernels::cpu::real::{slice_of, with_slices};
+use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
+use crate::kernels::score::logit::Logit;
+use crate::kernels::score::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit};
+use crate::kernels::score::rows::RowGradient;
+use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::score::support::RowSupport;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
 use std::any::Any;
@@ -52,7 +52,7 @@ impl<'a> LmHead<'a> {
     }
 
     /// The hidden states, W and b as the operators take them: contiguous, and no bias one without elements.
-    pub(super) fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
+    pub(crate) fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
         let bias = match self.bias {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(0, hidden.dtype(), hidden.device())?,
@@ -60,7 +60,7 @@ impl<'a> LmHead<'a> {
         Ok([hidden.contiguous()?, self.weight.contiguous()?, bias])
     }
 
-    pub(super) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
+    pub(crate) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
         let ((n, h), (v, _)) = (hidden.dims2()?, self.weight.dims2()?);
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
@@ -93,13 +93,13 @@ impl<'a> LmHead<'a> {
 
 /// log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), logits from `hidden` `[n, h]` through `head`.
 ///
-/// The values and gradients of [`super::logprob_entropy()`] after the head's product, in four products (one forward,
+/// The values and gradients of [`crate::kernels::logprob_entropy()`] after the head's product, in four products (one forward,
 /// three backward) over tiles of `options.chunk_bytes`, or in three where all logits are one tile, kept until the backward
 /// pass; skipped rows cost nothing, and neither does a gradient that nobody needs (a frozen weight). bf16 and f16 are
 /// multiplied in f32, and every gradient is rounded once.
 ///
 /// # Errors
-/// Shapes or element types that do not fit, and what [`super::logprob_entropy_with`] refuses.
+/// Shapes or element types that do not fit, and what [`crate::kernels::logprob_entropy_with`] refuses.
 pub fn linear_logprob_entropy(
     hidden: &Tensor,
     head: &LmHead<'_>,
@@ -207,15 +207,15 @@ fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usiz
     Ok(match head.low_rank {
         None => op([&hidden, &weight, &bias], None)?,
         Some(LowRank { a, b, scale }) => {
-            let low = (super::linear(&hidden, a, None)? * scale)?;
+            let low = (crate::kernels::layers::linear::linear(&hidden, a, None)? * scale)?;
             op([&hidden, &low, &b.contiguous()?], Some([weight.detach(), bias.detach()]))?
         }
     })
 }
 
 /// On (hidden, W, b); with `frozen` = [W, b] on (hidden, s hidden Aᵀ, B). A bias without elements is none.
-pub(super) struct LinearLogprobEntropy {
-    pub(super) scoring: Scoring,
+pub(crate) struct LinearLogprobEntropy {
+    pub(crate) scoring: Scoring,
     chunk_bytes: usize,
     frozen: Option<[Tensor; 2]>,
     rows: OnceLock<Vec<RowScore>>,
@@ -225,10 +225,10 @@ pub(super) struct LinearLogprobEntropy {
 }
 
 /// The gradients of an operator's three inputs.
-pub(super) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+pub(crate) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
-    pub(super) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
+    pub(crate) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
         Self { scoring, chunk_bytes, frozen, rows: OnceLock::new(), kept: Mutex::default(), keeps: false }
     }
 
@@ -237,7 +237,7 @@ impl LinearLogprobEntropy {
     }
 
     /// Calls `f` with the problem over the slices of the three inputs.
-    pub(super) fn with_head<T: Logit, R>(
+    pub(crate) fn with_head<T: Logit, R>(
         &self,
         [x, y, z]: [&[T]; 3],
         f: impl FnOnce(Head<'_, T>) -> candle_core::Result<R>,

@@ -2,12 +2,12 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary.
 
-use super::head::{HeadGradients, TokenLoss, Wanted};
-use super::linear_logprob_entropy::{Gradients3, LinearLogprobEntropy, LmHead};
-use super::logit::Logit;
-use super::logprob_entropy::split;
-use super::real::{slice_of, with_real};
-use super::scoring::{ScoreOptions, Scoring};
+use crate::kernels::cpu::real::{slice_of, with_real};
+use crate::kernels::score::head::{HeadGradients, TokenLoss, Wanted};
+use crate::kernels::score::linear_logprob_entropy::{Gradients3, LinearLogprobEntropy, LmHead};
+use crate::kernels::score::logit::Logit;
+use crate::kernels::score::logprob_entropy::split;
+use crate::kernels::score::scoring::{ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
@@ -28,10 +28,10 @@ pub struct TokenLosses {
 /// Skipped rows are not part of the sum.
 ///
 /// The gradient is computed with the value, while a few rows of logits (`options.chunk_bytes`) exist: three products
-/// where [`super::linear_logprob_entropy()`] needs four. A loss that needs all entropies first cannot use it.
+/// where [`crate::kernels::linear_logprob_entropy()`] needs four. A loss that needs all entropies first cannot use it.
 ///
 /// # Errors
-/// As [`super::linear_logprob_entropy()`]; hidden states that are not f32 or f64 on the CPU; a head with a low-rank
+/// As [`crate::kernels::linear_logprob_entropy()`]; hidden states that are not f32 or f64 on the CPU; a head with a low-rank
 /// update; a loss that is not finite.
 pub fn linear_token_loss(
     hidden: &Tensor,

@@ -1,10 +1,11 @@
 //! The element types of logits, and how each is converted to and from the type it is computed in.
 
-use super::matmul::{matmul, threads_for, View, ViewMut};
-use super::packed;
-use super::real::{vectorised, Real};
-use super::rows::{block_sums, gradient_values, largest_of, Factors, Sums, BLOCK};
-use super::tile::{self, Pair, Split};
+use crate::kernels::cpu::matmul::{matmul, threads_for, View, ViewMut};
+use crate::kernels::cpu::packed;
+use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::cpu::tile;
+use crate::kernels::cpu::tile::{Pair, Split};
+use crate::kernels::score::rows::{block_sums, gradient_values, largest_of, Factors, Sums, BLOCK};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -40,7 +41,7 @@ pub(crate) trait Logit: WithDType {
     }
     /// The values rounded to this type.
     fn own(values: Vec<Self::Real>) -> Vec<Self> {
-        let mut out = super::buffer::zeros(values.len());
+        let mut out = crate::kernels::cpu::buffer::zeros(values.len());
         Self::store(&values, &mut out);
         out
     }
@@ -67,7 +68,7 @@ fn widened_product<T: Logit>(
 }
 
 /// Elements of one type widened for what is computed with them; nothing is copied where it is its own arithmetic.
-pub(super) fn widened<'a, T: Logit>(data: &'a [T], buffer: &'a mut Vec<T::Real>) -> &'a [T::Real] {
+pub(crate) fn widened<'a, T: Logit>(data: &'a [T], buffer: &'a mut Vec<T::Real>) -> &'a [T::Real] {
     if T::DTYPE != <T::Real as WithDType>::DTYPE {
         buffer.resize(data.len(), T::Real::from_f32(0.0));
     }

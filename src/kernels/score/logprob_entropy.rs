@@ -1,11 +1,11 @@
 //! Log-probability of a token and entropy of its distribution in one pass over the logits.
 //!
-//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`super::rows`].
+//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::rows`].
 
-use super::logit::Logit;
-use super::real::slice_of;
-use super::rows::RowGradient;
-use super::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::cpu::real::slice_of;
+use crate::kernels::score::logit::Logit;
+use crate::kernels::score::rows::RowGradient;
+use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var, WithDType,
@@ -38,7 +38,7 @@ pub fn logprob_entropy_with(
     options: &ScoreOptions,
 ) -> Result<(Tensor, Tensor)> {
     let scoring = Scoring::new(logits, ids, options)?;
-    on_device!(logits => split(&super::gpu::logprob_entropy(logits, scoring.on(logits.device())?)?));
+    on_device!(logits => split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, scoring.on(logits.device())?)?));
     if logits.device().is_cpu() {
         return split(&rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?);
     }
@@ -52,7 +52,7 @@ pub fn logprob_entropy_with(
 pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
     let op = LogprobEntropy { scoring: Scoring::new(logits, ids, options)?, rows: OnceLock::new() };
     on_device!(logits => {
-        let (both, device) = super::gpu::evaluate(&logits.detach(), op.scoring.on(logits.device())?)?;
+        let (both, device) = crate::kernels::gpu::logprob_entropy::evaluate(&logits.detach(), op.scoring.on(logits.device())?)?;
         let (log_probs, entropies) = split(&both)?;
         Ok(Evaluation { log_probs, entropies, op, device: Some(device) })
     });
@@ -79,7 +79,7 @@ pub struct Evaluation {
     pub entropies: Tensor,
     op: LogprobEntropy,
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    device: Option<super::gpu::Evaluated>,
+    device: Option<crate::kernels::gpu::logprob_entropy::Evaluated>,
 }
 
 impl Evaluation {
@@ -166,7 +166,7 @@ fn rows_of(logits: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradients of both outputs as `[2, n]`.
-pub(super) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
+pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
     for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
         if grad.dims() != [n] {
             return Err(Error::Shape { name, expected: format!("[{n}]"), got: grad.dims().to_vec() });
@@ -176,7 +176,7 @@ pub(super) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<
 }
 
 /// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.
-pub(super) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
+pub(crate) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
     let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(row) = host.iter().position(|h| h.is_nan()) {
@@ -214,7 +214,7 @@ macro_rules! with_logit {
         }
     };
 }
-pub(super) use with_logit;
+pub(crate) use with_logit;
 
 /// (first element, elements from one row to the next) of logits laid out in even rows.
 fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
@@ -226,7 +226,7 @@ fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
 }
 
 /// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
-pub(super) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
+pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
     let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
     Ok(g?.into_iter().zip(h?).map(|(log_prob, entropy)| RowGradient { log_prob, entropy }).collect())
 }
@@ -244,7 +244,7 @@ impl LogprobEntropy {
 
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {
         let dx = with_logit!(logits.dtype(), T => {
-            Tensor::from_vec(super::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
+            Tensor::from_vec(crate::kernels::cpu::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
         })?;
         self.gradient_into(logits, grads, &dx)?;
         Ok(dx)

@@ -4,8 +4,8 @@
 //! once, in blocks whose sums are shifted by the largest logit so far, so that a peaked row keeps its relative
 //! accuracy (Milakov & Gimelshein 2018, with t beside s).
 
-use super::logit::{Inline, Logit};
-use super::real::{vectorised, Real};
+use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::score::logit::{Inline, Logit};
 use candle_core::WithDType;
 
 /// Elements summed in the arithmetic's type before they join a double-precision total.

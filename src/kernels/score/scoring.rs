@@ -1,9 +1,9 @@
 //! What the tokens of a call are scored on, and the arithmetic of its rows, whole or in parts.
 
-use super::composed;
-use super::logit::Logit;
-use super::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
-use super::support::{RowSupport, Support};
+use crate::kernels::composed;
+use crate::kernels::score::logit::Logit;
+use crate::kernels::score::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
+use crate::kernels::score::support::{RowSupport, Support};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, WithDType};
 
@@ -14,7 +14,7 @@ pub struct ScoreOptions {
     pub temperature: f64,
     /// What each row's token was chosen from; none: every row from the whole vocabulary.
     pub support: Option<Support>,
-    /// Bytes of logits that [`super::linear_logprob_entropy()`] holds at a time.
+    /// Bytes of logits that [`crate::kernels::linear_logprob_entropy()`] holds at a time.
     pub chunk_bytes: usize,
 }
 
@@ -32,15 +32,15 @@ impl ScoreOptions {
 }
 
 /// Checked arguments of one call.
-pub(super) struct Scoring {
-    pub(super) ids: Vec<u32>,
-    pub(super) support: Option<Support>,
-    pub(super) inverse_temperature: f64,
-    pub(super) vocabulary: usize,
+pub(crate) struct Scoring {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) support: Option<Support>,
+    pub(crate) inverse_temperature: f64,
+    pub(crate) vocabulary: usize,
 }
 
 impl Scoring {
-    pub(super) fn new(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
+    pub(crate) fn new(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
         let (n, v) = logits.dims2()?;
         if v == 0 {
             return Err(Error::Shape {
@@ -56,7 +56,7 @@ impl Scoring {
         Self::checked(n, v, ids, options)
     }
 
-    pub(super) fn checked(n: usize, v: usize, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
+    pub(crate) fn checked(n: usize, v: usize, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
         if ids.dims() != [n] {
             return Err(Error::Shape { name: "ids", expected: format!("[{n}]"), got: ids.dims().to_vec() });
         }
@@ -81,30 +81,38 @@ impl Scoring {
     }
 
     /// Of the rows `kept` alone.
-    pub(super) fn select(&self, kept: &[u32]) -> Self {
+    pub(crate) fn select(&self, kept: &[u32]) -> Self {
         let rows = || kept.iter().map(|&i| i as usize);
         let support = self.support.as_ref().map(|support| support.select(rows()));
         Self { ids: rows().map(|i| self.ids[i]).collect(), support, ..*self }
     }
 
-    pub(super) fn row(&self, i: usize) -> RowSupport<'_> {
+    pub(crate) fn row(&self, i: usize) -> RowSupport<'_> {
         self.support.as_ref().map_or(RowSupport::Whole, |support| support.row(i))
     }
 
     /// The rows as the kernels of a device take them.
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    pub(super) fn on(&self, device: &candle_core::Device) -> Result<super::gpu::Rows> {
+    pub(crate) fn on(
+        &self,
+        device: &candle_core::Device,
+    ) -> Result<crate::kernels::gpu::logprob_entropy::Rows> {
         let support = |i| match self.row(i) {
             RowSupport::Whole => None,
             RowSupport::Skipped => Some(&[][..]),
             RowSupport::Allowed(list) => Some(list),
         };
         let supports = (0..self.ids.len()).map(support);
-        Ok(super::gpu::Rows::new(&self.ids, supports, 1.0 / self.inverse_temperature, device)?)
+        Ok(crate::kernels::gpu::logprob_entropy::Rows::new(
+            &self.ids,
+            supports,
+            1.0 / self.inverse_temperature,
+            device,
+        )?)
     }
 
     /// Both outputs `[2, n]` from differentiable operations, on any device.
-    pub(super) fn composed(&self, logits: &Tensor) -> Result<Tensor> {
+    pub(crate) fn composed(&self, logits: &Tensor) -> Result<Tensor> {
         let (n, device) = (self.ids.len(), logits.device());
         let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
         let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
@@ -133,7 +141,7 @@ impl Scoring {
     }
 
     /// Takes in a part of row `i` that begins at column `start`.
-    pub(super) fn add_part<T: Logit>(&self, i: usize, part: &[T], start: usize, row: &mut (Running, f64)) {
+    pub(crate) fn add_part<T: Logit>(&self, i: usize, part: &[T], start: usize, row: &mut (Running, f64)) {
         match self.row(i) {
             RowSupport::Skipped => return,
             RowSupport::Whole => row.0.add(part, self.inverse_temperature),
@@ -148,14 +156,14 @@ impl Scoring {
     }
 
     /// The score of row `i` from all its logits.
-    pub(super) fn score<T: Logit>(&self, i: usize, row: &[T]) -> RowScore {
+    pub(crate) fn score<T: Logit>(&self, i: usize, row: &[T]) -> RowScore {
         let mut running = (Running::EMPTY, 0.0);
         self.add_part(i, row, 0, &mut running);
         (running.0.finish(), running.1)
     }
 
     /// (log p, H) of row `i`; zeros for a skipped one.
-    pub(super) fn value(&self, i: usize, (s, logit): &RowScore) -> (f64, f64) {
+    pub(crate) fn value(&self, i: usize, (s, logit): &RowScore) -> (f64, f64) {
         match self.row(i) {
             RowSupport::Skipped => (0.0, 0.0),
             _ => (s.log_prob(*logit, self.inverse_temperature), s.entropy()),
@@ -163,13 +171,13 @@ impl Scoring {
     }
 
     /// Both outputs `[2, n]` of all rows.
-    pub(super) fn values<T: WithDType>(&self, rows: &[RowScore]) -> Vec<T> {
+    pub(crate) fn values<T: WithDType>(&self, rows: &[RowScore]) -> Vec<T> {
         let values: Vec<(f64, f64)> = rows.iter().enumerate().map(|(i, row)| self.value(i, row)).collect();
         values.iter().map(|v| v.0).chain(values.iter().map(|v| v.1)).map(T::from_f64).collect()
     }
 
     /// Writes the gradient of a part of row `i`, which begins at column `start`, over its logits.
-    pub(super) fn gradient_part<T: Logit>(
+    pub(crate) fn gradient_part<T: Logit>(
         &self,
         i: usize,
         part: &mut [T],
@@ -194,7 +202,7 @@ impl Scoring {
 }
 
 /// Statistics of a row, and the logit of its id.
-pub(super) type RowScore = (RowStatistics, f64);
+pub(crate) type RowScore = (RowStatistics, f64);
 
 /// The ids of an ascending list that lie in columns `start..start + width`, counted from `start`.
 fn places_in(list: &[u32], start: usize, width: usize) -> impl Iterator<Item = usize> + Clone + '_ {

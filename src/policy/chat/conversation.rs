@@ -105,12 +105,12 @@ impl Chat {
         self
     }
 
-    pub(super) fn has_tools(&self) -> bool {
+    pub(crate) fn has_tools(&self) -> bool {
         self.tools.is_some()
     }
 
     /// Name and value of everything but the special tokens.
-    pub(super) fn variables(&self) -> impl Iterator<Item = (String, Value)> + '_ {
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (String, Value)> + '_ {
         let none = Value::from(());
         let fixed = [
             ("messages", Value::from(self.messages.clone())),
@@ -123,7 +123,7 @@ impl Chat {
     }
 
     /// The same with every text in it replaced.
-    pub(super) fn map_text(&self, change: &dyn Fn(&str) -> String) -> Self {
+    pub(crate) fn map_text(&self, change: &dyn Fn(&str) -> String) -> Self {
         Self {
             messages: self.messages.iter().map(|value| map_text(value, change)).collect(),
             tools: self.tools.as_ref().map(|value| map_text(value, change)),

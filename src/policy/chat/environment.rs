@@ -1,6 +1,6 @@
 //! The Jinja environment that transformers renders chat templates in.
 
-use super::{json, strftime};
+use crate::policy::chat::{json, strftime};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Steps after which a template that does not end is given up.
 const FUEL: u64 = 50_000_000;
 
-pub(super) fn environment() -> Result<Environment<'static>, Error> {
+pub(crate) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -41,7 +41,7 @@ fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Erro
 }
 
 /// `{% generation %}` blocks, which only mark what an assistant said, as blocks that always render.
-pub(super) fn without_generation_tags(template: &str) -> String {
+pub(crate) fn without_generation_tags(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(start) = rest.find("{%") {

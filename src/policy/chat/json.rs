@@ -14,7 +14,7 @@ struct Layout {
 }
 
 /// JSON of `value`, with the options `ensure_ascii`, `indent`, `separators` and `sort_keys`.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub(crate) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<Value> = options.get("indent")?;
     let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_usize() {
         Some(width) => " ".repeat(width.min(64)),
@@ -147,7 +147,7 @@ fn number(value: &Value) -> Result<String, Error> {
 }
 
 /// The shortest digits that read back as `number`, with Python's exponents (`1e+16`, `1e-05`).
-pub(super) fn python_float(number: f64) -> String {
+pub(crate) fn python_float(number: f64) -> String {
     if number.is_nan() || number.is_infinite() {
         return number.to_string().to_lowercase();
     }

@@ -1,6 +1,6 @@
 //! Special tokens in messages, kept apart from those that a template writes.
 
-use crate::policy::Tokenizer;
+use crate::policy::tokenizer::Tokenizer;
 use crate::Result;
 
 /// Private-use characters around a special token that stands in a message.
@@ -13,7 +13,7 @@ fn leading<'t>(text: &str, tokens: &'t [String]) -> Option<&'t str> {
 }
 
 /// `text` with every one of `tokens` (longest first) between marks.
-pub(super) fn mark(text: &str, tokens: &[String]) -> String {
+pub(crate) fn mark(text: &str, tokens: &[String]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -35,7 +35,7 @@ pub(super) fn mark(text: &str, tokens: &[String]) -> String {
 
 /// Ids of a rendered text: marked tokens as ordinary text, all others as tokens. A mark whose partner a template has cut
 /// off is dropped, but still separates.
-pub(super) fn encode(text: &str, tokens: &[String], tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+pub(crate) fn encode(text: &str, tokens: &[String], tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     let (mut rest, mut first) = (text, true);
     loop {

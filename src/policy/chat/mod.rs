@@ -1,16 +1,17 @@
 //! Chat templates: conversations as the text a checkpoint was trained on, as transformers renders them.
 
-mod conversation;
-mod environment;
-mod json;
-mod marks;
-mod strftime;
+pub(crate) mod conversation;
+pub(crate) mod environment;
+pub(crate) mod json;
+pub(crate) mod marks;
+pub(crate) mod strftime;
 
 pub use conversation::{Chat, Message};
 
-use super::{Source, Tokenizer};
+use crate::policy::chat::environment::environment;
+use crate::policy::pretrained::source::Source;
+use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
-use environment::environment;
 use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 use std::path::{Path, PathBuf};

@@ -31,7 +31,7 @@ fn civil(days: u64) -> (u64, usize, u64) {
 }
 
 /// C's `strftime` in English and UTC; the code, where it is not known.
-pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
+pub(crate) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     let mut out = String::new();
     let mut chars = format.chars();
     while let Some(c) = chars.next() {

@@ -1,6 +1,7 @@
 //! A decoder's configuration as the JSON of Hugging Face's `config.json`.
 
-use super::{require, DecoderConfig, Family, Rejected, RopeScaling};
+use crate::policy::config::rope::RopeScaling;
+use crate::policy::config::{require, DecoderConfig, Family, Rejected};
 use crate::{Error, Result};
 use serde_json::{json, Map, Value};
 
@@ -178,7 +179,7 @@ fn attention_bias(fields: &mut Fields, family: Family) -> Result<bool, Rejected>
     Ok(false)
 }
 
-pub(super) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
+pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
     let Value::Object(map) = value else {
         return Err(("json".to_owned(), value.to_string(), "an object is required".to_owned()));
     };

@@ -1,11 +1,11 @@
 //! The hyper-parameters of a decoder, read from and written as a Hugging Face `config.json`.
 
-mod json;
-mod rope;
+pub(crate) mod json;
+pub(crate) mod rope;
 
 pub use rope::RopeScaling;
 
-use crate::train::atomic_write;
+use crate::files::atomic_write;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Rotary frequencies of contexts longer than the pre-training one.
 
-use super::{require, Rejected};
+use crate::policy::config::{require, Rejected};
 use std::f64::consts::TAU;
 
 /// How the rotary frequencies f_j = θ^(−2j/d) are changed for a longer context.
@@ -31,7 +31,7 @@ pub enum RopeScaling {
 
 impl RopeScaling {
     /// The frequencies `[d/2]`, in radians per position, for heads of `head_dim` features.
-    pub(super) fn frequencies(&self, head_dim: usize, theta: f64) -> Vec<f64> {
+    pub(crate) fn frequencies(&self, head_dim: usize, theta: f64) -> Vec<f64> {
         let base = (0..head_dim / 2).map(|j| theta.powf(-2.0 * j as f64 / head_dim as f64));
         base.map(|frequency| self.scaled(frequency)).collect()
     }
@@ -53,7 +53,7 @@ impl RopeScaling {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), Rejected> {
+    pub(crate) fn check(&self) -> Result<(), Rejected> {
         let at_least_one = |factor: f64| {
             require(factor >= 1.0 && factor.is_finite(), "rope_scaling.factor", factor, "must be at least 1")
         };

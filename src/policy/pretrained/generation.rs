@@ -1,6 +1,6 @@
 //! How a checkpoint's authors sample from it.
 
-use crate::policy::SamplingParams;
+use crate::policy::sampling::SamplingParams;
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -92,7 +92,7 @@ impl GenerationConfig {
     }
 
     /// Requires the ids that end a turn to be the model's.
-    pub(super) fn check(&self, path: &Path, vocab_size: usize) -> Result<()> {
+    pub(crate) fn check(&self, path: &Path, vocab_size: usize) -> Result<()> {
         match self.eos_token_ids.iter().find(|&&id| id as usize >= vocab_size) {
             Some(id) => {
                 let reason = format!("{id}: the model's ids are below vocab_size = {vocab_size}");

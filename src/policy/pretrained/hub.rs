@@ -68,7 +68,7 @@ impl Hub {
     }
 
     /// Whether `name` has the form `owner/name`.
-    pub(super) fn is_repository_name(name: &str) -> bool {
+    pub(crate) fn is_repository_name(name: &str) -> bool {
         let part = |part: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !part.is_empty() && !part.starts_with('.') && part.chars().all(plain)
@@ -77,7 +77,7 @@ impl Hub {
     }
 
     /// The local copy of a file; `None` where the repository has none, or, offline, the cache.
-    pub(super) fn get(&self, file: &str) -> Result<Option<PathBuf>> {
+    pub(crate) fn get(&self, file: &str) -> Result<Option<PathBuf>> {
         if !Self::is_repository_name(&self.repo) {
             return Err(self.error(file, "a repository is named owner/name"));
         }
@@ -89,7 +89,7 @@ impl Hub {
     }
 
     /// The error for a file that must be there.
-    pub(super) fn missing(&self, file: &str) -> Error {
+    pub(crate) fn missing(&self, file: &str) -> Error {
         let reason = match self.offline {
             true => format!("offline, and not in the cache {}", self.cache_dir.display()),
             false => "there is no such file or repository".to_owned(),

@@ -1,8 +1,8 @@
 //! Which files hold the weights: one `model.safetensors`, or shards under a `model.safetensors.index.json`.
 
-use super::source::Source;
-use crate::policy::Parameters;
-use crate::train::atomic_write;
+use crate::files::atomic_write;
+use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::source::Source;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ struct Index {
 }
 
 /// The weight files of a source, all of them there.
-pub(super) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
+pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
     if let Some(path) = source.optional_file(WHOLE)? {
         return Ok(vec![path]);
     }
@@ -54,7 +54,7 @@ pub(super) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
 
 /// Writes the weights into `folder`: one file, or several of at most `limit` bytes of tensors (more only where one tensor
 /// is larger) and their index.
-pub(super) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
+pub(crate) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
     let shards = split(parameters.base_tensors(), limit);
     if let [whole] = shards.as_slice() {
         return write_shard(&folder.join(WHOLE), whole);

@@ -1,11 +1,11 @@
 //! Checkpoints in Hugging Face's layout: a folder or a repository of the hub, read and written.
 
-mod generation;
+pub(crate) mod generation;
 #[cfg(feature = "hub")]
-mod hub;
-mod index;
-mod source;
-mod weights;
+pub(crate) mod hub;
+pub(crate) mod index;
+pub(crate) mod source;
+pub(crate) mod weights;
 
 pub use generation::GenerationConfig;
 #[cfg(feature = "hub")]
@@ -13,15 +13,18 @@ pub use generation::GenerationConfig;
 pub use hub::Hub;
 pub use source::Source;
 
+use crate::files::{atomic_folder, atomic_write};
 #[cfg(feature = "text")]
-use super::{ChatTemplate, Tokenizer};
-use super::{DecoderConfig, Parameters};
-use crate::train::{atomic_folder, atomic_write};
+use crate::policy::chat::ChatTemplate;
+use crate::policy::config::DecoderConfig;
+use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::weights::Weights;
+#[cfg(feature = "text")]
+use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use serde_json::Value;
 use std::path::Path;
-use weights::Weights;
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";

@@ -1,6 +1,6 @@
 //! Safetensors files of a checkpoint, read tensor by tensor.
 
-use crate::policy::DecoderConfig;
+use crate::policy::config::DecoderConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -83,7 +83,7 @@ fn not_a_float(path: &Path, name: &str, dtype: Dtype) -> Error {
 }
 
 /// All files of a checkpoint, opened and compared with the configuration.
-pub(super) struct Weights {
+pub(crate) struct Weights {
     shards: Vec<Shard>,
 }
 
@@ -94,7 +94,7 @@ impl Weights {
     /// Opens the files and requires exactly the configuration's tensors, whatever their float dtype.
     ///
     /// A second copy of a tied head, and buffers that older files carry, are allowed beside them.
-    pub(super) fn open(paths: &[PathBuf], config: &DecoderConfig) -> Result<Self> {
+    pub(crate) fn open(paths: &[PathBuf], config: &DecoderConfig) -> Result<Self> {
         let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let shapes: BTreeMap<_, _> = config.parameter_shapes().into_iter().collect();
         for shard in &shards {
@@ -133,14 +133,14 @@ impl Weights {
     }
 
     /// The dtype in which the embeddings are stored.
-    pub(super) fn dtype(&self) -> Result<DType> {
+    pub(crate) fn dtype(&self) -> Result<DType> {
         let shard = &self.shards[self.find(EMBEDDING)?];
         let dtype = shard.tensors[EMBEDDING].dtype;
         float(dtype).ok_or_else(|| not_a_float(&shard.path, EMBEDDING, dtype))
     }
 
     /// Every tensor of the configuration, file by file.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         config: &DecoderConfig,
         dtype: DType,

@@ -1,6 +1,6 @@
 //! config.json and model.safetensors: round trips and broken files.
 
-use super::*;
+use crate::policy::tests::*;
 use std::collections::BTreeMap;
 
 fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
@@ -62,7 +62,7 @@ fn broken_checkpoints_are_named() {
     let write = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
         let mut tensors = parameters.tensors();
         change(&mut tensors);
-        crate::policy::save_tensors(&path, &tensors).unwrap();
+        crate::policy::files::save_tensors(&path, &tensors).unwrap();
         load()
     };
     let name = "model.layers.1.mlp.up_proj.weight";

@@ -1,6 +1,6 @@
 //! Caches, sampling and stopping.
 
-use super::*;
+use crate::policy::tests::*;
 
 fn stream(member: u32) -> Stream {
     Stream::new(17, Purpose::Rollout, 0, 0, member)

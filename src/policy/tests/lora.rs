@@ -1,8 +1,9 @@
 //! Corrections of low rank, weights in bf16, and blocks that are computed twice.
 
-use super::*;
-use crate::train::optim::AdamW;
-use crate::train::AdamWConfig;
+use crate::optim::adamw::AdamW;
+use crate::optim::adamw::AdamWConfig;
+use crate::policy::files::load_tensors;
+use crate::policy::tests::*;
 
 const ROWS: [&[u32]; 2] = [&[1, 2, 3, 30, 7], &[4, 5, 6]];
 
@@ -82,7 +83,7 @@ fn corrections_are_the_merged_weights_and_have_their_gradients() {
             assert!(max_gap(db, &want) < 1e-7, "{name}: {}", max_gap(db, &want));
         }
         let off = decoders[0].clone().without_lora();
-        let (plain, _) = super::decoder(&config, DType::F64);
+        let (plain, _) = crate::policy::tests::decoder(&config, DType::F64);
         assert!(max_gap(&loss(&off), &loss(&plain)) == 0.0);
     }
 }

@@ -1,7 +1,7 @@
 //! The decoder's two modes against each other and against their specification.
 
-use super::*;
-use crate::kernels::logprob_entropy;
+use crate::kernels::score::logprob_entropy::logprob_entropy;
+use crate::policy::*;
 use crate::rng::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor};
 

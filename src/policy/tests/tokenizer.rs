@@ -1,7 +1,7 @@
 //! Determinism, round trips, and text that tries to smuggle in special tokens.
 
-use super::*;
-use crate::policy::Tokenizer;
+use crate::policy::tests::*;
+use crate::policy::tokenizer::Tokenizer;
 
 const SPECIAL: [&str; 3] = ["<|pad|>", "<|turn|>", "STOP"];
 

@@ -1,20 +1,40 @@
 //! The settings that every trainer has, in one place.
 
+pub(crate) mod model;
+pub(crate) mod presets;
+pub(crate) mod unused;
+pub(crate) mod update;
+
+pub use presets::{Algorithm, Benchmark, Preset};
+pub use unused::Unused;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::run_folder::{flatten, overlay};
-use super::{
-    read_config, AdamWConfig, AdvantageConfig, AgentConfig, AlarmConfig, CloningConfig, CriticConfig,
-    DeviceKind, DynamicSampling, EvaluationConfig, GaeConfig, KlReward, LrSchedule, ModelConfig,
-    PolicyConfig, RewardConfig, StepSettings, TaskSettings, UpdateConfig, WeightType,
-};
-use crate::advantage::Overlong;
-use crate::entropy::{EntropyConfig, EntropyMethod, HistoryConfig};
-use crate::rollout::{ActionSpace, RolloutConfig};
+use crate::advantage::dapo::Overlong;
+use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
+use crate::optim::adamw::AdamWConfig;
+use crate::optim::schedule::LrSchedule;
+use crate::rollout::config::{ActionSpace, RolloutConfig};
+use crate::run::folder::read_config;
+use crate::run::folder::{flatten, overlay};
+pub use crate::train::config::model::{DeviceKind, ModelConfig, WeightType};
+pub use crate::train::config::unused::TaskSettings;
+pub use crate::train::config::update::UpdateConfig;
+use crate::train::credit::gae::GaeConfig;
+use crate::train::credit::group::AdvantageConfig;
+use crate::train::credit::reward::RewardConfig;
+use crate::train::credit::sampling::DynamicSampling;
+use crate::train::credit::shaping::KlReward;
+use crate::train::evaluate::EvaluationConfig;
+use crate::train::learn::agent::{AgentConfig, PolicyConfig};
+use crate::train::learn::cloning::CloningConfig;
+use crate::train::learn::critic::CriticConfig;
+use crate::train::step::StepSettings;
+use crate::train::watch::alarm::AlarmConfig;
 use crate::{Error, Result};
 
 /// Everything that decides what a run does. A run folder's `config.toml` holds it.
@@ -79,7 +99,7 @@ pub struct TrainConfig<E> {
 }
 
 /// The default of [`TrainConfig::dump_megabytes`].
-pub(super) fn dump_megabytes() -> u64 {
+pub(crate) fn dump_megabytes() -> u64 {
     20_000
 }
 
@@ -153,7 +173,7 @@ fn from_table(table: toml::Table) -> std::result::Result<TrainConfig<toml::Table
 }
 
 /// What derives make of all fields.
-pub(super) fn to_table(
+pub(crate) fn to_table(
     config: &TrainConfig<toml::Table>,
 ) -> std::result::Result<toml::Table, toml::ser::Error> {
     struct Whole<'a>(&'a TrainConfig<toml::Table>);
@@ -167,7 +187,7 @@ pub(super) fn to_table(
 
 impl<E> TrainConfig<E> {
     /// The same settings of another environment.
-    pub(super) fn with_environment<F>(&self, environment: F) -> TrainConfig<F> {
+    pub(crate) fn with_environment<F>(&self, environment: F) -> TrainConfig<F> {
         TrainConfig {
             seed: self.seed,
             steps: self.steps,
@@ -233,7 +253,7 @@ impl<E: TaskSettings> TrainConfig<E> {
         config.used().map_err(in_toml)?.try_into().map_err(bad)
     }
 
-    /// What may change when a run goes on, for [`RunFolder::resume`](super::RunFolder::resume): the number of steps, and the place
+    /// What may change when a run goes on, for [`RunFolder::resume`](crate::run::RunFolder::resume): the number of steps, and the place
     /// of the checkpoint that the policy began as.
     ///
     /// # Errors
@@ -384,7 +404,7 @@ impl<E: TaskSettings> TrainConfig<E> {
     }
 
     /// What the updates of training step `step` are told; `lr_factor` is what alarms have left of the learning rate
-    /// ([`super::Trainer::lr_factor`]).
+    /// ([`crate::train::Trainer::lr_factor`]).
     pub fn settings(&self, step: u64, lr_factor: f64) -> StepSettings<'_> {
         let lr = self.learning_rate * self.schedule.factor(step) * lr_factor;
         StepSettings { seed: self.seed, step, lr, rows: self.rollout.rows, update: &self.update }

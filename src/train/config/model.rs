@@ -1,8 +1,12 @@
 //! Which policy a run trains: a small one of its own, or a checkpoint.
 
-use super::PolicyConfig;
-use crate::policy::{LoraConfig, Parameters, Pretrained, Source};
-use crate::rollout::{ActionFormat, Prompter};
+use crate::policy::lora::LoraConfig;
+use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::source::Source;
+use crate::policy::pretrained::Pretrained;
+use crate::rollout::action::ActionFormat;
+use crate::rollout::prompt::Prompter;
+use crate::train::learn::agent::PolicyConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -148,7 +152,7 @@ impl ModelConfig {
     }
 
     /// Says where the checkpoint is now, for a run that goes on.
-    pub(super) fn moved(&mut self, place: &str) -> Result<()> {
+    pub(crate) fn moved(&mut self, place: &str) -> Result<()> {
         let Some(source) = &mut self.source else {
             let reason = "this run's policy did not begin as a checkpoint";
             return Err(Error::setting("model.source", place, reason));
@@ -180,7 +184,7 @@ impl ModelConfig {
     }
 
     /// Its weights, with fresh corrections where those are trained.
-    pub(super) fn parameters(&self, model: &Pretrained, seed: u64, device: &Device) -> Result<Parameters> {
+    pub(crate) fn parameters(&self, model: &Pretrained, seed: u64, device: &Device) -> Result<Parameters> {
         let parameters = model.parameters(self.dtype.dtype(), device)?;
         match &self.lora {
             Some(lora) => parameters.with_lora(model.config(), lora, seed),
@@ -189,7 +193,7 @@ impl ModelConfig {
     }
 
     /// Its chat template as prompts.
-    pub(super) fn prompter(&self, model: &Pretrained, max_observation_tokens: usize) -> Result<Prompter> {
+    pub(crate) fn prompter(&self, model: &Pretrained, max_observation_tokens: usize) -> Result<Prompter> {
         Prompter::chat(model.tokenizer()?, &model.chat_template()?, self.format, max_observation_tokens)
     }
 }

@@ -2,15 +2,26 @@
 
 use std::str::FromStr;
 
-use super::config::dump_megabytes;
-use super::{
-    AdamWConfig, AdvantageConfig, AlarmConfig, CloningConfig, CriticConfig, DeviceKind, EvaluationConfig,
-    GaeConfig, GaeLevel, LrSchedule, ModelConfig, PolicyConfig, RewardConfig, TrainConfig, UpdateConfig,
-    WeightType,
-};
-use crate::entropy::{EntropyConfig, HistoryConfig};
-use crate::objective::{Aggregation, PolicyLoss};
-use crate::rollout::{ActionFormat, ActionSpace, RolloutConfig, RowKind};
+use crate::entropy::config::{EntropyConfig, HistoryConfig};
+use crate::objective::aggregate::Aggregation;
+use crate::objective::settings::PolicyLoss;
+use crate::optim::adamw::AdamWConfig;
+use crate::optim::schedule::LrSchedule;
+use crate::rollout::action::ActionFormat;
+use crate::rollout::config::{ActionSpace, RolloutConfig};
+use crate::rollout::rows::RowKind;
+use crate::train::config::dump_megabytes;
+use crate::train::config::model::{DeviceKind, ModelConfig, WeightType};
+use crate::train::config::update::UpdateConfig;
+use crate::train::config::TrainConfig;
+use crate::train::credit::gae::{GaeConfig, GaeLevel};
+use crate::train::credit::group::AdvantageConfig;
+use crate::train::credit::reward::RewardConfig;
+use crate::train::evaluate::EvaluationConfig;
+use crate::train::learn::agent::PolicyConfig;
+use crate::train::learn::cloning::CloningConfig;
+use crate::train::learn::critic::CriticConfig;
+use crate::train::watch::alarm::AlarmConfig;
 use crate::{Error, Result};
 
 /// A complete set of settings by its name.
@@ -256,8 +267,11 @@ fn paper_model(science: bool) -> ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entropy::{BetaSchedule, EntropyMethod};
-    use crate::train::{config_text, read_config, Overrides, TaskSettings};
+    use crate::entropy::beta::BetaSchedule;
+    use crate::entropy::config::EntropyMethod;
+    use crate::run::folder::{config_text, read_config};
+    use crate::train::config::unused::TaskSettings;
+    use crate::train::config::Overrides;
     use serde::{Deserialize, Serialize};
 
     #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::config::to_table;
-use super::{AlarmAction, TrainConfig};
-use crate::advantage::OutcomeEstimator;
-use crate::objective::PolicyLossKind;
-use crate::rollout::ActionSpace;
+use crate::advantage::group::OutcomeEstimator;
+use crate::objective::settings::PolicyLossKind;
+use crate::rollout::config::ActionSpace;
+use crate::train::config::to_table;
+use crate::train::config::TrainConfig;
+use crate::train::watch::alarm::AlarmAction;
 use crate::{Error, Result};
 
 /// A setting, or a table of them, that has no effect beside the others.
@@ -82,7 +83,9 @@ impl<E: TaskSettings> TrainConfig<E> {
         let (action, kind) = (self.alarm.action, self.update.policy.kind);
         let off = "alarm.action = \"off\" watches nothing";
         let no_clip = "`reinforce` has no ratio to clip";
-        let compares = |f: &dyn Fn(&super::AdvantageConfig) -> bool| self.advantage.as_ref().is_some_and(f);
+        let compares = |f: &dyn Fn(&crate::train::credit::group::AdvantageConfig) -> bool| {
+            self.advantage.as_ref().is_some_and(f)
+        };
         let undiscounted = compares(&|a| {
             let of_episodes = a.estimator == OutcomeEstimator::ReinforcePp && a.episode_weight > 0.0;
             a.turn_weight == 0.0 && !of_episodes
@@ -125,12 +128,12 @@ impl<E: TaskSettings> TrainConfig<E> {
     }
 
     /// Whether demonstrations teach the policy or a small policy's tokenizer anything.
-    pub(super) fn learns_from_demonstrations(&self) -> bool {
+    pub(crate) fn learns_from_demonstrations(&self) -> bool {
         self.cloning.epochs > 0 || self.model.source.is_none()
     }
 
     /// Refuses the first of the settings `written` somewhere, by dotted name and value, that has no effect.
-    pub(super) fn refuse_unused(&self, written: &BTreeMap<String, String>) -> Result<()> {
+    pub(crate) fn refuse_unused(&self, written: &BTreeMap<String, String>) -> Result<()> {
         let unused = self.unused();
         for (key, value) in written {
             if let Some(found) = unused.iter().find(|unused| unused.covers(key)) {
@@ -141,7 +144,7 @@ impl<E: TaskSettings> TrainConfig<E> {
     }
 
     /// The settings that have an effect.
-    pub(super) fn used(&self) -> std::result::Result<toml::Table, toml::ser::Error>
+    pub(crate) fn used(&self) -> std::result::Result<toml::Table, toml::ser::Error>
     where
         E: Serialize,
     {
@@ -151,7 +154,7 @@ impl<E: TaskSettings> TrainConfig<E> {
     }
 
     /// All settings, those without effect among them.
-    pub(super) fn whole(&self) -> std::result::Result<toml::Table, toml::ser::Error>
+    pub(crate) fn whole(&self) -> std::result::Result<toml::Table, toml::ser::Error>
     where
         E: Serialize,
     {
@@ -173,7 +176,8 @@ fn remove(table: &mut toml::Table, key: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{Algorithm, Benchmark, Overrides};
+    use crate::train::config::presets::{Algorithm, Benchmark};
+    use crate::train::config::Overrides;
     use serde::Deserialize;
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

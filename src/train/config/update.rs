@@ -1,6 +1,9 @@
 //! The settings of a policy update.
 
-use crate::objective::{off, Aggregation, Correction, PolicyLoss};
+use crate::objective::aggregate::Aggregation;
+use crate::objective::importance::Correction;
+use crate::objective::off;
+use crate::objective::settings::PolicyLoss;
 use crate::{Error, Result};
 
 /// How rows are turned into optimiser steps.

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::credit::penalised;
-use crate::advantage::{gae_over_trajectories, gae_over_turns, gae_within_turns, whiten_tokens, Gae};
-use crate::objective::TokenLayout;
-use crate::rollout::Trajectory;
+use crate::advantage::critic::{gae_over_trajectories, gae_over_turns, gae_within_turns, Gae};
+use crate::advantage::whiten::whiten_tokens;
+use crate::objective::layout::TokenLayout;
+use crate::rollout::trajectory::Trajectory;
+use crate::train::credit::group::penalised;
 use crate::{Error, Result};
 
 /// What one step of the estimation is: over what γ and λ decay, and where values are bootstrapped from.
@@ -85,7 +86,7 @@ pub struct TokenCredit {
 ///
 /// `rewards` holds one reward a turn, before the penalty for actions not understood; `tokens`, where given, what each
 /// sampled token is paid beside; `values` one value a sampled token, that of the state before it
-/// ([`super::Critic::values`]). At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token
+/// ([`crate::train::learn::Critic::values`]). At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token
 /// its own.
 ///
 /// # Errors
@@ -218,7 +219,7 @@ pub fn explained_variance(values: &[Vec<f64>], returns: &[Vec<f64>]) -> Option<f
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::{End, Turn};
+    use crate::rollout::trajectory::{End, Turn};
 
     /// An episode of turns of (sampled tokens, understood).
     fn episode(turns: &[(usize, bool)]) -> Trajectory {

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::advantage::{discounted_returns, gigpo, whiten_counted, Groups, OutcomeEstimator};
-use crate::rollout::Trajectory;
+use crate::advantage::gigpo::{discounted_returns, gigpo};
+use crate::advantage::group::{Groups, OutcomeEstimator};
+use crate::advantage::whiten::whiten_counted;
+use crate::rollout::trajectory::Trajectory;
 use crate::{Error, Result};
 
 /// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
@@ -113,7 +115,7 @@ fn compare_episodes(
 }
 
 /// The rewards of turns, less the penalty for actions not understood.
-pub(super) fn penalised(
+pub(crate) fn penalised(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
     invalid_penalty: f64,
@@ -168,7 +170,7 @@ fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::{End, Turn};
+    use crate::rollout::trajectory::{End, Turn};
 
     fn turn(observation: &str, score: f64, valid: bool) -> Turn {
         Turn { observation: observation.into(), score, valid, ..Turn::default() }
@@ -209,7 +211,7 @@ mod tests {
             [trajectory(0, vec![turn("a", 0.0, true); 2]), trajectory(1, vec![turn("b", 9.0, true)])];
         let rewards = [vec![0.0, 0.0], vec![9.0]];
         let config = AdvantageConfig { turn_weight: 0.0, ..AdvantageConfig::default() };
-        let expected = crate::advantage::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
+        let expected = crate::advantage::group::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
         let got = turn_advantages(&played, &rewards, &config).unwrap();
         assert_eq!(got, [vec![expected[0]; 2], vec![expected[1]]]);
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::Trajectory;
+use crate::rollout::trajectory::Trajectory;
 use crate::{Error, Result};
 
 /// The reward of turns.
@@ -55,7 +55,7 @@ impl RewardConfig {
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::{End, Turn};
+    use crate::rollout::trajectory::{End, Turn};
 
     #[test]
     fn progress_is_paid_where_it_is_made_and_success_at_the_end() {

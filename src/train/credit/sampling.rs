@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::RewardConfig;
-use crate::advantage::informative_groups;
-use crate::rollout::{Rollouts, Trajectory};
+use crate::advantage::dapo::informative_groups;
+use crate::rollout::engine::Rollouts;
+use crate::rollout::trajectory::Trajectory;
+use crate::train::credit::reward::RewardConfig;
 use crate::{Error, Result};
 
 /// Plays until a step has as many informative groups as `rollout.tasks`, or long enough (DAPO, arXiv 2503.14476, eq. 11;
@@ -60,7 +61,7 @@ pub struct InformativeGroups {
 
 impl InformativeGroups {
     /// The numbers of a step's record.
-    pub(super) fn metrics(&self) -> [(&'static str, f64); 4] {
+    pub(crate) fn metrics(&self) -> [(&'static str, f64); 4] {
         [
             ("sampling/rounds", self.rounds as f64),
             ("sampling/played_groups", self.played_groups as f64),
@@ -140,7 +141,8 @@ fn split(
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::{End, PlayStats, Turn};
+    use crate::rollout::engine::PlayStats;
+    use crate::rollout::trajectory::{End, Turn};
 
     const REWARD: RewardConfig = RewardConfig::Progress { points: 100.0 };
 

@@ -2,12 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::accumulate::{rows_of, widest};
-use super::prepare::flat;
-use super::{token_advantages, GaeConfig, Learner, RewardConfig, StepSettings, TokenCredit};
-use crate::advantage::Overlong;
-use crate::objective::{kl_in_reward, KlControl, KlKind};
-use crate::rollout::{layout, Row, Trajectory};
+use crate::advantage::dapo::Overlong;
+use crate::objective::kl::KlKind;
+use crate::objective::kl_reward::{kl_in_reward, KlControl};
+use crate::rollout::rows::{layout, Row};
+use crate::rollout::trajectory::Trajectory;
+use crate::train::credit::gae::{token_advantages, GaeConfig, TokenCredit};
+use crate::train::credit::reward::RewardConfig;
+use crate::train::learn::accumulate::{rows_of, widest};
+use crate::train::learn::learner::Learner;
+use crate::train::learn::prepare::flat;
+use crate::train::step::StepSettings;
 use crate::{Error, Result};
 
 /// KL in the reward: every sampled token pays β·kl against the frozen reference (Ziegler et al. 2019, eq. 2).
@@ -52,7 +57,7 @@ impl Rewards {
         Self { turns: earned.clone(), tokens: None, earned }
     }
 
-    /// One reward a turn, for [`turn_advantages`](super::turn_advantages): the environment's, and the sum of what the
+    /// One reward a turn, for [`turn_advantages`](crate::train::credit::turn_advantages): the environment's, and the sum of what the
     /// turn's tokens are paid.
     pub fn turns(&self) -> &[Vec<f64>] {
         &self.turns
@@ -154,9 +159,9 @@ pub fn kl_rewards(
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::objective::AdaptiveKl;
-    use crate::rollout::{End, Turn};
-    use crate::train::GaeLevel;
+    use crate::objective::kl_reward::AdaptiveKl;
+    use crate::rollout::trajectory::{End, Turn};
+    use crate::train::credit::gae::GaeLevel;
 
     /// An episode of turns of so many sampled tokens, solved in its last.
     fn episode(lengths: &[usize]) -> Trajectory {

@@ -6,18 +6,22 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::UpdateConfig;
-use crate::objective::{LossOutput, Metrics, TokenBatch};
-use crate::policy::{GradientSum, Gradients, MicroGradients, Parameters};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::metrics::Metrics;
+use crate::objective::LossOutput;
+use crate::policy::gradients::{GradientSum, Gradients, MicroGradients};
+use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{layout, MicroBatch, Row, RowKind, Trajectory};
+use crate::rollout::rows::{layout, MicroBatch, Row, RowKind};
+use crate::rollout::trajectory::Trajectory;
+use crate::train::config::update::UpdateConfig;
 use crate::{Error, Result};
 
 /// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
-pub(super) type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
+pub(crate) type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
 
 /// The rows of all trajectories, in their order.
-pub(super) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<Row>> {
+pub(crate) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (i, trajectory) in trajectories.iter().enumerate() {
         rows.extend(Row::from_trajectory(trajectory, i, kind)?);
@@ -29,7 +33,7 @@ pub(super) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<
 ///
 /// # Errors
 /// A list that does not have as many numbers as its trajectory has sampled tokens.
-pub(super) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) -> Result<Vec<Vec<f32>>> {
     let mut tokens = vec![0; lists.len()];
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
@@ -52,7 +56,7 @@ pub(super) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) ->
 
 /// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch. Within
 /// a step they stand in their own order, so that rows that begin alike share a micro-batch.
-pub(super) fn optimizer_steps(seed: u64, step: u64, config: &UpdateConfig, rows: usize) -> Vec<Vec<usize>> {
+pub(crate) fn optimizer_steps(seed: u64, step: u64, config: &UpdateConfig, rows: usize) -> Vec<Vec<usize>> {
     let epoch = |epoch: usize| {
         let order = Stream::new(seed, Purpose::Shuffle, step, epoch as u32, 0).permutation(0, rows);
         split(&order, config.mini_batches).into_iter().map(sorted).collect::<Vec<_>>()
@@ -67,12 +71,12 @@ fn sorted(rows: &[usize]) -> Vec<usize> {
 }
 
 /// The objective's view of all `rows`.
-pub(super) fn whole(rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
+pub(crate) fn whole(rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
     Ok(TokenBatch::new(layout(rows, widest(rows))?, config.aggregation))
 }
 
 /// Sums the gradients and metrics of all micro-batches, whatever the order they finish in.
-pub(super) fn accumulate(
+pub(crate) fn accumulate(
     parameters: &Parameters,
     rows: &[&Row],
     config: &UpdateConfig,
@@ -102,7 +106,7 @@ pub(super) fn accumulate(
 }
 
 /// One number for each sampled token of each row, from `of` [b, r] of micro-batches; no gradient.
-pub(super) fn row_values(
+pub(crate) fn row_values(
     parameters: &Parameters,
     rows: &[&Row],
     micro_batch_tokens: usize,
@@ -122,7 +126,7 @@ pub(super) fn row_values(
 }
 
 /// The lists of `values` that belong to the micro-batch's rows `members` of an optimiser step of rows `chunk`, as [b, r].
-pub(super) fn of_members(
+pub(crate) fn of_members(
     micro: &MicroBatch,
     values: &[Vec<f32>],
     chunk: &[usize],
@@ -132,7 +136,7 @@ pub(super) fn of_members(
 }
 
 /// Requires one finite number for each sampled token of each row.
-pub(super) fn check_tokens(name: &'static str, rows: &[Row], values: &[Vec<f32>]) -> Result<()> {
+pub(crate) fn check_tokens(name: &'static str, rows: &[Row], values: &[Vec<f32>]) -> Result<()> {
     let tokens: Vec<usize> = rows.iter().map(|row| row.positions.len()).collect();
     let got: Vec<usize> = values.iter().map(Vec::len).collect();
     if got != tokens {
@@ -201,7 +205,7 @@ fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
     plan
 }
 
-pub(super) fn widest(rows: &[&Row]) -> usize {
+pub(crate) fn widest(rows: &[&Row]) -> usize {
     rows.iter().map(|r| r.positions.len()).max().unwrap_or(0)
 }
 
@@ -211,7 +215,7 @@ fn split(items: &[usize], n: usize) -> Vec<&[usize]> {
     (0..n).map(|i| &items[i * m / n..(i + 1) * m / n]).filter(|part| !part.is_empty()).collect()
 }
 
-pub(super) fn to_f64(x: &Tensor) -> Result<f64> {
+pub(crate) fn to_f64(x: &Tensor) -> Result<f64> {
     Ok(x.detach().to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 

@@ -3,15 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::checkpoint::{checksum, read_json};
-use super::optim::{AdamW, AdamWConfig};
-use super::{Checkpoint, CheckpointWriter, Learner, ModelConfig};
-use crate::entropy::{EntropyConfig, EntropyControl};
+use crate::entropy::config::EntropyConfig;
+use crate::entropy::control::EntropyControl;
 use crate::env::Environment;
-use crate::policy::{DecoderConfig, Parameters, Pretrained, Tokenizer};
-use crate::rollout::{
-    play, Episode, PlayConfig, PolicySampler, Prompter, RolloutConfig, Rollouts, SPECIAL_TOKENS,
-};
+use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::policy::config::DecoderConfig;
+use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::Pretrained;
+use crate::policy::tokenizer::Tokenizer;
+use crate::rollout::config::{PlayConfig, RolloutConfig};
+use crate::rollout::engine::{play, Episode, Rollouts};
+use crate::rollout::prompt::{Prompter, SPECIAL_TOKENS};
+use crate::rollout::sampler::PolicySampler;
+use crate::run::checkpoint::{checksum, read_json};
+use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::train::config::model::ModelConfig;
+use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
 /// The shape of a small policy: a decoder of the Qwen2 family with heads 32 wide, two query heads to a
@@ -179,7 +186,8 @@ impl Agent {
     pub fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
         self.learner.save(checkpoint)?;
         checkpoint.add_file("tokenizer.json", |path| self.prompter.tokenizer().save(path))?;
-        checkpoint.add_file(ENTROPY, |path| super::atomic_write(path, self.entropy.state().to_string()))?;
+        checkpoint
+            .add_file(ENTROPY, |path| crate::files::atomic_write(path, self.entropy.state().to_string()))?;
         self.began_as.as_ref().map_or(Ok(()), |base| base.save(checkpoint))
     }
 
@@ -256,7 +264,7 @@ impl Base {
 
     fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
         let text = serde_json::json!(self.files).to_string();
-        checkpoint.add_file(BASE, |path| super::atomic_write(path, text))?;
+        checkpoint.add_file(BASE, |path| crate::files::atomic_write(path, text))?;
         Ok(())
     }
 

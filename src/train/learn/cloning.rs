@@ -1,9 +1,13 @@
 //! Behaviour cloning: a warm start on demonstrations.
 
-use super::{Agent, Progress, Record, Recorder, UpdateConfig};
 use crate::env::Demonstration;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::DemonstrationRow;
+use crate::rollout::rows::DemonstrationRow;
+use crate::run::progress::Progress;
+use crate::run::record::Record;
+use crate::run::recorder::Recorder;
+use crate::train::config::update::UpdateConfig;
+use crate::train::learn::agent::Agent;
 use crate::{Error, Result};
 
 /// How demonstrations are cloned before reinforcement learning.

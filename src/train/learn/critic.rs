@@ -4,13 +4,24 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-use super::accumulate::{accumulate, check_tokens, of_members, optimizer_steps, row_values, rows_of, whole};
-use super::optim::{AdamW, AdamWConfig};
-use super::{Checkpoint, CheckpointWriter, Learner, LrSchedule, PolicyConfig, UpdateConfig};
-use crate::objective::{value_loss, Metrics, TokenBatch, ValueInputs};
-use crate::policy::{Parameters, ValueModel};
+use crate::objective::aggregate::TokenBatch;
+use crate::objective::metrics::Metrics;
+use crate::objective::value::{value_loss, ValueInputs};
+use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::optim::schedule::LrSchedule;
+use crate::policy::parameters::Parameters;
+use crate::policy::value::ValueModel;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{MicroBatch, Row, RowKind, Trajectory, SPECIAL_TOKENS};
+use crate::rollout::prompt::SPECIAL_TOKENS;
+use crate::rollout::rows::{MicroBatch, Row, RowKind};
+use crate::rollout::trajectory::Trajectory;
+use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::train::config::update::UpdateConfig;
+use crate::train::learn::accumulate::{
+    accumulate, check_tokens, of_members, optimizer_steps, row_values, rows_of, whole,
+};
+use crate::train::learn::agent::PolicyConfig;
+use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
 /// The critic's settings. Epochs, mini-batches, micro-batches and aggregation are the policy's (`update`).
@@ -113,7 +124,7 @@ pub struct Critic {
     pub optimizer: AdamW,
     config: CriticConfig,
     /// Spent on [`Critic::values`], until a record has it.
-    pub(super) values_time: Duration,
+    pub(crate) values_time: Duration,
 }
 
 /// The data of a critic update; lists are one number for each sampled token of each row.

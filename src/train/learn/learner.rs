@@ -4,16 +4,23 @@
 
 use candle_core::Tensor;
 
-use super::accumulate::{accumulate, check_tokens, optimizer_steps, row_values, to_f64, whole, widest};
-use super::optim::AdamW;
-use super::prepare::Prepared;
-use super::UpdateConfig;
-use crate::entropy::EntropyControl;
-use crate::kernels::ScoreOptions;
-use crate::objective::{policy_loss, Aggregation, LossInputs, LossOutput, Metrics, TokenBatch};
-use crate::policy::{Decoder, DecoderConfig, Parameters};
+use crate::entropy::control::EntropyControl;
+use crate::kernels::score::scoring::ScoreOptions;
+use crate::objective::aggregate::{Aggregation, TokenBatch};
+use crate::objective::metrics::Metrics;
+use crate::objective::policy::{policy_loss, LossInputs};
+use crate::objective::LossOutput;
+use crate::optim::adamw::AdamW;
+use crate::policy::config::DecoderConfig;
+use crate::policy::decoder::Decoder;
+use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{demonstration_layouts, DemonstrationRow, MicroBatch, Row};
+use crate::rollout::rows::{demonstration_layouts, DemonstrationRow, MicroBatch, Row};
+use crate::train::config::update::UpdateConfig;
+use crate::train::learn::accumulate::{
+    accumulate, check_tokens, optimizer_steps, row_values, to_f64, whole, widest,
+};
+use crate::train::learn::prepare::Prepared;
 use crate::{Error, Result};
 
 /// A policy with its optimiser.
@@ -94,7 +101,7 @@ impl Learner {
         self.set_reference(self.parameters.duplicate()?)
     }
 
-    pub(super) fn set_reference(&mut self, parameters: Parameters) -> Result<()> {
+    pub(crate) fn set_reference(&mut self, parameters: Parameters) -> Result<()> {
         self.reference = Some((Decoder::new(self.decoder.config(), &parameters)?, parameters));
         Ok(())
     }
@@ -223,7 +230,7 @@ impl Learner {
     }
 
     /// Log-probabilities of the rows' sampled tokens under `decoder`, nats, one list a row.
-    pub(super) fn log_probs_under(
+    pub(crate) fn log_probs_under(
         &self,
         decoder: &Decoder,
         rows: &[Row],

@@ -2,9 +2,13 @@
 
 use candle_core::{DType, Device};
 
-use super::optim::{AdamW, AdamWConfig};
-use super::{atomic_write, Checkpoint, CheckpointWriter, Learner};
-use crate::policy::{DecoderConfig, Parameters, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::files::atomic_write;
+use crate::optim::adamw::{AdamW, AdamWConfig};
+use crate::policy::config::DecoderConfig;
+use crate::policy::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::policy::parameters::Parameters;
+use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::train::learn::learner::Learner;
 use crate::Result;
 
 /// Says in a checkpoint that the reference is the model without its corrections.

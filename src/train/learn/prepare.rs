@@ -4,18 +4,22 @@
 
 use candle_core::Tensor;
 
-use super::accumulate::widest;
-use super::{Learner, PolicyBatch, UpdateConfig};
-use crate::entropy::{EntropyControl, PolicyInputs, StepTokens};
-use crate::objective::{importance_weights, Correction, Metrics, TokenLayout};
+use crate::entropy::control::EntropyControl;
+use crate::entropy::selection::{PolicyInputs, StepTokens};
+use crate::objective::importance::{importance_weights, Correction};
+use crate::objective::layout::TokenLayout;
+use crate::objective::metrics::Metrics;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::{layout, MicroBatch, Row};
+use crate::rollout::rows::{layout, MicroBatch, Row};
+use crate::train::config::update::UpdateConfig;
+use crate::train::learn::accumulate::widest;
+use crate::train::learn::learner::{Learner, PolicyBatch};
 use crate::{Error, Result};
 
 /// The rows with the numbers of their tokens that no mini-batch may change, one list a row.
-pub(super) struct Prepared<'a> {
+pub(crate) struct Prepared<'a> {
     /// The rows and what came with them.
-    pub(super) data: &'a PolicyBatch<'a>,
+    pub(crate) data: &'a PolicyBatch<'a>,
     /// log π_old by the learner's own forward pass; `None` where the samples' are π_old.
     old_log_probs: Option<Vec<Vec<f32>>>,
     /// Constant factors of the tokens' policy losses.
@@ -23,26 +27,26 @@ pub(super) struct Prepared<'a> {
     /// 1 where the regulariser has singled out the token, else 0.
     chosen: Option<Vec<Vec<f32>>>,
     /// Metrics of the importance correction.
-    pub(super) metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 /// The constants of one micro-batch's loss, each [b, r].
-pub(super) struct Part {
+pub(crate) struct Part {
     /// log π_old.
-    pub(super) old_log_probs_br: Tensor,
+    pub(crate) old_log_probs_br: Tensor,
     /// Advantages.
-    pub(super) advantages_br: Tensor,
+    pub(crate) advantages_br: Tensor,
     /// log π_ref.
-    pub(super) reference_br: Option<Tensor>,
+    pub(crate) reference_br: Option<Tensor>,
     /// Factors of the policy loss.
-    pub(super) weights_br: Option<Tensor>,
+    pub(crate) weights_br: Option<Tensor>,
     /// 1 for tokens that the regulariser has singled out.
     chosen_br: Option<Tensor>,
 }
 
 impl Part {
     /// What the regulariser sees of them.
-    pub(super) fn policy_inputs<'a>(&'a self, log_probs_br: &'a Tensor) -> PolicyInputs<'a> {
+    pub(crate) fn policy_inputs<'a>(&'a self, log_probs_br: &'a Tensor) -> PolicyInputs<'a> {
         PolicyInputs {
             log_probs_bt: log_probs_br,
             old_log_probs_bt: &self.old_log_probs_br,
@@ -55,7 +59,7 @@ impl Part {
 impl<'a> Prepared<'a> {
     /// Recomputes log π_old and weighs the tokens where a correction is on, and asks the regulariser for its
     /// selection.
-    pub(super) fn new(
+    pub(crate) fn new(
         learner: &Learner,
         data: &'a PolicyBatch,
         config: &UpdateConfig,
@@ -119,7 +123,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// The numbers of a micro-batch that holds the given rows of the step.
-    pub(super) fn part(&self, micro: &MicroBatch, rows: &[usize]) -> Result<Part> {
+    pub(crate) fn part(&self, micro: &MicroBatch, rows: &[usize]) -> Result<Part> {
         let of_rows = |values: &[Vec<f32>]| {
             micro.filled(&rows.iter().map(|&row| values[row].as_slice()).collect::<Vec<_>>())
         };
@@ -144,7 +148,7 @@ impl<'a> Prepared<'a> {
 }
 
 /// One list a row as row-major [B·T], zero where a row has ended.
-pub(super) fn flat<'a>(
+pub(crate) fn flat<'a>(
     layout: &TokenLayout,
     name: &'static str,
     rows: impl Iterator<Item = &'a [f32]>,

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use crate::run::record::Record;
 use crate::{Error, Result};
 
 /// What happens when an alarm is raised.
@@ -229,8 +229,8 @@ pub struct StepNumbers {
 }
 
 impl StepNumbers {
-    /// The numbers of a record, under the keys that [`trajectory_metrics`](super::trajectory_metrics) and
-    /// [`update_policy`](super::update_policy) write.
+    /// The numbers of a record, under the keys that [`trajectory_metrics`](crate::train::watch::trajectory_metrics) and
+    /// [`update_policy`](crate::train::update_policy) write.
     pub fn of(record: &Record) -> Self {
         let number = |key| record.number(key).filter(|x| x.is_finite());
         Self {

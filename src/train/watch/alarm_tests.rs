@@ -1,4 +1,4 @@
-use super::*;
+use crate::train::watch::alarm::*;
 
 /// A healthy step; tests change what they are about.
 fn healthy() -> StepNumbers {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Record;
-use crate::entropy::{EntropyControl, StepEntropy};
-use crate::rollout::{End, Trajectory};
+use crate::entropy::control::EntropyControl;
+use crate::entropy::stats::StepEntropy;
+use crate::rollout::trajectory::{End, Trajectory};
+use crate::run::record::Record;
 use crate::Result;
 
 /// The entropy statistic of a step's rollouts, by turn index.
@@ -128,7 +129,7 @@ fn zero_variance_share(trajectories: &[Trajectory], returns: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::env::{Start, Task};
-    use crate::rollout::Turn;
+    use crate::rollout::trajectory::Turn;
 
     fn trajectory(group: u32, entropies: &[&[f32]], score: f64) -> Trajectory {
         let turn = |h: &&[f32]| Turn {
@@ -176,7 +177,7 @@ mod tests {
     /// Band [0.5, 1.5]·H̄ around the H̄ of a step before; without a loss term and with one reference a turn index.
     #[test]
     fn the_band_is_reported_by_turn_index_though_nothing_is_penalised() {
-        use crate::entropy::{EntropyConfig, EntropyMethod, HistoryConfig};
+        use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
         let history = HistoryConfig::Cumulative { per_turn: true };
         let config =
             EntropyConfig { method: EntropyMethod::None, lambda: 0.0, history, ..EntropyConfig::paper_v2() };

@@ -2,31 +2,31 @@
 
 /// A set of numbers below a fixed length.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Bits(Box<[u64]>);
+pub(crate) struct Bits(Box<[u64]>);
 
 impl Bits {
     /// The empty set of numbers below `len`.
-    pub(super) fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         Self(vec![0; len.div_ceil(64)].into())
     }
 
     /// A bound that every number in the set is below.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         64 * self.0.len()
     }
 
-    pub(super) fn get(&self, i: u32) -> bool {
+    pub(crate) fn get(&self, i: u32) -> bool {
         self.0[i as usize / 64] >> (i % 64) & 1 == 1
     }
 
     /// Puts a number in or takes it out.
-    pub(super) fn set(&mut self, i: u32, value: bool) {
+    pub(crate) fn set(&mut self, i: u32, value: bool) {
         let word = &mut self.0[i as usize / 64];
         *word = *word & !(1 << (i % 64)) | u64::from(value) << (i % 64);
     }
 
     /// The numbers, ascending.
-    pub(super) fn ones(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn ones(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().enumerate().flat_map(|(i, &word)| {
             let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
             rest.take_while(|&word| word != 0).map(move |word| i as u32 * 64 + word.trailing_zeros())
@@ -34,14 +34,14 @@ impl Bits {
     }
 
     /// How many bytes the numbers take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.0)
     }
 }
 
 /// A table whose rows have different lengths.
 #[derive(Debug)]
-pub(super) struct Rows<T> {
+pub(crate) struct Rows<T> {
     ends: Vec<u32>,
     items: Vec<T>,
 }
@@ -54,21 +54,21 @@ impl<T> Default for Rows<T> {
 
 impl<T> Rows<T> {
     /// An empty table with room for so many rows and items.
-    pub(super) fn with_capacity(rows: usize, items: usize) -> Self {
+    pub(crate) fn with_capacity(rows: usize, items: usize) -> Self {
         Self { ends: Vec::with_capacity(rows), items: Vec::with_capacity(items) }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    pub(super) fn row(&self, i: usize) -> &[T] {
+    pub(crate) fn row(&self, i: usize) -> &[T] {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.items[start as usize..self.ends[i] as usize]
     }
 
     /// Adds a row that is a copy.
-    pub(super) fn push(&mut self, row: &[T])
+    pub(crate) fn push(&mut self, row: &[T])
     where
         T: Copy,
     {
@@ -77,22 +77,22 @@ impl<T> Rows<T> {
     }
 
     /// Adds an item to the row that is to come.
-    pub(super) fn add(&mut self, item: T) {
+    pub(crate) fn add(&mut self, item: T) {
         self.items.push(item);
     }
 
     /// The items added since the last row.
-    pub(super) fn open(&self) -> &[T] {
+    pub(crate) fn open(&self) -> &[T] {
         &self.items[self.end()..]
     }
 
     /// Makes the items added since the last row a row.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.ends.push(self.items.len() as u32);
     }
 
     /// Forgets the items added since the last row.
-    pub(super) fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self) {
         self.items.truncate(self.end());
     }
 
@@ -101,7 +101,7 @@ impl<T> Rows<T> {
     }
 
     /// The rows.
-    pub(super) fn rows(&self) -> impl Iterator<Item = &[T]> + Clone {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[T]> + Clone {
         self.ends.iter().scan(0, |start, &end| {
             let row = &self.items[*start..end as usize];
             *start = end as usize;
@@ -110,25 +110,25 @@ impl<T> Rows<T> {
     }
 
     /// Gives back the room that is not needed.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.ends.shrink_to_fit();
         self.items.shrink_to_fit();
     }
 
     /// How many bytes the table takes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.ends) + std::mem::size_of_val(&*self.items)
     }
 }
 
 impl Rows<u32> {
     /// The items of all rows.
-    pub(super) fn items(&self) -> &[u32] {
+    pub(crate) fn items(&self) -> &[u32] {
         &self.items
     }
 
     /// The table in whose row `r` stand the items `i` of the pairs `(r, i)`, in the order of the pairs.
-    pub(super) fn group(rows: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
+    pub(crate) fn group(rows: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
         let mut ends = vec![0; rows];
         pairs.clone().for_each(|(row, _)| ends[row as usize] += 1);
         let mut total = 0;

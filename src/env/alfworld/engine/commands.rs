@@ -1,23 +1,23 @@
 //! What players type: a command for each operator.
 
-use super::error::Result;
-use super::grammar::Grammar;
-use super::index::{hash_text, Index, Key};
-use super::operators::Operators;
-use super::text::Writer;
-use super::texts::Texts;
+use crate::env::alfworld::engine::index::{hash_text, Index, Key};
+use crate::env::alfworld::engine::operators::Operators;
+use crate::env::alfworld::error::Result;
+use crate::env::alfworld::grammar::rules::Grammar;
+use crate::env::alfworld::grammar::text::Writer;
+use crate::env::alfworld::grammar::texts::Texts;
 
 /// The commands of a game, each once.
 #[derive(Default)]
-pub(super) struct Commands {
-    pub(super) texts: Texts,
+pub(crate) struct Commands {
+    pub(crate) texts: Texts,
     /// The command of each operator.
-    pub(super) of: Vec<u32>,
+    pub(crate) of: Vec<u32>,
 }
 
 impl Commands {
     /// Writes the commands; those of operators in which the same objects stand are written once.
-    pub(super) fn write(writer: &mut Writer, grammar: &Grammar, operators: &Operators) -> Result<Self> {
+    pub(crate) fn write(writer: &mut Writer, grammar: &Grammar, operators: &Operators) -> Result<Self> {
         let count = operators.len();
         let mut commands =
             Self { texts: Texts::with_capacity(count, 24 * count), of: Vec::with_capacity(count) };
@@ -56,7 +56,7 @@ impl Commands {
     }
 
     /// How many bytes the commands take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.texts.bytes() + 4 * self.of.len()
     }
 }

@@ -1,22 +1,22 @@
 //! Ground atoms, numbered in the order in which they become possible.
 
-use super::condition::Atom;
-use super::domain::{PredicateId, Predicates};
-use super::index::{Index, Key};
+use crate::env::alfworld::engine::index::{Index, Key};
+use crate::env::alfworld::pddl::condition::Atom;
+use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
 
 /// An object by its number: the rank of its name.
-pub(super) type ObjectId = u16;
+pub(crate) type ObjectId = u16;
 /// An object that the game does not have: no fact is about it.
-pub(super) const UNKNOWN: ObjectId = ObjectId::MAX;
+pub(crate) const UNKNOWN: ObjectId = ObjectId::MAX;
 /// How many objects a game may have.
-pub(super) const MAX_OBJECTS: usize = 20_000;
+pub(crate) const MAX_OBJECTS: usize = 20_000;
 /// How many ground atoms a game may have.
-pub(super) const MAX_FACTS: usize = 1 << 20;
+pub(crate) const MAX_FACTS: usize = 1 << 20;
 /// How many lists of facts a game may need.
-pub(super) const MAX_LISTS: usize = 1 << 24;
+pub(crate) const MAX_LISTS: usize = 1 << 24;
 
 /// The ground atoms of a game, with lists by predicate, argument and object while it is being loaded.
-pub(super) struct Facts {
+pub(crate) struct Facts {
     predicates: Vec<PredicateId>,
     /// How many arguments each predicate has, and the most that one has.
     arities: Vec<u8>,
@@ -36,14 +36,14 @@ pub(super) struct Facts {
 
 /// A list of facts: all of a predicate, or those with one object in one argument.
 #[derive(Clone, Copy)]
-pub(super) struct List {
+pub(crate) struct List {
     head: usize,
     link: usize,
 }
 
 impl Facts {
     /// No facts yet, with room for `count`; `None` when so many predicates and objects are more than is accepted.
-    pub(super) fn new(predicates: &Predicates, objects: usize, count: usize) -> Option<Self> {
+    pub(crate) fn new(predicates: &Predicates, objects: usize, count: usize) -> Option<Self> {
         let arities: Vec<u8> = predicates.list.iter().map(|predicate| predicate.arity as u8).collect();
         let stride = usize::from(arities.iter().copied().max().unwrap_or(0));
         let mut bases = Vec::with_capacity(arities.len());
@@ -67,13 +67,13 @@ impl Facts {
     }
 
     /// How many facts there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.predicates.len()
     }
 
     /// The number of a fact, new or known; `None` if it is new and about an object that there is not.
     #[inline]
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
         predicate: PredicateId,
         args: impl Iterator<Item = ObjectId> + Clone,
@@ -116,31 +116,31 @@ impl Facts {
 
     /// The number of a known fact: `atom` with the objects that its terms stand for.
     #[inline]
-    pub(super) fn get(&self, atom: &Atom, values: &[ObjectId]) -> Option<u32> {
+    pub(crate) fn get(&self, atom: &Atom, values: &[ObjectId]) -> Option<u32> {
         let key = Key::new(atom.predicate, atom.terms.iter().map(|term| term.of(values)));
         self.ids.find(key.hash(), |id| self.keys[id as usize] == key).ok()
     }
 
     /// The predicate of a fact.
-    pub(super) fn predicate(&self, id: u32) -> PredicateId {
+    pub(crate) fn predicate(&self, id: u32) -> PredicateId {
         self.predicates[id as usize]
     }
 
     /// The arguments of a fact.
-    pub(super) fn args(&self, id: u32) -> &[ObjectId] {
+    pub(crate) fn args(&self, id: u32) -> &[ObjectId] {
         let arity = usize::from(self.arities[usize::from(self.predicate(id))]);
         &self.args[id as usize * self.stride..][..arity]
     }
 
     /// An argument of a fact.
     #[inline]
-    pub(super) fn arg(&self, id: u32, i: u16) -> ObjectId {
+    pub(crate) fn arg(&self, id: u32, i: u16) -> ObjectId {
         self.args[id as usize * self.stride + usize::from(i)]
     }
 
     /// The facts of a predicate with the `known` object in that argument; `None` if there cannot be any.
     #[inline]
-    pub(super) fn list(&self, predicate: PredicateId, known: Option<(u16, ObjectId)>) -> Option<List> {
+    pub(crate) fn list(&self, predicate: PredicateId, known: Option<(u16, ObjectId)>) -> Option<List> {
         let (list, link) = match known {
             Some((_, UNKNOWN)) => return None,
             Some((i, object)) => {
@@ -153,29 +153,29 @@ impl Facts {
 
     /// The latest fact of a list.
     #[inline]
-    pub(super) fn last(&self, list: List) -> Option<u32> {
+    pub(crate) fn last(&self, list: List) -> Option<u32> {
         self.heads[list.head].checked_sub(1)
     }
 
     /// The fact before `id` in a list.
     #[inline]
-    pub(super) fn before(&self, list: List, id: u32) -> Option<u32> {
+    pub(crate) fn before(&self, list: List, id: u32) -> Option<u32> {
         self.links[id as usize * (self.stride + 1) + list.link].checked_sub(1)
     }
 
     /// Every fact of one predicate.
-    pub(super) fn of(&self, predicate: PredicateId) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn of(&self, predicate: PredicateId) -> impl Iterator<Item = u32> + '_ {
         let list = List { head: self.bases[usize::from(predicate)] as usize, link: 0 };
         std::iter::successors(self.last(list), move |&id| self.before(list, id))
     }
 
     /// How many bytes the facts take, once frozen.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         2 * self.predicates.len() + 2 * self.args.len()
     }
 
     /// Forgets what is only needed while a game is being loaded.
-    pub(super) fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         self.predicates.shrink_to_fit();
         self.args.shrink_to_fit();
         self.keys = Vec::new();

@@ -2,18 +2,18 @@
 
 /// The values of a game file's fields, as JSON writes them.
 #[derive(Default)]
-pub(super) struct Fields<'a> {
-    pub(super) domain: &'a str,
-    pub(super) grammar: &'a str,
-    pub(super) problem: &'a str,
-    pub(super) solvable: Option<&'a str>,
-    pub(super) walkthrough: Option<&'a str>,
+pub(crate) struct Fields<'a> {
+    pub(crate) domain: &'a str,
+    pub(crate) grammar: &'a str,
+    pub(crate) problem: &'a str,
+    pub(crate) solvable: Option<&'a str>,
+    pub(crate) walkthrough: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
     /// The fields of a JSON object that has the fields of a game file, each at most once, and no others. `None` for every
     /// other text; the values may still be no JSON.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let mut values = [None; 5];
         let mut rest = skip(skip(text).strip_prefix('{')?);
         loop {
@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
 }
 
 /// What a string says that JSON writes so; `None` if it has `\\u` escapes or is not JSON.
-pub(super) fn unescape(written: &str) -> Option<String> {
+pub(crate) fn unescape(written: &str) -> Option<String> {
     let mut rest = written.strip_prefix('"')?.strip_suffix('"')?;
     if rest.bytes().fold(false, |any, byte| any | (byte < b' ')) {
         return None;

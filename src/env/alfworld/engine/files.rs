@@ -3,9 +3,9 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::error::{AlfworldError, Result};
-use super::library::GAME_FILE;
-use super::task::{Split, TaskType};
+use crate::env::alfworld::engine::library::GAME_FILE;
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::task::{Split, TaskType};
 
 /// The folder of ALFWorld's games in the data folder.
 const VERSION: &str = "json_2.1.1";

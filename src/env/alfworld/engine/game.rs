@@ -5,31 +5,31 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::bits::Bits;
-use super::commands::Commands;
-use super::error::{AlfworldError, Result};
-use super::facts::{Facts, ObjectId};
-use super::fields::{unescape, Fields};
-use super::ground::{ground, Grounding};
-use super::library::{Logic, OwnText};
-use super::objects::Objects;
-use super::operators::{Conjunction, Operators};
-use super::problem::Problem;
-use super::relations::Relations;
-use super::state::{OperatorId, State};
-use super::task::TaskType;
-use super::text::{Seen, Words, Writer};
+use crate::env::alfworld::engine::bits::Bits;
+use crate::env::alfworld::engine::commands::Commands;
+use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::engine::fields::{unescape, Fields};
+use crate::env::alfworld::engine::ground::{ground, Grounding};
+use crate::env::alfworld::engine::library::{Logic, OwnText};
+use crate::env::alfworld::engine::operators::{Conjunction, Operators};
+use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::grammar::relations::Relations;
+use crate::env::alfworld::grammar::text::{Seen, Words, Writer};
+use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::problem::Problem;
+use crate::env::alfworld::task::TaskType;
 
 /// What stands before the task's sentence in the first observation.
 const TASK_MARKER: &str = "Your task is to: ";
 
 /// A game file's fields.
 #[derive(Deserialize)]
-pub(super) struct RawGame<'a> {
+pub(crate) struct RawGame<'a> {
     #[serde(borrow)]
-    pub(super) pddl_domain: Cow<'a, str>,
+    pub(crate) pddl_domain: Cow<'a, str>,
     #[serde(borrow)]
-    pub(super) grammar: Cow<'a, str>,
+    pub(crate) grammar: Cow<'a, str>,
     #[serde(borrow)]
     pddl_problem: Cow<'a, str>,
     solvable: Option<bool>,
@@ -37,7 +37,7 @@ pub(super) struct RawGame<'a> {
 }
 
 impl<'a> RawGame<'a> {
-    pub(super) fn parse(file: &str, text: &'a str) -> Result<Self> {
+    pub(crate) fn parse(file: &str, text: &'a str) -> Result<Self> {
         serde_json::from_str(text).map_err(|error| AlfworldError::Json {
             file: file.to_owned(),
             line: error.line(),
@@ -47,7 +47,7 @@ impl<'a> RawGame<'a> {
     }
 
     /// The fields without the domain and the grammar, which are known; `None` if they are not plain enough.
-    pub(super) fn read(fields: &Fields) -> Option<Self> {
+    pub(crate) fn read(fields: &Fields) -> Option<Self> {
         let unset = || "null";
         Some(Self {
             pddl_domain: Cow::default(),
@@ -76,7 +76,7 @@ pub struct Game {
     goal: Vec<Vec<Conjunction>>,
     initial: State,
     /// The commands admissible at the start, sorted.
-    pub(super) first_commands: Vec<u32>,
+    pub(crate) first_commands: Vec<u32>,
 }
 
 /// A fact: a predicate and the objects that it is about, as the game file calls them.
@@ -89,7 +89,7 @@ pub struct Fact<'a> {
 }
 
 impl Game {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &str,
         raw: RawGame,
         (logic, own): (Arc<Logic>, OwnText),
@@ -159,7 +159,7 @@ impl Game {
     }
 
     /// What the game says after an operator was applied.
-    pub(super) fn feedback(&self, operator: OperatorId, seen: Seen) -> Result<String> {
+    pub(crate) fn feedback(&self, operator: OperatorId, seen: Seen) -> Result<String> {
         let texts = &self.logic.grammar.actions[usize::from(self.operators.actions[operator.index()])];
         let params: &[ObjectId] = self.operators.args.row(operator.index());
         let words = self.words();
@@ -169,7 +169,7 @@ impl Game {
     }
 
     /// Changes the facts as texts see them: unlike the state they also take effects whose condition did not hold.
-    pub(super) fn mirror(&self, operator: OperatorId, shown: &mut Bits, denied: &mut Bits) {
+    pub(crate) fn mirror(&self, operator: OperatorId, shown: &mut Bits, denied: &mut Bits) {
         let always = self.operators.effects.row(operator.index()).iter();
         let conditional =
             self.operators.conditional.row(operator.index()).iter().map(|effect| &effect.literal);
@@ -184,33 +184,33 @@ impl Game {
     }
 
     /// The operators, for search.
-    pub(super) fn operators(&self) -> &Operators {
+    pub(crate) fn operators(&self) -> &Operators {
         &self.operators
     }
 
     /// For each part of the goal, its alternatives.
-    pub(super) fn goal_parts(&self) -> &[Vec<Conjunction>] {
+    pub(crate) fn goal_parts(&self) -> &[Vec<Conjunction>] {
         &self.goal
     }
 
     /// The applicable operators, found from nothing.
     #[cfg(test)]
-    pub(super) fn find_applicable(&self, state: &State) -> Bits {
+    pub(crate) fn find_applicable(&self, state: &State) -> Bits {
         self.operators.applicable(&state.facts)
     }
 
     /// The number of an operator's command.
-    pub(super) fn command_id(&self, operator: OperatorId) -> u32 {
+    pub(crate) fn command_id(&self, operator: OperatorId) -> u32 {
         self.commands.of[operator.index()]
     }
 
     /// The text of a command.
-    pub(super) fn command_text(&self, command: u32) -> &str {
+    pub(crate) fn command_text(&self, command: u32) -> &str {
         self.commands.texts.get(command as usize)
     }
 
     /// How many commands there are.
-    pub(super) fn command_count(&self) -> usize {
+    pub(crate) fn command_count(&self) -> usize {
         self.commands.texts.len()
     }
 
@@ -227,7 +227,9 @@ impl Game {
     /// The task's sentence: what follows `Your task is to: ` in the first observation, or all of that.
     pub fn goal(&self) -> &str {
         let text = &self.first_observation;
-        super::chars::strip(text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal))
+        crate::env::alfworld::engine::chars::strip(
+            text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal),
+        )
     }
 
     /// What the game says at the start.

@@ -1,13 +1,13 @@
 //! Grounding: every action that can ever become applicable, with the facts that can ever become true.
 
-use super::bits::Bits;
-use super::condition::{Case, Term};
-use super::domain::{Action, Domain, Trigger};
-use super::error::{AlfworldError, Result};
-use super::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
-use super::join::{Join, Plan, Search, Space, MAX_TRIES};
-use super::operators::{Conditional, Conjunction, Literal, Operators};
-use super::problem::{Goal, Problem};
+use crate::env::alfworld::engine::bits::Bits;
+use crate::env::alfworld::engine::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
+use crate::env::alfworld::engine::join::{Join, Plan, Search, Space, MAX_TRIES};
+use crate::env::alfworld::engine::operators::{Conditional, Conjunction, Literal, Operators};
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::pddl::condition::{Case, Term};
+use crate::env::alfworld::pddl::domain::{Action, Domain, Trigger};
+use crate::env::alfworld::pddl::problem::{Goal, Problem};
 
 /// How many operators a game may have.
 const MAX_OPERATORS: usize = 1 << 20;
@@ -19,15 +19,15 @@ const MAX_ROOM: usize = 1 << 14;
 const NO_FACT: u32 = u32::MAX;
 
 /// A ground problem.
-pub(super) struct Grounding {
-    pub(super) facts: Facts,
+pub(crate) struct Grounding {
+    pub(crate) facts: Facts,
     /// The first fact that actions can change; the facts before it are always true.
-    pub(super) first_fluent: u32,
-    pub(super) operators: Operators,
+    pub(crate) first_fluent: u32,
+    pub(crate) operators: Operators,
     /// What is true at the start, of the facts that actions can change.
-    pub(super) initial: Bits,
+    pub(crate) initial: Bits,
     /// For each part of the goal, its alternatives.
-    pub(super) goal: Vec<Vec<Conjunction>>,
+    pub(crate) goal: Vec<Vec<Conjunction>>,
 }
 
 /// The grounding in progress.
@@ -76,7 +76,7 @@ impl Found {
 }
 
 /// Grounds a problem.
-pub(super) fn ground(file: &str, domain: &Domain, problem: &Problem) -> Result<Grounding> {
+pub(crate) fn ground(file: &str, domain: &Domain, problem: &Problem) -> Result<Grounding> {
     let mut grounder = Grounder::new(file, domain, problem)?;
     let initial = grounder.space.facts.len();
     grounder.explore()?;

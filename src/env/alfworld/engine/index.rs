@@ -7,7 +7,7 @@ use rustc_hash::FxHasher;
 /// A hash table of numbers from 0 on; the things that they stand for lie elsewhere.
 ///
 /// Open addressing, at most half full: a slot is a number plus 1, or 0.
-pub(super) struct Index {
+pub(crate) struct Index {
     slots: Vec<u32>,
     len: usize,
 }
@@ -20,13 +20,13 @@ impl Default for Index {
 
 impl Index {
     /// An empty table with room for so many numbers.
-    pub(super) fn with_capacity(count: usize) -> Self {
+    pub(crate) fn with_capacity(count: usize) -> Self {
         Self { slots: vec![0; (2 * count).next_power_of_two().max(2)], len: 0 }
     }
 
     /// The number with this hash for which `is` holds, or the slot where it would stand.
     #[inline]
-    pub(super) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Result<u32, usize> {
+    pub(crate) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Result<u32, usize> {
         let mask = self.slots.len() - 1;
         let mut slot = hash as usize & mask;
         loop {
@@ -40,7 +40,7 @@ impl Index {
 
     /// Puts `number` into the slot that [`Index::find`] gave; `hash` tells the hash of each number so far.
     #[inline]
-    pub(super) fn insert(&mut self, slot: usize, number: u32, hash: impl Fn(u32) -> u64) {
+    pub(crate) fn insert(&mut self, slot: usize, number: u32, hash: impl Fn(u32) -> u64) {
         self.slots[slot] = number + 1;
         self.len += 1;
         if 2 * self.len > self.slots.len() {
@@ -60,7 +60,7 @@ impl Index {
 }
 
 /// The hash of a text.
-pub(super) fn hash_text(text: &str) -> u64 {
+pub(crate) fn hash_text(text: &str) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write(text.as_bytes());
     hasher.finish()
@@ -68,19 +68,19 @@ pub(super) fn hash_text(text: &str) -> u64 {
 
 /// A number and a few objects as one number: 16 bits for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(u128);
+pub(crate) struct Key(u128);
 
 impl Key {
     /// A number and at most seven objects. The first is not 0, so that no two lists of different lengths are the
     /// same.
     #[inline]
-    pub(super) fn new(first: u16, objects: impl Iterator<Item = u16>) -> Self {
+    pub(crate) fn new(first: u16, objects: impl Iterator<Item = u16>) -> Self {
         Self(objects.fold(u128::from(first) + 1, |key, object| key << 16 | u128::from(object)))
     }
 
     /// The hash of the key.
     #[inline]
-    pub(super) fn hash(self) -> u64 {
+    pub(crate) fn hash(self) -> u64 {
         let mut hasher = FxHasher::default();
         hasher.write_u64(self.0 as u64);
         hasher.write_u64((self.0 >> 64) as u64);

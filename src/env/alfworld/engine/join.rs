@@ -1,24 +1,24 @@
 //! Finding every way in which the variables of a condition can stand for objects.
 
-use super::condition::{Atom, Case, Names, Term, MAX_ATOMS, MAX_VARS};
-use super::domain::{Effect, Predicates};
-use super::facts::{Facts, List, ObjectId, UNKNOWN};
-use super::objects::Objects;
-use super::types::{TypeId, Types, NO_TYPE};
+use crate::env::alfworld::engine::facts::{Facts, List, ObjectId, UNKNOWN};
+use crate::env::alfworld::pddl::condition::{Atom, Case, Names, Term, MAX_ATOMS, MAX_VARS};
+use crate::env::alfworld::pddl::domain::{Effect, Predicates};
+use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::types::{TypeId, Types, NO_TYPE};
 
 /// One alternative of a condition, and the orders in which its atoms are matched.
-pub(super) struct Join {
-    pub(super) case: Case,
+pub(crate) struct Join {
+    pub(crate) case: Case,
     /// The positive atoms that actions can make true.
-    pub(super) fluents: Vec<usize>,
+    pub(crate) fluents: Vec<usize>,
     /// For each of these, the plan that begins with it.
-    pub(super) plans: Vec<Plan>,
+    pub(crate) plans: Vec<Plan>,
     /// The plan that begins anywhere.
-    pub(super) whole: Plan,
+    pub(crate) whole: Plan,
     /// The negative atoms that actions can make true.
-    pub(super) absent: Vec<Atom>,
+    pub(crate) absent: Vec<Atom>,
     /// For each effect of the action, what the condition says about it.
-    pub(super) effects: Vec<Mention>,
+    pub(crate) effects: Vec<Mention>,
     /// Variables that no positive atom mentions: they stand for every object of their type.
     loose: Vec<u16>,
     /// Variables that nothing mentions: an object of their type must exist.
@@ -28,7 +28,7 @@ pub(super) struct Join {
 }
 
 /// An order of the positive atoms of a case.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Whether it begins with the fact that is being looked at.
     is_triggered: bool,
     steps: Vec<Step>,
@@ -61,11 +61,11 @@ struct Bind {
 }
 
 /// How many facts may be tried while a game is loaded.
-pub(super) const MAX_TRIES: u64 = 50_000_000;
+pub(crate) const MAX_TRIES: u64 = 50_000_000;
 
 impl Join {
     /// Plans a case whose first `params` variables are parameters.
-    pub(super) fn plan(case: Case, params: usize, vars: &[TypeId], predicates: &Predicates) -> Self {
+    pub(crate) fn plan(case: Case, params: usize, vars: &[TypeId], predicates: &Predicates) -> Self {
         let fluent = |atom: &Atom| predicates.list[usize::from(atom.predicate)].fluent;
         let fluents: Vec<usize> = (0..case.positive.len()).filter(|&i| fluent(&case.positive[i])).collect();
         let plans = fluents.iter().map(|&i| Plan::new(&case, Some(i), vars, predicates)).collect();
@@ -87,7 +87,7 @@ impl Join {
     }
 
     /// Looks for what the condition says about the action's effects.
-    pub(super) fn find_effects(&mut self, effects: &[Effect]) {
+    pub(crate) fn find_effects(&mut self, effects: &[Effect]) {
         let positive: Vec<&Atom> = self.fluents.iter().map(|&i| &self.case.positive[i]).collect();
         let mention = |effect: &Effect| {
             let same = |atom: &Atom| atom.predicate == effect.atom.predicate;
@@ -104,11 +104,11 @@ impl Join {
 }
 
 /// What a condition, and the other effects, say about an effect.
-pub(super) struct Mention {
+pub(crate) struct Mention {
     /// Which of the fluent positive atoms is the effect's atom.
-    pub(super) fluent: Option<usize>,
+    pub(crate) fluent: Option<usize>,
     /// Whether the effect may be said by the condition already or be undone by another effect.
-    pub(super) may_be_idle: bool,
+    pub(crate) may_be_idle: bool,
 }
 
 impl Plan {
@@ -175,14 +175,14 @@ impl Atom {
 }
 
 /// What is searched: facts, objects with their types, and what terms stand for while a search is under way.
-pub(super) struct Space {
-    pub(super) facts: Facts,
+pub(crate) struct Space {
+    pub(crate) facts: Facts,
     /// How many facts may still be tried.
-    pub(super) tries: u64,
+    pub(crate) tries: u64,
     /// The objects of the variables, then those of the names.
-    pub(super) values: Vec<ObjectId>,
+    pub(crate) values: Vec<ObjectId>,
     /// The facts that the positive atoms match.
-    pub(super) matched: [u32; MAX_ATOMS],
+    pub(crate) matched: [u32; MAX_ATOMS],
     objects: usize,
     /// For each type and object, whether it is of the type.
     fits: Vec<bool>,
@@ -190,7 +190,7 @@ pub(super) struct Space {
 
 impl Space {
     /// The objects and facts of a game.
-    pub(super) fn new(facts: Facts, objects: &Objects, types: &Types) -> Self {
+    pub(crate) fn new(facts: Facts, objects: &Objects, types: &Types) -> Self {
         let kinds = 0..types.len() as TypeId;
         let fits = kinds.flat_map(|kind| objects.types.iter().map(move |&object| types.is(object, kind)));
         Self {
@@ -204,20 +204,20 @@ impl Space {
     }
 
     /// Sets what names stand for.
-    pub(super) fn set_names(&mut self, names: &Names, objects: &Objects) {
+    pub(crate) fn set_names(&mut self, names: &Names, objects: &Objects) {
         self.values.truncate(MAX_VARS);
         self.values.extend(names.list.iter().map(|name| objects.find(name).unwrap_or(UNKNOWN)));
     }
 
     /// The fact that an atom is now, if there is one.
     #[inline]
-    pub(super) fn get(&self, atom: &Atom) -> Option<u32> {
+    pub(crate) fn get(&self, atom: &Atom) -> Option<u32> {
         self.facts.get(atom, &self.values)
     }
 
     /// The fact that an atom is now, a new one if need be; `None` if it is about an object that there is not.
     #[inline]
-    pub(super) fn insert(&mut self, atom: &Atom) -> Option<u32> {
+    pub(crate) fn insert(&mut self, atom: &Atom) -> Option<u32> {
         self.facts.insert(atom.predicate, atom.terms.iter().map(|term| term.of(&self.values)))
     }
 
@@ -284,22 +284,22 @@ impl Space {
 }
 
 /// A search over one plan of one join.
-pub(super) struct Search<'a, F> {
-    pub(super) space: &'a mut Space,
+pub(crate) struct Search<'a, F> {
+    pub(crate) space: &'a mut Space,
     /// The types of the variables.
-    pub(super) types: &'a [TypeId],
-    pub(super) join: &'a Join,
-    pub(super) plan: &'a Plan,
+    pub(crate) types: &'a [TypeId],
+    pub(crate) join: &'a Join,
+    pub(crate) plan: &'a Plan,
     /// Only facts before this one count; with a trigger, it is the fact that is being looked at.
-    pub(super) limit: u32,
+    pub(crate) limit: u32,
     /// Is told of each way that is found, by the values and the facts matched; `false` ends the search.
-    pub(super) found: F,
+    pub(crate) found: F,
 }
 
 impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
     /// Finds every way that the facts allow; with a trigger, those in which it is the first step's fact. `false`
     /// when the search was ended early.
-    pub(super) fn run(&mut self) -> bool {
+    pub(crate) fn run(&mut self) -> bool {
         match self.plan.steps.first() {
             Some(step) if self.plan.is_triggered => {
                 !self.space.has_known(step, self.limit)

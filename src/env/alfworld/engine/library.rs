@@ -5,27 +5,27 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::domain::Domain;
-use super::error::{AlfworldError, Result};
-use super::fields::{unescape, Fields};
-use super::game::{Game, RawGame};
-use super::grammar::Grammar;
-use super::symbols::is_plain;
+use crate::env::alfworld::engine::fields::{unescape, Fields};
+use crate::env::alfworld::engine::game::{Game, RawGame};
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::grammar::rules::Grammar;
+use crate::env::alfworld::grammar::symbols::is_plain;
+use crate::env::alfworld::pddl::domain::Domain;
 
 /// The name of a game file.
-pub(super) const GAME_FILE: &str = "game.tw-pddl";
+pub(crate) const GAME_FILE: &str = "game.tw-pddl";
 /// The largest accepted game file, in bytes; ALFWorld's have up to 140 kB.
 const MAX_FILE: u64 = 4 << 20;
 /// How many pairs of domain and grammar are kept.
 const MAX_LOGICS: usize = 16;
 
 /// A domain and a grammar, parsed, and their texts.
-pub(super) struct Logic {
+pub(crate) struct Logic {
     domain_text: String,
     grammar_text: String,
     written: Written,
-    pub(super) domain: Arc<Domain>,
-    pub(super) grammar: Grammar,
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) grammar: Grammar,
 }
 
 /// A domain's and a grammar's texts as a game file has them.
@@ -38,7 +38,7 @@ struct Written {
 }
 
 /// The literal of a shared grammar that is a game's own, and its text there.
-pub(super) type OwnText = Option<(u32, String)>;
+pub(crate) type OwnText = Option<(u32, String)>;
 
 /// Loads games and keeps what they share: the parsed domain, and the compiled grammar apart from the one
 /// sentence in which games differ.

@@ -1,14 +1,14 @@
 //! Ground actions: what they need, what they change, and which of them a change may affect.
 
-use super::bits::{Bits, Rows};
-use super::facts::ObjectId;
+use crate::env::alfworld::engine::bits::{Bits, Rows};
+use crate::env::alfworld::engine::facts::ObjectId;
 
 /// A fact that actions can change, and whether it is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Literal(u32);
+pub(crate) struct Literal(u32);
 
 impl Literal {
-    pub(super) fn new(fact: u32, value: bool) -> Self {
+    pub(crate) fn new(fact: u32, value: bool) -> Self {
         Self(fact << 1 | u32::from(value))
     }
 
@@ -16,50 +16,50 @@ impl Literal {
         Self(self.0 ^ 1)
     }
 
-    pub(super) fn fact(self) -> u32 {
+    pub(crate) fn fact(self) -> u32 {
         self.0 >> 1
     }
 
-    pub(super) fn value(self) -> bool {
+    pub(crate) fn value(self) -> bool {
         self.0 & 1 == 1
     }
 
-    pub(super) fn holds(self, facts: &Bits) -> bool {
+    pub(crate) fn holds(self, facts: &Bits) -> bool {
         facts.get(self.fact()) == self.value()
     }
 }
 
 /// Literals that must hold together.
-pub(super) type Conjunction = Vec<Literal>;
+pub(crate) type Conjunction = Vec<Literal>;
 
 /// An effect that happens only under a condition.
 #[derive(Debug)]
-pub(super) struct Conditional {
-    pub(super) literal: Literal,
+pub(crate) struct Conditional {
+    pub(crate) literal: Literal,
     /// The alternatives of the condition.
-    pub(super) when: Vec<Conjunction>,
+    pub(crate) when: Vec<Conjunction>,
 }
 
 /// The ground actions of a game.
 #[derive(Debug, Default)]
-pub(super) struct Operators {
-    pub(super) actions: Vec<u16>,
-    pub(super) args: Rows<ObjectId>,
-    pub(super) conditions: Rows<Literal>,
+pub(crate) struct Operators {
+    pub(crate) actions: Vec<u16>,
+    pub(crate) args: Rows<ObjectId>,
+    pub(crate) conditions: Rows<Literal>,
     /// What is made true comes before what is made false.
-    pub(super) effects: Rows<Literal>,
-    pub(super) conditional: Rows<Conditional>,
+    pub(crate) effects: Rows<Literal>,
+    pub(crate) conditional: Rows<Conditional>,
     /// For each literal, the operators that need it.
     needing: Rows<u32>,
 }
 
 impl Operators {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.actions.len()
     }
 
     /// No operators, with room for `count` with so many arguments and literals of their conditions.
-    pub(super) fn with_capacity(count: usize, args: usize, conditions: usize) -> Self {
+    pub(crate) fn with_capacity(count: usize, args: usize, conditions: usize) -> Self {
         Self {
             actions: Vec::with_capacity(count),
             args: Rows::with_capacity(count, args),
@@ -71,7 +71,7 @@ impl Operators {
     }
 
     /// Ends the operator whose condition and effects were added, unless it changes nothing.
-    pub(super) fn finish(&mut self, action: u16, args: &[ObjectId]) {
+    pub(crate) fn finish(&mut self, action: u16, args: &[ObjectId]) {
         if self.effects.open().is_empty() && self.conditional.open().is_empty() {
             return self.conditions.cancel();
         }
@@ -83,7 +83,7 @@ impl Operators {
     }
 
     /// Lists the operators by the literals of their conditions, now that all are there.
-    pub(super) fn index(&mut self, facts: usize) {
+    pub(crate) fn index(&mut self, facts: usize) {
         let pairs = (0..).zip(self.conditions.rows());
         let pairs = pairs.flat_map(|(operator, row)| row.iter().map(move |literal| (literal.0, operator)));
         self.needing = Rows::group(2 * facts, pairs);
@@ -95,7 +95,7 @@ impl Operators {
     }
 
     /// The operators that are applicable when `facts` are true.
-    pub(super) fn applicable(&self, facts: &Bits) -> Bits {
+    pub(crate) fn applicable(&self, facts: &Bits) -> Bits {
         let mut applicable = Bits::new(self.len());
         for (operator, row) in (0..).zip(self.conditions.rows()) {
             applicable.set(operator, row.iter().all(|literal| literal.holds(facts)));
@@ -108,7 +108,7 @@ impl Operators {
     }
 
     /// Applies an operator, keeping `applicable` right.
-    pub(super) fn apply(&self, operator: u32, facts: &mut Bits, applicable: &mut Bits) {
+    pub(crate) fn apply(&self, operator: u32, facts: &mut Bits, applicable: &mut Bits) {
         let fires =
             |effect: &&Conditional| effect.when.iter().any(|case| case.iter().all(|l| l.holds(facts)));
         let firing = self.conditional.row(operator as usize).iter().filter(fires);
@@ -136,7 +136,7 @@ impl Operators {
     }
 
     /// How many bytes the tables take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.actions)
             + [self.needing.bytes(), self.conditional.bytes()].iter().sum::<usize>()
             + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()].iter().sum::<usize>()

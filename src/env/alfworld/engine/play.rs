@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::bits::Bits;
-use super::chars::strip;
-use super::error::Result;
-use super::game::Game;
-use super::state::{OperatorId, State};
-use super::text::Seen;
+use crate::env::alfworld::engine::bits::Bits;
+use crate::env::alfworld::engine::chars::strip;
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::error::Result;
+use crate::env::alfworld::grammar::text::Seen;
 
 /// The answer to an action that is not admissible.
 const NOTHING_HAPPENS: &str = "Nothing happens.";

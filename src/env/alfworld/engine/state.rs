@@ -1,10 +1,10 @@
 //! States of a game for search: what is true, and which operators are applicable.
 
-use super::bits::Bits;
+use crate::env::alfworld::engine::bits::Bits;
 
 /// An operator of a game: an action with its parameters, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct OperatorId(pub(super) u32);
+pub struct OperatorId(pub(crate) u32);
 
 impl OperatorId {
     /// The number, from 0.
@@ -16,8 +16,8 @@ impl OperatorId {
 /// What is true in a game now. Two states of one game are equal if the same is true in them.
 #[derive(Debug, Clone)]
 pub struct State {
-    pub(super) facts: Bits,
-    pub(super) applicable: Bits,
+    pub(crate) facts: Bits,
+    pub(crate) applicable: Bits,
 }
 
 impl State {
@@ -32,7 +32,7 @@ impl State {
     }
 
     /// The numbers of the facts that are true, of those that actions can change; see
-    /// [`Game::fact`](super::Game::fact).
+    /// [`Game::fact`](crate::env::alfworld::Game::fact).
     pub fn facts(&self) -> impl Iterator<Item = usize> + '_ {
         self.facts.ones().map(|fact| fact as usize)
     }

@@ -2,14 +2,23 @@
 
 use std::path::Path;
 
-use super::{Game, Library, Play, State};
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::library::Library;
+use crate::env::alfworld::engine::play::Play;
+use crate::env::alfworld::engine::state::State;
 
 /// Our own game, and the shared real ones where there are some.
 fn games() -> Vec<std::sync::Arc<Game>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = Library::new();
     let folders = ["tests/fixtures/alfworld", "shared/alfworld", "../shared/alfworld"];
-    let lists = folders.map(|folder| super::game_files(&root.join(folder), super::Split::Train, &[]));
+    let lists = folders.map(|folder| {
+        crate::env::alfworld::engine::files::game_files(
+            &root.join(folder),
+            crate::env::alfworld::task::Split::Train,
+            &[],
+        )
+    });
     let files = lists.into_iter().filter_map(Result::ok).flatten();
     files.map(|file| library.load(&file.path).expect("a game")).collect()
 }
@@ -43,7 +52,9 @@ fn alfworld_applicable_operators_are_kept_right() {
 fn alfworld_operators_that_are_not_applicable_change_nothing() {
     for game in games() {
         let mut state: State = game.initial_state().clone();
-        for operator in (0..game.operator_count() as u32 + 3).map(super::OperatorId) {
+        for operator in
+            (0..game.operator_count() as u32 + 3).map(crate::env::alfworld::engine::state::OperatorId)
+        {
             if !state.is_applicable(operator) {
                 assert!(!game.apply(&mut state, operator));
                 assert_eq!(&state, game.initial_state());

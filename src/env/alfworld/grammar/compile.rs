@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use super::document::{Document, RawAction, RawRule};
-use super::domain::{Domain, MAX_ARITY};
-use super::error::{Part, Result, Source};
-use super::grammar::{
+use crate::env::alfworld::error::{Part, Result, Source};
+use crate::env::alfworld::grammar::document::{Document, RawAction, RawRule};
+use crate::env::alfworld::grammar::rules::{
     ActionText, Body, Each, Grammar, Lists, Query, QueryAtom, Rule, Signatures, Slot, Symbol, Term,
 };
-use super::symbols::{RawBody, RawEach, RawSymbol};
-use super::types::{TypeId, NO_TYPE};
-use super::{query, symbols, value};
+use crate::env::alfworld::grammar::symbols::{RawBody, RawEach, RawSymbol};
+use crate::env::alfworld::grammar::{query, symbols, value};
+use crate::env::alfworld::pddl::domain::{Domain, MAX_ARITY};
+use crate::env::alfworld::pddl::types::{TypeId, NO_TYPE};
 
 /// How many non-terminals may stand above each other in a text.
 const MAX_DEPTH: usize = 64;
@@ -37,7 +37,7 @@ struct Compiler<'a> {
 
 impl Grammar {
     /// Compiles the text of a grammar: the rules that the first observation and the domain's actions need.
-    pub(super) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
+    pub(crate) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
         let source = Source { file, part: Part::Grammar, text };
         let document = Document::parse(source)?;
         let grammar = Grammar { queried: vec![false; domain.predicates.list.len()], ..Self::default() };
@@ -264,7 +264,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn about(&self, token: &str, reason: &str) -> super::AlfworldError {
+    fn about(&self, token: &str, reason: &str) -> crate::env::alfworld::error::AlfworldError {
         self.source.error_about(token, reason)
     }
 }

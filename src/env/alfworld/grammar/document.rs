@@ -5,30 +5,30 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::chars::{is_space, is_word};
-use super::error::{Result, Source};
+use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::error::{Result, Source};
 
 /// A rule of a non-terminal.
 #[derive(Debug, Deserialize)]
-pub(super) struct RawRule<'a> {
+pub(crate) struct RawRule<'a> {
     #[serde(borrow)]
-    pub(super) rhs: Cow<'a, str>,
+    pub(crate) rhs: Cow<'a, str>,
     #[serde(borrow, default)]
-    pub(super) condition: Cow<'a, str>,
+    pub(crate) condition: Cow<'a, str>,
 }
 
 /// The texts of an action.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RawAction<'a> {
-    pub(super) template: &'a str,
-    pub(super) feedback: &'a str,
+pub(crate) struct RawAction<'a> {
+    pub(crate) template: &'a str,
+    pub(crate) feedback: &'a str,
 }
 
 /// A parsed document; a later rule set or action replaces an earlier one of the same name.
 #[derive(Debug, Default)]
-pub(super) struct Document<'a> {
-    pub(super) rules: BTreeMap<String, Vec<RawRule<'a>>>,
-    pub(super) actions: BTreeMap<String, RawAction<'a>>,
+pub(crate) struct Document<'a> {
+    pub(crate) rules: BTreeMap<String, Vec<RawRule<'a>>>,
+    pub(crate) actions: BTreeMap<String, RawAction<'a>>,
 }
 
 /// A place in a document.
@@ -39,7 +39,7 @@ struct Cursor<'a> {
 
 impl<'a> Document<'a> {
     /// Parses the text of a grammar.
-    pub(super) fn parse(source: Source<'a>) -> Result<Self> {
+    pub(crate) fn parse(source: Source<'a>) -> Result<Self> {
         let mut cursor = Cursor { source, at: 0 };
         let mut document = Self::default();
         while !cursor.is_at_end() {
@@ -182,14 +182,18 @@ impl<'a> Cursor<'a> {
     }
 
     /// An error at the next token.
-    fn error(&self, reason: &str) -> super::AlfworldError {
+    fn error(&self, reason: &str) -> crate::env::alfworld::error::AlfworldError {
         let rest = self.rest();
         let end = rest.char_indices().skip(1).find(|(_, c)| !is_word(*c)).map_or(rest.len(), |(i, _)| i);
         self.source.error(self.at, self.at + end, reason)
     }
 
     /// An error that the JSON parser found in `block`, which has just been passed.
-    fn json_error(&self, block: &'a str, error: &serde_json::Error) -> super::AlfworldError {
+    fn json_error(
+        &self,
+        block: &'a str,
+        error: &serde_json::Error,
+    ) -> crate::env::alfworld::error::AlfworldError {
         let line_start = match error.line() {
             0 | 1 => 0,
             line => block.match_indices('\n').nth(line - 2).map_or(0, |(i, _)| i + 1),

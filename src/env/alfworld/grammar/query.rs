@@ -1,22 +1,22 @@
 //! Conjunctive queries over the facts: `p(x:t, y:u) & not_q(x:t)`.
 
-use super::chars::{is_space, is_word};
+use crate::env::alfworld::engine::chars::{is_space, is_word};
 
 /// One predicate of a query, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RawAtom<'a> {
-    pub(super) predicate: &'a str,
+pub(crate) struct RawAtom<'a> {
+    pub(crate) predicate: &'a str,
     /// Whether the fact is to be one that an action made false.
-    pub(super) denied: bool,
+    pub(crate) denied: bool,
     /// Name and type of each placeholder.
-    pub(super) placeholders: Vec<(&'a str, &'a str)>,
+    pub(crate) placeholders: Vec<(&'a str, &'a str)>,
 }
 
 /// How many predicates a query may have.
 const MAX_ATOMS: usize = 16;
 
 /// Reads a query; the error says what was expected.
-pub(super) fn parse(text: &str) -> Result<Vec<RawAtom<'_>>, &'static str> {
+pub(crate) fn parse(text: &str) -> Result<Vec<RawAtom<'_>>, &'static str> {
     let mut rest = skip(text);
     let mut atoms = Vec::new();
     loop {

@@ -1,19 +1,19 @@
 //! The facts of a game as grammar queries look for them: by predicate and types, in the order of their arguments.
 
-use super::bits::Rows;
-use super::facts::{Facts, ObjectId};
-use super::types::TypeId;
+use crate::env::alfworld::engine::bits::Rows;
+use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::pddl::types::TypeId;
 
 /// For each predicate that queries ask about, its facts.
 #[derive(Debug, Default)]
-pub(super) struct Relations {
+pub(crate) struct Relations {
     predicates: Vec<Vec<Relation>>,
 }
 
 /// The facts of one predicate whose arguments have the same types.
 #[derive(Debug)]
-pub(super) struct Relation {
-    pub(super) types: Vec<TypeId>,
+pub(crate) struct Relation {
+    pub(crate) types: Vec<TypeId>,
     /// The facts, sorted by the names of their arguments.
     all: Vec<u32>,
     /// For each argument: the facts by the object that stands there, sorted alike.
@@ -22,7 +22,7 @@ pub(super) struct Relation {
 
 impl Relations {
     /// Lists the facts of the `queried` predicates.
-    pub(super) fn new(queried: &[bool], facts: &Facts, object_types: &[TypeId]) -> Self {
+    pub(crate) fn new(queried: &[bool], facts: &Facts, object_types: &[TypeId]) -> Self {
         let relations = |(predicate, &queried): (usize, &bool)| {
             let mut relations: Vec<Relation> = Vec::new();
             let known = queried.then(|| facts.of(predicate as u16));
@@ -43,12 +43,12 @@ impl Relations {
     }
 
     /// The facts of a predicate, by the types of their arguments.
-    pub(super) fn of(&self, predicate: u16) -> &[Relation] {
+    pub(crate) fn of(&self, predicate: u16) -> &[Relation] {
         self.predicates.get(usize::from(predicate)).map_or(&[], Vec::as_slice)
     }
 
     /// How many bytes the lists take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let relations = self.predicates.iter().flatten();
         let bytes = |relation: &Relation| {
             4 * relation.all.len() + relation.by_argument.iter().map(Rows::bytes).sum::<usize>()
@@ -74,7 +74,7 @@ impl Relation {
     }
 
     /// The facts with `object` as argument `i`.
-    pub(super) fn with(&self, i: usize, object: ObjectId) -> &[u32] {
+    pub(crate) fn with(&self, i: usize, object: ObjectId) -> &[u32] {
         let rows = &self.by_argument[i];
         if usize::from(object) < rows.len() {
             rows.row(usize::from(object))
@@ -84,7 +84,7 @@ impl Relation {
     }
 
     /// Every fact.
-    pub(super) fn all(&self) -> &[u32] {
+    pub(crate) fn all(&self) -> &[u32] {
         &self.all
     }
 }

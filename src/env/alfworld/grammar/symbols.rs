@@ -1,10 +1,10 @@
 //! The right-hand sides of grammar rules, read as TextWorld reads them: what cannot be read ends the text.
 
-use super::chars::{is_space, is_word};
+use crate::env::alfworld::engine::chars::{is_space, is_word};
 
 /// A symbol of a right-hand side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RawSymbol<'a> {
+pub(crate) enum RawSymbol<'a> {
     /// Plain text.
     Literal(&'a str),
     /// `#name#`
@@ -17,14 +17,14 @@ pub(super) enum RawSymbol<'a> {
 
 /// `{body | query}`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RawEach<'a> {
-    pub(super) body: RawBody<'a>,
-    pub(super) query: Option<&'a str>,
+pub(crate) struct RawEach<'a> {
+    pub(crate) body: RawBody<'a>,
+    pub(crate) query: Option<&'a str>,
 }
 
 /// What stands in braces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RawBody<'a> {
+pub(crate) enum RawBody<'a> {
     /// `#name#`
     NonTerminal(&'a str),
     /// An expression.
@@ -32,7 +32,7 @@ pub(super) enum RawBody<'a> {
 }
 
 /// Splits a right-hand side into its symbols.
-pub(super) fn parse(text: &str) -> Vec<RawSymbol<'_>> {
+pub(crate) fn parse(text: &str) -> Vec<RawSymbol<'_>> {
     let mut rest = skip_start(text);
     let mut symbols = Vec::new();
     while let Some((symbol, after)) = symbol(skip_tabs(rest)) {
@@ -98,7 +98,7 @@ fn literal(text: &str) -> Read<'_, &str> {
 const SPECIAL: &str = ";|\"<>[]#{}";
 
 /// Whether `text` as a right-hand side is one literal, all of it, wherever it stands.
-pub(super) fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     let special = |c: char| SPECIAL.contains(c) || c == '\\' || c.is_control();
     !text.is_empty() && !text.contains(special) && skip_start(text).len() == text.len()
 }

@@ -1,39 +1,41 @@
 //! Deriving texts from a grammar: what holds decides which rule speaks.
 
-use super::bits::Bits;
-use super::error::{AlfworldError, Result};
-use super::facts::{Facts, ObjectId};
-use super::grammar::{ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term};
-use super::objects::Objects;
-use super::relations::Relations;
-use super::types::Types;
-use super::value::Attribute;
+use crate::env::alfworld::engine::bits::Bits;
+use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::grammar::relations::Relations;
+use crate::env::alfworld::grammar::rules::{
+    ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term,
+};
+use crate::env::alfworld::grammar::value::Attribute;
+use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::types::Types;
 
 /// How many symbols and facts deriving one text may take.
 const MAX_WORK: usize = 1 << 22;
 
 /// What texts are made from: everything of a game that does not change.
-pub(super) struct Words<'a> {
-    pub(super) file: &'a str,
-    pub(super) grammar: &'a Grammar,
+pub(crate) struct Words<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) grammar: &'a Grammar,
     /// A literal that this game has replaced by its own.
-    pub(super) own: Option<(u32, &'a str)>,
-    pub(super) types: &'a Types,
-    pub(super) objects: &'a Objects,
-    pub(super) facts: &'a Facts,
-    pub(super) first_fluent: u32,
-    pub(super) relations: &'a Relations,
+    pub(crate) own: Option<(u32, &'a str)>,
+    pub(crate) types: &'a Types,
+    pub(crate) objects: &'a Objects,
+    pub(crate) facts: &'a Facts,
+    pub(crate) first_fluent: u32,
+    pub(crate) relations: &'a Relations,
 }
 
 /// The facts as texts see them: what is said to be true, and what an action made false.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen<'a> {
-    pub(super) shown: &'a Bits,
-    pub(super) denied: &'a Bits,
+pub(crate) struct Seen<'a> {
+    pub(crate) shown: &'a Bits,
+    pub(crate) denied: &'a Bits,
 }
 
 /// A text in progress.
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     words: &'a Words<'a>,
     seen: Seen<'a>,
     /// The objects of slots; those of parameters first.
@@ -55,12 +57,12 @@ impl Words<'_> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(words: &'a Words<'a>, seen: Seen<'a>) -> Self {
+    pub(crate) fn new(words: &'a Words<'a>, seen: Seen<'a>) -> Self {
         Self { words, seen, frame: Vec::with_capacity(16), text: String::with_capacity(256), work: 0 }
     }
 
     /// Writes `symbols`, with `params` as the objects of `slots`.
-    pub(super) fn write(&mut self, slots: &[u16], params: &[ObjectId], symbols: &[Symbol]) -> Result<&str> {
+    pub(crate) fn write(&mut self, slots: &[u16], params: &[ObjectId], symbols: &[Symbol]) -> Result<&str> {
         let words = self.words;
         let typed = |(&slot, &object): (&u16, &ObjectId)| {
             let same =
@@ -76,7 +78,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the command of an action with such parameters.
-    pub(super) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
+    pub(crate) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
         let Some(pieces) = &action.pieces else {
             return self.write(&action.params, params, &action.template);
         };
@@ -93,7 +95,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The text written last.
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 

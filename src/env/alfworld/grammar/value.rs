@@ -1,10 +1,10 @@
 //! Expressions in braces: `o`, `o.name`, `'text'`, joined by `+` and `or`.
 
-use super::chars::{is_space, is_word};
+use crate::env::alfworld::engine::chars::{is_space, is_word};
 
 /// What can be asked about an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attribute {
+pub(crate) enum Attribute {
     /// The name that players see.
     Name,
     /// The name in the PDDL problem.
@@ -19,7 +19,7 @@ pub(super) enum Attribute {
 
 /// A part of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Term {
+pub(crate) enum Term {
     /// A text.
     Text(String),
     /// An attribute of the object that the variable stands for.
@@ -28,12 +28,12 @@ pub(super) enum Term {
 
 /// The first of these sums that is not empty, or the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Value {
-    pub(super) choices: Vec<Vec<Term>>,
+pub(crate) struct Value {
+    pub(crate) choices: Vec<Vec<Term>>,
 }
 
 /// Reads an expression; the error says what was expected.
-pub(super) fn parse(text: &str) -> Result<Value, &'static str> {
+pub(crate) fn parse(text: &str) -> Result<Value, &'static str> {
     let mut choices = vec![Vec::new()];
     let mut rest = text;
     loop {

@@ -1,17 +1,17 @@
 //! Conditions of actions and goals, as alternatives of plain conjunctions.
 
-use super::domain::{PredicateId, Predicates};
-use super::error::Result;
-use super::facts::ObjectId;
-use super::sexpr::{Items, Node};
-use super::types::{typed_list, TypeId, Types, NO_TYPE};
+use crate::env::alfworld::engine::facts::ObjectId;
+use crate::env::alfworld::error::Result;
+use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
+use crate::env::alfworld::pddl::sexpr::{Items, Node};
+use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types, NO_TYPE};
 
 /// How many alternatives one condition may have.
 const MAX_CASES: usize = 1024;
 /// How many atoms one alternative may have.
-pub(super) const MAX_ATOMS: usize = 64;
+pub(crate) const MAX_ATOMS: usize = 64;
 /// How many variables one action or goal may have.
-pub(super) const MAX_VARS: usize = 32;
+pub(crate) const MAX_VARS: usize = 32;
 
 /// How many objects the conditions and effects of one text may name.
 const MAX_NAMES: usize = 4096;
@@ -21,11 +21,11 @@ const MAX_NAMES: usize = 4096;
 /// It is a place among the objects that terms stand for: those of the [`MAX_VARS`] variables come first, then those of
 /// [`Names`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Term(u16);
+pub(crate) struct Term(u16);
 
 impl Term {
     /// The variable of that number.
-    pub(super) fn var(number: u16) -> Self {
+    pub(crate) fn var(number: u16) -> Self {
         Self(number)
     }
 
@@ -34,39 +34,39 @@ impl Term {
     }
 
     /// The variable, if this is one.
-    pub(super) fn as_var(self) -> Option<u16> {
+    pub(crate) fn as_var(self) -> Option<u16> {
         (usize::from(self.0) < MAX_VARS).then_some(self.0)
     }
 
     /// The object that this stands for.
     #[inline]
-    pub(super) fn of(self, values: &[ObjectId]) -> ObjectId {
+    pub(crate) fn of(self, values: &[ObjectId]) -> ObjectId {
         values[usize::from(self.0)]
     }
 }
 
 /// A predicate applied to terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Atom {
-    pub(super) predicate: PredicateId,
-    pub(super) terms: Vec<Term>,
+pub(crate) struct Atom {
+    pub(crate) predicate: PredicateId,
+    pub(crate) terms: Vec<Term>,
 }
 
 /// One alternative of a condition: all of this must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Case {
-    pub(super) positive: Vec<Atom>,
-    pub(super) negative: Vec<Atom>,
+pub(crate) struct Case {
+    pub(crate) positive: Vec<Atom>,
+    pub(crate) negative: Vec<Atom>,
     /// Pairs of terms that must be the same, or must not be.
-    pub(super) equal: Vec<(Term, Term, bool)>,
+    pub(crate) equal: Vec<(Term, Term, bool)>,
     /// The variables of `exists` above this alternative.
-    pub(super) exists: Vec<u16>,
+    pub(crate) exists: Vec<u16>,
 }
 
 /// The objects that a text names.
 #[derive(Debug, Default)]
-pub(super) struct Names {
-    pub(super) list: Vec<String>,
+pub(crate) struct Names {
+    pub(crate) list: Vec<String>,
 }
 
 impl Names {
@@ -82,23 +82,23 @@ impl Names {
 }
 
 /// What names mean while a condition is read.
-pub(super) struct Scope<'d, 's> {
-    pub(super) types: &'d Types,
-    pub(super) predicates: &'d Predicates,
-    pub(super) names: &'d mut Names,
+pub(crate) struct Scope<'d, 's> {
+    pub(crate) types: &'d Types,
+    pub(crate) predicates: &'d Predicates,
+    pub(crate) names: &'d mut Names,
     /// The type of each variable.
-    pub(super) vars: Vec<TypeId>,
+    pub(crate) vars: Vec<TypeId>,
     /// The variables that can be named now, the innermost last.
     visible: Vec<(&'s str, u16)>,
 }
 
 impl<'d, 's> Scope<'d, 's> {
-    pub(super) fn new(types: &'d Types, predicates: &'d Predicates, names: &'d mut Names) -> Self {
+    pub(crate) fn new(types: &'d Types, predicates: &'d Predicates, names: &'d mut Names) -> Self {
         Self { types, predicates, names, vars: Vec::new(), visible: Vec::new() }
     }
 
     /// Declares the variables of a typed list; gives the number of the first one.
-    pub(super) fn declare(&mut self, items: Items<'s>) -> Result<u16> {
+    pub(crate) fn declare(&mut self, items: Items<'s>) -> Result<u16> {
         let first = self.vars.len();
         for (name, kind) in typed_list(items)? {
             if self.vars.len() == MAX_VARS {
@@ -117,7 +117,7 @@ impl<'d, 's> Scope<'d, 's> {
     }
 
     /// The alternatives under which `node` holds, or does not hold.
-    pub(super) fn cases(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
+    pub(crate) fn cases(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
         if node.items()?.next().is_none() {
             return Ok(if holds { vec![Case::default()] } else { Vec::new() });
         }
@@ -191,7 +191,7 @@ impl<'d, 's> Scope<'d, 's> {
     }
 
     /// Reads `(predicate term …)`.
-    pub(super) fn atom(&mut self, node: Node<'s>) -> Result<Atom> {
+    pub(crate) fn atom(&mut self, node: Node<'s>) -> Result<Atom> {
         let (head, items) = node.headed()?;
         let predicate = self.predicates.find(node, head)?;
         self.predicates.check_arity(node, predicate, items.clone().count())?;
@@ -224,7 +224,7 @@ impl Case {
     }
 
     /// Whether some variable can stand for no object at all.
-    pub(super) fn is_empty(&self, vars: &[TypeId]) -> bool {
+    pub(crate) fn is_empty(&self, vars: &[TypeId]) -> bool {
         self.exists.iter().any(|&var| vars[usize::from(var)] == NO_TYPE)
     }
 }

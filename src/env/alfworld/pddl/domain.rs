@@ -1,15 +1,15 @@
 //! PDDL domains: types, predicates, and actions ready to be grounded.
 
-use super::condition::{Atom, Case, Names, Scope};
-use super::error::{Part, Result, Source};
-use super::join::Join;
-use super::sexpr::{Items, Node, Sexpr};
-use super::types::{typed_list, TypeId, Types};
+use crate::env::alfworld::engine::join::Join;
+use crate::env::alfworld::error::{Part, Result, Source};
+use crate::env::alfworld::pddl::condition::{Atom, Case, Names, Scope};
+use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
+use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types};
 
 /// A predicate by its number.
-pub(super) type PredicateId = u16;
+pub(crate) type PredicateId = u16;
 /// How many arguments a predicate may have.
-pub(super) const MAX_ARITY: usize = 7;
+pub(crate) const MAX_ARITY: usize = 7;
 const MAX_PREDICATES: usize = 1024;
 const MAX_ACTIONS: usize = 1024;
 const MAX_EFFECTS: usize = 256;
@@ -27,75 +27,75 @@ const REQUIREMENTS: [&str; 9] = [
 ];
 
 /// A parsed domain.
-pub(super) struct Domain {
-    pub(super) types: Types,
-    pub(super) predicates: Predicates,
+pub(crate) struct Domain {
+    pub(crate) types: Types,
+    pub(crate) predicates: Predicates,
     /// Objects that every problem has: name and type.
-    pub(super) constants: Vec<(String, TypeId)>,
+    pub(crate) constants: Vec<(String, TypeId)>,
     /// The objects that actions name.
-    pub(super) names: Names,
-    pub(super) actions: Vec<Action>,
+    pub(crate) names: Names,
+    pub(crate) actions: Vec<Action>,
     /// For each predicate, the plans that begin with one of its facts.
-    pub(super) triggers: Vec<Vec<Trigger>>,
+    pub(crate) triggers: Vec<Vec<Trigger>>,
 }
 
 /// A plan by its action, the alternative of the action's condition, and its number there.
 #[derive(Clone, Copy)]
-pub(super) struct Trigger {
-    pub(super) action: u16,
-    pub(super) join: u16,
-    pub(super) plan: u16,
+pub(crate) struct Trigger {
+    pub(crate) action: u16,
+    pub(crate) join: u16,
+    pub(crate) plan: u16,
 }
 
 /// The predicates of a domain.
 #[derive(Default)]
-pub(super) struct Predicates {
-    pub(super) list: Vec<Predicate>,
+pub(crate) struct Predicates {
+    pub(crate) list: Vec<Predicate>,
 }
 
 /// A predicate: its name, how many arguments it has, and whether an action can change it.
-pub(super) struct Predicate {
-    pub(super) name: String,
-    pub(super) arity: usize,
-    pub(super) fluent: bool,
+pub(crate) struct Predicate {
+    pub(crate) name: String,
+    pub(crate) arity: usize,
+    pub(crate) fluent: bool,
 }
 
 /// An action before its parameters stand for objects.
-pub(super) struct Action {
-    pub(super) name: String,
+pub(crate) struct Action {
+    pub(crate) name: String,
     /// The parameters' names without `?`; they are the first variables.
-    pub(super) params: Vec<String>,
+    pub(crate) params: Vec<String>,
     /// The types of the variables.
-    pub(super) vars: Vec<TypeId>,
+    pub(crate) vars: Vec<TypeId>,
     /// The alternatives of the precondition.
-    pub(super) joins: Vec<Join>,
+    pub(crate) joins: Vec<Join>,
     /// What is made true comes before what is made false.
-    pub(super) effects: Vec<Effect>,
+    pub(crate) effects: Vec<Effect>,
     /// How many effects make something true.
-    pub(super) adds: usize,
+    pub(crate) adds: usize,
 }
 
 /// What an action makes true or false.
-pub(super) struct Effect {
-    pub(super) atom: Atom,
-    pub(super) add: bool,
+pub(crate) struct Effect {
+    pub(crate) atom: Atom,
+    pub(crate) add: bool,
     /// The alternatives under which it does so; none: always.
-    pub(super) when: Option<Vec<Case>>,
+    pub(crate) when: Option<Vec<Case>>,
 }
 
 impl Predicates {
     /// The predicate called `name`, if there is one.
-    pub(super) fn get(&self, name: &str) -> Option<PredicateId> {
+    pub(crate) fn get(&self, name: &str) -> Option<PredicateId> {
         self.list.iter().position(|known| known.name == name).map(|id| id as PredicateId)
     }
 
     /// The predicate called `name`, which stands in `node`.
-    pub(super) fn find(&self, node: Node, name: &str) -> Result<PredicateId> {
+    pub(crate) fn find(&self, node: Node, name: &str) -> Result<PredicateId> {
         self.get(name).ok_or_else(|| node.error(format!("the predicate `{name}` is not declared")))
     }
 
     /// Refuses an atom with a wrong number of arguments.
-    pub(super) fn check_arity(&self, node: Node, id: PredicateId, got: usize) -> Result<()> {
+    pub(crate) fn check_arity(&self, node: Node, id: PredicateId, got: usize) -> Result<()> {
         let Predicate { name, arity, .. } = &self.list[usize::from(id)];
         match got == *arity {
             true => Ok(()),
@@ -152,7 +152,7 @@ impl<'s> Sections<'s> {
 
 impl Domain {
     /// Parses the text of a domain.
-    pub(super) fn parse(file: &str, text: &str) -> Result<Self> {
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self> {
         let lower = text.to_ascii_lowercase();
         let tree = Sexpr::parse(Source { file, part: Part::Domain, text }, &lower)?;
         let sections = Sections::parse(tree.root())?;
@@ -268,7 +268,7 @@ impl<'s> Fields<'s> {
 }
 
 /// The sections of `(define (kind name) …)`.
-pub(super) fn definition<'s>(root: Node<'s>, kind: &str) -> Result<Items<'s>> {
+pub(crate) fn definition<'s>(root: Node<'s>, kind: &str) -> Result<Items<'s>> {
     let (head, mut items) = root.headed()?;
     if head != "define" {
         return Err(root.error("expected (define …)"));
@@ -281,7 +281,7 @@ pub(super) fn definition<'s>(root: Node<'s>, kind: &str) -> Result<Items<'s>> {
 }
 
 /// Reads a typed list of objects.
-pub(super) fn typed_objects<'s>(items: Items<'s>, types: &Types) -> Result<Vec<(&'s str, TypeId)>> {
+pub(crate) fn typed_objects<'s>(items: Items<'s>, types: &Types) -> Result<Vec<(&'s str, TypeId)>> {
     let object = |(name, kind): (Node<'s>, Option<Node<'s>>)| {
         let kind = kind.map_or(Ok(0), |kind| types.declared(kind))?;
         Ok((name.word()?, kind))

@@ -4,18 +4,18 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::Write;
 
-use super::facts::ObjectId;
-use super::index::{hash_text, Index};
-use super::texts::Texts;
-use super::types::TypeId;
+use crate::env::alfworld::engine::facts::ObjectId;
+use crate::env::alfworld::engine::index::{hash_text, Index};
+use crate::env::alfworld::grammar::texts::Texts;
+use crate::env::alfworld::pddl::types::TypeId;
 
 /// The objects of a game; an object's number is the rank of its name.
 #[derive(Default)]
-pub(super) struct Objects {
-    pub(super) ids: Texts,
-    pub(super) types: Vec<TypeId>,
+pub(crate) struct Objects {
+    pub(crate) ids: Texts,
+    pub(crate) types: Vec<TypeId>,
     /// The names that players see.
-    pub(super) names: Texts,
+    pub(crate) names: Texts,
 }
 
 /// The text between the parts of an object's name in the problem.
@@ -27,7 +27,7 @@ impl Objects {
     /// Names the objects for players, counting those of a kind. Those that occur in no fact (`used` says which
     /// do) are not counted and keep their names. The last in the order of names is number 1; with a `shuffle` seed the order
     /// is a random one.
-    pub(super) fn name(&mut self, used: &[bool], shuffle: Option<u64>) {
+    pub(crate) fn name(&mut self, used: &[bool], shuffle: Option<u64>) {
         let mut order: Vec<usize> = (0..self.ids.len()).filter(|&id| used[id]).collect();
         if let Some(seed) = shuffle {
             shuffled(&mut order, seed);
@@ -56,7 +56,7 @@ impl Objects {
     }
 
     /// The object called `id` in the problem.
-    pub(super) fn find(&self, id: &str) -> Option<ObjectId> {
+    pub(crate) fn find(&self, id: &str) -> Option<ObjectId> {
         let (mut from, mut to) = (0, self.ids.len());
         while from < to {
             let middle = from.midpoint(to);

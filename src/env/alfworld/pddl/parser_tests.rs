@@ -1,11 +1,14 @@
 //! The small parsers against what TextWorld's own parser makes of the same texts.
 
-use super::fields::{unescape, Fields};
-use super::query::{self, RawAtom};
-use super::symbols::RawBody::{self, Value};
-use super::symbols::RawSymbol::{self, Each, List, Literal, NonTerminal};
-use super::symbols::{self, RawEach};
-use super::value::{self, Attribute, Term};
+use crate::env::alfworld::engine::fields::{unescape, Fields};
+use crate::env::alfworld::grammar::query;
+use crate::env::alfworld::grammar::query::RawAtom;
+use crate::env::alfworld::grammar::symbols;
+use crate::env::alfworld::grammar::symbols::RawBody::{self, Value};
+use crate::env::alfworld::grammar::symbols::RawEach;
+use crate::env::alfworld::grammar::symbols::RawSymbol::{self, Each, List, Literal, NonTerminal};
+use crate::env::alfworld::grammar::value;
+use crate::env::alfworld::grammar::value::{Attribute, Term};
 
 fn each<'a>(body: RawBody<'a>, query: Option<&'a str>) -> RawEach<'a> {
     RawEach { body, query }

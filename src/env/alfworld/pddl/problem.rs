@@ -1,38 +1,38 @@
 //! PDDL problems: objects, the start, the goal.
 
-use super::condition::{Case, Names, Scope};
-use super::domain::{definition, typed_objects, Domain, PredicateId, MAX_ARITY};
-use super::error::{AlfworldError, Part, Result, Source};
-use super::facts::{ObjectId, MAX_OBJECTS};
-use super::index::{hash_text, Index};
-use super::join::Join;
-use super::objects::Objects;
-use super::sexpr::{Items, Node, Sexpr};
-use super::texts::Texts;
-use super::types::TypeId;
+use crate::env::alfworld::engine::facts::{ObjectId, MAX_OBJECTS};
+use crate::env::alfworld::engine::index::{hash_text, Index};
+use crate::env::alfworld::engine::join::Join;
+use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
+use crate::env::alfworld::grammar::texts::Texts;
+use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
+use crate::env::alfworld::pddl::domain::{definition, typed_objects, Domain, PredicateId, MAX_ARITY};
+use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
+use crate::env::alfworld::pddl::types::TypeId;
 
 /// A parsed problem.
-pub(super) struct Problem {
-    pub(super) objects: Objects,
+pub(crate) struct Problem {
+    pub(crate) objects: Objects,
     /// What is true at the start: predicates, and their arguments one after the other.
-    pub(super) facts: Vec<PredicateId>,
-    pub(super) args: Vec<ObjectId>,
-    pub(super) goal: Goal,
+    pub(crate) facts: Vec<PredicateId>,
+    pub(crate) args: Vec<ObjectId>,
+    pub(crate) goal: Goal,
 }
 
 /// What is to be achieved.
-pub(super) struct Goal {
+pub(crate) struct Goal {
     /// For each part that must hold, its alternatives.
-    pub(super) parts: Vec<Vec<Join>>,
+    pub(crate) parts: Vec<Vec<Join>>,
     /// The types of the variables.
-    pub(super) vars: Vec<TypeId>,
+    pub(crate) vars: Vec<TypeId>,
     /// The objects that the goal names.
-    pub(super) names: Names,
+    pub(crate) names: Names,
 }
 
 impl Problem {
     /// Parses the text of a problem.
-    pub(super) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
+    pub(crate) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
         let lower = text.to_ascii_lowercase();
         let source = Source { file, part: Part::Problem, text };
         let tree = Sexpr::parse(source, &lower)?;

@@ -1,12 +1,12 @@
 //! S-expressions: a text as a flat list of tokens, each list knowing where it ends.
 
-use super::error::{Result, Source};
+use crate::env::alfworld::error::{Result, Source};
 
 /// How deep parentheses may be nested.
 const MAX_DEPTH: usize = 64;
 
 /// A parsed text with exactly one list at its top.
-pub(super) struct Sexpr<'a> {
+pub(crate) struct Sexpr<'a> {
     source: Source<'a>,
     /// The text in lower case, as PDDL names are compared.
     lower: &'a str,
@@ -24,14 +24,14 @@ struct Token {
 
 /// A word or a list.
 #[derive(Clone, Copy)]
-pub(super) struct Node<'s> {
+pub(crate) struct Node<'s> {
     tree: &'s Sexpr<'s>,
     at: usize,
 }
 
 /// The items of a list.
 #[derive(Clone)]
-pub(super) struct Items<'s> {
+pub(crate) struct Items<'s> {
     tree: &'s Sexpr<'s>,
     at: usize,
     end: usize,
@@ -39,7 +39,7 @@ pub(super) struct Items<'s> {
 
 impl<'a> Sexpr<'a> {
     /// Reads `source`, of which `lower` is the lower-case copy.
-    pub(super) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
+    pub(crate) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
         let tokens = Vec::with_capacity(lower.len() / 12);
         let mut tree = Self { source, lower, is_ascii: lower.is_ascii(), tokens };
         let bytes = lower.as_bytes();
@@ -108,13 +108,13 @@ impl<'a> Sexpr<'a> {
         self.tokens.push(Token { start: start as u32, end: end as u32, next });
     }
 
-    fn error_at(&self, at: usize, reason: &str) -> super::AlfworldError {
+    fn error_at(&self, at: usize, reason: &str) -> crate::env::alfworld::error::AlfworldError {
         let token = self.tokens[at];
         self.source.error(token.start as usize, token.end as usize, reason)
     }
 
     /// The list at the top.
-    pub(super) fn root(&self) -> Node<'_> {
+    pub(crate) fn root(&self) -> Node<'_> {
         Node { tree: self, at: 0 }
     }
 }
@@ -122,7 +122,7 @@ impl<'a> Sexpr<'a> {
 impl<'s> Node<'s> {
     /// The word, if this is one.
     #[inline]
-    pub(super) fn as_word(self) -> Option<&'s str> {
+    pub(crate) fn as_word(self) -> Option<&'s str> {
         let token = self.tree.tokens[self.at];
         let is_word = token.next as usize == self.at + 1;
         is_word.then(|| &self.tree.lower[token.start as usize..token.end as usize])
@@ -130,12 +130,12 @@ impl<'s> Node<'s> {
 
     /// The word.
     #[inline]
-    pub(super) fn word(self) -> Result<&'s str> {
+    pub(crate) fn word(self) -> Result<&'s str> {
         self.as_word().ok_or_else(|| self.error("expected a word"))
     }
 
     /// The items of this list.
-    pub(super) fn items(self) -> Result<Items<'s>> {
+    pub(crate) fn items(self) -> Result<Items<'s>> {
         if self.as_word().is_some() {
             return Err(self.error("expected a list in parentheses"));
         }
@@ -144,14 +144,14 @@ impl<'s> Node<'s> {
     }
 
     /// The first word of this list, and the items after it.
-    pub(super) fn headed(self) -> Result<(&'s str, Items<'s>)> {
+    pub(crate) fn headed(self) -> Result<(&'s str, Items<'s>)> {
         let mut items = self.items()?;
         let head = items.next().ok_or_else(|| self.error("an empty list"))?.word()?;
         Ok((head, items))
     }
 
     /// An error about this word or list.
-    pub(super) fn error(self, reason: impl Into<String>) -> super::AlfworldError {
+    pub(crate) fn error(self, reason: impl Into<String>) -> crate::env::alfworld::error::AlfworldError {
         let token = self.tree.tokens[self.at];
         self.tree.source.error(token.start as usize, token.end as usize, reason)
     }

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashSet;
 
-use super::error::Result;
-use super::sexpr::{Items, Node};
+use crate::env::alfworld::error::Result;
+use crate::env::alfworld::pddl::sexpr::{Items, Node};
 
 /// A type by its number; [`NO_TYPE`] has no objects.
-pub(super) type TypeId = u16;
+pub(crate) type TypeId = u16;
 /// A type that was not declared. Nothing is of this type.
-pub(super) const NO_TYPE: TypeId = TypeId::MAX;
+pub(crate) const NO_TYPE: TypeId = TypeId::MAX;
 /// The type above all others.
 const OBJECT: &str = "object";
 const MAX_TYPES: usize = 256;
 
 /// The types of a domain and who is above whom.
-pub(super) struct Types {
+pub(crate) struct Types {
     names: Vec<String>,
     /// The types above each type, nearest first; not the type itself.
     above: Vec<Vec<TypeId>>,
@@ -26,12 +26,12 @@ pub(super) struct Types {
 
 impl Types {
     /// Only `object`.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { names: vec![OBJECT.to_owned()], above: vec![Vec::new()], below: vec![Vec::new()] }
     }
 
     /// Reads the items of `(:types …)`.
-    pub(super) fn parse(items: Items) -> Result<Self> {
+    pub(crate) fn parse(items: Items) -> Result<Self> {
         let mut types = Self::new();
         let declared = typed_list(items)?;
         for (name, _) in &declared {
@@ -64,12 +64,12 @@ impl Types {
     }
 
     /// The type called `name`, or [`NO_TYPE`].
-    pub(super) fn get(&self, name: &str) -> TypeId {
+    pub(crate) fn get(&self, name: &str) -> TypeId {
         self.names.iter().position(|known| known == name).map_or(NO_TYPE, |id| id as TypeId)
     }
 
     /// The type that `node` names.
-    pub(super) fn declared(&self, node: Node) -> Result<TypeId> {
+    pub(crate) fn declared(&self, node: Node) -> Result<TypeId> {
         match self.get(node.word()?) {
             NO_TYPE => Err(node.error("this type is not declared")),
             id => Ok(id),
@@ -77,29 +77,29 @@ impl Types {
     }
 
     /// How many types there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
 
     /// The name of a type.
-    pub(super) fn name(&self, id: TypeId) -> &str {
+    pub(crate) fn name(&self, id: TypeId) -> &str {
         self.names.get(usize::from(id)).map_or("", String::as_str)
     }
 
     /// Whether `id` is `above` or below it.
-    pub(super) fn is(&self, id: TypeId, above: TypeId) -> bool {
+    pub(crate) fn is(&self, id: TypeId, above: TypeId) -> bool {
         id == above || self.above.get(usize::from(id)).is_some_and(|types| types.contains(&above))
     }
 
     /// How many ways of replacing each of `types` by one below there are, with the types themselves.
-    pub(super) fn signature_count(&self, types: &[TypeId]) -> usize {
+    pub(crate) fn signature_count(&self, types: &[TypeId]) -> usize {
         let ways = |&id: &TypeId| self.below.get(usize::from(id)).map_or(1, |below| below.len() + 1);
         types.iter().map(ways).fold(1, usize::saturating_mul)
     }
 
     /// `types` and every way of replacing some by types below, in the order in which TextWorld tries them:
     /// breadth first, where what the first round finds may come again later.
-    pub(super) fn signatures(&self, types: &[TypeId]) -> Vec<Vec<TypeId>> {
+    pub(crate) fn signatures(&self, types: &[TypeId]) -> Vec<Vec<TypeId>> {
         let mut found = vec![types.to_vec()];
         let mut queue: VecDeque<Vec<TypeId>> = self.replacements(types).into();
         let mut seen = FxHashSet::default();
@@ -140,7 +140,7 @@ fn closure(id: TypeId, parents: &[Vec<TypeId>]) -> Vec<TypeId> {
 }
 
 /// Reads `a b - t c`: each name with the word of its type, if it has one.
-pub(super) fn typed_list<'s>(items: Items<'s>) -> Result<Vec<(Node<'s>, Option<Node<'s>>)>> {
+pub(crate) fn typed_list<'s>(items: Items<'s>) -> Result<Vec<(Node<'s>, Option<Node<'s>>)>> {
     let mut list: Vec<(Node, Option<Node>)> = Vec::new();
     let mut untyped = 0;
     let mut items = items;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::environment::{AlfWorld, Games};
-use super::expert::{Expert, TASK_MARKER};
+use crate::env::alfworld::environment::{AlfWorld, Games};
+use crate::env::alfworld::search::expert::{Expert, TASK_MARKER};
 use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
 use crate::Result;
 

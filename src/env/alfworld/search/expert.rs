@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::{AlfworldError, Result};
+use crate::env::alfworld::error::{AlfworldError, Result};
 
 /// Words of task sentences that name neither the thing nor the place.
 const FUNCTION_WORDS: &str =
@@ -255,7 +255,7 @@ fn appliance(treatment: &str) -> &'static str {
 }
 
 /// What stands before the task's sentence in the first observation.
-pub(super) const TASK_MARKER: &str = "Your task is to: ";
+pub(crate) const TASK_MARKER: &str = "Your task is to: ";
 
 /// A name without its number.
 fn kind(name: &str) -> &str {
@@ -279,9 +279,11 @@ fn names(text: &str) -> Vec<String> {
 mod tests {
     use std::sync::LazyLock;
 
-    use super::super::{Library, Play, Split};
     use super::*;
-    use crate::env::household::Generator;
+    use crate::env::alfworld::engine::library::Library;
+    use crate::env::alfworld::engine::play::Play;
+    use crate::env::alfworld::task::Split;
+    use crate::env::household::generator::Generator;
 
     fn job(thing: &str, target: &str, treatment: Option<&'static str>, in_light: bool, two: bool) -> Job {
         Job { thing: thing.to_owned(), target: target.to_owned(), treatment, in_light, two }

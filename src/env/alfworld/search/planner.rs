@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::error::{AlfworldError, Result};
-use super::game::Game;
-use super::relaxed::Relaxed;
-use super::state::{OperatorId, State};
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::error::{AlfworldError, Result};
+use crate::env::alfworld::search::relaxed::Relaxed;
 
 /// How many landmarks the search keeps count of.
 const MAX_LANDMARKS: usize = 128;
@@ -147,9 +147,11 @@ impl<'g> Search<'g> {
 mod tests {
     use std::collections::{HashSet, VecDeque};
 
-    use super::super::{Library, Play, Split};
     use super::*;
-    use crate::env::household::{Generator, GeneratorConfig};
+    use crate::env::alfworld::engine::library::Library;
+    use crate::env::alfworld::engine::play::Play;
+    use crate::env::alfworld::task::Split;
+    use crate::env::household::generator::{Generator, GeneratorConfig};
 
     fn households(
         count: u64,

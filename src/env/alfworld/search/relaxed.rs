@@ -1,11 +1,11 @@
 //! Games in which nothing that is true ever stops being so: what may matter to a goal, and how far off it is.
 
-use super::game::Game;
-use super::operators::{Conjunction, Literal};
-use super::state::{OperatorId, State};
+use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::operators::{Conjunction, Literal};
+use crate::env::alfworld::engine::state::{OperatorId, State};
 
 /// A literal's number: twice its fact's, plus 1 for true.
-pub(super) type LiteralId = usize;
+pub(crate) type LiteralId = usize;
 
 /// What an operator brings about, under one case of its conditions; without an operator, a part of the goal.
 struct Rule {
@@ -15,7 +15,7 @@ struct Rule {
 }
 
 /// A game in which literals only ever come to hold.
-pub(super) struct Relaxed {
+pub(crate) struct Relaxed {
     rules: Vec<Rule>,
     operators: usize,
     /// The literals that hold at the start.
@@ -28,7 +28,7 @@ const NEVER: u32 = u32::MAX;
 
 impl Relaxed {
     /// The operators of `game` for which `keep` holds, from `state` on.
-    pub(super) fn new(game: &Game, state: &State, keep: &dyn Fn(usize) -> bool) -> Self {
+    pub(crate) fn new(game: &Game, state: &State, keep: &dyn Fn(usize) -> bool) -> Self {
         let operators = game.operators();
         let literals = 2 * game.fact_count();
         let mut rules = Vec::new();
@@ -63,7 +63,7 @@ impl Relaxed {
     ///
     /// This leaves out actions whose only use is to undo themselves, such as carrying about what the goal does not
     /// ask for. It loses nothing where no thing has to be put aside, which holds for household tasks.
-    pub(super) fn useful(&self) -> Vec<bool> {
+    pub(crate) fn useful(&self) -> Vec<bool> {
         let mut needed = vec![false; self.initial.len()];
         needed[self.goal] = true;
         let mut first: Vec<Option<Vec<bool>>> = vec![None; self.initial.len()];
@@ -113,7 +113,7 @@ impl Relaxed {
 
     /// Sets of operators, none in two of them, from each of which every plan has at least one (LM-cut, Helmert
     /// and Domshlak 2009); `None` if there is no plan.
-    pub(super) fn landmarks(&self) -> Option<Vec<Vec<OperatorId>>> {
+    pub(crate) fn landmarks(&self) -> Option<Vec<Vec<OperatorId>>> {
         let mut costs = vec![1; self.operators];
         let mut landmarks = Vec::new();
         loop {

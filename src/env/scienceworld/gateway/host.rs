@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::client::Simulator;
-use super::error::SimulatorError;
-use super::process::{Jvm, JvmConfig};
-use super::provision::Installation;
+use crate::env::scienceworld::client::Simulator;
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::process::{Jvm, JvmConfig};
+use crate::env::scienceworld::provision::Installation;
 
 /// The process of one group of environments; its generation counts the processes started so far.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(crate) struct Host {
     installation: Installation,
     config: JvmConfig,
     environments: usize,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Host {
-    pub(super) fn new(
+    pub(crate) fn new(
         installation: Installation,
         config: JvmConfig,
         environments: usize,
@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// The current generation; starts the process where there is none.
-    pub(super) fn ensure_started(&self) -> Result<u64, SimulatorError> {
+    pub(crate) fn ensure_started(&self) -> Result<u64, SimulatorError> {
         let mut state = self.lock();
         if state.jvm.is_none() {
             state.jvm = Some(self.start()?);
@@ -56,7 +56,7 @@ impl Host {
     }
 
     /// A new isolated simulator in the process of `generation`, or `None` where that one is gone already.
-    pub(super) fn connect(&self, generation: u64) -> Result<Option<Simulator>, SimulatorError> {
+    pub(crate) fn connect(&self, generation: u64) -> Result<Option<Simulator>, SimulatorError> {
         let endpoint = {
             let state = self.lock();
             match &state.jvm {
@@ -69,7 +69,7 @@ impl Host {
     }
 
     /// Replaces the process of `generation`; false where another environment has done so already.
-    pub(super) fn replace(&self, generation: u64) -> Result<bool, SimulatorError> {
+    pub(crate) fn replace(&self, generation: u64) -> Result<bool, SimulatorError> {
         let mut state = self.lock();
         if state.generation != generation {
             return Ok(false);
@@ -82,17 +82,17 @@ impl Host {
     }
 
     /// The last lines printed by the process of `generation`, where it is not replaced yet.
-    pub(super) fn output(&self, generation: u64) -> String {
+    pub(crate) fn output(&self, generation: u64) -> String {
         let state = self.lock();
         let jvm = state.jvm.as_ref().filter(|_| state.generation == generation);
         jvm.map(Jvm::output).unwrap_or_default()
     }
 
-    pub(super) fn restarts(&self) -> u64 {
+    pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
     }
 
-    pub(super) fn process_id(&self) -> Option<u32> {
+    pub(crate) fn process_id(&self) -> Option<u32> {
         self.lock().jvm.as_ref().map(Jvm::id)
     }
 }

@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::error::SimulatorError;
-use super::protocol::{self, Arg, Fault, Value};
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::protocol;
+use crate::env::scienceworld::gateway::protocol::{Arg, Fault, Value};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
@@ -30,7 +31,7 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-pub(super) struct Link {
+pub(crate) struct Link {
     reader: BufReader<TcpStream>,
     limit: Duration,
     /// A request went unanswered: a late reply would be taken for the next one's.
@@ -40,7 +41,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, presents the token and turns off Nagle's algorithm on both ends.
-    pub(super) fn open(endpoint: &Endpoint, limit: Duration) -> Outcome<Self> {
+    pub(crate) fn open(endpoint: &Endpoint, limit: Duration) -> Outcome<Self> {
         let connect = |source| SimulatorError::Connect { address: endpoint.address.to_string(), source };
         let socket = TcpStream::connect_timeout(&endpoint.address, limit.min(Duration::from_secs(10)))
             .map_err(connect)?;
@@ -89,12 +90,12 @@ impl Link {
     }
 
     /// Calls `method` on the object `target`; exceptions become errors and are deleted in the gateway.
-    pub(super) fn call(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Value> {
+    pub(crate) fn call(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Value> {
         self.run(method, &protocol::call(target, method, args))
     }
 
     /// Sends any request and reads its reply.
-    pub(super) fn run(&mut self, what: &str, request: &str) -> Outcome<Value> {
+    pub(crate) fn run(&mut self, what: &str, request: &str) -> Outcome<Value> {
         let message = match self.exchange(what, request)? {
             Ok(value) => return Ok(value),
             Err(Fault::Text(text)) => text,
@@ -112,30 +113,30 @@ impl Link {
         })
     }
 
-    pub(super) fn delete(&mut self, id: &str) -> Outcome<()> {
+    pub(crate) fn delete(&mut self, id: &str) -> Outcome<()> {
         self.exchange("delete", &protocol::delete(id)).map(|_| ())
     }
 
     /// Sends the last request of this connection, a deletion, and does not wait.
-    pub(super) fn abandon(&mut self, id: &str) {
+    pub(crate) fn abandon(&mut self, id: &str) {
         if !self.broken {
             let _ = self.reader.get_mut().write_all(protocol::delete(id).as_bytes());
         }
     }
 
-    pub(super) fn reference(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
+    pub(crate) fn reference(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
         let value = self.call(target, method, args)?;
         expect_reference(method, value)
     }
 
-    pub(super) fn int(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<i64> {
+    pub(crate) fn int(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<i64> {
         match self.call(target, method, args)? {
             Value::Int(number) => Ok(number),
             other => Err(unexpected(method, "an integer", &other)),
         }
     }
 
-    pub(super) fn double(&mut self, target: &str, method: &str) -> Outcome<f64> {
+    pub(crate) fn double(&mut self, target: &str, method: &str) -> Outcome<f64> {
         match self.call(target, method, &[])? {
             Value::Double(number) => Ok(number),
             Value::Int(number) => Ok(number as f64),
@@ -143,14 +144,14 @@ impl Link {
         }
     }
 
-    pub(super) fn boolean(&mut self, target: &str, method: &str) -> Outcome<bool> {
+    pub(crate) fn boolean(&mut self, target: &str, method: &str) -> Outcome<bool> {
         match self.call(target, method, &[])? {
             Value::Bool(flag) => Ok(flag),
             other => Err(unexpected(method, "a truth value", &other)),
         }
     }
 
-    pub(super) fn text(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
+    pub(crate) fn text(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
         match self.call(target, method, args)? {
             Value::Text(text) => Ok(text),
             other => Err(unexpected(method, "a text", &other)),
@@ -158,7 +159,7 @@ impl Link {
     }
 
     /// A list of texts in five round trips whatever its length.
-    pub(super) fn texts(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<String>> {
+    pub(crate) fn texts(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<String>> {
         let list = self.reference(target, method, args)?;
         let count = self.int(&list, "size", &[])? as usize;
         let joined = if count == 0 {
@@ -179,7 +180,7 @@ impl Link {
     }
 
     /// A list of integers in three round trips.
-    pub(super) fn ints(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<i64>> {
+    pub(crate) fn ints(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<i64>> {
         let list = self.reference(target, method, args)?;
         let text = self.text(&list, "toString", &[])?;
         self.delete(&list)?;
@@ -241,7 +242,7 @@ impl Link {
     }
 }
 
-pub(super) fn expect_reference(call: &str, value: Value) -> Outcome<String> {
+pub(crate) fn expect_reference(call: &str, value: Value) -> Outcome<String> {
     match value {
         Value::Ref(id) => Ok(id),
         other => Err(unexpected(call, "an object", &other)),

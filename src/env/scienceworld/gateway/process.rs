@@ -10,9 +10,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::error::SimulatorError;
-use super::link::Endpoint;
-use super::provision::Installation;
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::link::Endpoint;
+use crate::env::scienceworld::provision::Installation;
 
 /// How many lines of its output are kept for error messages.
 const KEPT_LINES: usize = 20;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 /// An argument of a remote call.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Arg<'a> {
+pub(crate) enum Arg<'a> {
     Text(&'a str),
     Int(i32),
     Bool(bool),
@@ -16,7 +16,7 @@ pub(super) enum Arg<'a> {
 
 /// The value of a successful reply.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Int(i64),
@@ -28,7 +28,7 @@ pub(super) enum Value {
 
 /// A failure told by the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The gateway's own complaint (unknown method, dead reference, refused token).
     Text(String),
     /// An exception object kept by the gateway until it is deleted.
@@ -36,7 +36,7 @@ pub(super) enum Fault {
 }
 
 /// `text` with backslash, carriage return and line feed escaped.
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(['\\', '\r', '\n']) {
         return Cow::Borrowed(text);
     }
@@ -44,7 +44,7 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// The inverse of [`escape`]; an unknown escape stands for its second character.
-pub(super) fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -92,32 +92,32 @@ fn request(head: &[&str], args: &[Arg<'_>]) -> String {
 }
 
 /// A method call on a reference, or on `z:class.Name` for a static method.
-pub(super) fn call(target: &str, method: &str, args: &[Arg<'_>]) -> String {
+pub(crate) fn call(target: &str, method: &str, args: &[Arg<'_>]) -> String {
     request(&["c", target, method], args)
 }
 
 /// A constructor call.
-pub(super) fn construct(class: &str, args: &[Arg<'_>]) -> String {
+pub(crate) fn construct(class: &str, args: &[Arg<'_>]) -> String {
     request(&["i", class], args)
 }
 
 /// Drops the gateway's hold on an object.
-pub(super) fn delete(id: &str) -> String {
+pub(crate) fn delete(id: &str) -> String {
     request(&["m", "d", id], &[])
 }
 
 /// A new array of `len` elements of `class`.
-pub(super) fn new_array(class: &str, len: i32) -> String {
+pub(crate) fn new_array(class: &str, len: i32) -> String {
     request(&["a", "c"], &[Arg::Text(class), Arg::Int(len)])
 }
 
 /// `array[index] = value`.
-pub(super) fn set_array(array: &str, index: i32, value: Arg<'_>) -> String {
+pub(crate) fn set_array(array: &str, index: i32, value: Arg<'_>) -> String {
     request(&["a", "s", array], &[Arg::Int(index), value])
 }
 
 /// Presents the gateway's token; the first request of every connection.
-pub(super) fn authenticate(token: &str) -> String {
+pub(crate) fn authenticate(token: &str) -> String {
     format!("A\n{token}\n")
 }
 
@@ -125,7 +125,7 @@ pub(super) fn authenticate(token: &str) -> String {
 ///
 /// # Errors
 /// A description of what is not the protocol.
-pub(super) fn decode(line: &str) -> Result<Result<Value, Fault>, String> {
+pub(crate) fn decode(line: &str) -> Result<Result<Value, Fault>, String> {
     let bad = || format!("{:?}", line.chars().take(80).collect::<String>());
     let body = line.strip_prefix('!').ok_or_else(bad)?;
     if let Some(value) = body.strip_prefix('y') {

@@ -5,25 +5,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::index;
-use super::wheels::{check_sha256, Scratch, Wheel};
+use crate::env::scienceworld::provision::index;
+use crate::env::scienceworld::provision::wheels::{check_sha256, Scratch, Wheel};
 
 /// Gets a line for every step of a fetch.
-pub(super) type Report<'a> = &'a dyn Fn(&str);
+pub(crate) type Report<'a> = &'a dyn Fn(&str);
 
 const MIB: f64 = 1_048_576.0;
 
 /// How wheels are fetched.
 #[derive(Debug, Clone)]
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     /// The Python programs that may have pip, in order; none: HTTPS only.
-    pub(super) pythons: Vec<PathBuf>,
+    pub(crate) pythons: Vec<PathBuf>,
     /// Another index than the configured one.
-    pub(super) index: Option<String>,
+    pub(crate) index: Option<String>,
     /// Longest wait for a connection, an answer or the next bytes.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
     /// Longest time for one wheel, each way.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 impl Default for Fetcher {
@@ -39,7 +39,7 @@ impl Default for Fetcher {
 
 impl Fetcher {
     /// Fetches `wheel` to `target`, verified; on failure, why each way failed.
-    pub(super) fn fetch(&self, wheel: &Wheel, target: &Path, report: Report<'_>) -> Result<(), Vec<String>> {
+    pub(crate) fn fetch(&self, wheel: &Wheel, target: &Path, report: Report<'_>) -> Result<(), Vec<String>> {
         let mut reasons = Vec::new();
         match self.find_pip() {
             Some(python) => match self.by_pip(&python, wheel, target, report) {
@@ -157,7 +157,7 @@ fn save(mut body: impl Read, path: &Path, wheel: &Wheel, report: Report<'_>) -> 
 }
 
 /// Runs a program to its end or to the limit, then kills it; `tick` is called while waiting.
-pub(super) fn run_limited(
+pub(crate) fn run_limited(
     mut command: Command,
     limit: Duration,
     tick: &mut dyn FnMut(),

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use super::*;
-use crate::env::scienceworld::wheels::{file_sha256, unpack_member, Member};
+use crate::env::scienceworld::provision::fetch::*;
+use crate::env::scienceworld::provision::wheels::{file_sha256, unpack_member, Member};
 
 const FILE: &str = "fakewheel-1.0-py3-none-any.whl";
 const JAR: &[u8] = b"not really a jar, but the bytes are what counts";

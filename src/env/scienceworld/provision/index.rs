@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 
 /// The index that pip would use: `PIP_INDEX_URL`, then `index-url` of its configuration files.
-pub(super) fn configured(variable: impl Fn(&str) -> Option<String>) -> String {
+pub(crate) fn configured(variable: impl Fn(&str) -> Option<String>) -> String {
     let filled = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
     filled("PIP_INDEX_URL")
         .or_else(|| {
@@ -60,12 +60,12 @@ fn index_url(text: &str) -> Option<String> {
 }
 
 /// The page of a project in the index.
-pub(super) fn project_page(index: &str, project: &str) -> String {
+pub(crate) fn project_page(index: &str, project: &str) -> String {
     format!("{}/{project}/", index.trim_end_matches('/'))
 }
 
 /// The address of `file` on a project's page, be it JSON (PEP 691) or HTML (PEP 503).
-pub(super) fn find_file(page_url: &str, page: &str, file: &str) -> Option<String> {
+pub(crate) fn find_file(page_url: &str, page: &str, file: &str) -> Option<String> {
     let links = if page.trim_start().starts_with('{') { json_links(page) } else { html_links(page) };
     let named = |link: &String| {
         let path = link.split(['#', '?']).next().unwrap_or_default();

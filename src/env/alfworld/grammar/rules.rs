@@ -2,75 +2,75 @@
 
 use std::sync::Arc;
 
-use super::domain::{Domain, PredicateId};
-use super::types::TypeId;
-use super::value::Attribute;
+use crate::env::alfworld::grammar::value::Attribute;
+use crate::env::alfworld::pddl::domain::{Domain, PredicateId};
+use crate::env::alfworld::pddl::types::TypeId;
 
 /// A compiled grammar.
 #[derive(Default)]
-pub(super) struct Grammar {
+pub(crate) struct Grammar {
     /// The rules of each non-terminal that can come up.
-    pub(super) rules: Vec<Vec<Rule>>,
+    pub(crate) rules: Vec<Vec<Rule>>,
     /// The names of these non-terminals.
-    pub(super) names: Vec<String>,
-    pub(super) literals: Vec<String>,
+    pub(crate) names: Vec<String>,
+    pub(crate) literals: Vec<String>,
     /// The literals that are the whole of a rule's right-hand side, and the bytes where they stand.
-    pub(super) plain: Vec<(std::ops::Range<usize>, u32)>,
+    pub(crate) plain: Vec<(std::ops::Range<usize>, u32)>,
     /// The first observation.
-    pub(super) intro: Vec<Symbol>,
+    pub(crate) intro: Vec<Symbol>,
     /// The texts of each action of the domain.
-    pub(super) actions: Vec<ActionText>,
-    pub(super) slots: Vec<Slot>,
+    pub(crate) actions: Vec<ActionText>,
+    pub(crate) slots: Vec<Slot>,
     /// The names by which expressions call objects.
-    pub(super) variables: Vec<String>,
+    pub(crate) variables: Vec<String>,
     /// The non-terminals between and instead of the items of a list; set if there is a list.
-    pub(super) lists: Option<Lists>,
+    pub(crate) lists: Option<Lists>,
     /// The predicates that queries ask about.
-    pub(super) queried: Vec<bool>,
+    pub(crate) queried: Vec<bool>,
 }
 
 /// What stands between the items of a list, and instead of them.
 #[derive(Clone, Copy)]
-pub(super) struct Lists {
-    pub(super) empty: u16,
-    pub(super) separator: u16,
-    pub(super) last_separator: u16,
+pub(crate) struct Lists {
+    pub(crate) empty: u16,
+    pub(crate) separator: u16,
+    pub(crate) last_separator: u16,
 }
 
 /// A placeholder of queries or a parameter of an action: one name and one type.
 #[derive(PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) variable: u16,
-    pub(super) kind: TypeId,
+pub(crate) struct Slot {
+    pub(crate) variable: u16,
+    pub(crate) kind: TypeId,
 }
 
 /// The texts of an action.
-pub(super) struct ActionText {
-    pub(super) template: Vec<Symbol>,
-    pub(super) feedback: Vec<Symbol>,
+pub(crate) struct ActionText {
+    pub(crate) template: Vec<Symbol>,
+    pub(crate) feedback: Vec<Symbol>,
     /// The slots of the parameters.
-    pub(super) params: Vec<u16>,
+    pub(crate) params: Vec<u16>,
     /// The parameters that the command depends on.
-    pub(super) named: Vec<usize>,
+    pub(crate) named: Vec<usize>,
     /// The template as texts and names of parameters, if it is no more than that.
-    pub(super) pieces: Option<Vec<Piece>>,
+    pub(crate) pieces: Option<Vec<Piece>>,
 }
 
 /// A piece of a command.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Literal(u32),
     /// The name of a parameter.
     Name(usize),
 }
 
 /// A rule: its text if its condition holds.
-pub(super) struct Rule {
-    pub(super) condition: Option<Query>,
-    pub(super) symbols: Vec<Symbol>,
+pub(crate) struct Rule {
+    pub(crate) condition: Option<Query>,
+    pub(crate) symbols: Vec<Symbol>,
 }
 
 /// A symbol of a text.
-pub(super) enum Symbol {
+pub(crate) enum Symbol {
     Literal(u32),
     NonTerminal(u16),
     /// The body, for each answer of the query one after the other.
@@ -80,44 +80,44 @@ pub(super) enum Symbol {
 }
 
 /// A body, and the query whose answers it is written for; without a query it is written once.
-pub(super) struct Each {
-    pub(super) body: Body,
-    pub(super) query: Option<Query>,
+pub(crate) struct Each {
+    pub(crate) body: Body,
+    pub(crate) query: Option<Query>,
 }
 
 /// What is written for an answer.
-pub(super) enum Body {
+pub(crate) enum Body {
     NonTerminal(u16),
     /// The first sum that is not empty, or the last.
     Value(Vec<Vec<Term>>),
 }
 
 /// A part of a value.
-pub(super) enum Term {
+pub(crate) enum Term {
     Text(u32),
     Attribute(u16, Attribute),
 }
 
 /// A conjunctive query.
-pub(super) struct Query {
-    pub(super) atoms: Vec<QueryAtom>,
+pub(crate) struct Query {
+    pub(crate) atoms: Vec<QueryAtom>,
     /// The placeholders, each once.
-    pub(super) slots: Vec<u16>,
+    pub(crate) slots: Vec<u16>,
 }
 
 /// One predicate of a query.
-pub(super) struct QueryAtom {
+pub(crate) struct QueryAtom {
     /// Nothing is known of a predicate that the domain does not have.
-    pub(super) predicate: Option<PredicateId>,
+    pub(crate) predicate: Option<PredicateId>,
     /// Asks for a fact that an action made false.
-    pub(super) denied: bool,
-    pub(super) slots: Vec<u16>,
+    pub(crate) denied: bool,
+    pub(crate) slots: Vec<u16>,
     /// The types that the arguments may have, in the order in which they are tried.
-    pub(super) signatures: Signatures,
+    pub(crate) signatures: Signatures,
 }
 
 /// Combinations of types.
-pub(super) type Signatures = Arc<[Vec<TypeId>]>;
+pub(crate) type Signatures = Arc<[Vec<TypeId>]>;
 
 /// What a command depends on.
 #[derive(Default)]
@@ -131,7 +131,7 @@ struct Inputs {
 impl Grammar {
     /// The longest chain of non-terminals below each one; the names along a chain that is longer than `limit`
     /// or comes back to its beginning.
-    pub(super) fn check_depth(&self, limit: usize) -> Result<(), Vec<&str>> {
+    pub(crate) fn check_depth(&self, limit: usize) -> Result<(), Vec<&str>> {
         let mut heights = vec![None; self.rules.len()];
         (0..self.rules.len() as u16).try_for_each(|id| self.height(id, limit, &mut Vec::new(), &mut heights))
     }
@@ -184,7 +184,7 @@ impl Grammar {
 
     /// The parameters that the command of an action depends on, or the name of a predicate that it must not
     /// depend on.
-    pub(super) fn command_inputs(&self, action: &ActionText, domain: &Domain) -> Result<Vec<usize>, String> {
+    pub(crate) fn command_inputs(&self, action: &ActionText, domain: &Domain) -> Result<Vec<usize>, String> {
         let mut inputs = Inputs::default();
         let mut seen = vec![false; self.rules.len()];
         self.collect(&action.template, domain, &mut inputs, &mut seen);
@@ -201,7 +201,7 @@ impl Grammar {
     }
 
     /// The template of an action as texts and names of parameters, if it is no more than that.
-    pub(super) fn pieces(&self, action: &ActionText) -> Option<Vec<Piece>> {
+    pub(crate) fn pieces(&self, action: &ActionText) -> Option<Vec<Piece>> {
         let variable = |slot: &u16| self.slots[usize::from(*slot)].variable;
         let piece = |term: &Term| match term {
             Term::Text(id) => Some(Piece::Literal(*id)),

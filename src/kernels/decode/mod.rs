@@ -1,0 +1,7 @@
+//! Inference kernels: small-batch matrix multiplication, attention of one query, threads that stay awake.
+
+pub(crate) mod few_rows;
+pub(crate) mod inference;
+pub(crate) mod one_query;
+pub(crate) mod scratch;
+pub(crate) mod team;

@@ -1,0 +1,15 @@
+//! Training layers with closed-form gradients.
+
+pub(crate) mod attention;
+pub(crate) mod attention_branch;
+pub(crate) mod branch;
+pub(crate) mod checkpoint;
+pub(crate) mod embedding;
+pub(crate) mod feed_forward;
+pub(crate) mod linear;
+pub(crate) mod lora;
+pub(crate) mod rms_norm;
+pub(crate) mod rms_norm_residual;
+pub(crate) mod rope;
+pub(crate) mod shared;
+pub(crate) mod swiglu;
