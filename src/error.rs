@@ -89,15 +89,9 @@ pub enum Error {
         reason: String,
     },
 
-    /// The ScienceWorld simulator, its process or its installation failed.
-    #[cfg(feature = "scienceworld")]
+    /// An error of a world's own type, such as `SimulatorError` or `AlfworldError`: downcast it to get that back.
     #[error(transparent)]
-    Simulator(#[from] crate::env::scienceworld::error::SimulatorError),
-
-    /// An ALFWorld game, or a folder of them, is not what it should be.
-    #[cfg(feature = "alfworld")]
-    #[error(transparent)]
-    AlfWorld(#[from] crate::env::alfworld::error::AlfworldError),
+    World(Box<dyn std::error::Error + Send + Sync>),
 
     /// An environment refused a call.
     #[error("environment `{environment}`: {what} = {value:?}: {reason}")]
@@ -114,6 +108,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error of a world's own type.
+    pub fn world(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::World(Box::new(error))
+    }
+
     /// A rejected setting.
     pub fn setting(field: impl Into<String>, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Setting { field: field.into(), value: value.to_string(), reason: reason.into() }

@@ -1,14 +1,9 @@
 //! Models of candle-transformers as frozen reference policies.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
-#[cfg(feature = "text")]
-use crate::kernels::score::logprob_entropy::logprob_entropy_with;
-use crate::kernels::score::scoring::ScoreOptions;
 use crate::policy::config::rope::RopeScaling;
 use crate::policy::config::{DecoderConfig, Family};
 use crate::policy::pretrained::Pretrained;
-#[cfg(feature = "text")]
-use crate::rollout::rows::{MicroBatch, Row};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -25,7 +20,7 @@ type Step = dyn FnMut(&Tensor, usize) -> candle_core::Result<Tensor> + Send;
 pub struct FrozenModel {
     step: Box<Step>,
     vocab_size: usize,
-    device: Device,
+    pub(crate) device: Device,
 }
 
 impl FrozenModel {
@@ -62,7 +57,7 @@ impl FrozenModel {
     }
 
     /// Those after the tokens at the positions that are `wanted`.
-    fn logits_at(&mut self, row: &[u32], wanted: impl Fn(usize) -> bool) -> Result<Tensor> {
+    pub(crate) fn logits_at(&mut self, row: &[u32], wanted: impl Fn(usize) -> bool) -> Result<Tensor> {
         if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(Error::setting(
                 "id",
@@ -94,25 +89,6 @@ impl FrozenModel {
             Ok(logprob_entropy(&logits, &targets, temperature)?.0.to_vec1()?)
         };
         rows.iter().enumerate().map(of_row).collect()
-    }
-
-    /// Log-probabilities of the rows' sampled tokens at temperature τ, each over what it was chosen from, in nats: what
-    /// [`PolicyBatch::reference`](crate::train::learn::PolicyBatch::reference) takes.
-    ///
-    /// # Errors
-    /// A row without sampled tokens, and as [`FrozenModel::logits`].
-    #[cfg(feature = "text")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
-    pub fn reference_log_probs(&mut self, rows: &[Row], temperature: f64) -> Result<Vec<Vec<f32>>> {
-        let of_row = |row: &Row| {
-            let batch = MicroBatch::new(&[row], row.positions.len(), &self.device)?;
-            let last = row.positions.last().map_or(0, |&p| p as usize);
-            let predicts = |position: usize| row.positions.binary_search(&(position as u32 + 1)).is_ok();
-            let logits = self.logits_at(&row.ids[..last], predicts)?;
-            let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(temperature) };
-            Ok(logprob_entropy_with(&logits, &batch.targets, &options)?.0.to_vec1()?)
-        };
-        rows.iter().map(of_row).collect()
     }
 }
 

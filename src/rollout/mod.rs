@@ -8,6 +8,8 @@ pub(crate) mod action;
 pub(crate) mod chat;
 pub(crate) mod config;
 pub(crate) mod engine;
+#[cfg(feature = "transformers")]
+mod frozen;
 pub(crate) mod prompt;
 pub(crate) mod rows;
 pub(crate) mod sampler;

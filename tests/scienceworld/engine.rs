@@ -78,8 +78,9 @@ fn a_failed_episode_stays_failed_and_reset_task_is_masked() {
     let failed = env.step("focus on air").unwrap();
     assert_eq!((failed.reward, failed.score, failed.done, failed.success), (-100.0, -100.0, true, false));
     for action in ["look around", "reset task"] {
-        let error = env.step(action).unwrap_err();
-        assert!(matches!(error, Error::Simulator(SimulatorError::Finished { .. })), "{error}");
+        let Error::World(error) = env.step(action).unwrap_err() else { panic!("no error of the world") };
+        let kind = error.downcast_ref::<SimulatorError>();
+        assert!(matches!(kind, Some(SimulatorError::Finished { .. })), "{error}");
     }
     env.reset(&task("boil", 1)).unwrap();
     assert_eq!(env.step("look around").unwrap().score, 0.0, "a new episode starts from nothing");

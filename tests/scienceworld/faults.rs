@@ -22,7 +22,7 @@ fn task(name: &str, variation: u32) -> Task {
 
 fn simulator_error<T: std::fmt::Debug>(result: epo::Result<T>) -> SimulatorError {
     match result.unwrap_err() {
-        Error::Simulator(error) => error,
+        Error::World(error) => *error.downcast().unwrap(),
         other => panic!("{other}"),
     }
 }

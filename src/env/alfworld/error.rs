@@ -181,3 +181,9 @@ impl Source<'_> {
         }
     }
 }
+
+impl From<AlfworldError> for crate::Error {
+    fn from(error: AlfworldError) -> Self {
+        Self::world(error)
+    }
+}

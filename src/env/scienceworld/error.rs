@@ -198,6 +198,12 @@ pub enum SimulatorError {
     },
 }
 
+impl From<SimulatorError> for crate::Error {
+    fn from(error: SimulatorError) -> Self {
+        Self::world(error)
+    }
+}
+
 impl SimulatorError {
     /// Whether a new process may help: this one is dead, hung or talks nonsense.
     pub fn is_process_lost(&self) -> bool {
