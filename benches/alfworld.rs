@@ -94,7 +94,8 @@ fn play_at_random(play: &mut Play) {
 }
 
 fn random_action(play: &Play, random: &mut u64) -> String {
-    *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *random =
+        random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     let commands: Vec<&str> = play.admissible().collect();
     commands[(*random >> 33) as usize % commands.len()].to_owned()
 }
@@ -180,8 +181,10 @@ fn start_official(episodes: &[Episode]) -> anyhow::Result<Official> {
     std::fs::create_dir_all(&folder)?;
     let script = folder.join("script.json");
     std::fs::write(&script, serde_json::to_string(episodes)?)?;
-    let python =
-        official::python(&folder, &[&["textworld[pddl]==1.7.0"], &["--no-deps", "alfworld==0.4.2"]])?;
+    let python = official::python(
+        &folder,
+        &[&["textworld[pddl]==1.7.0"], &["--no-deps", "alfworld==0.4.2"]],
+    )?;
     Official::start(Command::new(python).arg(official::script("alfworld_engine.py")).arg(script))
 }
 
@@ -226,7 +229,11 @@ fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
     let memory = [theirs, ours].map(|rounds| rounds[0].memory);
     let [theirs, ours] = [&theirs[1..], &ours[1..]];
     let steps = episodes.iter().map(|episode| episode.actions.len()).sum::<usize>();
-    println!("\n{} games, {steps} steps, {} rounds, every answer equal", episodes.len(), ours.len());
+    println!(
+        "\n{} games, {steps} steps, {} rounds, every answer equal",
+        episodes.len(),
+        ours.len()
+    );
     println!("| a | official, ms | its CPU, ms | epo, µs | times |\n|---|---|---|---|---|");
     type Pick = fn(&Round) -> Part;
     let parts: [(&str, usize, Pick); 3] = [
@@ -238,8 +245,15 @@ fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
         let of = |rounds: &[Round], value: fn(Part) -> f64| {
             official::median(rounds.iter().map(|round| value(part(round)) / count as f64).collect())
         };
-        let (wall, cpu, own) = (of(theirs, |p| p.seconds), of(theirs, |p| p.cpu), of(ours, |p| p.seconds));
-        println!("| {name} | {:.2} | {:.2} | {:.2} | {:.0} |", wall * 1e3, cpu * 1e3, own * 1e6, wall / own);
+        let (wall, cpu, own) =
+            (of(theirs, |p| p.seconds), of(theirs, |p| p.cpu), of(ours, |p| p.seconds));
+        println!(
+            "| {name} | {:.2} | {:.2} | {:.2} | {:.0} |",
+            wall * 1e3,
+            cpu * 1e3,
+            own * 1e6,
+            wall / own
+        );
     }
     let ([theirs, ours], n) = (memory, episodes.len());
     println!("memory with 1 game: {:.0} MB official, {:.0} MB epo", theirs[0], ours[0]);

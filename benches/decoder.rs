@@ -36,7 +36,8 @@ fn config() -> DecoderConfig {
 }
 
 fn setting(name: &str, default: usize) -> Result<usize> {
-    std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
+    std::env::var(name)
+        .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
 }
 
 fn main() -> Result<()> {
@@ -77,11 +78,15 @@ fn own_command(weights: &Path, threads: usize) -> Result<Command> {
 fn torch_command(weights: &Path, threads: usize, tuned: bool) -> Command {
     let python = std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into());
     let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/decoder_torch.py")).arg(weights);
+    command
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/decoder_torch.py"))
+        .arg(weights);
     command.args([BATCH, LENGTH, threads].map(|n| n.to_string()));
     if tuned {
         command.env("OMP_WAIT_POLICY", "passive");
-        command.env("MALLOC_MMAP_THRESHOLD_", "1073741824").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
+        command
+            .env("MALLOC_MMAP_THRESHOLD_", "1073741824")
+            .env("MALLOC_TRIM_THRESHOLD_", "17179869184");
     }
     command
 }
@@ -92,7 +97,9 @@ fn own_side(weights: &Path) -> Result<()> {
     let parameters = Parameters::load(weights, &config, DType::F32, &Device::Cpu)?;
     let decoder = Decoder::new(&config, &parameters)?;
     let mut optimizer = AdamW::new(AdamWConfig::default())?;
-    let token = |i: usize| (((i as u64 * 2_654_435_761 % (1 << 32)) * config.vocab_size as u64) >> 32) as u32;
+    let token = |i: usize| {
+        (((i as u64 * 2_654_435_761 % (1 << 32)) * config.vocab_size as u64) >> 32) as u32
+    };
     let tokens: Vec<u32> = (0..=BATCH * LENGTH).map(token).collect();
     let rows: Vec<&[u32]> = tokens[..BATCH * LENGTH].chunks(LENGTH).collect();
     let targets = Tensor::new(&tokens[1..], &Device::Cpu)?;
@@ -137,7 +144,8 @@ impl Side {
             child,
         };
         let ready = side.answer()?;
-        let version = ready.strip_prefix("ready ").with_context(|| format!("it answers {ready:?}"))?;
+        let version =
+            ready.strip_prefix("ready ").with_context(|| format!("it answers {ready:?}"))?;
         side.name = format!("{name} {}", version.trim());
         side.base = side.memory("VmRSS");
         Ok(side)
@@ -170,7 +178,8 @@ impl Side {
     /// CPU seconds of the process so far, all threads (Linux; 0 elsewhere).
     fn cpu_seconds(&self) -> f64 {
         let stat = self.proc_file("stat");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
         (ticks(11) + ticks(12)) / 100.0
     }
@@ -203,7 +212,8 @@ impl Side {
     }
 
     fn compare(&self, torch: &Side) {
-        let ([wall, cpu, peak], [torch_wall, torch_cpu, torch_peak]) = (self.summary(), torch.summary());
+        let ([wall, cpu, peak], [torch_wall, torch_cpu, torch_peak]) =
+            (self.summary(), torch.summary());
         println!(
             "epo / {}: wall {:.2}, CPU {:.2}, peak {:.2}, peak over the start {:.2}",
             torch.name,

@@ -16,7 +16,9 @@ use std::time::Instant;
 use anyhow::{ensure, Result};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::ScoreOptions;
-use epo::policy::{Decoder, DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams};
+use epo::policy::{
+    Decoder, DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams,
+};
 use epo::rng::{Purpose, Stream};
 
 use common::{cpu_seconds, faster, figures, forget_peak, memory};
@@ -91,8 +93,11 @@ fn compare(shape: &str, dtype: &str) -> Result<()> {
 }
 
 fn shape_of(shape: &str) -> DecoderConfig {
-    let common =
-        DecoderConfig { num_key_value_heads: 2, max_position_embeddings: 2048, ..DecoderConfig::tiny(4096) };
+    let common = DecoderConfig {
+        num_key_value_heads: 2,
+        max_position_embeddings: 2048,
+        ..DecoderConfig::tiny(4096)
+    };
     match shape {
         "small" => DecoderConfig {
             hidden_size: 256,
@@ -120,17 +125,23 @@ fn decoder_of(shape: &str, dtype: &str) -> Result<Decoder> {
 }
 
 /// Prompts, and `max_tokens` samples after each; other ones in every round.
-fn sample(decoder: &Decoder, round: u64, max_tokens: usize) -> Result<(Vec<Vec<u32>>, Vec<Generated>)> {
+fn sample(
+    decoder: &Decoder,
+    round: u64,
+    max_tokens: usize,
+) -> Result<(Vec<Vec<u32>>, Vec<Generated>)> {
     let config = decoder.config();
     let id = |row: usize, t: usize| {
         (((round as usize * ROWS + row) * PROMPT + t) * 7919 % config.vocab_size) as u32
     };
-    let prompts: Vec<Vec<u32>> = (0..ROWS).map(|row| (0..PROMPT).map(|t| id(row, t)).collect()).collect();
+    let prompts: Vec<Vec<u32>> =
+        (0..ROWS).map(|row| (0..PROMPT).map(|t| id(row, t)).collect()).collect();
     let request = |(row, prompt)| {
         let stream = Stream::new(0, Purpose::Rollout, round, 0, row as u32);
         Request { row, prompt, stream, turn: 0, choices: None }
     };
-    let requests: Vec<Request> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
+    let requests: Vec<Request> =
+        prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
     let mut cache = KvCache::new(config, ROWS);
     cache.reserve(PROMPT + max_tokens);
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
@@ -165,7 +176,9 @@ fn gap(dtype: &str) -> Result<()> {
             let (log_probs, entropies) = decoder.score(&hidden, &ids, &ScoreOptions::at(1.0))?;
             let sampled = [&out.log_probs, &out.entropies];
             for (i, rescored) in [log_probs, entropies].iter().enumerate() {
-                for (x, y) in sampled[i].iter().zip(rescored.to_dtype(DType::F32)?.to_vec1::<f32>()?) {
+                for (x, y) in
+                    sampled[i].iter().zip(rescored.to_dtype(DType::F32)?.to_vec1::<f32>()?)
+                {
                     let gap = f64::from((x - y).abs());
                     (most[i], sum[i]) = (most[i].max(gap), sum[i] + gap);
                 }

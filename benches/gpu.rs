@@ -40,7 +40,8 @@ fn line(what: &str, bytes: f64, seconds: f64, copy: f64) {
 }
 
 fn bench(device: &Device, n: usize) -> Result<()> {
-    let logits = (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
+    let logits =
+        (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
     let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
     let (ids, options) = (Tensor::new(ids, device)?, ScoreOptions::default());
     let grads = Tensor::ones(n, DType::F32, device)?;
@@ -71,7 +72,10 @@ fn main() -> Result<()> {
         Err(error) if std::env::var("EPO_REQUIRE_CUDA").as_deref() == Ok("1") => Err(error.into()),
         Err(error) => {
             let error = error.to_string(); // a backtrace may follow
-            println!("no CUDA device, nothing was measured: {}", error.lines().next().unwrap_or_default());
+            println!(
+                "no CUDA device, nothing was measured: {}",
+                error.lines().next().unwrap_or_default()
+            );
             Ok(())
         }
     }

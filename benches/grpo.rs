@@ -40,10 +40,13 @@ fn main() -> Result<()> {
     if std::env::args().any(|word| word == "--ours") {
         return ours(steps);
     }
-    println!("{PROMPTS} prompts x {GROUP} completions, {PROMPT} + {COMPLETION} tokens, {steps} steps");
+    println!(
+        "{PROMPTS} prompts x {GROUP} completions, {PROMPT} + {COMPLETION} tokens, {steps} steps"
+    );
     let own = figures(Command::new(std::env::current_exe()?).arg("--ours"))?;
     print("epo", own);
-    match faster("grpo_trl.py", &[PROMPTS, GROUP, PROMPT, COMPLETION, steps].map(|n| n.to_string())) {
+    match faster("grpo_trl.py", &[PROMPTS, GROUP, PROMPT, COMPLETION, steps].map(|n| n.to_string()))
+    {
         Ok(theirs) => {
             print("TRL", theirs);
             let [wall, cpu, peak] = std::array::from_fn(|i| theirs[i] / own[i]);
@@ -107,14 +110,19 @@ fn step(learner: &mut Learner, entropy: &mut EntropyControl, step: u64) -> Resul
         row.entropies.clone_from(&completion.entropies);
         rows.push(row);
     }
-    let entropies: Vec<f64> = rows.iter().flat_map(|row| &row.entropies).map(|&h| f64::from(h)).collect();
+    let entropies: Vec<f64> =
+        rows.iter().flat_map(|row| &row.entropies).map(|&h| f64::from(h)).collect();
     let trajectories: Vec<usize> = (0..rows.len()).collect();
     let mask = vec![true; entropies.len()];
     let layout = TokenLayout::per_turn(COMPLETION, mask, &trajectories, vec![0; rows.len()])?;
     entropy.begin_step(step, StepEntropy::from_tokens(&entropies, &layout)?)?;
-    let batch = PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
-    let update =
-        UpdateConfig { mini_batches: 1, micro_batch_tokens: MICRO_BATCH_TOKENS, ..UpdateConfig::default() };
+    let batch =
+        PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
+    let update = UpdateConfig {
+        mini_batches: 1,
+        micro_batch_tokens: MICRO_BATCH_TOKENS,
+        ..UpdateConfig::default()
+    };
     learner.policy_step(&batch, &update, entropy, 1e-6)?;
     entropy.finish_step()?;
     Ok(())

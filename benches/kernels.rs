@@ -35,9 +35,27 @@ const GROUPS: [Group; 6] = [
         &["in-place", "kept", "apart", "graph", "copy"],
         &["naive", "naive-kept", "verl"],
     ),
-    ("logits", 1024, DType::BF16, &["in-place", "kept", "apart", "copy"], &["naive", "naive-kept", "verl"]),
-    ("linear", 256, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
-    ("linear", 1024, DType::F32, &["four", "three", "products"], &["naive", "naive-kept", "verl", "trl"]),
+    (
+        "logits",
+        1024,
+        DType::BF16,
+        &["in-place", "kept", "apart", "copy"],
+        &["naive", "naive-kept", "verl"],
+    ),
+    (
+        "linear",
+        256,
+        DType::F32,
+        &["four", "three", "products"],
+        &["naive", "naive-kept", "verl", "trl"],
+    ),
+    (
+        "linear",
+        1024,
+        DType::F32,
+        &["four", "three", "products"],
+        &["naive", "naive-kept", "verl", "trl"],
+    ),
     ("linear", 256, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
     ("linear", 1024, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
 ];
@@ -91,8 +109,11 @@ fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&st
     let medians: Vec<Option<Figures>> = all.iter().map(|rounds| median(rounds)).collect();
     println!("{name}, V={V}, H={H}: forward + backward");
     let base = medians[0].context("no figures")?;
-    let sides = own.iter().map(|v| format!("epo {v}")).chain(torch.iter().map(|v| format!("PyTorch {v}")));
-    for (side, [wall, cpu, memory]) in sides.zip(&medians).filter_map(|(side, m)| Some((side, (*m)?))) {
+    let sides =
+        own.iter().map(|v| format!("epo {v}")).chain(torch.iter().map(|v| format!("PyTorch {v}")));
+    for (side, [wall, cpu, memory]) in
+        sides.zip(&medians).filter_map(|(side, m)| Some((side, (*m)?)))
+    {
         let times = [wall / base[0], cpu / base[1]];
         println!(
             "  {side:20} wall {wall:8.0} ms ({:6.2} x), CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
@@ -105,7 +126,9 @@ fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&st
 fn torch_command(variant: &str) -> Command {
     let mut command = python("kernels_torch.py");
     if variant.ends_with("-kept") {
-        command.env("MALLOC_MMAP_THRESHOLD_", "17179869184").env("MALLOC_TRIM_THRESHOLD_", "17179869184");
+        command
+            .env("MALLOC_MMAP_THRESHOLD_", "17179869184")
+            .env("MALLOC_TRIM_THRESHOLD_", "17179869184");
     }
     command
 }
@@ -124,7 +147,8 @@ fn case(arguments: &[String]) -> Result<()> {
     let [group, tokens, dtype, variant] = arguments else {
         anyhow::bail!("--case GROUP TOKENS TYPE VARIANT")
     };
-    let (tokens, dtype) = (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
+    let (tokens, dtype) =
+        (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
     match group.as_str() {
         "logits" => logits(tokens, dtype, variant),
         _ => linear(tokens, dtype, variant),
@@ -153,7 +177,11 @@ fn nothing() -> Result<()> {
 }
 
 fn ids(tokens: usize) -> Result<Tensor> {
-    Ok(Tensor::from_vec((0..tokens).map(|i| (i * 7919 % V) as u32).collect(), tokens, &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        (0..tokens).map(|i| (i * 7919 % V) as u32).collect(),
+        tokens,
+        &Device::Cpu,
+    )?)
 }
 
 fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
@@ -167,8 +195,10 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
         "kept" => Some(z.ones_like()?),
         _ => None,
     };
-    let (g, h) =
-        (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);
+    let (g, h) = (
+        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
+        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
+    );
     let prepare = || match variant {
         "in-place" => Ok(z.set(&fresh()?)?),
         _ => Ok(()),
@@ -204,15 +234,18 @@ fn linear(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?.to_dtype(dtype)?;
     let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?.to_dtype(dtype)?;
     let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
-    let (g, h) =
-        (Tensor::ones(tokens, DType::F32, &Device::Cpu)?, Tensor::full(0.1f32, tokens, &Device::Cpu)?);
+    let (g, h) = (
+        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
+        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
+    );
     let (x_var, w_var) = match variant {
         "three" => (Some(Var::from_tensor(&x)?), Some(Var::from_tensor(&w)?)),
         _ => (None, None),
     };
     measure(nothing, || match (variant, &x_var, &w_var) {
         ("three", Some(x), Some(w)) => {
-            let loss = |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
+            let loss =
+                |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
             linear_token_loss(x, &LmHead::new(w), &ids, &options, loss)?.loss.backward()?;
             Ok(())
         }

@@ -28,7 +28,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let shape = std::env::var("EPO_BENCH_SHAPE").unwrap_or_else(|_| "4,512,24".into());
     let shape: Vec<usize> = shape.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    let [rows, length, layers] = shape[..] else { anyhow::bail!("EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS") };
+    let [rows, length, layers] = shape[..] else {
+        anyhow::bail!("EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS")
+    };
     if let [flag, case] = arguments.as_slice() {
         if flag == "--case" {
             return update(case, (rows, length), layers);
@@ -56,7 +58,11 @@ fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
     match figures(&mut torch) {
         Ok(theirs) => {
             print("PyTorch", theirs);
-            println!("  epo / PyTorch: wall {:.2}, peak {:.2}", ours[0] / theirs[0], ours[2] / theirs[2]);
+            println!(
+                "  epo / PyTorch: wall {:.2}, peak {:.2}",
+                ours[0] / theirs[0],
+                ours[2] / theirs[2]
+            );
         }
         Err(reason) => println!("PyTorch does not run: {reason:#}"),
     }
@@ -102,7 +108,8 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
     let mut figures = (0.0, 0.0);
     for step in 0..2 {
         let (start, cpu) = (Instant::now(), cpu_seconds());
-        let batch = PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
+        let batch =
+            PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
         learner.policy_step(&batch, &settings, &entropy, 1e-6)?;
         figures = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     }

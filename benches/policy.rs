@@ -7,7 +7,9 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 use epo::kernels;
 use epo::kernels::{composed, logprob_entropy, AttentionShape, RopeTable};
-use epo::policy::{Decoder, DecoderConfig, Gradients, KvCache, Parameters, Request, SamplingParams};
+use epo::policy::{
+    Decoder, DecoderConfig, Gradients, KvCache, Parameters, Request, SamplingParams,
+};
 use epo::rng::{Purpose, Stream};
 use std::time::Instant;
 
@@ -137,7 +139,12 @@ fn loss(
 }
 
 /// The model from differentiable candle operations.
-fn rival(config: &DecoderConfig, p: &Parameters, rows: &[&[u32]], table: &RopeTable) -> Result<Tensor> {
+fn rival(
+    config: &DecoderConfig,
+    p: &Parameters,
+    rows: &[&[u32]],
+    table: &RopeTable,
+) -> Result<Tensor> {
     let lengths: Vec<usize> = rows.iter().map(|r| r.len()).collect();
     let positions: Vec<u32> = lengths.iter().flat_map(|&l| 0..l as u32).collect();
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: config.head_dim(), lengths };
@@ -147,15 +154,18 @@ fn rival(config: &DecoderConfig, p: &Parameters, rows: &[&[u32]], table: &RopeTa
         let get = |name: &str| p.get(&format!("model.layers.{i}.{name}")).map(|v| v.as_tensor());
         let y = composed::rms_norm(&x, get("input_layernorm.weight")?, config.rms_norm_eps)?;
         let project = |x: &str| -> Result<Tensor> {
-            let (w, b) =
-                (get(&format!("self_attn.{x}_proj.weight"))?, get(&format!("self_attn.{x}_proj.bias"))?);
+            let (w, b) = (
+                get(&format!("self_attn.{x}_proj.weight"))?,
+                get(&format!("self_attn.{x}_proj.bias"))?,
+            );
             Ok(composed::linear(&y, w, Some(b))?)
         };
         let q = composed::rope(&project("q")?, table, &positions)?;
         let k = composed::rope(&project("k")?, table, &positions)?;
         let mixed = composed::attention(&q, &k, &project("v")?, &shape)?;
         x = (x + composed::linear(&mixed, get("self_attn.o_proj.weight")?, None)?)?;
-        let y = composed::rms_norm(&x, get("post_attention_layernorm.weight")?, config.rms_norm_eps)?;
+        let y =
+            composed::rms_norm(&x, get("post_attention_layernorm.weight")?, config.rms_norm_eps)?;
         let y = composed::swiglu(&y, get("mlp.gate_proj.weight")?, get("mlp.up_proj.weight")?)?;
         x = (x + composed::linear(&y, get("mlp.down_proj.weight")?, None)?)?;
     }
@@ -175,7 +185,8 @@ fn training(every: usize, with_rival: bool) -> Result<()> {
     })?;
     let halves = median(5, || {
         let half = |rows: &[&[u32]]| -> Result<Gradients> {
-            let loss = loss(&decoder.forward_packed(rows)?, every, |x| Ok(decoder.logits(x)?), true)?;
+            let loss =
+                loss(&decoder.forward_packed(rows)?, every, |x| Ok(decoder.logits(x)?), true)?;
             Ok(Gradients::of(&loss, &parameters)?)
         };
         let (first, second) = rayon::join(|| half(&rows[..8]), || half(&rows[8..]));

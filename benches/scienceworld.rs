@@ -46,8 +46,10 @@ struct Round {
 /// User and system seconds of a process so far; 0 where there is no /proc.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks =
+        |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0
 }
 
@@ -71,7 +73,8 @@ fn record(installation: &Installation) -> anyhow::Result<Vec<Script>> {
 }
 
 fn our_round(client: &mut OfficialClient, java: u32, script: &[Script]) -> anyhow::Result<Round> {
-    let (client_cpu, java_cpu, start) = (cpu_seconds(std::process::id()), cpu_seconds(java), Instant::now());
+    let (client_cpu, java_cpu, start) =
+        (cpu_seconds(std::process::id()), cpu_seconds(java), Instant::now());
     let (mut hasher, mut steps) = (Sha256::new(), 0);
     for episode in script {
         let task = Task { name: episode.task.clone(), variation: episode.variation };
@@ -121,7 +124,11 @@ fn print_side(name: &str, rounds: &[Round]) -> f64 {
     speed
 }
 
-fn side_by_side(installation: &Installation, folder: &Path, script: &[Script]) -> anyhow::Result<()> {
+fn side_by_side(
+    installation: &Installation,
+    folder: &Path,
+    script: &[Script],
+) -> anyhow::Result<()> {
     let path = folder.join("script.json");
     std::fs::write(&path, serde_json::to_string(script)?)?;
     let mut theirs = start_wrapper(folder, &path, &installation.java)?;
@@ -174,8 +181,11 @@ fn play(env: &mut dyn Environment, script: &[Script]) -> epo::Result<usize> {
 fn parallel_round(pool: &mut ScienceWorldPool, script: &[Script]) -> epo::Result<f64> {
     let start = Instant::now();
     let results: Vec<epo::Result<usize>> = std::thread::scope(|scope| {
-        let players: Vec<_> =
-            pool.environments().iter_mut().map(|env| scope.spawn(move || play(env, script))).collect();
+        let players: Vec<_> = pool
+            .environments()
+            .iter_mut()
+            .map(|env| scope.spawn(move || play(env, script)))
+            .collect();
         players.into_iter().filter_map(|player| player.join().ok()).collect()
     });
     let steps = results.into_iter().sum::<epo::Result<usize>>()?;
@@ -187,13 +197,15 @@ fn scaling(installation: &Installation, script: &[Script]) -> anyhow::Result<()>
     for count in [1, 2, 4, 8] {
         let mut speeds = Vec::new();
         for call_pattern in [CallPattern::Lean, CallPattern::Official] {
-            let config = ScienceWorldConfig { call_pattern, memory_mib: 0, ..ScienceWorldConfig::default() };
+            let config =
+                ScienceWorldConfig { call_pattern, memory_mib: 0, ..ScienceWorldConfig::default() };
             let mut pool = ScienceWorldPool::new(installation, &config, count)?;
             for _ in 0..rounds("EPO_BENCH_WARMUP", 10) {
                 parallel_round(&mut pool, script)?;
             }
-            let measured: epo::Result<Vec<f64>> =
-                (0..rounds("EPO_BENCH_ROUNDS", 5)).map(|_| parallel_round(&mut pool, script)).collect();
+            let measured: epo::Result<Vec<f64>> = (0..rounds("EPO_BENCH_ROUNDS", 5))
+                .map(|_| parallel_round(&mut pool, script))
+                .collect();
             speeds.push(median(measured?));
         }
         println!("| {count} | {:.1} | {:.1} |", speeds[0], speeds[1]);

@@ -13,7 +13,9 @@ use anyhow::Result;
 use clap::Parser;
 use epo::rollout::ActionSpace;
 use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::config::{
+    Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
+};
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
@@ -155,8 +157,11 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
         let returns = rewards.returns();
-        let advantages =
-            Advantages::Turns(turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?);
+        let advantages = Advantages::Turns(turn_advantages(
+            &rollouts.trajectories,
+            rewards.turns(),
+            &advantage,
+        )?);
         let settings = config.settings(step, run.lr_factor());
         let record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         run.record(record, &rollouts, began)?;

@@ -14,7 +14,9 @@ use anyhow::Result;
 use clap::Parser;
 use epo::rollout::ActionSpace;
 use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::config::{
+    Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
+};
 use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
 
@@ -155,7 +157,8 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
         let returns = rewards.returns();
-        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
+        let (settings, (agent, critic)) =
+            (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {

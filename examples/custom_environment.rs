@@ -76,7 +76,10 @@ impl TaskSettings for Nothing {}
 
 /// Learns to follow a sign to a treasure.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+#[command(
+    version,
+    after_help = "The last line of standard output is `summary {…}`, a JSON object."
+)]
 struct Args {
     /// Decides every random draw [default: 0]
     #[arg(long, value_name = "N")]
@@ -129,7 +132,11 @@ fn begin() -> epo::Result<Beginning> {
         let start = world.reset(&task(variation))?;
         let action = if world.treasure < 0 { "go west" } else { "go east" };
         while !world.over {
-            turns.push(DemonstratedTurn { action: action.into(), step: world.step(action)?, imitated: true });
+            turns.push(DemonstratedTurn {
+                action: action.into(),
+                step: world.step(action)?,
+                imitated: true,
+            });
         }
         Ok(Demonstration { task: task(variation), start, turns })
     };
@@ -142,17 +149,20 @@ fn main() -> Result<()> {
     let (began, folder, stop) = (Instant::now(), folder(&Args::parse())?, stop_on_ctrl_c()?);
     let config = folder.config.clone();
     let (gae, _) = config.ppo()?;
-    let worlds = (0..config.environments).map(|_| Box::new(Corridor::default()) as Box<dyn Environment>);
+    let worlds =
+        (0..config.environments).map(|_| Box::new(Corridor::default()) as Box<dyn Environment>);
     let beginning = folder.checkpoint.is_none().then(begin).transpose()?;
     let mut run = Trainer::open(folder, worlds.collect(), beginning)?.stopping_at(stop);
     while let Some(step) = run.next_step() {
         let (began, rollouts) = (Instant::now(), run.play(step)?);
         let rewards = run.rewards(step, &rollouts)?;
-        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
+        let (settings, (agent, critic)) =
+            (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let advantages = Advantages::Tokens(credit.advantages);
-        let mut record = update_policy(agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
+        let mut record =
+            update_policy(agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, began)?;
         run.examine_and_save()?;

@@ -23,7 +23,10 @@ impl EntropyRegularizer for Spring {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
         let entropy_bt = inputs.entropy_bt;
         let Some(reference) = inputs.history.reference(0)? else {
-            return Ok(LossOutput { loss: entropy_bt.zeros_like()?.sum_all()?, metrics: Metrics::new() });
+            return Ok(LossOutput {
+                loss: entropy_bt.zeros_like()?.sum_all()?,
+                metrics: Metrics::new(),
+            });
         };
         let spring = inputs.batch.aggregate(&(entropy_bt - reference)?.sqr()?)?;
         let mut metrics = Metrics::new();

@@ -30,7 +30,10 @@ impl TaskSettings for Nothing {}
 
 /// Learns to find a coin in one of four boxes.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "The last line of standard output is `summary {…}`, a JSON object.")]
+#[command(
+    version,
+    after_help = "The last line of standard output is `summary {…}`, a JSON object."
+)]
 struct Args {
     /// Decides every random draw [default: 3]
     #[arg(long, value_name = "N")]
@@ -60,7 +63,8 @@ fn config() -> TrainConfig<Nothing> {
     config.advantage = Some(AdvantageConfig::default());
     config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 96 };
     let (demonstrations, epochs, batch, learning_rate, observation_weight) = (4, 25, 4, 3e-3, 0.1);
-    config.cloning = CloningConfig { demonstrations, epochs, batch, learning_rate, observation_weight };
+    config.cloning =
+        CloningConfig { demonstrations, epochs, batch, learning_rate, observation_weight };
     // Sixteen episodes of each task, whose returns, and turns from the same situation, are compared.
     config.rollout =
         RolloutConfig { tasks: 4, group: 16, max_turns: 3, max_action_tokens: 8, ..config.rollout };
@@ -93,8 +97,13 @@ fn solve(variation: u32) -> epo::Result<Demonstration> {
     let colour = seen.observation.split(' ').nth(5).unwrap_or_default().to_owned();
     let open = format!("open {colour}");
     let end = environment.step(&open)?;
-    let turn = |action: &str, step| DemonstratedTurn { action: action.into(), step, imitated: true };
-    Ok(Demonstration { task: task(variation), start, turns: vec![turn("look", seen), turn(&open, end)] })
+    let turn =
+        |action: &str, step| DemonstratedTurn { action: action.into(), step, imitated: true };
+    Ok(Demonstration {
+        task: task(variation),
+        start,
+        turns: vec![turn("look", seen), turn(&open, end)],
+    })
 }
 
 fn begin() -> epo::Result<Beginning> {
@@ -115,8 +124,10 @@ fn main() -> Result<()> {
         let (began, rollouts) = (Instant::now(), run.play(step)?);
         let rewards = run.rewards(step, &rollouts)?;
         let advantages = turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?;
-        let (settings, advantages) = (config.settings(step, run.lr_factor()), Advantages::Turns(advantages));
-        let record = update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
+        let (settings, advantages) =
+            (config.settings(step, run.lr_factor()), Advantages::Turns(advantages));
+        let record =
+            update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         run.record(record, &rollouts, began)?;
         run.examine_and_save()?;
     }

@@ -106,7 +106,9 @@ impl Settings {
             Tasks { simulator: Some(_), .. } => Ok(World::Scienceworld),
             Tasks { data: Some(_), .. } => Ok(World::Alfworld),
             Tasks { household: Some(_), .. } => Ok(World::Household),
-            _ => bail!("no config.toml beside the episodes names an environment: choose one with --env"),
+            _ => bail!(
+                "no config.toml beside the episodes names an environment: choose one with --env"
+            ),
         }
     }
 
@@ -119,11 +121,15 @@ impl Settings {
         let games: Arc<dyn Games> = match world {
             World::Toy => return Ok(Box::new(ToyEnvironment::new())),
             World::Scienceworld => return self.scienceworld(),
-            World::Household => Arc::new(Household::new(tasks.household.clone().unwrap_or_default())?),
+            World::Household => {
+                Arc::new(Household::new(tasks.household.clone().unwrap_or_default())?)
+            }
             World::Alfworld => {
                 let set = || std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
-                let data = args.data.clone().or(tasks.data.clone()).or_else(|| set().map(PathBuf::from));
-                let data = data.context("the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;
+                let data =
+                    args.data.clone().or(tasks.data.clone()).or_else(|| set().map(PathBuf::from));
+                let data =
+                    data.context("the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;
                 Arc::new(DataFolder::open(data)?)
             }
         };
@@ -133,7 +139,8 @@ impl Settings {
     fn scienceworld(&self) -> Result<Box<dyn Environment>> {
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
         let config = self.tasks().simulator.clone().unwrap_or_default();
-        let environment = ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
+        let environment =
+            ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
         Ok(Box::new(environment.context("the pool has no environment")?))
     }
 }
@@ -154,7 +161,11 @@ impl Args {
             return Ok(vec![self.path.clone()]);
         }
         let files = episode_files(&self.path)?;
-        ensure!(!files.is_empty(), "{}: no episodes.jsonl and no rollouts.jsonl", self.path.display());
+        ensure!(
+            !files.is_empty(),
+            "{}: no episodes.jsonl and no rollouts.jsonl",
+            self.path.display()
+        );
         Ok(files)
     }
 }

@@ -19,7 +19,9 @@ use epo::env::scienceworld::{Provision, ScienceWorldPool};
 use epo::env::Environment;
 use epo::rollout::ActionSpace;
 use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::config::{
+    Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
+};
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
@@ -147,10 +149,12 @@ fn main() -> Result<()> {
     let advantage = config.grpo()?;
 
     let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-    let mut pool = ScienceWorldPool::new(&installation, &config.environment.simulator, config.environments)?;
+    let mut pool =
+        ScienceWorldPool::new(&installation, &config.environment.simulator, config.environments)?;
     let new = folder.checkpoint.is_none();
     let beginning = new.then(|| ScienceWorldTasks::begin(&config, &mut pool)).transpose()?;
-    let environments = pool.take_environments().into_iter().map(|e| Box::new(e) as Box<dyn Environment>);
+    let environments =
+        pool.take_environments().into_iter().map(|e| Box::new(e) as Box<dyn Environment>);
     let mut run = Trainer::open(folder, environments.collect(), beginning)?.stopping_at(stop);
 
     while let Some(step) = run.next_step() {
@@ -158,10 +162,14 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
         let returns = rewards.returns();
-        let advantages =
-            Advantages::Turns(turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?);
+        let advantages = Advantages::Turns(turn_advantages(
+            &rollouts.trajectories,
+            rewards.turns(),
+            &advantage,
+        )?);
         let settings = config.settings(step, run.lr_factor());
-        let mut record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
+        let mut record =
+            update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         record.set("restarts", pool.restarts());
         run.record(record, &rollouts, began)?;
         run.examine_and_save()?;

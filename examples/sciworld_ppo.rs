@@ -19,7 +19,9 @@ use epo::env::scienceworld::{Provision, ScienceWorldPool};
 use epo::env::Environment;
 use epo::rollout::ActionSpace;
 use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType};
+use epo::train::config::{
+    Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
+};
 use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
 
@@ -146,10 +148,12 @@ fn main() -> Result<()> {
     let (gae, _) = config.ppo()?;
 
     let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-    let mut pool = ScienceWorldPool::new(&installation, &config.environment.simulator, config.environments)?;
+    let mut pool =
+        ScienceWorldPool::new(&installation, &config.environment.simulator, config.environments)?;
     let new = folder.checkpoint.is_none();
     let beginning = new.then(|| ScienceWorldTasks::begin(&config, &mut pool)).transpose()?;
-    let environments = pool.take_environments().into_iter().map(|e| Box::new(e) as Box<dyn Environment>);
+    let environments =
+        pool.take_environments().into_iter().map(|e| Box::new(e) as Box<dyn Environment>);
     let mut run = Trainer::open(folder, environments.collect(), beginning)?.stopping_at(stop);
 
     while let Some(step) = run.next_step() {
@@ -157,7 +161,8 @@ fn main() -> Result<()> {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
         let returns = rewards.returns();
-        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
+        let (settings, (agent, critic)) =
+            (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {

@@ -114,7 +114,11 @@ impl Error {
     }
 
     /// A rejected setting.
-    pub fn setting(field: impl Into<String>, value: impl ToString, reason: impl Into<String>) -> Self {
+    pub fn setting(
+        field: impl Into<String>,
+        value: impl ToString,
+        reason: impl Into<String>,
+    ) -> Self {
         Self::Setting { field: field.into(), value: value.to_string(), reason: reason.into() }
     }
 
@@ -124,7 +128,11 @@ impl Error {
     }
 
     /// A file whose content is wrong.
-    pub fn file(path: impl AsRef<Path>, field: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub fn file(
+        path: impl AsRef<Path>,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
         Self::File { path: path.as_ref().to_path_buf(), field: field.into(), reason: reason.into() }
     }
 }

@@ -28,7 +28,8 @@ pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
 /// # Errors
 /// [`Error::Setting`] for a folder that is there already and not empty, [`Error::Io`], and what `write` returns.
 pub(crate) fn atomic_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file();
+    let occupied =
+        fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file();
     if occupied {
         return Err(Error::setting("folder", path.display(), "is there already and not empty"));
     }
@@ -67,8 +68,9 @@ pub(crate) fn create_folder(folder: &Path) -> Result<()> {
 }
 
 fn temporary_name(path: &Path) -> Result<PathBuf> {
-    let name =
-        path.file_name().ok_or_else(|| Error::setting("path", path.display(), "must end in a file name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::setting("path", path.display(), "must end in a file name"))?;
     let mut temporary = std::ffi::OsString::from(".tmp-");
     temporary.push(name);
     Ok(path.with_file_name(temporary))
@@ -113,7 +115,8 @@ mod tests {
                 .and(Err(Error::setting("b", 1, "no")))
         });
         assert!(failed.is_err() && !path.exists());
-        atomic_folder(&path, |at| fs::write(at.join("b"), "whole").map_err(|e| Error::io(at, e))).unwrap();
+        atomic_folder(&path, |at| fs::write(at.join("b"), "whole").map_err(|e| Error::io(at, e)))
+            .unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
         let error = atomic_folder(&path, |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("model") && error.contains("not empty"), "{error}");

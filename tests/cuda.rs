@@ -3,4 +3,7 @@
 #[macro_use]
 mod device;
 
-device_tests!(define_tests, device::open("CUDA", candle_core::Device::new_cuda(0), "EPO_REQUIRE_CUDA"));
+device_tests!(
+    define_tests,
+    device::open("CUDA", candle_core::Device::new_cuda(0), "EPO_REQUIRE_CUDA")
+);

@@ -3,4 +3,7 @@
 #[macro_use]
 mod device;
 
-device_tests!(define_tests, device::open("Metal", candle_core::Device::new_metal(0), "EPO_REQUIRE_METAL"));
+device_tests!(
+    define_tests,
+    device::open("Metal", candle_core::Device::new_metal(0), "EPO_REQUIRE_METAL")
+);

@@ -17,7 +17,8 @@ pub(crate) fn figures(command: &mut Command) -> Result<[f64; 3]> {
 
 /// Python with a script of this repository; threads that spin while they wait would be charged to it on a busy machine.
 pub(crate) fn python(script: &str) -> Command {
-    let mut command = Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
+    let mut command =
+        Command::new(std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into()));
     command.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script));
     command.env("OMP_WAIT_POLICY", "passive");
     command
@@ -34,7 +35,8 @@ pub(crate) fn faster(script: &str, arguments: &[String]) -> Result<[f64; 3]> {
 /// CPU seconds of this process so far, all threads (Linux; 0 elsewhere).
 pub(crate) fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / 100.0
 }
@@ -48,5 +50,6 @@ pub(crate) fn forget_peak() {
 pub(crate) fn memory(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
+        / 1024.0
 }

@@ -21,7 +21,8 @@ impl Official {
 
     pub(crate) fn round<T: serde::de::DeserializeOwned>(&mut self) -> anyhow::Result<T> {
         self.ask.write_all(b"round\n")?;
-        let line = self.answers.next().ok_or_else(|| anyhow::anyhow!("the official side ended"))??;
+        let line =
+            self.answers.next().ok_or_else(|| anyhow::anyhow!("the official side ended"))??;
         Ok(serde_json::from_str(&line)?)
     }
 }

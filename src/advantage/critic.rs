@@ -54,7 +54,12 @@ pub type Estimate = (Vec<f64>, Vec<f64>);
 ///
 /// # Errors
 /// [`Error::Setting`], [`Error::Shape`] where the lengths differ, [`Error::NonFinite`] at a masked-in token.
-pub fn gae_within_turns(rewards: &[f64], values: &[f64], layout: &TokenLayout, gae: Gae) -> Result<Estimate> {
+pub fn gae_within_turns(
+    rewards: &[f64],
+    values: &[f64],
+    layout: &TokenLayout,
+    gae: Gae,
+) -> Result<Estimate> {
     over_tokens(rewards, values, layout, gae, |trajectory| trajectory.into_values().collect())
 }
 
@@ -70,7 +75,9 @@ pub fn gae_over_trajectories(
     layout: &TokenLayout,
     gae: Gae,
 ) -> Result<Estimate> {
-    over_tokens(rewards, values, layout, gae, |trajectory| vec![trajectory.into_values().flatten().collect()])
+    over_tokens(rewards, values, layout, gae, |trajectory| {
+        vec![trajectory.into_values().flatten().collect()]
+    })
 }
 
 /// Turn-level GAE: one reward and one value a turn, `trajectories` naming each turn's trajectory in the order
@@ -78,7 +85,12 @@ pub fn gae_over_trajectories(
 ///
 /// # Errors
 /// [`Error::Setting`], [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
-pub fn gae_over_turns(rewards: &[f64], values: &[f64], trajectories: &[usize], gae: Gae) -> Result<Estimate> {
+pub fn gae_over_turns(
+    rewards: &[f64],
+    values: &[f64],
+    trajectories: &[usize],
+    gae: Gae,
+) -> Result<Estimate> {
     gae.validate()?;
     check_len("trajectories", trajectories.len(), rewards.len())?;
     check_len("values", values.len(), rewards.len())?;
@@ -141,7 +153,12 @@ fn over_tokens(
 }
 
 /// GAE along every chain of positions, results at their positions and zero elsewhere.
-fn scatter(rewards: &[f64], values: &[f64], chains: Vec<Vec<usize>>, settings: Gae) -> Result<Estimate> {
+fn scatter(
+    rewards: &[f64],
+    values: &[f64],
+    chains: Vec<Vec<usize>>,
+    settings: Gae,
+) -> Result<Estimate> {
     let (mut advantages, mut returns) = (vec![0.0; rewards.len()], vec![0.0; rewards.len()]);
     for chain in chains {
         let of = |list: &[f64]| chain.iter().map(|&i| list[i]).collect::<Vec<_>>();
@@ -182,7 +199,8 @@ mod tests {
         assert_eq!(within, [0.5, 1.0, 0.0, 4.0]);
         let (both, _) = gae_bi_level(&rewards, &values, &layout(), Gae::default(), HALF).unwrap();
         assert_eq!(both, [2.5, 5.0, 0.0, 4.0]);
-        let (turns, returns) = gae_over_turns(&[1.0, 9.0, 4.0], &[0.5, 1.0, 2.0], &[3, 0, 3], HALF).unwrap();
+        let (turns, returns) =
+            gae_over_turns(&[1.0, 9.0, 4.0], &[0.5, 1.0, 2.0], &[3, 0, 3], HALF).unwrap();
         assert_eq!(turns, [2.5, 8.0, 2.0]);
         assert_eq!(returns, [3.0, 9.0, 4.0]);
     }

@@ -50,7 +50,11 @@ impl Overlong {
         }
         match self.penalty >= 0.0 && self.penalty.is_finite() {
             true => Ok(()),
-            false => Err(Error::setting("overlong.penalty", self.penalty, "must be finite and at least 0")),
+            false => Err(Error::setting(
+                "overlong.penalty",
+                self.penalty,
+                "must be finite and at least 0",
+            )),
         }
     }
 
@@ -71,7 +75,8 @@ mod tests {
 
     #[test]
     fn groups_of_equal_scores_teach_nothing() {
-        let keep = informative_groups(&[1.0, 0.0, 2.0, 1.0, 0.0, 7.0], &[5, 0, 2, 5, 2, 9]).unwrap();
+        let keep =
+            informative_groups(&[1.0, 0.0, 2.0, 1.0, 0.0, 7.0], &[5, 0, 2, 5, 2, 9]).unwrap();
         assert_eq!(keep, [false, false, true, false, true, false]);
         assert!(matches!(informative_groups(&[1.0], &[0, 0]), Err(Error::Shape { .. })));
         assert!(matches!(informative_groups(&[f64::NAN], &[0]), Err(Error::NonFinite { .. })));
@@ -80,14 +85,18 @@ mod tests {
     #[test]
     fn long_answers_cost_more_and_more_up_to_the_limit() {
         let overlong = Overlong { limit: 20, buffer: 4, penalty: 2.0 };
-        let rewards: Vec<f64> = [1, 16, 17, 19, 20, 99].map(|n| overlong.reward(n).unwrap()).to_vec();
+        let rewards: Vec<f64> =
+            [1, 16, 17, 19, 20, 99].map(|n| overlong.reward(n).unwrap()).to_vec();
         assert_eq!(rewards, [0.0, 0.0, -0.5, -1.5, -2.0, -2.0]);
         for (bad, name) in [
             (Overlong { buffer: 0, ..overlong }, "overlong.buffer"),
             (Overlong { buffer: 21, ..overlong }, "overlong.buffer"),
             (Overlong { penalty: -1.0, ..overlong }, "overlong.penalty"),
         ] {
-            assert!(matches!(bad.reward(3), Err(Error::Setting { field, .. }) if field == name), "{name}");
+            assert!(
+                matches!(bad.reward(3), Err(Error::Setting { field, .. }) if field == name),
+                "{name}"
+            );
         }
     }
 }

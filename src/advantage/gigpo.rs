@@ -70,8 +70,14 @@ mod tests {
 
     #[test]
     fn turns_from_the_same_observation_are_compared() {
-        let advantages =
-            gigpo(&[1.0, 1.0, 1.0], &[4.0, 2.0, 9.0], &[0, 0, 0], &["door", "door", "lamp"], 0.5, false);
+        let advantages = gigpo(
+            &[1.0, 1.0, 1.0],
+            &[4.0, 2.0, 9.0],
+            &[0, 0, 0],
+            &["door", "door", "lamp"],
+            0.5,
+            false,
+        );
         assert_eq!(advantages.unwrap(), [0.5, -0.5, 0.0]);
     }
 }

@@ -57,7 +57,11 @@ impl<'a> Groups<'a> {
             (*group, Stats::new(&rows.iter().map(|&row| scores[row]).collect::<Vec<_>>()))
         };
         let stats: BTreeMap<usize, Stats> = self.samples().iter().map(stats_of).collect();
-        Ok(scores.iter().zip(self.groups).map(|(&score, group)| of_row(score, &stats[group])).collect())
+        Ok(scores
+            .iter()
+            .zip(self.groups)
+            .map(|(&score, group)| of_row(score, &stats[group]))
+            .collect())
     }
 }
 
@@ -74,7 +78,11 @@ impl Stats {
         let count = samples.len() as f64;
         let mean = samples.iter().sum::<f64>() / count;
         let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
-        Self { count, mean, std: if samples.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 1.0 } }
+        Self {
+            count,
+            mean,
+            std: if samples.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 1.0 },
+        }
     }
 
     /// The baseline: the mean, but 0 for a singleton group.
@@ -127,7 +135,8 @@ pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f6
     let mut advantages = vec![0.0; scores.len()];
     for (group, mut rows) in groups.samples() {
         if rows.len() < 2 {
-            let reason = format!("pass@k compares at least two samples, the group has {}", rows.len());
+            let reason =
+                format!("pass@k compares at least two samples, the group has {}", rows.len());
             return Err(Error::setting("group", group, reason));
         }
         let stats = Stats::new(&rows.iter().map(|&row| scores[row]).collect::<Vec<_>>());
@@ -143,7 +152,11 @@ pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f6
 ///
 /// # Errors
 /// As [`grpo`] and [`masked_whiten`].
-pub fn reinforce_pp_baseline(scores: &[f64], groups: &Groups, layout: &TokenLayout) -> Result<Vec<f64>> {
+pub fn reinforce_pp_baseline(
+    scores: &[f64],
+    groups: &Groups,
+    layout: &TokenLayout,
+) -> Result<Vec<f64>> {
     let centred = broadcast(&grpo(scores, groups, false)?, layout)?;
     let mut advantages = masked_whiten(&centred, layout.mask())?;
     zero_masked(&mut advantages, layout.mask());
@@ -186,7 +199,12 @@ impl OutcomeEstimator {
     ///
     /// # Errors
     /// Those of the estimator, and [`Error::Shape`] where the lengths differ.
-    pub fn advantages_of_tokens(self, scores: &[f64], groups: &Groups, tokens: &[usize]) -> Result<Vec<f64>> {
+    pub fn advantages_of_tokens(
+        self,
+        scores: &[f64],
+        groups: &Groups,
+        tokens: &[usize],
+    ) -> Result<Vec<f64>> {
         check_len("tokens", tokens.len(), scores.len())?;
         match self {
             Self::Grpo => grpo(scores, groups, true),

@@ -20,7 +20,9 @@ pub(crate) mod group;
 pub(crate) mod token;
 pub(crate) mod whiten;
 
-pub use critic::{gae_bi_level, gae_over_trajectories, gae_over_turns, gae_within_turns, Estimate, Gae};
+pub use critic::{
+    gae_bi_level, gae_over_trajectories, gae_over_turns, gae_within_turns, Estimate, Gae,
+};
 pub use dapo::{informative_groups, Overlong};
 pub use gigpo::{discounted_returns, gigpo};
 pub use group::{grpo, pass_at_k, reinforce_pp_baseline, rloo, Groups, OutcomeEstimator};
@@ -38,7 +40,9 @@ fn check_len(name: &'static str, got: usize, expected: usize) -> Result<()> {
 
 fn check_finite(name: &str, values: &[f64]) -> Result<()> {
     match values.iter().position(|v| !v.is_finite()) {
-        Some(i) => Err(Error::NonFinite { name: name.into(), value: values[i], at: format!("index {i}") }),
+        Some(i) => {
+            Err(Error::NonFinite { name: name.into(), value: values[i], at: format!("index {i}") })
+        }
         None => Ok(()),
     }
 }

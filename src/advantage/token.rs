@@ -12,7 +12,12 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
-pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Result<(Vec<f64>, Vec<f64>)> {
+pub fn gae(
+    rewards: &[f64],
+    values: &[f64],
+    gamma: f64,
+    lambda: f64,
+) -> Result<(Vec<f64>, Vec<f64>)> {
     check_len("values", values.len(), rewards.len())?;
     check_finite("rewards", rewards)?;
     check_finite("values", values)?;
@@ -58,7 +63,11 @@ pub fn masked_whiten(values: &[f64], mask: &[bool]) -> Result<Vec<f64>> {
 ///
 /// # Errors
 /// As [`masked_whiten`].
-pub fn reinforce_pp(rewards: &[f64], layout: &TokenLayout, gamma: f64) -> Result<(Vec<f64>, Vec<f64>)> {
+pub fn reinforce_pp(
+    rewards: &[f64],
+    layout: &TokenLayout,
+    gamma: f64,
+) -> Result<(Vec<f64>, Vec<f64>)> {
     let mask = layout.mask();
     check_len("rewards", rewards.len(), mask.len())?;
     let mut returns = vec![0.0; rewards.len()];

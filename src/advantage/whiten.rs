@@ -29,8 +29,9 @@ pub fn whiten_counted(values: &[f64], counts: &[usize]) -> Result<Vec<f64>> {
         let at = format!("{total} tokens, a variance needs two");
         return Err(Error::EmptyMask { name: "counts", at });
     }
-    let sum =
-        |of: &dyn Fn(f64) -> f64| -> f64 { values.iter().zip(counts).map(|(&x, &n)| n as f64 * of(x)).sum() };
+    let sum = |of: &dyn Fn(f64) -> f64| -> f64 {
+        values.iter().zip(counts).map(|(&x, &n)| n as f64 * of(x)).sum()
+    };
     let mean = sum(&|x| x) / total;
     let variance = sum(&|x| (x - mean) * (x - mean)) / (total - 1.0);
     Ok(values.iter().map(|x| (x - mean) / (variance + 1e-8).sqrt()).collect())
@@ -51,7 +52,10 @@ mod tests {
         assert_eq!([tokens[3], tokens[5]], [0.0; 2]);
         assert!((tokens[0] - turns[0]).abs() < 1e-12 && (tokens[4] - turns[1]).abs() < 1e-12);
         assert!(matches!(whiten_counted(&[1.0, 2.0], &[1, 0]), Err(Error::EmptyMask { .. })));
-        assert!(matches!(whiten_counted(&[1.0], &[1, 1]), Err(Error::Shape { name: "counts", .. })));
+        assert!(matches!(
+            whiten_counted(&[1.0], &[1, 1]),
+            Err(Error::Shape { name: "counts", .. })
+        ));
         assert!(matches!(whiten_counted(&[f64::NAN; 2], &[1, 1]), Err(Error::NonFinite { .. })));
     }
 }

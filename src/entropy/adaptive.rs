@@ -93,7 +93,8 @@ impl AdaptiveBonus {
             ("entropy.adaptive.rate", settings.rate),
             ("entropy.adaptive.max", settings.max),
         ];
-        if let Some((field, value)) = fields.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
+        if let Some((field, value)) = fields.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite()))
+        {
             return Err(Error::setting(field, value, "must be finite and greater than 0"));
         }
         weight("entropy.lambda", lambda)?;
@@ -184,7 +185,8 @@ mod tests {
 
     #[test]
     fn skywork_steps_up_below_the_target_and_is_silent_above() {
-        let settings = AdaptiveTarget { target: 0.5, rate: 0.25, max: 0.5, rule: AdaptiveRule::Skywork };
+        let settings =
+            AdaptiveTarget { target: 0.5, rate: 0.25, max: 0.5, rule: AdaptiveRule::Skywork };
         let mut bonus = AdaptiveBonus::new(0.0, settings).unwrap();
         // λ after each step: .25, .5 (cut), .5 (cut), .25, 0, 0 (cut), .25
         let got = weights(&mut bonus, &[0.4, 0.5, 0.1, 0.9, 0.9, 0.9, 0.2, 0.2]);

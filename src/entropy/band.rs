@@ -82,7 +82,9 @@ impl Units {
         let layout = inputs.batch.layout();
         let entropy_n = inputs.batch.zero_masked("entropy_bt", inputs.entropy_bt)?.flatten_all()?;
         let (entropy_u, weights, turns) = match granularity {
-            Granularity::Token => (entropy_n, inputs.batch.weights().to_vec(), layout.turns().to_vec()),
+            Granularity::Token => {
+                (entropy_n, inputs.batch.weights().to_vec(), layout.turns().to_vec())
+            }
             Granularity::Sequence => segment_means(inputs, &entropy_n)?,
         };
         let mut units = Self { entropy_u, weights, references: vec![0.0; turns.len()] };
@@ -105,7 +107,10 @@ impl Units {
 }
 
 /// Masked mean entropy, summed aggregation weight and turn index of every turn segment.
-fn segment_means(inputs: &EntropyInputs, entropy_n: &Tensor) -> Result<(Tensor, Vec<f64>, Vec<usize>)> {
+fn segment_means(
+    inputs: &EntropyInputs,
+    entropy_n: &Tensor,
+) -> Result<(Tensor, Vec<f64>, Vec<usize>)> {
     let mut segments = inputs.batch.layout().segments();
     if segments.turns.is_empty() {
         // A micro-batch of masked-out rows: one segment of weight zero keeps the shapes alive.

@@ -105,7 +105,9 @@ impl AdaptiveBeta for BetaSchedule {
         match *self {
             Self::Constant { value } => value,
             Self::PaperV2 { gamma, total_steps } => paper_v2_beta(step, gamma, total_steps),
-            Self::OfficialTwoPhase { total_steps } => official_two_phase(signed(step), signed(total_steps)),
+            Self::OfficialTwoPhase { total_steps } => {
+                official_two_phase(signed(step), signed(total_steps))
+            }
             Self::Linear { from, to, total_steps } => from + (to - from) * progress(total_steps),
             Self::Cosine { from, to, total_steps } => {
                 let share = 0.5 * (1.0 - (std::f64::consts::PI * progress(total_steps)).cos());
@@ -140,7 +142,10 @@ mod tests {
             (BetaSchedule::PaperV2 { gamma: f64::NAN, total_steps: 9 }, "entropy.beta.gamma"),
             (BetaSchedule::OfficialTwoPhase { total_steps: 0 }, "entropy.beta.total_steps"),
             (BetaSchedule::Linear { from: 1.0, to: -1.0, total_steps: 9 }, "entropy.beta.to"),
-            (BetaSchedule::Cosine { from: 1.0, to: 0.0, total_steps: 0 }, "entropy.beta.total_steps"),
+            (
+                BetaSchedule::Cosine { from: 1.0, to: 0.0, total_steps: 0 },
+                "entropy.beta.total_steps",
+            ),
             (BetaSchedule::Constant { value: -0.5 }, "entropy.beta.value"),
         ];
         for (schedule, name) in cases {

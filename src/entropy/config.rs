@@ -269,7 +269,8 @@ impl EntropyConfig {
             (&[KlCov], "kl_cov", "only `kl-cov` has this table"),
         ];
         let top = (&[TopEntropy][..], "top_entropy", "only `top-entropy` has this table");
-        let unused = owners.into_iter().chain([top]).filter(|(methods, ..)| !methods.contains(&self.method));
+        let unused =
+            owners.into_iter().chain([top]).filter(|(methods, ..)| !methods.contains(&self.method));
         unused.map(|(_, key, reason)| (key, reason)).collect()
     }
 

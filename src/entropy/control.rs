@@ -61,7 +61,11 @@ impl EntropyControl {
     /// [`Error::Setting`] where the step before was not finished; the errors of the parts.
     pub fn begin_step(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
         if self.current.is_some() {
-            return Err(Error::setting("step", step, format!("step {} is not finished", self.step)));
+            return Err(Error::setting(
+                "step",
+                step,
+                format!("step {} is not finished", self.step),
+            ));
         }
         if self.include_current {
             self.history.record(&rollout)?;
@@ -104,7 +108,8 @@ impl EntropyControl {
         policy: Option<PolicyInputs>,
     ) -> Result<LossOutput> {
         let history = self.history.as_ref();
-        let inputs = EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step), policy };
+        let inputs =
+            EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step), policy };
         let entropies = batch.host("entropy_bt", entropy_bt)?;
         let mut output = self.regularizer.term(&inputs)?;
         output.metrics.add("entropy/mean", entropies.iter().sum::<f64>() * batch.share());
@@ -163,9 +168,12 @@ impl EntropyControl {
         let Some(current) = &self.current else { return Ok(metrics) };
         current.mean().into_iter().for_each(|mean| metrics.add("entropy/rollout", mean));
         for turn in (0..current.turns()).filter(|&turn| current.count(turn) > 0) {
-            let pairs = [("turn", current.turn_mean(turn)), ("reference", self.history.reference(turn)?)];
+            let pairs =
+                [("turn", current.turn_mean(turn)), ("reference", self.history.reference(turn)?)];
             for (name, value) in pairs {
-                value.into_iter().for_each(|value| metrics.add(format!("entropy/{name}_{turn:03}"), value));
+                value
+                    .into_iter()
+                    .for_each(|value| metrics.add(format!("entropy/{name}_{turn:03}"), value));
             }
         }
         Ok(metrics)
@@ -187,7 +195,11 @@ impl EntropyControl {
     /// [`Error::Setting`] naming the part whose state does not fit.
     pub fn load_state(&mut self, state: &Value) -> Result<()> {
         let Some(step) = state["step"].as_u64() else {
-            return Err(Error::setting("entropy.state.step", &state["step"], "must be a step number"));
+            return Err(Error::setting(
+                "entropy.state.step",
+                &state["step"],
+                "must be a step number",
+            ));
         };
         self.regularizer.load_state(&state["regularizer"])?;
         self.history.load_state(&state["history"])?;

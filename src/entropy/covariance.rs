@@ -54,7 +54,8 @@ impl ClipCov {
         match self.low < self.high && self.low.is_finite() && self.high.is_finite() {
             true => Ok(()),
             false => {
-                let reason = format!("must be finite and below entropy.clip_cov.high = {}", self.high);
+                let reason =
+                    format!("must be finite and below entropy.clip_cov.high = {}", self.high);
                 Err(Error::setting("entropy.clip_cov.low", self.low, reason))
             }
         }
@@ -116,7 +117,8 @@ impl KlCov {
 
 impl EntropyRegularizer for KlCov {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let Some((policy, chosen_bt)) = inputs.policy.and_then(|policy| Some((policy, policy.chosen_bt?)))
+        let Some((policy, chosen_bt)) =
+            inputs.policy.and_then(|policy| Some((policy, policy.chosen_bt?)))
         else {
             let reason = "needs the log-probs and the selection: EntropyControl::term_with";
             return Err(Error::setting("entropy.method", "kl-cov", reason));

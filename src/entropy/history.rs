@@ -149,7 +149,8 @@ impl EntropyHistory for AverageHistory {
         }
         let read: State = read_state("history", state)?;
         if (read.averaging, read.per_turn) != (self.averaging, self.per_turn) {
-            let reason = format!("the history is {:?}, per turn: {}", self.averaging, self.per_turn);
+            let reason =
+                format!("the history is {:?}, per turn: {}", self.averaging, self.per_turn);
             return Err(Error::setting("entropy.history.state", state, reason));
         }
         self.slots = read.slots;
@@ -201,9 +202,11 @@ mod tests {
 
     #[test]
     fn a_restored_history_continues_as_the_original() {
-        for averaging in
-            [Averaging::Cumulative {}, Averaging::Window { steps: 2 }, Averaging::Ema { decay: 0.9 }]
-        {
+        for averaging in [
+            Averaging::Cumulative {},
+            Averaging::Window { steps: 2 },
+            Averaging::Ema { decay: 0.9 },
+        ] {
             let mut original = AverageHistory::new(averaging, true).unwrap();
             for value in [0.3, 0.7, 0.2] {
                 original.record(&step(&[Some(value)])).unwrap();

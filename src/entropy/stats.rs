@@ -99,7 +99,8 @@ pub(crate) fn expect_null(part: &str, state: &Value) -> Result<()> {
 
 /// A state read back, or an error that names the part.
 pub(crate) fn read_state<T: for<'de> Deserialize<'de>>(part: &str, state: &Value) -> Result<T> {
-    T::deserialize(state).map_err(|e| Error::setting(format!("entropy.{part}.state"), state, e.to_string()))
+    T::deserialize(state)
+        .map_err(|e| Error::setting(format!("entropy.{part}.state"), state, e.to_string()))
 }
 
 #[cfg(test)]

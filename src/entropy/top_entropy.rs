@@ -52,7 +52,8 @@ impl EntropyRegularizer for TopEntropy {
         sorted.sort_by(f64::total_cmp);
         let threshold = quantile(&sorted, 1.0 - self.share);
         let mask = tokens.layout.mask();
-        let chosen: Vec<bool> = mask.iter().zip(entropies).map(|(&m, &h)| m && h >= threshold).collect();
+        let chosen: Vec<bool> =
+            mask.iter().zip(entropies).map(|(&m, &h)| m && h >= threshold).collect();
         let weights = chosen.iter().map(|&c| f64::from(u8::from(c))).collect();
         Ok(Some(TokenSelection { chosen, policy_weights: Some(weights) }))
     }

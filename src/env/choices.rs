@@ -10,7 +10,10 @@ use crate::Result;
 pub struct ShowAdmissible<E>(pub E);
 
 /// The environment, where `show` with its admissible actions in its observations.
-pub fn show_admissible<E: Environment + 'static>(environment: E, show: bool) -> Box<dyn Environment> {
+pub fn show_admissible<E: Environment + 'static>(
+    environment: E,
+    show: bool,
+) -> Box<dyn Environment> {
     if show {
         Box::new(ShowAdmissible(environment))
     } else {
@@ -86,11 +89,15 @@ mod tests {
 
         let mut shown = ShowAdmissible(ToyEnvironment::default());
         let again = played.replay(&mut shown).unwrap();
-        let expected = format!("{}\nActions: {}", played.start.observation.trim_end(), first.join("; "));
+        let expected =
+            format!("{}\nActions: {}", played.start.observation.trim_end(), first.join("; "));
         assert_eq!(again.start.observation, expected);
         let (got, plain) = (&again.turns[0], &played.turns[0]);
         assert_eq!(got.step.observation.contains("\nActions: "), !plain.step.done);
         assert!(got.step.observation.starts_with(plain.step.observation.trim_end()));
-        assert_eq!((&got.action, got.imitated, got.step.reward), (&plain.action, true, plain.step.reward));
+        assert_eq!(
+            (&got.action, got.imitated, got.step.reward),
+            (&plain.action, true, plain.step.reward)
+        );
     }
 }

@@ -18,7 +18,9 @@ pub use toy::ToyEnvironment;
 use crate::Result;
 
 /// Which episode to play: a task family and one variation of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Task {
     /// The family, as the environment names it (`"boil"`, a game file, …).
     pub name: String,

@@ -31,7 +31,11 @@ impl ToyEnvironment {
     fn play(&mut self, action: &str) -> (String, f64, bool) {
         let action = action.trim();
         if action == "look" {
-            return (format!("the coin is in the {} box", COLOURS[self.colour]), self.score.max(25.0), false);
+            return (
+                format!("the coin is in the {} box", COLOURS[self.colour]),
+                self.score.max(25.0),
+                false,
+            );
         }
         match action.strip_prefix("open ").and_then(|c| COLOURS.iter().position(|k| *k == c)) {
             Some(c) if c == self.colour => ("you found the coin".into(), 100.0, true),
@@ -51,7 +55,11 @@ impl Environment for ToyEnvironment {
                 reason: format!("the only task is {}", Self::TASK),
             });
         }
-        *self = Self { colour: task.variation as usize % COLOURS.len(), running: true, ..Self::default() };
+        *self = Self {
+            colour: task.variation as usize % COLOURS.len(),
+            running: true,
+            ..Self::default()
+        };
         Ok(Start { goal: "find the coin".into(), observation: "you see four boxes".into() })
     }
 
@@ -71,7 +79,14 @@ impl Environment for ToyEnvironment {
         let done = ended || self.steps == MAX_STEPS;
         self.running = !done;
         let valid = observation != NOT_UNDERSTOOD;
-        Ok(Step { observation, reward: score - before, score, done, success: score == 100.0, valid })
+        Ok(Step {
+            observation,
+            reward: score - before,
+            score,
+            done,
+            success: score == 100.0,
+            valid,
+        })
     }
 
     fn admissible(&mut self) -> Result<Vec<String>> {

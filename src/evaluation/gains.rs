@@ -104,7 +104,8 @@ impl Panels {
             return Ok(Self(Vec::new()));
         }
         let lines = read_metrics(run_dir)?;
-        let examinations = lines.iter().filter(|line| line.get("phase").is_some_and(|p| p == "eval"));
+        let examinations =
+            lines.iter().filter(|line| line.get("phase").is_some_and(|p| p == "eval"));
         let of = |line: &serde_json::Map<String, serde_json::Value>| {
             let (step, n) = (line.get("step")?.as_u64()?, line.get("n")?.as_u64()?);
             Some((step, line.get("panel")?.as_str()?.to_owned(), n))
@@ -135,7 +136,11 @@ pub(crate) fn add(found: &mut Vec<ExaminationOutcomes>, line: &Line) {
     let panel = line.panel.as_deref().unwrap_or("evaluation");
     let place = found.iter().rposition(|e| (e.panel.as_str(), e.step) == (panel, line.step));
     let place = place.unwrap_or_else(|| {
-        found.push(ExaminationOutcomes { panel: panel.to_owned(), step: line.step, tasks: BTreeMap::new() });
+        found.push(ExaminationOutcomes {
+            panel: panel.to_owned(),
+            step: line.step,
+            tasks: BTreeMap::new(),
+        });
         found.len() - 1
     });
     let members = found[place].tasks.entry(line.episode.task.clone()).or_default();
@@ -178,10 +183,11 @@ pub fn panel_gains(runs: &[(String, Vec<ExaminationOutcomes>)]) -> Vec<PanelGain
         for (first, last) in first_and_last(examinations) {
             let steps = (first.step, last.step);
             let values = [first.successes(), last.successes(), first.scores(), last.scores()];
-            let values =
-                values.map(|v| v.into_iter().map(|(task, xs)| ((index, task), xs)).collect::<Values>());
+            let values = values
+                .map(|v| v.into_iter().map(|(task, xs)| ((index, task), xs)).collect::<Values>());
             gains.push(gain(Some(name.clone()), &first.panel, steps, &values));
-            let pool = pooled.entry(&first.panel).or_insert_with(|| Pool { steps, ..Pool::default() });
+            let pool =
+                pooled.entry(&first.panel).or_insert_with(|| Pool { steps, ..Pool::default() });
             pool.runs += 1;
             pool.values.iter_mut().zip(values).for_each(|(all, some)| all.extend(some));
         }
@@ -193,12 +199,15 @@ pub fn panel_gains(runs: &[(String, Vec<ExaminationOutcomes>)]) -> Vec<PanelGain
 
 fn gain(run: Option<String>, panel: &str, steps: (u64, u64), values: &[Values; 4]) -> PanelGain {
     let [before, after, score_before, score_after] = values;
-    let (success, score) = (paired_gain(before, after, 0), paired_gain(score_before, score_after, 0));
+    let (success, score) =
+        (paired_gain(before, after, 0), paired_gain(score_before, score_after, 0));
     PanelGain { run, panel: panel.to_owned(), steps, success, score }
 }
 
 /// The first and the last examination of each panel that has two, in order of first appearance.
-fn first_and_last(examinations: &[ExaminationOutcomes]) -> Vec<(&ExaminationOutcomes, &ExaminationOutcomes)> {
+fn first_and_last(
+    examinations: &[ExaminationOutcomes],
+) -> Vec<(&ExaminationOutcomes, &ExaminationOutcomes)> {
     let mut panels: Vec<(&ExaminationOutcomes, &ExaminationOutcomes)> = Vec::new();
     for examination in examinations {
         match panels.iter_mut().find(|(first, _)| first.panel == examination.panel) {
@@ -213,7 +222,8 @@ fn first_and_last(examinations: &[ExaminationOutcomes]) -> Vec<(&ExaminationOutc
 /// Gains as a table of text: run, panel, steps, number of tasks, and for success and score the mean before, the mean
 /// after and the gain with its 95 % interval.
 pub fn gains_table(gains: &[PanelGain]) -> String {
-    let head = ["run", "panel", "steps", "tasks", "success", "gain", "score", "gain"].map(str::to_owned);
+    let head =
+        ["run", "panel", "steps", "tasks", "success", "gain", "score", "gain"].map(str::to_owned);
     let rows = std::iter::once(head).chain(gains.iter().map(|row| {
         let of = |g: &PairedGain| {
             // Shares and small points need their digits, points of a hundred do not have them.
@@ -223,13 +233,16 @@ pub fn gains_table(gains: &[PanelGain]) -> String {
             [means, format!("{mean:+.digits$} [{low:+.digits$}, {high:+.digits$}]")]
         };
         let ([success, gained], [score, points]) = (of(&row.success), of(&row.score));
-        let (run, steps) =
-            (row.run.as_deref().unwrap_or("all runs"), format!("{} → {}", row.steps.0, row.steps.1));
+        let (run, steps) = (
+            row.run.as_deref().unwrap_or("all runs"),
+            format!("{} → {}", row.steps.0, row.steps.1),
+        );
         let tasks = row.success.gain.n.to_string();
         [run.to_owned(), row.panel.clone(), steps, tasks, success, gained, score, points]
     }));
     let rows: Vec<[String; 8]> = rows.collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let line = |row: &[String; 8]| {
         let cells = row.iter().enumerate().map(|(i, cell)| format!("{cell:<0$}", width(i)));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
@@ -263,10 +276,15 @@ mod tests {
                 recorder.episode(&line).unwrap();
             }
         };
-        let all =
-            |solved: [bool; 3]| (0..3).map(|i| episode(i, 0, solved[i as usize], &[5.0, -100.0])).collect();
+        let all = |solved: [bool; 3]| {
+            (0..3).map(|i| episode(i, 0, solved[i as usize], &[5.0, -100.0])).collect()
+        };
         examine("seen", 0, all([false, false, true]));
-        examine("unseen", 0, vec![episode(0, 0, false, &[30.0]), episode(0, 1, true, &[20.0, 100.0])]);
+        examine(
+            "unseen",
+            0,
+            vec![episode(0, 0, false, &[30.0]), episode(0, 1, true, &[20.0, 100.0])],
+        );
         examine("seen", 7, all(after));
         examine("unseen", 7, vec![episode(0, 0, true, &[100.0]), episode(0, 1, true, &[100.0])]);
     }
@@ -277,8 +295,13 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             run(dir.path(), named, [true, true, true]);
             let found = read_outcomes(dir.path()).unwrap();
-            let of: Vec<_> = found.iter().map(|e| (e.panel.as_str(), e.step, e.tasks.len())).collect();
-            assert_eq!(of, [("seen", 0, 3), ("unseen", 0, 1), ("seen", 7, 3), ("unseen", 7, 1)], "{named}");
+            let of: Vec<_> =
+                found.iter().map(|e| (e.panel.as_str(), e.step, e.tasks.len())).collect();
+            assert_eq!(
+                of,
+                [("seen", 0, 3), ("unseen", 0, 1), ("seen", 7, 3), ("unseen", 7, 1)],
+                "{named}"
+            );
             let task = Task { name: "t".into(), variation: 0 };
             assert_eq!(found[1].successes()[&task], [0.0, 1.0]);
             assert_eq!(found[1].scores()[&task], [30.0, 100.0]);
@@ -293,7 +316,8 @@ mod tests {
         run(dirs[1].path(), true, [false, false, false]);
         let runs = [0, 1].map(|i| (format!("run{i}"), read_outcomes(dirs[i].path()).unwrap()));
         let gains = panel_gains(&runs);
-        let of = |g: &PanelGain| (g.run.clone(), g.panel.clone(), g.success.gain.n, g.success.gain.mean);
+        let of =
+            |g: &PanelGain| (g.run.clone(), g.panel.clone(), g.success.gain.n, g.success.gain.mean);
         let some = |run: &str| Some(run.to_owned());
         let expected = [
             (some("run0"), "seen".to_owned(), 3, 2.0 / 3.0),
@@ -326,7 +350,9 @@ mod tests {
             .unwrap();
         let outcomes = read_outcomes(dir.path()).unwrap();
         assert_eq!(panel_gains(&[("r".into(), outcomes)]), []);
-        recorder.episode(&json!({ "step": 0, "episode": { "success": true, "turns": [] } })).unwrap();
+        recorder
+            .episode(&json!({ "step": 0, "episode": { "success": true, "turns": [] } }))
+            .unwrap();
         let error = read_outcomes(dir.path()).unwrap_err().to_string();
         assert!(
             error.contains("episodes.jsonl") && error.contains("line 2") && error.contains("task"),

@@ -22,10 +22,18 @@ impl Panel {
         let name = name.into();
         tasks.sort();
         if tasks.is_empty() {
-            return Err(Error::setting(format!("panel `{name}`"), "[]", "a panel needs at least one task"));
+            return Err(Error::setting(
+                format!("panel `{name}`"),
+                "[]",
+                "a panel needs at least one task",
+            ));
         }
         if let Some(twice) = tasks.windows(2).find(|w| w[0] == w[1]) {
-            return Err(Error::setting(format!("panel `{name}`"), &twice[0], "the task is listed twice"));
+            return Err(Error::setting(
+                format!("panel `{name}`"),
+                &twice[0],
+                "the task is listed twice",
+            ));
         }
         Ok(Self { name, tasks })
     }
@@ -36,8 +44,11 @@ impl Panel {
     /// `n` is 0.
     pub fn thin(&self, n: usize) -> Result<Self> {
         let m = self.tasks.len();
-        let tasks =
-            if n >= m { self.tasks.clone() } else { (0..n).map(|i| self.tasks[i * m / n].clone()).collect() };
+        let tasks = if n >= m {
+            self.tasks.clone()
+        } else {
+            (0..n).map(|i| self.tasks[i * m / n].clone()).collect()
+        };
         Self::new(self.name.clone(), tasks)
     }
 }
@@ -68,7 +79,8 @@ impl TaskSchedule {
         let first = step * self.per_step as u64;
         (first..first + self.per_step as u64)
             .map(|i| {
-                let order = Stream::new(self.seed, Purpose::Tasks, i / n, 0, 0).permutation(0, n as usize);
+                let order =
+                    Stream::new(self.seed, Purpose::Tasks, i / n, 0, 0).permutation(0, n as usize);
                 self.tasks[order[(i % n) as usize]].clone()
             })
             .collect()

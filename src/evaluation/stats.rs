@@ -105,8 +105,10 @@ pub fn paired_gain<K: Ord>(
 ) -> PairedGain {
     let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
     let played = before.iter().filter_map(|(task, xs)| Some((xs, after.get(task)?)));
-    let pairs: Vec<(f64, f64)> =
-        played.filter(|(x, y)| !x.is_empty() && !y.is_empty()).map(|(x, y)| (mean(x), mean(y))).collect();
+    let pairs: Vec<(f64, f64)> = played
+        .filter(|(x, y)| !x.is_empty() && !y.is_empty())
+        .map(|(x, y)| (mean(x), mean(y)))
+        .collect();
     let [mut xs, mut ys, mut gains] = [const { Vec::new() }; 3];
     for (x, y) in pairs {
         xs.push(x);
@@ -153,13 +155,24 @@ mod tests {
     /// Four tasks, of which one was not played again; means by hand, and the interval's ends are attainable means.
     #[test]
     fn gains_are_paired_by_task_and_not_by_episode() {
-        let before =
-            BTreeMap::from([(1, vec![0.0, 0.0, 1.0, 1.0]), (2, vec![1.0]), (3, vec![0.0]), (4, vec![1.0])]);
-        let after =
-            BTreeMap::from([(1, vec![1.0]), (2, vec![1.0, 1.0]), (3, vec![0.0, 1.0]), (5, vec![0.0])]);
+        let before = BTreeMap::from([
+            (1, vec![0.0, 0.0, 1.0, 1.0]),
+            (2, vec![1.0]),
+            (3, vec![0.0]),
+            (4, vec![1.0]),
+        ]);
+        let after = BTreeMap::from([
+            (1, vec![1.0]),
+            (2, vec![1.0, 1.0]),
+            (3, vec![0.0, 1.0]),
+            (5, vec![0.0]),
+        ]);
         let paired = paired_gain(&before, &after, 0);
         assert_eq!((paired.before, paired.gain.n), (0.5, 3));
-        assert!((paired.after - 2.5 / 3.0).abs() < 1e-15 && (paired.gain.mean - 1.0 / 3.0).abs() < 1e-15);
+        assert!(
+            (paired.after - 2.5 / 3.0).abs() < 1e-15
+                && (paired.gain.mean - 1.0 / 3.0).abs() < 1e-15
+        );
         assert_eq!((paired.gain.low, paired.gain.high), (0.0, 0.5));
         assert_eq!(paired, paired_gain(&before, &after, 0));
         let reversed = paired_gain(&after, &before, 0);
@@ -174,19 +187,24 @@ mod tests {
     fn the_interval_of_gains_is_the_exact_one() {
         let gains = [(12, 0.0), (10, 1.0), (3, -1.0), (5, 0.5)];
         let gains = gains.into_iter().flat_map(|(n, gain)| std::iter::repeat_n(gain, n));
-        let after: BTreeMap<usize, Vec<f64>> = gains.map(|gain| vec![2.0 + gain]).enumerate().collect();
+        let after: BTreeMap<usize, Vec<f64>> =
+            gains.map(|gain| vec![2.0 + gain]).enumerate().collect();
         let before = after.keys().map(|&task| (task, vec![2.0])).collect();
         let gain = paired_gain(&before, &after, 0).gain;
         let lattice = 0.5 / 30.0 + 1e-12;
         assert!((gain.mean - 0.316_666_666_666_666_65).abs() < 1e-12, "{gain:?}");
-        assert!((gain.low - 0.1).abs() < lattice && (gain.high - 0.533_333_333).abs() < lattice, "{gain:?}");
+        assert!(
+            (gain.low - 0.1).abs() < lattice && (gain.high - 0.533_333_333).abs() < lattice,
+            "{gain:?}"
+        );
     }
 
     /// Tasks of very different difficulty that all gain the same: nothing is uncertain about the gain.
     #[test]
     fn pairing_removes_the_spread_between_tasks() {
-        let of =
-            |shift: f64| (0..20).map(|i| (i, vec![f64::from(i) / 32.0 + shift])).collect::<BTreeMap<_, _>>();
+        let of = |shift: f64| {
+            (0..20).map(|i| (i, vec![f64::from(i) / 32.0 + shift])).collect::<BTreeMap<_, _>>()
+        };
         let paired = paired_gain(&of(0.0), &of(0.25), 0);
         assert_eq!((paired.gain.low, paired.gain.high), (0.25, 0.25));
     }

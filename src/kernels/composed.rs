@@ -144,8 +144,9 @@ fn attention_one(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
 pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let z = (logits * (1.0 / temperature))?;
     let max = z.max_keepdim(D::Minus1)?.detach();
-    let dead = max
-        .eq(&Tensor::new(f32::NEG_INFINITY, z.device())?.to_dtype(z.dtype())?.broadcast_as(max.shape())?)?;
+    let dead = max.eq(&Tensor::new(f32::NEG_INFINITY, z.device())?
+        .to_dtype(z.dtype())?
+        .broadcast_as(max.shape())?)?;
     let u = z.broadcast_sub(&dead.where_cond(&max.zeros_like()?, &max)?)?;
     let u = dead.broadcast_as(u.shape())?.where_cond(&u.zeros_like()?, &u)?;
     let log_probs = u.broadcast_sub(&u.exp()?.sum_keepdim(D::Minus1)?.log()?)?;

@@ -80,7 +80,10 @@ fn a_gradient_that_is_nan_makes_its_row_nan() {
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let x = logits(2, 40, dtype);
         let dx = values(
-            &evaluate(&x, &ids(&[0, 1]), &ScoreOptions::at(TAU)).unwrap().gradient(&x, &g, &h).unwrap(),
+            &evaluate(&x, &ids(&[0, 1]), &ScoreOptions::at(TAU))
+                .unwrap()
+                .gradient(&x, &g, &h)
+                .unwrap(),
         );
         assert!(
             dx[..40].iter().all(|d| d.is_nan()) && dx[40..].iter().all(|d| d.is_finite()),
@@ -93,7 +96,8 @@ fn a_gradient_that_is_nan_makes_its_row_nan() {
 fn half_precision_logits_cost_the_entropy_nothing() {
     let logits = (random(&[4, 20_000], 3) * 6.0).unwrap().to_dtype(DType::BF16).unwrap();
     let scores = evaluate(&logits, &ids(&[0, 1, 2, 3]), &ScoreOptions::at(TAU)).unwrap();
-    for (i, (row, got)) in values(&logits).chunks(20_000).zip(values(&scores.entropies)).enumerate() {
+    for (i, (row, got)) in values(&logits).chunks(20_000).zip(values(&scores.entropies)).enumerate()
+    {
         let (_, want) = reference::logprob_entropy(row, i, TAU);
         assert!((got - want).abs() < 1e-5, "{got} against {want}");
     }
@@ -155,7 +159,10 @@ fn strided_logits_are_read_where_they_lie() {
         let [a, b] = [&view, &plain].map(|x| evaluate(x, &taken, &ScoreOptions::at(TAU)).unwrap());
         assert_eq!(values(&a.entropies), values(&b.entropies));
         let g = random(&[view.dim(0).unwrap()], 6);
-        assert_eq!(values(&a.gradient(&view, &g, &g).unwrap()), values(&b.gradient(&plain, &g, &g).unwrap()));
+        assert_eq!(
+            values(&a.gradient(&view, &g, &g).unwrap()),
+            values(&b.gradient(&plain, &g, &g).unwrap())
+        );
     }
     // In place between other columns, which stay.
     let (before, part) = (values(&wide), wide.narrow(1, 100, 300).unwrap());
@@ -210,7 +217,8 @@ fn a_support_is_minus_infinity_outside_it_and_nothing_where_skipped() {
 #[test]
 fn skipped_rows_may_hold_anything() {
     let logits = Tensor::new(&[[1f32, 2.0], [f32::NAN, f32::INFINITY]], &Device::Cpu).unwrap();
-    let options = ScoreOptions { support: Some(Support::masked(&[true, false])), ..Default::default() };
+    let options =
+        ScoreOptions { support: Some(Support::masked(&[true, false])), ..Default::default() };
     let scores = evaluate(&logits, &ids(&[1, 77]), &options).unwrap();
     assert_eq!((values(&scores.log_probs)[1], values(&scores.entropies)[1]), (0.0, 0.0));
 }
@@ -233,8 +241,11 @@ fn a_linear_head_equals_its_logits() {
     for (tiles, support) in [(1, false), (4, false), (100, false), (4, true)] {
         let options = options(n, v, tiles, support);
         for bias in [false, true] {
-            let inputs =
-                if bias { vec![x.clone(), w.clone(), b.clone()] } else { vec![x.clone(), w.clone()] };
+            let inputs = if bias {
+                vec![x.clone(), w.clone(), b.clone()]
+            } else {
+                vec![x.clone(), w.clone()]
+            };
             let op: Op = &|t| {
                 let head = LmHead { bias: t.get(2), ..LmHead::new(&t[1]) };
                 stacked(linear_logprob_entropy(&t[0], &head, &taken, &options).unwrap())
@@ -295,8 +306,12 @@ fn a_head_goes_back_twice() {
     let [x, w, b, ..] = &inputs;
     for tiles in [1, 2] {
         let head = LmHead { bias: Some(b), ..LmHead::new(w) };
-        let both =
-            linear_logprob_entropy(x, &head, &ids(&[1, 4, 7, 10, 13, 16]), &options(6, 90, tiles, true));
+        let both = linear_logprob_entropy(
+            x,
+            &head,
+            &ids(&[1, 4, 7, 10, 13, 16]),
+            &options(6, 90, tiles, true),
+        );
         let loss = stacked(both.unwrap()).unwrap().sqr().unwrap().sum_all().unwrap();
         let [first, second] = [0, 1].map(|_| loss.backward().unwrap());
         for input in [x, w, b] {
@@ -314,7 +329,8 @@ fn frozen_weights_get_no_gradient() {
     let [x, w, b, a, low] = head_inputs(4, 3, 50).map(|t| Var::from_tensor(&t).unwrap());
     let frozen = w.detach();
     let loss = |head: &LmHead<'_>| {
-        let both = linear_logprob_entropy(&x, head, &ids(&[1, 2, 3, 4]), &ScoreOptions::default()).unwrap();
+        let both = linear_logprob_entropy(&x, head, &ids(&[1, 2, 3, 4]), &ScoreOptions::default())
+            .unwrap();
         stacked(both).unwrap().sum_all().unwrap().backward().unwrap()
     };
     let grads = loss(&LmHead { bias: Some(&b), ..LmHead::new(&frozen) });
@@ -356,7 +372,11 @@ fn a_token_loss_in_three_products_equals_four() {
             let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
             let loss = move |i: usize, p: f64, e: f64| {
                 assert!(!support || i % 3 != 2, "row {i} is skipped");
-                TokenLoss { value: i as f64 * p * p + e, log_prob: 2.0 * i as f64 * p, entropy: 1.0 }
+                TokenLoss {
+                    value: i as f64 * p * p + e,
+                    log_prob: 2.0 * i as f64 * p,
+                    entropy: 1.0,
+                }
             };
             linear_token_loss(&t[0], &head, &taken, &options, loss).unwrap().loss * 3.0
         };
@@ -379,7 +399,8 @@ fn a_token_loss_can_be_differentiated_twice() {
     let [x, w, ..] = head_inputs(4, 3, 50).map(|t| Var::from_tensor(&t).unwrap());
     let loss = |_: usize, p: f64, e: f64| TokenLoss { value: p - e, log_prob: 1.0, entropy: -1.0 };
     let taken = ids(&[1, 2, 3, 4]);
-    let losses = linear_token_loss(&x, &LmHead::new(&w), &taken, &ScoreOptions::default(), loss).unwrap();
+    let losses =
+        linear_token_loss(&x, &LmHead::new(&w), &taken, &ScoreOptions::default(), loss).unwrap();
     let [a, b] = [1, 2].map(|_| losses.loss.backward().unwrap());
     for var in [&x, &w] {
         assert_eq!(values(a.get(var).unwrap()), values(b.get(var).unwrap()));
@@ -395,7 +416,10 @@ fn the_number_of_threads_changes_no_bit() {
         pool.install(|| {
             let op: Op = &|t| {
                 let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
-                stacked(linear_logprob_entropy(&t[0], &head, &taken, &options(200, 2000, 8, true)).unwrap())
+                stacked(
+                    linear_logprob_entropy(&t[0], &head, &taken, &options(200, 2000, 8, true))
+                        .unwrap(),
+                )
             };
             let inputs = [x.clone(), w.clone(), b.clone()];
             let all = [vec![op(&inputs).unwrap()], gradients(op, &inputs)].concat();
@@ -414,8 +438,9 @@ fn what_does_not_fit_is_named() {
         let error = logprob_entropy_with(logits, &ids(taken), options).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     };
-    let allowed =
-        |list: &'static [u32]| Support::new([RowSupport::Whole, RowSupport::Allowed(list)]).unwrap();
+    let allowed = |list: &'static [u32]| {
+        Support::new([RowSupport::Whole, RowSupport::Allowed(list)]).unwrap()
+    };
     refuse(&logits, &[0, 3], &with(allowed(&[0, 2])), "ids[1]");
     refuse(&logits, &[0, 2], &with(allowed(&[2, 9])), "support[1]");
     refuse(&logits, &[0, 2], &with(Support::masked(&[true])), "support");
@@ -436,7 +461,8 @@ fn what_does_not_fit_is_named() {
         let error = Support::new([RowSupport::Allowed(list)]).unwrap_err().to_string();
         assert!(error.contains("support[0]") && error.contains(word), "{error}");
     }
-    let none = evaluate(&logits.narrow(0, 0, 0).unwrap(), &ids(&[]), &ScoreOptions::default()).unwrap();
+    let none =
+        evaluate(&logits.narrow(0, 0, 0).unwrap(), &ids(&[]), &ScoreOptions::default()).unwrap();
     assert_eq!(none.log_probs.dims(), [0]);
     let scores = evaluate(&logits, &ids(&[0, 0]), &ScoreOptions::default()).unwrap();
     let (two, three) = (random(&[2], 1), random(&[3], 1));

@@ -49,11 +49,15 @@ pub(crate) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
                 let mut moved = base.clone();
                 moved[i] += delta;
                 let mut inputs = inputs.to_vec();
-                inputs[which] = Tensor::from_vec(moved, inputs[which].shape(), &Device::Cpu).unwrap();
+                inputs[which] =
+                    Tensor::from_vec(moved, inputs[which].shape(), &Device::Cpu).unwrap();
                 loss(op, &inputs).to_scalar::<f64>().unwrap()
             };
             let got = (at(step) - at(-step)) / (2.0 * step);
-            assert!((got - want).abs() < tolerance, "input {which}[{i}]: differences {got}, backward {want}");
+            assert!(
+                (got - want).abs() < tolerance,
+                "input {which}[{i}]: differences {got}, backward {want}"
+            );
         }
     }
 }
@@ -95,7 +99,11 @@ fn linear_leaves_frozen_weights_without_gradient() {
 fn rms_norm_has_its_gradient() {
     let op: Op = &|t| rms_norm(&t[0], &t[1], 1e-3);
     check_gradients(op, &[random(&[3, 10], 1), random(&[10], 2)], 1e-8);
-    check_twin(op, &|t| composed::rms_norm(&t[0], &t[1], 1e-3), &[random(&[130, 37], 1), random(&[37], 2)]);
+    check_twin(
+        op,
+        &|t| composed::rms_norm(&t[0], &t[1], 1e-3),
+        &[random(&[130, 37], 1), random(&[37], 2)],
+    );
 }
 
 #[test]
@@ -120,7 +128,11 @@ fn silu_mul_has_its_gradient() {
 fn swiglu_has_its_gradient() {
     let op: Op = &|t| swiglu(&t[0], &t[1], &t[2]);
     let twin: Op = &|t| composed::swiglu(&t[0], &t[1], &t[2]);
-    check_gradients(op, &[random(&[3, 5], 1), (random(&[7, 5], 2) * 4.0).unwrap(), random(&[7, 5], 3)], 1e-8);
+    check_gradients(
+        op,
+        &[random(&[3, 5], 1), (random(&[7, 5], 2) * 4.0).unwrap(), random(&[7, 5], 3)],
+        1e-8,
+    );
     check_twin(op, twin, &[random(&[300, 30], 1), random(&[70, 30], 2), random(&[70, 30], 3)]);
 }
 
@@ -138,7 +150,13 @@ fn feed_forward_has_its_gradient() {
     let twin: Op = &|t| composed::feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3);
     let inputs = |n: usize, h: usize, f: usize| {
         let gate = (random(&[f, h], 3) * 2.0).unwrap();
-        [random(&[n, h], 1), random(&[h], 2), gate, random(&[f, h], 4), (random(&[h, f], 5) * 0.3).unwrap()]
+        [
+            random(&[n, h], 1),
+            random(&[h], 2),
+            gate,
+            random(&[f, h], 4),
+            (random(&[h, f], 5) * 0.3).unwrap(),
+        ]
     };
     check_gradients(op, &inputs(3, 5, 7), 1e-8);
     // Longer than one block of rows, and not a multiple of it; the weights' sums over 1100 rows are of size 50.
@@ -155,7 +173,8 @@ fn branch_over(lengths: &[usize], own: bool) -> impl Fn(&[Tensor]) -> candle_cor
     };
     move |t: &[Tensor]| {
         let biases = [5, 6, 7].map(|i| t.get(i));
-        let weights = AttentionWeights { norm: &t[1], qkv: [&t[2], &t[3], &t[4]], biases, output: &t[8] };
+        let weights =
+            AttentionWeights { norm: &t[1], qkv: [&t[2], &t[3], &t[4]], biases, output: &t[8] };
         if own {
             attention_branch(&t[0], &weights, &rows, 1e-3)
         } else {
@@ -166,7 +185,8 @@ fn branch_over(lengths: &[usize], own: bool) -> impl Fn(&[Tensor]) -> candle_cor
 
 /// x, norm, three projections, their biases, output projection.
 fn branch_inputs(n: usize, h: usize) -> Vec<Tensor> {
-    let shapes: [&[usize]; 9] = [&[n, h], &[h], &[16, h], &[8, h], &[8, h], &[16], &[8], &[8], &[h, 16]];
+    let shapes: [&[usize]; 9] =
+        [&[n, h], &[h], &[16, h], &[8, h], &[8, h], &[16], &[8], &[8], &[h, 16]];
     shapes.iter().enumerate().map(|(i, shape)| random(shape, i as u64)).collect()
 }
 
@@ -185,7 +205,8 @@ fn attention_branch_has_its_gradient() {
             positions: positions.into(),
             shared: None,
         };
-        let weights = AttentionWeights { norm: &t[1], qkv: [q, &t[3], &t[4]], biases, output: &t[8] };
+        let weights =
+            AttentionWeights { norm: &t[1], qkv: [q, &t[3], &t[4]], biases, output: &t[8] };
         attention_branch(&t[0], &weights, &rows, 1e-3)
     };
     assert!(call(&[0, 1], &t[2], [None; 3]).is_ok());
@@ -259,22 +280,35 @@ fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
     for pattern in 1..1u32 << inputs.len() {
         let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
         let trained = |i: usize| pattern >> i & 1 == 1;
-        let tensor =
-            |(i, v): (usize, &Var)| if trained(i) { v.as_tensor().clone() } else { v.as_detached_tensor() };
+        let tensor = |(i, v): (usize, &Var)| {
+            if trained(i) {
+                v.as_tensor().clone()
+            } else {
+                v.as_detached_tensor()
+            }
+        };
         let tensors: Vec<Tensor> = vars.iter().enumerate().map(tensor).collect();
         let store = loss(op, &tensors).backward().unwrap();
         for (i, (tensor, want)) in tensors.iter().zip(&all).enumerate() {
             let got = store.get(tensor);
             assert_eq!(got.is_some(), trained(i), "input {i} of pattern {pattern:b}");
-            assert!(got.is_none_or(|got| max_gap(got, want) == 0.0), "input {i} of pattern {pattern:b}");
+            assert!(
+                got.is_none_or(|got| max_gap(got, want) == 0.0),
+                "input {i} of pattern {pattern:b}"
+            );
         }
     }
 }
 
 #[test]
 fn frozen_inputs_get_no_gradient_and_change_no_other() {
-    let ff =
-        [random(&[3, 5], 1), random(&[5], 2), random(&[7, 5], 3), random(&[7, 5], 4), random(&[5, 7], 5)];
+    let ff = [
+        random(&[3, 5], 1),
+        random(&[5], 2),
+        random(&[7, 5], 3),
+        random(&[7, 5], 4),
+        random(&[5, 7], 5),
+    ];
     check_frozen(&|t| feed_forward(&t[0], [&t[1], &t[2], &t[3], &t[4]], 1e-3), &ff);
     check_frozen(&branch_over(&[2, 1], true), &branch_inputs(3, 5));
     let w = random(&[4, 5], 7);
@@ -307,7 +341,10 @@ fn bits_of_a_step() -> Vec<u64> {
             &|t| linear_lora(&t[0], &weight, None, (&t[1], &t[2]), 0.7),
             tensors(&[&[700, 96], &[70, 96], &[96, 70]]),
         ),
-        (&|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-6)?.0), tensors(&[&[700, 96], &[700, 96], &[96]])),
+        (
+            &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-6)?.0),
+            tensors(&[&[700, 96], &[700, 96], &[96]]),
+        ),
         (&|t| embedding(&t[0], &ids), tensors(&[&[90, 96]])),
     ];
     let results = cases.iter().flat_map(|(op, inputs)| {
@@ -319,7 +356,8 @@ fn bits_of_a_step() -> Vec<u64> {
     let grad = x.to_vec1::<f32>().unwrap();
     let (mut x, mut m, mut v) = (grad.clone(), grad.clone(), vec![0.5; grad.len()]);
     let (beta1, beta2) = (0.9, 0.99);
-    let numbers = AdamWStep { scale: 0.3, beta1, beta2, keep: 0.9, rate: 0.1, root_scale: 2.0, eps: 1e-8 };
+    let numbers =
+        AdamWStep { scale: 0.3, beta1, beta2, keep: 0.9, rate: 0.1, root_scale: 2.0, eps: 1e-8 };
     adamw(&mut x, &grad, &mut m, &mut v, numbers);
     bits.extend([x, m, v].concat().into_iter().map(|x| u64::from(x.to_bits())));
     bits
@@ -374,8 +412,15 @@ fn logprob_entropy_has_its_gradient_through_both_outputs() {
     check_twin(op, &|t| composed::logprob_entropy(&t[0], &ids, 0.7), &[large]);
 }
 
-fn both(logits: &[f64], v: usize, ids: &[u32], temperature: f64, dtype: DType) -> (Vec<f64>, Vec<f64>) {
-    let logits = Tensor::from_slice(logits, (ids.len(), v), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+fn both(
+    logits: &[f64],
+    v: usize,
+    ids: &[u32],
+    temperature: f64,
+    dtype: DType,
+) -> (Vec<f64>, Vec<f64>) {
+    let logits =
+        Tensor::from_slice(logits, (ids.len(), v), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
     let ids = Tensor::new(ids, &Device::Cpu).unwrap();
     let (a, b) = logprob_entropy(&logits, &ids, temperature).unwrap();
     (values(&a), values(&b))
@@ -385,7 +430,8 @@ fn both(logits: &[f64], v: usize, ids: &[u32], temperature: f64, dtype: DType) -
 fn edge_rows() -> Vec<Vec<f64>> {
     let base = values(&random(&[300], 4));
     let inf = f64::NEG_INFINITY;
-    let shaped = |f: &dyn Fn(usize, f64) -> f64| base.iter().enumerate().map(|(i, &x)| f(i, x)).collect();
+    let shaped =
+        |f: &dyn Fn(usize, f64) -> f64| base.iter().enumerate().map(|(i, &x)| f(i, x)).collect();
     vec![
         shaped(&|_, x| 4.0 * x),
         shaped(&|_, x| 4.0 * x + 1000.0),
@@ -431,7 +477,8 @@ fn a_peaked_row_keeps_its_relative_accuracy() {
 #[test]
 fn logprob_entropy_gradient_equals_its_definition_on_hard_rows() {
     for (row, logits) in edge_rows().iter().enumerate() {
-        let var = Var::from_tensor(&Tensor::from_slice(logits, (1, 300), &Device::Cpu).unwrap()).unwrap();
+        let var =
+            Var::from_tensor(&Tensor::from_slice(logits, (1, 300), &Device::Cpu).unwrap()).unwrap();
         let ids = Tensor::new(&[7u32], &Device::Cpu).unwrap();
         let (p, h) = logprob_entropy(&var, &ids, 0.5).unwrap();
         let (g, e) = (0.9, -1.7);
@@ -452,7 +499,9 @@ fn the_reference_gradient_is_the_reference_derivative() {
         let (p, h) = reference::logprob_entropy(x, 4, 0.8);
         0.9 * p - 1.7 * h
     };
-    for (i, want) in reference::logprob_entropy_gradient(&logits, 4, 0.8, 0.9, -1.7).into_iter().enumerate() {
+    for (i, want) in
+        reference::logprob_entropy_gradient(&logits, 4, 0.8, 0.9, -1.7).into_iter().enumerate()
+    {
         let at = |d: f64| {
             let mut x = logits.clone();
             x[i] += d;
@@ -503,7 +552,8 @@ fn shapes_are_checked() {
     assert!(ff(&[2, 3], &[3], &[4, 3]).is_err() && ff(&[2, 4], &[4], &[4, 4]).is_err());
     assert!(linear_lora(&t(&[2, 3]), &t(&[4, 3]), None, (&t(&[2, 3]), &t(&[4, 1])), 1.0).is_err());
     let trained = Var::zeros((4, 3), DType::F32, &Device::Cpu).unwrap();
-    let error = linear_lora(&t(&[2, 3]), &trained, None, (&t(&[2, 3]), &t(&[4, 2])), 1.0).unwrap_err();
+    let error =
+        linear_lora(&t(&[2, 3]), &trained, None, (&t(&[2, 3]), &t(&[4, 2])), 1.0).unwrap_err();
     assert!(error.to_string().contains("frozen"));
     let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 2, lengths: vec![2, 1] };
     assert!(attention(&t(&[3, 4]), &t(&[3, 2]), &t(&[3, 2]), &shape).is_ok());

@@ -38,7 +38,9 @@ impl Aggregation {
         match self {
             Self::TokenMean => spread(layout, |_| 1.0 / tokens),
             Self::SeqMeanTokenSum => spread(layout, |_| 1.0 / rows),
-            Self::SeqMeanTokenMean => spread(layout, |row| 1.0 / (rows * layout.row_count(row) as f64)),
+            Self::SeqMeanTokenMean => {
+                spread(layout, |row| 1.0 / (rows * layout.row_count(row) as f64))
+            }
             Self::SeqMeanTokenSumNorm => spread(layout, |_| 1.0 / layout.tokens() as f64),
             Self::Paper => paper_weights(layout),
         }
@@ -222,7 +224,8 @@ impl TokenBatch {
         let values = x_bt.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         match values.iter().position(|v| !v.is_finite()) {
             Some(i) => {
-                let at = format!("row {}, token {}", i / self.layout.tokens(), i % self.layout.tokens());
+                let at =
+                    format!("row {}, token {}", i / self.layout.tokens(), i % self.layout.tokens());
                 Err(Error::NonFinite { name: name.into(), value: values[i], at })
             }
             None => Ok(values),

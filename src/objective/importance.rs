@@ -105,10 +105,13 @@ pub fn importance_weights(
 ) -> Result<ImportanceWeights> {
     correction.validate()?;
     let mask = layout.mask();
-    for (name, values) in [("old_log_probs", old_log_probs), ("rollout_log_probs", rollout_log_probs)] {
+    for (name, values) in
+        [("old_log_probs", old_log_probs), ("rollout_log_probs", rollout_log_probs)]
+    {
         check(name, values, mask)?;
     }
-    let log_ratio = |(i, &m): (usize, &bool)| if m { old_log_probs[i] - rollout_log_probs[i] } else { 0.0 };
+    let log_ratio =
+        |(i, &m): (usize, &bool)| if m { old_log_probs[i] - rollout_log_probs[i] } else { 0.0 };
     let of_token: Vec<f64> = mask.iter().enumerate().map(log_ratio).collect();
     let judged = match correction.level() {
         RatioLevel::Token => of_token.clone(),
@@ -154,7 +157,9 @@ fn check(name: &'static str, values: &[f64], mask: &[bool]) -> Result<()> {
         return Err(Error::Shape { name, expected, got: vec![values.len()] });
     }
     match (0..mask.len()).find(|&i| mask[i] && !values[i].is_finite()) {
-        Some(i) => Err(Error::NonFinite { name: name.into(), value: values[i], at: format!("index {i}") }),
+        Some(i) => {
+            Err(Error::NonFinite { name: name.into(), value: values[i], at: format!("index {i}") })
+        }
         None => Ok(()),
     }
 }

@@ -31,7 +31,9 @@ impl KlKind {
             Self::K1 => -d,
             Self::Abs => d.abs(),
             Self::K2 => 0.5 * d * d,
-            Self::K3 => (d.clamp(-20.0, 20.0).exp() - d.clamp(-20.0, 20.0) - 1.0).clamp(-10.0, 10.0),
+            Self::K3 => {
+                (d.clamp(-20.0, 20.0).exp() - d.clamp(-20.0, 20.0) - 1.0).clamp(-10.0, 10.0)
+            }
         }
     }
 }

@@ -99,7 +99,11 @@ impl KlControl {
     /// five horizons of samples in one step).
     pub fn update(&mut self, kl: f64, samples: usize) -> Result<()> {
         if !kl.is_finite() {
-            return Err(Error::NonFinite { name: "kl".into(), value: kl, at: "the KL controller".into() });
+            return Err(Error::NonFinite {
+                name: "kl".into(),
+                value: kl,
+                at: "the KL controller".into(),
+            });
         }
         let Self::Adaptive(state) = self else { return Ok(()) };
         let error = (kl / state.target - 1.0).clamp(-0.2, 0.2);
@@ -166,7 +170,8 @@ mod tests {
         let text = r#"{ "kind": "fixed", "coef": 0.1, "target": 1.0 }"#;
         assert!(serde_json::from_str::<KlControl>(text).is_err());
         let layout = TokenLayout::per_turn(2, vec![true, false], &[0], vec![0]).unwrap();
-        let call = |x: [f64; 2], coef| kl_in_reward(&x, &[0.0; 2], &[0.0; 2], &layout, KlKind::K1, coef);
+        let call =
+            |x: [f64; 2], coef| kl_in_reward(&x, &[0.0; 2], &[0.0; 2], &layout, KlKind::K1, coef);
         assert!(matches!(call([f64::NAN, 0.0], 0.1), Err(Error::NonFinite { .. })));
         assert!(matches!(call([0.0; 2], f64::NAN), Err(Error::Setting { .. })));
         assert!(call([0.0, f64::NAN], 0.1).is_ok());

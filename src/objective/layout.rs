@@ -24,7 +24,12 @@ impl TokenLayout {
     ///
     /// # Errors
     /// [`Error::Shape`] where the lengths disagree, [`Error::EmptyMask`] where no token at all is masked in.
-    pub fn new(tokens: usize, mask: Vec<bool>, turns: Vec<usize>, trajectories: Vec<usize>) -> Result<Self> {
+    pub fn new(
+        tokens: usize,
+        mask: Vec<bool>,
+        turns: Vec<usize>,
+        trajectories: Vec<usize>,
+    ) -> Result<Self> {
         let expected = trajectories.len() * tokens;
         check_len("mask", mask.len(), expected)?;
         check_len("turns", turns.len(), expected)?;
@@ -46,7 +51,8 @@ impl TokenLayout {
         trajectories: Vec<usize>,
     ) -> Result<Self> {
         check_len("turn_of_row", turn_of_row.len(), trajectories.len())?;
-        let turns = turn_of_row.iter().flat_map(|&turn| std::iter::repeat_n(turn, tokens)).collect();
+        let turns =
+            turn_of_row.iter().flat_map(|&turn| std::iter::repeat_n(turn, tokens)).collect();
         Self::new(tokens, mask, turns, trajectories)
     }
 
@@ -158,7 +164,8 @@ impl Segments {
                 sums[*segment] += value;
             }
         }
-        let mean = |segment: &Option<usize>| segment.map_or(0.0, |s| sums[s] / self.counts[s] as f64);
+        let mean =
+            |segment: &Option<usize>| segment.map_or(0.0, |s| sums[s] / self.counts[s] as f64);
         self.of_token.iter().map(mean).collect()
     }
 }

@@ -9,7 +9,10 @@ enum Setting<T> {
     On(T),
 }
 
-pub(crate) fn serialize<T: Serialize, S: Serializer>(value: &Option<T>, s: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<T: Serialize, S: Serializer>(
+    value: &Option<T>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => value.serialize(s),
         None => s.serialize_bool(false),
@@ -23,7 +26,9 @@ where
 {
     match Setting::deserialize(d)? {
         Setting::Off(false) => Ok(None),
-        Setting::Off(true) => Err(D::Error::custom("`true` says nothing: give the setting, or `false`")),
+        Setting::Off(true) => {
+            Err(D::Error::custom("`true` says nothing: give the setting, or `false`"))
+        }
         Setting::On(value) => Ok(Some(value)),
     }
 }

@@ -105,7 +105,8 @@ fn clipped_loss(
 ) -> Result<Tensor> {
     let minus_a_bt = advantages_bt.neg()?;
     let free_bt = (&minus_a_bt * ratio_bt)?;
-    let clipped_bt = (&minus_a_bt * ratio_bt.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)?)?;
+    let clipped_bt =
+        (&minus_a_bt * ratio_bt.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)?)?;
     metrics.add("pg_clipfrac", share_of(batch, &clipped_bt.gt(&free_bt)?)?);
     let upper_bt = free_bt.maximum(&clipped_bt)?;
     let Some(c) = settings.dual_clip else { return Ok(upper_bt) };
@@ -118,7 +119,11 @@ fn clipped_loss(
 
 fn kl_loss(inputs: &LossInputs, kl: KlLoss) -> Result<LossOutput> {
     let Some(ref_bt) = inputs.ref_log_probs_bt else {
-        return Err(Error::setting("objective.kl", kl.coef, "the KL term needs reference log-probs"));
+        return Err(Error::setting(
+            "objective.kl",
+            kl.coef,
+            "the KL term needs reference log-probs",
+        ));
     };
     let batch = inputs.batch;
     batch.host("ref_log_probs_bt", ref_bt)?;

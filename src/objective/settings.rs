@@ -90,7 +90,8 @@ impl PolicyLoss {
     /// paper, sec. 5.1); `cispo` without a lower bound and weights of at most 5; the last three without KL.
     pub fn of(kind: PolicyLossKind) -> Self {
         let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
-        let bare = |clip_low, clip_high| Self { kind, clip_low, clip_high, dual_clip: None, kl: None };
+        let bare =
+            |clip_low, clip_high| Self { kind, clip_low, clip_high, dual_clip: None, kl: None };
         match kind {
             PolicyLossKind::Ppo => Self { dual_clip: Some(3.0), kl, ..bare(0.2, 0.2) },
             PolicyLossKind::Gspo => bare(3e-4, 4e-4),
@@ -104,7 +105,8 @@ impl PolicyLoss {
     /// # Errors
     /// [`Error::Setting`] naming the field (`objective.clip_low`, …).
     pub fn validate(&self) -> Result<()> {
-        let fail = |field: &str, value: f64, reason: &str| Err(Error::setting(field, value, reason));
+        let fail =
+            |field: &str, value: f64, reason: &str| Err(Error::setting(field, value, reason));
         if !(0.0..=1.0).contains(&self.clip_low) {
             return fail("objective.clip_low", self.clip_low, "must lie in [0, 1]");
         }
@@ -112,7 +114,8 @@ impl PolicyLoss {
             return fail("objective.clip_high", self.clip_high, "must be finite and at least 0");
         }
         if self.kind == PolicyLossKind::Reinforce {
-            let clips = [("objective.clip_low", self.clip_low), ("objective.clip_high", self.clip_high)];
+            let clips =
+                [("objective.clip_low", self.clip_low), ("objective.clip_high", self.clip_high)];
             if let Some((field, value)) = clips.into_iter().find(|(_, value)| *value != 0.0) {
                 return fail(field, value, "`reinforce` has no ratio to clip: leave it out");
             }

@@ -204,7 +204,11 @@ impl AdamW {
     ///
     /// # Errors
     /// An unreadable or truncated file, and a tensor that is missing, unknown, or of another shape or dtype.
-    pub fn load(path: impl AsRef<Path>, config: AdamWConfig, parameters: &Parameters) -> Result<Self> {
+    pub fn load(
+        path: impl AsRef<Path>,
+        config: AdamWConfig,
+        parameters: &Parameters,
+    ) -> Result<Self> {
         let path = path.as_ref();
         let mut optimizer = Self::new(config)?;
         let mut tensors = load_tensors(path, &Device::Cpu)?;
@@ -216,7 +220,8 @@ impl AdamW {
             return Ok(optimizer);
         }
         for (name, var) in parameters.trainable() {
-            let mut take = |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
+            let mut take =
+                |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
             let values = [take("exp_avg")?, take("exp_avg_sq")?];
             let mut moments = Moments::new(var, values)?;
             if moments.master.is_some() {
@@ -237,10 +242,15 @@ fn take_moment(
     var: &Var,
     path: &Path,
 ) -> Result<Vec<f32>> {
-    let tensor = tensors.remove(name).ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
+    let tensor =
+        tensors.remove(name).ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
     if tensor.dims() != var.dims() || tensor.dtype() != DType::F32 {
-        let reason =
-            format!("{} {:?} where f32 {:?} is needed", tensor.dtype().as_str(), tensor.dims(), var.dims());
+        let reason = format!(
+            "{} {:?} where f32 {:?} is needed",
+            tensor.dtype().as_str(),
+            tensor.dims(),
+            var.dims()
+        );
         return Err(Error::file(path, name, reason));
     }
     Ok(tensor.flatten_all()?.to_vec1()?)
@@ -332,7 +342,8 @@ impl InplaceOp1 for Update<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
             candle_core::bail!("adamw: a contiguous f32 variable is required");
         };
         let mut moments = self.moments.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -389,7 +400,8 @@ mod tests {
         for dtype in [DType::F32, DType::F64] {
             let p = parameters(dtype);
             let config = AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() };
-            let start: Vec<Vec<f64>> = [WEIGHT, BIAS].iter().map(|n| values(p.get(n).unwrap())).collect();
+            let start: Vec<Vec<f64>> =
+                [WEIGHT, BIAS].iter().map(|n| values(p.get(n).unwrap())).collect();
             let mut optimizer = AdamW::new(config.clone()).unwrap();
             let lrs = [1e-2, 3e-2, 2e-2];
             let mut grads = [vec![], vec![]];
@@ -444,7 +456,9 @@ mod tests {
         let path = dir.path().join("optimizer.safetensors");
         let (a, b) = (parameters(DType::F32), parameters(DType::F32));
         let mut one = AdamW::new(AdamWConfig::default()).unwrap();
-        let step = |o: &mut AdamW, p: &Parameters, i: u32| o.step(p, &gradients(p, &[i, 5]), 1e-2).unwrap();
+        let step = |o: &mut AdamW, p: &Parameters, i: u32| {
+            o.step(p, &gradients(p, &[i, 5]), 1e-2).unwrap()
+        };
         (0..4).for_each(|i| step(&mut one, &a, i));
         let mut two = AdamW::new(AdamWConfig::default()).unwrap();
         (0..2).for_each(|i| step(&mut two, &b, i));
@@ -463,13 +477,15 @@ mod tests {
         let mut optimizer = AdamW::new(AdamWConfig::default()).unwrap();
         optimizer.step(&p, &gradients(&p, &[1, 2]), 1e-3).unwrap();
         optimizer.save(&path).unwrap();
-        let load = |p: &Parameters| AdamW::load(&path, AdamWConfig::default(), p).unwrap_err().to_string();
+        let load =
+            |p: &Parameters| AdamW::load(&path, AdamWConfig::default(), p).unwrap_err().to_string();
         p.set_trainable(BIAS, false).unwrap();
         assert!(load(&p).contains(BIAS));
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
         assert!(load(&p).contains("optimizer.safetensors"));
-        let mut tensors = BTreeMap::from([("step".to_owned(), Tensor::new(1i64, &Device::Cpu).unwrap())]);
+        let mut tensors =
+            BTreeMap::from([("step".to_owned(), Tensor::new(1i64, &Device::Cpu).unwrap())]);
         save_tensors(&path, &tensors).unwrap();
         assert!(load(&p).contains("exp_avg.model.embed_tokens.weight"));
         tensors.insert("step".to_owned(), Tensor::new(-1i64, &Device::Cpu).unwrap());

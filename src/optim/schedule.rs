@@ -47,7 +47,9 @@ impl LrSchedule {
     /// # Errors
     /// A run of no steps, warm-up longer than the run, r outside [0, 1], or cycles that are not positive.
     pub fn validate(&self) -> Result<()> {
-        let Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } = self else { return Ok(()) };
+        let Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } = self else {
+            return Ok(());
+        };
         if *total_steps == 0 {
             return Err(Error::setting("total_steps", 0, "must be positive"));
         }
@@ -70,7 +72,9 @@ impl LrSchedule {
     /// The fraction of the base learning rate at `step`.
     pub fn factor(&self, step: u64) -> f64 {
         match *self {
-            Self::Constant { warmup_steps } if step < warmup_steps => step as f64 / warmup_steps as f64,
+            Self::Constant { warmup_steps } if step < warmup_steps => {
+                step as f64 / warmup_steps as f64
+            }
             Self::Constant { .. } => 1.0,
             Self::Cosine { warmup_steps, min_ratio, .. } if step < warmup_steps => {
                 min_ratio + (1.0 - min_ratio) * step as f64 / warmup_steps as f64
@@ -91,7 +95,8 @@ mod tests {
 
     #[test]
     fn cosine_with_warmup_passes_through_its_known_points() {
-        let s = LrSchedule::Cosine { warmup_steps: 10, total_steps: 110, min_ratio: 0.2, cycles: 0.5 };
+        let s =
+            LrSchedule::Cosine { warmup_steps: 10, total_steps: 110, min_ratio: 0.2, cycles: 0.5 };
         s.validate().unwrap();
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
         near(s.factor(0), 0.2);
@@ -120,8 +125,13 @@ mod tests {
             LrSchedule::Cosine { warmup_steps: 1, total_steps: 10, min_ratio: 0.1, cycles: 0.5 }
         );
         let unknown = r#"{"kind":"constant","warmup":1}"#;
-        assert!(serde_json::from_str::<LrSchedule>(unknown).unwrap_err().to_string().contains("warmup"));
-        for (w, t, r, c) in [(0, 0, 0.1, 0.5), (11, 10, 0.1, 0.5), (1, 10, -0.1, 0.5), (1, 10, 0.1, 0.0)] {
+        assert!(serde_json::from_str::<LrSchedule>(unknown)
+            .unwrap_err()
+            .to_string()
+            .contains("warmup"));
+        for (w, t, r, c) in
+            [(0, 0, 0.1, 0.5), (11, 10, 0.1, 0.5), (1, 10, -0.1, 0.5), (1, 10, 0.1, 0.0)]
+        {
             let s = LrSchedule::Cosine { warmup_steps: w, total_steps: t, min_ratio: r, cycles: c };
             assert!(s.validate().is_err(), "{s:?}");
         }

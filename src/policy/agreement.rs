@@ -47,7 +47,8 @@ pub fn max_decode_forward_gap(decoder: &Decoder, rows: &[&[u32]]) -> Result<f64>
 /// log p(row\[j + 1\] | row\[..= j\]) of every row.
 fn forward_log_probs(decoder: &Decoder, rows: &[&[u32]]) -> Result<Vec<Vec<f64>>> {
     let hidden = decoder.forward_packed(rows)?;
-    let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].iter().chain(&row[..1])).copied().collect();
+    let targets: Vec<u32> =
+        rows.iter().flat_map(|row| row[1..].iter().chain(&row[..1])).copied().collect();
     let targets = Tensor::new(targets, decoder.device())?;
     let (log_probs, _) = logprob_entropy(&decoder.logits(&hidden)?, &targets, 1.0)?;
     let mut all = log_probs.to_dtype(DType::F64)?.to_vec1::<f64>()?.into_iter();

@@ -65,7 +65,9 @@ impl Projection {
         let (weight, bias) = (&self.weight, self.bias.as_ref());
         match &self.lora {
             None => linear(x, weight, bias),
-            Some(Correction { a, b, scale, dropout: None }) => linear_lora(x, weight, bias, (a, b), *scale),
+            Some(Correction { a, b, scale, dropout: None }) => {
+                linear_lora(x, weight, bias, (a, b), *scale)
+            }
             Some(Correction { a, b, scale, dropout: Some(dropout) }) => {
                 let inner = linear(&dropout.apply(x)?, a, None)?;
                 linear(x, weight, bias)? + (linear(&inner, b, None)? * *scale)?
@@ -138,7 +140,15 @@ impl Block {
     }
 
     fn projections(&mut self) -> [&mut Projection; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+        [
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.o,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
     }
 
     /// Without corrections.
@@ -160,7 +170,10 @@ impl Block {
     }
 
     /// Every tensor replaced by what `f` makes of it.
-    fn map(&self, f: &mut impl FnMut(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Self> {
+    fn map(
+        &self,
+        f: &mut impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Self> {
         let mut block = self.clone();
         let norms = [&mut block.input_norm, &mut block.post_norm].into_iter();
         for norm in norms.chain(block.head_norms.iter_mut().flatten()) {
@@ -199,18 +212,28 @@ impl Block {
             return self.forward(x, rows, eps);
         }
         let (block, rows) = (self.clone(), rows.clone());
-        let widened = move |x: &Tensor| block.map(&mut |t| t.to_dtype(dtype))?.forward(x, &rows, eps);
+        let widened =
+            move |x: &Tensor| block.map(&mut |t| t.to_dtype(dtype))?.forward(x, &rows, eps);
         checkpoint(x, &self.tensors()?, widened)
     }
 
     /// Whether both branches are one operator each, on x of this type.
     pub(crate) fn is_plain(&self, dtype: DType) -> bool {
-        let corrected = corrected(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
-        self.input_norm.dtype() == dtype && self.head_norms.is_none() && self.o.bias.is_none() && !corrected
+        let corrected =
+            corrected(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
+        self.input_norm.dtype() == dtype
+            && self.head_norms.is_none()
+            && self.o.bias.is_none()
+            && !corrected
     }
 
     /// A plain block in a chain.
-    pub(crate) fn chain(&self, x: &Chain, rows: &AttentionRows, eps: f64) -> candle_core::Result<Chain> {
+    pub(crate) fn chain(
+        &self,
+        x: &Chain,
+        rows: &AttentionRows,
+        eps: f64,
+    ) -> candle_core::Result<Chain> {
         let x = chain_attention(x, &self.attention_weights(), rows, eps)?;
         chain_feed_forward(&x, self.feed_forward_weights(), eps)
     }
@@ -230,7 +253,8 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
+        let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o])
+        {
             true => self.attend_apart(x, rows, eps)?,
             false => self.attend(x, rows, eps)?,
         };
@@ -251,14 +275,20 @@ impl Block {
     }
 
     /// The same as its layers, with a norm on every query and key head where there is one.
-    fn attend_apart(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
+    fn attend_apart(
+        &self,
+        x: &Tensor,
+        rows: &AttentionRows,
+        eps: f64,
+    ) -> candle_core::Result<Tensor> {
         let z = rms_norm(x, &self.input_norm, eps)?;
         let norms = self.head_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
         let rotated = |projection: &Projection, norm: Option<&Tensor>| {
             let mut heads = projection.forward(&z)?;
             if let Some(weight) = norm {
                 let shape = heads.dims2()?;
-                heads = rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?.reshape(shape)?;
+                heads =
+                    rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?.reshape(shape)?;
             }
             rope(&heads, &rows.table, &rows.positions)
         };

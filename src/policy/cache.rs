@@ -55,8 +55,10 @@ impl KvCache {
     /// An empty cache of `rows` rows for decoders of this configuration.
     pub fn new(config: &DecoderConfig, rows: usize) -> Self {
         let width = config.num_key_value_heads * config.head_dim();
-        let slot =
-            Slot { layers: vec![(Vec::new(), Vec::new()); config.num_hidden_layers], ..Slot::default() };
+        let slot = Slot {
+            layers: vec![(Vec::new(), Vec::new()); config.num_hidden_layers],
+            ..Slot::default()
+        };
         Self { slots: vec![slot; rows], limit: config.max_position_embeddings, width }
     }
 

@@ -33,11 +33,18 @@ impl Decoder {
     /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that does
     /// not fit the context, a cache of another configuration, and logits that are not finite. The cache is
     /// unchanged unless the error is in the logits.
-    pub fn extend(&self, cache: &mut KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<Vec<f32>> {
+    pub fn extend(
+        &self,
+        cache: &mut KvCache,
+        rows: &[usize],
+        tokens: &[&[u32]],
+    ) -> Result<Vec<f32>> {
         // Many tokens are products that rayon's threads share; with few, they would be asleep whenever there is work.
-        let count: usize =
-            rows.iter().map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len())).sum::<usize>()
-                + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
+        let count: usize = rows
+            .iter()
+            .map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len()))
+            .sum::<usize>()
+            + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
         if count > FEW {
             return self.extend_with(Team::Pool, cache, rows, tokens).map(Vec::from);
         }
@@ -53,7 +60,8 @@ impl Decoder {
         tokens: &[&[u32]],
     ) -> Result<Scratch> {
         self.check_chunks(cache, rows, tokens)?;
-        let mut slots: Vec<Slot> = rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
+        let mut slots: Vec<Slot> =
+            rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
         let logits = self.run(team, &mut slots, tokens);
         for (&row, slot) in rows.iter().zip(slots) {
             cache.slots[row] = slot;
@@ -118,7 +126,8 @@ impl Decoder {
                 return Err(Error::setting("rows", row, "a row may appear once per call"));
             }
             if chunk.len() > cache.room(row) {
-                let reason = format!("row {row} has room for {} of {} tokens", cache.room(row), cache.limit);
+                let reason =
+                    format!("row {row} has room for {} of {} tokens", cache.room(row), cache.limit);
                 return Err(Error::setting(format!("tokens[{i}].len"), chunk.len(), reason));
             }
             if !chunk.is_empty() || cache.slots[row].pending.is_empty() {
@@ -162,7 +171,9 @@ impl Decoder {
             }
         };
         let (q, k) = match &block.head_norms {
-            Some([q_norm, k_norm]) => (self.normed(team, &q, q_norm)?, self.normed(team, &k, k_norm)?),
+            Some([q_norm, k_norm]) => {
+                (self.normed(team, &q, q_norm)?, self.normed(team, &k, k_norm)?)
+            }
             None => (q, k),
         };
         let mixed = self.attend_rows(team, [q, k, v], slots, layer, spans, last);
@@ -193,7 +204,8 @@ impl Decoder {
         last: bool,
     ) -> Scratch {
         let c = &self.config;
-        let dims @ (heads, kv_heads, d) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
+        let dims @ (heads, kv_heads, d) =
+            (c.num_attention_heads, c.num_key_value_heads, c.head_dim());
         let queries = |span: &Span| if last { 1 } else { span.count };
         let mut out = Scratch::zeros(q.len());
         let of_queries = || spans.iter().map(|span| queries(span) * heads * d);
@@ -217,12 +229,19 @@ impl Decoder {
 }
 
 /// Consecutive parts of these lengths.
-fn parts(mut all: &mut [f32], lengths: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [f32]> {
+fn parts(
+    mut all: &mut [f32],
+    lengths: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = &mut [f32]> {
     lengths.map_while(move |len| all.split_off_mut(..len))
 }
 
 /// x Wᵀ + b with its correction, for every projection.
-fn project<const N: usize>(team: Team<'_>, x: &Input, projections: [&Projection; N]) -> Result<[Scratch; N]> {
+fn project<const N: usize>(
+    team: Team<'_>,
+    x: &Input,
+    projections: [&Projection; N],
+) -> Result<[Scratch; N]> {
     let mut y = x.linear(team, projections.map(|p| (&p.weight, p.bias.as_ref())))?;
     for (y, projection) in y.iter_mut().zip(projections) {
         add_correction(team, x, projection, y)?;
@@ -246,7 +265,9 @@ fn add_correction(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f
 
 /// Rotates consecutive rows, the first by the angles of `position`.
 fn rotate_rows(table: &RopeTable, x: &mut [f32], position: usize, width: usize) {
-    x.chunks_exact_mut(width).zip(position..).for_each(|(row, position)| table.rotate(row, position, false));
+    x.chunks_exact_mut(width)
+        .zip(position..)
+        .for_each(|(row, position)| table.rotate(row, position, false));
 }
 
 fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Scratch {

@@ -54,10 +54,15 @@ impl Decoder {
         };
         for (name, shape) in config.parameter_shapes() {
             if parameters.get(&name)?.dims() != shape {
-                return Err(Error::setting(name, format!("{:?}", shape), "the parameter has another shape"));
+                return Err(Error::setting(
+                    name,
+                    format!("{:?}", shape),
+                    "the parameter has another shape",
+                ));
             }
         }
-        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head =
+            if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Self {
             embedding: get("model.embed_tokens.weight")?,
             blocks: (0..config.num_hidden_layers)
@@ -131,7 +136,11 @@ impl Decoder {
             });
         }
         if let Some((i, &len)) = lengths.iter().enumerate().find(|(_, &len)| len == 0 || len > t) {
-            return Err(Error::setting(format!("lengths[{i}]"), len, format!("must be in 1..={t}")));
+            return Err(Error::setting(
+                format!("lengths[{i}]"),
+                len,
+                format!("must be in 1..={t}"),
+            ));
         }
         let host = ids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
         let rows: Vec<&[u32]> = host.iter().zip(lengths).map(|(row, &len)| &row[..len]).collect();
@@ -141,7 +150,8 @@ impl Decoder {
             return Ok(packed.reshape((b, t, h))?);
         }
         let n: usize = lengths.iter().sum();
-        let padded = Tensor::cat(&[&packed, &Tensor::zeros((1, h), packed.dtype(), packed.device())?], 0)?;
+        let padded =
+            Tensor::cat(&[&packed, &Tensor::zeros((1, h), packed.dtype(), packed.device())?], 0)?;
         let index = Tensor::from_vec(unpacking(lengths, t, n as u32), b * t, packed.device())?;
         Ok(padded.index_select(&index, 0)?.reshape((b, t, h))?)
     }
@@ -151,7 +161,12 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`linear_logprob_entropy`].
-    pub fn score(&self, hidden: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<(Tensor, Tensor)> {
+    pub fn score(
+        &self,
+        hidden: &Tensor,
+        ids: &Tensor,
+        options: &ScoreOptions,
+    ) -> Result<(Tensor, Tensor)> {
         let weight = self.head.to_dtype(hidden.dtype())?;
         linear_logprob_entropy(hidden, &LmHead::new(&weight), ids, options)
     }
@@ -178,7 +193,8 @@ impl Decoder {
     pub fn with_dropout(mut self, share: f64, stream: Stream) -> Self {
         if share > 0.0 {
             let blocks = self.blocks.into_iter().enumerate();
-            self.blocks = blocks.map(|(layer, block)| block.dropping(share, stream, layer)).collect();
+            self.blocks =
+                blocks.map(|(layer, block)| block.dropping(share, stream, layer)).collect();
         }
         self
     }
@@ -207,9 +223,16 @@ impl Decoder {
 
     fn run_blocks(&self, mut x: Tensor, rows: &AttentionRows) -> Result<Tensor> {
         let eps = self.config.rms_norm_eps;
-        if x.device().is_cpu() && !self.recompute && self.blocks.iter().all(|b| b.is_plain(x.dtype())) {
+        if x.device().is_cpu()
+            && !self.recompute
+            && self.blocks.iter().all(|b| b.is_plain(x.dtype()))
+        {
             let start = Chain::begin(&x)?;
-            return Ok(self.blocks.iter().try_fold(start, |x, block| block.chain(&x, rows, eps))?.end()?);
+            return Ok(self
+                .blocks
+                .iter()
+                .try_fold(start, |x, block| block.chain(&x, rows, eps))?
+                .end()?);
         }
         for block in &self.blocks {
             x = block.run(&x, rows, eps, self.recompute)?;
@@ -229,7 +252,8 @@ impl Decoder {
         }
         match row.iter().position(|&id| id as usize >= self.config.vocab_size) {
             Some(j) => {
-                let reason = format!("must be below the vocabulary size {}", self.config.vocab_size);
+                let reason =
+                    format!("must be below the vocabulary size {}", self.config.vocab_size);
                 Err(Error::setting(format!("rows[{index}][{j}]"), row[j], reason))
             }
             None => Ok(()),

@@ -17,8 +17,9 @@ pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> R
 /// Reads all tensors of a safetensors file.
 pub(crate) fn load_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let file = safetensors::SafeTensors::deserialize(&bytes)
-        .map_err(|e| Error::file(path, "safetensors header", format!("{} bytes: {e}", bytes.len())))?;
+    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
+        Error::file(path, "safetensors header", format!("{} bytes: {e}", bytes.len()))
+    })?;
     let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
         let tensor = candle_core::safetensors::Load::load(&view, device)
             .map_err(|e| Error::file(path, name.clone(), e.to_string()))?;

@@ -126,7 +126,8 @@ impl Decoder {
     ) -> Result<()> {
         while active.len() > least {
             let multiply_adds = SAMPLING * logits.len();
-            let rows = active.iter_mut().zip(logits.chunks_exact_mut(self.config.vocab_size)).collect();
+            let rows =
+                active.iter_mut().zip(logits.chunks_exact_mut(self.config.vocab_size)).collect();
             team.each(rows, multiply_adds, |(turn, logits)| turn.sample(logits, sampling));
             active.retain_mut(|turn| {
                 let row = turn.request.row;
@@ -211,15 +212,16 @@ impl<'a> Turn<'a> {
     fn finished(&mut self, room: usize, sampling: &SamplingParams) -> bool {
         let ids = &self.out.ids;
         let stops = ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
-        self.out.finish = if stops || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(ids)) {
-            Finish::Stop
-        } else if self.request.choices.is_none() && ids.len() >= sampling.max_tokens {
-            Finish::Length
-        } else if room == 0 {
-            Finish::ContextFull
-        } else {
-            return false;
-        };
+        self.out.finish =
+            if stops || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(ids)) {
+                Finish::Stop
+            } else if self.request.choices.is_none() && ids.len() >= sampling.max_tokens {
+                Finish::Length
+            } else if room == 0 {
+                Finish::ContextFull
+            } else {
+                return false;
+            };
         true
     }
 }

@@ -31,7 +31,8 @@ impl Gradients {
 
     /// Moves the gradients of the trainable parameters out of a store.
     pub fn take(store: &mut GradStore, parameters: &Parameters) -> Self {
-        let entry = |(name, var): (&str, &candle_core::Var)| Some((name.to_owned(), store.remove(var)?));
+        let entry =
+            |(name, var): (&str, &candle_core::Var)| Some((name.to_owned(), store.remove(var)?));
         Self { entries: parameters.trainable().filter_map(entry).collect() }
     }
 
@@ -81,7 +82,11 @@ impl Gradients {
         for (name, grad) in self.iter() {
             let square = sum_of_squares(grad)?;
             if !square.is_finite() {
-                return Err(Error::NonFinite { name: "gradient".into(), value: square, at: name.to_owned() });
+                return Err(Error::NonFinite {
+                    name: "gradient".into(),
+                    value: square,
+                    at: name.to_owned(),
+                });
             }
             total += square;
         }
@@ -103,7 +108,11 @@ impl Gradients {
             };
             if grad.dims() != var.dims() {
                 let reason = format!("the parameter has shape {:?}", var.dims());
-                return Err(Error::setting(name, format!("gradient of shape {:?}", grad.dims()), reason));
+                return Err(Error::setting(
+                    name,
+                    format!("gradient of shape {:?}", grad.dims()),
+                    reason,
+                ));
             }
         }
         self.global_norm()

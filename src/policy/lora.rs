@@ -129,14 +129,17 @@ impl Parameters {
         lora: &LoraConfig,
         stream: &Stream,
     ) -> Result<Self> {
-        let adapters = lora.targets(model).into_iter().zip(0..).flat_map(|((module, o, i), index)| {
-            let mut draws = stream.generator(index);
-            let bound = (i as f64).sqrt().recip();
-            let a: Vec<f64> = (0..lora.rank * i).map(|_| bound * signed_unit(&mut draws)).collect();
-            let [a_name, b_name] = names(&module);
-            [(a_name, a, (lora.rank, i)), (b_name, vec![0.0; o * lora.rank], (o, lora.rank))]
-        });
-        let tensor = |(name, values, shape)| Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?));
+        let adapters =
+            lora.targets(model).into_iter().zip(0..).flat_map(|((module, o, i), index)| {
+                let mut draws = stream.generator(index);
+                let bound = (i as f64).sqrt().recip();
+                let a: Vec<f64> =
+                    (0..lora.rank * i).map(|_| bound * signed_unit(&mut draws)).collect();
+                let [a_name, b_name] = names(&module);
+                [(a_name, a, (lora.rank, i)), (b_name, vec![0.0; o * lora.rank], (o, lora.rank))]
+            });
+        let tensor =
+            |(name, values, shape)| Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?));
         let adapters = adapters.map(tensor).collect::<Result<_>>()?;
         self.with_adapters(model, lora, adapters)
     }
@@ -161,14 +164,19 @@ impl Parameters {
                 let missing = || Error::setting(&name, "missing", "the adapter has no such tensor");
                 let tensor = adapters.remove(&name).ok_or_else(missing)?;
                 if tensor.dims() != shape {
-                    let reason = format!("shape {:?} where the model needs {shape:?}", tensor.dims());
+                    let reason =
+                        format!("shape {:?} where the model needs {shape:?}", tensor.dims());
                     return Err(Error::setting(name, "tensor", reason));
                 }
                 self.insert(name, &tensor.to_dtype(dtype)?.to_device(&device)?)?;
             }
         }
         if let Some(name) = adapters.keys().next() {
-            return Err(Error::setting(name, "tensor", "the adapter's configuration has no such tensor"));
+            return Err(Error::setting(
+                name,
+                "tensor",
+                "the adapter's configuration has no such tensor",
+            ));
         }
         self.lora = Some(lora.clone());
         Ok(self)
@@ -212,11 +220,16 @@ impl Parameters {
 
     pub(crate) fn save_adapter_weights(&self, path: &Path) -> Result<()> {
         let adapters = self.tensors().into_iter().filter(|(name, _)| is_adapter(name));
-        save_tensors(path, &adapters.map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect())
+        save_tensors(
+            path,
+            &adapters.map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor)).collect(),
+        )
     }
 
     pub(crate) fn save_adapter_config(&self, path: &Path, base: &str) -> Result<()> {
-        let lora = self.lora().ok_or_else(|| Error::setting("lora", "parameters", "have no corrections"))?;
+        let lora = self
+            .lora()
+            .ok_or_else(|| Error::setting("lora", "parameters", "have no corrections"))?;
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -256,7 +269,8 @@ impl Parameters {
             (name.strip_prefix(PREFIX).map_or_else(|| name.clone(), str::to_owned), tensor)
         };
         let adapters = tensors.into_iter().map(strip).collect();
-        self.with_adapters(model, &lora, adapters).map_err(|e| Error::file(path, "tensors", e.to_string()))
+        self.with_adapters(model, &lora, adapters)
+            .map_err(|e| Error::file(path, "tensors", e.to_string()))
     }
 }
 
@@ -299,7 +313,9 @@ fn read_adapter_config(path: &Path) -> Result<LoraConfig> {
     };
     let read = |field: &str| -> Result<f64> {
         let value = get(field)?;
-        value.as_f64().ok_or_else(|| Error::file(path, field, format!("{value}: a number is required")))
+        value
+            .as_f64()
+            .ok_or_else(|| Error::file(path, field, format!("{value}: a number is required")))
     };
     let modules = get("target_modules")?;
     let lora = LoraConfig {

@@ -64,9 +64,16 @@ impl Parameters {
         config.validate()?;
         let mut tensors = BTreeMap::new();
         for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
-            let values =
-                initial_values(&name, shape.iter().product(), config.initializer_range, stream, index);
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+            let values = initial_values(
+                &name,
+                shape.iter().product(),
+                config.initializer_range,
+                stream,
+                index,
+            );
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)?;
             tensors.insert(name, tensor);
         }
         Self::from_tensors(config, tensors)
@@ -78,7 +85,8 @@ impl Parameters {
     /// A name that is missing or unknown, a wrong shape, or differing or non-float dtypes.
     pub fn from_tensors(config: &DecoderConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
         let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
-        check(config, &tensors, dtype).map_err(|(name, reason)| Error::setting(name, "tensor", reason))?;
+        check(config, &tensors, dtype)
+            .map_err(|(name, reason)| Error::setting(name, "tensor", reason))?;
         let entry = |(name, tensor): (String, Tensor)| {
             Ok((name, Entry { var: Var::from_tensor(&tensor)?, trainable: true }))
         };
@@ -150,7 +158,8 @@ impl Parameters {
     /// # Errors
     /// A file that cannot be written.
     pub fn save_trainable(&self, path: impl AsRef<Path>) -> Result<()> {
-        let tensors = self.trainable().map(|(name, var)| (name.to_owned(), var.as_detached_tensor()));
+        let tensors =
+            self.trainable().map(|(name, var)| (name.to_owned(), var.as_detached_tensor()));
         save_tensors(path.as_ref(), &tensors.collect())
     }
 
@@ -187,9 +196,15 @@ impl Parameters {
     /// A failed copy.
     pub fn duplicate(&self) -> Result<Self> {
         let copy = |(name, e): (&String, &Entry)| {
-            Ok((name.clone(), Entry { var: Var::from_tensor(&e.var.as_detached_tensor().copy()?)?, ..*e }))
+            Ok((
+                name.clone(),
+                Entry { var: Var::from_tensor(&e.var.as_detached_tensor().copy()?)?, ..*e },
+            ))
         };
-        Ok(Self { entries: self.entries.iter().map(copy).collect::<Result<_>>()?, lora: self.lora.clone() })
+        Ok(Self {
+            entries: self.entries.iter().map(copy).collect::<Result<_>>()?,
+            lora: self.lora.clone(),
+        })
     }
 
     /// The variable called `name`.
@@ -232,7 +247,8 @@ impl Parameters {
     /// Requires exactly the configuration's names and shapes.
     pub(crate) fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
         let dtype = self.iter().next().map_or(DType::F32, |(_, var)| var.dtype());
-        check(config, &self.tensors(), dtype).map_err(|(name, reason)| Error::setting(name, "tensor", reason))
+        check(config, &self.tensors(), dtype)
+            .map_err(|(name, reason)| Error::setting(name, "tensor", reason))
     }
 
     /// Number of scalars, frozen ones included.
@@ -260,7 +276,10 @@ fn check(
             return Err((name, "the tensor is missing".to_owned()));
         };
         if tensor.dims() != shape {
-            return Err((name, format!("shape {:?} where the model needs {shape:?}", tensor.dims())));
+            return Err((
+                name,
+                format!("shape {:?} where the model needs {shape:?}", tensor.dims()),
+            ));
         }
         if tensor.dtype() != dtype || !dtype.is_float() {
             return Err((

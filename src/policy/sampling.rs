@@ -56,7 +56,11 @@ impl SamplingParams {
     /// τ that is not a positive number, `top_p` outside (0, 1], `min_p` outside [0, 1], or no tokens at all.
     pub fn validate(&self) -> Result<()> {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::setting("temperature", self.temperature, "must be a positive number"));
+            return Err(Error::setting(
+                "temperature",
+                self.temperature,
+                "must be a positive number",
+            ));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::setting("top_p", self.top_p, "must be above 0 and at most 1"));
@@ -90,9 +94,12 @@ impl StopStrings {
     /// # Errors
     /// A string that is empty.
     pub fn new<S: AsRef<str>>(bytes: Arc<[Vec<u8>]>, strings: &[S]) -> Result<Self> {
-        let strings: Vec<Vec<u8>> = strings.iter().map(|s| s.as_ref().as_bytes().to_vec()).collect();
+        let strings: Vec<Vec<u8>> =
+            strings.iter().map(|s| s.as_ref().as_bytes().to_vec()).collect();
         match strings.iter().any(Vec::is_empty) {
-            true => Err(Error::setting("stop_strings", "\"\"", "an empty text would end every turn")),
+            true => {
+                Err(Error::setting("stop_strings", "\"\"", "an empty text would end every turn"))
+            }
             false => Ok(Self { bytes, strings }),
         }
     }
@@ -112,7 +119,9 @@ impl StopStrings {
         let border = tail.len();
         tail.extend_from_slice(bytes(last));
         let ends_in_last = |s: &Vec<u8>| {
-            tail.windows(s.len()).enumerate().any(|(start, window)| window == s && start + s.len() > border)
+            tail.windows(s.len())
+                .enumerate()
+                .any(|(start, window)| window == s && start + s.len() > border)
         };
         self.strings.iter().any(ends_in_last)
     }
@@ -178,7 +187,8 @@ pub(crate) fn sample(
 ) -> u32 {
     let inverse_temperature = 1.0 / sampling.temperature;
     let statistics = row_statistics(logits, inverse_temperature);
-    let argmax = || (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+    let argmax =
+        || (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
     let id = if sampling.greedy {
         argmax()
     } else {
@@ -255,11 +265,13 @@ mod tests {
 
     #[test]
     fn a_draw_is_the_first_index_past_its_share_of_the_sum() {
-        let probs: Vec<f32> = (0..1000).map(|i| if i % 3 == 1 { 0.0 } else { (i % 7) as f32 }).collect();
+        let probs: Vec<f32> =
+            (0..1000).map(|i| if i % 3 == 1 { 0.0 } else { (i % 7) as f32 }).collect();
         let total: f32 = probs.iter().sum();
         for draw in 0..500 {
             let u = (f64::from(draw) + 0.25) / 500.0;
-            let before = |i: &usize| f64::from(probs[..=*i].iter().sum::<f32>()) > u * f64::from(total);
+            let before =
+                |i: &usize| f64::from(probs[..=*i].iter().sum::<f32>()) > u * f64::from(total);
             assert_eq!(Some(invert_cdf(&probs, u)), (0..1000).find(before), "{u}");
         }
         assert_eq!((invert_cdf(&[0.0, 0.5, 0.0], 0.0), invert_cdf(&[0.5, 0.5, 0.0], 1.0)), (1, 1));
@@ -274,18 +286,29 @@ mod tests {
 
     #[test]
     fn stop_strings_end_a_turn_across_token_borders() {
-        let bytes: Vec<Vec<u8>> =
-            ["</", "act", "ion>", "x", ">", "tail</action> "].iter().map(|s| s.as_bytes().to_vec()).collect();
+        let bytes: Vec<Vec<u8>> = ["</", "act", "ion>", "x", ">", "tail</action> "]
+            .iter()
+            .map(|s| s.as_bytes().to_vec())
+            .collect();
         let stop = StopStrings::new(bytes.into(), &["</action>", "xx"]).unwrap();
         assert!(stop.ends(&[3, 0, 1, 2]) && stop.ends(&[5]) && stop.ends(&[0, 3, 3]));
-        assert!(!stop.ends(&[0, 1]) && !stop.ends(&[0, 1, 2, 3]) && !stop.ends(&[]) && !stop.ends(&[0, 2]));
+        assert!(
+            !stop.ends(&[0, 1])
+                && !stop.ends(&[0, 1, 2, 3])
+                && !stop.ends(&[])
+                && !stop.ends(&[0, 2])
+        );
         assert!(StopStrings::new(Arc::new([]), &[""]).is_err());
     }
 
     #[test]
     fn settings_out_of_range_are_refused() {
-        for bad in [params(0, 0.0, 0.0), params(0, 1.1, 0.0), params(0, f64::NAN, 0.0), params(0, 1.0, -0.1)]
-        {
+        for bad in [
+            params(0, 0.0, 0.0),
+            params(0, 1.1, 0.0),
+            params(0, f64::NAN, 0.0),
+            params(0, 1.0, -0.1),
+        ] {
             assert!(bad.validate().is_err());
         }
     }

@@ -49,7 +49,11 @@ impl Tokenizer {
     fn train_on(texts: &[&str], vocab_size: usize, special: &[&str]) -> Result<Self> {
         let distinct: BTreeSet<_> = special.iter().collect();
         if distinct.len() != special.len() || special.contains(&"") {
-            return Err(Error::setting("special", format!("{special:?}"), "must be distinct and not empty"));
+            return Err(Error::setting(
+                "special",
+                format!("{special:?}"),
+                "must be distinct and not empty",
+            ));
         }
         let least = 256 + special.len();
         if vocab_size < least {
@@ -82,7 +86,8 @@ impl Tokenizer {
     }
 
     fn from_json(json: &str) -> Result<Self, String> {
-        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
+        let mut inner: tokenizers::Tokenizer =
+            json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
         inner.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
@@ -142,7 +147,9 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
         match encoding.get_ids().iter().find(|id| self.special_ids.contains(id)) {
-            Some(id) => Err(Error::setting("text", text, format!("the merges lead to special token {id}"))),
+            Some(id) => {
+                Err(Error::setting("text", text, format!("the merges lead to special token {id}")))
+            }
             None => Ok(encoding.get_ids().to_vec()),
         }
     }
@@ -209,8 +216,9 @@ fn piece_bytes(piece: &str) -> Vec<u8> {
     if let Some(bytes) = piece.chars().map(byte_of_letter).collect() {
         return bytes;
     }
-    let byte =
-        piece.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
+    let byte = piece
+        .strip_prefix("<0x")
+        .and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
     byte.map_or_else(|| piece.replace('▁', " ").into_bytes(), |byte| vec![byte])
 }
 

@@ -57,7 +57,11 @@ impl FrozenModel {
     }
 
     /// Those after the tokens at the positions that are `wanted`.
-    pub(crate) fn logits_at(&mut self, row: &[u32], wanted: impl Fn(usize) -> bool) -> Result<Tensor> {
+    pub(crate) fn logits_at(
+        &mut self,
+        row: &[u32],
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<Tensor> {
         if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(Error::setting(
                 "id",
@@ -81,8 +85,13 @@ impl FrozenModel {
     /// A row of fewer than two tokens, and as [`FrozenModel::logits`].
     pub fn log_probs(&mut self, rows: &[&[u32]], temperature: f64) -> Result<Vec<Vec<f32>>> {
         let of_row = |(i, row): (usize, &&[u32])| {
-            let Some((_, targets)) = row.split_first().filter(|(_, targets)| !targets.is_empty()) else {
-                return Err(Error::setting(format!("rows[{i}].len"), row.len(), "must be at least 2"));
+            let Some((_, targets)) = row.split_first().filter(|(_, targets)| !targets.is_empty())
+            else {
+                return Err(Error::setting(
+                    format!("rows[{i}].len"),
+                    row.len(),
+                    "must be at least 2",
+                ));
             };
             let logits = self.logits(&row[..row.len() - 1])?;
             let targets = Tensor::new(targets, &self.device)?;
@@ -119,10 +128,14 @@ fn library_config<T: serde::de::DeserializeOwned>(config: &DecoderConfig) -> Res
     json["max_window_layers"] = json!(config.num_hidden_layers);
     json["head_dim"] = json!(config.head_dim());
     // Qwen2's type wants a number, which no layer uses.
-    let window =
-        if config.family == Family::Qwen2 { json!(config.max_position_embeddings) } else { Value::Null };
+    let window = if config.family == Family::Qwen2 {
+        json!(config.max_position_embeddings)
+    } else {
+        Value::Null
+    };
     json["sliding_window"] = window;
-    serde_json::from_value(json).map_err(|e| Error::setting("config", "candle-transformers", e.to_string()))
+    serde_json::from_value(json)
+        .map_err(|e| Error::setting("config", "candle-transformers", e.to_string()))
 }
 
 /// A model that keeps its own cache, as a [`Step`].
@@ -138,7 +151,12 @@ macro_rules! cached {
     }};
 }
 
-fn step(config: &DecoderConfig, weights: VarBuilder<'_>, dtype: DType, device: &Device) -> Result<Box<Step>> {
+fn step(
+    config: &DecoderConfig,
+    weights: VarBuilder<'_>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Box<Step>> {
     Ok(match config.family {
         Family::Qwen2 => cached!(qwen2::ModelForCausalLM::new(&library_config(config)?, weights)?),
         Family::Qwen3 => cached!(qwen3::ModelForCausalLM::new(&library_config(config)?, weights)?),

@@ -23,7 +23,8 @@ impl TokenTrie {
         for sequence in sequences {
             ends.push(trie.insert(sequence.as_ref()));
         }
-        let bad = |reason| Err(Error::setting("choices", format!("{} sequences", ends.len()), reason));
+        let bad =
+            |reason| Err(Error::setting("choices", format!("{} sequences", ends.len()), reason));
         if ends.is_empty() || ends.contains(&Self::ROOT) {
             return bad("there must be at least one, and none may be empty");
         }
@@ -68,10 +69,12 @@ mod tests {
 
     #[test]
     fn it_allows_what_continues_a_sequence() {
-        let trie = TokenTrie::new([vec![5, 1, 0], vec![5, 1, 2, 0], vec![3, 0], vec![3, 0]]).unwrap();
+        let trie =
+            TokenTrie::new([vec![5, 1, 0], vec![5, 1, 2, 0], vec![3, 0], vec![3, 0]]).unwrap();
         let allowed = |node| trie.allowed(node).collect::<Vec<_>>();
         assert_eq!(allowed(TokenTrie::ROOT), [3, 5]);
-        let walk = |tokens: &[u32]| tokens.iter().try_fold(TokenTrie::ROOT, |node, &t| trie.next(node, t));
+        let walk =
+            |tokens: &[u32]| tokens.iter().try_fold(TokenTrie::ROOT, |node, &t| trie.next(node, t));
         assert_eq!(allowed(walk(&[5, 1]).unwrap()), [0, 2]);
         assert_eq!(allowed(walk(&[3, 0]).unwrap()), [0u32; 0]);
         assert_eq!(walk(&[4]), None);

@@ -37,7 +37,8 @@ impl ValueModel {
     /// # Errors
     /// Parameters of another body, or without a value head.
     pub fn new(body: &DecoderConfig, parameters: &Parameters) -> Result<Self> {
-        let [weight, bias] = [WEIGHT, BIAS].map(|name| parameters.get(name).map(|v| v.as_tensor().clone()));
+        let [weight, bias] =
+            [WEIGHT, BIAS].map(|name| parameters.get(name).map(|v| v.as_tensor().clone()));
         Ok(Self { decoder: Decoder::new(body, parameters)?, weight: weight?, bias: bias? })
     }
 
@@ -57,7 +58,8 @@ impl ValueModel {
     /// # Errors
     /// Hidden states of another width.
     pub fn values(&self, hidden: &Tensor) -> Result<Tensor> {
-        let values_n1 = linear(&hidden.to_dtype(self.weight.dtype())?, &self.weight, Some(&self.bias))?;
+        let values_n1 =
+            linear(&hidden.to_dtype(self.weight.dtype())?, &self.weight, Some(&self.bias))?;
         Ok(values_n1.squeeze(1)?)
     }
 }
@@ -107,15 +109,23 @@ mod tests {
     fn set(parameters: &Parameters, name: &str, f: impl Fn(usize) -> f64) {
         let var = parameters.get(name).unwrap();
         let data: Vec<f64> = (0..var.elem_count()).map(f).collect();
-        var.set(&Tensor::from_vec(data, var.dims(), &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap())
-            .unwrap();
+        var.set(
+            &Tensor::from_vec(data, var.dims(), &Device::Cpu)
+                .unwrap()
+                .to_dtype(var.dtype())
+                .unwrap(),
+        )
+        .unwrap();
     }
 
     /// Σ sin(i+1)·hidden_i + 0.25, summed by hand.
     #[test]
     fn a_value_is_zero_at_first_and_then_the_heads_product() {
         let config = ValueModel::body(&DecoderConfig::tiny(20));
-        let p = Parameters::init(&config, 3, DType::F64, &Device::Cpu).unwrap().with_value_head().unwrap();
+        let p = Parameters::init(&config, 3, DType::F64, &Device::Cpu)
+            .unwrap()
+            .with_value_head()
+            .unwrap();
         assert_eq!(values(&config, &p), [0.0; 4]);
         set(&p, WEIGHT, |i| (i as f64 + 1.0).sin());
         set(&p, BIAS, |_| 0.25);
@@ -130,7 +140,10 @@ mod tests {
     #[test]
     fn every_gradient_of_a_value_agrees_with_differences() {
         let config = ValueModel::body(&DecoderConfig::tiny(20));
-        let p = Parameters::init(&config, 3, DType::F64, &Device::Cpu).unwrap().with_value_head().unwrap();
+        let p = Parameters::init(&config, 3, DType::F64, &Device::Cpu)
+            .unwrap()
+            .with_value_head()
+            .unwrap();
         set(&p, WEIGHT, |i| 0.1 * (i as f64 + 1.0).sin());
         let loss = || {
             let model = ValueModel::new(&config, &p).unwrap();
@@ -141,14 +154,19 @@ mod tests {
         gradients.check(&p).unwrap();
         for (name, var) in p.iter() {
             let before: Vec<f64> = var.flatten_all().unwrap().to_vec1().unwrap();
-            let exact: Vec<f64> = gradients.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let exact: Vec<f64> =
+                gradients.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             for i in [0, before.len() / 2, before.len() - 1] {
                 let at = |step: f64| {
                     set(&p, name, |j| before[j] + if i == j { step } else { 0.0 });
                     loss().to_scalar::<f64>().unwrap()
                 };
                 let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
-                assert!((difference - exact[i]).abs() < 1e-6, "{name}[{i}]: {difference}, {}", exact[i]);
+                assert!(
+                    (difference - exact[i]).abs() < 1e-6,
+                    "{name}[{i}]: {difference}, {}",
+                    exact[i]
+                );
                 at(0.0);
             }
         }
@@ -157,7 +175,10 @@ mod tests {
     #[test]
     fn an_untied_head_is_dropped_and_narrow_weights_get_an_f32_head() {
         let untied = DecoderConfig { tie_word_embeddings: false, ..DecoderConfig::tiny(20) };
-        let p = Parameters::init(&untied, 3, DType::BF16, &Device::Cpu).unwrap().with_value_head().unwrap();
+        let p = Parameters::init(&untied, 3, DType::BF16, &Device::Cpu)
+            .unwrap()
+            .with_value_head()
+            .unwrap();
         assert!(p.get(LM_HEAD).is_err());
         assert_eq!(p.get(WEIGHT).unwrap().dtype(), DType::F32);
         assert_eq!(values(&ValueModel::body(&untied), &p), [0.0; 4]);
@@ -168,7 +189,8 @@ mod tests {
         let config = DecoderConfig::tiny(20);
         let policy = Parameters::init(&config, 3, DType::F32, &Device::Cpu).unwrap();
         let policy = policy.with_lora(&config, &LoraConfig::of_rank(2), 1).unwrap();
-        let critic = policy.clone().without_lora().with_lora(&config, &LoraConfig::of_rank(2), 2).unwrap();
+        let critic =
+            policy.clone().without_lora().with_lora(&config, &LoraConfig::of_rank(2), 2).unwrap();
         let critic = critic.with_value_head().unwrap();
         let name = "model.layers.0.self_attn.q_proj";
         let id = |p: &Parameters, end: &str| p.get(&format!("{name}.{end}")).unwrap().id();

@@ -39,8 +39,9 @@ impl Run {
         } else {
             BTreeMap::new()
         };
-        let name =
-            dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name = dir
+            .file_name()
+            .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         let lines = read_metrics(dir)?;
         let (mut outcomes, mut texts) = (Vec::new(), Texts::default());
         ended_episodes(dir, |text, line| {
@@ -51,8 +52,13 @@ impl Run {
     }
 
     /// The lines of one phase.
-    pub(crate) fn phase<'a>(&'a self, phase: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
-        self.lines.iter().filter(move |line| line.get("phase").and_then(Value::as_str) == Some(phase))
+    pub(crate) fn phase<'a>(
+        &'a self,
+        phase: &'a str,
+    ) -> impl Iterator<Item = &'a Map<String, Value>> {
+        self.lines
+            .iter()
+            .filter(move |line| line.get("phase").and_then(Value::as_str) == Some(phase))
     }
 
     /// (step, value) of `key` over a phase; what is absent is left out, what is not finite stays as a gap.
@@ -90,8 +96,13 @@ impl Run {
     }
 
     /// The evaluations of one panel.
-    pub(crate) fn evaluations<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Evaluation> + 'a {
-        self.phase("eval").filter(move |line| panel(line) == name).map(|line| Evaluation(line.clone()))
+    pub(crate) fn evaluations<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Iterator<Item = Evaluation> + 'a {
+        self.phase("eval")
+            .filter(move |line| panel(line) == name)
+            .map(|line| Evaluation(line.clone()))
     }
 
     /// (step, kind, message) of each alarm.
@@ -137,7 +148,8 @@ impl Texts {
         let family = &line.episode.task.name;
         if kept.len() == SAMPLES {
             // A family that is not shown yet takes the place of one that is shown twice.
-            let shown = |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
+            let shown =
+                |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
             let twice = kept.iter().rposition(|text| shown(kept, &text.family) > 1);
             match twice.filter(|_| shown(kept, family) == 0) {
                 Some(place) => drop(kept.remove(place)),
@@ -223,8 +235,12 @@ mod tests {
     fn settings_are_read_under_dotted_names() {
         let toml = "seed = 1\ntasks = [\n    \"a\",\n    \"b\",\n]\n\n[entropy]\nlambda = 0.01\n[entropy.beta]\nk = 2\n";
         let settings: Vec<_> = read_settings(toml).into_iter().collect();
-        let expected =
-            [("entropy.beta.k", "2"), ("entropy.lambda", "0.01"), ("seed", "1"), ("tasks", "[\"a\",\"b\",]")];
+        let expected = [
+            ("entropy.beta.k", "2"),
+            ("entropy.lambda", "0.01"),
+            ("seed", "1"),
+            ("tasks", "[\"a\",\"b\",]"),
+        ];
         assert_eq!(settings, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

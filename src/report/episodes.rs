@@ -34,7 +34,8 @@ struct Turn {
 pub(crate) fn html(runs: &[Run]) -> String {
     let mut html = String::new();
     for run in runs {
-        let name = if runs.len() == 1 { String::new() } else { format!("{} · ", escape(&run.name)) };
+        let name =
+            if runs.len() == 1 { String::new() } else { format!("{} · ", escape(&run.name)) };
         run.samples.iter().for_each(|sample| html += &dialogue(&name, sample));
     }
     if html.is_empty() {

@@ -59,7 +59,13 @@ fn label(runs: &[Run], run: &Run, what: &str) -> String {
 
 /// `key` of the evaluations as dots with whiskers, over the same key of the training rollouts: one plot for the panels
 /// of one run, one for each panel of several runs.
-pub(crate) fn evaluation_plots(runs: &[Run], title: &str, key: &str, y_label: &str, full: f64) -> Vec<Plot> {
+pub(crate) fn evaluation_plots(
+    runs: &[Run],
+    title: &str,
+    key: &str,
+    y_label: &str,
+    full: f64,
+) -> Vec<Plot> {
     let mut panels: Vec<String> = Vec::new();
     for panel in runs.iter().flat_map(Run::panels) {
         if !panels.contains(&panel) {
@@ -73,7 +79,8 @@ pub(crate) fn evaluation_plots(runs: &[Run], title: &str, key: &str, y_label: &s
             (panels.iter().map(|panel| vec![panel.clone()]).collect(), titles)
         }
     };
-    let note = "Dots: whole evaluation panels, whiskers their 95 % intervals. Pale: training rollouts.";
+    let note =
+        "Dots: whole evaluation panels, whiskers their 95 % intervals. Pale: training rollouts.";
     let plot = |(panels, title): (Vec<String>, String)| Plot {
         title,
         note: note.to_owned(),
@@ -98,9 +105,11 @@ fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> 
             series.push(Series { name, colour, look: Look::Faint, points, ..Series::default() });
         }
         for (k, panel) in panels.iter().enumerate() {
-            let points = run.evaluations(panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
-            let ends =
-                |e: crate::report::data::Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
+            let points =
+                run.evaluations(panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
+            let ends = |e: crate::report::data::Evaluation| {
+                e.interval(key).map(|(low, high)| (e.step(), low, high))
+            };
             let intervals = run.evaluations(panel).filter_map(ends).collect();
             let aside = 5.0 * ((i * panels.len() + k) as f64 - (all - 1.0) / 2.0);
             let (name, colour) = match runs.len() {
@@ -117,8 +126,9 @@ fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> 
 fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
     let of = |run: &Run| {
         let name = if runs.len() == 1 { String::new() } else { format!("{}: ", run.name) };
-        let show =
-            |(step, kind, why): (f64, String, String)| (step, format!("{name}{kind} at step {step}: {why}"));
+        let show = |(step, kind, why): (f64, String, String)| {
+            (step, format!("{name}{kind} at step {step}: {why}"))
+        };
         run.alarms().into_iter().map(show).collect::<Vec<_>>()
     };
     runs.iter().flat_map(of).collect()
@@ -182,8 +192,10 @@ fn entropy_plot(runs: &[Run]) -> Plot {
                 ..Series::default()
             });
         }
-        let (name, points) =
-            (label(runs, run, if runs.len() == 1 { "entropy" } else { "" }), run.points("rl", "entropy"));
+        let (name, points) = (
+            label(runs, run, if runs.len() == 1 { "entropy" } else { "" }),
+            run.points("rl", "entropy"),
+        );
         series.push(Series { name, colour: colour(i), points, ..Series::default() });
     }
     let note = "Mean over generated tokens. Dashed: reference H̄; shaded: the band in which the smoothing penalty is zero.".to_owned();
@@ -228,7 +240,11 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
         rl("Return of the rollouts", &[("return_mean", "")], "return"),
         rl("Actions the environment understood", &[("valid_actions", "")], "share of actions"),
         rl("Groups without variance", &[("zero_variance_groups", "")], "share of groups"),
-        rl("Length of an action", &[("action_tokens", "mean"), ("action_tokens_max", "longest")], "tokens"),
+        rl(
+            "Length of an action",
+            &[("action_tokens", "mean"), ("action_tokens_max", "longest")],
+            "tokens",
+        ),
         rl("Actions at the token limit", &[("action_limit", "")], "share of actions"),
         rl("Speed", &[("time/tokens_per_second", "")], "tokens per second"),
         curve_plot(runs, "clone", "Behaviour cloning", &[("loss", "")], "nats per token"),
@@ -239,8 +255,11 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
 pub(crate) fn entropy_maps(runs: &[Run]) -> String {
     let map = |run: &Run| {
         let (name, columns) = (label_suffix(runs, run), run.columns("rl", "entropy_turn"));
-        let value =
-            value_map(&format!("Entropy by turn, nats per token{name}"), "turn of the episode", &columns);
+        let value = value_map(
+            &format!("Entropy by turn, nats per token{name}"),
+            "turn of the episode",
+            &columns,
+        );
         let title = format!("Entropy by turn against the band{name}");
         value + &band_map(&title, "turn of the episode", &columns, &bands(run, &columns))
     };

@@ -45,7 +45,12 @@ pub(crate) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> Strin
 
 /// The same turns and steps against the band: below, inside, above, or no reference to compare with. `bands` has for
 /// each column the band's ends by turn index.
-pub(crate) fn band_map(title: &str, y_label: &str, columns: &[Column], bands: &[Vec<(f64, f64)>]) -> String {
+pub(crate) fn band_map(
+    title: &str,
+    y_label: &str,
+    columns: &[Column],
+    bands: &[Vec<(f64, f64)>],
+) -> String {
     let places: Vec<Column> = columns
         .iter()
         .zip(bands)
@@ -143,7 +148,13 @@ impl Map {
     }
 
     /// One path for all cells that are `here`; equal neighbours in a row are one rectangle.
-    fn cells(&self, svg: &mut String, columns: &[Column], colour: &str, here: impl Fn(usize, f64) -> bool) {
+    fn cells(
+        &self,
+        svg: &mut String,
+        columns: &[Column],
+        colour: &str,
+        here: impl Fn(usize, f64) -> bool,
+    ) {
         let mut path = String::new();
         for row in 0..self.rows {
             let drawn = |i: usize| columns[i].1.get(row).is_some_and(|value| here(row, *value));
@@ -151,7 +162,8 @@ impl Map {
             while i < columns.len() {
                 let n = (i..columns.len()).take_while(|&j| drawn(j)).count();
                 if n > 0 {
-                    let (x, y) = (MARGIN.0 + i as f64 * self.width, MARGIN.2 + row as f64 * self.height);
+                    let (x, y) =
+                        (MARGIN.0 + i as f64 * self.width, MARGIN.2 + row as f64 * self.height);
                     let (w, h) = (n as f64 * self.width, self.height);
                     let _ = write!(path, "M{x:.1} {y:.1}h{w:.1}v{h:.1}h-{w:.1}z");
                 }
@@ -159,7 +171,10 @@ impl Map {
             }
         }
         if !path.is_empty() {
-            let _ = write!(svg, "<path shape-rendering=\"crispEdges\" fill=\"{colour}\" d=\"{path}\"/>");
+            let _ = write!(
+                svg,
+                "<path shape-rendering=\"crispEdges\" fill=\"{colour}\" d=\"{path}\"/>"
+            );
         }
     }
 
@@ -167,8 +182,11 @@ impl Map {
         let (left, _, top, _) = MARGIN;
         for row in (0..self.rows).step_by(self.rows.div_ceil(10)) {
             let y = top + (row as f64 + 0.5) * self.height + 3.5;
-            let _ =
-                write!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{row}</text>", left - 6.0);
+            let _ = write!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{row}</text>",
+                left - 6.0
+            );
         }
         let (first, last) = (columns[0].0, columns[columns.len() - 1].0);
         // The first column at or after each round step.
@@ -176,7 +194,8 @@ impl Map {
             let Some(i) = columns.iter().position(|(step, _)| *step >= tick) else { continue };
             let (x, y) = (left + (i as f64 + 0.5) * self.width, self.base() + 15.0);
             let step = number(tick);
-            let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{step}</text>");
+            let _ =
+                write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{step}</text>");
         }
         let _ = write!(
             svg,
@@ -212,7 +231,9 @@ mod tests {
 
     /// How many cells are drawn in a colour, from the lengths of its rectangles.
     fn cells(svg: &str, variable: &str, columns: usize) -> usize {
-        let Some((_, rest)) = svg.split_once(&format!("fill=\"var(--{variable})\" d=\"")) else { return 0 };
+        let Some((_, rest)) = svg.split_once(&format!("fill=\"var(--{variable})\" d=\"")) else {
+            return 0;
+        };
         let width = (WIDTH - MARGIN.0 - RIGHT) / columns as f64;
         let rectangles = rest.split('"').next().unwrap().split('z').filter(|r| !r.is_empty());
         let cells = |r: &str| {
@@ -224,8 +245,11 @@ mod tests {
 
     #[test]
     fn turns_are_placed_below_inside_and_above_their_band() {
-        let columns =
-            vec![(0.0, vec![1.0, 1.0]), (1.0, vec![0.4, 0.5, 1.5, 1.6]), (2.0, vec![0.1, f64::NAN])];
+        let columns = vec![
+            (0.0, vec![1.0, 1.0]),
+            (1.0, vec![0.4, 0.5, 1.5, 1.6]),
+            (2.0, vec![0.1, f64::NAN]),
+        ];
         let none = (f64::NAN, f64::NAN);
         let bands = vec![vec![none; 2], vec![(0.5, 1.5); 4], vec![(0.5, 1.5); 2]];
         let svg = band_map("t", "turn", &columns, &bands);
@@ -236,7 +260,8 @@ mod tests {
 
     #[test]
     fn the_highest_value_has_the_strongest_colour_and_long_runs_are_averaged() {
-        let columns: Vec<Column> = (0..300).map(|k| (f64::from(k), vec![f64::from(k), f64::NAN])).collect();
+        let columns: Vec<Column> =
+            (0..300).map(|k| (f64::from(k), vec![f64::from(k), f64::NAN])).collect();
         let thin = thinned(&columns);
         assert_eq!((thin.len(), thin[1].0, thin[1].1[0]), (150, 2.0, 2.5));
         assert!(thin[0].1[1].is_nan());

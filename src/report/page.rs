@@ -19,7 +19,8 @@ pub(crate) fn render(runs: &[Run]) -> String {
     );
     page += &tables::summary(runs);
     page += &tables::alarms(runs);
-    let mut examined = figures::evaluation_plots(runs, "Success", "success", "share of episodes solved", 1.0);
+    let mut examined =
+        figures::evaluation_plots(runs, "Success", "success", "share of episodes solved", 1.0);
     examined.extend(figures::evaluation_plots(runs, "Score", "score", "points", 0.0));
     page += &section("Success and score", &grid(&examined), "");
     page += &tables::gains(runs);
@@ -30,7 +31,10 @@ pub(crate) fn render(runs: &[Run]) -> String {
     page += &tables::configuration(runs);
     let others = grid(&figures::other_plots(runs));
     if !others.is_empty() {
-        let _ = write!(page, "<h2>Everything else</h2><details><summary>all other recorded values</summary>");
+        let _ = write!(
+            page,
+            "<h2>Everything else</h2><details><summary>all other recorded values</summary>"
+        );
         let _ = write!(page, "<div class=\"grid2\">{others}</div></details>");
     }
     page + "</main></body></html>\n"

@@ -70,8 +70,11 @@ impl Plot {
         for s in self.series.iter().filter(|s| !s.name.is_empty()) {
             let _ = write!(legend, "<span>{}{}</span>", swatch(s), escape(&s.name));
         }
-        let note =
-            if self.note.is_empty() { String::new() } else { format!("<p>{}</p>", escape(&self.note)) };
+        let note = if self.note.is_empty() {
+            String::new()
+        } else {
+            format!("<p>{}</p>", escape(&self.note))
+        };
         format!(
             "<figure><figcaption>{}</figcaption><div class=\"legend\">{legend}</div>{}{note}</figure>\n",
             escape(&self.title),
@@ -93,7 +96,8 @@ impl Plot {
 
     fn extent(&self) -> Option<Frame> {
         let points = self.series.iter().flat_map(|s| &s.points).copied();
-        let ends = self.series.iter().flat_map(|s| &s.intervals).flat_map(|&(x, a, b)| [(x, a), (x, b)]);
+        let ends =
+            self.series.iter().flat_map(|s| &s.intervals).flat_map(|&(x, a, b)| [(x, a), (x, b)]);
         let shown: Vec<(f64, f64)> = points.chain(ends).filter(|(_, y)| y.is_finite()).collect();
         let (mut x, mut y) = (range(shown.iter().map(|p| p.0))?, range(shown.iter().map(|p| p.1))?);
         if let Some((low, high)) = self.at_least {
@@ -135,8 +139,11 @@ impl Frame {
         }
         for t in ticks(self.x.0, self.x.1, 8, true) {
             let (x, below) = (self.px(t), base + 15.0);
-            let _ =
-                write!(svg, "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{}</text>", number(t));
+            let _ = write!(
+                svg,
+                "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{}</text>",
+                number(t)
+            );
         }
         let middle = top + (base - top) / 2.0;
         let _ = write!(
@@ -168,7 +175,11 @@ impl Frame {
         for stretch in s.points.split(|(_, y)| !y.is_finite()).filter(|p| !p.is_empty()) {
             if let [(x, y)] = stretch {
                 let (x, y) = (self.px(*x) + s.aside, self.py(*y));
-                let _ = write!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{}\"/>", s.colour);
+                let _ = write!(
+                    svg,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{}\"/>",
+                    s.colour
+                );
                 continue;
             }
             let path: Vec<String> = stretch
@@ -176,7 +187,10 @@ impl Frame {
                 .map(|&(x, y)| format!("{:.1},{:.1}", self.px(x) + s.aside, self.py(y)))
                 .collect();
             let (colour, path) = (s.colour, path.join(" "));
-            let _ = write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" {style} points=\"{path}\"/>");
+            let _ = write!(
+                svg,
+                "<polyline fill=\"none\" stroke=\"{colour}\" {style} points=\"{path}\"/>"
+            );
         }
     }
 
@@ -184,7 +198,11 @@ impl Frame {
         for &(x, low, high) in s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()) {
             let (x, low, high) = (self.px(x) + s.aside, self.py(low), self.py(high));
             let cap = format!("M{:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8", x - 4.0);
-            let _ = write!(svg, "<path d=\"{cap}\" fill=\"none\" stroke=\"{}\" opacity=\"0.7\"/>", s.colour);
+            let _ = write!(
+                svg,
+                "<path d=\"{cap}\" fill=\"none\" stroke=\"{}\" opacity=\"0.7\"/>",
+                s.colour
+            );
         }
         for &(x, y) in s.points.iter().filter(|p| p.1.is_finite()) {
             let _ = write!(
@@ -215,7 +233,8 @@ impl Frame {
     }
 
     fn area(&self, svg: &mut String, s: &Series) {
-        let finite: Vec<_> = s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()).collect();
+        let finite: Vec<_> =
+            s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()).collect();
         let point = |x: f64, y: f64| format!("{:.1},{:.1}", self.px(x), self.py(y));
         let upper = finite.iter().map(|i| point(i.0, i.2));
         let lower = finite.iter().rev().map(|i| point(i.0, i.1));
@@ -226,13 +245,18 @@ impl Frame {
 }
 
 pub(crate) fn open_svg(height: f64, label: &str) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">", escape(label))
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">",
+        escape(label)
+    )
 }
 
 fn swatch(s: &Series) -> String {
     let (style, colour) = (s.look, s.colour);
     let shape = match style {
-        Look::Area => format!("<rect y=\"1\" width=\"20\" height=\"10\" fill=\"{colour}\" opacity=\"0.2\"/>"),
+        Look::Area => {
+            format!("<rect y=\"1\" width=\"20\" height=\"10\" fill=\"{colour}\" opacity=\"0.2\"/>")
+        }
         Look::Dashed => {
             format!("<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"5 3\"/>")
         }
@@ -253,7 +277,8 @@ fn swatch(s: &Series) -> String {
 pub(crate) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
     let raw = (high - low) / wanted as f64;
     let power = 10f64.powf(raw.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
+    let factor =
+        [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
     let step = if whole { (factor * power).max(1.0) } else { factor * power };
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
@@ -319,8 +344,10 @@ mod tests {
             (5.0, f64::INFINITY),
             (6.0, 1.5),
         ];
-        let plot =
-            Plot { series: vec![Series { points: points.to_vec(), ..Series::default() }], ..Plot::default() };
+        let plot = Plot {
+            series: vec![Series { points: points.to_vec(), ..Series::default() }],
+            ..Plot::default()
+        };
         let svg = plot.svg();
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 1));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

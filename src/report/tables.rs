@@ -43,7 +43,8 @@ fn round(x: f64) -> f64 {
 pub(crate) fn summary(runs: &[Run]) -> String {
     let mut rows = String::new();
     for (i, run) in runs.iter().enumerate() {
-        let head = format!("{}<td class=\"n\">{}</td>", name_cell(runs, i), run.phase("rl").count());
+        let head =
+            format!("{}<td class=\"n\">{}</td>", name_cell(runs, i), run.phase("rl").count());
         for panel in run.panels() {
             let (first, last) = (run.evaluations(&panel).next(), run.evaluations(&panel).last());
             let cells = ["success", "score"].map(|key| {
@@ -58,10 +59,12 @@ pub(crate) fn summary(runs: &[Run]) -> String {
             let _ = writeln!(rows, "{}</tr>", cells.concat());
         }
         if run.panels().is_empty() {
-            let _ = writeln!(rows, "<tr>{head}<td>no evaluation</td>{}</tr>", "<td></td>".repeat(5));
+            let _ =
+                writeln!(rows, "<tr>{head}<td>no evaluation</td>{}</tr>", "<td></td>".repeat(5));
         }
     }
-    let head = ["run", "RL steps", "panel", "episodes", "success, first", "success, last", "score, first"];
+    let head =
+        ["run", "RL steps", "panel", "episodes", "success, first", "success, last", "score, first"];
     table(&[&head[..], &["score, last"]].concat(), &rows)
 }
 
@@ -87,7 +90,8 @@ pub(crate) fn alarms(runs: &[Run]) -> String {
 
 /// Paired gains from first to last examination.
 pub(crate) fn gains(runs: &[Run]) -> String {
-    let outcomes: Vec<_> = runs.iter().map(|run| (run.name.clone(), run.outcomes.clone())).collect();
+    let outcomes: Vec<_> =
+        runs.iter().map(|run| (run.name.clone(), run.outcomes.clone())).collect();
     let mut rows = String::new();
     for gain in panel_gains(&outcomes) {
         let run = gain.run.as_ref().and_then(|name| runs.iter().position(|run| run.name == *name));
@@ -103,7 +107,8 @@ pub(crate) fn gains(runs: &[Run]) -> String {
     if rows.is_empty() {
         return rows;
     }
-    let head = ["run", "panel", "steps", "tasks", "success", "gain in success", "score", "gain in score"];
+    let head =
+        ["run", "panel", "steps", "tasks", "success", "gain in success", "score", "gain in score"];
     format!(
         "<h2>What was gained</h2>{}<p class=\"note\">First against last examination, paired by task; 95 % intervals \
          from a bootstrap over tasks.</p>\n",
@@ -197,12 +202,17 @@ pub(crate) fn configuration(runs: &[Run]) -> String {
         let differs = configs.iter().any(|c| c.get(key) != configs[0].get(key));
         let class = if differs { " class=\"differs\"" } else { "" };
         let _ = write!(rows, "<tr{class}><td>{}</td>", escape(key));
-        configs.iter().for_each(|c| rows += &format!("<td>{}</td>", escape(c.get(key).map_or("", |v| v))));
+        configs
+            .iter()
+            .for_each(|c| rows += &format!("<td>{}</td>", escape(c.get(key).map_or("", |v| v))));
         rows += "</tr>\n";
     }
     let names: Vec<String> = runs.iter().map(|r| escape(&r.name)).collect();
-    let head: Vec<&str> = std::iter::once("setting").chain(names.iter().map(String::as_str)).collect();
+    let head: Vec<&str> =
+        std::iter::once("setting").chain(names.iter().map(String::as_str)).collect();
     let open = if runs.len() > 1 { " open" } else { "" };
     let table = table(&head, &rows);
-    format!("<h2>Configuration</h2><details{open}><summary>all settings</summary>{table}</details>\n")
+    format!(
+        "<h2>Configuration</h2><details{open}><summary>all settings</summary>{table}</details>\n"
+    )
 }

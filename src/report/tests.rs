@@ -5,17 +5,23 @@ use serde_json::json;
 
 fn example_run(dir: &Path, seed: u64) {
     let mut recorder = Recorder::create(dir).unwrap();
-    let noise = |k: u64| crate::rng::Stream::new(seed, crate::rng::Purpose::Tasks, k, 0, 0).uniform(0, 0);
+    let noise =
+        |k: u64| crate::rng::Stream::new(seed, crate::rng::Purpose::Tasks, k, 0, 0).uniform(0, 0);
     for k in 0..40 {
-        recorder.record(&Record::new("clone", k).with("loss", 3.0 * (-0.1 * k as f64).exp() + 0.3)).unwrap();
+        recorder
+            .record(&Record::new("clone", k).with("loss", 3.0 * (-0.1 * k as f64).exp() + 0.3))
+            .unwrap();
     }
     for k in 0..60u64 {
         let (t, h) = (k as f64 / 60.0, 1.2 - 0.4 * k as f64 / 60.0 + 0.2 * noise(k));
         if k % 20 == 0 || k == 59 {
             let p = 0.2 + 0.6 * t;
-            let record = Record::new("eval", k).with("panel", "unseen <variations>").with("n", 64usize);
             let record =
-                record.with("success", p).with("success_low", p - 0.1).with("success_high", p + 0.11);
+                Record::new("eval", k).with("panel", "unseen <variations>").with("n", 64usize);
+            let record = record
+                .with("success", p)
+                .with("success_low", p - 0.1)
+                .with("success_high", p + 0.11);
             recorder
                 .record(
                     &record
@@ -40,7 +46,8 @@ fn example_run(dir: &Path, seed: u64) {
         if k == 30 {
             record.set("alarm/early_collapse", "groups <without> variance");
         }
-        let record = band.into_iter().filter(|_| k > 0).fold(record, |r, (key, v)| r.with(key, v - 0.1 * t));
+        let record =
+            band.into_iter().filter(|_| k > 0).fold(record, |r, (key, v)| r.with(key, v - 0.1 * t));
         recorder.record(&record).unwrap();
     }
     let turn = |a: &str, s: f64| json!({"action": a, "observation": "You see <b>nothing</b>.", "score": s, "valid": s > 0.0, "entropies": [0.5, 1.0]});
@@ -133,7 +140,10 @@ fn gains_families_alarms_and_dialogues_are_shown() {
     assert!(html.contains("early collapse</td><td>groups &lt;without&gt; variance"));
     assert!(!html.contains("all runs</td>"));
     // Three solved ones and the only unsolved one of the last examination, none of the first.
-    assert_eq!((html.matches("step 59 · 2 turns").count(), html.matches("step 0 · 2 turns").count()), (4, 0));
+    assert_eq!(
+        (html.matches("step 59 · 2 turns").count(), html.matches("step 0 · 2 turns").count()),
+        (4, 0)
+    );
     assert!(html.contains(
         "<b class=\"bad\">score −26</b>, now -1 · entropy 0.750 nats per token · <b class=\"bad\">not valid"
     ));

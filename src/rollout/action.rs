@@ -116,8 +116,14 @@ mod tests {
         assert_eq!(read(OfficialAlfworld, good), is("go to desk 1", true));
         assert_eq!(read(OfficialScienceworld, good), is("Go To Desk 1", true));
         assert_eq!(read(OfficialAlfworld, "<action>look</action>"), is("look", false));
-        assert_eq!(read(OfficialAlfworld, "<Think>a</Think><action>look</action>"), is("look", false));
-        assert_eq!(read(OfficialAlfworld, "<think>桌</think><action>look</action>"), is("look", false));
+        assert_eq!(
+            read(OfficialAlfworld, "<Think>a</Think><action>look</action>"),
+            is("look", false)
+        );
+        assert_eq!(
+            read(OfficialAlfworld, "<think>桌</think><action>look</action>"),
+            is("look", false)
+        );
         let long = "I would like to go to the desk number one";
         assert_eq!(read(OfficialAlfworld, long), is("e to go to the desk number one", false));
         assert_eq!(read(OfficialScienceworld, long), is(" the desk number one", false));

@@ -50,12 +50,16 @@ impl Prompter {
         let messages = if render(template, &apart).is_ok() { apart } else { together };
         let first = render(template, &messages)?;
         let (before, after) = around(&first, opening)?;
-        let more = [messages.clone(), vec![Message::assistant(action), Message::user(observation)]].concat();
+        let more = [messages.clone(), vec![Message::assistant(action), Message::user(observation)]]
+            .concat();
         let second = render(template, &more)?;
         let (_, rest) = around(&second, action)?;
         let (between, last) = around(rest, observation)?;
         if last != after {
-            return Err(refused(last, "the template asks for a later action otherwise than for the first"));
+            return Err(refused(
+                last,
+                "the template asks for a later action otherwise than for the first",
+            ));
         }
         let special = tokenizer.special_tokens();
         let Some(end) = special.iter().find(|token| between.starts_with(token.as_str())) else {
@@ -96,8 +100,11 @@ mod tests {
                           {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
     fn tokenizer() -> Tokenizer {
-        let texts =
-            ["go to the desk", "You act in a world of text", "<think>\n</think><action>look</action>"];
+        let texts = [
+            "go to the desk",
+            "You act in a world of text",
+            "<think>\n</think><action>look</action>",
+        ];
         Tokenizer::train(texts, 400, &["<|im_start|>", "<|im_end|>"]).unwrap()
     }
 
@@ -127,7 +134,10 @@ mod tests {
             Message::user("a mug"),
         ]);
         let want = want.unwrap().with_generation_prompt(true);
-        assert_eq!(text(&prompter, &ids), ChatTemplate::new(CHATML, &[]).unwrap().render(&want).unwrap());
+        assert_eq!(
+            text(&prompter, &ids),
+            ChatTemplate::new(CHATML, &[]).unwrap().render(&want).unwrap()
+        );
         // A text never ends a message.
         let ends = ids.iter().filter(|&&id| id == prompter.end_id()).count();
         assert_eq!(ends, 4);
@@ -144,8 +154,9 @@ mod tests {
         let ids = prompter.start(&Start { goal: "g".into(), observation: "o".into() }).unwrap();
         assert!(text(&prompter, &ids).contains(TASK));
         for bad in ["{% for m in messages %}{{ m.content }}\n{% endfor %}", "nothing"] {
-            let error =
-                crate::rollout::chat::tests::prompter(bad, ActionFormat::Plain).unwrap_err().to_string();
+            let error = crate::rollout::chat::tests::prompter(bad, ActionFormat::Plain)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("chat_template"), "{error}");
         }
     }

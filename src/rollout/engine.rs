@@ -136,10 +136,15 @@ pub fn play(
 ) -> Result<Rollouts> {
     let slots = environments.len().min(sampler.slots());
     if slots == 0 {
-        return Err(Error::setting("rollout.environments", 0, "at least one environment is needed"));
+        return Err(Error::setting(
+            "rollout.environments",
+            0,
+            "at least one environment is needed",
+        ));
     }
     let running = (0..slots).map(|_| None).collect();
-    let mut table = Table { prompter, episodes, config, running, failed_starts: vec![0; slots], next: 0 };
+    let mut table =
+        Table { prompter, episodes, config, running, failed_starts: vec![0; slots], next: 0 };
     let mut finished: Vec<Option<Trajectory>> = vec![None; episodes.len()];
     let (mut stats, mut failure, mut ended) = (PlayStats::default(), None, 0);
     loop {
@@ -234,7 +239,8 @@ impl Table<'_> {
     ) {
         let running = self.running.iter().enumerate().filter(|(_, r)| r.is_some());
         let slots: Vec<(usize, usize)> = running.map(|(slot, _)| (slot, slot)).collect();
-        let offers = in_parallel(environments, &slots, &mut stats.env_time, |env, _| env.admissible());
+        let offers =
+            in_parallel(environments, &slots, &mut stats.env_time, |env, _| env.admissible());
         for ((slot, _), offer) in slots.into_iter().zip(offers) {
             match (offer, self.running[slot].as_mut()) {
                 (Ok(actions), Some(running)) => running.admissible = Some(actions),
@@ -248,8 +254,13 @@ impl Table<'_> {
     }
 
     /// Samples an action for every running episode.
-    fn act(&self, sampler: &mut dyn Sampler, stats: &mut PlayStats) -> Result<Vec<(usize, Sampled)>> {
-        let running = self.running.iter().enumerate().filter_map(|(slot, r)| Some((slot, r.as_ref()?)));
+    fn act(
+        &self,
+        sampler: &mut dyn Sampler,
+        stats: &mut PlayStats,
+    ) -> Result<Vec<(usize, Sampled)>> {
+        let running =
+            self.running.iter().enumerate().filter_map(|(slot, r)| Some((slot, r.as_ref()?)));
         let request = |(slot, r): (usize, &Running)| -> Result<Request> {
             Ok(Request {
                 slot,
@@ -257,7 +268,11 @@ impl Table<'_> {
                 prompt_ids: r.prompt_ids.clone(),
                 stream: self.episodes[r.index].stream,
                 turn: r.turns.len() as u64,
-                choices: r.admissible.as_ref().map(|actions| self.prompter.choices(actions)).transpose()?,
+                choices: r
+                    .admissible
+                    .as_ref()
+                    .map(|actions| self.prompter.choices(actions))
+                    .transpose()?,
             })
         };
         let requests: Vec<Request> = running.map(request).collect::<Result<_>>()?;
@@ -295,7 +310,9 @@ impl Table<'_> {
                 continue;
             }
             match steps.next() {
-                Some(Ok(step)) => running.record(sampled, action, step, self.prompter, self.config)?,
+                Some(Ok(step)) => {
+                    running.record(sampled, action, step, self.prompter, self.config)?
+                }
                 Some(Err(error)) => {
                     self.running[slot] = None;
                     drop_episode(stats, failure, error);
@@ -313,8 +330,15 @@ impl Table<'_> {
             if let Some(r) = place.take_if(|r| r.ended.is_some()) {
                 let (end, success) = r.ended.unwrap_or((End::Done, false));
                 let Episode { task, group, member, .. } = self.episodes[r.index].clone();
-                let trajectory =
-                    Trajectory { task, group, member, start: r.start, turns: r.turns, success, end };
+                let trajectory = Trajectory {
+                    task,
+                    group,
+                    member,
+                    start: r.start,
+                    turns: r.turns,
+                    success,
+                    end,
+                };
                 out.push((r.index, trajectory));
             }
         }
@@ -371,7 +395,8 @@ fn in_parallel<T: Send>(
     let results = if environments.iter().all(|env| !env.waits()) {
         work.iter().map(|&(slot, item)| f(environments[slot].as_mut(), item)).collect()
     } else {
-        let mut places: Vec<Option<&mut Box<dyn Environment>>> = environments.iter_mut().map(Some).collect();
+        let mut places: Vec<Option<&mut Box<dyn Environment>>> =
+            environments.iter_mut().map(Some).collect();
         std::thread::scope(|scope| {
             let f = &f;
             let handles: Vec<_> = (work.iter())

@@ -16,9 +16,11 @@ impl FrozenModel {
         let of_row = |row: &Row| {
             let batch = MicroBatch::new(&[row], row.positions.len(), &self.device)?;
             let last = row.positions.last().map_or(0, |&p| p as usize);
-            let predicts = |position: usize| row.positions.binary_search(&(position as u32 + 1)).is_ok();
+            let predicts =
+                |position: usize| row.positions.binary_search(&(position as u32 + 1)).is_ok();
             let logits = self.logits_at(&row.ids[..last], predicts)?;
-            let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(temperature) };
+            let options =
+                ScoreOptions { support: batch.support()?, ..ScoreOptions::at(temperature) };
             Ok(logprob_entropy_with(&logits, &batch.targets, &options)?.0.to_vec1()?)
         };
         rows.iter().map(of_row).collect()

@@ -10,7 +10,8 @@ use crate::{Error, Result};
 
 /// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
 /// of action. Text from an environment can never produce them.
-pub const SPECIAL_TOKENS: [&str; 5] = ["<|pad|>", "<|goal|>", "<|observation|>", "<|action|>", "<|end|>"];
+pub const SPECIAL_TOKENS: [&str; 5] =
+    ["<|pad|>", "<|goal|>", "<|observation|>", "<|action|>", "<|end|>"];
 
 /// Turns texts into prompt ids and sampled ids into action text.
 ///
@@ -121,7 +122,8 @@ impl Prompter {
     /// The tokenizer failed.
     pub fn action(&self, ids: &[u32]) -> Result<Action> {
         let n = ids.iter().position(|&id| id == self.frame.end).unwrap_or(ids.len());
-        let known: Vec<u32> = ids[..n].iter().copied().filter(|&id| self.tokenizer.has(id)).collect();
+        let known: Vec<u32> =
+            ids[..n].iter().copied().filter(|&id| self.tokenizer.has(id)).collect();
         Ok(self.format.read(&self.tokenizer.decode(&known)?))
     }
 
@@ -141,7 +143,11 @@ impl Prompter {
     ///
     /// # Errors
     /// The tokenizer failed, or the demonstration has no action to imitate.
-    pub fn demonstration(&self, demo: &Demonstration, trajectory: usize) -> Result<DemonstrationRow> {
+    pub fn demonstration(
+        &self,
+        demo: &Demonstration,
+        trajectory: usize,
+    ) -> Result<DemonstrationRow> {
         let (mut ids, mut imitated, mut turns) = (self.start(&demo.start)?, Vec::new(), Vec::new());
         for (i, turn) in demo.turns.iter().enumerate() {
             if i > 0 {
@@ -158,7 +164,10 @@ impl Prompter {
         }
         let positions = (1..ids.len() as u32).collect();
         let (imitated, turns) = (imitated.split_off(1), turns.split_off(1));
-        Ok(DemonstrationRow { row: Row { ids, positions, turns, trajectory, ..Row::default() }, imitated })
+        Ok(DemonstrationRow {
+            row: Row { ids, positions, turns, trajectory, ..Row::default() },
+            imitated,
+        })
     }
 
     /// The id that ends an action.

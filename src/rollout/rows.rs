@@ -53,7 +53,11 @@ impl Row {
     ///
     /// # Errors
     /// A turn without prompt or without action tokens.
-    pub fn from_turns(turns: &[(&[u32], &[u32])], trajectory: usize, kind: RowKind) -> Result<Vec<Self>> {
+    pub fn from_turns(
+        turns: &[(&[u32], &[u32])],
+        trajectory: usize,
+        kind: RowKind,
+    ) -> Result<Vec<Self>> {
         let mut rows = Vec::new();
         let mut row = Self { trajectory, ..Self::default() };
         for (turn, (prompt, action)) in turns.iter().enumerate() {
@@ -82,9 +86,16 @@ impl Row {
     ///
     /// # Errors
     /// An episode without sampled tokens.
-    pub fn from_trajectory(trajectory: &Trajectory, index: usize, kind: RowKind) -> Result<Vec<Self>> {
-        let turns: Vec<_> =
-            trajectory.turns.iter().map(|t| (t.prompt_ids.as_slice(), t.action_ids.as_slice())).collect();
+    pub fn from_trajectory(
+        trajectory: &Trajectory,
+        index: usize,
+        kind: RowKind,
+    ) -> Result<Vec<Self>> {
+        let turns: Vec<_> = trajectory
+            .turns
+            .iter()
+            .map(|t| (t.prompt_ids.as_slice(), t.action_ids.as_slice()))
+            .collect();
         let mut rows = Self::from_turns(&turns, index, kind)?;
         if rows.is_empty() {
             let at = format!("episode {} of {}", trajectory.member, trajectory.task);
@@ -134,7 +145,11 @@ pub fn layout(rows: &[&Row], width: usize) -> Result<TokenLayout> {
 }
 
 /// The layout of those of the rows' tokens for which `counts(row, token)`.
-fn layout_where(rows: &[&Row], width: usize, counts: impl Fn(usize, usize) -> bool) -> Result<TokenLayout> {
+fn layout_where(
+    rows: &[&Row],
+    width: usize,
+    counts: impl Fn(usize, usize) -> bool,
+) -> Result<TokenLayout> {
     let n = rows.len() * width;
     let (mut mask, mut turns) = (vec![false; n], vec![0; n]);
     for (i, row) in rows.iter().enumerate() {
@@ -164,7 +179,10 @@ impl<'a> MicroBatch<'a> {
     pub fn new(rows: &[&'a Row], width: usize, device: &Device) -> Result<Self> {
         let most = rows.iter().map(|r| r.positions.len()).max().unwrap_or(0);
         if most == 0 {
-            return Err(Error::EmptyMask { name: "rows", at: "a micro-batch without sampled tokens".into() });
+            return Err(Error::EmptyMask {
+                name: "rows",
+                at: "a micro-batch without sampled tokens".into(),
+            });
         }
         if most > width {
             let expected = format!("at most {width} sampled tokens a row");
@@ -225,7 +243,11 @@ impl<'a> MicroBatch<'a> {
         let mut values = vec![0f32; self.rows * self.width];
         if rows.len() != self.rows || rows.iter().any(|row| row.len() > self.width) {
             let expected = format!("{} rows of at most {} values", self.rows, self.width);
-            return Err(Error::Shape { name: "rows", expected, got: rows.iter().map(|r| r.len()).collect() });
+            return Err(Error::Shape {
+                name: "rows",
+                expected,
+                got: rows.iter().map(|r| r.len()).collect(),
+            });
         }
         for (place, row) in values.chunks_exact_mut(self.width).zip(rows) {
             place[..row.len()].copy_from_slice(row);

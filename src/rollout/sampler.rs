@@ -21,7 +21,13 @@ pub struct PolicySampler<'a> {
 impl<'a> PolicySampler<'a> {
     /// A sampler for `slots` concurrent episodes whose actions end with `end_id`.
     pub fn new(decoder: &'a Decoder, slots: usize, end_id: u32) -> Self {
-        Self { decoder, cache: KvCache::new(decoder.config(), slots), slots, end_id, stop_strings: None }
+        Self {
+            decoder,
+            cache: KvCache::new(decoder.config(), slots),
+            slots,
+            end_id,
+            stop_strings: None,
+        }
     }
 
     /// Ends actions at these texts as well.

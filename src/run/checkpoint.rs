@@ -67,10 +67,20 @@ impl CheckpointWriter {
     /// # Errors
     /// What `write` returns; [`Error::Setting`] for a name that is reserved, repeated or not a plain file name;
     /// [`Error::Io`].
-    pub fn add_file(&mut self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<&mut Self> {
-        let plain = Path::new(name).file_name().is_some_and(|f| f == name) && !name.starts_with('.');
-        if !plain || [MANIFEST, STATE].contains(&name) || self.files.iter().any(|f| f.name == name) {
-            return Err(Error::setting("checkpoint file", name, "must be a plain name that is not taken"));
+    pub fn add_file(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<&mut Self> {
+        let plain =
+            Path::new(name).file_name().is_some_and(|f| f == name) && !name.starts_with('.');
+        if !plain || [MANIFEST, STATE].contains(&name) || self.files.iter().any(|f| f.name == name)
+        {
+            return Err(Error::setting(
+                "checkpoint file",
+                name,
+                "must be a plain name that is not taken",
+            ));
         }
         let path = self.temporary.join(name);
         write(&path)?;
@@ -87,8 +97,8 @@ impl CheckpointWriter {
     /// [`Error::File`] for a state that does not serialise, [`Error::Io`].
     pub fn finish(mut self, state: &impl Serialize) -> Result<Checkpoint> {
         let path = self.temporary.join(STATE);
-        let json =
-            serde_json::to_vec_pretty(state).map_err(|e| Error::file(&path, "state", e.to_string()))?;
+        let json = serde_json::to_vec_pretty(state)
+            .map_err(|e| Error::file(&path, "state", e.to_string()))?;
         write_synced(&path, &json)?;
         self.files.push(FileEntry::of(&path, STATE)?);
 
@@ -196,7 +206,11 @@ impl Checkpoint {
         if self.manifest.files.iter().any(|f| f.name == name) {
             return Ok(self.dir.join(name));
         }
-        Err(Error::file(self.dir.join(MANIFEST), "files", format!("`{name}` is not part of this checkpoint")))
+        Err(Error::file(
+            self.dir.join(MANIFEST),
+            "files",
+            format!("`{name}` is not part of this checkpoint"),
+        ))
     }
 
     /// The state given to [`CheckpointWriter::finish`], floats to the bit.
@@ -214,7 +228,11 @@ impl Checkpoint {
 ///
 /// # Errors
 /// [`Error::Setting`] for `keep_last` = 0, [`Error::Io`].
-pub fn prune_checkpoints(run_dir: impl AsRef<Path>, keep_last: usize, best: Option<u64>) -> Result<Vec<u64>> {
+pub fn prune_checkpoints(
+    run_dir: impl AsRef<Path>,
+    keep_last: usize,
+    best: Option<u64>,
+) -> Result<Vec<u64>> {
     if keep_last == 0 {
         return Err(Error::setting("keep_last", keep_last, "at least one checkpoint must stay"));
     }
@@ -322,10 +340,14 @@ impl Manifest {
         let format = value.get("format").and_then(serde_json::Value::as_u64);
         if format != Some(u64::from(FORMAT)) {
             let got = format.map_or("missing".to_owned(), |f| f.to_string());
-            return Err(Error::file(path, "format", format!("is {got}, this version reads {FORMAT}")));
+            return Err(Error::file(
+                path,
+                "format",
+                format!("is {got}, this version reads {FORMAT}"),
+            ));
         }
-        let manifest: Self =
-            serde_json::from_value(value).map_err(|e| Error::file(path, "manifest", e.to_string()))?;
+        let manifest: Self = serde_json::from_value(value)
+            .map_err(|e| Error::file(path, "manifest", e.to_string()))?;
         if manifest.crc32 != manifest.checksum() {
             return Err(Error::file(path, "crc32", "the manifest does not match its own checksum"));
         }
@@ -358,7 +380,8 @@ impl FileEntry {
         }
         let (_, crc32) = checksum(path)?;
         if crc32 != self.crc32 {
-            let reason = format!("{crc32:08x}, the manifest says {:08x}: the file is damaged", self.crc32);
+            let reason =
+                format!("{crc32:08x}, the manifest says {:08x}: the file is damaged", self.crc32);
             return Err(Error::file(path, "crc32", reason));
         }
         Ok(())

@@ -20,11 +20,12 @@ fn latest_step(run: &Path) -> Option<u64> {
 fn state_floats_come_back_to_the_bit() {
     let run = tempfile::tempdir().unwrap();
     let mut rng = crate::rng::Stream::new(1, crate::rng::Purpose::Init, 0, 0, 0).generator(0);
-    let floats: Vec<f64> =
-        std::iter::repeat_with(|| f64::from_bits(rand_chacha::rand_core::RngCore::next_u64(&mut rng)))
-            .filter(|x| x.is_finite())
-            .take(5000)
-            .collect();
+    let floats: Vec<f64> = std::iter::repeat_with(|| {
+        f64::from_bits(rand_chacha::rand_core::RngCore::next_u64(&mut rng))
+    })
+    .filter(|x| x.is_finite())
+    .take(5000)
+    .collect();
     let writer = CheckpointWriter::new(run.path(), 0).unwrap();
     let back: Vec<f64> = writer.finish(&floats).unwrap().state().unwrap();
     assert!(back.iter().zip(&floats).all(|(a, b)| a.to_bits() == b.to_bits()));
@@ -135,7 +136,10 @@ fn only_damaged_checkpoints_are_an_error_not_a_fresh_start() {
     let checkpoint = write(run.path(), 1);
     fs::write(checkpoint.file("model.bin").unwrap(), b"cut").unwrap();
     let error = Checkpoint::latest(run.path()).unwrap_err().to_string();
-    assert!(error.contains("model.bin") && error.contains("3 bytes, the manifest says 16"), "{error}");
+    assert!(
+        error.contains("model.bin") && error.contains("3 bytes, the manifest says 16"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -155,7 +159,8 @@ fn pruning_keeps_the_newest_and_the_best() {
     (1..=6).for_each(|step| drop(write(run.path(), step)));
     assert_eq!(prune_checkpoints(run.path(), 2, Some(3)).unwrap(), [1, 2, 4]);
     assert!(prune_checkpoints(run.path(), 2, Some(3)).unwrap().is_empty());
-    let steps: Vec<u64> = candidates(&run.path().join(FOLDER)).unwrap().iter().map(|c| c.step).collect();
+    let steps: Vec<u64> =
+        candidates(&run.path().join(FOLDER)).unwrap().iter().map(|c| c.step).collect();
     assert_eq!(steps, [3, 5, 6]);
     assert!(prune_checkpoints(run.path(), 0, None).is_err());
 }
@@ -177,7 +182,10 @@ fn a_killed_process_leaves_an_usable_checkpoint() {
     let mut newest = 1;
     for attempt in 0..8 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "train::checkpoint::tests::a_killed_process_leaves_an_usable_checkpoint"])
+            .args([
+                "--exact",
+                "train::checkpoint::tests::a_killed_process_leaves_an_usable_checkpoint",
+            ])
             .env(CHILD, run.path())
             .stdout(std::process::Stdio::null())
             .spawn()

@@ -69,7 +69,8 @@ pub fn dump_rollouts(
     let mut all: Vec<(&Trajectory, bool)> =
         learned.iter().map(|t| (t, true)).chain(unused.iter().map(|t| (t, false))).collect();
     all.sort_by_key(|(t, _)| (t.group, t.member));
-    let line = |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
+    let line =
+        |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
     recorder.begin_rollouts()?;
     all.into_iter().try_for_each(|(episode, used)| recorder.rollout(&line(episode, used)))
 }
@@ -87,7 +88,8 @@ pub fn read_episodes(
     let path = path.as_ref();
     let mut panels = Panels::of(path.parent().unwrap_or(Path::new("")))?;
     whole_lines(path, |number, text| {
-        let mut line: EpisodeLine = serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
+        let mut line: EpisodeLine =
+            serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
         if line.phase == "eval" {
             line.panel = line.panel.or_else(|| panels.next(line.step));
         }
@@ -114,16 +116,22 @@ impl Display for EpisodeLine {
         let solved = if episode.success { "solved" } else { "not solved" };
         let end = episode.end.name();
         let unused = if *used { "" } else { " · not learned from" };
-        writeln!(f, "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end}){unused}")?;
+        writeln!(
+            f,
+            "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end}){unused}"
+        )?;
         writeln!(f, "goal: {}", episode.start.goal.trim())?;
         write_text(f, &episode.start.observation)?;
         let mut before = 0.0;
         for (i, turn) in episode.turns.iter().enumerate() {
-            let entropy =
-                turn.entropies.iter().copied().map(f64::from).sum::<f64>() / turn.entropies.len() as f64;
+            let entropy = turn.entropies.iter().copied().map(f64::from).sum::<f64>()
+                / turn.entropies.len() as f64;
             let change = turn.score - before;
-            let gained =
-                if change == 0.0 { String::new() } else { format!("  score {change:+} = {}", turn.score) };
+            let gained = if change == 0.0 {
+                String::new()
+            } else {
+                format!("  score {change:+} = {}", turn.score)
+            };
             let invalid = if turn.valid { "" } else { "  ✗ not valid" };
             writeln!(f, "{i:>3} > {}   [entropy {entropy:.3}]{gained}{invalid}", turn.action)?;
             write_text(f, &turn.observation)?;
@@ -135,7 +143,9 @@ impl Display for EpisodeLine {
 
 /// A text indented below its turn.
 fn write_text(f: &mut Formatter<'_>, text: &str) -> std::fmt::Result {
-    text.lines().filter(|line| !line.trim().is_empty()).try_for_each(|line| writeln!(f, "      {line}"))
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .try_for_each(|line| writeln!(f, "      {line}"))
 }
 
 #[cfg(test)]
@@ -147,7 +157,8 @@ pub(crate) mod tests {
 
     /// An episode of the toy environment with the given actions.
     pub(crate) fn toy_episode(variation: u32, actions: &[&str]) -> Trajectory {
-        let (mut env, task) = (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
+        let (mut env, task) =
+            (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
         let start = env.reset(&task).unwrap();
         let mut episode = Trajectory {
             task,
@@ -193,7 +204,9 @@ pub(crate) mod tests {
             })
         };
         all(&mut read).unwrap();
-        assert!(read.iter().all(|line| (line.phase.as_str(), line.step, &line.panel) == ("rl", 4, &None)));
+        assert!(read
+            .iter()
+            .all(|line| (line.phase.as_str(), line.step, &line.panel) == ("rl", 4, &None)));
         assert_eq!(
             read.iter().map(|line| &line.episode).collect::<Vec<_>>(),
             episodes.iter().collect::<Vec<_>>()
@@ -213,7 +226,9 @@ pub(crate) mod tests {
         std::fs::write(path, text.replacen("\"member\"", "\"number\"", 1)).unwrap();
         let error = read_episodes(path, |_, _| Ok(())).unwrap_err().to_string();
         assert!(
-            error.contains("rollouts.jsonl") && error.contains("line 1") && error.contains("member"),
+            error.contains("rollouts.jsonl")
+                && error.contains("line 1")
+                && error.contains("member"),
             "{error}"
         );
     }
@@ -221,8 +236,13 @@ pub(crate) mod tests {
     #[test]
     fn an_episode_reads_as_a_dialogue() {
         let episode = toy_episode(2, &["dance", "look", "open green"]);
-        let line =
-            EpisodeLine { phase: "eval".into(), step: 9, panel: Some("toy".into()), used: true, episode };
+        let line = EpisodeLine {
+            phase: "eval".into(),
+            step: 9,
+            panel: Some("toy".into()),
+            used: true,
+            episode,
+        };
         let expected = "\
 ── eval step 9 toy · find-coin:2 · member 0 · solved (done)
 goal: find the coin

@@ -75,7 +75,11 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
             let changed = differences(&saved, &config);
             let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
             if !changed.is_empty() {
-                return Err(Error::file(path, "run", format!("changed since the checkpoint: {changed}")));
+                return Err(Error::file(
+                    path,
+                    "run",
+                    format!("changed since the checkpoint: {changed}"),
+                ));
             }
         }
         atomic_write(&path, to_toml(&path, &config)?)?;
@@ -104,10 +108,15 @@ pub fn best_checkpoint(run_dir: impl AsRef<Path>, panel: &str, key: &str) -> Res
     let saved = checkpoint_steps(run_dir)?;
     let mut best: Option<(f64, u64)> = None;
     for line in read_metrics(run_dir)? {
-        let examined =
-            line.get("phase").is_some_and(|p| p == "eval") && line.get("panel").is_some_and(|p| p == panel);
-        let step = line.get("step").and_then(serde_json::Value::as_u64).filter(|step| saved.contains(step));
-        if let (true, Some(step), Some(value)) = (examined, step, line.get(key).and_then(|v| v.as_f64())) {
+        let examined = line.get("phase").is_some_and(|p| p == "eval")
+            && line.get("panel").is_some_and(|p| p == panel);
+        let step = line
+            .get("step")
+            .and_then(serde_json::Value::as_u64)
+            .filter(|step| saved.contains(step));
+        if let (true, Some(step), Some(value)) =
+            (examined, step, line.get(key).and_then(|v| v.as_f64()))
+        {
             if best.is_none_or(|(highest, _)| value > highest) {
                 best = Some((value, step));
             }
@@ -162,9 +171,14 @@ const MAY_CHANGE: [&str; 2] = ["steps", "model.source"];
 /// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; gate was 2, is absent`.
 fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {
     let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
-    let (mut settings, absent) = (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
-    flatten(String::new(), &before, &mut |key, value| settings.entry(key).or_default()[0] = Some(value));
-    flatten(String::new(), &now, &mut |key, value| settings.entry(key).or_default()[1] = Some(value));
+    let (mut settings, absent) =
+        (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
+    flatten(String::new(), &before, &mut |key, value| {
+        settings.entry(key).or_default()[0] = Some(value)
+    });
+    flatten(String::new(), &now, &mut |key, value| {
+        settings.entry(key).or_default()[1] = Some(value)
+    });
     let may_not = |key: &str| !MAY_CHANGE.contains(&key);
     let changed = settings.into_iter().filter(|(key, [before, now])| before != now && may_not(key));
     let show = |(key, [before, now]): (String, [Option<String>; 2])| {
@@ -229,12 +243,20 @@ mod tests {
         assert_eq!(RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap().config.steps, 4);
         let path = folder.path().join(CONFIG);
         let text = std::fs::read_to_string(&path).unwrap();
-        let changed = text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
+        let changed =
+            text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
         std::fs::write(&path, &changed).unwrap();
         let error = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap_err().to_string();
         let all = "`method.gate` was 25, is absent; `method.names` was [\"a\"], is [\"b\"]; `rate` was 0.5, is 0.25";
-        assert!(error.contains("config.toml") && error.ends_with(&format!("checkpoint: {all}")), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), changed, "a refused run is left as it is");
+        assert!(
+            error.contains("config.toml") && error.ends_with(&format!("checkpoint: {all}")),
+            "{error}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            changed,
+            "a refused run is left as it is"
+        );
     }
 
     #[test]
@@ -255,7 +277,8 @@ mod tests {
         let mut recorder = Recorder::create(folder.path()).unwrap();
         let best = |panel, key| best_checkpoint(folder.path(), panel, key).unwrap();
         assert_eq!(best("seen", "success"), None);
-        for (step, seen, unseen) in [(1, 0.25, 0.5), (2, 0.5, 0.25), (3, 0.5, 0.0), (4, 0.75, 0.0)] {
+        for (step, seen, unseen) in [(1, 0.25, 0.5), (2, 0.5, 0.25), (3, 0.5, 0.0), (4, 0.75, 0.0)]
+        {
             if step != 4 {
                 CheckpointWriter::new(folder.path(), step).unwrap().finish(&()).unwrap();
             }
@@ -263,12 +286,17 @@ mod tests {
                 let record = Record::new("eval", step).with("panel", panel).with("success", value);
                 recorder.record(&record.with("score", -value)).unwrap();
             }
-            recorder.record(&Record::new("rl", step).with("panel", "seen").with("success", 1.0)).unwrap();
+            recorder
+                .record(&Record::new("rl", step).with("panel", "seen").with("success", 1.0))
+                .unwrap();
         }
         assert_eq!((best("seen", "success"), best("unseen", "success")), (Some(2), Some(1)));
         assert_eq!((best("seen", "score"), best("other", "success")), (Some(1), None));
         prune_checkpoints(folder.path(), 1, best("seen", "success")).unwrap();
-        assert_eq!(checkpoint_steps(folder.path()).unwrap().into_iter().collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(
+            checkpoint_steps(folder.path()).unwrap().into_iter().collect::<Vec<_>>(),
+            [2, 3]
+        );
     }
 
     #[test]
@@ -276,7 +304,10 @@ mod tests {
         let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
         let mut base =
             table("a = 1\n[b]\nc = 2\nd = 3\n[e]\nkind = \"x\"\nn = 1\n[f]\nkind = \"x\"\nn = 1\n");
-        overlay(&mut base, table("[b]\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n"));
+        overlay(
+            &mut base,
+            table("[b]\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n"),
+        );
         let want = "a = 1\n[b]\nc = 2\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n";
         assert_eq!(base, table(want));
     }

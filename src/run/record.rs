@@ -70,7 +70,8 @@ impl Record {
             self.values.iter().map(|(key, value)| (key.as_str(), value.to_json())).collect();
         sorted.insert("phase", Value::from(self.phase.as_str()));
         sorted.insert("step", Value::from(self.step));
-        let fields: Vec<String> = sorted.iter().map(|(k, v)| format!("{}:{v}", Value::from(*k))).collect();
+        let fields: Vec<String> =
+            sorted.iter().map(|(k, v)| format!("{}:{v}", Value::from(*k))).collect();
         format!("{{{}}}", fields.join(","))
     }
 
@@ -80,7 +81,8 @@ impl Record {
         for (key, value) in &self.values {
             match value {
                 Metric::Series(xs) => {
-                    scalars.extend(xs.iter().enumerate().map(|(i, x)| (format!("{key}/{i:02}"), *x)));
+                    scalars
+                        .extend(xs.iter().enumerate().map(|(i, x)| (format!("{key}/{i:02}"), *x)));
                 }
                 _ => scalars.extend(self.number(key).map(|x| (key.clone(), x))),
             }
@@ -91,7 +93,9 @@ impl Record {
     /// The TensorBoard folder: `phase`, or `phase/panel`.
     pub(crate) fn folder(&self) -> String {
         match self.values.get("panel") {
-            Some(Metric::Text(panel)) => format!("{}/{}", folder_safe(&self.phase), folder_safe(panel)),
+            Some(Metric::Text(panel)) => {
+                format!("{}/{}", folder_safe(&self.phase), folder_safe(panel))
+            }
             _ => folder_safe(&self.phase),
         }
     }
@@ -176,11 +180,18 @@ pub(crate) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Valu
 
 /// What is wrong with a line of JSON; serde counts lines within it.
 pub(crate) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
-    Error::file(path, format!("line {number}"), error.to_string().replace(" at line 1 column", " at column"))
+    Error::file(
+        path,
+        format!("line {number}"),
+        error.to_string().replace(" at line 1 column", " at column"),
+    )
 }
 
 /// Calls `each` with every line that has its end, and its number from 1; one line in memory at a time.
-pub(crate) fn whole_lines(path: &Path, mut each: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+pub(crate) fn whole_lines(
+    path: &Path,
+    mut each: impl FnMut(usize, &str) -> Result<()>,
+) -> Result<()> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let (mut reader, mut line) = (std::io::BufReader::new(file), String::new());
     for number in 1.. {
@@ -200,7 +211,10 @@ pub(crate) fn whole_lines(path: &Path, mut each: impl FnMut(usize, &str) -> Resu
 ///
 /// # Errors
 /// Those of [`read_metrics`].
-pub fn first_difference(run_a: impl AsRef<Path>, run_b: impl AsRef<Path>) -> Result<Option<String>> {
+pub fn first_difference(
+    run_a: impl AsRef<Path>,
+    run_b: impl AsRef<Path>,
+) -> Result<Option<String>> {
     let (a, b) = (without_times(run_a.as_ref())?, without_times(run_b.as_ref())?);
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
         let keys = a.keys().chain(b.keys());

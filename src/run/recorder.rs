@@ -101,8 +101,10 @@ impl Recorder {
         let mut recorder = Self::open(run_dir, position)?;
         let mut next = HashMap::new();
         for line in read_metrics(run_dir)? {
-            let record =
-                Record::new(text(&line, "phase"), line.get("step").and_then(Value::as_u64).unwrap_or(0));
+            let record = Record::new(
+                text(&line, "phase"),
+                line.get("step").and_then(Value::as_u64).unwrap_or(0),
+            );
             let record = match line.get("panel") {
                 Some(Value::String(panel)) => record.with("panel", panel.as_str()),
                 _ => record,
@@ -195,7 +197,8 @@ impl Recorder {
         match self.events.entry(folder) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let purge = self.purge.as_ref().map(|next| next.get(entry.key()).copied().unwrap_or(0));
+                let purge =
+                    self.purge.as_ref().map(|next| next.get(entry.key()).copied().unwrap_or(0));
                 let dir = self.dir.join("tensorboard").join(entry.key());
                 Ok(entry.insert(EventFile::create(&dir, purge)?))
             }
@@ -217,8 +220,12 @@ impl Lines {
     /// Opens or creates `path` and cuts it after `count` lines.
     pub(crate) fn open(path: PathBuf, count: u64) -> Result<Self> {
         let open = || -> std::io::Result<Option<(File, u64)>> {
-            let mut file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
             let Some(length) = length_of_lines(&mut file, count)? else { return Ok(None) };
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;
@@ -226,12 +233,18 @@ impl Lines {
         };
         match open().map_err(|e| Error::io(&path, e))? {
             Some((file, length)) => Ok(Self { file, path, count, length }),
-            None => Err(Error::file(path, "lines", format!("fewer than the {count} the checkpoint counted"))),
+            None => Err(Error::file(
+                path,
+                "lines",
+                format!("fewer than the {count} the checkpoint counted"),
+            )),
         }
     }
 
     pub(crate) fn append(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| Error::io(&self.path, e))?;
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(|e| Error::io(&self.path, e))?;
         (self.count, self.length) = (self.count + 1, self.length + line.len() as u64 + 1);
         Ok(())
     }

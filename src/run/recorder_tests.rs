@@ -12,7 +12,9 @@ fn play(recorder: &mut Recorder, steps: std::ops::Range<u64>, time: f64) {
     for k in steps {
         recorder.record(&step(k, time * k as f64)).unwrap();
         recorder.episode(&serde_json::json!({ "step": k })).unwrap();
-        (0..2).for_each(|i| recorder.rollout(&serde_json::json!({ "step": k, "member": i })).unwrap());
+        (0..2).for_each(|i| {
+            recorder.rollout(&serde_json::json!({ "step": k, "member": i })).unwrap()
+        });
     }
 }
 
@@ -99,11 +101,13 @@ fn differences_are_found_to_the_bit_and_times_are_not() {
     play(&mut Recorder::create(b.path()).unwrap(), 0..2, 5.0);
     let difference = |a, b| first_difference(a, b).unwrap().unwrap();
     assert_eq!(difference(a.path(), b.path()), "3 lines and 2 lines");
-    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
+    let mut recorder =
+        Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
     let nudged = f64::from_bits((0.2f64).to_bits() + 1);
     recorder.record(&step(2, 5.0).with("entropy", nudged)).unwrap();
     assert_eq!(difference(a.path(), b.path()), "line 3: `entropy` is 0.2 and 0.20000000000000004");
-    let mut recorder = Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
+    let mut recorder =
+        Recorder::resume(b.path(), Position { metrics: 2, episodes: 2, rollouts: 4 }).unwrap();
     recorder.record(&step(2, 5.0).with("extra", true)).unwrap();
     assert_eq!(difference(a.path(), b.path()), "line 3: `extra` is absent and true");
 }
@@ -163,7 +167,10 @@ fn official_tensorboard_reads_a_resumed_run() {
     let folders = ["clone", "rl", "eval/unseen"].map(|f| run.path().join("tensorboard").join(f));
     let output = std::process::Command::new(&python).arg("-c").arg(READER).args(folders).output();
     let Some(output) = output.ok().filter(|o| o.status.success()) else {
-        assert!(std::env::var("EPO_TENSORBOARD_PYTHON").is_err(), "{python} cannot read the events");
+        assert!(
+            std::env::var("EPO_TENSORBOARD_PYTHON").is_err(),
+            "{python} cannot read the events"
+        );
         eprintln!("no TensorBoard for {python}: not checked");
         return;
     };

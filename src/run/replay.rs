@@ -118,7 +118,10 @@ mod tests {
         assert_eq!(changed(|e| e.turns[1].valid = true), [(Some(1), "valid")]);
         assert_eq!(changed(|e| e.success = false), [(Some(2), "success")]);
         assert_eq!(changed(|e| e.end = End::TurnLimit), [(Some(2), "done")]);
-        assert_eq!(changed(|e| e.turns[0].action = "open red".into()).last(), Some(&(Some(0), "done")));
+        assert_eq!(
+            changed(|e| e.turns[0].action = "open red".into()).last(),
+            Some(&(Some(0), "done"))
+        );
         let unknown = changed(|e| e.task.variation = 2);
         assert_eq!(unknown[0], (Some(0), "observation"));
     }

@@ -26,7 +26,8 @@ pub(crate) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::io(run_dir, e))?;
-        files.extend(first(&entry.file_name().to_string_lossy()).map(|first| (first, entry.path())));
+        files
+            .extend(first(&entry.file_name().to_string_lossy()).map(|first| (first, entry.path())));
     }
     files.sort();
     Ok(files)
@@ -139,7 +140,10 @@ mod tests {
 
     fn contents(dir: &Path) -> Vec<(u64, String)> {
         let files = rollout_files(dir).unwrap();
-        files.into_iter().map(|(first, path)| (first, std::fs::read_to_string(path).unwrap())).collect()
+        files
+            .into_iter()
+            .map(|(first, path)| (first, std::fs::read_to_string(path).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -148,15 +152,23 @@ mod tests {
         play(&mut open(dir.path(), 0), 0..3);
         let first: Vec<u64> = contents(dir.path()).iter().map(|(first, _)| *first).collect();
         assert_eq!(first, [0, 2, 4]);
-        assert!(dir.path().join("rollouts.jsonl").is_file() && dir.path().join("rollouts-4.jsonl").is_file());
+        assert!(
+            dir.path().join("rollouts.jsonl").is_file()
+                && dir.path().join("rollouts-4.jsonl").is_file()
+        );
         let other = tempfile::tempdir().unwrap();
         play(&mut open(other.path(), 0), 0..12);
         let kept = contents(other.path());
         let bytes: usize = kept.iter().map(|(_, text)| text.len()).sum();
         assert!((60..=80).contains(&bytes), "{kept:?}");
         assert_eq!(kept.last().unwrap().1, "0000011-0\n0000011-1\n");
-        let lines: Vec<String> = kept.iter().flat_map(|(_, text)| text.lines().map(str::to_owned)).collect();
-        assert_eq!(lines.len() as u64, 24 - kept[0].0, "none is missing between the oldest and the newest");
+        let lines: Vec<String> =
+            kept.iter().flat_map(|(_, text)| text.lines().map(str::to_owned)).collect();
+        assert_eq!(
+            lines.len() as u64,
+            24 - kept[0].0,
+            "none is missing between the oldest and the newest"
+        );
     }
 
     /// Killed after every line, in a line, and in the middle of a turn-over: the run ends as if it had not been.
@@ -176,7 +188,11 @@ mod tests {
                 }
                 let mut resumed = open(dir.path(), 2 * checkpoint);
                 play(&mut resumed, checkpoint..12);
-                assert_eq!(contents(dir.path()), contents(whole.path()), "killed after step {killed}");
+                assert_eq!(
+                    contents(dir.path()),
+                    contents(whole.path()),
+                    "killed after step {killed}"
+                );
             }
         }
     }
@@ -197,6 +213,9 @@ mod tests {
         let mut older = open(dir.path(), 6);
         older.append("new").unwrap();
         assert_eq!(contents(dir.path()), [(6, "new\n".to_owned())]);
-        assert!(RolloutLog::open(tempfile::tempdir().unwrap().path(), 3).is_err(), "lost files are an error");
+        assert!(
+            RolloutLog::open(tempfile::tempdir().unwrap().path(), 3).is_err(),
+            "lost files are an error"
+        );
     }
 }

@@ -176,7 +176,8 @@ mod tests {
     #[test]
     fn files_of_one_folder_sort_in_the_order_of_creation() {
         let dir = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = (0..3).map(|_| EventFile::create(dir.path(), None).unwrap().path).collect();
+        let paths: Vec<_> =
+            (0..3).map(|_| EventFile::create(dir.path(), None).unwrap().path).collect();
         assert!(paths.windows(2).all(|p| p[0] < p[1]), "{paths:?}");
     }
 }

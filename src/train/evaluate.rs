@@ -113,12 +113,14 @@ pub fn examine(
     let Examination { panel, episodes, limits, seed, step } = *examination;
     let episodes = panel_episodes(panel, seed, episodes);
     let mut progress = Progress::new(format!("examination {}", panel.name), episodes.len());
-    let played = agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
+    let played =
+        agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
     let mut record = Record::new("eval", step).with("temperature", limits.temperature);
     let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
     recorder.record(&record)?;
     for episode in &played.trajectories {
-        let line = EpisodeRef { phase: "eval", step, panel: Some(&panel.name), used: None, episode };
+        let line =
+            EpisodeRef { phase: "eval", step, panel: Some(&panel.name), used: None, episode };
         recorder.episode(&line)?;
     }
     progress.finish(&outcome.to_string());
@@ -146,8 +148,10 @@ pub fn examine_panels(
         let examination = Examination { panel, episodes: config.episodes, limits, seed, step };
         outcomes.push(examine(agent, environments, &examination, recorder)?);
         if config.greedy {
-            let panel = &Panel { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
-            let examination = Examination { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
+            let panel =
+                &Panel { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
+            let examination =
+                Examination { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
             examine(agent, environments, &examination, recorder)?;
         }
     }
@@ -171,7 +175,12 @@ pub fn panel_episodes(panel: &Panel, seed: u64, repeats: u32) -> Vec<Episode> {
 /// Adds the outcome on a panel to `record`: success rate with its Wilson 95 % interval, mean score with its
 /// bootstrap 95 % interval (points), mean turns, valid-action rate, and for each task family `n/FAMILY`,
 /// `success/FAMILY` and `score/FAMILY` with their intervals (`success_low/FAMILY`, …).
-pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Trajectory], seed: u64) -> Outcome {
+pub fn panel_metrics(
+    record: &mut Record,
+    panel: &Panel,
+    trajectories: &[Trajectory],
+    seed: u64,
+) -> Outcome {
     let turns: usize = trajectories.iter().map(|t| t.turns.len()).sum();
     let valid = trajectories.iter().flat_map(|t| &t.turns).filter(|t| t.valid).count();
     record.set("panel", panel.name.as_str());
@@ -188,7 +197,12 @@ pub fn panel_metrics(record: &mut Record, panel: &Panel, trajectories: &[Traject
 }
 
 /// Number, success and score of some episodes with their intervals, under keys that end in `suffix`.
-fn set_outcome(record: &mut Record, suffix: &str, trajectories: &[&Trajectory], seed: u64) -> Outcome {
+fn set_outcome(
+    record: &mut Record,
+    suffix: &str,
+    trajectories: &[&Trajectory],
+    seed: u64,
+) -> Outcome {
     let solved = trajectories.iter().filter(|t| t.success).count();
     let success = wilson(solved, trajectories.len());
     let scores: Vec<f64> = trajectories.iter().map(|t| t.score()).collect();
@@ -225,7 +239,8 @@ mod tests {
     #[test]
     fn each_family_has_its_own_mean_and_interval() {
         let panel = Panel::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
-        let played = [("a", true), ("b", false), ("a", true), ("a", false), ("b", false), ("a", true)];
+        let played =
+            [("a", true), ("b", false), ("a", true), ("a", false), ("b", false), ("a", true)];
         let played: Vec<_> = played.iter().map(|(name, success)| episode(name, *success)).collect();
         let mut record = Record::new("eval", 0);
         let outcome = panel_metrics(&mut record, &panel, &played, 0);
@@ -241,17 +256,26 @@ mod tests {
         ] {
             assert!((number(key) - value).abs() < 1e-6, "{key}: {}", number(key));
         }
-        assert!((number("score_low/a"), number("score_high/a")) == (25.0, 100.0), "{}", record.to_json());
-        assert_eq!((outcome.success.mean, number("valid_actions"), number("turns")), (0.5, 0.5, 1.0));
+        assert!(
+            (number("score_low/a"), number("score_high/a")) == (25.0, 100.0),
+            "{}",
+            record.to_json()
+        );
+        assert_eq!(
+            (outcome.success.mean, number("valid_actions"), number("turns")),
+            (0.5, 0.5, 1.0)
+        );
     }
 
     #[test]
     fn what_is_greedy_already_is_not_examined_greedily_again() {
         let both = EvaluationConfig { greedy: true, ..EvaluationConfig::default() };
         both.validate().unwrap();
-        let error = EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
+        let error =
+            EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
         assert!(error.contains("evaluation.greedy"), "{error}");
-        let old: EvaluationConfig = toml::from_str("every = 1\nepisodes = 2\ntemperature = 0.5").unwrap();
+        let old: EvaluationConfig =
+            toml::from_str("every = 1\nepisodes = 2\ntemperature = 0.5").unwrap();
         assert!(!old.greedy);
     }
 }

@@ -9,7 +9,8 @@ pub(crate) mod trainer;
 pub mod watch;
 
 pub use evaluate::{
-    examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome, GREEDY,
+    examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome,
+    GREEDY,
 };
 pub use step::{
     group_episodes, leave_policy, round_episodes, step_line, summary, update_critic, update_policy,

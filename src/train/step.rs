@@ -91,7 +91,11 @@ impl Advantages {
         let turns: Vec<usize> = trajectories.iter().map(|t| t.turns.len()).collect();
         let got: Vec<usize> = of_turns.iter().map(Vec::len).collect();
         if got != turns {
-            return Err(Error::Shape { name: "advantages", expected: format!("turns {turns:?}"), got });
+            return Err(Error::Shape {
+                name: "advantages",
+                expected: format!("turns {turns:?}"),
+                got,
+            });
         }
         let spread = |(t, advantages): (&Trajectory, &Vec<f64>)| {
             let turns = t.turns.iter().zip(advantages);
@@ -124,14 +128,17 @@ pub fn update_policy(
         let (began, before) = (Instant::now(), agent.learner.optimizer.time());
         let StepSettings { seed, step, lr, update, .. } = *settings;
         let compared = update.policy.kl.is_some(); // a reference may be there for the reward alone
-        let reference =
-            compared.then(|| agent.learner.reference_log_probs(&rows, update)).transpose()?.flatten();
+        let reference = compared
+            .then(|| agent.learner.reference_log_probs(&rows, update))
+            .transpose()?
+            .flatten();
         let reference = reference.as_deref();
         let data = PolicyBatch { rows: &rows, advantages: &advantages, reference, seed, step };
         let metrics = agent.learner.policy_step(&data, update, &agent.entropy, lr)?;
         record.set("lr", lr);
         metrics.iter().for_each(|(name, value)| record.set(name, value));
-        record.set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
+        record
+            .set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
         add_times(record, began.elapsed(), agent.learner.optimizer.time() - before);
         Ok(())
     })

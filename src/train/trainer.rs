@@ -119,7 +119,9 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         match (folder.checkpoint.clone(), beginning) {
             (Some(checkpoint), None) => Self::continued(folder, environments, &checkpoint),
             (None, Some(beginning)) => Self::begun(folder, environments, beginning),
-            (Some(_), Some(_)) => Err(Error::setting("beginning", "given", "the run has one already")),
+            (Some(_), Some(_)) => {
+                Err(Error::setting("beginning", "given", "the run has one already"))
+            }
             (None, None) => Err(Error::setting("beginning", "missing", "a new run needs one")),
         }
     }
@@ -131,10 +133,12 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     ) -> Result<Self> {
         let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
         let critic = folder.config.critic.as_ref();
-        let critic = critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
+        let critic =
+            critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
         let mut run = Self::assemble(folder, environments, agent, State::restore(checkpoint)?)?;
         (run.critic, run.step, run.saved) = (critic, checkpoint.step(), checkpoint.step());
-        run.progress = Progress::new("step", run.config().steps as usize).starting_at(run.step as usize);
+        run.progress =
+            Progress::new("step", run.config().steps as usize).starting_at(run.step as usize);
         Ok(run)
     }
 
@@ -156,11 +160,19 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         };
         let mut run = Self::assemble(folder, environments, agent, state)?;
         let TrainConfig { cloning, update, seed, critic, kl_reward, .. } = &run.folder.config;
-        clone_demonstrations(&mut run.agent, &demonstrations, cloning, update, *seed, &mut run.recorder)?;
+        clone_demonstrations(
+            &mut run.agent,
+            &demonstrations,
+            cloning,
+            update,
+            *seed,
+            &mut run.recorder,
+        )?;
         if kl_reward.is_some() && run.agent.learner.reference.is_none() {
             run.agent.learner.freeze_reference()?;
         }
-        run.critic = critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
+        run.critic =
+            critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
         run.state.before = run.examine()?;
         run.save()?;
         run.progress = Progress::new("step", run.config().steps as usize);
@@ -177,7 +189,8 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
             return Err(Error::setting("environments", 0, "must be at least 1"));
         }
         let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let recorder = recorder.keeping_rollouts(folder.config.dump_megabytes.saturating_mul(1_000_000));
+        let recorder =
+            recorder.keeping_rollouts(folder.config.dump_megabytes.saturating_mul(1_000_000));
         let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone())?;
         let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
         let (critic, step, saved, stop) = (None, 0, 0, None);
@@ -220,7 +233,8 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
 
     /// The step to do now, from 0; `None` at the end, or where the run is to stop.
     pub fn next_step(&self) -> Option<u64> {
-        (self.step < self.config().steps && !self.stopping() && !self.alarms.stops()).then_some(self.step)
+        (self.step < self.config().steps && !self.stopping() && !self.alarms.stops())
+            .then_some(self.step)
     }
 
     fn stopping(&self) -> bool {
@@ -270,7 +284,8 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         }
         if let (Some(kl_reward), Some(control)) = (config.kl_reward, state.kl) {
             let settings = config.settings(step, alarms.lr_factor());
-            let (pay, kl) = kl_rewards(&agent.learner, played, kl_reward.kind, control.coef(), &settings)?;
+            let (pay, kl) =
+                kl_rewards(&agent.learner, played, kl_reward.kind, control.coef(), &settings)?;
             notes.metrics.extend([("kl_reward/kl", kl), ("kl_reward/coef", control.coef())]);
             notes.kl = Some((kl, played.len()));
             rewards.pay_tokens(played, &pay)?;
@@ -287,14 +302,23 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     ///
     /// # Errors
     /// A record that cannot be written.
-    pub fn record(&mut self, mut record: Record, rollouts: &Rollouts, began: Instant) -> Result<()> {
+    pub fn record(
+        &mut self,
+        mut record: Record,
+        rollouts: &Rollouts,
+        began: Instant,
+    ) -> Result<()> {
         let TrainConfig { rollout, dump, .. } = &self.folder.config;
         let notes = std::mem::take(&mut self.notes);
         notes.metrics.iter().for_each(|&(key, value)| record.set(key, value));
         if let (Some((kl, samples)), Some(control)) = (notes.kl, &mut self.state.kl) {
             control.update(kl, samples)?;
         }
-        let limit = if rollout.actions == ActionSpace::Free { rollout.max_action_tokens } else { usize::MAX };
+        let limit = if rollout.actions == ActionSpace::Free {
+            rollout.max_action_tokens
+        } else {
+            usize::MAX
+        };
         length_metrics(&mut record, &rollouts.trajectories, limit);
         self.throughput.add(&mut record, &rollouts.stats, began);
         for alarm in self.alarms.observe(&mut record) {
@@ -306,7 +330,12 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         self.recorder.record(&record)?;
         self.step += 1;
         self.progress.set(self.step as usize, "");
-        self.progress.line(&step_line(&record, self.step, self.folder.config.steps, &self.progress));
+        self.progress.line(&step_line(
+            &record,
+            self.step,
+            self.folder.config.steps,
+            &self.progress,
+        ));
         Ok(())
     }
 
@@ -334,7 +363,14 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         let Self { agent, environments, state, recorder, folder, step, .. } = self;
         let TrainConfig { seed, evaluation, rollout, .. } = &folder.config;
         let panels: Vec<&Panel> = state.exams.iter().collect();
-        examine_panels(agent, environments, &panels, (evaluation, rollout), (*seed, *step), recorder)
+        examine_panels(
+            agent,
+            environments,
+            &panels,
+            (evaluation, rollout),
+            (*seed, *step),
+            recorder,
+        )
     }
 
     /// Writes a checkpoint, and removes old ones except the one with the highest success on the first panel.
@@ -370,7 +406,10 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
             self.save()?; // stopped after it was decided that this step needs no checkpoint
         }
         if self.alarms.stops() {
-            eprintln!("an alarm has ended the run after step {} (alarm.action = \"stop\")", self.step);
+            eprintln!(
+                "an alarm has ended the run after step {} (alarm.action = \"stop\")",
+                self.step
+            );
         } else if self.step < self.config().steps {
             eprintln!("stopped after step {}; continue with --resume {}", self.step, dir.display());
         }

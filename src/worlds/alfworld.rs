@@ -45,7 +45,11 @@ impl Default for AlfWorldTasks {
             tasks: TaskType::ALL.to_vec(),
             train_games: 4000,
             test_games: 16,
-            household: GeneratorConfig { receptacles: (4, 10), items: (8, 10), ..Default::default() },
+            household: GeneratorConfig {
+                receptacles: (4, 10),
+                items: (8, 10),
+                ..Default::default()
+            },
         }
     }
 }
@@ -92,7 +96,8 @@ impl AlfWorldTasks {
     /// No kind of task, or a split without games of it.
     pub fn panels(&self, games: &dyn Games) -> Result<[Panel; 3]> {
         let of = |split, most| self.panel(games, split, most);
-        let [seen, unseen] = [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games));
+        let [seen, unseen] =
+            [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games));
         Ok([of(Split::Train, self.train_games)?, seen?, unseen?])
     }
 
@@ -111,7 +116,9 @@ impl AlfWorldTasks {
 
     /// `n` environments that play `games`.
     pub fn environments(&self, games: &Arc<dyn Games>, n: usize) -> Vec<Box<dyn Environment>> {
-        (0..n).map(|_| show_admissible(AlfWorld::new(games.clone()), self.show_admissible)).collect()
+        (0..n)
+            .map(|_| show_admissible(AlfWorld::new(games.clone()), self.show_admissible))
+            .collect()
     }
 
     /// What a new run begins with: the panels, and an expert's solutions of some training games.
@@ -153,7 +160,10 @@ mod tests {
             tasks.validate().unwrap();
             let games = tasks.games().unwrap();
             let sizes = tasks.panels(&*games).unwrap().map(|panel| panel.tasks.len());
-            assert_eq!(sizes, [8 * TaskType::ALL.len(), 2 * TaskType::ALL.len(), 2 * TaskType::ALL.len()]);
+            assert_eq!(
+                sizes,
+                [8 * TaskType::ALL.len(), 2 * TaskType::ALL.len(), 2 * TaskType::ALL.len()]
+            );
             assert_eq!(tasks.environments(&games, 3).len(), 3);
         }
     }

@@ -78,7 +78,8 @@ impl ScienceWorldTasks {
     fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<Panel> {
         let mut tasks = Vec::new();
         for family in &self.tasks {
-            let all = variations(family, split)?.map(|variation| Task { name: family.clone(), variation });
+            let all = variations(family, split)?
+                .map(|variation| Task { name: family.clone(), variation });
             tasks.extend(Panel::new(name, all.collect())?.thin(of_each)?.tasks);
         }
         Panel::new(name, tasks)
@@ -115,10 +116,12 @@ impl ScienceWorldTasks {
         if !config.learns_from_demonstrations() {
             return Ok(Vec::new());
         }
-        let tasks = self.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
+        let tasks =
+            self.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
         let mut progress = Progress::new("gold paths", tasks.len());
         let mut show = |done| progress.set(done, "");
-        let demonstrations = pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
+        let demonstrations =
+            pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
         progress.finish(&format!("{} episodes", demonstrations.len()));
         Ok(demonstrations)
     }

@@ -44,7 +44,8 @@ fn parse(text: &str) -> Result<Arc<Game>, AlfworldError> {
 fn real_games() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let shared = ["shared", "../shared"].map(|place| root.join(place).join("alfworld"));
-    let given = std::env::var_os("ALFWORLD_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let given =
+        std::env::var_os("ALFWORLD_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
     given.or_else(|| shared.into_iter().find(|path| path.join("json_2.1.1").is_dir()))
 }
 
@@ -102,9 +103,16 @@ fn alfworld_actions_are_stripped_as_python_strips() {
         assert!(!play.step(&format!("wait{not_blank}")).expect("a text").valid, "{not_blank:?}");
     }
     for action in ["", " ", "WAIT", "wait .", "go to  crate 1", "go to crate 1\u{0}"] {
-        assert_eq!(play.step(action).expect("a text").observation, "Nothing happens.", "{action:?}");
+        assert_eq!(
+            play.step(action).expect("a text").observation,
+            "Nothing happens.",
+            "{action:?}"
+        );
     }
-    assert_eq!(play.step(&"wait ".repeat(200_000)).expect("a text").observation, "Nothing happens.");
+    assert_eq!(
+        play.step(&"wait ".repeat(200_000)).expect("a text").observation,
+        "Nothing happens."
+    );
     assert!(play.step(&format!("wait{}", " ".repeat(1_000_000))).expect("a text").valid);
 }
 
@@ -134,7 +142,8 @@ fn alfworld_clones_go_their_own_ways() {
 /// The shortest way to the goal, breadth first.
 fn plan(game: &Game) -> Option<Vec<OperatorId>> {
     let start = game.initial_state().clone();
-    let mut came_from: HashMap<State, Option<(State, OperatorId)>> = HashMap::from([(start.clone(), None)]);
+    let mut came_from: HashMap<State, Option<(State, OperatorId)>> =
+        HashMap::from([(start.clone(), None)]);
     let mut open = VecDeque::from([start]);
     while let Some(state) = open.pop_front() {
         if game.is_goal(&state) {
@@ -165,14 +174,20 @@ fn alfworld_states_can_be_searched() {
     let way = plan(&game).expect("a plan");
     assert_eq!((way.len(), game.walkthrough().map(<[String]>::len)), (7, Some(8)));
     let mut play = Play::new(game.clone());
-    let outcomes: Vec<bool> =
-        way.iter().map(|operator| play.step(game.command(*operator)).expect("a text").won).collect();
+    let outcomes: Vec<bool> = way
+        .iter()
+        .map(|operator| play.step(game.command(*operator)).expect("a text").won)
+        .collect();
     assert_eq!(outcomes.iter().position(|won| *won), Some(way.len() - 1));
     let last = game.operator(way[way.len() - 1]);
     assert_eq!((last.predicate, last.arguments[0]), ("stow", "cook1"));
     assert_eq!(game.display_name("plum_bar_1"), Some("plum 2"));
-    let facts: HashSet<String> =
-        play.state().facts().filter_map(|id| game.fact(id)).map(|fact| fact.predicate.to_owned()).collect();
+    let facts: HashSet<String> = play
+        .state()
+        .facts()
+        .filter_map(|id| game.fact(id))
+        .map(|fact| fact.predicate.to_owned())
+        .collect();
     assert!(facts.contains("standing") && !facts.contains("carries"));
     assert!(game.constant_facts().any(|fact| fact.predicate == "placed"));
 }
@@ -262,12 +277,15 @@ fn alfworld_games_that_differ_in_their_task_share_the_rest() {
         let shared = library.parse("a", &text, None);
         let alone = Library::new().parse("a", &text, None);
         match (shared, alone) {
-            (Ok(shared), Ok(alone)) => assert_eq!(shared.first_observation(), alone.first_observation()),
+            (Ok(shared), Ok(alone)) => {
+                assert_eq!(shared.first_observation(), alone.first_observation())
+            }
             (Err(shared), Err(alone)) => assert_eq!(shared.to_string(), alone.to_string()),
             (shared, alone) => panic!("{sentence}: {shared:?} {alone:?}"),
         }
     }
-    let other = library.parse("a", &changed("grammar", "Stowed", "Put away"), None).expect("a game");
+    let other =
+        library.parse("a", &changed("grammar", "Stowed", "Put away"), None).expect("a game");
     assert_ne!(other.first_observation(), "");
 }
 
@@ -280,17 +298,27 @@ fn alfworld_lists_are_sorted_and_filtered() {
         game_files(&fixtures().join("json_2.1.1"), Split::Train, &[TaskType::PickTwoObjAndPlace])
             .expect("a list")
     );
-    let none =
-        game_files(&fixtures(), Split::Train, &[TaskType::LookAtObjInLight]).expect_err("no such game");
+    let none = game_files(&fixtures(), Split::Train, &[TaskType::LookAtObjInLight])
+        .expect_err("no such game");
     assert!(none.to_string().contains("look_at_obj_in_light"), "{none}");
     let missing = game_files(&fixtures(), Split::ValidSeen, &[]).expect_err("no such split");
-    assert!(matches!(&missing, AlfworldError::Io { path, .. } if path.ends_with("valid_seen")), "{missing}");
+    assert!(
+        matches!(&missing, AlfworldError::Io { path, .. } if path.ends_with("valid_seen")),
+        "{missing}"
+    );
     assert!("valid_seen".parse::<Split>().is_ok());
     assert!("seen".parse::<Split>().expect_err("no split").to_string().contains("valid_unseen"));
-    assert!("pick".parse::<TaskType>().expect_err("no type").to_string().contains("pick_two_obj_and_place"));
+    assert!("pick"
+        .parse::<TaskType>()
+        .expect_err("no type")
+        .to_string()
+        .contains("pick_two_obj_and_place"));
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir_all(folder.path().join("train/x")).expect("a folder");
-    assert!(matches!(game_files(folder.path(), Split::Train, &[]), Err(AlfworldError::NoGames { .. })));
+    assert!(matches!(
+        game_files(folder.path(), Split::Train, &[]),
+        Err(AlfworldError::NoGames { .. })
+    ));
 }
 
 #[test]
@@ -322,11 +350,23 @@ type Fault = (&'static str, &'static str, &'static str, &'static str, &'static s
 fn alfworld_faults_are_located() {
     let faults: [Fault; 26] = [
         ("pddl_domain", ":adl", ":fluents", "pddl_domain:3:17: `:fluents`", "requirement"),
-        ("pddl_domain", "(busy ?c - cook)", "(busy ?c - cook", "pddl_domain:2:1: `(`", "never closed"),
+        (
+            "pddl_domain",
+            "(busy ?c - cook)",
+            "(busy ?c - cook",
+            "pddl_domain:2:1: `(`",
+            "never closed",
+        ),
         ("pddl_domain", "(busy ?c - cook)", "(busy ?c - cook))", "`(`", "goes on after"),
         ("pddl_domain", "(busy ?c - cook)", "(busy ?c - )", "`-`", "no type"),
         ("pddl_domain", "(standing ?c ?from)", "(standing ?c ?form)", "`?form`", "not declared"),
-        ("pddl_domain", "(standing ?c ?from)", "(sitting ?c ?from)", "", "`sitting` is not declared"),
+        (
+            "pddl_domain",
+            "(standing ?c ?from)",
+            "(sitting ?c ?from)",
+            "",
+            "`sitting` is not declared",
+        ),
         ("pddl_domain", "(standing ?c ?from)", "(standing ?c)", "", "1 arguments"),
         ("pddl_domain", "(exists", "(forall", "", "`forall` is not supported"),
         ("pddl_domain", ":action wait", ":action walk", "", "declared twice"),
@@ -341,7 +381,13 @@ fn alfworld_faults_are_located() {
         ),
         ("pddl_problem", "(lamp Torch_bar_1)", "(lamp)", "`(`", "0 arguments"),
         ("pddl_problem", "fruit tool - grade", "fruit tool - wood", "`wood`", "not declared"),
-        ("pddl_problem", "fruit tool - grade", "fruit fruit tool - grade", "", "`fruit` is declared twice"),
+        (
+            "pddl_problem",
+            "fruit tool - grade",
+            "fruit fruit tool - grade",
+            "",
+            "`fruit` is declared twice",
+        ),
         ("pddl_problem", "(:goal (and", "(:goal (xor", "", "`xor` is not declared"),
         ("pddl_problem", "(:goal", "(:metric", "", ":goal"),
         ("grammar", "#view#", "#veiw#", "`#veiw#`", "no rule"),
@@ -362,8 +408,14 @@ fn alfworld_faults_are_located() {
     ];
     for (field, from, to, place, reason) in faults {
         let error = parse(&changed(field, from, to)).expect_err(to);
-        let AlfworldError::Syntax { file, part, line, column, .. } = &error else { panic!("{to}: {error}") };
-        assert_eq!((file.as_str(), part.to_string()), ("some/game.tw-pddl", field.to_owned()), "{error}");
+        let AlfworldError::Syntax { file, part, line, column, .. } = &error else {
+            panic!("{to}: {error}")
+        };
+        assert_eq!(
+            (file.as_str(), part.to_string()),
+            ("some/game.tw-pddl", field.to_owned()),
+            "{error}"
+        );
         assert!(*line > 0 && *column > 0);
         assert!(error.to_string().contains(place), "{place}: {error}");
         assert!(error.to_string().contains(reason), "{reason}: {error}");
@@ -378,7 +430,8 @@ fn alfworld_unsolvable_games_are_refused() {
             .replace("\"solvable\": true", "\"solvable\": false"),
     );
     assert!(matches!(said, Err(AlfworldError::Unsolvable { .. })), "{said:?}");
-    let unreachable = parse(&changed("pddl_problem", "(takes Shelf_bar__plus_01_dot_00 fruit)", ""));
+    let unreachable =
+        parse(&changed("pddl_problem", "(takes Shelf_bar__plus_01_dot_00 fruit)", ""));
     assert!(matches!(unreachable, Err(AlfworldError::Unsolvable { .. })), "{unreachable:?}");
 }
 
@@ -397,9 +450,12 @@ fn alfworld_bad_files_are_refused() {
             "{error}"
         );
     }
-    for (text, reason) in
-        [("{}", "pddl_domain"), ("[]", ""), ("not JSON", "expected"), ("{\"grammar\": 3}", "string")]
-    {
+    for (text, reason) in [
+        ("{}", "pddl_domain"),
+        ("[]", ""),
+        ("not JSON", "expected"),
+        ("{\"grammar\": 3}", "string"),
+    ] {
         let error = parse(text).expect_err(text);
         assert!(matches!(&error, AlfworldError::Json { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
@@ -413,12 +469,14 @@ fn alfworld_bad_files_are_refused() {
 
 #[test]
 fn alfworld_hostile_texts_are_refused() {
-    let deep = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
+    let deep =
+        |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
     let wide: String = (0..300_000).map(|i| format!(" o{i}")).collect();
     let atoms: String = (0..200).map(|_| "(busy ?c)").collect();
     let choices: String = (0..20).map(|_| "(or (busy ?c) (noticed ?c))").collect();
     let params: String = (0..20).map(|i| format!(" ?x{i} - object")).collect();
-    let chain: String = (0..500).map(|i| format!("\"n{i}\": [{{\"rhs\": \"#n{}#\"}}],", i + 1)).collect();
+    let chain: String =
+        (0..500).map(|i| format!("\"n{i}\": [{{\"rhs\": \"#n{}#\"}}],", i + 1)).collect();
     let doubling: String =
         (0..60).map(|i| format!("\"n{i}\": [{{\"rhs\": \"#n{0}##n{0}#\"}}],", i + 1)).collect();
     let view = "\"view\": [";
@@ -427,7 +485,12 @@ fn alfworld_hostile_texts_are_refused() {
         ("pddl_problem", "(lamp Torch_bar_1)", deep("(", ")"), "nested"),
         ("pddl_problem", "unused", wide, "objects"),
         ("pddl_domain", "(placed ?p ?to))", format!("(placed ?p ?to) {atoms})"), "64 atoms"),
-        ("pddl_domain", "(placed ?p ?to))", format!("(placed ?p ?to) {choices})"), "1024 alternatives"),
+        (
+            "pddl_domain",
+            "(placed ?p ?to))",
+            format!("(placed ?p ?to) {choices})"),
+            "1024 alternatives",
+        ),
         (
             "pddl_domain",
             ":action wait :parameters (?c - cook",
@@ -462,7 +525,8 @@ fn alfworld_walkthroughs_win() {
     let Some(folder) = real_games() else { return println!("skipped: set ALFWORLD_DATA") };
     let library = Library::new();
     let mut played = 0;
-    for split in Split::ALL.into_iter().filter(|split| folder.join("json_2.1.1").join(split.name()).is_dir())
+    for split in
+        Split::ALL.into_iter().filter(|split| folder.join("json_2.1.1").join(split.name()).is_dir())
     {
         for file in game_files(&folder, split, &[]).expect("a list") {
             let game = library.load(&file.path).unwrap_or_else(|error| panic!("{error}"));
@@ -494,7 +558,9 @@ fn alfworld_one_library_serves_many_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<(Library, Game, Play, State, AlfworldError)>();
     let library = Library::new();
-    let load = |seed| library.load_shuffled(fixture(), seed).expect("a game").first_observation().to_owned();
+    let load = |seed| {
+        library.load_shuffled(fixture(), seed).expect("a game").first_observation().to_owned()
+    };
     let load_some = || (0..8).map(load).collect::<Vec<_>>();
     let observations = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(load_some)).collect();

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 /// Our own game, and a real one where there is one.
 fn games() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let own = root
-        .join("tests/fixtures/alfworld/json_2.1.1/train/pick_two_obj_and_place-Plum-None-Shelf-1/trial_0");
-    let shared =
-        ["shared", "../shared"].map(|place| root.join(place).join("alfworld/old_format/json_2.1.1/train"));
+    let own = root.join(
+        "tests/fixtures/alfworld/json_2.1.1/train/pick_two_obj_and_place-Plum-None-Shelf-1/trial_0",
+    );
+    let shared = ["shared", "../shared"]
+        .map(|place| root.join(place).join("alfworld/old_format/json_2.1.1/train"));
     let real = shared.into_iter().find_map(|folder| first_game(&folder));
     let files = [Some(own.join("game.tw-pddl")), real].into_iter().flatten();
     files.map(|file| std::fs::read_to_string(file).expect("readable")).collect()
@@ -90,15 +91,17 @@ const WORDS: &[&str] = &[
 ];
 
 fn change() -> impl Strategy<Value = Change> {
-    let with = prop_oneof![4 => proptest::sample::select(WORDS).prop_map(str::to_owned), 1 => ".{0,4}"];
+    let with =
+        prop_oneof![4 => proptest::sample::select(WORDS).prop_map(str::to_owned), 1 => ".{0,4}"];
     let len = prop_oneof![3 => 0..3_usize, 2 => 3..40_usize, 1 => 40..2000_usize];
     (0.0..1.0, len, with).prop_map(|(at, len, with)| Change { at, len, with })
 }
 
 impl Change {
     fn apply(&self, text: &str) -> String {
-        let edge =
-            |at: usize| (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let edge = |at: usize| {
+            (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
+        };
         let start = edge((self.at * text.len() as f64) as usize);
         let end = edge(start + self.len).max(start);
         format!("{}{}{}", &text[..start], self.with, &text[end..])

@@ -24,7 +24,8 @@ fn games() -> Vec<Arc<Game>> {
         return Vec::new();
     };
     let library = Library::new();
-    let files = Split::ALL.into_iter().filter_map(|split| game_files(&folder, split, &[]).ok()).flatten();
+    let files =
+        Split::ALL.into_iter().filter_map(|split| game_files(&folder, split, &[]).ok()).flatten();
     files.map(|file| library.load(&file.path).expect("a game")).collect()
 }
 

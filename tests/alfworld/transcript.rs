@@ -30,7 +30,8 @@ struct Recorded {
 /// A folder of the shared data, beside or in the checkout.
 fn shared(folder: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let places = ["shared", "../shared"].map(|place| root.join(place).join("alfworld").join(folder));
+    let places =
+        ["shared", "../shared"].map(|place| root.join(place).join("alfworld").join(folder));
     places.into_iter().find(|path| path.exists())
 }
 
@@ -45,12 +46,16 @@ fn replay(game: &Arc<Game>, episode: &Episode) -> (usize, Vec<String>) {
     let id = format!("{} ({} {})", episode.game, episode.policy, episode.seed);
     for (i, step) in episode.steps.iter().enumerate() {
         let (observation, won, score, done) = match &step.action {
-            None => {
-                (game.first_observation().to_owned(), play.is_won(), u32::from(play.is_won()), play.is_won())
-            }
+            None => (
+                game.first_observation().to_owned(),
+                play.is_won(),
+                u32::from(play.is_won()),
+                play.is_won(),
+            ),
             Some(action) => {
                 let listed = play.admissible().any(|command| command == python_strip(action));
-                let outcome = play.step(action).unwrap_or_else(|error| panic!("{id}: step {i}: {error}"));
+                let outcome =
+                    play.step(action).unwrap_or_else(|error| panic!("{id}: step {i}: {error}"));
                 assert_eq!(outcome.valid, listed, "{id}: step {i}: valid");
                 (outcome.observation, outcome.won, outcome.score, outcome.done)
             }
@@ -100,7 +105,11 @@ fn check(transcripts: &Path, data: &Path) {
         observations += compared;
         differences.extend(found);
     }
-    println!("{observations} observations of {} games, {} differences", games.len(), differences.len());
+    println!(
+        "{observations} observations of {} games, {} differences",
+        games.len(),
+        differences.len()
+    );
     assert!(observations > 0, "{} has no episodes", transcripts.display());
     assert!(differences.is_empty(), "{}", differences[..differences.len().min(5)].join("\n"));
 }

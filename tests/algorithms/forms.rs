@@ -57,12 +57,18 @@ impl Form {
     }
 
     /// Loss, metrics and masked-in gradient of some rows of a batch, weighted by an importance correction.
-    fn run(&self, settings: PolicyLoss, batch: &TokenBatch, rows: &[usize]) -> (f64, Metrics, Vec<f64>) {
+    fn run(
+        &self,
+        settings: PolicyLoss,
+        batch: &TokenBatch,
+        rows: &[usize],
+    ) -> (f64, Metrics, Vec<f64>) {
         let part = batch.select(rows).unwrap();
         let width = self.layout.tokens();
         let correction = Correction::Mask { level: RatioLevel::SequenceMean, min: 0.8, max: 1.2 };
-        let weights =
-            importance_weights(&self.lists[1], &self.lists[0], &self.layout, correction).unwrap().weights;
+        let weights = importance_weights(&self.lists[1], &self.lists[0], &self.layout, correction)
+            .unwrap()
+            .weights;
         let weights: Vec<f64> =
             rows.iter().flat_map(|&row| weights[row * width..(row + 1) * width].to_vec()).collect();
         let weights = Tensor::from_vec(weights, (rows.len(), width), &Device::Cpu).unwrap();
@@ -110,8 +116,9 @@ fn losses_agree_in_both_forms_and_with_padding() {
     let (turns, whole) = (form(true, 0), form(false, 0));
     for settings in losses() {
         for mode in [Aggregation::TokenMean, Aggregation::Paper] {
-            let of =
-                |form: &Form| form.run(settings, &TokenBatch::new(form.layout.clone(), mode), &form.all());
+            let of = |form: &Form| {
+                form.run(settings, &TokenBatch::new(form.layout.clone(), mode), &form.all())
+            };
             let want = of(&turns);
             assert!(want.2.iter().any(|g| g.abs() > 1e-3));
             same(&format!("{:?} {mode:?}", settings.kind), &of(&whole), &want);
@@ -169,12 +176,14 @@ fn a_gspo_sequence_is_a_turn() {
 #[test]
 fn importance_weights_agree_in_both_forms() {
     for level in [RatioLevel::Token, RatioLevel::Sequence, RatioLevel::SequenceMean] {
-        for correction in
-            [Correction::Truncate { level, max: 1.1 }, Correction::Mask { level, min: 0.8, max: 1.1 }]
-        {
+        for correction in [
+            Correction::Truncate { level, max: 1.1 },
+            Correction::Mask { level, min: 0.8, max: 1.1 },
+        ] {
             let of = |form: Form| {
                 let got =
-                    importance_weights(&form.lists[1], &form.lists[0], &form.layout, correction).unwrap();
+                    importance_weights(&form.lists[1], &form.lists[0], &form.layout, correction)
+                        .unwrap();
                 (masked(&got.weights, &form.layout), got.metrics)
             };
             let (want, metrics) = of(form(true, 0));
@@ -198,7 +207,9 @@ fn advantages_agree_in_both_forms_where_they_follow_turns() {
     let estimators: [(&str, Estimator); 3] = [
         ("within", |f, tokens, _| gae_within_turns(&f.lists[3], &f.lists[4], &f.layout, tokens)),
         ("over", |f, tokens, _| gae_over_trajectories(&f.lists[3], &f.lists[4], &f.layout, tokens)),
-        ("bi-level", |f, tokens, turns| gae_bi_level(&f.lists[3], &f.lists[4], &f.layout, turns, tokens)),
+        ("bi-level", |f, tokens, turns| {
+            gae_bi_level(&f.lists[3], &f.lists[4], &f.layout, turns, tokens)
+        }),
     ];
     let mut seen: Vec<Vec<f64>> = Vec::new();
     for (name, estimator) in estimators {
@@ -209,20 +220,28 @@ fn advantages_agree_in_both_forms_where_they_follow_turns() {
         };
         let (a, b) = (of(&turns), of(&whole));
         a.iter().zip(&b).for_each(|(a, b)| assert_close(name, a, b, F64));
-        assert!(seen.iter().all(|other| (other[0] - a[0][0]).abs() > 1e-3), "{name} is another estimator");
+        assert!(
+            seen.iter().all(|other| (other[0] - a[0][0]).abs() > 1e-3),
+            "{name} is another estimator"
+        );
         seen.push(a[0].clone());
     }
     // verl's recursion over one row at a time knows nothing of the other rows: it sees the form.
     let by_row = |form: &Form| {
         let clean = |list: &[f64]| {
-            list.iter().zip(form.layout.mask()).map(|(&x, &m)| if m { x } else { 0.0 }).collect::<Vec<_>>()
+            list.iter()
+                .zip(form.layout.mask())
+                .map(|(&x, &m)| if m { x } else { 0.0 })
+                .collect::<Vec<_>>()
         };
-        let (rewards, values, width) = (clean(&form.lists[3]), clean(&form.lists[4]), form.layout.tokens());
+        let (rewards, values, width) =
+            (clean(&form.lists[3]), clean(&form.lists[4]), form.layout.tokens());
         let rows = rewards.chunks(width).zip(values.chunks(width));
         let all: Vec<f64> = rows.flat_map(|(r, v)| gae(r, v, 0.9, 0.8).unwrap().0).collect();
         masked(&all, &form.layout)
     };
-    let distance = by_row(&turns).iter().zip(by_row(&whole)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let distance =
+        by_row(&turns).iter().zip(by_row(&whole)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(distance > 1e-2, "{distance}");
 }
 
@@ -230,7 +249,8 @@ fn advantages_agree_in_both_forms_where_they_follow_turns() {
 fn kl_rewards_agree_in_both_forms() {
     let of = |form: Form| {
         let [log_probs, reference, _, rewards, _] = &form.lists;
-        let (got, mean) = kl_in_reward(rewards, log_probs, reference, &form.layout, KlKind::K3, 0.7).unwrap();
+        let (got, mean) =
+            kl_in_reward(rewards, log_probs, reference, &form.layout, KlKind::K3, 0.7).unwrap();
         (masked(&got, &form.layout), mean)
     };
     let (want, mean) = of(form(true, 0));

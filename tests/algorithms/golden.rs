@@ -33,7 +33,8 @@ fn policy_losses() {
     let cases = golden.0["policy"].as_array().unwrap();
     assert_eq!(cases.len(), 30);
     for case in cases {
-        let what = format!("{} {} weighted {}", case["kind"], case["aggregation"], case["weighted"]);
+        let what =
+            format!("{} {} weighted {}", case["kind"], case["aggregation"], case["weighted"]);
         let batch = golden.batch(named(&case["aggregation"]));
         let settings = policy_settings(case);
         let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
@@ -95,10 +96,12 @@ fn kl_as_a_reward() {
         let (kind, coef): (KlKind, f64) = (named(&case["kind"]), number(&case["coef"]));
         let lists = ["rewards", "log_probs", "ref_log_probs"].map(|name| golden.list(name));
         let [rewards, log_probs, reference] = &lists;
-        let (got, mean) = kl_in_reward(rewards, log_probs, reference, &golden.layout(), kind, coef).unwrap();
+        let (got, mean) =
+            kl_in_reward(rewards, log_probs, reference, &golden.layout(), kind, coef).unwrap();
         assert_close(&format!("{kind:?}"), &got, &flat(&case["rewards"]), F64);
         assert_close(&format!("{kind:?} mean"), &[mean], &[number(&case["mean"])], F64);
-        let tensors = kl_penalty(&golden.tensor("log_probs"), &golden.tensor("ref_log_probs"), kind).unwrap();
+        let tensors =
+            kl_penalty(&golden.tensor("log_probs"), &golden.tensor("ref_log_probs"), kind).unwrap();
         let of_one = |(&a, &b)| kind.estimate(a, b);
         let numbers: Vec<f64> = log_probs.iter().zip(reference).map(of_one).collect();
         assert_close(&format!("{kind:?} as numbers"), &numbers, &host(&tensors), F64);
@@ -117,7 +120,12 @@ fn the_kl_coefficient_follows_the_kl() {
         control.update(kl, get("samples") as usize).unwrap();
         control.coef()
     };
-    assert_close("β", &observed.into_iter().map(step).collect::<Vec<_>>(), &flat(&case["coefs"]), F64);
+    assert_close(
+        "β",
+        &observed.into_iter().map(step).collect::<Vec<_>>(),
+        &flat(&case["coefs"]),
+        F64,
+    );
 }
 
 #[test]
@@ -133,7 +141,8 @@ fn dapo_filters_and_shapes() {
         buffer: number_of("buffer"),
         penalty: number(&case["penalty"]),
     };
-    let got: Vec<f64> = indices(&case["lengths"]).into_iter().map(|n| overlong.reward(n).unwrap()).collect();
+    let got: Vec<f64> =
+        indices(&case["lengths"]).into_iter().map(|n| overlong.reward(n).unwrap()).collect();
     assert_close("overlong", &got, &flat(&case["rewards"]), F64);
 }
 
@@ -170,7 +179,8 @@ fn generalised_advantages() {
     let golden = Golden::read();
     let case = &golden.0["gae"];
     let (tokens, turns): (Gae, Gae) = (named(&case["tokens"]), named(&case["turns"]));
-    let (rewards, values, layout) = (golden.list("rewards"), golden.list("values"), golden.layout());
+    let (rewards, values, layout) =
+        (golden.list("rewards"), golden.list("values"), golden.layout());
     let check = |what: &str, (advantages, returns): Estimate| {
         assert_close(what, &advantages, &flat(&case[what]), F64);
         let of = |list: &[f64]| masked(list, &layout);
@@ -182,11 +192,17 @@ fn generalised_advantages() {
     check("bi_level", gae_bi_level(&rewards, &values, &layout, turns, tokens).unwrap());
     let over = gae_over_trajectories(&rewards, &values, &layout, tokens).unwrap();
     let over = check("over_trajectories", over);
-    assert_close("whitened", &whiten_tokens(&over, &layout).unwrap(), &flat(&case["whitened"]), F64);
+    assert_close(
+        "whitened",
+        &whiten_tokens(&over, &layout).unwrap(),
+        &flat(&case["whitened"]),
+        F64,
+    );
     let of_turns = &case["over_turns"];
     let list = |key: &str| flat(&of_turns[key]);
     let trajectories = indices(&of_turns["trajectories"]);
-    let (got, _) = gae_over_turns(&list("rewards"), &list("values"), &trajectories, tokens).unwrap();
+    let (got, _) =
+        gae_over_turns(&list("rewards"), &list("values"), &trajectories, tokens).unwrap();
     assert_close("over_turns", &got, &list("advantages"), F64);
 }
 
@@ -203,7 +219,8 @@ fn covariances_and_what_they_select() {
     let lists = ["old_log_probs", "entropies", "advantages"].map(|name| golden.list(name));
     let layout = golden.layout();
     let tokens = step_tokens(&lists, &layout);
-    let (places, covariances): (Vec<usize>, Vec<f64>) = token_covariances(&tokens).into_iter().unzip();
+    let (places, covariances): (Vec<usize>, Vec<f64>) =
+        token_covariances(&tokens).into_iter().unzip();
     let want = flat(&case["covariances"]);
     assert_close("cov", &covariances, &places.iter().map(|&i| want[i]).collect::<Vec<_>>(), F64);
     assert_eq!(places.len(), layout.count());
@@ -215,7 +232,11 @@ fn covariances_and_what_they_select() {
     assert_eq!(some.chosen.iter().filter(|&&c| c).count(), get("number") as usize);
     assert!(some.chosen.iter().zip(&candidates).all(|(&chosen, &candidate)| candidate || !chosen));
     let weights = some.policy_weights.unwrap();
-    assert!(some.chosen.iter().zip(&weights).all(|(&chosen, &w)| w == if chosen { 0.0 } else { 1.0 }));
+    assert!(some
+        .chosen
+        .iter()
+        .zip(&weights)
+        .all(|(&chosen, &w)| w == if chosen { 0.0 } else { 1.0 }));
 
     let kl_cov = KlCov { share: get("share"), coef: get("coef") };
     let top = kl_cov.select(&tokens).unwrap().unwrap();
@@ -261,8 +282,9 @@ fn a_bonus_decays_with_beta() {
     let batch = golden.batch(Aggregation::Paper);
     for case in case["cases"].as_array().unwrap() {
         let beta = schedule.beta(case["step"].as_u64().unwrap());
-        let term =
-            |entropy_bt: &Tensor| Ok(bonus.term(&entropy_inputs(entropy_bt, &batch, beta, None))?.loss);
+        let term = |entropy_bt: &Tensor| {
+            Ok(bonus.term(&entropy_inputs(entropy_bt, &batch, beta, None))?.loss)
+        };
         let value = host(&term(&golden.tensor("entropies")).unwrap());
         assert_close("bonus", &value, &[number(&case["term"])], F64);
         let got = gradient(&golden.list("entropies"), &[5, 6], &term);

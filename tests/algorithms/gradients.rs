@@ -40,10 +40,12 @@ fn gspo_is_the_derivative_of_the_turns_ratio() {
     let old = golden.tensor("old_log_probs");
     for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanTokenSum, Aggregation::Paper] {
         for clip_low in [0.9, 0.02] {
-            let settings = PolicyLoss { clip_low, clip_high: 0.1, ..PolicyLoss::of(PolicyLossKind::Gspo) };
+            let settings =
+                PolicyLoss { clip_low, clip_high: 0.1, ..PolicyLoss::of(PolicyLossKind::Gspo) };
             let batch = golden.batch(aggregation);
-            let loss =
-                |x: &Tensor| Ok(loss_of(settings, x, [&old, &advantages], Some(&weights), &batch)?.loss);
+            let loss = |x: &Tensor| {
+                Ok(loss_of(settings, x, [&old, &advantages], Some(&weights), &batch)?.loss)
+            };
             let what = format!("gspo {aggregation:?} {clip_low}");
             assert_gradient(&what, &golden.list("log_probs"), &[5, 6], &loss);
         }
@@ -95,7 +97,8 @@ fn a_clipped_weight_still_teaches() {
         let loss = |x: &Tensor| Ok(loss_of(settings, x, [&zeros, &advantages], None, &batch)?.loss);
         gradient(&log_ratio, &[1, 3], &loss)
     };
-    let cispo = PolicyLoss { clip_low: 0.2, clip_high: 0.3, ..PolicyLoss::of(PolicyLossKind::Cispo) };
+    let cispo =
+        PolicyLoss { clip_low: 0.2, clip_high: 0.3, ..PolicyLoss::of(PolicyLossKind::Cispo) };
     let (low, inside) = (-2.0 * 0.8, 0.1f64.exp());
     assert_close("both bounds", &of(cispo), &[-1.3, low, inside], F64);
     let unbounded = of(PolicyLoss { clip_low: 1.0, ..cispo });
@@ -126,12 +129,21 @@ fn weights_belong_to_the_policy_loss_alone() {
     let mask: Vec<f64> = batch.layout().mask().iter().map(|&m| f64::from(u8::from(m))).collect();
     let mask = Tensor::from_vec(mask, (5, 6), &Device::Cpu).unwrap();
     let nan_where_masked = ((&weights / &mask).unwrap() * &mask).unwrap();
-    for kind in [PolicyLossKind::Ppo, PolicyLossKind::Gspo, PolicyLossKind::Cispo, PolicyLossKind::Reinforce]
-    {
+    for kind in [
+        PolicyLossKind::Ppo,
+        PolicyLossKind::Gspo,
+        PolicyLossKind::Cispo,
+        PolicyLossKind::Reinforce,
+    ] {
         let value = |kl, weights| host(&run(kind, kl, weights).unwrap().loss)[0];
         let term = value(kl, None) - value(None, None);
         assert!(term > 1e-3);
-        assert_close("KL", &[value(kl, Some(&weights)) - value(None, Some(&weights))], &[term], F64);
+        assert_close(
+            "KL",
+            &[value(kl, Some(&weights)) - value(None, Some(&weights))],
+            &[term],
+            F64,
+        );
         assert_eq!(value(None, Some(&nan_where_masked)), value(None, Some(&weights)));
         let zero = weights.zeros_like().unwrap();
         assert_eq!(value(None, Some(&zero)), 0.0);
@@ -161,8 +173,12 @@ fn epo_composes_with_every_policy_loss() {
     };
     let x = golden.list("log_probs");
     let of_term = gradient(&x, &[5, 6], &|x| Ok(term(x)?.loss));
-    for kind in [PolicyLossKind::Ppo, PolicyLossKind::Gspo, PolicyLossKind::Cispo, PolicyLossKind::Reinforce]
-    {
+    for kind in [
+        PolicyLossKind::Ppo,
+        PolicyLossKind::Gspo,
+        PolicyLossKind::Cispo,
+        PolicyLossKind::Reinforce,
+    ] {
         let settings = PolicyLoss { kl: None, ..PolicyLoss::of(kind) };
         let policy = |x: &Tensor| loss_of(settings, x, [&old, &advantages], None, &batch);
         let of_policy = gradient(&x, &[5, 6], &|x| Ok(policy(x)?.loss));

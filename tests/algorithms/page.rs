@@ -81,7 +81,8 @@ fn every_function_test_and_link_exists() {
         .filter_map(|line| line.strip_prefix("### "))
         .map(|heading| heading.to_lowercase().replace(' ', "-"))
         .collect();
-    let rows = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| algorithm"));
+    let rows =
+        PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| algorithm"));
     let mut count = 0;
     for row in rows {
         let row = row.replace("\\|", "/");
@@ -89,8 +90,9 @@ fn every_function_test_and_link_exists() {
         assert_eq!(cells.len(), 6, "{row}");
         count += 1;
         for name in in_backticks(cells[4]) {
-            let defined =
-                ["fn", "struct", "enum"].iter().any(|kind| code.contains(&format!("pub {kind} {name}")));
+            let defined = ["fn", "struct", "enum"]
+                .iter()
+                .any(|kind| code.contains(&format!("pub {kind} {name}")));
             assert!(defined, "nothing is called {name}");
         }
         for name in in_backticks(cells[5]) {

@@ -11,7 +11,9 @@ use crate::support::*;
 fn config(method: EntropyMethod) -> EntropyConfig {
     let mut config = EntropyConfig { method, ..EntropyConfig::default() };
     match method {
-        EntropyMethod::ClipCov => config.clip_cov = Some(ClipCov { share: 0.2, low: 0.0, high: 5.0 }),
+        EntropyMethod::ClipCov => {
+            config.clip_cov = Some(ClipCov { share: 0.2, low: 0.0, high: 5.0 })
+        }
         EntropyMethod::KlCov => config.kl_cov = Some(KlCov { share: 0.2, coef: 1.0 }),
         EntropyMethod::TopEntropy => config.top_entropy = Some(TopEntropy { share: 0.2 }),
         EntropyMethod::Adaptive => {
@@ -31,7 +33,10 @@ fn chosen(method: EntropyMethod, used: usize, width: usize, step: u64) -> Vec<bo
     let rows = 40 / used;
     let spread = |seed: u64, low: f64, high: f64| -> Vec<f64> {
         let values = random(seed, 40, low, high);
-        values.chunks(used).flat_map(|row| [row, &vec![f64::NAN; width - used][..]].concat()).collect()
+        values
+            .chunks(used)
+            .flat_map(|row| [row, &vec![f64::NAN; width - used][..]].concat())
+            .collect()
     };
     let mask: Vec<bool> = (0..rows * width).map(|i| i % width < used).collect();
     let turns: Vec<usize> = (0..rows).collect();
@@ -58,7 +63,11 @@ fn a_selection_sees_neither_padding_nor_the_form_of_rows() {
             assert_eq!(chosen(method, used, width, 0), want, "{method:?}, rows of {used}");
         }
         let again = chosen(method, 8, 8, 1);
-        assert_eq!(again == want, method != EntropyMethod::ClipCov, "{method:?}: only Clip-Cov draws");
+        assert_eq!(
+            again == want,
+            method != EntropyMethod::ClipCov,
+            "{method:?}: only Clip-Cov draws"
+        );
     }
 }
 

@@ -23,8 +23,13 @@ fn a_setting_left_out_has_the_value_of_its_kind() {
     let default = policy("{}");
     assert_eq!(default, PolicyLoss::default());
     let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
-    let ppo =
-        PolicyLoss { kind: PolicyLossKind::Ppo, clip_low: 0.2, clip_high: 0.2, dual_clip: Some(3.0), kl };
+    let ppo = PolicyLoss {
+        kind: PolicyLossKind::Ppo,
+        clip_low: 0.2,
+        clip_high: 0.2,
+        dual_clip: Some(3.0),
+        kl,
+    };
     assert_eq!(default, ppo);
     assert_eq!(policy(r#"{ "clip_high": 0.28, "dual_clip": false }"#), {
         PolicyLoss { clip_high: 0.28, dual_clip: None, ..ppo }
@@ -32,8 +37,12 @@ fn a_setting_left_out_has_the_value_of_its_kind() {
     let gspo = policy(r#"{ "kind": "gspo", "clip_low": 0.001 }"#);
     assert_eq!(gspo, PolicyLoss { clip_low: 0.001, ..PolicyLoss::of(PolicyLossKind::Gspo) });
     assert_eq!((gspo.clip_high, gspo.dual_clip, gspo.kl), (4e-4, None, None));
-    for kind in [PolicyLossKind::Ppo, PolicyLossKind::Gspo, PolicyLossKind::Cispo, PolicyLossKind::Reinforce]
-    {
+    for kind in [
+        PolicyLossKind::Ppo,
+        PolicyLossKind::Gspo,
+        PolicyLossKind::Cispo,
+        PolicyLossKind::Reinforce,
+    ] {
         let settings = PolicyLoss::of(kind);
         settings.validate().unwrap();
         assert_eq!(policy(&serde_json::to_string(&settings).unwrap()), settings);
@@ -85,8 +94,14 @@ fn a_table_belongs_to_one_method() {
         (r#"{ "method": "none", "adaptive": { "target": 1.0 } }"#, "entropy.adaptive"),
         (r#"{ "method": "kl-cov", "gate": 3 }"#, "entropy.gate"),
         (r#"{ "method": "adaptive", "adaptive": { "target": -1.0 } }"#, "entropy.adaptive.target"),
-        (r#"{ "method": "adaptive", "adaptive": { "target": 1.0, "rate": 0.0 } }"#, "entropy.adaptive.rate"),
-        (r#"{ "method": "adaptive", "lambda": 2.0, "adaptive": { "target": 1.0 } }"#, "entropy.lambda"),
+        (
+            r#"{ "method": "adaptive", "adaptive": { "target": 1.0, "rate": 0.0 } }"#,
+            "entropy.adaptive.rate",
+        ),
+        (
+            r#"{ "method": "adaptive", "lambda": 2.0, "adaptive": { "target": 1.0 } }"#,
+            "entropy.lambda",
+        ),
         (
             r#"{ "method": "adaptive", "lambda": 0.0, "adaptive": { "target": 1.0, "rule": "sac" } }"#,
             "entropy.lambda",
@@ -95,7 +110,10 @@ fn a_table_belongs_to_one_method() {
         (r#"{ "method": "clip-cov", "clip_cov": { "low": 6.0 } }"#, "entropy.clip_cov.low"),
         (r#"{ "method": "kl-cov", "kl_cov": { "share": 1.5 } }"#, "entropy.kl_cov.share"),
         (r#"{ "method": "kl-cov", "kl_cov": { "coef": -1.0 } }"#, "entropy.kl_cov.coef"),
-        (r#"{ "method": "top-entropy", "top_entropy": { "share": 2.0 } }"#, "entropy.top_entropy.share"),
+        (
+            r#"{ "method": "top-entropy", "top_entropy": { "share": 2.0 } }"#,
+            "entropy.top_entropy.share",
+        ),
     ] {
         refused(build(text), name);
     }

@@ -75,5 +75,8 @@ pub fn shapes_and_positions_are_checked(device: &Device) {
     assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
     let table = Arc::new(RopeTable::new(2, 8, 100.0));
     assert!(rope(&t(&[2, 4]), &table, &Arc::from([0, 7])).is_ok());
-    assert!(rope(&t(&[2, 4]), &table, &Arc::from([0, 8])).unwrap_err().to_string().contains("position 8"));
+    assert!(rope(&t(&[2, 4]), &table, &Arc::from([0, 8]))
+        .unwrap_err()
+        .to_string()
+        .contains("position 8"));
 }

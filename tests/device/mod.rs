@@ -14,7 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use support::random;
 
 /// Element types with the relative error that a result may have: two roundings to the type, or f32 arithmetic.
-pub const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
+pub const DTYPES: [(DType, f64); 3] =
+    [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
 
 /// The device, unless it cannot be opened; then the tests pass unless `require` is set to 1 in the environment.
 pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> Option<Device> {
@@ -26,7 +27,10 @@ pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> O
                 "{require}=1, but no {name} device: {error}"
             );
             let error = error.to_string(); // a backtrace may follow
-            eprintln!("no {name} device, nothing is tested: {}", error.lines().next().unwrap_or_default());
+            eprintln!(
+                "no {name} device, nothing is tested: {}",
+                error.lines().next().unwrap_or_default()
+            );
             None
         }
     }
@@ -76,6 +80,9 @@ pub fn assert_near(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     let largest = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     assert!(largest > 0.0, "{what}: nothing to compare");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!((got - want).abs() <= tolerance * largest, "{what}[{i}]: {got} against {want} of {largest}");
+        assert!(
+            (got - want).abs() <= tolerance * largest,
+            "{what}[{i}]: {got} against {want} of {largest}"
+        );
     }
 }

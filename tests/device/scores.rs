@@ -3,7 +3,9 @@
 use super::support::random;
 use super::{exact, values};
 use candle_core::{DType, Device, Tensor, Var};
-use epo::kernels::{evaluate, logprob_entropy, reference, Evaluation, RowSupport, ScoreOptions, Support};
+use epo::kernels::{
+    evaluate, logprob_entropy, reference, Evaluation, RowSupport, ScoreOptions, Support,
+};
 
 const TEMPERATURE: f64 = 0.5;
 /// Element types with the relative error of one rounding to them and the smallest number they hold.
@@ -84,8 +86,10 @@ fn score(logits: &Tensor, rows: &[Row]) -> Evaluation {
         Some([]) => RowSupport::Skipped,
         Some(list) => RowSupport::Allowed(list),
     });
-    let options =
-        ScoreOptions { support: Some(Support::new(supports).unwrap()), ..ScoreOptions::at(TEMPERATURE) };
+    let options = ScoreOptions {
+        support: Some(Support::new(supports).unwrap()),
+        ..ScoreOptions::at(TEMPERATURE)
+    };
     let ids: Vec<u32> = rows.iter().map(|row| row.id).collect();
     evaluate(logits, &Tensor::new(ids, logits.device()).unwrap(), &options).unwrap()
 }
@@ -109,7 +113,10 @@ fn assert_scores(what: &str, rows: &[Row], log_probs: &Tensor, entropies: &Tenso
     let close = |a: f64, b: f64| a == b || (a - b).abs() <= 5e-6 * (1.0 + b.abs());
     for (i, row) in rows.iter().enumerate() {
         let (want, got) = (row.want(), (log_probs[i], entropies[i]));
-        assert!(close(got.0, want.0) && close(got.1, want.1), "{what} row {i}: {got:?} against {want:?}");
+        assert!(
+            close(got.0, want.0) && close(got.1, want.1),
+            "{what} row {i}: {got:?} against {want:?}"
+        );
     }
 }
 
@@ -121,7 +128,10 @@ fn assert_gradient(what: &str, rows: &[Row], got: &Tensor, (rounding, smallest):
             let got = got[i * row.logits.len() + j];
             // A probability near the smallest normal number may be 0.
             let bound = 2e-5 * terms + rounding * want.abs() + smallest.max(1e-36);
-            assert!((got - want).abs() <= bound, "{what} row {i}[{j}]: {got} against {want} ± {bound}");
+            assert!(
+                (got - want).abs() <= bound,
+                "{what} row {i}[{j}]: {got} against {want} ± {bound}"
+            );
         }
     }
 }
@@ -199,7 +209,10 @@ pub fn the_gradient_in_place_is_the_gradient(device: &Device) {
         let (logits, [g, h]) = (place(&rows, dtype, device, true), weights_on(rows.len(), device));
         let scores = score(&logits, &rows);
         let apart = scores.gradient(&logits, &g, &h).unwrap();
-        assert_eq!(values(&logits), rows.iter().flat_map(|row| row.logits.clone()).collect::<Vec<_>>());
+        assert_eq!(
+            values(&logits),
+            rows.iter().flat_map(|row| row.logits.clone()).collect::<Vec<_>>()
+        );
         scores.gradient_in_place(&logits, &g, &h).unwrap();
         assert_eq!(values(&logits), values(&apart), "{dtype:?}");
         assert!(scores.gradient(&logits, &g.narrow(0, 0, 4).unwrap(), &h).is_err());
@@ -231,7 +244,8 @@ pub fn bad_logits_and_ids_are_errors(device: &Device) {
     assert_eq!(call(&[1.0, 2.0, 3.0, 4.0], [0, 1]), Ok(()));
     for bad in [f32::NAN, f32::INFINITY] {
         for at in 3..6 {
-            let mut logits = [1.0, 2.0, 3.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY];
+            let mut logits =
+                [1.0, 2.0, 3.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY];
             logits[at] = bad;
             assert!(call(&logits, [0, 1]).unwrap_err().contains("row 1"));
         }

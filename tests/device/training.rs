@@ -35,7 +35,8 @@ fn step(optimizer: &mut AdamW, parameters: &Parameters, step: u64) {
 fn trained(dtype: DType, device: &Device) -> Parameters {
     let parameters = parameters(dtype, device);
     let mut optimizer =
-        AdamW::new(AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() }).unwrap();
+        AdamW::new(AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() })
+            .unwrap();
     (0..4).for_each(|i| step(&mut optimizer, &parameters, i));
     parameters
 }
@@ -66,7 +67,9 @@ pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     }
     // The file does not know the device.
     assert_eq!(
-        AdamW::load(&path, AdamWConfig::default(), &parameters(DType::F32, &Device::Cpu)).unwrap().steps(),
+        AdamW::load(&path, AdamWConfig::default(), &parameters(DType::F32, &Device::Cpu))
+            .unwrap()
+            .steps(),
         2
     );
 }
@@ -76,7 +79,8 @@ fn decode(dtype: DType, device: &Device) -> (Tensor, Gradients) {
     let parameters = parameters(dtype, device);
     let decoder = Decoder::new(&config(), &parameters).unwrap();
     let hidden = decoder.forward_packed(&[&[1, 5, 9, 2, 2, 7], &[3, 19, 0]]).unwrap();
-    let gradients = Gradients::of(&hidden.powf(3.0).unwrap().sum_all().unwrap(), &parameters).unwrap();
+    let gradients =
+        Gradients::of(&hidden.powf(3.0).unwrap().sum_all().unwrap(), &parameters).unwrap();
     gradients.check(&parameters).unwrap();
     (hidden, gradients)
 }

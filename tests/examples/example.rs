@@ -15,7 +15,12 @@ impl Example {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().and_then(Path::parent).unwrap();
         let path = profile.join("examples").join(self.0);
-        assert!(path.is_file(), "{} is not built: cargo build --example {}", path.display(), self.0);
+        assert!(
+            path.is_file(),
+            "{} is not built: cargo build --example {}",
+            path.display(),
+            self.0
+        );
         let mut command = Command::new(path);
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").stdin(Stdio::null());
         command.env_remove("ALFWORLD_DATA");
@@ -28,7 +33,8 @@ impl Example {
         let (out, err) = texts(&output);
         assert!(output.status.success(), "{args:?}: {}\n{err}", output.status);
         let last = out.lines().last().unwrap_or_default();
-        let json = last.strip_prefix("summary ").unwrap_or_else(|| panic!("the last line is {last:?}"));
+        let json =
+            last.strip_prefix("summary ").unwrap_or_else(|| panic!("the last line is {last:?}"));
         serde_json::from_str(json).unwrap()
     }
 
@@ -52,7 +58,10 @@ impl Example {
         plays_again(&whole);
 
         assert_eq!(self.summary(&smoke(&parts, 1))["steps"], 1);
-        assert!(first_difference(&whole, &parts).unwrap().is_some(), "one step and two steps are the same");
+        assert!(
+            first_difference(&whole, &parts).unwrap().is_some(),
+            "one step and two steps are the same"
+        );
         assert_eq!(self.summary(&resume(&parts, 2))["steps"], 2);
         assert_same(&whole, &parts, "1 step and 1 resumed");
         duration
@@ -88,9 +97,12 @@ impl Example {
     /// Kills one run while it clones, examines, and learns; then Ctrl-C, answered by saving; then lets it end.
     fn interrupt_until_done(&self, dir: &Path, duration: Duration) {
         let mut args = smoke(dir, 2);
-        for (signal, phase) in [("KILL", "clone"), ("KILL", "eval"), ("KILL", "rl"), ("INT", "eval")] {
+        for (signal, phase) in
+            [("KILL", "clone"), ("KILL", "eval"), ("KILL", "rl"), ("INT", "eval")]
+        {
             let mut command = self.command();
-            let mut child = command.args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let mut child =
+                command.args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             wait_for_phase(dir, phase, duration * 10);
             if signal == "INT" {
                 std::thread::sleep(duration / 5); // a resumed run has its lines before it listens to signals
@@ -120,8 +132,10 @@ impl Example {
         let output = self.command().arg("--help").output().unwrap();
         let (out, _) = texts(&output);
         assert!(output.status.success());
-        let all = ["--seed", "--steps", "--out", "--resume", "--config", "--preset", "--print-config"];
-        let others = ["--entropy", "--actions", "--model", "--lora", "--dtype", "--device", "--smoke"];
+        let all =
+            ["--seed", "--steps", "--out", "--resume", "--config", "--preset", "--print-config"];
+        let others =
+            ["--entropy", "--actions", "--model", "--lora", "--dtype", "--device", "--smoke"];
         for option in all.iter().chain(&others) {
             assert!(out.contains(option), "{option} is missing: {out}");
         }
@@ -142,7 +156,9 @@ impl Example {
         let error = self.refusal(&["--resume", dir]);
         assert!(error.contains(dir) && error.contains("there is no run in this folder"), "{error}");
         let out = format!("{dir}/new");
-        assert!(self.refusal(&["--out", &out, "--model", &format!("{dir}/absent")]).contains("absent"));
+        assert!(self
+            .refusal(&["--out", &out, "--model", &format!("{dir}/absent")])
+            .contains("absent"));
         if cfg!(not(feature = "cuda")) {
             assert!(self.refusal(&["--out", &out, "--device", "cuda"]).contains("`device` = cuda"));
         }
@@ -157,7 +173,8 @@ impl Example {
         let (file, out) = (folder.path().join("bad.toml"), folder.path().join("run"));
         for (text, named) in settings {
             std::fs::write(&file, text).unwrap();
-            let error = self.refusal(&["--config", file.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+            let error =
+                self.refusal(&["--config", file.to_str().unwrap(), "--out", out.to_str().unwrap()]);
             assert!(error.contains(named), "{text:?}: {error}");
             assert!(!out.exists(), "{text:?} left a folder");
         }
@@ -167,7 +184,9 @@ impl Example {
 /// Arguments of a smoke run in `dir`.
 fn smoke(dir: &Path, steps: u32) -> Vec<String> {
     let [dir, steps] = [dir.display().to_string(), steps.to_string()];
-    ["--smoke", "--dump", "--seed", "5", "--steps", &steps, "--out", &dir].map(String::from).to_vec()
+    ["--smoke", "--dump", "--seed", "5", "--steps", &steps, "--out", &dir]
+        .map(String::from)
+        .to_vec()
 }
 
 /// Arguments that continue the run in `dir`.
@@ -177,7 +196,8 @@ fn resume(dir: &Path, steps: u32) -> Vec<String> {
 }
 
 fn texts(output: &Output) -> (String, String) {
-    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     (out, err)
 }
 
@@ -188,10 +208,12 @@ fn assert_same(a: &Path, b: &Path, what: &str) {
     assert_eq!(a.step(), b.step(), "{what}");
     let critic = ["critic.safetensors", "critic_optimizer.safetensors"];
     let critic = critic.into_iter().filter(|name| a.file(name).is_ok());
-    for name in
-        ["model.safetensors", "optimizer.safetensors", "entropy.json", "state.json"].into_iter().chain(critic)
+    for name in ["model.safetensors", "optimizer.safetensors", "entropy.json", "state.json"]
+        .into_iter()
+        .chain(critic)
     {
-        let [a, b] = [&a, &b].map(|checkpoint| std::fs::read(checkpoint.file(name).unwrap()).unwrap());
+        let [a, b] =
+            [&a, &b].map(|checkpoint| std::fs::read(checkpoint.file(name).unwrap()).unwrap());
         assert!(a == b, "{what}: {name} differs");
     }
 }
@@ -200,7 +222,8 @@ fn check_summary(numbers: &serde_json::Map<String, serde_json::Value>, dir: &Pat
     assert_eq!((&numbers["steps"], &numbers["out"]), (&2.into(), &dir.to_str().unwrap().into()));
     let shares = ["success_before", "success_after"].map(|key| (key, 0.0..=1.0));
     let scores = ["score_before", "score_after"].map(|key| (key, 0.0..=100.0));
-    let rates = ["seconds", "tokens_per_second", "env_steps_per_second"].map(|key| (key, 1e-3..=1e9));
+    let rates =
+        ["seconds", "tokens_per_second", "env_steps_per_second"].map(|key| (key, 1e-3..=1e9));
     for (key, range) in shares.into_iter().chain(scores).chain(rates) {
         let value = numbers[key].as_f64().unwrap_or(f64::NAN);
         assert!(range.contains(&value), "{key} = {}", numbers[key]);
@@ -211,11 +234,16 @@ fn check_summary(numbers: &serde_json::Map<String, serde_json::Value>, dir: &Pat
 fn plays_again(dir: &Path) {
     let output = Example("replay").command().arg(dir).arg("--check").output().unwrap();
     let (out, err) = texts(&output);
-    assert!(output.status.success() && out.contains(" played again, 0 of them differ"), "{out}{err}");
+    assert!(
+        output.status.success() && out.contains(" played again, 0 of them differ"),
+        "{out}{err}"
+    );
 }
 
 fn check_folder(dir: &Path) {
-    for name in ["config.toml", "metrics.jsonl", "report.html", "tensorboard/rl", "checkpoints/step-000002"] {
+    for name in
+        ["config.toml", "metrics.jsonl", "report.html", "tensorboard/rl", "checkpoints/step-000002"]
+    {
         assert!(dir.join(name).exists(), "{name} is missing");
     }
     let events: Vec<PathBuf> =

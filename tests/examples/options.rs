@@ -2,8 +2,12 @@
 
 use super::example::Example;
 
-const TRAINERS: [Example; 4] =
-    [Example("alfworld_grpo"), Example("alfworld_ppo"), Example("sciworld_grpo"), Example("sciworld_ppo")];
+const TRAINERS: [Example; 4] = [
+    Example("alfworld_grpo"),
+    Example("alfworld_ppo"),
+    Example("sciworld_grpo"),
+    Example("sciworld_ppo"),
+];
 
 #[test]
 fn help_names_every_option() {

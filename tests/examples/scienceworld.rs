@@ -28,7 +28,10 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
         ("[entropy]\nkapa_low = 1.0", "kapa_low"),
         ("[entropy]\nkappa_low = -1.0", "entropy.kappa_low"),
         ("[entropy]\nkappa_low = 2.0\nkappa_high = 1.0", "entropy.kappa_low"),
-        ("[entropy.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0", "entropy.beta.total_steps"),
+        (
+            "[entropy.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0",
+            "entropy.beta.total_steps",
+        ),
         ("[update]\nepochs = 0", "update.epochs"),
         ("[cloning]\nbatch = 0", "cloning.batch"),
         ("[environment]\nalpha = 1", "in `environment`"),
@@ -40,6 +43,12 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
     for example in [GRPO, PPO] {
         example.bad_settings_are_refused(&common);
     }
-    GRPO.bad_settings_are_refused(&[("[rollout]\ngroup = 1", "rollout.group"), ("[critic]", "`critic`")]);
-    PPO.bad_settings_are_refused(&[("[gae]\nlambda = -1.0", "gae.lambda"), ("[advantage]", "`advantage`")]);
+    GRPO.bad_settings_are_refused(&[
+        ("[rollout]\ngroup = 1", "rollout.group"),
+        ("[critic]", "`critic`"),
+    ]);
+    PPO.bad_settings_are_refused(&[
+        ("[gae]\nlambda = -1.0", "gae.lambda"),
+        ("[advantage]", "`advantage`"),
+    ]);
 }

@@ -13,7 +13,10 @@ fn example(name: &str, args: &[&str]) -> (String, String, bool) {
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(path.is_file(), "{} is not built: cargo build --example {name}", path.display());
     let mut command = Command::new(path);
-    command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("ALFWORLD_DATA");
+    command
+        .env_remove("RUST_BACKTRACE")
+        .env_remove("RUST_LIB_BACKTRACE")
+        .env_remove("ALFWORLD_DATA");
     let output = command.args(args).output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(!err.contains("panicked"), "{err}");
@@ -21,14 +24,16 @@ fn example(name: &str, args: &[&str]) -> (String, String, bool) {
 }
 
 fn episode(variation: u32, actions: &[&str]) -> Trajectory {
-    let (mut env, task) = (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
+    let (mut env, task) =
+        (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
     let start = env.reset(&task).unwrap();
     let (mut turns, mut success, mut end) = (Vec::new(), false, End::TurnLimit);
     for action in actions {
         let step = env.step(action).unwrap();
         (success, end) = (step.success, if step.done { End::Done } else { End::TurnLimit });
         let action = (*action).to_owned();
-        let (observation, reward, score, valid) = (step.observation, step.reward, step.score, step.valid);
+        let (observation, reward, score, valid) =
+            (step.observation, step.reward, step.score, step.valid);
         turns.push(Turn {
             action,
             observation,
@@ -46,12 +51,14 @@ fn episode(variation: u32, actions: &[&str]) -> Trajectory {
 fn run(dir: &Path) {
     let mut recorder = Recorder::create(dir).unwrap();
     for (step, action) in [(0, "open red"), (9, "open blue")] {
-        let record = Record::new("eval", step).with("panel", "toy").with("n", 1u64).with("success", 0.5);
+        let record =
+            Record::new("eval", step).with("panel", "toy").with("n", 1u64).with("success", 0.5);
         recorder.record(&record).unwrap();
         let line = serde_json::json!({ "step": step, "episode": episode(1, &["look", action]) });
         recorder.episode(&line).unwrap();
     }
-    dump_rollouts(&mut recorder, 4, &[episode(2, &["dance"]), episode(3, &["open gold"])], &[]).unwrap();
+    dump_rollouts(&mut recorder, 4, &[episode(2, &["dance"]), episode(3, &["open gold"])], &[])
+        .unwrap();
 }
 
 #[test]
@@ -89,12 +96,16 @@ fn recorded_actions_are_played_again_and_differences_are_shown() {
     run(dir.path());
     let (folder, file) = (dir.path().to_str().unwrap(), dir.path().join(ROLLOUTS_FILE));
     let (out, err, success) = example("replay", &[folder, "--check", "--env", "toy"]);
-    assert!(success && out.contains("4 episodes of 6 turns played again, 0 of them differ"), "{out}{err}");
+    assert!(
+        success && out.contains("4 episodes of 6 turns played again, 0 of them differ"),
+        "{out}{err}"
+    );
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("you found the coin", "you found a coin")).unwrap();
     let (out, _, success) = example("replay", &[file.to_str().unwrap(), "--check", "--env", "toy"]);
     assert!(!success && out.contains("rollouts.jsonl: line 2: find-coin:3, step 4:"), "{out}");
-    let both = "turn 0: `observation`\n  recorded \"you found a coin\"\n  replayed \"you found the coin\"";
+    let both =
+        "turn 0: `observation`\n  recorded \"you found a coin\"\n  replayed \"you found the coin\"";
     assert!(out.contains(both) && out.contains("1 of them differ"), "{out}");
     std::fs::write(&file, text.replacen("\"score\"", "\"scroe\"", 1)).unwrap();
     let (_, err, success) = example("replay", &[file.to_str().unwrap()]);
@@ -108,9 +119,16 @@ fn gains_are_printed_and_a_run_without_any_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path());
     let (out, err, success) = example("report", &[dir.path().to_str().unwrap(), "--gains"]);
-    let last =
-        out.lines().last().unwrap_or_default().split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
-    let expected = "toy 0 → 9 1 0.000 → 1.000 +1.000 [+1.000, +1.000] 0.0 → 100.0 +100.0 [+100.0, +100.0]";
+    let last = out
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let expected =
+        "toy 0 → 9 1 0.000 → 1.000 +1.000 [+1.000, +1.000] 0.0 → 100.0 +100.0 [+100.0, +100.0]";
     assert!(success && last == expected, "{out}{err}");
     let empty = tempfile::tempdir().unwrap();
     std::fs::write(empty.path().join("metrics.jsonl"), "").unwrap();

@@ -44,7 +44,9 @@ impl Element {
     pub(crate) fn encode(self, x: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => x.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::Bf16 => x.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+            Self::Bf16 => {
+                x.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect()
+            }
             Self::F16 => x.iter().flat_map(|&x| to_f16(x).to_le_bytes()).collect(),
         }
     }
@@ -156,8 +158,15 @@ impl Machine {
         command.args(["-std=c++17", "-O1", "-w"]);
         command.arg(format!("-DELEMENT_{}", element.name()));
         command.args((dialect == Dialect::Metal).then_some("-DMETAL"));
-        command.arg("-I").arg(root.join("src/kernels/gpu")).arg("-I").arg(root.join("tests/gpu_host"));
-        command.arg(root.join("tests/gpu_host/driver.cpp")).arg("-o").arg(folder.path().join("driver"));
+        command
+            .arg("-I")
+            .arg(root.join("src/kernels/gpu"))
+            .arg("-I")
+            .arg(root.join("tests/gpu_host"));
+        command
+            .arg(root.join("tests/gpu_host/driver.cpp"))
+            .arg("-o")
+            .arg(folder.path().join("driver"));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Some(Self { element, dialect, folder, worst: RefCell::default() })
@@ -184,7 +193,11 @@ impl Machine {
         let written = driver.stdin.take().unwrap().write_all(&request);
         let output = driver.wait_with_output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && written.is_ok(), "{kernel}: {} {message}", output.status);
+        assert!(
+            output.status.success() && written.is_ok(),
+            "{kernel}: {} {message}",
+            output.status
+        );
         let mut rest = &output.stdout[..];
         let buffers = arguments.iter().filter_map(|argument| match argument {
             Argument::Buffer(bytes, _) => Some(rest.split_off(..bytes.len()).unwrap().to_vec()),
@@ -210,7 +223,11 @@ impl Machine {
                 continue;
             }
             let error = (got - want).abs();
-            assert!(error <= bound(i), "{what}, {context}, {i}: {got:e}, not {want:e} ± {:e}", bound(i));
+            assert!(
+                error <= bound(i),
+                "{what}, {context}, {i}: {got:e}, not {want:e} ± {:e}",
+                bound(i)
+            );
             *worst = worst.max(error / bound(i));
         }
     }

@@ -38,7 +38,13 @@ fn check(machine: &Machine, what: &str, context: &str, got: &[u8], want: &[(f64,
     machine.compare(what, context, &machine.element.decode(got), &values, bound);
 }
 
-fn rms_norm(machine: &Machine, (n, h): (usize, usize), threads: usize, groups: usize, start: usize) {
+fn rms_norm(
+    machine: &Machine,
+    (n, h): (usize, usize),
+    threads: usize,
+    groups: usize,
+    start: usize,
+) {
     let context = format!("[{n}, {h}], {threads} threads, {groups} groups, from {start}");
     let mut numbers = Numbers::new((h + threads) as u64);
     let mut draw = |count: usize, size: f32| Values::new(machine, &numbers.many(count, size));
@@ -72,7 +78,8 @@ fn rms_norm(machine: &Machine, (n, h): (usize, usize), threads: usize, groups: u
     check(machine, "rms_norm", &context, &y, &y_want);
     check(machine, "rms_norm_gradient dx", &context, &dx, &dx_want);
     let values: Vec<f64> = partial_want.iter().map(|w| w.0).collect();
-    machine.compare("rms_norm_gradient dw", &context, &partial, &values, |i| 1e-6 * partial_want[i].1);
+    machine
+        .compare("rms_norm_gradient dw", &context, &partial, &values, |i| 1e-6 * partial_want[i].1);
 }
 
 fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups: usize) {
@@ -80,7 +87,9 @@ fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups:
     let [p_rows, p_h] = sizes([rows, h]);
     let arguments = [Argument::new(encode_f32(&partial)), out(machine, h, 1), p_rows, p_h];
     let sums = machine.run("sum_columns", groups, threads, &arguments).swap_remove(1);
-    let sum = |i: usize, f: fn(f64) -> f64| (0..rows).map(|row| f(partial[row * h + i].into())).sum::<f64>();
+    let sum = |i: usize, f: fn(f64) -> f64| {
+        (0..rows).map(|row| f(partial[row * h + i].into())).sum::<f64>()
+    };
     let want: Vec<_> = (0..h).map(|i| (sum(i, |x| x), sum(i, f64::abs))).collect();
     let context = format!("[{rows}, {h}], {threads} threads, {groups} groups");
     check(machine, "sum_columns", &context, &sums, &want);
@@ -88,13 +97,23 @@ fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups:
 
 /// Bits before and after rounding to an element type: ties, a NaN of all ones, overflow, the smallest number.
 fn rounding(machine: &Machine) {
-    let bits = [0x3f80_8000, 0x3f81_8000, 0xbf80_8001, 0x7fff_ffff, 0xff80_0000, 0x7f7f_ffff, 1, 0x3f80_1000];
+    let bits = [
+        0x3f80_8000,
+        0x3f81_8000,
+        0xbf80_8001,
+        0x7fff_ffff,
+        0xff80_0000,
+        0x7f7f_ffff,
+        1,
+        0x3f80_1000,
+    ];
     let bf16 = [0x3f80, 0x3f82, 0xbf81, 0x7fff, 0xff80, 0x7f80, 0, 0x3f80];
     let f16 = [0x3c04, 0x3c0c, 0xbc04, 0x7fff, 0xfc00, 0x7c00, 0, 0x3c00];
     let partial = Argument::new(encode_u32(&bits));
     let [rows, h] = sizes([1, bits.len()]);
-    let got =
-        machine.run("sum_columns", 1, 32, &[partial, out(machine, bits.len(), 0), rows, h]).swap_remove(1);
+    let got = machine
+        .run("sum_columns", 1, 32, &[partial, out(machine, bits.len(), 0), rows, h])
+        .swap_remove(1);
     let want: [u16; 8] = match machine.element {
         Element::F32 => return,
         Element::Bf16 => bf16,
@@ -109,12 +128,13 @@ fn rope(machine: &Machine, heads: usize, d: usize, start: usize, sign: f32) {
     let x = Values::new(machine, &numbers.many(n * heads * d, 2.0));
     let positions: Vec<u32> = (0..n).map(|_| numbers.below(limit) as u32).collect();
     let angles: Vec<f32> = numbers.many(limit * half, 3.2);
-    let [cos, sin] =
-        [f32::cos as fn(f32) -> f32, f32::sin].map(|f| angles.iter().map(|&a| f(a)).collect::<Vec<_>>());
+    let [cos, sin] = [f32::cos as fn(f32) -> f32, f32::sin]
+        .map(|f| angles.iter().map(|&a| f(a)).collect::<Vec<_>>());
     let [pn, p_heads, pd] = sizes([n, heads, d]);
     let tables = [encode_u32(&positions), encode_f32(&cos), encode_f32(&sin)].map(Argument::new);
     let ends = [pn, p_heads, pd, Argument::F32(sign)];
-    let separate = [&[x.at(machine, start), out(machine, n * heads * d, 0)][..], &tables, &ends].concat();
+    let separate =
+        [&[x.at(machine, start), out(machine, n * heads * d, 0)][..], &tables, &ends].concat();
     let in_place = [&[x.at(machine, start), Argument::Same(0)][..], &tables, &ends].concat();
     let results = [
         machine.run("rope", n, 32, &separate).swap_remove(1),
@@ -194,7 +214,8 @@ fn adamw(machine: &Machine, count: usize, threads: usize, groups: usize, start: 
     let [beta1, beta2, keep, rate, root_scale, eps] = c.map(f64::from);
     let first = |i: usize| beta1 * f64::from(m[i]) + (1.0 - beta1) * g.wide[i];
     let second = |i: usize| beta2 * f64::from(v[i]) + (1.0 - beta2) * g.wide[i] * g.wide[i];
-    let step = |i: usize| x.wide[i] * keep - rate * (first(i) / (second(i).sqrt() * root_scale + eps));
+    let step =
+        |i: usize| x.wide[i] * keep - rate * (first(i) / (second(i).sqrt() * root_scale + eps));
     let all = |f: &dyn Fn(usize) -> f64| (0..count).map(f).collect::<Vec<f64>>();
     machine.compare("adamw m", &context, &decode_f32(&results[2]), &all(&first), |_| 1e-7);
     machine.compare("adamw v", &context, &decode_f32(&results[3]), &all(&second), |_| 1e-7);
@@ -209,7 +230,9 @@ pub(crate) fn check_all(machine: &Machine) {
         rms_norm(machine, (5, h), threads, 2, start);
         rms_norm(machine, (3, h), threads, 3, start);
     }
-    for (rows, h, threads, groups) in [(1, 2, 32, 1), (2, 151, 64, 3), (37, 151, 256, 5), (300, 32, 256, 1)] {
+    for (rows, h, threads, groups) in
+        [(1, 2, 32, 1), (2, 151, 64, 3), (37, 151, 256, 5), (300, 32, 256, 1)]
+    {
         sum_columns(machine, rows, h, threads, groups);
     }
     rounding(machine);

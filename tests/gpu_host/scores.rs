@@ -82,7 +82,10 @@ fn expected(row: &Row, logits: &[f64], inv_tau: f64, g: f64, h: f64) -> Expected
         gradient: vec![0.0; v],
         terms: vec![0.0; v],
     };
-    let max = on(&|x| x).into_iter().fold(f64::NEG_INFINITY, |a, b| if b.is_nan() || b > a { b } else { a });
+    let max =
+        on(&|x| x)
+            .into_iter()
+            .fold(f64::NEG_INFINITY, |a, b| if b.is_nan() || b > a { b } else { a });
     if max == f64::NEG_INFINITY {
         return expected;
     }
@@ -96,7 +99,8 @@ fn expected(row: &Row, logits: &[f64], inv_tau: f64, g: f64, h: f64) -> Expected
         let (p, u) = (p(logits[i]), shifted(logits[i]));
         if p != 0.0 {
             expected.gradient[i] = inv_tau * p * (h * (mean - u) - g);
-            expected.terms[i] = inv_tau * p * (h.abs() * (mean.abs() + u.abs() + 1.0) + g.abs()) * (1.0 - u);
+            expected.terms[i] =
+                inv_tau * p * (h.abs() * (mean.abs() + u.abs() + 1.0) + g.abs()) * (1.0 - u);
         }
     }
     if support.contains(&row.id) {
@@ -132,8 +136,10 @@ fn inputs(machine: &Machine, rows: &[Row], setting: Setting) -> Vec<Argument> {
     }
     let ids: Vec<u32> = rows.iter().map(|row| row.id as u32).collect();
     let logits: Vec<f32> = rows.iter().flat_map(|row| row.logits.clone()).collect();
-    let mut arguments =
-        vec![Argument::Buffer(machine.element.encode(&logits), setting.starts.0 * machine.element.size())];
+    let mut arguments = vec![Argument::Buffer(
+        machine.element.encode(&logits),
+        setting.starts.0 * machine.element.size(),
+    )];
     arguments.extend([ids, start, count, allowed].map(|list| Argument::new(encode_u32(&list))));
     arguments
 }
@@ -152,7 +158,9 @@ fn check(machine: &Machine, setting: Setting, seed: u64) {
     let grad = numbers.many(2 * n, 2.0);
     let place = match setting.in_place {
         true => Argument::Same(0),
-        false => Argument::Buffer(vec![0xff; n * v * element.size()], setting.starts.1 * element.size()),
+        false => {
+            Argument::Buffer(vec![0xff; n * v * element.size()], setting.starts.1 * element.size())
+        }
     };
     let middle = [Argument::new(results[6].clone()), Argument::new(encode_f32(&grad)), place];
     let backward = [&inputs[..], &middle, &sizes].concat();
@@ -171,7 +179,13 @@ fn check(machine: &Machine, setting: Setting, seed: u64) {
             continue;
         }
         let got: Vec<f64> = (0..3).map(|k| stats[k * n + i]).collect();
-        machine.compare("statistics", &context, &got, &want.statistics, |k| if k == 0 { 0.0 } else { 2e-6 });
+        machine.compare("statistics", &context, &got, &want.statistics, |k| {
+            if k == 0 {
+                0.0
+            } else {
+                2e-6
+            }
+        });
         let (relative, absolute) = element.rounding();
         let bound = |j: usize| relative * want.gradient[j].abs() + absolute + 5e-7 * want.terms[j];
         machine.compare("gradient", &context, &gradient[i * v..(i + 1) * v], &want.gradient, bound);

@@ -38,11 +38,16 @@ struct Snippet {
 
 fn styles() -> Vec<PathBuf> {
     let (root, _) = root();
-    json::<Index>(&root.join("index.json")).styles.iter().map(|style| root.join("chat").join(style)).collect()
+    json::<Index>(&root.join("index.json"))
+        .styles
+        .iter()
+        .map(|style| root.join("chat").join(style))
+        .collect()
 }
 
 fn chat(case: &Case) -> Chat {
-    let chat = Chat::from_json(&case.messages).unwrap().with_generation_prompt(case.add_generation_prompt);
+    let chat =
+        Chat::from_json(&case.messages).unwrap().with_generation_prompt(case.add_generation_prompt);
     match &case.tools {
         Some(tools) => chat.with_tools_json(tools).unwrap(),
         None => chat,
@@ -62,7 +67,10 @@ fn conversations_become_the_texts_and_ids_of_transformers() {
             assert_eq!(tokenizer.encode_with_special(&text).unwrap(), case.ids, "{at}");
             assert_eq!(template.encode(&chat, &tokenizer).unwrap(), case.plain_ids, "{at}");
         }
-        assert!(expected.chats.iter().any(|case| case.ids != case.plain_ids), "no injection was tried");
+        assert!(
+            expected.chats.iter().any(|case| case.ids != case.plain_ids),
+            "no injection was tried"
+        );
         for Text { text, ids } in &expected.texts {
             assert_eq!(tokenizer.encode(text).unwrap(), *ids, "{}: {text:?}", folder.display());
             assert_eq!(tokenizer.decode(ids).unwrap(), *text);
@@ -72,8 +80,10 @@ fn conversations_become_the_texts_and_ids_of_transformers() {
 
 #[test]
 fn corners_of_jinja_are_rendered_as_by_python() {
-    let snippets: Vec<Snippet> =
-        styles().iter().flat_map(|folder| json::<Expected>(&folder.join("expected.json")).snippets).collect();
+    let snippets: Vec<Snippet> = styles()
+        .iter()
+        .flat_map(|folder| json::<Expected>(&folder.join("expected.json")).snippets)
+        .collect();
     assert!(snippets.len() > 15);
     let tokens = [("bos_token", "<|begin_of_text|>"), ("eos_token", "<|eot_id|>")];
     let mut wrong = Vec::new();
@@ -123,7 +133,8 @@ fn templates_that_cannot_be_rendered_say_why() {
 #[test]
 fn older_checkpoints_name_their_special_tokens_in_a_file_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}").unwrap();
+    std::fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}")
+        .unwrap();
     std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
     let older = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "no"}"#;
     std::fs::write(dir.path().join("special_tokens_map.json"), older).unwrap();

@@ -31,7 +31,9 @@ fn a_missing_or_misnamed_shard_is_named() {
 
     let dir = copy("qwen3_sharded");
     let index = dir.path().join("model.safetensors.index.json");
-    edit_json(&index, |index| index["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors".into());
+    edit_json(&index, |index| {
+        index["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors".into()
+    });
     names(&load(dir.path()), &["weight_map", "../elsewhere.safetensors"]);
     std::fs::write(&index, "{").unwrap();
     names(&load(dir.path()), &["model.safetensors.index.json"]);
@@ -74,7 +76,8 @@ fn a_cut_off_file_is_named_wherever_it_is_cut() {
 fn with_tensor(case: &str, name: &str, tensor: Option<Tensor>) -> String {
     let dir = copy(case);
     let path = dir.path().join("model.safetensors");
-    let mut tensors: HashMap<String, Tensor> = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let mut tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
     match tensor {
         Some(tensor) => tensors.insert(name.to_owned(), tensor),
         None => tensors.remove(name),
@@ -88,7 +91,8 @@ fn with_tensor(case: &str, name: &str, tensor: Option<Tensor>) -> String {
 #[test]
 fn tensors_of_another_shape_or_dtype_missing_or_unknown_are_named() {
     let name = "model.layers.1.self_attn.k_proj.weight";
-    let zeros = |shape: (usize, usize), dtype| Some(Tensor::zeros(shape, dtype, &Device::Cpu).unwrap());
+    let zeros =
+        |shape: (usize, usize), dtype| Some(Tensor::zeros(shape, dtype, &Device::Cpu).unwrap());
     let error = with_tensor("qwen2_tied", name, zeros((7, 16), DType::F32));
     names(&error, &["model.safetensors", name, "[7, 16]", "[8, 16]"]);
     let error = with_tensor("qwen2_tied", name, zeros((8, 16), DType::U8));
@@ -98,7 +102,11 @@ fn tensors_of_another_shape_or_dtype_missing_or_unknown_are_named() {
     names(&with_tensor("qwen2_tied", extra, zeros((4, 1), DType::F32)), &[extra, "no such tensor"]);
     // A model with the attention biases of another family's.
     names(
-        &with_tensor("llama_tied", "model.layers.0.self_attn.q_proj.bias", zeros((16, 1), DType::F32)),
+        &with_tensor(
+            "llama_tied",
+            "model.layers.0.self_attn.q_proj.bias",
+            zeros((16, 1), DType::F32),
+        ),
         &["q_proj.bias"],
     );
 }
@@ -106,8 +114,9 @@ fn tensors_of_another_shape_or_dtype_missing_or_unknown_are_named() {
 #[test]
 fn a_repeated_tied_head_must_be_the_embeddings() {
     let path = super::committed().join("qwen2_tied/model.safetensors");
-    let embedding =
-        candle_core::safetensors::load(path, &Device::Cpu).unwrap()["model.embed_tokens.weight"].clone();
+    let embedding = candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+        ["model.embed_tokens.weight"]
+        .clone();
     let other = (&embedding + 1e-3).unwrap();
     assert_eq!(with_tensor("qwen2_tied", "lm_head.weight", Some(embedding)), "loaded");
     let error = with_tensor("qwen2_tied", "lm_head.weight", Some(other));
@@ -133,7 +142,11 @@ fn unknown_architectures_fields_and_ids_are_named() {
             &["config.json", "no_rope_layers", "[1,0]", "unknown field"],
         ),
         ("vocab_size", 47.into(), &["model.embed_tokens.weight", "[47, 16]"]),
-        ("rope_parameters", serde_json::json!({"rope_type": "yarn"}), &["rope_parameters.rope_type", "yarn"]),
+        (
+            "rope_parameters",
+            serde_json::json!({"rope_type": "yarn"}),
+            &["rope_parameters.rope_type", "yarn"],
+        ),
     ];
     for (field, value, parts) in cases {
         let dir = copy("qwen2_tied");
@@ -154,7 +167,10 @@ fn unknown_architectures_fields_and_ids_are_named() {
     assert_eq!((generation.eos_token_ids, generation.pad_token_id), (vec![2], None));
     let dir = tempfile::tempdir().unwrap();
     names(&load(dir.path()), &["config.json"]);
-    assert!(epo::policy::Source::open("no/such/folder").unwrap_err().to_string().contains("no/such/folder"));
+    assert!(epo::policy::Source::open("no/such/folder")
+        .unwrap_err()
+        .to_string()
+        .contains("no/such/folder"));
 }
 
 #[test]
@@ -162,7 +178,10 @@ fn parameters_of_another_model_are_not_saved() {
     let of = |case: &str| Pretrained::open(super::committed().join(case)).unwrap();
     let parameters = of("qwen3").parameters(DType::F32, &Device::Cpu).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = of("qwen2_tied").save(dir.path().join("out"), &parameters, 1 << 20).unwrap_err().to_string();
+    let error = of("qwen2_tied")
+        .save(dir.path().join("out"), &parameters, 1 << 20)
+        .unwrap_err()
+        .to_string();
     names(&error, &["model.layers.0.self_attn"]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -92,7 +92,10 @@ fn a_sharded_checkpoint_comes_from_the_hub_once_and_then_from_the_cache() {
     );
     let absent = Hub { repo: "epo/absent".into(), ..online };
     let error = Pretrained::open(absent).unwrap_err().to_string();
-    assert!(error.contains("epo/absent") && error.contains("no such file or repository"), "{error}");
+    assert!(
+        error.contains("epo/absent") && error.contains("no such file or repository"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -116,7 +119,10 @@ fn a_silent_hub_is_given_up() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let started = Instant::now();
     let error = Pretrained::open(hub(&endpoint, cache.path())).unwrap_err().to_string();
-    assert!(error.contains("nothing arrived for 500ms") && error.contains("config.json"), "{error}");
+    assert!(
+        error.contains("nothing arrived for 500ms") && error.contains("config.json"),
+        "{error}"
+    );
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
@@ -125,7 +131,8 @@ fn tokens_are_never_printed_and_names_are_checked() {
     let hub = Hub { token: Some("hf_secret".into()), ..Hub::new("epo/tiny") };
     assert!(!format!("{hub:?}").contains("secret"));
     for name in ["tiny", "a/b/c", "../b", "a/", "a b/c"] {
-        let error = Pretrained::open(Hub { repo: name.into(), ..hub.clone() }).unwrap_err().to_string();
+        let error =
+            Pretrained::open(Hub { repo: name.into(), ..hub.clone() }).unwrap_err().to_string();
         assert!(error.contains("owner/name"), "{error}");
     }
 }

@@ -55,8 +55,10 @@ impl Expected {
             targets.extend_from_slice(&row[1..]);
             start += row.len() as u32;
         }
-        let logits = logits.index_select(&Tensor::new(positions, &Device::Cpu).unwrap(), 0).unwrap();
-        logprob_entropy(&logits, &Tensor::new(targets, &Device::Cpu).unwrap(), self.temperature).unwrap()
+        let logits =
+            logits.index_select(&Tensor::new(positions, &Device::Cpu).unwrap(), 0).unwrap();
+        logprob_entropy(&logits, &Tensor::new(targets, &Device::Cpu).unwrap(), self.temperature)
+            .unwrap()
     }
 
     /// mean(−A log p) − λ [mean H − β α mean([κ_l H̄ − H]₊ + [H − κ_r H̄]₊)]
@@ -95,13 +97,19 @@ fn every_family_computes_what_transformers_does() {
         let hidden = decoder.forward_packed(&expected.rows()).unwrap();
         let logits = decoder.logits(&hidden).unwrap();
         let (log_probs, entropies) = expected.scores(&logits);
-        for (what, got) in
-            [("hidden", &hidden), ("logits", &logits), ("log_probs", &log_probs), ("entropies", &entropies)]
-        {
+        for (what, got) in [
+            ("hidden", &hidden),
+            ("logits", &logits),
+            ("log_probs", &log_probs),
+            ("entropies", &entropies),
+        ] {
             within(&format!("{name}: {what}"), got, &tensors[what]);
         }
         let loss = expected.loss(&log_probs, &entropies).unwrap();
-        assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected.loss).abs() < 1e-5, "{name}: loss");
+        assert!(
+            (f64::from(loss.to_scalar::<f32>().unwrap()) - expected.loss).abs() < 1e-5,
+            "{name}: loss"
+        );
         let gradients = Gradients::of(&loss, &parameters).unwrap();
         gradients.check(&parameters).unwrap();
         for (parameter, _) in parameters.iter() {
@@ -123,8 +131,11 @@ fn every_family_decodes_what_transformers_does() {
         let mut cache = KvCache::new(pretrained.config(), 1);
         let stream = Stream::new(1, Purpose::Rollout, 0, 0, 0);
         let request = Request { row: 0, prompt: &expected.prompt, stream, turn: 0, choices: None };
-        let sampling =
-            SamplingParams { greedy: true, max_tokens: expected.greedy.len(), ..Default::default() };
+        let sampling = SamplingParams {
+            greedy: true,
+            max_tokens: expected.greedy.len(),
+            ..Default::default()
+        };
         let out = decoder.generate(&mut cache, &[request], &sampling).unwrap();
         assert_eq!(out[0].ids, expected.greedy, "{name}");
         let gap = max_decode_forward_gap(&decoder, &expected.rows()).unwrap();
@@ -137,7 +148,9 @@ fn generation_settings_are_read() {
     for (folder, name) in cases() {
         let generation = Pretrained::open(&folder).unwrap().generation().clone();
         let eos: Vec<u32> = match Expected::read(&folder).eos {
-            serde_json::Value::Array(ids) => ids.iter().map(|id| id.as_u64().unwrap() as u32).collect(),
+            serde_json::Value::Array(ids) => {
+                ids.iter().map(|id| id.as_u64().unwrap() as u32).collect()
+            }
             id => vec![id.as_u64().unwrap() as u32],
         };
         assert_eq!(generation.eos_token_ids, eos, "{name}");
@@ -178,8 +191,16 @@ fn a_saved_checkpoint_comes_back_to_the_bit_in_every_layout() {
         let again = Pretrained::open(out.join(&name)).unwrap();
         assert_eq!(again.config(), pretrained.config());
         assert_eq!(again.stored_dtype().unwrap(), dtype);
-        assert_eq!(bits(&again.parameters(dtype, &Device::Cpu).unwrap()), bits(&parameters), "{name}");
-        assert_eq!(out.join(&name).join("model.safetensors.index.json").exists(), i % 2 == 1, "{name}");
+        assert_eq!(
+            bits(&again.parameters(dtype, &Device::Cpu).unwrap()),
+            bits(&parameters),
+            "{name}"
+        );
+        assert_eq!(
+            out.join(&name).join("model.safetensors.index.json").exists(),
+            i % 2 == 1,
+            "{name}"
+        );
         let refused = pretrained.save(out.join(&name), &parameters, limit).unwrap_err().to_string();
         assert!(refused.contains(&name) && refused.contains("not empty"), "{refused}");
     }

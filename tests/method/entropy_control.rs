@@ -2,7 +2,9 @@
 
 use super::support::*;
 use candle_core::{Device, Tensor};
-use epo::entropy::{BetaSchedule, EntropyConfig, EntropyControl, EntropyMethod, HistoryConfig, StepEntropy};
+use epo::entropy::{
+    BetaSchedule, EntropyConfig, EntropyControl, EntropyMethod, HistoryConfig, StepEntropy,
+};
 use epo::objective::{
     policy_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss, TokenBatch, TokenLayout,
 };
@@ -61,7 +63,8 @@ fn the_paper_excludes_the_current_step_and_the_published_code_includes_it() {
 
 #[test]
 fn diagnostics_do_not_depend_on_the_regulariser() {
-    for method in [EntropyMethod::None, EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial]
+    for method in
+        [EntropyMethod::None, EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial]
     {
         let mut control = EntropyConfig { method, ..EntropyConfig::default() }.build().unwrap();
         run(&mut control, 7); // H̄ = 1.5 nats, the band is [0.75, 2.25]
@@ -123,7 +126,10 @@ fn presets_hold_the_papers_numbers() {
     assert_eq!((alf.alpha, alf.kappa_low, alf.kappa_high, alf.gate), (0.1, 0.0, 2.0, Some(25)));
     assert_eq!(alf.beta, BetaSchedule::OfficialTwoPhase { total_steps: 150 });
     let default = EntropyConfig::default();
-    assert_eq!((default.method, default.kappa_low, default.kappa_high), (EntropyMethod::Epo, 0.5, 1.5));
+    assert_eq!(
+        (default.method, default.kappa_low, default.kappa_high),
+        (EntropyMethod::Epo, 0.5, 1.5)
+    );
 }
 
 #[test]
@@ -170,7 +176,10 @@ fn bad_configurations_are_named() {
         assert!(serde_json::from_str::<EntropyConfig>(text).is_err(), "{text}");
     }
     let text = serde_json::to_string(&EntropyConfig::official_code()).unwrap();
-    assert_eq!(serde_json::from_str::<EntropyConfig>(&text).unwrap(), EntropyConfig::official_code());
+    assert_eq!(
+        serde_json::from_str::<EntropyConfig>(&text).unwrap(),
+        EntropyConfig::official_code()
+    );
 }
 
 #[test]
@@ -178,11 +187,13 @@ fn bad_tensors_are_named_with_their_place() {
     let control = EntropyConfig::default().build().unwrap();
     let error = control.term(&entropies([[0.1, f64::NAN], [0.2, 0.3]]), &batch()).unwrap_err();
     assert_eq!(error.to_string(), "`entropy_bt` is NaN at row 0, token 1");
-    let error = control.term(&Tensor::zeros(3, candle_core::DType::F64, &Device::Cpu).unwrap(), &batch());
+    let error =
+        control.term(&Tensor::zeros(3, candle_core::DType::F64, &Device::Cpu).unwrap(), &batch());
     assert!(matches!(error.unwrap_err(), Error::Shape { name: "entropy_bt", .. }));
 
     let loss = |log_prob: f64, settings: PolicyLoss| {
-        let (log_probs_bt, zeros) = (entropies([[-1.0, log_prob], [-1.0, -1.0]]), entropies([[0.0; 2]; 2]));
+        let (log_probs_bt, zeros) =
+            (entropies([[-1.0, log_prob], [-1.0, -1.0]]), entropies([[0.0; 2]; 2]));
         let inputs = LossInputs {
             log_probs_bt: &log_probs_bt,
             old_log_probs_bt: &zeros,
@@ -194,7 +205,12 @@ fn bad_tensors_are_named_with_their_place() {
         policy_loss(&inputs, &settings).map(|output| output.metrics)
     };
     let plain = PolicyLoss { kl: None, ..PolicyLoss::default() };
-    assert_close("ratio_max", &[loss(0.5, plain).unwrap().get("ratio_max").unwrap()], &[0.5f64.exp()], F64);
+    assert_close(
+        "ratio_max",
+        &[loss(0.5, plain).unwrap().get("ratio_max").unwrap()],
+        &[0.5f64.exp()],
+        F64,
+    );
     let error = loss(f64::NEG_INFINITY, plain).unwrap_err();
     assert_eq!(error.to_string(), "`log_probs_bt` is -inf at row 0, token 1");
     assert_eq!(loss(800.0, plain).unwrap_err().to_string(), "`ratio` is inf at row 0, token 1");
@@ -203,10 +219,16 @@ fn bad_tensors_are_named_with_their_place() {
         (PolicyLoss { clip_low: 1.5, ..plain }, "objective.clip_low"),
         (PolicyLoss { clip_high: -0.1, ..plain }, "objective.clip_high"),
         (PolicyLoss { dual_clip: Some(1.0), ..plain }, "objective.dual_clip"),
-        (PolicyLoss { kl: Some(KlLoss { kind: KlKind::K1, coef: -1.0 }), ..plain }, "objective.kl.coef"),
+        (
+            PolicyLoss { kl: Some(KlLoss { kind: KlKind::K1, coef: -1.0 }), ..plain },
+            "objective.kl.coef",
+        ),
         (PolicyLoss { kl, ..plain }, "objective.kl"),
     ] {
-        assert!(matches!(loss(0.0, settings), Err(Error::Setting { field, .. }) if field == name), "{name}");
+        assert!(
+            matches!(loss(0.0, settings), Err(Error::Setting { field, .. }) if field == name),
+            "{name}"
+        );
     }
 }
 
@@ -214,7 +236,8 @@ fn bad_tensors_are_named_with_their_place() {
 fn an_all_masked_batch_is_an_error_and_an_all_masked_row_weighs_nothing() {
     let empty = TokenLayout::per_turn(2, vec![false; 4], &[0, 1], vec![0, 1]);
     assert!(matches!(empty, Err(Error::EmptyMask { .. })));
-    let layout = TokenLayout::per_turn(2, vec![true, true, false, false], &[0, 1], vec![0, 1]).unwrap();
+    let layout =
+        TokenLayout::per_turn(2, vec![true, true, false, false], &[0, 1], vec![0, 1]).unwrap();
     for mode in [Aggregation::TokenMean, Aggregation::SeqMeanTokenMean, Aggregation::Paper] {
         let batch = TokenBatch::new(layout.clone(), mode);
         assert_eq!(batch.weights(), [0.5, 0.5, 0.0, 0.0]);

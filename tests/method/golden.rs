@@ -13,13 +13,20 @@ use epo::entropy::{
     EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, OfficialHistory, StepEntropy,
 };
 use epo::objective::{
-    kl_penalty, policy_loss, value_loss, Aggregation, KlKind, KlLoss, LossInputs, LossOutput, PolicyLoss,
-    TokenBatch, TokenLayout, ValueInputs,
+    kl_penalty, policy_loss, value_loss, Aggregation, KlKind, KlLoss, LossInputs, LossOutput,
+    PolicyLoss, TokenBatch, TokenLayout, ValueInputs,
 };
 use serde_json::Value;
 
-const KINDS: [&str; 7] =
-    ["epo_", "helpers", "advantages", "beta_schedule", "entropy_history", "penalty_edges", "paper_v2_hinge"];
+const KINDS: [&str; 7] = [
+    "epo_",
+    "helpers",
+    "advantages",
+    "beta_schedule",
+    "entropy_history",
+    "penalty_edges",
+    "paper_v2_hinge",
+];
 
 #[test]
 fn golden_directory_holds_nothing_unknown() {
@@ -56,8 +63,11 @@ fn golden_epo_losses_and_gradients() {
 fn golden_epo_losses_and_gradients_with_the_kernel() {
     every_loss_vector(|logits, ids, temperature| {
         let (b, t, v) = logits.dims3()?;
-        let (log_probs, entropy) =
-            epo::kernels::logprob_entropy(&logits.reshape((b * t, v))?, &ids.flatten_all()?, temperature)?;
+        let (log_probs, entropy) = epo::kernels::logprob_entropy(
+            &logits.reshape((b * t, v))?,
+            &ids.flatten_all()?,
+            temperature,
+        )?;
         Ok((log_probs.reshape((b, t))?, entropy.reshape((b, t))?))
     });
 }
@@ -67,7 +77,8 @@ fn golden_epo_losses_and_gradients_with_the_kernel() {
 fn every_loss_vector(forward: Forward) {
     for (name, file) in golden_files("epo_") {
         let temperature = file["inputs"]["temperature"].as_f64().unwrap_or(1.0);
-        let largest = flat(&file["inputs"]["logits"]).iter().fold(0.0, |max, z| f64::max(max, z.abs()));
+        let largest =
+            flat(&file["inputs"]["logits"]).iter().fold(0.0, |max, z| f64::max(max, z.abs()));
         let single = F32.above(largest / temperature / 4.0);
         for (key, dtype, tolerance) in
             [("expected_f64", DType::F64, F64), ("expected_f32", DType::F32, single)]
@@ -87,7 +98,8 @@ impl<'a> LossCase<'a> {
         let shape = floats(&inputs["response_mask"]).1;
         let turns = indices(&inputs["rollout_step"]);
         let trajectories = (0..shape[0]).collect();
-        let layout = TokenLayout::per_turn(shape[1], mask(&inputs["response_mask"]), &turns, trajectories);
+        let layout =
+            TokenLayout::per_turn(shape[1], mask(&inputs["response_mask"]), &turns, trajectories);
         let history = Fixed(flat(&inputs["entropy_history"]).into_iter().map(Some).collect());
         let beta = match config["enable_smooth_weights"] == true {
             true => official_two_phase(inputs["epoch"].as_i64().unwrap(), 150),
@@ -107,21 +119,32 @@ impl<'a> LossCase<'a> {
         let micro = self.number("ppo_micro_batch_size_per_gpu") as usize;
         let epochs = self.config["ppo_epochs"].as_u64().unwrap_or(1);
         let mut micro_expected = expected["micro_batches"].as_array().unwrap().iter();
-        let mut step_expected = expected["grad_logits_per_optimizer_step"].as_array().unwrap().iter();
+        let mut step_expected =
+            expected["grad_logits_per_optimizer_step"].as_array().unwrap().iter();
         let rows: Vec<usize> = (0..self.layout.rows()).collect();
         for mini_rows in (0..epochs).flat_map(|_| rows.chunks(mini)) {
             let mut gradient = vec![0.0; logits.elem_count()];
             for micro_rows in mini_rows.chunks(micro) {
                 let want = micro_expected.next().expect("more micro-batches than expected");
-                let loss =
-                    self.micro_batch(&format!("{what} rows {micro_rows:?}"), &logits, micro_rows, want);
+                let loss = self.micro_batch(
+                    &format!("{what} rows {micro_rows:?}"),
+                    &logits,
+                    micro_rows,
+                    want,
+                );
                 let grads = (loss / (mini / micro) as f64).unwrap().backward().unwrap();
-                gradient.iter_mut().zip(host(grads.get(&logits).unwrap())).for_each(|(sum, g)| *sum += g);
+                gradient
+                    .iter_mut()
+                    .zip(host(grads.get(&logits).unwrap()))
+                    .for_each(|(sum, g)| *sum += g);
             }
             let want = flat(step_expected.next().expect("more optimiser steps than expected"));
             assert_close(&format!("{what} gradient"), &gradient, &want, self.tolerance);
         }
-        assert!(micro_expected.next().is_none() && step_expected.next().is_none(), "{what}: something left");
+        assert!(
+            micro_expected.next().is_none() && step_expected.next().is_none(),
+            "{what}: something left"
+        );
         if let Some(ratio) = expected["entropy_mask_ratio_metric"].as_f64() {
             assert_eq!(self.last_ratio, ratio, "{what} entropy_mask_ratio_metric");
         }
@@ -150,7 +173,8 @@ impl<'a> LossCase<'a> {
             true => output,
             false => {
                 check("entropy", &host(&entropy_bt));
-                let entropy_bt = snap_to_band_side(&entropy_bt, &tensor(&want["entropy"], self.dtype));
+                let entropy_bt =
+                    snap_to_band_side(&entropy_bt, &tensor(&want["entropy"], self.dtype));
                 let term = self.entropy_term(what, &entropy_bt, &batch, want);
                 check("entropy_agg", &[metric(&term, "entropy/l_h")]);
                 if let (Some(_), Some(got)) =
@@ -191,7 +215,8 @@ impl<'a> LossCase<'a> {
     }
 
     fn policy(&self, log_probs_bt: &Tensor, rows: &[usize], batch: &TokenBatch) -> LossOutput {
-        let clip = |key: &str| self.config[key].as_f64().unwrap_or_else(|| self.number("clip_ratio"));
+        let clip =
+            |key: &str| self.config[key].as_f64().unwrap_or_else(|| self.number("clip_ratio"));
         let kind = serde_json::from_value::<KlKind>(self.config["kl_loss_type"].clone());
         let use_kl = self.config["use_kl_loss"] == true;
         let settings = PolicyLoss {
@@ -221,8 +246,13 @@ impl<'a> LossCase<'a> {
         want: &Value,
     ) -> LossOutput {
         let lambda = self.number("entropy_coeff");
-        let inputs =
-            EntropyInputs { entropy_bt, batch, history: &self.history, beta: self.beta, policy: None };
+        let inputs = EntropyInputs {
+            entropy_bt,
+            batch,
+            history: &self.history,
+            beta: self.beta,
+            policy: None,
+        };
         if self.config["entropy_smooth"] != true {
             return EntropyBonus::new(lambda).unwrap().term(&inputs).unwrap();
         }
@@ -231,7 +261,9 @@ impl<'a> LossCase<'a> {
             kappa_high: self.number("entropy_smooth_max_ratio"),
         };
         let granularity = granularity(self.config["entropy_smooth_mask_mode"].as_str().unwrap());
-        let gate = self.config["max_step"].as_u64().map_or(EpoIndicator::OFFICIAL_GATE, |n| n as usize / 2);
+        let gate = self.config["max_step"]
+            .as_u64()
+            .map_or(EpoIndicator::OFFICIAL_GATE, |n| n as usize / 2);
         let alpha = self.number("entropy_smooth_out_range_penalty");
         let indicator = EpoIndicator::new(lambda, alpha, band, granularity).unwrap();
         let coef = self.config["entropy_smooth_coeff"].as_f64().unwrap_or(1.0);
@@ -240,8 +272,17 @@ impl<'a> LossCase<'a> {
         assert_eq!(penalties.is_some(), want.get("penalty_raw").is_some(), "{what}: gate");
         self.last_ratio = 0.0;
         if let Some((penalties, ratio)) = penalties {
-            assert_close(&format!("{what} penalty"), &penalties, &flat(&want["penalty_raw"]), self.tolerance);
-            assert_eq!(ratio, want["within_range_ratio"].as_f64().unwrap(), "{what} within_range_ratio");
+            assert_close(
+                &format!("{what} penalty"),
+                &penalties,
+                &flat(&want["penalty_raw"]),
+                self.tolerance,
+            );
+            assert_eq!(
+                ratio,
+                want["within_range_ratio"].as_f64().unwrap(),
+                "{what} within_range_ratio"
+            );
             self.last_ratio = ratio;
         }
         indicator.term(&inputs).unwrap()
@@ -273,7 +314,12 @@ fn golden_paper_v2_hinge() {
     for (name, file) in golden_files("paper_v2_hinge") {
         for (i, case) in file["cases"].as_array().unwrap().iter().enumerate() {
             let field = |key: &str| case.get(key).or_else(|| file.get(key)).unwrap().clone();
-            hinge_case(&format!("{name} case {i}"), case, &field("logits"), &field("response_mask"));
+            hinge_case(
+                &format!("{name} case {i}"),
+                case,
+                &field("logits"),
+                &field("response_mask"),
+            );
         }
     }
 }
@@ -291,7 +337,8 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
             *next - 1
         })
         .collect();
-    let layout = TokenLayout::per_turn(shape[1], mask(response_mask), &turns, trajectories).unwrap();
+    let layout =
+        TokenLayout::per_turn(shape[1], mask(response_mask), &turns, trajectories).unwrap();
     let aggregation: Aggregation = params["agg"].as_str().unwrap().parse().unwrap();
     // These equations divide a token mean by its count + 1e-8, as the authors' code does.
     let batch = TokenBatch::official(layout, aggregation).unwrap();
@@ -311,7 +358,9 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
         policy: None,
     };
     let term = hinge.term(&inputs).unwrap();
-    let check = |key: &str, got: &[f64]| assert_close(&format!("{what} {key}"), got, &flat(&case[key]), F64);
+    let check = |key: &str, got: &[f64]| {
+        assert_close(&format!("{what} {key}"), got, &flat(&case[key]), F64)
+    };
     check("L_H", &[term.metrics.get("entropy/l_h").unwrap()]);
     check("L_smooth", &host(&hinge.smoothing(&inputs).unwrap()));
     check("loss", &host(&term.loss));
@@ -383,7 +432,8 @@ fn golden_entropy_history() {
                     step.add_turn(turn, &[*mean]).unwrap();
                 }
                 history.record(&step).unwrap();
-                let got: Vec<f64> = (0..max_steps).map(|t| history.reference(t).unwrap().unwrap()).collect();
+                let got: Vec<f64> =
+                    (0..max_steps).map(|t| history.reference(t).unwrap().unwrap()).collect();
                 assert_close(&what, &got, &flat(&case["reference_after_each"][i]), F64);
             }
             assert!(history.reference(max_steps).is_err());
@@ -398,7 +448,8 @@ fn per_turn_mean(name: &str, case: &Value) {
     let mean_of = |rows: &[bool]| {
         let mask = mask(&case["response_mask"]).into_iter().enumerate();
         let mask = mask.map(|(i, m)| m && rows[i / shape[1]]).collect();
-        let layout = TokenLayout::per_turn(shape[1], mask, &vec![0; shape[0]], (0..shape[0]).collect());
+        let layout =
+            TokenLayout::per_turn(shape[1], mask, &vec![0; shape[0]], (0..shape[0]).collect());
         StepEntropy::from_tokens(&entropies, &layout.unwrap()).unwrap().turn_mean(0).unwrap()
     };
     let all = mean_of(&vec![true; shape[0]]);
@@ -471,7 +522,10 @@ fn beyond_the_history(entropy_bt: &Tensor, batch: &dyn Fn(usize) -> TokenBatch, 
     step.add_turn(0, &[1.0]).unwrap();
     history.record(&step).unwrap();
     let error = penalties(&history, turn).unwrap_err().to_string();
-    assert!(error.contains("entropy.history.max_steps") && error.contains(&turn.to_string()), "{error}");
+    assert!(
+        error.contains("entropy.history.max_steps") && error.contains(&turn.to_string()),
+        "{error}"
+    );
 }
 
 // ---- helpers ----
@@ -523,7 +577,8 @@ fn as_recorded(whitened: Vec<f64>, values: &[f64], mask: &[bool]) -> Vec<f64> {
 /// Rows of a helper case, each a turn of a trajectory of its own.
 fn rows_layout(mask_value: &Value) -> TokenLayout {
     let shape = floats(mask_value).1;
-    TokenLayout::per_turn(shape[1], mask(mask_value), &vec![0; shape[0]], (0..shape[0]).collect()).unwrap()
+    TokenLayout::per_turn(shape[1], mask(mask_value), &vec![0; shape[0]], (0..shape[0]).collect())
+        .unwrap()
 }
 
 /// The helpers ran with an integer mask, whose count + 1e-8 is taken in single precision: the epsilon rounds
@@ -547,9 +602,13 @@ fn aggregation_helper(name: &str, case: &Value) {
 }
 
 fn kl_helper(name: &str, case: &Value) {
-    let (log_probs, reference) = (tensor(&case["logprob"], DType::F64), tensor(&case["ref"], DType::F64));
-    for (kind, want) in
-        case.as_object().unwrap().iter().filter(|(key, _)| !["logprob", "ref"].contains(&key.as_str()))
+    let (log_probs, reference) =
+        (tensor(&case["logprob"], DType::F64), tensor(&case["ref"], DType::F64));
+    for (kind, want) in case
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(key, _)| !["logprob", "ref"].contains(&key.as_str()))
     {
         let parsed: KlKind = serde_json::from_value(Value::from(kind.as_str())).unwrap();
         let got = host(&kl_penalty(&log_probs, &reference, parsed).unwrap());
@@ -616,7 +675,8 @@ fn estimate(file: &Value, key: &str) -> (Vec<f64>, Option<Vec<f64>>) {
         }
         "rpp" => {
             let (advantages, returns) =
-                advantage::reinforce_pp(&rewards, &layout, decimal(key, 'g').unwrap_or(1.0)).unwrap();
+                advantage::reinforce_pp(&rewards, &layout, decimal(key, 'g').unwrap_or(1.0))
+                    .unwrap();
             return (as_recorded(advantages, &returns, layout.mask()), Some(returns));
         }
         "grpo" => advantage::grpo(&scores, &samples, by_std),
@@ -631,13 +691,23 @@ fn estimate(file: &Value, key: &str) -> (Vec<f64>, Option<Vec<f64>>) {
     };
     let mut per_row = per_row.unwrap();
     if divides {
-        singletons_as_recorded(&mut per_row, &groups, &trajectories, key.contains("per_trajectory"));
+        singletons_as_recorded(
+            &mut per_row,
+            &groups,
+            &trajectories,
+            key.contains("per_trajectory"),
+        );
     }
     (broadcast(&per_row, &layout).unwrap(), None)
 }
 
 /// In the recorded run the std of a singleton group is a single-precision 1, to which 1e-6 is added as such.
-fn singletons_as_recorded(per_row: &mut [f64], groups: &[usize], trajectories: &[usize], over: bool) {
+fn singletons_as_recorded(
+    per_row: &mut [f64],
+    groups: &[usize],
+    trajectories: &[usize],
+    over: bool,
+) {
     for row in 0..per_row.len() {
         let mut samples: Vec<usize> =
             (0..groups.len()).filter(|&other| groups[other] == groups[row]).collect();
@@ -654,8 +724,9 @@ fn gae_rows(file: &Value, key: &str, width: usize, mask: &[bool]) -> (Vec<f64>, 
     let (gamma, lambda) = (decimal(key, 'g').unwrap(), decimal(key, 'l').unwrap());
     let (rewards, values) = (flat(&file["token_level_rewards"]), flat(&file["values"]));
     let rows = rewards.chunks(width).zip(values.chunks(width));
-    let (advantages, returns): (Vec<_>, Vec<_>) =
-        rows.map(|(rewards, values)| advantage::gae(rewards, values, gamma, lambda).unwrap()).unzip();
+    let (advantages, returns): (Vec<_>, Vec<_>) = rows
+        .map(|(rewards, values)| advantage::gae(rewards, values, gamma, lambda).unwrap())
+        .unzip();
     let advantages = advantages.concat();
     let whitened = advantage::masked_whiten(&advantages, mask).unwrap();
     (as_recorded(whitened, &advantages, mask), Some(returns.concat()))

@@ -3,11 +3,12 @@
 use super::support::*;
 use candle_core::{Device, Result as CandleResult, Tensor};
 use epo::entropy::{
-    Band, EntropyBonus, EntropyInputs, EntropyRegularizer, EpoHinge, EpoIndicator, Granularity, NoEntropy,
+    Band, EntropyBonus, EntropyInputs, EntropyRegularizer, EpoHinge, EpoIndicator, Granularity,
+    NoEntropy,
 };
 use epo::objective::{
-    kl_penalty, policy_loss, value_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss, TokenBatch,
-    TokenLayout, ValueInputs,
+    kl_penalty, policy_loss, value_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss,
+    TokenBatch, TokenLayout, ValueInputs,
 };
 use epo::Result;
 
@@ -39,7 +40,8 @@ fn tensor_bt(seed: u64, low: f64, high: f64) -> Tensor {
 }
 
 fn ids() -> Tensor {
-    let ids: Vec<u32> = random(11, ROWS * TOKENS, 0.0, VOCAB as f64).iter().map(|&x| x as u32).collect();
+    let ids: Vec<u32> =
+        random(11, ROWS * TOKENS, 0.0, VOCAB as f64).iter().map(|&x| x as u32).collect();
     Tensor::from_vec(ids, (ROWS, TOKENS), &Device::Cpu).unwrap()
 }
 
@@ -56,7 +58,8 @@ fn check_logits(what: &str, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
 fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Aggregation) {
     let (batch, history) = (batch(aggregation), history());
     check_logits(&format!("{what} {aggregation:?}"), |_, entropy_bt| {
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
+        let inputs =
+            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
         Ok(regularizer.term(&inputs)?.loss)
     });
 }
@@ -78,7 +81,8 @@ fn entropy_terms_agree_with_differences() {
 fn the_hinge_alone_pushes_entropy_back_into_the_band() {
     let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
     let layout = TokenLayout::per_turn(4, vec![true; 4], &[0], vec![0]).unwrap();
-    let (batch, history) = (TokenBatch::new(layout, Aggregation::TokenMean), Fixed(vec![Some(1.0)]));
+    let (batch, history) =
+        (TokenBatch::new(layout, Aggregation::TokenMean), Fixed(vec![Some(1.0)]));
     let loss = |granularity| {
         let hinge = EpoHinge::new(1.0, 0.2, band, granularity).unwrap();
         let (batch, history) = (&batch, &history);
@@ -106,8 +110,13 @@ fn the_indicator_has_no_gradient() {
             let (batch, history) = (&batch, &history);
             move |logits: &Tensor| {
                 let (_, entropy_bt) = logprob_entropy(logits, &ids(), 1.0)?;
-                let inputs =
-                    EntropyInputs { entropy_bt: &entropy_bt, batch, history, beta: 1.7, policy: None };
+                let inputs = EntropyInputs {
+                    entropy_bt: &entropy_bt,
+                    batch,
+                    history,
+                    beta: 1.7,
+                    policy: None,
+                };
                 Ok(EpoIndicator::new(0.7, alpha, band, granularity)?.term(&inputs)?.loss)
             }
         };
@@ -117,7 +126,8 @@ fn the_indicator_has_no_gradient() {
         };
         let shape = [ROWS, TOKENS, VOCAB];
         assert!(value(0.5) > value(0.0), "the penalty is in the loss");
-        let (on, off) = (gradient(&logits, &shape, &with(0.5)), gradient(&logits, &shape, &with(0.0)));
+        let (on, off) =
+            (gradient(&logits, &shape, &with(0.5)), gradient(&logits, &shape, &with(0.0)));
         assert_eq!(on, off, "and nowhere in the gradient");
         assert!(off.iter().any(|g| g.abs() > 1e-3), "while the bonus has one");
     }
@@ -127,7 +137,8 @@ fn the_indicator_has_no_gradient() {
 fn no_entropy_term_leaves_the_graph_alone() {
     let (batch, history) = (batch(Aggregation::Paper), history());
     let term = |entropy_bt: &Tensor| {
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
+        let inputs =
+            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
         Ok(NoEntropy.term(&inputs)?.loss)
     };
     assert_eq!(gradient(&random(1, 12, 0.1, 2.0), &[ROWS, TOKENS], &term), [0.0; 12]);
@@ -153,8 +164,13 @@ fn check_policy(what: &str, settings: PolicyLoss, drift: f64, aggregation: Aggre
 #[test]
 fn policy_loss_agrees_with_differences() {
     for aggregation in MODES {
-        let plain =
-            PolicyLoss { clip_low: 0.2, clip_high: 0.28, dual_clip: None, kl: None, ..PolicyLoss::default() };
+        let plain = PolicyLoss {
+            clip_low: 0.2,
+            clip_high: 0.28,
+            dual_clip: None,
+            kl: None,
+            ..PolicyLoss::default()
+        };
         check_policy(&format!("clip {aggregation:?}"), plain, 0.5, aggregation);
         let dual = PolicyLoss { dual_clip: Some(1.5), ..plain };
         check_policy(&format!("dual clip {aggregation:?}"), dual, 2.5, aggregation);
@@ -210,8 +226,12 @@ fn value_loss_agrees_with_differences() {
         let batch = batch(aggregation);
         let (old_bt, returns_bt) = (tensor_bt(8, -1.0, 1.0), tensor_bt(9, -1.0, 1.0));
         let loss = |values_bt: &Tensor| {
-            let inputs =
-                ValueInputs { values_bt, old_values_bt: &old_bt, returns_bt: &returns_bt, batch: &batch };
+            let inputs = ValueInputs {
+                values_bt,
+                old_values_bt: &old_bt,
+                returns_bt: &returns_bt,
+                batch: &batch,
+            };
             Ok(value_loss(&inputs, 0.5)?.loss)
         };
         let values = random(10, ROWS * TOKENS, -1.5, 1.5);
@@ -223,11 +243,17 @@ fn value_loss_agrees_with_differences() {
 fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> {
     let (batch, history) = (batch(Aggregation::Paper), history());
     let hinge =
-        EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence).unwrap();
+        EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence)
+            .unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
-        let inputs =
-            EntropyInputs { entropy_bt: x_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
+        let inputs = EntropyInputs {
+            entropy_bt: x_bt,
+            batch: &batch,
+            history: &history,
+            beta: 1.7,
+            policy: None,
+        };
         let policy = LossInputs {
             log_probs_bt: x_bt,
             old_log_probs_bt: &zeros,

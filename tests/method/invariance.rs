@@ -3,7 +3,9 @@
 use super::support::*;
 use candle_core::{Device, Tensor, Var};
 use epo::entropy::{EntropyConfig, EntropyControl, Granularity, HistoryConfig, StepEntropy};
-use epo::objective::{policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout};
+use epo::objective::{
+    policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout,
+};
 use proptest::prelude::*;
 
 /// A batch as plain lists: rows of (trajectory, turn of each token, mask, values).
@@ -46,11 +48,14 @@ impl Rows {
 
 /// The loss of some rows of a batch and its gradient with respect to entropies and log-probs.
 fn run(control: &EntropyControl, rows: &Rows, batch: &TokenBatch) -> (LossOutput, [Vec<f64>; 2]) {
-    let tensor =
-        |values: &[f64]| Tensor::from_slice(values, (rows.count(), rows.width), &Device::Cpu).unwrap();
+    let tensor = |values: &[f64]| {
+        Tensor::from_slice(values, (rows.count(), rows.width), &Device::Cpu).unwrap()
+    };
     let [entropy, log_probs, old, reference, advantages] = &rows.values;
-    let (entropy_bt, log_probs_bt) =
-        (Var::from_tensor(&tensor(entropy)).unwrap(), Var::from_tensor(&tensor(log_probs)).unwrap());
+    let (entropy_bt, log_probs_bt) = (
+        Var::from_tensor(&tensor(entropy)).unwrap(),
+        Var::from_tensor(&tensor(log_probs)).unwrap(),
+    );
     let inputs = LossInputs {
         log_probs_bt: &log_probs_bt,
         old_log_probs_bt: &tensor(old),
@@ -214,8 +219,10 @@ fn both_layouts() -> (Rows, Rows) {
             for i in 0..length {
                 seed += 1;
                 let values = random(seed, 5, -1.0, 1.0);
-                let values = [1.0 + values[0], values[1] - 1.5, values[2] - 1.5, values[3] - 1.5, values[4]];
-                for (rows, position) in [(&mut by_turn, row * turn_width + i), (&mut whole, at + i)] {
+                let values =
+                    [1.0 + values[0], values[1] - 1.5, values[2] - 1.5, values[3] - 1.5, values[4]];
+                for (rows, position) in [(&mut by_turn, row * turn_width + i), (&mut whole, at + i)]
+                {
                     (rows.turns[position], rows.mask[position]) = (turn, true);
                     rows.values.iter_mut().zip(values).for_each(|(v, value)| v[position] = value);
                 }
@@ -238,7 +245,8 @@ fn rows_of_turns_and_concatenated_rows_agree_where_the_mathematics_does() {
             let control = control(granularity, per_turn);
             let both = |mode| {
                 let of = |rows: &Rows| {
-                    let (output, gradients) = run(&control, rows, &TokenBatch::new(rows.layout(), mode));
+                    let (output, gradients) =
+                        run(&control, rows, &TokenBatch::new(rows.layout(), mode));
                     (output, gradients.map(|g| masked(rows, &g)))
                 };
                 (of(&by_turn), of(&whole))
@@ -265,14 +273,16 @@ fn the_official_normaliser_depends_on_the_cut_and_the_global_one_does_not() {
             .chunks(cut)
             .map(|chunk| {
                 let batch =
-                    TokenBatch::official(layout.select(chunk).unwrap(), Aggregation::TokenMean).unwrap();
+                    TokenBatch::official(layout.select(chunk).unwrap(), Aggregation::TokenMean)
+                        .unwrap();
                 host(&run(&control, &rows.pick(chunk, 0), &batch).0.loss)[0]
             })
             .collect();
         parts.iter().sum::<f64>() / parts.len() as f64
     };
     assert!((mean_of_parts(6) - mean_of_parts(2)).abs() > 1e-6);
-    let global =
-        host(&run(&control, &rows, &TokenBatch::new(layout.clone(), Aggregation::TokenMean)).0.loss)[0];
+    let global = host(
+        &run(&control, &rows, &TokenBatch::new(layout.clone(), Aggregation::TokenMean)).0.loss,
+    )[0];
     assert!((mean_of_parts(6) - global).abs() < 1e-7);
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::simulator;
 use epo::env::scienceworld::{
-    check_simplification, task_names, variation_count, variations, CallPattern, DemonstrationConfig,
-    Installation, Jvm, JvmConfig, ScienceWorldConfig, ScienceWorldPool, Simulator, SimulatorError, Split,
-    SuccessRule, SIMPLIFICATIONS,
+    check_simplification, task_names, variation_count, variations, CallPattern,
+    DemonstrationConfig, Installation, Jvm, JvmConfig, ScienceWorldConfig, ScienceWorldPool,
+    Simulator, SimulatorError, Split, SuccessRule, SIMPLIFICATIONS,
 };
 use epo::env::{Demonstration, Environment, Task};
 use epo::Error;
@@ -26,11 +26,16 @@ fn every_gold_path_reaches_100() {
     let tasks: Vec<Task> = task_names().map(|name| task(name, 0)).collect();
     let config = ScienceWorldConfig { step_limit: 1000, ..ScienceWorldConfig::default() };
     let mut pool = ScienceWorldPool::new(&installation, &config, simulator::parallelism()).unwrap();
-    let demonstrations = pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap();
+    let demonstrations =
+        pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap();
     assert_eq!(demonstrations.len(), 30);
     for demonstration in &demonstrations {
         let last = &demonstration.turns.last().unwrap().step;
-        assert!(last.success && last.done && last.score == 100.0, "{}: {last:?}", demonstration.task);
+        assert!(
+            last.success && last.done && last.score == 100.0,
+            "{}: {last:?}",
+            demonstration.task
+        );
         // Some tasks give points for the `look around` of the start already.
         let first = &demonstration.turns[0].step;
         let sum: f64 = demonstration.turns.iter().map(|turn| turn.step.reward).sum();
@@ -42,7 +47,8 @@ fn every_gold_path_reaches_100() {
 #[test]
 fn demonstrations_name_what_is_seen_and_put_mistakes_right() {
     let Some(installation) = simulator::installation() else { return };
-    let tasks: Vec<Task> = (0..12).map(|variation| task("lifespan-longest-lived", variation)).collect();
+    let tasks: Vec<Task> =
+        (0..12).map(|variation| task("lifespan-longest-lived", variation)).collect();
     let demonstrate = |environments| {
         let config = ScienceWorldConfig::default();
         let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
@@ -51,12 +57,14 @@ fn demonstrations_name_what_is_seen_and_put_mistakes_right() {
     let demonstrations = demonstrate(simulator::parallelism());
     for Demonstration { task, start, turns } in &demonstrations {
         assert!(turns.last().unwrap().step.success, "{task}");
-        let focus = turns.iter().position(|t| t.imitated && t.action.starts_with("focus on ")).unwrap();
+        let focus =
+            turns.iter().position(|t| t.imitated && t.action.starts_with("focus on ")).unwrap();
         let thing = turns[focus].action.trim_start_matches("focus on ");
         let seen = turns[..focus].iter().map(|t| &t.step.observation).chain([&start.observation]);
         assert!(seen.into_iter().any(|text| text.contains(thing)), "{task}: {thing} was not seen");
     }
-    let mistakes = demonstrations.iter().flat_map(|d| &d.turns).filter(|turn| !turn.imitated).count();
+    let mistakes =
+        demonstrations.iter().flat_map(|d| &d.turns).filter(|turn| !turn.imitated).count();
     assert!(mistakes > 0, "none of {} episodes has a mistake", tasks.len());
     assert_eq!(demonstrate(1), demonstrations, "the number of environments must not matter");
 }
@@ -68,17 +76,29 @@ fn a_failed_episode_stays_failed_and_reset_task_is_masked() {
     let env = &mut pool.environments()[0];
     let start = env.reset(&task("boil", 0)).unwrap();
     assert!(start.goal.starts_with("Your task is to boil water."), "{}", start.goal);
-    assert!(start.observation.starts_with("This room is called the hallway."), "{}", start.observation);
+    assert!(
+        start.observation.starts_with("This room is called the hallway."),
+        "{}",
+        start.observation
+    );
     let listed = env.admissible().unwrap();
     assert!(listed.is_sorted() && listed.iter().any(|a| a == "look around"));
     assert!(!listed.iter().any(|a| a == "reset task"));
     assert_eq!(env.admissible().unwrap(), listed, "asking twice asks the simulator once");
     let masked = env.step(" Reset  TASK ").unwrap();
-    assert_eq!((masked.reward, masked.score, masked.done, masked.success), (0.0, 0.0, false, false));
+    assert_eq!(
+        (masked.reward, masked.score, masked.done, masked.success),
+        (0.0, 0.0, false, false)
+    );
     let failed = env.step("focus on air").unwrap();
-    assert_eq!((failed.reward, failed.score, failed.done, failed.success), (-100.0, -100.0, true, false));
+    assert_eq!(
+        (failed.reward, failed.score, failed.done, failed.success),
+        (-100.0, -100.0, true, false)
+    );
     for action in ["look around", "reset task"] {
-        let Error::World(error) = env.step(action).unwrap_err() else { panic!("no error of the world") };
+        let Error::World(error) = env.step(action).unwrap_err() else {
+            panic!("no error of the world")
+        };
         let kind = error.downcast_ref::<SimulatorError>();
         assert!(matches!(kind, Some(SimulatorError::Finished { .. })), "{error}");
     }
@@ -91,7 +111,8 @@ fn the_tables_say_what_the_simulator_says() {
     let Some(installation) = simulator::installation() else { return };
     let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
     let limit = Duration::from_secs(120);
-    let mut simulator = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit).unwrap();
+    let mut simulator =
+        Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit).unwrap();
     assert_eq!(simulator.task_names().unwrap(), task_names().collect::<Vec<_>>());
     let mut simplifications = SIMPLIFICATIONS[1..].to_vec();
     simplifications.sort_unstable();
@@ -137,7 +158,8 @@ fn the_clock_ends_an_episode_and_is_no_success() {
 #[test]
 fn environments_of_one_process_do_not_disturb_each_other() {
     let Some(installation) = simulator::installation() else { return };
-    let tasks = [task("find-plant", 3), task("lifespan-shortest-lived", 1), task("power-component", 0)];
+    let tasks =
+        [task("find-plant", 3), task("lifespan-shortest-lived", 1), task("power-component", 0)];
     for call_pattern in [CallPattern::Lean, CallPattern::Official] {
         let config = ScienceWorldConfig { call_pattern, ..ScienceWorldConfig::default() };
         let demonstrations = |environments| {

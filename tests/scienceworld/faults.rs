@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::simulator;
 use epo::env::scienceworld::{
-    CallPattern, Endpoint, Installation, Jvm, JvmConfig, ScienceWorld, ScienceWorldConfig, ScienceWorldPool,
-    Simulator, SimulatorError,
+    CallPattern, Endpoint, Installation, Jvm, JvmConfig, ScienceWorld, ScienceWorldConfig,
+    ScienceWorldPool, Simulator, SimulatorError,
 };
 use epo::env::{Environment, Step, Task};
 use epo::Error;
@@ -40,7 +40,8 @@ fn bad_task_variation_and_simplification_are_told_apart() {
     assert!(matches!(error, SimulatorError::VariationOutOfRange { .. }), "{error}");
     let error = simulator_error(env.step("look around"));
     assert!(matches!(error, SimulatorError::NoEpisode { .. }), "{error}");
-    let config = ScienceWorldConfig { simplification: "easy,eazy".into(), ..ScienceWorldConfig::default() };
+    let config =
+        ScienceWorldConfig { simplification: "easy,eazy".into(), ..ScienceWorldConfig::default() };
     let error = simulator_error(ScienceWorldPool::new(&installation, &config, 1));
     assert!(
         matches!(&error, SimulatorError::UnknownSimplification { name, .. } if name == "eazy"),
@@ -52,7 +53,8 @@ fn bad_task_variation_and_simplification_are_told_apart() {
 
 #[test]
 fn bad_settings_name_the_field() {
-    let installation = Installation { java: "x".into(), simulator_jar: "x".into(), gateway_jar: "x".into() };
+    let installation =
+        Installation { java: "x".into(), simulator_jar: "x".into(), gateway_jar: "x".into() };
     let refused = |config: ScienceWorldConfig, count, field: &str| {
         let error = ScienceWorldPool::new(&installation, &config, count).unwrap_err();
         assert!(matches!(&error, Error::Setting { field: named, .. } if named == field), "{error}");
@@ -64,12 +66,22 @@ fn bad_settings_name_the_field() {
         1,
         "scienceworld.environments_per_jvm",
     );
-    refused(ScienceWorldConfig { call_limit_s: f64::NAN, ..default() }, 1, "scienceworld.call_limit_s");
-    refused(ScienceWorldConfig { memory_mib: usize::MAX, ..default() }, 1, "scienceworld.memory_mib");
+    refused(
+        ScienceWorldConfig { call_limit_s: f64::NAN, ..default() },
+        1,
+        "scienceworld.call_limit_s",
+    );
+    refused(
+        ScienceWorldConfig { memory_mib: usize::MAX, ..default() },
+        1,
+        "scienceworld.memory_mib",
+    );
     let unknown = serde_json::from_str::<ScienceWorldConfig>(r#"{"step_limitt": 3}"#).unwrap_err();
     assert!(unknown.to_string().contains("step_limitt"));
-    let text =
-        serde_json::to_string(&ScienceWorldConfig { call_pattern: CallPattern::Official, ..default() });
+    let text = serde_json::to_string(&ScienceWorldConfig {
+        call_pattern: CallPattern::Official,
+        ..default()
+    });
     assert!(text.unwrap().contains(r#""call_pattern":"official""#));
 }
 
@@ -100,11 +112,15 @@ fn a_java_that_stays_silent_ends_early_or_is_not_there_is_told_apart() {
     };
     let config = JvmConfig { start_limit_s: 1, ..JvmConfig::default() };
     let started = Instant::now();
-    let silent = Jvm::start(&fake("silent", "#!/bin/sh\necho warming up\nexec sleep 60\n"), &config, 1);
+    let silent =
+        Jvm::start(&fake("silent", "#!/bin/sh\necho warming up\nexec sleep 60\n"), &config, 1);
     let error = silent.unwrap_err();
     assert!(matches!(&error, SimulatorError::Silent { seconds: 1, .. }), "{error}");
-    assert!(error.to_string().contains("warming up") && started.elapsed() < Duration::from_secs(20));
-    let dead = Jvm::start(&fake("dead", "#!/bin/sh\necho no memory >&2\nexit 3\n"), &config, 1).unwrap_err();
+    assert!(
+        error.to_string().contains("warming up") && started.elapsed() < Duration::from_secs(20)
+    );
+    let dead = Jvm::start(&fake("dead", "#!/bin/sh\necho no memory >&2\nexit 3\n"), &config, 1)
+        .unwrap_err();
     assert!(
         matches!(&dead, SimulatorError::Start { .. }) && dead.to_string().contains("no memory"),
         "{dead}"
@@ -123,10 +139,19 @@ fn the_gateway_listens_on_loopback_and_wants_its_token() {
     let forged = Endpoint { token: "guess".into(), ..jvm.endpoint().clone() };
     let error = Simulator::connect(&forged, jar, LIMIT).unwrap_err();
     assert!(matches!(error, SimulatorError::Refused { .. }), "{error}");
-    assert!(!format!("{jvm:?}{error}").contains(&jvm.endpoint().token), "the token is shown nowhere");
-    assert_eq!(speak_unauthenticated(jvm.endpoint().address), None, "nothing is run without the token");
+    assert!(
+        !format!("{jvm:?}{error}").contains(&jvm.endpoint().token),
+        "the token is shown nowhere"
+    );
+    assert_eq!(
+        speak_unauthenticated(jvm.endpoint().address),
+        None,
+        "nothing is run without the token"
+    );
     #[cfg(target_os = "linux")]
-    assert!(listening_addresses(jvm.endpoint().address.port()).iter().all(|a| a.contains("0100007F")));
+    assert!(listening_addresses(jvm.endpoint().address.port())
+        .iter()
+        .all(|a| a.contains("0100007F")));
     let error = Simulator::connect(jvm.endpoint(), &installation.gateway_jar, LIMIT).unwrap_err();
     assert!(
         matches!(&error, SimulatorError::Exception { message, .. } if message.contains("ClassNotFound")),
@@ -150,14 +175,15 @@ fn speak_unauthenticated(address: SocketAddr) -> Option<String> {
 /// The local addresses, in hexadecimal, of the listening sockets at `port`.
 #[cfg(target_os = "linux")]
 fn listening_addresses(port: u16) -> Vec<String> {
-    let tables =
-        ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let wanted = format!(":{port:04X}");
     let listening = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         (fields.get(3) == Some(&"0A") && fields[1].ends_with(&wanted)).then(|| fields[1].to_owned())
     };
-    let found: Vec<String> = tables.iter().flat_map(|table| table.lines()).filter_map(listening).collect();
+    let found: Vec<String> =
+        tables.iter().flat_map(|table| table.lines()).filter_map(listening).collect();
     assert!(!found.is_empty());
     found
 }
@@ -219,8 +245,13 @@ fn rollout(pool: &mut ScienceWorldPool, disturb: Option<&str>) -> Vec<Episode> {
 fn a_killed_and_a_hung_process_lose_no_episode() {
     let Some(installation) = simulator::installation() else { return };
     for call_pattern in [CallPattern::Lean, CallPattern::Official] {
-        let config = ScienceWorldConfig { call_pattern, call_limit_s: 20.0, ..ScienceWorldConfig::default() };
-        let undisturbed = rollout(&mut ScienceWorldPool::new(&installation, &config, 3).unwrap(), None);
+        let config = ScienceWorldConfig {
+            call_pattern,
+            call_limit_s: 20.0,
+            ..ScienceWorldConfig::default()
+        };
+        let undisturbed =
+            rollout(&mut ScienceWorldPool::new(&installation, &config, 3).unwrap(), None);
         assert!(undisturbed.iter().all(|(steps, lists)| steps.len() == 12 && lists.len() == 4));
         let signals: &[&str] =
             if call_pattern == CallPattern::Lean { &["-KILL", "-STOP"] } else { &["-KILL"] };
@@ -241,12 +272,14 @@ fn what_is_remembered_needs_no_process_and_going_on_differently_is_exact() {
         let config = ScienceWorldConfig { memory_mib, ..ScienceWorldConfig::default() };
         ScienceWorldPool::new(&installation, &config, 1).unwrap()
     };
-    let again = |pool: &mut ScienceWorldPool| play(&mut pool.environments()[0], 0, &AtomicUsize::new(0));
+    let again =
+        |pool: &mut ScienceWorldPool| play(&mut pool.environments()[0], 0, &AtomicUsize::new(0));
     let differently = |pool: &mut ScienceWorldPool| {
         let env = &mut pool.environments()[0];
         let later = env.step("open fridge").unwrap();
         env.reset(&task("boil", 0)).unwrap();
-        let actions = ["open door to kitchen", "teleport to kitchen", "activate stove", "look around"];
+        let actions =
+            ["open door to kitchen", "teleport to kitchen", "activate stove", "look around"];
         let mut steps = actions.map(|action| env.step(action).unwrap()).to_vec();
         steps.push(later);
         (steps, env.admissible().unwrap(), env.look().unwrap())

@@ -10,7 +10,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::simulator;
-use epo::env::scienceworld::{Endpoint, Frame, Installation, Jvm, JvmConfig, OfficialClient, Simulator};
+use epo::env::scienceworld::{
+    Endpoint, Frame, Installation, Jvm, JvmConfig, OfficialClient, Simulator,
+};
 use epo::env::Task;
 
 const STEP_LIMIT: u32 = 100;
@@ -54,8 +56,8 @@ fn episodes(path: &Path) -> Vec<Vec<Line>> {
         if text.trim().is_empty() {
             continue;
         }
-        let line: Line =
-            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}:{}: {e}", path.display(), number + 1));
+        let line: Line = serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("{}:{}: {e}", path.display(), number + 1));
         match episodes.last_mut() {
             Some(episode) if line.i != 0 => episode.push(line),
             _ => episodes.push(vec![line]),
@@ -90,7 +92,11 @@ fn differences(line: &Line, frame: &Frame) -> Vec<String> {
 fn replay(client: &mut OfficialClient, episode: &[Line]) -> Vec<String> {
     let mut found = Vec::new();
     for (index, line) in episode.iter().enumerate() {
-        assert_eq!(line.i, index, "{}:{}: lines of an episode count from 0", line.task, line.variation);
+        assert_eq!(
+            line.i, index,
+            "{}:{}: lines of an episode count from 0",
+            line.task, line.variation
+        );
         let frame = match &line.action {
             None => {
                 let task = Task { name: line.task.clone(), variation: line.variation };
@@ -98,7 +104,8 @@ fn replay(client: &mut OfficialClient, episode: &[Line]) -> Vec<String> {
             }
             Some(action) => client.step(action),
         };
-        let place = format!("{}:{} {:?} line {}", line.task, line.variation, line.simplification, line.i);
+        let place =
+            format!("{}:{} {:?} line {}", line.task, line.variation, line.simplification, line.i);
         let frame = frame.unwrap_or_else(|error| panic!("{place}: {error}"));
         found.extend(differences(line, &frame).into_iter().map(|d| format!("{place}: {d}")));
     }
@@ -132,7 +139,12 @@ fn scienceworld_transcript_replays_without_a_difference() {
     });
     let found = found.into_inner().unwrap();
     let lines: usize = episodes.iter().map(Vec::len).sum();
-    eprintln!("{}: {} episodes, {lines} lines, {} differences", path.display(), episodes.len(), found.len());
+    eprintln!(
+        "{}: {} episodes, {lines} lines, {} differences",
+        path.display(),
+        episodes.len(),
+        found.len()
+    );
     assert!(
         found.is_empty(),
         "{} differences; the first:\n{}",

@@ -24,7 +24,8 @@ pub fn golden_files(prefix: &str) -> Vec<(String, Value)> {
     assert!(!files.is_empty() || dir != own, "no {prefix}*.json in {}", dir.display());
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
-        let value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         (path.file_name().unwrap().to_string_lossy().into_owned(), value)
     };
     files.into_iter().map(read).collect()
@@ -39,7 +40,9 @@ pub fn floats(value: &Value) -> (Vec<f64>, Vec<usize>) {
             shape.extend(parts.first().map(|(_, inner)| inner.as_slice()).unwrap_or_default());
             (parts.into_iter().flat_map(|(numbers, _)| numbers).collect(), shape)
         }
-        number => (vec![number.as_f64().unwrap_or_else(|| panic!("not a number: {number}"))], vec![]),
+        number => {
+            (vec![number.as_f64().unwrap_or_else(|| panic!("not a number: {number}"))], vec![])
+        }
     }
 }
 
@@ -97,7 +100,10 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: Tolerance)
     let scale = want.iter().fold(tolerance.floor, |scale, w| scale.max(w.abs()));
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let error = (g - w).abs();
-        assert!(error <= tolerance.relative * scale, "{what}[{i}]: got {g}, want {w}, error {error:e}");
+        assert!(
+            error <= tolerance.relative * scale,
+            "{what}[{i}]: got {g}, want {w}, error {error:e}"
+        );
     }
 }
 
@@ -105,7 +111,11 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: Tolerance)
 ///
 /// The authors' formulas, logsumexp(z) − Σ p·z and z[id] − logsumexp(z): in f32 the entropy of a confident
 /// token loses digits to cancellation, and golden files recorded in f32 hold those very digits.
-pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<(Tensor, Tensor)> {
+pub fn logprob_entropy(
+    logits: &Tensor,
+    ids: &Tensor,
+    temperature: f64,
+) -> Result<(Tensor, Tensor)> {
     let z = (logits / temperature)?;
     let max = z.max_keepdim(D::Minus1)?.detach();
     let lse = (z.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()? + max)?;
@@ -156,7 +166,12 @@ pub fn gradient(x: &[f64], shape: &[usize], f: &dyn Fn(&Tensor) -> Result<Tensor
 /// Asserts that autograd agrees with central differences, f64, to 1e-6 of the largest entry, and that some
 /// entry is not zero.
 #[track_caller]
-pub fn assert_gradient(what: &str, x: &[f64], shape: &[usize], f: &dyn Fn(&Tensor) -> Result<Tensor>) {
+pub fn assert_gradient(
+    what: &str,
+    x: &[f64],
+    shape: &[usize],
+    f: &dyn Fn(&Tensor) -> Result<Tensor>,
+) {
     let value = |x: &[f64]| {
         let x = Tensor::from_slice(x, shape, &Device::Cpu).unwrap();
         f(&x).unwrap().to_scalar::<f64>().unwrap()
@@ -169,6 +184,9 @@ pub fn assert_gradient(what: &str, x: &[f64], shape: &[usize], f: &dyn Fn(&Tenso
         (value(&up) - value(&down)) / (2.0 * step)
     };
     let want: Vec<f64> = (0..x.len()).map(difference).collect();
-    assert!(want.iter().any(|w| w.abs() > 1e-4), "{what}: the gradient vanishes, nothing is tested");
+    assert!(
+        want.iter().any(|w| w.abs() > 1e-4),
+        "{what}: the gradient vanishes, nothing is tested"
+    );
     assert_close(what, &gradient(x, shape, f), &want, DIFFERENCES);
 }

@@ -8,8 +8,8 @@ use epo::evaluation::{Panel, TaskSchedule};
 use epo::optim::AdamWConfig;
 use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
 use epo::run::{
-    dump_rollouts, episode_files, first_difference, Checkpoint, CheckpointWriter, Position, Record, Recorder,
-    RunFolder, EPISODES_FILE,
+    dump_rollouts, episode_files, first_difference, Checkpoint, CheckpointWriter, Position, Record,
+    Recorder, RunFolder, EPISODES_FILE,
 };
 use epo::train::config::{ModelConfig, UpdateConfig};
 use epo::train::credit::{turn_advantages, AdvantageConfig};
@@ -110,10 +110,16 @@ impl Config {
     }
 
     /// The update that played episodes teach.
-    pub(crate) fn update(&self, agent: &mut Agent, rollouts: &Rollouts, step: u64) -> Result<Record> {
+    pub(crate) fn update(
+        &self,
+        agent: &mut Agent,
+        rollouts: &Rollouts,
+        step: u64,
+    ) -> Result<Record> {
         let rewards: Vec<Vec<f64>> = rollouts.trajectories.iter().map(Trajectory::gains).collect();
         let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-        let advantages = turn_advantages(&rollouts.trajectories, &rewards, &AdvantageConfig::default())?;
+        let advantages =
+            turn_advantages(&rollouts.trajectories, &rewards, &AdvantageConfig::default())?;
         let Self { seed, learning_rate: lr, rollout, update, .. } = self;
         let settings = StepSettings { seed: *seed, step, lr: *lr, rows: rollout.rows, update };
         update_policy(agent, rollouts, &returns, &Advantages::Turns(advantages), &settings)
@@ -122,7 +128,8 @@ impl Config {
     /// Share of solved tasks over 64 fixed episodes.
     pub(crate) fn success(&self, agent: &Agent) -> f64 {
         let played = self.play(agent, &panel_episodes(&panel(), 0, 16)).unwrap();
-        played.trajectories.iter().filter(|t| t.success).count() as f64 / played.trajectories.len() as f64
+        played.trajectories.iter().filter(|t| t.success).count() as f64
+            / played.trajectories.len() as f64
     }
 }
 
@@ -140,7 +147,8 @@ pub(crate) fn environments(n: usize) -> Vec<Box<dyn Environment>> {
 
 /// The four solutions: look, then open the box that was named.
 pub(crate) fn demonstrations() -> Vec<Demonstration> {
-    let turn = |action: &str, step| DemonstratedTurn { action: action.into(), step, imitated: true };
+    let turn =
+        |action: &str, step| DemonstratedTurn { action: action.into(), step, imitated: true };
     let solve = |variation| {
         let mut env = ToyEnvironment::new();
         let start = env.reset(&task(variation)).unwrap();
@@ -149,7 +157,11 @@ pub(crate) fn demonstrations() -> Vec<Demonstration> {
         let action = format!("open {colour}");
         let end = env.step(&action).unwrap();
         assert!(end.success);
-        Demonstration { task: task(variation), start, turns: vec![turn("look", seen), turn(&action, end)] }
+        Demonstration {
+            task: task(variation),
+            start,
+            turns: vec![turn("look", seen), turn(&action, end)],
+        }
     };
     (0..4).map(solve).collect()
 }
@@ -183,7 +195,12 @@ pub(crate) fn resume_with(dir: &Path, adjust: impl Fn(&mut Config) -> Result<()>
     run(&folder, agent, recorder, checkpoint.step())
 }
 
-fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, from: u64) -> Result<Agent> {
+fn run(
+    folder: &RunFolder<Config>,
+    mut agent: Agent,
+    mut recorder: Recorder,
+    from: u64,
+) -> Result<Agent> {
     let config = &folder.config;
     for step in from..config.steps {
         let rollouts = config.play(&agent, &config.episodes(step))?;
@@ -196,7 +213,12 @@ fn run(folder: &RunFolder<Config>, mut agent: Agent, mut recorder: Recorder, fro
     Ok(agent)
 }
 
-fn save(folder: &RunFolder<Config>, agent: &Agent, recorder: &mut Recorder, step: u64) -> Result<()> {
+fn save(
+    folder: &RunFolder<Config>,
+    agent: &Agent,
+    recorder: &mut Recorder,
+    step: u64,
+) -> Result<()> {
     let mut checkpoint = CheckpointWriter::new(&folder.dir, step)?;
     agent.save(&mut checkpoint)?;
     folder.save(&mut checkpoint)?;
@@ -209,7 +231,8 @@ fn save(folder: &RunFolder<Config>, agent: &Agent, recorder: &mut Recorder, step
 pub(crate) fn same_episode(a: &Trajectory, b: &Trajectory) -> bool {
     let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
     let same = |a: &Turn, b: &Turn| {
-        (&a.prompt_ids, &a.action_ids, &a.observation) == (&b.prompt_ids, &b.action_ids, &b.observation)
+        (&a.prompt_ids, &a.action_ids, &a.observation)
+            == (&b.prompt_ids, &b.action_ids, &b.observation)
             && near(&a.log_probs, &b.log_probs)
             && near(&a.entropies, &b.entropies)
     };
@@ -231,8 +254,9 @@ pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(first_difference(a, b).unwrap(), None);
     let [dump_a, dump_b] = [a, b].map(|dir| {
-        let read =
-            |path: std::path::PathBuf| (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap());
+        let read = |path: std::path::PathBuf| {
+            (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap())
+        };
         episode_files(dir).unwrap().into_iter().map(read).collect::<Vec<_>>()
     });
     assert!(dump_a.len() > usize::from(a.join(EPISODES_FILE).is_file()), "no dump");

@@ -109,7 +109,10 @@ fn whole_and_begun(folder: &Path) -> [PathBuf; 2] {
 fn must_fail(mut child: Command, report: &Path, files: &[&str]) {
     let status = child.status().unwrap();
     let text = std::fs::read_to_string(report).unwrap_or_default();
-    assert!(!status.success() && text.contains("last checkpoint Some(1), 0 skipped"), "{status}: {text}");
+    assert!(
+        !status.success() && text.contains("last checkpoint Some(1), 0 skipped"),
+        "{status}: {text}"
+    );
     assert!(files.iter().any(|file| text.lines().next().unwrap().contains(file)), "{text}");
 }
 
@@ -117,7 +120,8 @@ fn must_fail(mut child: Command, report: &Path, files: &[&str]) {
 fn a_file_that_cannot_grow_is_named_and_the_last_checkpoint_stays() {
     let folder = tempfile::tempdir().unwrap();
     let ([whole, begun], report) = (whole_and_begun(folder.path()), folder.path().join("report"));
-    let weights = std::fs::metadata(begun.join("checkpoints/step-000001/model.safetensors")).unwrap().len();
+    let weights =
+        std::fs::metadata(begun.join("checkpoints/step-000001/model.safetensors")).unwrap().len();
     // Half of the weights fit, in blocks of 512 bytes; a write beyond is an error and not a signal.
     let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", weights / 2 / 512);
     must_fail(child(&limited, &begun, 3, &report), &report, &["safetensors", "jsonl"]);
@@ -128,7 +132,8 @@ fn a_file_that_cannot_grow_is_named_and_the_last_checkpoint_stays() {
 /// Whether this process may mount what only its children see.
 fn may_mount() -> bool {
     let probe = "mount -t tmpfs -o size=64k tmpfs /tmp";
-    let status = Command::new("unshare").args(["-m", "sh", "-c", probe]).stderr(Stdio::null()).status();
+    let status =
+        Command::new("unshare").args(["-m", "sh", "-c", probe]).stderr(Stdio::null()).status();
     let may = status.is_ok_and(|status| status.success());
     if !may {
         eprintln!("not checked: this user may not mount");
@@ -151,7 +156,8 @@ fn a_full_disk_is_named_and_the_last_checkpoint_stays() {
     for room in ["0", "64", "300"] {
         let text = shell.replace("BEGUN", &begun.display().to_string());
         let text = text.replace("DISK", &disk.display().to_string()).replace("ROOM", room);
-        let outer = child("exec unshare -m sh -c \"$SCRIPT\" sh \"$@\"", &disk.join("run"), 3, &report);
+        let outer =
+            child("exec unshare -m sh -c \"$SCRIPT\" sh \"$@\"", &disk.join("run"), 3, &report);
         let mut outer = outer;
         outer.env("SCRIPT", text);
         must_fail(outer, &report, &["/disk/run/"]);

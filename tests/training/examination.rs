@@ -16,15 +16,22 @@ fn panels_are_examined_sampled_and_greedily_under_names_of_their_own() {
     let mut examine = |step| {
         let settings = (&evaluation, &config.rollout);
         let environments = &mut environments(2);
-        examine_panels(&agent, environments, &[&panel()], settings, (7, step), &mut recorder).unwrap()
+        examine_panels(&agent, environments, &[&panel()], settings, (7, step), &mut recorder)
+            .unwrap()
     };
     let outcomes = examine(0);
     assert_eq!(outcomes.len(), 1);
-    assert_eq!((outcomes[0].success.n, examine(5)), (12, outcomes), "the same draws, the same outcome");
+    assert_eq!(
+        (outcomes[0].success.n, examine(5)),
+        (12, outcomes),
+        "the same draws, the same outcome"
+    );
 
     let lines = read_metrics(dir.path()).unwrap();
-    let of: Vec<_> =
-        lines.iter().map(|l| (l["panel"].as_str().unwrap(), l["temperature"].as_f64().unwrap())).collect();
+    let of: Vec<_> = lines
+        .iter()
+        .map(|l| (l["panel"].as_str().unwrap(), l["temperature"].as_f64().unwrap()))
+        .collect();
     assert_eq!(of, [("toy", 1.0), ("toy-greedy", 0.0), ("toy", 1.0), ("toy-greedy", 0.0)]);
     assert_eq!((&lines[0]["n"], &lines[1]["n"]), (&12.into(), &4.into()));
     let found = read_outcomes(dir.path()).unwrap();

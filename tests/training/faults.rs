@@ -24,7 +24,12 @@ impl Faulty {
             return Ok(());
         }
         let reason = "the machine under the table caught fire".into();
-        Err(Error::Environment { environment: "faulty", what, value: self.calls.to_string(), reason })
+        Err(Error::Environment {
+            environment: "faulty",
+            what,
+            value: self.calls.to_string(),
+            reason,
+        })
     }
 }
 
@@ -59,7 +64,11 @@ fn a_failure_costs_its_episode_and_the_step_goes_on() {
         let mut environments = environments(3);
         environments[1] = Faulty::boxed(fails);
         let rollouts = config.play_in(&agent, &episodes, &mut environments).unwrap();
-        assert_eq!((rollouts.stats.dropped, rollouts.trajectories.len()), (1, 31), "panics: {panics}");
+        assert_eq!(
+            (rollouts.stats.dropped, rollouts.trajectories.len()),
+            (1, 31),
+            "panics: {panics}"
+        );
         for t in &rollouts.trajectories {
             let same = undisturbed.iter().any(|u| same_episode(u, t));
             assert!(same, "episode {} of {} was disturbed", t.member, t.task);
@@ -91,7 +100,10 @@ fn an_environment_that_never_begins_takes_only_a_few_episodes_with_it() {
     environments[0] = Faulty::boxed(|call, _| call == "reset");
     let rollouts = config.play_in(&agent, &config.episodes(0), &mut environments).unwrap();
     let (dropped, played) = (rollouts.stats.dropped, rollouts.trajectories.len());
-    assert!((1..=3).contains(&dropped) && dropped + played == 32, "{dropped} dropped, {played} played");
+    assert!(
+        (1..=3).contains(&dropped) && dropped + played == 32,
+        "{dropped} dropped, {played} played"
+    );
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn nan_weights_stop_playing_cloning_and_learning_before_anything_changes() {
     let folder = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(folder.path()).unwrap();
     let Config { cloning, update, .. } = &config;
-    let error = clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
+    let error =
+        clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
     assert_non_finite(&error.unwrap_err(), "logits");
     assert!(weights(&agent) == before && agent.learner.optimizer.steps() == 0);
 }
@@ -75,7 +76,8 @@ fn a_demonstration_longer_than_the_context_is_named_before_anything_is_learned()
     let folder = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(folder.path()).unwrap();
     let Config { cloning, update, .. } = &config;
-    let error = clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
+    let error =
+        clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
     let error = error.unwrap_err().to_string();
     assert!(error.starts_with("setting `context` = 8: demonstration 0 has "), "{error}");
 }
@@ -97,21 +99,28 @@ fn returns_are_one_an_episode_and_advantages_one_a_turn() {
     let config = Config::default();
     let (mut agent, rollouts) = untouched(&config);
     let update = &config.update;
-    let settings = epo::train::StepSettings { seed: 0, step: 0, lr: 1e-3, rows: config.rollout.rows, update };
-    let whole: Vec<Vec<f64>> = rollouts.trajectories.iter().map(|t| vec![0.0; t.turns.len()]).collect();
+    let settings =
+        epo::train::StepSettings { seed: 0, step: 0, lr: 1e-3, rows: config.rollout.rows, update };
+    let whole: Vec<Vec<f64>> =
+        rollouts.trajectories.iter().map(|t| vec![0.0; t.turns.len()]).collect();
     let mut short = whole.clone();
     short[7].pop();
     let tokens = |t: &Trajectory| vec![0.0; t.sampled_tokens()];
     let mut few: Vec<Vec<f64>> = rollouts.trajectories.iter().map(tokens).collect();
     few[3].pop();
-    let (short, whole, few) = (Advantages::Turns(short), Advantages::Turns(whole), Advantages::Tokens(few));
+    let (short, whole, few) =
+        (Advantages::Turns(short), Advantages::Turns(whole), Advantages::Tokens(few));
     for (returns, advantages, named) in
         [(32, short, "advantages"), (31, whole, "returns"), (32, few, "advantages")]
     {
         let returns = vec![0.0; returns];
-        let error = epo::train::update_policy(&mut agent, &rollouts, &returns, &advantages, &settings);
+        let error =
+            epo::train::update_policy(&mut agent, &rollouts, &returns, &advantages, &settings);
         let error = error.unwrap_err();
-        assert!(matches!(error, Error::Shape { .. }) && error.to_string().contains(named), "{error}");
+        assert!(
+            matches!(error, Error::Shape { .. }) && error.to_string().contains(named),
+            "{error}"
+        );
     }
 }
 
@@ -125,9 +134,13 @@ fn a_panel_needs_tasks() {
 
 #[test]
 fn a_truncated_file_is_named_and_not_used() {
-    for name in
-        ["model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.json", "entropy.json"]
-    {
+    for name in [
+        "model.safetensors",
+        "optimizer.safetensors",
+        "tokenizer.json",
+        "config.json",
+        "entropy.json",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { steps: 0, ..Config::default() };
         train(folder.path(), &config).unwrap();
@@ -167,7 +180,10 @@ fn a_changed_configuration_is_shown_on_resume() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("group = 8", "group = 4")).unwrap();
     let error = resume(folder.path(), 1).map(drop).unwrap_err().to_string();
-    assert!(error.contains("config.toml") && error.contains("`rollout.group` was 8, is 4"), "{error}");
+    assert!(
+        error.contains("config.toml") && error.contains("`rollout.group` was 8, is 4"),
+        "{error}"
+    );
     assert!(learned(folder.path()) == before);
 
     let empty = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! It learns, under every entropy method and from rows of either kind.
 
-use epo::entropy::{AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity};
+use epo::entropy::{
+    AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity,
+};
 use epo::objective::{Aggregation, Correction, PolicyLoss, PolicyLossKind, RatioLevel};
 use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
@@ -16,7 +18,8 @@ fn reinforcement_learning_solves_what_cloning_left_unsolved() {
     (config.rollout.group, config.optimizer.beta2) = (16, 0.95);
     config.entropy.lambda = 0.001;
     let weak = tempfile::tempdir().unwrap();
-    let before = config.success(&train(weak.path(), &Config { steps: 0, ..config.clone() }).unwrap());
+    let before =
+        config.success(&train(weak.path(), &Config { steps: 0, ..config.clone() }).unwrap());
     let trained = tempfile::tempdir().unwrap();
     let after = config.success(&train(trained.path(), &config).unwrap());
     eprintln!("success {before} before, {after} after");
@@ -34,7 +37,11 @@ fn a_choice_of_admissible_actions_is_scored_over_the_same_support_and_learned() 
     let lines = read_metrics(folder.path()).unwrap();
     let steps: Vec<_> = lines.iter().filter(|line| line["phase"] == "rl").collect();
     for line in &steps {
-        assert!(line["decode_forward_gap"].as_f64().unwrap() < 1e-4, "{}", line["decode_forward_gap"]);
+        assert!(
+            line["decode_forward_gap"].as_f64().unwrap() < 1e-4,
+            "{}",
+            line["decode_forward_gap"]
+        );
         assert_eq!(line["valid_actions"], 1.0);
     }
     let (before, after) = (steps[0]["success"].as_f64().unwrap(), config.success(&agent));
@@ -57,9 +64,17 @@ fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
         assert_eq!(steps.len(), 2);
         for line in &steps {
             for key in ["loss", "grad_norm", "entropy", "beta", "success"] {
-                assert!(line[key].as_f64().is_some_and(f64::is_finite), "{method:?}: {key} = {}", line[key]);
+                assert!(
+                    line[key].as_f64().is_some_and(f64::is_finite),
+                    "{method:?}: {key} = {}",
+                    line[key]
+                );
             }
-            assert!(line["decode_forward_gap"].as_f64().unwrap() < 1e-4, "{}", line["decode_forward_gap"]);
+            assert!(
+                line["decode_forward_gap"].as_f64().unwrap() < 1e-4,
+                "{}",
+                line["decode_forward_gap"]
+            );
         }
         steps[1]["entropy"].as_f64().unwrap()
     };
@@ -73,7 +88,8 @@ fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
 
 /// One optimiser step that moves every weight by about its gradient: Adam with a large ε.
 fn step_like_gradient(change: impl FnOnce(&mut Config)) -> (Vec<f32>, f64) {
-    let entropy = EntropyConfig { lambda: 0.1, granularity: Granularity::Token, ..EntropyConfig::paper_v2() };
+    let entropy =
+        EntropyConfig { lambda: 0.1, granularity: Granularity::Token, ..EntropyConfig::paper_v2() };
     let optimizer = AdamWConfig { eps: 1.0, weight_decay: 0.0, ..AdamWConfig::default() };
     let mut config = Config { learning_rate: 1.0, optimizer, entropy, ..Config::default() };
     (config.update.mini_batches, config.update.max_grad_norm) = (1, 1e9);
@@ -103,14 +119,18 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn rows_of_turns_and_rows_of_trajectories_teach_the_same() {
     for aggregation in [Aggregation::Paper, Aggregation::TokenMean] {
-        let of = |rows| step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (aggregation, rows));
+        let of = |rows| {
+            step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (aggregation, rows))
+        };
         let (whole, loss) = of(RowKind::Trajectory);
         let (turns, turns_loss) = of(RowKind::Turn);
         assert!(distance(&whole, &turns) < 1e-4, "{aggregation:?}: {}", distance(&whole, &turns));
         assert!((loss - turns_loss).abs() < 1e-6, "{aggregation:?}: {loss} and {turns_loss}");
     }
     let of = |rows| {
-        step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (Aggregation::SeqMeanTokenSum, rows))
+        step_like_gradient(|c| {
+            (c.update.aggregation, c.rollout.rows) = (Aggregation::SeqMeanTokenSum, rows)
+        })
     };
     let (whole, turns) = (of(RowKind::Trajectory).0, of(RowKind::Turn).0);
     assert!(distance(&whole, &turns) > 0.1, "a mean over rows must see the rows");
@@ -145,8 +165,12 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
         ("decayed bonus", |c| c.entropy.method = EntropyMethod::DecayedBonus),
         ("adaptive", |c| {
             c.entropy.method = EntropyMethod::Adaptive;
-            c.entropy.adaptive =
-                Some(AdaptiveTarget { target: 9.0, rate: 0.01, max: 1.0, rule: AdaptiveRule::Skywork });
+            c.entropy.adaptive = Some(AdaptiveTarget {
+                target: 9.0,
+                rate: 0.01,
+                max: 1.0,
+                rule: AdaptiveRule::Skywork,
+            });
         }),
         ("clip-cov", |c| {
             c.entropy.method = EntropyMethod::ClipCov;
@@ -170,7 +194,11 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
         assert!(distance(&whole, &cut) < 1e-4, "{name}: {}", distance(&whole, &cut));
         assert!((loss - cut_loss).abs() < 1e-6, "{name}: {loss} and {cut_loss}");
         let (turns, turns_loss) = of(100_000, RowKind::Turn);
-        assert!(distance(&whole, &turns) < 1e-4, "{name}, rows of turns: {}", distance(&whole, &turns));
+        assert!(
+            distance(&whole, &turns) < 1e-4,
+            "{name}, rows of turns: {}",
+            distance(&whole, &turns)
+        );
         assert!((loss - turns_loss).abs() < 1e-6, "{name}: {loss} and {turns_loss}");
         if ["decayed bonus", "adaptive", "clip-cov", "top-entropy"].contains(&name) {
             assert!(distance(&plain, &whole) > 1e-3, "{name} must change the update");
@@ -182,12 +210,16 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
 fn samples_of_another_engine_are_weighed() {
     let mut config = Config::default();
     config.update.mini_batches = 1;
-    config.update.correction = Some(Correction::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
+    config.update.correction =
+        Some(Correction::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
     let mut agent = config.new_agent().unwrap();
     let mut rollouts = config.play(&agent, &config.episodes(0)).unwrap();
     let own = config.update(&mut agent, &rollouts, 0).unwrap();
     assert_eq!(own.number("is/cut"), Some(0.0));
-    assert!((own.number("is/mean").unwrap() - 1.0).abs() < 1e-3 && own.number("is/ess").unwrap() > 0.999);
+    assert!(
+        (own.number("is/mean").unwrap() - 1.0).abs() < 1e-3
+            && own.number("is/ess").unwrap() > 0.999
+    );
     // An engine that reports another probability for every second episode: a ratio of e.
     let mut agent = config.new_agent().unwrap();
     let (mut foreign, mut all) = (0, 0);
@@ -205,7 +237,11 @@ fn samples_of_another_engine_are_weighed() {
     }
     let record = config.update(&mut agent, &rollouts, 0).unwrap();
     let share = foreign as f64 / all as f64;
-    assert!((record.number("is/cut").unwrap() - share).abs() < 1e-9, "{:?} {share}", record.number("is/cut"));
+    assert!(
+        (record.number("is/cut").unwrap() - share).abs() < 1e-9,
+        "{:?} {share}",
+        record.number("is/cut")
+    );
     assert!((record.number("is/ess").unwrap() - (1.0 - share)).abs() < 1e-3);
     assert!((record.number("is/max").unwrap() - 1f64.exp()).abs() < 1e-2);
     // π_old is the learner's own: its ratio starts at 1 whatever the engine said.

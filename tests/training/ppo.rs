@@ -12,7 +12,9 @@ use epo::rollout::{RolloutConfig, RowKind};
 use epo::run::{first_difference, read_metrics, Checkpoint, CheckpointWriter, RunFolder};
 use epo::train::config::{Algorithm, Benchmark, TaskSettings, TrainConfig, UpdateConfig};
 use epo::train::credit::{token_advantages, GaeConfig, GaeLevel};
-use epo::train::learn::{CloningConfig, Critic, CriticBody, CriticConfig, Learner, PolicyConfig, ValueBatch};
+use epo::train::learn::{
+    CloningConfig, Critic, CriticBody, CriticConfig, Learner, PolicyConfig, ValueBatch,
+};
 use epo::train::{
     leave_policy, update_critic, update_policy, Advantages, Beginning, EvaluationConfig, Trainer,
 };
@@ -43,8 +45,13 @@ pub(crate) fn config() -> Config {
         learning_rate: 3e-3,
         observation_weight: 0.1,
     };
-    config.rollout =
-        RolloutConfig { tasks: 32, group: 1, max_turns: 3, max_action_tokens: 8, ..RolloutConfig::default() };
+    config.rollout = RolloutConfig {
+        tasks: 32,
+        group: 1,
+        max_turns: 3,
+        max_action_tokens: 8,
+        ..RolloutConfig::default()
+    };
     config.update.micro_batch_tokens = 512;
     config.optimizer.beta2 = 0.95;
     config.entropy = EntropyConfig { lambda: 0.001, ..EntropyConfig::paper_v2() };
@@ -59,7 +66,8 @@ pub(crate) fn config() -> Config {
 
 /// A new run in `dir`, begun and not trained.
 pub(crate) fn open(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
-    let beginning = Beginning { train: panel(), exams: vec![panel()], demonstrations: demonstrations() };
+    let beginning =
+        Beginning { train: panel(), exams: vec![panel()], demonstrations: demonstrations() };
     let folder = RunFolder::create(dir, config.clone())?;
     Trainer::open(folder, environments(config.environments), Some(beginning))
 }
@@ -86,7 +94,8 @@ pub(crate) fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
         let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
-        let (settings, (agent, critic)) = (config.settings(step, run.lr_factor()), run.actor_critic()?);
+        let (settings, (agent, critic)) =
+            (config.settings(step, run.lr_factor()), run.actor_critic()?);
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, None, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
@@ -115,9 +124,12 @@ fn mean(values: &[f64]) -> f64 {
 
 #[test]
 fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
-    for (level, rows) in [(GaeLevel::Turn, RowKind::Trajectory), (GaeLevel::Trajectory, RowKind::Turn)] {
+    for (level, rows) in
+        [(GaeLevel::Turn, RowKind::Trajectory), (GaeLevel::Trajectory, RowKind::Turn)]
+    {
         let mut config = Config { steps: 20, checkpoint_every: 20, ..config() };
-        (config.gae, config.rollout.rows) = (config.gae.map(|gae| GaeConfig { level, ..gae }), rows);
+        (config.gae, config.rollout.rows) =
+            (config.gae.map(|gae| GaeConfig { level, ..gae }), rows);
         let dir = tempfile::tempdir().unwrap();
         let [before, after] = train(dir.path(), &config).unwrap().finish().unwrap();
         let success = steps(dir.path(), "success");
@@ -129,7 +141,8 @@ fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
             .iter()
             .zip(&optimizer)
             .all(|(update, optimizer)| 0.0 < *optimizer && optimizer < update));
-        let (loss, explained) = (steps(dir.path(), "value_loss"), steps(dir.path(), "explained_variance"));
+        let (loss, explained) =
+            (steps(dir.path(), "value_loss"), steps(dir.path(), "explained_variance"));
         eprintln!("{level:?}: {first} to {last}; {} to {}", before[0], after[0]);
         eprintln!("value loss {loss:.3?}, explained {explained:.2?}");
         assert!(last > first + 0.2, "{level:?}: {first} at first, {last} at last");
@@ -151,11 +164,14 @@ fn the_policy_waits_for_the_critic() {
     train(dir.path(), &config).unwrap();
     assert!(weights(0) == weights(2), "the policy moved while the critic warmed up");
     let critic = |step: u64| {
-        std::fs::read(dir.path().join(format!("checkpoints/step-{step:06}/critic.safetensors"))).unwrap()
+        std::fs::read(dir.path().join(format!("checkpoints/step-{step:06}/critic.safetensors")))
+            .unwrap()
     };
     assert!(critic(0) != critic(1) && critic(1) != critic(2), "the critic stood still");
     assert_eq!(steps(dir.path(), "grad_norm").len(), 0);
-    for key in ["value_loss", "value_clipfrac", "explained_variance", "critic_grad_norm", "critic_lr"] {
+    for key in
+        ["value_loss", "value_clipfrac", "explained_variance", "critic_grad_norm", "critic_lr"]
+    {
         assert_eq!(steps(dir.path(), key).len(), 2, "{key}");
     }
 }
@@ -165,7 +181,8 @@ fn three_steps_are_one_step_and_two_resumed_with_any_critic() {
     let with = |body, rows, level| {
         let mut config = config();
         config.critic.as_mut().unwrap().body = body;
-        (config.rollout.rows, config.gae) = (rows, config.gae.map(|gae| GaeConfig { level, ..gae }));
+        (config.rollout.rows, config.gae) =
+            (rows, config.gae.map(|gae| GaeConfig { level, ..gae }));
         (config.update.epochs, config.dump) = (2, true);
         config
     };
@@ -179,9 +196,11 @@ fn three_steps_are_one_step_and_two_resumed_with_any_critic() {
         assert!(first_difference(whole.path(), parts.path()).unwrap().is_some());
         resume(parts.path(), config.steps).unwrap();
         assert_same_run(whole.path(), parts.path());
-        let [a, b] = [&whole, &parts].map(|dir| Checkpoint::latest(dir.path()).unwrap().checkpoint.unwrap());
+        let [a, b] =
+            [&whole, &parts].map(|dir| Checkpoint::latest(dir.path()).unwrap().checkpoint.unwrap());
         for name in ["critic.safetensors", "critic_optimizer.safetensors", "state.json"] {
-            let [a, b] = [&a, &b].map(|checkpoint| std::fs::read(checkpoint.file(name).unwrap()).unwrap());
+            let [a, b] =
+                [&a, &b].map(|checkpoint| std::fs::read(checkpoint.file(name).unwrap()).unwrap());
             assert!(a == b, "{name} differs");
         }
     }
@@ -206,24 +225,34 @@ fn rows() -> Vec<epo::rollout::Row> {
 
 #[test]
 fn a_critic_of_any_policy_learns_its_targets_leaves_the_policy_alone_and_is_restored_to_the_bit() {
-    for (dtype, lora) in [(DType::F32, false), (DType::F32, true), (DType::BF16, true), (DType::BF16, false)]
+    for (dtype, lora) in
+        [(DType::F32, false), (DType::F32, true), (DType::BF16, true), (DType::BF16, false)]
     {
         let policy = learner(dtype, lora);
         let sum = |learner: &Learner| -> f32 {
             let of = |t: &candle_core::Tensor| {
-                t.to_dtype(DType::F32).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+                t.to_dtype(DType::F32)
+                    .unwrap()
+                    .sqr()
+                    .unwrap()
+                    .sum_all()
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap()
             };
             learner.parameters.tensors().values().map(of).sum()
         };
         let before = sum(&policy);
-        let config = CriticConfig { learning_rate: 1e-2, value_clip: 10.0, ..CriticConfig::default() };
+        let config =
+            CriticConfig { learning_rate: 1e-2, value_clip: 10.0, ..CriticConfig::default() };
         let mut critic = Critic::new(&config, &policy, 1).unwrap();
         let update = UpdateConfig { mini_batches: 1, ..UpdateConfig::default() };
         let (rows, targets) = (rows(), [vec![1.0, -0.5], vec![0.25, 2.0], vec![1.0, -0.5]]);
         let values = critic.row_values(&rows, 4096).unwrap();
         assert!(values.concat().iter().all(|&v| v == 0.0));
         let step = |critic: &mut Critic, step| {
-            let data = ValueBatch { rows: &rows, values: &values, returns: &targets, seed: 1, step };
+            let data =
+                ValueBatch { rows: &rows, values: &values, returns: &targets, seed: 1, step };
             critic.value_step(&data, &update).unwrap().get("value_loss").unwrap()
         };
         let losses: Vec<f64> = (0..40).map(|i| step(&mut critic, i)).collect();

@@ -51,8 +51,12 @@ fn runs_with_corrections_repeat_resume_and_export() {
     let dir = tempfile::tempdir().unwrap();
     let folder = checkpoint(dir.path(), Family::Qwen3);
     let lora = Some(LoraConfig::of_rank(2));
-    let model =
-        ModelConfig { source: source(&folder), lora, format: ActionFormat::Tagged, ..Default::default() };
+    let model = ModelConfig {
+        source: source(&folder),
+        lora,
+        format: ActionFormat::Tagged,
+        ..Default::default()
+    };
     let mut config = config(model);
     config.update.policy = epo::objective::PolicyLoss::default();
     config.steps = 4;
@@ -81,8 +85,11 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
     for lora in [Some(LoraConfig::of_rank(2)), None] {
         let dir = tempfile::tempdir().unwrap();
         let folder = checkpoint(dir.path(), Family::Qwen2);
-        let mut config =
-            config(ModelConfig { source: source(&folder), lora: lora.clone(), ..Default::default() });
+        let mut config = config(ModelConfig {
+            source: source(&folder),
+            lora: lora.clone(),
+            ..Default::default()
+        });
         config.steps = 2;
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
         train(&whole, &config).unwrap();
@@ -143,7 +150,12 @@ fn all_weights_are_trained_in_either_type_and_exported() {
     for (family, dtype) in [(Family::Qwen2, WeightType::F32), (Family::Llama, WeightType::Bf16)] {
         let dir = tempfile::tempdir().unwrap();
         let folder = checkpoint(dir.path(), family);
-        let model = ModelConfig { source: source(&folder), dtype, checkpointing: true, ..Default::default() };
+        let model = ModelConfig {
+            source: source(&folder),
+            dtype,
+            checkpointing: true,
+            ..Default::default()
+        };
         let mut config = config(model);
         config.steps = 2;
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
@@ -184,5 +196,10 @@ fn settings_that_nothing_follows_are_refused() {
     assert!(error.contains("model.source") && error.contains("= x"), "{error}");
     refused(ModelConfig { format: ActionFormat::Tagged, ..Default::default() });
     let missing = ModelConfig { source: Some("/no/such/folder".into()), ..Default::default() };
-    assert!(config(missing).new_agent().map(drop).unwrap_err().to_string().contains("/no/such/folder"));
+    assert!(config(missing)
+        .new_agent()
+        .map(drop)
+        .unwrap_err()
+        .to_string()
+        .contains("/no/such/folder"));
 }

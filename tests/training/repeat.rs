@@ -70,7 +70,10 @@ fn episodes_do_not_depend_on_how_many_are_played_at_once() {
         }
     }
     let first = &played[0][0];
-    assert!(played[0].iter().any(|t| t.turns[0].action_ids != first.turns[0].action_ids), "no draw differs");
+    assert!(
+        played[0].iter().any(|t| t.turns[0].action_ids != first.turns[0].action_ids),
+        "no draw differs"
+    );
 }
 
 /// The child of the test below trains in the folder it is given.

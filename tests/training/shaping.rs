@@ -34,8 +34,10 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
         let advantages = turn_advantages(&rollouts.trajectories, rewards.turns(), &advantage)?;
-        let (settings, advantages) = (config.settings(step, run.lr_factor()), Advantages::Turns(advantages));
-        let record = update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
+        let (settings, advantages) =
+            (config.settings(step, run.lr_factor()), Advantages::Turns(advantages));
+        let record =
+            update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         run.record(record, &rollouts, Instant::now())?;
         run.examine_and_save()?;
     }
@@ -73,7 +75,10 @@ fn train(config: &Config) -> (tempfile::TempDir, Trainer<Toy>) {
 }
 
 fn adaptive(coef: f64, target: f64, horizon: f64) -> Option<KlReward> {
-    Some(KlReward { kind: KlKind::K1, control: KlControl::Adaptive(AdaptiveKl { coef, target, horizon }) })
+    Some(KlReward {
+        kind: KlKind::K1,
+        control: KlControl::Adaptive(AdaptiveKl { coef, target, horizon }),
+    })
 }
 
 fn fixed(coef: f64) -> Option<KlReward> {
@@ -87,7 +92,11 @@ fn weights(dir: &Path, step: u64) -> Vec<u8> {
 #[test]
 fn without_them_a_run_is_what_it_was() {
     let config = Config { dump: true, ..ppo() };
-    assert!(config.dynamic_sampling.is_none() && config.overlong.is_none() && config.kl_reward.is_none());
+    assert!(
+        config.dynamic_sampling.is_none()
+            && config.overlong.is_none()
+            && config.kl_reward.is_none()
+    );
     let (new, _) = train(&config);
     let old = tempfile::tempdir().unwrap();
     run_ppo(open(old.path(), &config).unwrap()).unwrap(); // by RewardConfig::of and token_advantages
@@ -128,7 +137,11 @@ fn a_step_of_dynamic_sampling_learns_from_groups_that_differ() {
         let groups = &dumped[&(step as u64)];
         assert_eq!(played[step], 3.0 * rounds[step]);
         assert!(kept[step] == groups.len() as f64 && kept[step] <= 3.0);
-        assert!(kept[step] == 3.0 || rounds[step] == 3.0, "stopped early with {} groups", kept[step]);
+        assert!(
+            kept[step] == 3.0 || rounds[step] == 3.0,
+            "stopped early with {} groups",
+            kept[step]
+        );
         for (tasks, returns) in groups.values() {
             assert_eq!((tasks.len(), returns.len()), (1, 2));
             assert_ne!(returns[0], returns[1]);
@@ -141,7 +154,11 @@ fn a_step_of_dynamic_sampling_learns_from_groups_that_differ() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(all.to_vec(), played.iter().map(|n| 2.0 * n).collect::<Vec<_>>(), "every episode is dumped");
+    assert_eq!(
+        all.to_vec(),
+        played.iter().map(|n| 2.0 * n).collect::<Vec<_>>(),
+        "every episode is dumped"
+    );
     assert!(dumped.values().flat_map(|groups| groups.keys()).any(|&group| group >= 3));
     assert!(steps(dir.path(), "zero_variance_groups").iter().all(|&share| share == 0.0));
 }
@@ -161,14 +178,19 @@ fn rounds_share_no_task_place_and_no_stream() {
             groups.insert((step, episode.group));
         }
     }
-    assert_eq!((tasks.len(), groups.len()), (24, 24), "an epoch of 12 rounds plays each of 24 tasks once");
+    assert_eq!(
+        (tasks.len(), groups.len()),
+        (24, 24),
+        "an epoch of 12 rounds plays each of 24 tasks once"
+    );
 }
 
 #[test]
 fn long_answers_are_paid_less_and_the_reported_return_stays() {
     for config in [grpo(), ppo()] {
         let mut config = config;
-        (config.steps, config.critic) = (1, config.critic.map(|c| CriticConfig { warmup_steps: 0, ..c }));
+        (config.steps, config.critic) =
+            (1, config.critic.map(|c| CriticConfig { warmup_steps: 0, ..c }));
         let (plain, _) = train(&config);
         config.overlong = Some(Overlong { limit: 8, buffer: 8, penalty: 0.5 });
         let (short, _) = train(&config);
@@ -209,12 +231,14 @@ fn a_tokens_kl_is_its_own_in_both_forms_of_rows() {
     let played = run.play(9).unwrap();
     let with = |rows| StepSettings { rows, ..config.settings(9, 1.0) };
     let learner = &run.agent.learner;
-    let of = |rows| kl_rewards(learner, &played.trajectories, KlKind::K1, 0.5, &with(rows)).unwrap();
+    let of =
+        |rows| kl_rewards(learner, &played.trajectories, KlKind::K1, 0.5, &with(rows)).unwrap();
     let [(pay, kl), (by_turn, _)] = [RowKind::Trajectory, RowKind::Turn].map(of);
     let (mut sum, mut tokens) = (0.0, 0);
     for (i, trajectory) in played.trajectories.iter().enumerate() {
         let rows = Row::from_trajectory(trajectory, i, RowKind::Trajectory).unwrap();
-        let reference = learner.reference_log_probs(&rows, &config.update).unwrap().unwrap().concat();
+        let reference =
+            learner.reference_log_probs(&rows, &config.update).unwrap().unwrap().concat();
         let sampled = trajectory.turns.iter().flat_map(|turn| &turn.log_probs);
         assert_eq!(pay[i].len(), reference.len());
         for (j, (&log_prob, &of_reference)) in sampled.zip(&reference).enumerate() {
@@ -238,7 +262,10 @@ fn an_adaptive_coefficient_moves_once_a_step() {
     assert_eq!((coef.len(), coef[0]), (3, 0.1));
     for i in 1..3 {
         let error = (kl[i - 1] / 0.01 - 1.0).clamp(-0.2, 0.2);
-        assert!((coef[i] / coef[i - 1] - 1.0 - error * 16.0 / 100.0).abs() < 1e-12, "{kl:?} {coef:?}");
+        assert!(
+            (coef[i] / coef[i - 1] - 1.0 - error * 16.0 / 100.0).abs() < 1e-12,
+            "{kl:?} {coef:?}"
+        );
     }
     assert!(coef[1] < coef[0], "the first step's KL is below the target");
 }
@@ -255,9 +282,11 @@ fn four_steps_are_two_and_two_resumed_with_all_of_them() {
         let (parts, _) = train(&Config { steps: 2, ..config.clone() });
         run(reopen(parts.path(), 4).unwrap()).unwrap();
         assert_same_run(whole.path(), parts.path());
-        let [a, b] = [&whole, &parts].map(|dir| Checkpoint::latest(dir.path()).unwrap().checkpoint.unwrap());
         let [a, b] =
-            [a, b].map(|checkpoint| std::fs::read_to_string(checkpoint.file("state.json").unwrap()).unwrap());
+            [&whole, &parts].map(|dir| Checkpoint::latest(dir.path()).unwrap().checkpoint.unwrap());
+        let [a, b] = [a, b].map(|checkpoint| {
+            std::fs::read_to_string(checkpoint.file("state.json").unwrap()).unwrap()
+        });
         assert!(a.contains("\"adaptive\"") && a == b, "{a}\n{b}");
         let coef = steps(parts.path(), "kl_reward/coef");
         assert!(coef.len() == 4 && coef.windows(2).all(|two| two[0] != two[1]), "{coef:?}");

@@ -52,7 +52,11 @@ pub(crate) struct Recent(Mutex<VecDeque<(Task, Arc<Game>)>>);
 
 impl Recent {
     /// The task's game, by `load` where it is not among them.
-    pub(crate) fn get(&self, task: &Task, load: impl FnOnce() -> Result<Arc<Game>>) -> Result<Arc<Game>> {
+    pub(crate) fn get(
+        &self,
+        task: &Task,
+        load: impl FnOnce() -> Result<Arc<Game>>,
+    ) -> Result<Arc<Game>> {
         let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, game)) = kept().iter().find(|(known, _)| known == task) {
             return Ok(game.clone());
@@ -168,7 +172,8 @@ impl Environment for AlfWorld {
     }
 
     fn admissible(&mut self) -> Result<Vec<String>> {
-        let play = self.play.as_ref().ok_or_else(|| refused("action", "", "no episode in progress"))?;
+        let play =
+            self.play.as_ref().ok_or_else(|| refused("action", "", "no episode in progress"))?;
         Ok(play.admissible().map(String::from).collect())
     }
 
@@ -178,7 +183,12 @@ impl Environment for AlfWorld {
 }
 
 fn refused(what: &'static str, value: impl ToString, reason: impl Into<String>) -> Error {
-    Error::Environment { environment: "alfworld", what, value: value.to_string(), reason: reason.into() }
+    Error::Environment {
+        environment: "alfworld",
+        what,
+        value: value.to_string(),
+        reason: reason.into(),
+    }
 }
 
 #[cfg(test)]
@@ -222,8 +232,13 @@ mod tests {
         let games = games();
         let first = first_task(&games);
         let absent = games.tasks(Split::ValidUnseen, TaskType::ALL[0], 1).unwrap_err().to_string();
-        assert!(absent.contains("valid_unseen") && absent.contains("fixtures/alfworld"), "{absent}");
-        for task in [Task { variation: 99, ..first }, Task { name: "train/juggle".into(), variation: 0 }] {
+        assert!(
+            absent.contains("valid_unseen") && absent.contains("fixtures/alfworld"),
+            "{absent}"
+        );
+        for task in
+            [Task { variation: 99, ..first }, Task { name: "train/juggle".into(), variation: 0 }]
+        {
             let error = games.game(&task).map(drop).unwrap_err().to_string();
             assert!(error.contains(&task.to_string()), "{error}");
         }

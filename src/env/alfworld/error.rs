@@ -18,7 +18,9 @@ pub enum AlfworldError {
         source: std::io::Error,
     },
     /// Neither `ALFWORLD_DATA` nor a home folder says where the games are.
-    #[error("ALFWORLD_DATA is not set, and there is no home folder to look for .cache/alfworld in")]
+    #[error(
+        "ALFWORLD_DATA is not set, and there is no home folder to look for .cache/alfworld in"
+    )]
     NoDataFolder,
     /// A folder holds no game of the kind asked for.
     #[error("{}: no game.tw-pddl ({wanted}) below this folder", path.display())]
@@ -152,7 +154,12 @@ impl Source<'_> {
     const SHOWN: usize = 80;
 
     /// An error at the bytes `start..end` of the text.
-    pub(crate) fn error(&self, start: usize, end: usize, reason: impl Into<String>) -> AlfworldError {
+    pub(crate) fn error(
+        &self,
+        start: usize,
+        end: usize,
+        reason: impl Into<String>,
+    ) -> AlfworldError {
         let before = self.text.get(..start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
         let token = self.text.get(start..end).unwrap_or_default();

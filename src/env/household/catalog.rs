@@ -142,32 +142,67 @@ pub(crate) const LAMPS: [Kind; 3] = [
 
 pub(crate) const KINDS: [Kind; 40] = [
     kind("apple", "kitchen", "countertop table fridge microwave bin", "washable heatable coolable"),
-    kind("potato", "kitchen", "countertop table fridge microwave sink", "washable heatable coolable"),
+    kind(
+        "potato",
+        "kitchen",
+        "countertop table fridge microwave sink",
+        "washable heatable coolable",
+    ),
     kind("tomato", "kitchen", "countertop table fridge microwave", "washable heatable coolable"),
     kind("carrot", "kitchen", "countertop fridge sink bin table", "washable heatable coolable"),
     kind("egg", "kitchen", "countertop fridge microwave table", "washable heatable coolable"),
     kind("bun", "kitchen", "countertop table cabinet fridge microwave", "heatable coolable"),
     kind("mug", "kitchen", "countertop table cabinet microwave sink", "washable heatable coolable"),
-    kind("bowl", "kitchen", "countertop table cabinet fridge microwave", "washable heatable coolable"),
-    kind("plate", "kitchen", "countertop table cabinet microwave sink", "washable heatable coolable"),
+    kind(
+        "bowl",
+        "kitchen",
+        "countertop table cabinet fridge microwave",
+        "washable heatable coolable",
+    ),
+    kind(
+        "plate",
+        "kitchen",
+        "countertop table cabinet microwave sink",
+        "washable heatable coolable",
+    ),
     kind("pan", "kitchen", "stove countertop cabinet sink table", "washable coolable"),
     kind("fork", "kitchen", "drawer table countertop sink", "washable"),
     kind("spoon", "kitchen", "drawer table countertop sink", "washable"),
     kind("knife", "kitchen", "drawer table countertop sink", "washable"),
     kind("bottle", "kitchen", "fridge cabinet table bin countertop", "washable coolable"),
-    held_out("pear", "kitchen", "countertop table fridge microwave bin", "washable heatable coolable"),
-    held_out("jug", "kitchen", "countertop table cabinet fridge microwave", "washable heatable coolable"),
+    held_out(
+        "pear",
+        "kitchen",
+        "countertop table fridge microwave bin",
+        "washable heatable coolable",
+    ),
+    held_out(
+        "jug",
+        "kitchen",
+        "countertop table cabinet fridge microwave",
+        "washable heatable coolable",
+    ),
     held_out("ladle", "kitchen", "drawer table countertop sink", "washable"),
     kind("sponge", "kitchen bathroom", "sink countertop cabinet drawer bathtub", "washable"),
     kind("towel", "bathroom", "shelf basket cabinet stool bathtub", "washable"),
     kind("cloth", "bathroom", "drawer cabinet bathtub basket sink", "washable"),
     kind("soap", "bathroom", "sink bathtub cabinet shelf drawer", "washable"),
     kind("comb", "bathroom bedroom", "shelf drawer sink dresser cabinet", "washable"),
-    kind("candle", "bathroom parlour bedroom", "shelf bathtub cabinet table nightstand dresser drawer", ""),
+    kind(
+        "candle",
+        "bathroom parlour bedroom",
+        "shelf bathtub cabinet table nightstand dresser drawer",
+        "",
+    ),
     kind("shampoo", "bathroom", "shelf bathtub cabinet stool", ""),
     held_out("brush", "bathroom", "shelf bathtub drawer sink cabinet stool", "washable"),
     held_out("lotion", "bathroom bedroom", "shelf drawer cabinet stool dresser nightstand", ""),
-    kind("book", "bedroom parlour study", "shelf desk bed nightstand sofa table armchair drawer", ""),
+    kind(
+        "book",
+        "bedroom parlour study",
+        "shelf desk bed nightstand sofa table armchair drawer",
+        "",
+    ),
     kind("pen", "bedroom study", "desk drawer nightstand shelf bin", ""),
     kind("pencil", "bedroom study", "desk drawer shelf dresser bin", ""),
     kind("watch", "bedroom parlour", "nightstand drawer dresser table shelf", ""),
@@ -178,8 +213,18 @@ pub(crate) const KINDS: [Kind; 40] = [
     kind("vase", "parlour bedroom study", "table shelf dresser cabinet desk nightstand", ""),
     kind("laptop", "bedroom study parlour", "desk bed sofa table stool", ""),
     kind("letter", "study parlour", "desk table drawer bin cabinet shelf", ""),
-    held_out("wallet", "bedroom parlour study", "drawer desk table nightstand sofa armchair bed", ""),
-    held_out("notebook", "bedroom parlour study", "desk shelf drawer table bed armchair cabinet", ""),
+    held_out(
+        "wallet",
+        "bedroom parlour study",
+        "drawer desk table nightstand sofa armchair bed",
+        "",
+    ),
+    held_out(
+        "notebook",
+        "bedroom parlour study",
+        "desk shelf drawer table bed armchair cabinet",
+        "",
+    ),
     held_out("scarf", "bedroom parlour", "wardrobe bed sofa drawer armchair basket", ""),
 ];
 
@@ -187,7 +232,12 @@ const fn piece(name: &'static str, traits: &'static str) -> Furniture {
     Furniture { name, traits }
 }
 
-const fn kind(name: &'static str, rooms: &'static str, places: &'static str, traits: &'static str) -> Kind {
+const fn kind(
+    name: &'static str,
+    rooms: &'static str,
+    places: &'static str,
+    traits: &'static str,
+) -> Kind {
     Kind { name, rooms, places, traits, held_out: false }
 }
 
@@ -215,7 +265,10 @@ mod tests {
             assert!(furniture.contains(&name), "{name}");
         }
         assert!(things().flat_map(|kind| kind.rooms.split(' ')).all(|name| rooms.contains(&name)));
-        assert!(furniture.iter().all(|name| in_rooms.clone().any(|used| used == *name)), "unused furniture");
+        assert!(
+            furniture.iter().all(|name| in_rooms.clone().any(|used| used == *name)),
+            "unused furniture"
+        );
         let mut names: Vec<_> = things().map(|kind| kind.name).chain(furniture).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
@@ -225,7 +278,8 @@ mod tests {
     fn every_kind_has_two_places_in_each_of_its_rooms() {
         for kind in LAMPS.iter().chain(&KINDS) {
             for room in ROOMS.iter().filter(|room| kind.is_in(room)) {
-                let places = room.furniture.iter().filter(|(name, ..)| has_word(kind.places, name)).count();
+                let places =
+                    room.furniture.iter().filter(|(name, ..)| has_word(kind.places, name)).count();
                 assert!(places >= 2, "{} in the {}", kind.name, room.name);
             }
         }

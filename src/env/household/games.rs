@@ -33,11 +33,13 @@ impl Household {
 impl Games for Household {
     fn game(&self, task: &Task) -> Result<Arc<Game>> {
         let (split, kind) = parse_family(task)?;
-        let place = self.kinds.iter().position(|known| *known == kind).ok_or_else(|| Error::Environment {
-            environment: "household",
-            what: "task",
-            value: task.to_string(),
-            reason: "household.task_types does not name its type".into(),
+        let place = self.kinds.iter().position(|known| *known == kind).ok_or_else(|| {
+            Error::Environment {
+                environment: "household",
+                what: "task",
+                value: task.to_string(),
+                reason: "household.task_types does not name its type".into(),
+            }
         })?;
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;
         self.recent.get(task, || {
@@ -47,6 +49,8 @@ impl Games for Household {
     }
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
-        Ok((0..most as u32).map(|variation| Task { name: family(split, kind), variation }).collect())
+        Ok((0..most as u32)
+            .map(|variation| Task { name: family(split, kind), variation })
+            .collect())
     }
 }

@@ -64,8 +64,9 @@ impl Generator {
             return Err(Error::setting("household.items", format!("{:?}", config.items), reason));
         }
         let (least, most) = config.receptacles;
-        let layouts: Vec<Layout> =
-            Layout::all().filter(|layout| (least..=most).contains(&layout.receptacles().len())).collect();
+        let layouts: Vec<Layout> = Layout::all()
+            .filter(|layout| (least..=most).contains(&layout.receptacles().len()))
+            .collect();
         let all: Vec<Vec<Scenario>> =
             config.task_types.iter().map(|&kind| Scenario::all(kind, &layouts)).collect();
         let of_split = |split| all.iter().map(|all| of_split(all, split)).collect::<Vec<_>>();
@@ -96,7 +97,8 @@ impl Generator {
         let (task_type, layout) = (scenario.task_type, scenario.layout);
         let (thing, target) = (scenario.kind().name, scenario.target().name());
         let scene = format!("{}{}", layout.room().name, layout.number);
-        let name = format!("{split}/{task_type}-{thing}-None-{target}-{scene}/{index}/game.tw-pddl");
+        let name =
+            format!("{split}/{task_type}-{thing}-None-{target}-{scene}/{index}/game.tw-pddl");
         HouseholdGame { name, task_type, text: game_file(&world, wording) }
     }
 }
@@ -138,7 +140,8 @@ mod tests {
 
     /// How many of each furniture there are, in words: what a layout is, whatever its number.
     fn layout(scenario: &Scenario) -> String {
-        let names = scenario.layout.receptacles().iter().map(|place| place.name).collect::<Vec<_>>();
+        let names =
+            scenario.layout.receptacles().iter().map(|place| place.name).collect::<Vec<_>>();
         format!("{}: {}", scenario.layout.room().name, names.join(" "))
     }
 
@@ -151,7 +154,8 @@ mod tests {
         let generator = default();
         let layouts = |split| of(&generator, split).map(layout).collect::<BTreeSet<_>>();
         let goals = |split| of(&generator, split).map(goal).collect::<BTreeSet<_>>();
-        let both = |split| of(&generator, split).map(|s| (layout(s), goal(s))).collect::<BTreeSet<_>>();
+        let both =
+            |split| of(&generator, split).map(|s| (layout(s), goal(s))).collect::<BTreeSet<_>>();
         let [train, seen, unseen] = Split::ALL;
         assert_eq!(layouts(train), layouts(seen));
         assert!(layouts(train).is_disjoint(&layouts(unseen)));
@@ -161,7 +165,8 @@ mod tests {
         let targets = |split| goals(split).into_iter().map(|goal| goal.1).collect::<BTreeSet<_>>();
         assert_eq!(targets(unseen).difference(&targets(train)).collect::<Vec<_>>(), [&""; 0]);
         let things = |split| goals(split).into_iter().map(|goal| goal.0).collect::<BTreeSet<_>>();
-        let held_out: BTreeSet<_> = KINDS.iter().filter(|kind| kind.held_out).map(|kind| kind.name).collect();
+        let held_out: BTreeSet<_> =
+            KINDS.iter().filter(|kind| kind.held_out).map(|kind| kind.name).collect();
         let familiar: BTreeSet<_> =
             KINDS.iter().filter(|kind| !kind.held_out).map(|kind| kind.name).collect();
         assert_eq!(things(train), familiar);
@@ -187,7 +192,8 @@ mod tests {
     #[test]
     fn a_number_always_makes_the_same_game_and_no_two_make_the_same() {
         let (one, two) = (default(), default());
-        let other = Generator::new(GeneratorConfig { seed: 1, ..GeneratorConfig::default() }).unwrap();
+        let other =
+            Generator::new(GeneratorConfig { seed: 1, ..GeneratorConfig::default() }).unwrap();
         let mut texts = BTreeSet::new();
         for split in Split::ALL {
             for index in (0..500).chain([u64::MAX]) {
@@ -215,9 +221,18 @@ mod tests {
                 for actions in [plan, walkthrough] {
                     let mut play = Play::new(game.clone());
                     assert!(!play.is_won(), "{}", made.name);
-                    let outcomes: Vec<_> = actions.iter().map(|action| play.step(action).unwrap()).collect();
-                    assert!(outcomes.iter().all(|outcome| outcome.valid), "{}: {actions:?}", made.name);
-                    assert!(outcomes.last().is_some_and(|outcome| outcome.won), "{}: {actions:?}", made.name);
+                    let outcomes: Vec<_> =
+                        actions.iter().map(|action| play.step(action).unwrap()).collect();
+                    assert!(
+                        outcomes.iter().all(|outcome| outcome.valid),
+                        "{}: {actions:?}",
+                        made.name
+                    );
+                    assert!(
+                        outcomes.last().is_some_and(|outcome| outcome.won),
+                        "{}: {actions:?}",
+                        made.name
+                    );
                 }
             }
         }
@@ -240,8 +255,14 @@ mod tests {
             counts.insert((receptacles, items));
             assert_eq!(made.task_type, generator.config.task_types[(index % 2) as usize]);
         }
-        assert_eq!(counts.iter().map(|count| count.0).collect::<BTreeSet<_>>(), BTreeSet::from([8, 9]));
-        assert_eq!(counts.iter().map(|count| count.1).collect::<BTreeSet<_>>(), BTreeSet::from([3, 4, 5]));
+        assert_eq!(
+            counts.iter().map(|count| count.0).collect::<BTreeSet<_>>(),
+            BTreeSet::from([8, 9])
+        );
+        assert_eq!(
+            counts.iter().map(|count| count.1).collect::<BTreeSet<_>>(),
+            BTreeSet::from([3, 4, 5])
+        );
         let sizes: BTreeSet<_> = Layout::all().map(|layout| layout.receptacles().len()).collect();
         assert_eq!(
             (sizes.first(), sizes.last()),
@@ -258,7 +279,10 @@ mod tests {
         assert!(error.contains("household.task_types"), "{error}");
         for items in [(2, 8), (9, 8), (8, 65)] {
             let error = refused(GeneratorConfig { items, ..config.clone() });
-            assert!(error.contains("household.items") && error.contains(&format!("{items:?}")), "{error}");
+            assert!(
+                error.contains("household.items") && error.contains(&format!("{items:?}")),
+                "{error}"
+            );
         }
         let error = refused(GeneratorConfig { receptacles: (1, 3), ..config });
         assert!(error.contains("household.receptacles") && error.contains("(1, 3)"), "{error}");
@@ -275,7 +299,8 @@ mod tests {
             std::fs::write(&path, &game.text).unwrap();
         }
         let files =
-            game_files(folder.path(), Split::ValidSeen, &[TaskType::PickCoolThenPlaceInRecep]).unwrap();
+            game_files(folder.path(), Split::ValidSeen, &[TaskType::PickCoolThenPlaceInRecep])
+                .unwrap();
         assert_eq!(files.len(), 2);
         let game = Library::new().load(&files[0].path).unwrap();
         assert!(game.goal().contains("cool") || game.goal().contains("cold"), "{}", game.goal());
@@ -283,8 +308,9 @@ mod tests {
 
     #[test]
     fn answers_name_what_was_done_and_contents_change() {
-        let game =
-            (0..).map(|i| default().game(Split::Train, 6 * i + 2)).find(|game| game.text.contains("\"open "));
+        let game = (0..)
+            .map(|i| default().game(Split::Train, 6 * i + 2))
+            .find(|game| game.text.contains("\"open "));
         let game = game.unwrap();
         let game = Library::new().parse(&game.name, &game.text, None).unwrap();
         let mut play = Play::new(game.clone());
@@ -296,14 +322,20 @@ mod tests {
             match verb {
                 "go" => {
                     let place = names.strip_prefix("to ").unwrap();
-                    assert_eq!(play.step("look").unwrap().observation, format!("You stand at {place}."));
+                    assert_eq!(
+                        play.step("look").unwrap().observation,
+                        format!("You stand at {place}.")
+                    );
                     let seen = play.step(&format!("examine {place}")).unwrap().observation;
                     assert_eq!(seen.split_once(". ").unwrap().1, said.split_once(". ").unwrap().1);
                 }
                 "open" => assert!(said.contains("It is open and holds "), "{said}"),
                 "take" => {
                     let thing = names.split(" from ").next().unwrap();
-                    assert_eq!(play.step("inventory").unwrap().observation, format!("You hold a {thing}."));
+                    assert_eq!(
+                        play.step("inventory").unwrap().observation,
+                        format!("You hold a {thing}.")
+                    );
                     let looked = play.step(&format!("examine {thing}")).unwrap().observation;
                     assert_eq!(looked, format!("You examine {thing}. It is as usual."));
                 }

@@ -16,7 +16,8 @@ impl Layout {
     /// Every layout of every room.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..ROOMS.len()).flat_map(|room| {
-            let count = ROOMS[room].furniture.iter().map(|(_, least, most)| most - least + 1).product();
+            let count =
+                ROOMS[room].furniture.iter().map(|(_, least, most)| most - least + 1).product();
             (0..count).map(move |number| Self { room, number })
         })
     }
@@ -31,7 +32,8 @@ impl Layout {
         let mut receptacles = Vec::new();
         for &(name, least, most) in self.room().furniture {
             let base = most - least + 1;
-            receptacles.resize(receptacles.len() + least + rest % base, &FURNITURE[furniture(name)]);
+            receptacles
+                .resize(receptacles.len() + least + rest % base, &FURNITURE[furniture(name)]);
             rest /= base;
         }
         receptacles
@@ -97,7 +99,8 @@ impl Scenario {
     pub(crate) fn all(task_type: TaskType, layouts: &[Layout]) -> Vec<Self> {
         let layouts: Vec<(Layout, Set)> =
             layouts.iter().map(|&layout| (layout, layout.furniture())).collect();
-        let targets = if task_type == TaskType::LookAtObjInLight { LAMPS.len() } else { FURNITURE.len() };
+        let targets =
+            if task_type == TaskType::LookAtObjInLight { LAMPS.len() } else { FURNITURE.len() };
         let mut scenarios = Vec::new();
         for in_room in layouts.chunk_by(|(one, _), (other, _)| one.room == other.room) {
             let layout = in_room[0].0;
@@ -105,7 +108,8 @@ impl Scenario {
                 for target in 0..targets {
                     let scenario = Self { task_type, layout, kind, target };
                     let Some(needs) = scenario.needs() else { continue };
-                    let possible = in_room.iter().filter(|(_, has)| needs.iter().all(|need| need & has != 0));
+                    let possible =
+                        in_room.iter().filter(|(_, has)| needs.iter().all(|need| need & has != 0));
                     scenarios.extend(possible.map(|&(layout, _)| Self { layout, ..scenario }));
                 }
             }
@@ -153,7 +157,9 @@ impl Scenario {
         let kind = self.kind();
         let target = match self.target() {
             Target::Lamp(lamp) if lamp.is_in(self.layout.room()) => set(|place| lamp.suits(place)),
-            Target::Furniture(target) if kind.suits(target) => set(|place| place.name == target.name),
+            Target::Furniture(target) if kind.suits(target) => {
+                set(|place| place.name == target.name)
+            }
             _ => return None,
         };
         let tool = match self.treatment() {

@@ -25,7 +25,12 @@ pub(crate) struct Labelled<T: 'static> {
 
 impl World {
     /// A household for `scenario` with `count` items, or as many as the task needs if those are more.
-    pub(crate) fn draw(scenario: Scenario, split: Split, count: usize, rng: &mut ChaCha8Rng) -> Self {
+    pub(crate) fn draw(
+        scenario: Scenario,
+        split: Split,
+        count: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
         let receptacles = scenario.layout.receptacles();
         let mut kinds: Vec<&'static Kind> = vec![scenario.kind(); scenario.count()];
         if let Target::Lamp(lamp) = scenario.target() {
@@ -68,12 +73,18 @@ impl World {
         if let Some(treatment) = self.scenario.treatment() {
             let appliance = self.receptacle(|place| has_word(place.traits, treatment.tool));
             tour.visit(appliance, false);
-            tour.actions
-                .push(format!("{} {thing} with {}", treatment.verb, self.receptacles[appliance].name));
+            tour.actions.push(format!(
+                "{} {thing} with {}",
+                treatment.verb, self.receptacles[appliance].name
+            ));
         }
         match self.scenario.target() {
             Target::Lamp(lamp) => {
-                let lamp = self.items.iter().position(|item| item.what.name == lamp.name).unwrap_or_default();
+                let lamp = self
+                    .items
+                    .iter()
+                    .position(|item| item.what.name == lamp.name)
+                    .unwrap_or_default();
                 tour.visit(self.places[lamp], false);
                 tour.actions.push(format!("use {}", self.items[lamp].name));
             }
@@ -126,7 +137,10 @@ fn others(scenario: &Scenario, split: Split) -> Vec<&'static Kind> {
 }
 
 /// Numbers the things of each name from 1.
-fn label<T>(things: Vec<&'static T>, name: impl Fn(&'static T) -> &'static str) -> Vec<Labelled<T>> {
+fn label<T>(
+    things: Vec<&'static T>,
+    name: impl Fn(&'static T) -> &'static str,
+) -> Vec<Labelled<T>> {
     let count = |things: &[&'static T], of| things.iter().filter(|thing| name(thing) == of).count();
     let labelled = |(i, &what): (usize, &&'static T)| {
         let kind = name(what);

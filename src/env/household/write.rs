@@ -13,8 +13,10 @@ const PLACEHOLDER: &str = "THE TASK";
 
 /// The game file of `world`; `wording` chooses between ways of saying what is to be done.
 pub(crate) fn game_file(world: &World, wording: usize) -> String {
-    let grammar = GRAMMAR.replace(PLACEHOLDER, &format!("Your task is to: {}", sentence(world, wording)));
-    let walkthrough: Vec<String> = world.walkthrough().iter().map(|action| quoted(action)).collect();
+    let grammar =
+        GRAMMAR.replace(PLACEHOLDER, &format!("Your task is to: {}", sentence(world, wording)));
+    let walkthrough: Vec<String> =
+        world.walkthrough().iter().map(|action| quoted(action)).collect();
     format!(
         "{{\"pddl_domain\": {}, \"grammar\": {}, \"pddl_problem\": {}, \"solvable\": true, \"walkthrough\": [{}]}}",
         quoted(DOMAIN),
@@ -54,13 +56,16 @@ fn sentence(world: &World, wording: usize) -> String {
         ],
     };
     let text = wordings[wording % wordings.len()];
-    text.replace("TARGET", target).replace("A THING", &format!("{article} THING")).replace("THING", thing)
+    text.replace("TARGET", target)
+        .replace("A THING", &format!("{article} THING"))
+        .replace("THING", thing)
 }
 
 /// The problem in PDDL.
 fn problem(world: &World) -> String {
-    let mut text =
-        String::from("(define (problem chores) (:domain household)\n(:objects me - person middle - spot");
+    let mut text = String::from(
+        "(define (problem chores) (:domain household)\n(:objects me - person middle - spot",
+    );
     objects(world, &mut text);
     text.push_str(")\n(:init (at me middle)");
     facts(world, &mut text);
@@ -93,7 +98,11 @@ fn facts(world: &World, text: &mut String) {
     }
     for (item, &place) in world.items.iter().zip(&world.places) {
         let (id, what) = (&item.id, item.what);
-        let _ = write!(text, "\n(inside {id} {}) (sort {id} {})", world.receptacles[place].id, what.name);
+        let _ = write!(
+            text,
+            "\n(inside {id} {}) (sort {id} {})",
+            world.receptacles[place].id, what.name
+        );
         let is_lamp = LAMPS.iter().any(|lamp| lamp.name == what.name);
         let _ = write!(text, " ({} {id})", if is_lamp { "lamp" } else { "portable" });
         traits(id, what.traits, text);

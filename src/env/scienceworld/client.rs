@@ -223,7 +223,8 @@ fn instantiate(link: &mut Link, jar: &Path) -> Outcome<String> {
     let array = expect_reference("new array", array)?;
     link.run("set array", &protocol::set_array(&array, 0, Arg::Ref(&url)))?;
     let parent = link.reference("z:java.lang.ClassLoader", "getPlatformClassLoader", &[])?;
-    let loader = construct(link, "java.net.URLClassLoader", &[Arg::Ref(&array), Arg::Ref(&parent)])?;
+    let loader =
+        construct(link, "java.net.URLClassLoader", &[Arg::Ref(&array), Arg::Ref(&parent)])?;
     let class = link.reference(&loader, "loadClass", &[Arg::Text(INTERFACE)])?;
     let object = link.reference(&class, "newInstance", &[])?;
     for id in [file, uri, url, array, parent, loader, class] {

@@ -87,10 +87,18 @@ impl ScienceWorldConfig {
             return Err(Error::setting("scienceworld.environments_per_jvm", 0, "at least 1"));
         }
         if !(self.call_limit_s > 0.0 && self.call_limit_s <= 86_400.0) {
-            return Err(Error::setting("scienceworld.call_limit_s", self.call_limit_s, "in (0, 86400]"));
+            return Err(Error::setting(
+                "scienceworld.call_limit_s",
+                self.call_limit_s,
+                "in (0, 86400]",
+            ));
         }
         if self.memory_mib > 1 << 20 {
-            return Err(Error::setting("scienceworld.memory_mib", self.memory_mib, "at most 1048576"));
+            return Err(Error::setting(
+                "scienceworld.memory_mib",
+                self.memory_mib,
+                "at most 1048576",
+            ));
         }
         if self.jvm.start_limit_s == 0 {
             return Err(Error::setting("scienceworld.jvm.start_limit_s", 0, "at least 1"));
@@ -101,7 +109,11 @@ impl ScienceWorldConfig {
         }
         if !(1..self.jvm.heap_base_mib).contains(&self.jvm.heap_young_mib) {
             let reason = format!("at least 1 and below heap_base_mib = {}", self.jvm.heap_base_mib);
-            return Err(Error::setting("scienceworld.jvm.heap_young_mib", self.jvm.heap_young_mib, reason));
+            return Err(Error::setting(
+                "scienceworld.jvm.heap_young_mib",
+                self.jvm.heap_young_mib,
+                reason,
+            ));
         }
         Ok(())
     }

@@ -33,8 +33,12 @@ impl Default for DemonstrationConfig {
 
 impl DemonstrationConfig {
     /// The gold paths as they are.
-    pub const GOLD: Self =
-        Self { look_before_focus: false, plain_names: false, skip_open_doors: false, mistakes: 0.0 };
+    pub const GOLD: Self = Self {
+        look_before_focus: false,
+        plain_names: false,
+        skip_open_doors: false,
+        mistakes: 0.0,
+    };
 
     /// Refuses a probability that is none.
     ///
@@ -43,7 +47,9 @@ impl DemonstrationConfig {
     pub fn validate(&self) -> Result<()> {
         match (0.0..=1.0).contains(&self.mistakes) {
             true => Ok(()),
-            false => Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]")),
+            false => {
+                Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]"))
+            }
         }
     }
 }
@@ -91,7 +97,11 @@ impl ScienceWorldPool {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<T>> {
         if self.environments().is_empty() {
-            return Err(Error::setting("scienceworld.environments", 0, "all were taken out of the pool"));
+            return Err(Error::setting(
+                "scienceworld.environments",
+                0,
+                "all were taken out of the pool",
+            ));
         }
         let next = AtomicUsize::new(0);
         let (sender, results) = std::sync::mpsc::channel();
@@ -142,7 +152,9 @@ impl ScienceWorld {
             return Ok(path);
         }
         let mut turns = self.play(task, &as_planned(&path))?.turns;
-        turns.retain(|turn| !(config.skip_open_doors && turn.step.observation.trim_end() == ALREADY_OPEN));
+        turns.retain(|turn| {
+            !(config.skip_open_doors && turn.step.observation.trim_end() == ALREADY_OPEN)
+        });
         let named = |turn: DemonstratedTurn| match config.plain_names {
             true => plain_action(&turn.action, &turn.step.observation),
             false => turn.action,
@@ -205,8 +217,9 @@ fn look_before_focus(path: Vec<String>) -> Vec<String> {
 /// Path `i` with actions of other paths before some of its own. Moves are left out: many a room has the door.
 fn with_mistakes(paths: &[Vec<String>], i: usize, probability: f64, seed: u64) -> Vec<Planned<'_>> {
     let stream = Stream::new(seed, Purpose::Demonstrations, i as u64, 0, 0);
-    let pick =
-        |turn: u64, token: u64, n: usize| ((stream.uniform(turn, token) * n as f64) as usize).min(n - 1);
+    let pick = |turn: u64, token: u64, n: usize| {
+        ((stream.uniform(turn, token) * n as f64) as usize).min(n - 1)
+    };
     let mut plan = Vec::with_capacity(paths[i].len());
     for (j, action) in paths[i].iter().enumerate() {
         if stream.uniform(j as u64, 0) < probability {
@@ -231,8 +244,15 @@ mod tests {
 
     #[test]
     fn one_look_for_each_room_entered() {
-        let path =
-            ["focus on a", "go to x", "focus on b", "focus on c", "go to y", "look around", "focus on d"];
+        let path = [
+            "focus on a",
+            "go to x",
+            "focus on b",
+            "focus on c",
+            "go to y",
+            "look around",
+            "focus on d",
+        ];
         let shown = look_before_focus(owned(&path));
         let looks: Vec<_> = (0..shown.len()).filter(|&i| shown[i] == "look around").collect();
         assert_eq!((shown.len(), looks), (8, vec![2, 6]));
@@ -242,7 +262,11 @@ mod tests {
     fn actions_take_the_names_of_their_answers() {
         for (action, answer, plain) in [
             ("focus on egg parrot", "You focus on the parrot egg.", "focus on parrot egg"),
-            ("pick up butterfly", "You move the butterfly egg to the inventory.", "pick up butterfly egg"),
+            (
+                "pick up butterfly",
+                "You move the butterfly egg to the inventory.",
+                "pick up butterfly egg",
+            ),
             ("move x in y to red box", "You move the x to the red box.", "move x to red box"),
             ("go to kitchen", "You move to the kitchen.", "go to kitchen"),
         ] {
@@ -252,9 +276,11 @@ mod tests {
 
     #[test]
     fn mistakes_come_from_other_paths_and_leave_the_own_one_whole() {
-        let paths = [owned(&["go to a", "focus on b"]), owned(&["go to c", "focus on d", "pick up e"])];
+        let paths =
+            [owned(&["go to a", "focus on b"]), owned(&["go to c", "focus on d", "pick up e"])];
         let plan = with_mistakes(&paths, 0, 1.0, 3);
-        let gold: Vec<_> = plan.iter().filter(|(_, gold)| *gold).map(|(action, _)| *action).collect();
+        let gold: Vec<_> =
+            plan.iter().filter(|(_, gold)| *gold).map(|(action, _)| *action).collect();
         assert_eq!(gold, paths[0]);
         let mistakes = |seed| {
             let plan = with_mistakes(&paths, 0, 1.0, seed);

@@ -66,7 +66,11 @@ pub struct ScienceWorld {
 }
 
 impl ScienceWorld {
-    pub(crate) fn new(host: Arc<Host>, config: Arc<ScienceWorldConfig>, memory: Arc<Memory>) -> Self {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        config: Arc<ScienceWorldConfig>,
+        memory: Arc<Memory>,
+    ) -> Self {
         let (simulator, history, episode) = (None, History::default(), None);
         Self { host, config, memory, generation: 0, simulator, history, episode }
     }
@@ -148,8 +152,14 @@ impl ScienceWorld {
             own += u32::from(self.host.replace(self.generation)?);
             all += 1;
             if own >= OWN_ATTEMPTS || all >= ALL_ATTEMPTS {
-                let task = self.episode.take().map_or_else(|| op.name().into(), |e| e.task.to_string());
-                return Err(SimulatorError::GaveUp { task, attempts: all, last: Box::new(lost), output });
+                let task =
+                    self.episode.take().map_or_else(|| op.name().into(), |e| e.task.to_string());
+                return Err(SimulatorError::GaveUp {
+                    task,
+                    attempts: all,
+                    last: Box::new(lost),
+                    output,
+                });
             }
         }
     }
@@ -252,8 +262,21 @@ impl Environment for ScienceWorld {
     }
 }
 
-fn step(config: &ScienceWorldConfig, observation: String, before: i32, score: i32, done: bool) -> Step {
+fn step(
+    config: &ScienceWorldConfig,
+    observation: String,
+    before: i32,
+    score: i32,
+    done: bool,
+) -> Step {
     let success = config.success.holds(score, done);
     let valid = observation != MASKED_ANSWER && !observation.starts_with(NOT_UNDERSTOOD);
-    Step { observation, reward: f64::from(score - before), score: f64::from(score), done, success, valid }
+    Step {
+        observation,
+        reward: f64::from(score - before),
+        score: f64::from(score),
+        done,
+        success,
+        valid,
+    }
 }

@@ -171,7 +171,9 @@ pub enum SimulatorError {
         task: String,
     },
     /// Replaying an interrupted episode gave something else than the first time.
-    #[error("replay of `{task}` diverged at action {step} ({action:?}): {got:?}, before: {expected:?}")]
+    #[error(
+        "replay of `{task}` diverged at action {step} ({action:?}): {got:?}, before: {expected:?}"
+    )]
     Diverged {
         /// The task.
         task: String,
@@ -209,7 +211,10 @@ impl SimulatorError {
     pub fn is_process_lost(&self) -> bool {
         matches!(
             self,
-            Self::Timeout { .. } | Self::Broken { .. } | Self::Connect { .. } | Self::Protocol { .. }
+            Self::Timeout { .. }
+                | Self::Broken { .. }
+                | Self::Connect { .. }
+                | Self::Protocol { .. }
         )
     }
 }

@@ -30,5 +30,6 @@ pub use gateway::process::{Jvm, JvmConfig};
 pub use pool::ScienceWorldPool;
 pub use provision::{Installation, Provision};
 pub use tasks::{
-    check_simplification, check_task, task_names, variation_count, variations, Split, SIMPLIFICATIONS,
+    check_simplification, check_task, task_names, variation_count, variations, Split,
+    SIMPLIFICATIONS,
 };

@@ -36,7 +36,11 @@ impl ScienceWorldPool {
     ///
     /// # Errors
     /// A setting out of range, or a process that does not start.
-    pub fn new(installation: &Installation, config: &ScienceWorldConfig, count: usize) -> Result<Self> {
+    pub fn new(
+        installation: &Installation,
+        config: &ScienceWorldConfig,
+        count: usize,
+    ) -> Result<Self> {
         config.validate()?;
         if count == 0 {
             return Err(Error::setting("scienceworld.environments", count, "at least 1"));
@@ -47,10 +51,15 @@ impl ScienceWorldPool {
         let mut pool = Self { hosts: Vec::new(), environments: Vec::new() };
         while pool.environments.len() < count {
             let size = config.environments_per_jvm.min(count - pool.environments.len());
-            let host = Arc::new(Host::new(installation.clone(), config.jvm.clone(), size, call_limit));
+            let host =
+                Arc::new(Host::new(installation.clone(), config.jvm.clone(), size, call_limit));
             host.ensure_started()?;
             for _ in 0..size {
-                pool.environments.push(ScienceWorld::new(host.clone(), shared.clone(), memory.clone()));
+                pool.environments.push(ScienceWorld::new(
+                    host.clone(),
+                    shared.clone(),
+                    memory.clone(),
+                ));
             }
             pool.hosts.push(host);
         }

@@ -39,8 +39,14 @@ const TASKS: [(&str, u32); 30] = [
 ];
 
 /// The simplifications that `load` accepts; `easy` stands for a set of the others.
-pub const SIMPLIFICATIONS: [&str; 6] =
-    ["easy", "teleportAction", "selfWateringFlowerPots", "openContainers", "openDoors", "noElectricalAction"];
+pub const SIMPLIFICATIONS: [&str; 6] = [
+    "easy",
+    "teleportAction",
+    "selfWateringFlowerPots",
+    "openContainers",
+    "openDoors",
+    "noElectricalAction",
+];
 
 /// The official parts of a task's variations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -94,7 +100,11 @@ pub fn check_task(task: &Task) -> Result<(), SimulatorError> {
     if task.variation < count {
         return Ok(());
     }
-    Err(SimulatorError::VariationOutOfRange { task: task.name.clone(), variation: task.variation, count })
+    Err(SimulatorError::VariationOutOfRange {
+        task: task.name.clone(),
+        variation: task.variation,
+        count,
+    })
 }
 
 /// Refuses an unknown simplification, or one that takes away the actions that `task` needs.
@@ -135,8 +145,9 @@ mod tests {
             assert_eq!(test.end, variation_count(name).unwrap(), "{name}");
         }
         // (variations in train, dev, test) as the official wrapper lists them.
-        let sizes =
-            |name| [Split::Train, Split::Dev, Split::Test].map(|s| variations(name, s).unwrap().len());
+        let sizes = |name| {
+            [Split::Train, Split::Dev, Split::Test].map(|s| variations(name, s).unwrap().len())
+        };
         assert_eq!(sizes("boil"), [14, 7, 9]);
         assert_eq!(sizes("identify-life-stages-2"), [4, 2, 4]);
         assert_eq!(sizes("inclined-plane-friction-named-surfaces"), [692, 346, 348]);
@@ -150,12 +161,17 @@ mod tests {
         assert!(error.to_string().contains("use-thermometer"));
         assert!(check_task(&task("boil", 29)).is_ok());
         let error = check_task(&task("boil", 30)).unwrap_err();
-        assert!(matches!(error, SimulatorError::VariationOutOfRange { count: 30, variation: 30, .. }));
+        assert!(matches!(
+            error,
+            SimulatorError::VariationOutOfRange { count: 30, variation: 30, .. }
+        ));
         assert!(error.to_string().contains("0..=29"));
         assert!(check_simplification("boil", "").is_ok());
         assert!(check_simplification("boil", "openDoors,noElectricalAction").is_ok());
         let error = check_simplification("boil", "openDoors,eazy").unwrap_err();
-        assert!(matches!(&error, SimulatorError::UnknownSimplification { name, .. } if name == "eazy"));
+        assert!(
+            matches!(&error, SimulatorError::UnknownSimplification { name, .. } if name == "eazy")
+        );
         assert!(error.to_string().contains("teleportAction"));
         let error = check_simplification("test-conductivity", "noElectricalAction").unwrap_err();
         assert!(matches!(error, SimulatorError::ContradictorySimplification { .. }));

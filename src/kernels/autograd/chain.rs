@@ -7,7 +7,9 @@ use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::real::with_real;
 use crate::kernels::layers::branch::Found;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType,
+};
 
 /// An operator on (x, bundle of weights) that can go back by itself.
 pub(crate) trait Branch: CustomOp2 + Send + Sync + 'static {
@@ -40,7 +42,8 @@ impl Chain {
     pub(crate) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
         let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
         let (before, after) = (self.gradient.clone(), gradient.clone());
-        let link = self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
+        let link =
+            self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
         Ok(Self { x: y, link, gradient })
     }
 
@@ -153,12 +156,14 @@ mod tests {
     }
 
     fn apart(x: &Tensor, layers: &[[Var; 4]]) -> Tensor {
-        let branch = |x: Tensor, w: &[Var; 4]| feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
+        let branch =
+            |x: Tensor, w: &[Var; 4]| feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
         layers.iter().try_fold(x.clone(), branch).unwrap()
     }
 
     fn chained(x: &Tensor, layers: &[[Var; 4]]) -> Tensor {
-        let branch = |x: Chain, w: &[Var; 4]| chain_feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
+        let branch =
+            |x: Chain, w: &[Var; 4]| chain_feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
         layers.iter().try_fold(Chain::begin(x).unwrap(), branch).unwrap().end().unwrap()
     }
 
@@ -173,8 +178,13 @@ mod tests {
             let loss = got.sqr().unwrap().sum_all().unwrap();
             for _ in 0..2 {
                 let store = loss.backward().unwrap();
-                for tensor in layers.iter().flatten().map(Var::as_tensor).chain((!frozen).then_some(&x)) {
-                    assert_eq!(numbers(store.get(tensor).unwrap()), numbers(want.get(tensor).unwrap()));
+                for tensor in
+                    layers.iter().flatten().map(Var::as_tensor).chain((!frozen).then_some(&x))
+                {
+                    assert_eq!(
+                        numbers(store.get(tensor).unwrap()),
+                        numbers(want.get(tensor).unwrap())
+                    );
                 }
             }
         }

@@ -88,14 +88,24 @@ impl InplaceOp2 for AddInto {
         "add_into"
     }
 
-    fn cpu_fwd(&self, sum: &mut CpuStorage, at: &Layout, part: &CpuStorage, from: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        at: &Layout,
+        part: &CpuStorage,
+        from: &Layout,
+    ) -> Result<()> {
         fn add<T: Real>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
             match at.contiguous_offsets() {
                 Some((start, end)) if end - start == part.len() => {
                     sum[start..end].iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
                     Ok(())
                 }
-                _ => candle_core::bail!("add_into: {:?} cannot take {} elements", at.shape(), part.len()),
+                _ => candle_core::bail!(
+                    "add_into: {:?} cannot take {} elements",
+                    at.shape(),
+                    part.len()
+                ),
             }
         }
         match sum {

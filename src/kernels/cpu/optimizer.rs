@@ -47,7 +47,13 @@ vectorised! {
 
 /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g = scale · `grad`, all in
 /// place.
-pub(crate) fn adamw(values: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], s: AdamWStep) {
+pub(crate) fn adamw(
+    values: &mut [f32],
+    grad: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    s: AdamWStep,
+) {
     let weights = values.par_chunks_mut(CHUNK).zip(grad.par_chunks(CHUNK));
     let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
     weights.zip(moments).for_each(|((x, g), (m, v))| adamw_slice(x, g, m, v, s));
@@ -87,7 +93,8 @@ vectorised! {
 }
 
 fn squares<L: Logit>(x: &[L]) -> f64 {
-    let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| squares_slice(widened(x, &mut Vec::new()))).collect();
+    let parts: Vec<f64> =
+        x.par_chunks(CHUNK).map(|x| squares_slice(widened(x, &mut Vec::new()))).collect();
     parts.iter().sum()
 }
 

@@ -73,7 +73,10 @@ pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
     accumulate: bool,
     threads: usize,
 ) {
-    assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0, "product: shapes");
+    assert!(
+        out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0,
+        "product: shapes"
+    );
     let (b, terms) = (b.t(), a.cols);
     let out = ViewMut::new(out.data, out.rows, out.cols, out.row_stride);
     let mut target = Target { out: Disjoint::from(out), alpha, accumulate };
@@ -155,7 +158,10 @@ fn pack_along<W: Word, S: Term<W>, const L: usize>(
             continue;
         }
         let (pairs, rest) = line.as_chunks::<2>();
-        pairs.iter().zip(&mut words).for_each(|(&[first, second], word)| *word = S::word(first, second));
+        pairs
+            .iter()
+            .zip(&mut words)
+            .for_each(|(&[first, second], word)| *word = S::word(first, second));
         rest.iter().zip(&mut words).for_each(|(&term, word)| *word = S::word(term, S::ZERO));
     }
 }
@@ -202,7 +208,12 @@ fn add_panels<W: Word>(
             let columns = start..columns.end.min(start + COLUMNS);
             for (i, a) in left.clone() {
                 let start = rows.start + i * ROWS;
-                add_tile(target, start..rows.end.min(start + ROWS), columns.clone(), &W::tile(a, b));
+                add_tile(
+                    target,
+                    start..rows.end.min(start + ROWS),
+                    columns.clone(),
+                    &W::tile(a, b),
+                );
             }
         }
     };
@@ -287,7 +298,12 @@ mod tests {
     fn products_of_bf16_are_right_at_every_border_and_lose_little_of_f32() {
         for (m, n, k) in SHAPES {
             let (a, b) = (numbers(m * k, 3), narrow(&numbers(k * n, 4)));
-            check::<Pair, bf16, bf16>((m, n, k), (&narrow(&a), &b), (bf16::to_f32, bf16::to_f32), 1e-4);
+            check::<Pair, bf16, bf16>(
+                (m, n, k),
+                (&narrow(&a), &b),
+                (bf16::to_f32, bf16::to_f32),
+                1e-4,
+            );
             check::<Split, f32, bf16>((m, n, k), (&a, &b), (|x| x, bf16::to_f32), 3e-4);
         }
     }
@@ -299,7 +315,14 @@ mod tests {
         let made = |threads: usize| {
             let mut out = vec![f32::NAN; m * (n + 3)];
             let (x, y) = (view(&a, m, k, false), view(&b, k, n, true));
-            product::<Single, f32, f32>(&mut ViewMut::new(&mut out, m, n, n + 3), x, y, 1.0, false, threads);
+            product::<Single, f32, f32>(
+                &mut ViewMut::new(&mut out, m, n, n + 3),
+                x,
+                y,
+                1.0,
+                false,
+                threads,
+            );
             let rows = out.chunks(n + 3);
             assert!(
                 rows.clone().all(|row| row[n..].iter().all(|x| x.is_nan())),

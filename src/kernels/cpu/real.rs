@@ -155,7 +155,11 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     let shifted = Real::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // One step where the product is not rounded: ln 2 itself is off by 1.9·10⁻⁹ in single precision.
-    let r = if FMA { f32::mul_add(n, -std::f32::consts::LN_2, x) } else { x - n * LN2_HIGH - n * LN2_LOW };
+    let r = if FMA {
+        f32::mul_add(n, -std::f32::consts::LN_2, x)
+    } else {
+        x - n * LN2_HIGH - n * LN2_LOW
+    };
     let mut p = 1.381_459_9e-3;
     for c in [8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
         p = Real::mul_add::<FMA>(p, r, c);
@@ -391,7 +395,10 @@ mod tests {
             x += 0.001_37;
         }
         assert_eq!((exp_f32::<FMA>(f32::NEG_INFINITY), exp_f32::<FMA>(0.0)), (0.0, 1.0));
-        assert_eq!((f32::NEG_INFINITY.exp_nonpositive::<FMA>(), 0f32.exp_nonpositive::<FMA>()), (0.0, 1.0));
+        assert_eq!(
+            (f32::NEG_INFINITY.exp_nonpositive::<FMA>(), 0f32.exp_nonpositive::<FMA>()),
+            (0.0, 1.0)
+        );
         assert_eq!((-1e30f32).exp_nonpositive::<FMA>(), 0.0);
         assert!(exp_f32::<FMA>(f32::INFINITY).is_infinite());
         assert!(exp_f32::<FMA>(f32::NAN).is_nan() && f32::NAN.exp_nonpositive::<FMA>().is_nan());

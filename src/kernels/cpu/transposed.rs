@@ -15,7 +15,8 @@ pub(crate) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     let mut out = [[0.0; 8]; 8];
     // SAFETY: every row has the eight elements of a register.
     #[allow(unsafe_code)]
-    let [a, b, c, d, e, f, g, h] = rows.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
+    let [a, b, c, d, e, f, g, h] =
+        rows.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
     // Of two rows: elements 0, 1, 4, 5 in turn, or 2, 3, 6, 7.
     let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
     let (ef, gh) = (_mm256_unpacklo_ps(e, f), _mm256_unpacklo_ps(g, h));
@@ -61,7 +62,8 @@ mod tests {
         if !std::arch::is_x86_feature_detected!("avx") {
             return;
         }
-        let rows: [[f32; 8]; 8] = std::array::from_fn(|i| std::array::from_fn(|j| (8 * i + j) as f32));
+        let rows: [[f32; 8]; 8] =
+            std::array::from_fn(|i| std::array::from_fn(|j| (8 * i + j) as f32));
         // SAFETY: the machine has AVX.
         #[allow(unsafe_code)]
         let columns = unsafe { by_registers(rows) };

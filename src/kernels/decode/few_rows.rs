@@ -88,7 +88,12 @@ impl Panels {
     }
 
     /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
-    pub(crate) fn gated<L: Inline<Real = f32>>(&self, team: Team<'_>, gate: &[L], up: &[L]) -> Panels {
+    pub(crate) fn gated<L: Inline<Real = f32>>(
+        &self,
+        team: Team<'_>,
+        gate: &[L],
+        up: &[L],
+    ) -> Panels {
         let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
         let mut columns = Scratch::new(o * registers * LANES);
         let line = o * width * LANES;
@@ -123,12 +128,14 @@ impl Panels {
         let multiply_adds = N * self.rows * o * depth;
         let threads = team.threads_for(multiply_adds);
         let size = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
-        let parts_of = |(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size)));
+        let parts_of =
+            |(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size)));
         let parts: Vec<(usize, Range<usize>)> = heights.enumerate().flat_map(parts_of).collect();
         team.each_index(parts.len(), multiply_adds, |i| {
             let (at, rows) = parts[i].clone();
             // What this thread takes next, if all are as fast.
-            let later = parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
+            let later =
+                parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
             let len = rows.len() * self.registers() * LANES;
             let mut products: [_; N] = std::array::from_fn(|_| Scratch::new(len));
             for (n, products) in products.iter_mut().enumerate() {
@@ -202,7 +209,14 @@ vectorised! {
 
 /// Multiplies `B` · `R` rows of W at a time with all panels, as often as there are so many; the rest of W and of `out`.
 #[inline(always)]
-fn multiply_by<'a, L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
+fn multiply_by<
+    'a,
+    L: Inline<Real = f32>,
+    const B: usize,
+    const R: usize,
+    const P: usize,
+    const FMA: bool,
+>(
     (mut w, mut out): (&'a [L], &'a mut [[f32; LANES]]),
     next: *const L,
     x: &Panels,
@@ -218,7 +232,13 @@ fn multiply_by<'a, L: Inline<Real = f32>, const B: usize, const R: usize, const 
 
 /// `B` · `R` rows of W with all panels, `P` registers wide.
 #[inline(always)]
-fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P: usize, const FMA: bool>(
+fn multiply_rows<
+    L: Inline<Real = f32>,
+    const B: usize,
+    const R: usize,
+    const P: usize,
+    const FMA: bool,
+>(
     w: &[L],
     next: *const L,
     x: &Panels,
@@ -237,12 +257,17 @@ fn multiply_rows<L: Inline<Real = f32>, const B: usize, const R: usize, const P:
             (buffers.as_flattened().as_flattened(), DEPTH)
         };
         for panel in 0..registers / P {
-            let sums =
-                tile::<B, R, P, _, FMA>(&x.panel(panel)[start..end], rows, next.wrapping_add(B * R * start));
+            let sums = tile::<B, R, P, _, FMA>(
+                &x.panel(panel)[start..end],
+                rows,
+                next.wrapping_add(B * R * start),
+            );
             for (j, sums) in sums.as_flattened().iter().enumerate() {
                 let out = out[j * registers + panel * P..][..P].as_flattened_mut();
                 let before = |out: f32| if start == 0 { 0.0 } else { out };
-                out.iter_mut().zip(sums.as_flattened()).for_each(|(out, sum)| *out = before(*out) + sum);
+                out.iter_mut()
+                    .zip(sums.as_flattened())
+                    .for_each(|(out, sum)| *out = before(*out) + sum);
             }
         }
     }
@@ -264,7 +289,8 @@ fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
 ) -> [[[[f32; LANES]; P]; R]; B] {
     assert!(w.len() >= (B * R - 1) * stride + x.len(), "rows of W are missing");
     let mut sums = [[[[0.0; LANES]; P]; R]; B];
-    let mut first: [*const f32; B] = std::array::from_fn(|b| w.as_ptr().wrapping_add(b * R * stride));
+    let mut first: [*const f32; B] =
+        std::array::from_fn(|b| w.as_ptr().wrapping_add(b * R * stride));
     for (line, x) in x.chunks(LINE).enumerate() {
         for j in 0..B * R {
             prefetch(next.wrapping_add((line * B * R + j) * LINE));
@@ -303,9 +329,15 @@ pub(crate) mod tests {
 
     #[test]
     fn products_are_right_for_every_number_of_rows_and_of_outputs() {
-        for (n, o, i) in
-            [(1, 1, 1), (3, 5, 7), (8, 6, 512), (9, 13, 513), (16, 12, 40), (17, 7, 1025), (40, 1100, 64)]
-        {
+        for (n, o, i) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (8, 6, 512),
+            (9, 13, 513),
+            (16, 12, 40),
+            (17, 7, 1025),
+            (40, 1100, 64),
+        ] {
             let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
             let (mut y, mut alone) = (vec![0.5; n * o], vec![f32::NAN; n * o]);
             Panels::new(&x, i).products(Team::Pool, [&w], [(&mut y, true)]);
@@ -313,8 +345,12 @@ pub(crate) mod tests {
             for (at, got) in y.iter().enumerate() {
                 assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
                 let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
-                let want = 0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
-                assert!((f64::from(*got) - want).abs() < 1e-4, "{n} {o} {i} at {at}: {got} against {want}");
+                let want =
+                    0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-4,
+                    "{n} {o} {i} at {at}: {got} against {want}"
+                );
             }
         }
     }
@@ -326,7 +362,9 @@ pub(crate) mod tests {
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
-            pool.install(|| Team::awake(|team| Panels::new(x, i).products(team, [&w], [(&mut y, false)])));
+            pool.install(|| {
+                Team::awake(|team| Panels::new(x, i).products(team, [&w], [(&mut y, false)]))
+            });
             y
         };
         let all = product(&x, 3);
@@ -339,7 +377,8 @@ pub(crate) mod tests {
     #[test]
     fn gated_rows_are_multiplied_as_if_they_had_been_rows_in_between() {
         let (i, f, o) = (24, 35, 10);
-        let [gate, up, down] = [(f * i, 7), (f * i, 8), (o * f, 9)].map(|(len, seed)| numbers(len, seed));
+        let [gate, up, down] =
+            [(f * i, 7), (f * i, 8), (o * f, 9)].map(|(len, seed)| numbers(len, seed));
         for n in [1, 8, 9, 16, 17, 40] {
             let panels = Panels::new(&numbers(n * i, 10), i);
             let [mut a, mut b] = [0; 2].map(|_| vec![0.0; n * f]);

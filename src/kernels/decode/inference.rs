@@ -79,8 +79,12 @@ impl Input {
             return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
         };
         Ok(Self::Few(match weights.iter().all(|w| w.dtype() == DType::BF16) {
-            true => with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?,
-            false => with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?,
+            true => {
+                with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
+            }
+            false => {
+                with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
+            }
         }))
     }
 
@@ -117,7 +121,9 @@ impl Input {
         match self {
             Self::Few(panels) => panels.products(team, w, y),
             Self::Many { x, width } => {
-                w.into_iter().zip(y).for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
+                w.into_iter()
+                    .zip(y)
+                    .for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
             }
         }
         Ok(())
@@ -127,7 +133,8 @@ impl Input {
 /// Adds b to every row of y.
 fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
     Ok(with_slice::<f32, _>(bias, |b| {
-        y.chunks_exact_mut(b.len()).for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
+        y.chunks_exact_mut(b.len())
+            .for_each(|row| row.iter_mut().zip(b).for_each(|(y, &b)| *y += b));
         Ok(())
     })?)
 }
@@ -177,7 +184,9 @@ pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> 
     let h = weight.len();
     let parts = x.chunks(ROWS * h).zip(y.chunks_mut(ROWS * h)).collect();
     team.each(parts, 4 * x.len(), |(x, y): (&[f32], &mut [f32])| {
-        x.chunks_exact(h).zip(y.chunks_exact_mut(h)).for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
+        x.chunks_exact(h)
+            .zip(y.chunks_exact_mut(h))
+            .for_each(|(x, y)| rms_norm_row(x, weight, eps, y));
     });
     y
 }
@@ -238,7 +247,14 @@ fn attend_many(
             softmax_in_place(row, position + start + i + 1);
         }
         let (probs, values) = (View::new(tile, rows, len, len), View::new(values, len, d, stride));
-        matmul(ViewMut::new(&mut out[start * width..], rows, d, width), probs, values, 1.0, false, 1);
+        matmul(
+            ViewMut::new(&mut out[start * width..], rows, d, width),
+            probs,
+            values,
+            1.0,
+            false,
+            1,
+        );
     }
 }
 

@@ -19,7 +19,12 @@ pub(crate) struct Heads {
 }
 
 /// One query `[H·d]` of (H, K, d) heads against all positions.
-pub(crate) fn attend_one(q: &[f32], past: Past<'_>, (heads, kv, d): (usize, usize, usize), out: &mut [f32]) {
+pub(crate) fn attend_one(
+    q: &[f32],
+    past: Past<'_>,
+    (heads, kv, d): (usize, usize, usize),
+    out: &mut [f32],
+) {
     let dims = Heads { group: heads / kv, kv, d };
     let [(shared_keys, shared_values), (keys, values)] = past;
     let (shared, own) = (shared_keys.len() / (kv * d), keys.len() / (kv * d));
@@ -27,7 +32,14 @@ pub(crate) fn attend_one(q: &[f32], past: Past<'_>, (heads, kv, d): (usize, usiz
     let first_value = if shared > 0 { shared_values } else { values }.as_ptr();
     let mut tile = Scratch::new(heads * len);
     if shared > 0 {
-        score(q, shared_keys, dims, &mut tile, len, if own > 0 { keys.as_ptr() } else { first_value });
+        score(
+            q,
+            shared_keys,
+            dims,
+            &mut tile,
+            len,
+            if own > 0 { keys.as_ptr() } else { first_value },
+        );
     }
     score(q, keys, dims, &mut tile[shared..], len, first_value);
     tile.chunks_exact_mut(len).for_each(|row| softmax_in_place(row, len));
@@ -81,7 +93,9 @@ vectorised! {
 /// scores = scale · the sums of `lanes`, in the order of [`lane_sum`].
 #[inline(always)]
 fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
-    if let (Ok(&block), Ok(scores)) = (<&[_; 8]>::try_from(lanes), <&mut [T; 8]>::try_from(&mut *scores)) {
+    if let (Ok(&block), Ok(scores)) =
+        (<&[_; 8]>::try_from(lanes), <&mut [T; 8]>::try_from(&mut *scores))
+    {
         let lanes = T::transposed::<FMA>(block);
         for (i, score) in scores.iter_mut().enumerate() {
             *score = lane_sum(lanes.map(|lane| lane[i])) * scale;
@@ -129,7 +143,8 @@ fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
         for g in 0..G {
             for k in 0..K {
                 for l in 0..8 {
-                    lanes[g][k][l] = whole_q[g][c][l].mul_add::<FMA>(whole_k[k][c][l], lanes[g][k][l]);
+                    lanes[g][k][l] =
+                        whole_q[g][c][l].mul_add::<FMA>(whole_k[k][c][l], lanes[g][k][l]);
                 }
             }
         }
@@ -137,7 +152,8 @@ fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
     for rest in 8 * chunks..q[0].len() {
         for g in 0..G {
             for k in 0..K {
-                lanes[g][k][rest % 8] = q[g][rest].mul_add::<FMA>(keys[k][rest], lanes[g][k][rest % 8]);
+                lanes[g][k][rest % 8] =
+                    q[g][rest].mul_add::<FMA>(keys[k][rest], lanes[g][k][rest % 8]);
             }
         }
     }
@@ -198,7 +214,8 @@ fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
         for feature in whole..d {
             let terms = values.chunks(stride).zip(&probs[g * len..]);
             let sum = out[g * d + feature];
-            out[g * d + feature] = terms.fold(sum, |sum, (v, &p)| v[feature].mul_add::<FMA>(p, sum));
+            out[g * d + feature] =
+                terms.fold(sum, |sum, (v, &p)| v[feature].mul_add::<FMA>(p, sum));
         }
     }
 }

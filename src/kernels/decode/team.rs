@@ -46,8 +46,14 @@ impl Team<'_> {
     }
 
     /// Calls `work` with every item, of `multiply_adds` all together.
-    pub(crate) fn each<I: Send>(self, items: Vec<I>, multiply_adds: usize, work: impl Fn(I) + Send + Sync) {
-        let items: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    pub(crate) fn each<I: Send>(
+        self,
+        items: Vec<I>,
+        multiply_adds: usize,
+        work: impl Fn(I) + Send + Sync,
+    ) {
+        let items: Vec<Mutex<Option<I>>> =
+            items.into_iter().map(|item| Mutex::new(Some(item))).collect();
         self.each_index(items.len(), multiply_adds, |i| {
             let item = items[i].lock().unwrap_or_else(PoisonError::into_inner).take();
             item.into_iter().for_each(&work);
@@ -55,7 +61,12 @@ impl Team<'_> {
     }
 
     /// Calls `work` with 0, 1, … `count` − 1, of `multiply_adds` all together; a thread takes them in this order.
-    pub(crate) fn each_index(self, count: usize, multiply_adds: usize, work: impl Fn(usize) + Send + Sync) {
+    pub(crate) fn each_index(
+        self,
+        count: usize,
+        multiply_adds: usize,
+        work: impl Fn(usize) + Send + Sync,
+    ) {
         if count < 2 || self.threads_for(multiply_adds) == 1 {
             return (0..count).for_each(work);
         }
@@ -139,7 +150,11 @@ impl Gate {
             if self.ended.load(Ordering::Acquire) {
                 return;
             }
-            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            if self
+                .state
+                .compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
                 continue;
             }
             seen = state / OPENING;

@@ -1,7 +1,8 @@
 //! AdamW on a device: parameter and moments updated in place, in one pass.
 
 use crate::kernels::gpu::{
-    element_groups, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage, Launch, View,
+    element_groups, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
+    Launch, View,
 };
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Storage, Tensor, Var};
@@ -29,7 +30,12 @@ impl Moments {
     }
 
     /// One step of `var` with its gradient; `coefficients` are β₁, β₂, 1 − ηλ, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) and ε.
-    pub(crate) fn update(&mut self, var: &Var, grad: &Tensor, coefficients: [f32; 6]) -> Result<()> {
+    pub(crate) fn update(
+        &mut self,
+        var: &Var,
+        grad: &Tensor,
+        coefficients: [f32; 6],
+    ) -> Result<()> {
         let grad = grad.to_dtype(var.dtype())?.contiguous()?;
         var.inplace_op2(&grad, &Update { moments: Mutex::new(&mut self.0), coefficients })
     }
@@ -58,7 +64,13 @@ struct Update<'a> {
 }
 
 impl Update<'_> {
-    fn update<S: DeviceStorage>(&self, x: &mut S, layout: &Layout, grad: &S, lg: &Layout) -> Result<()> {
+    fn update<S: DeviceStorage>(
+        &self,
+        x: &mut S,
+        layout: &Layout,
+        grad: &S,
+        lg: &Layout,
+    ) -> Result<()> {
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         let [first, second] = &mut **moments;
         let (Some(first), Some(second)) = (S::of_mut(first), S::of_mut(second)) else {
@@ -73,7 +85,10 @@ impl Update<'_> {
         ];
         arguments.extend(self.coefficients.map(Argument::F32));
         arguments.push(size(count)?);
-        S::launch(&device, Launch { kernel: "adamw", dtype, groups: element_groups(count), arguments })
+        S::launch(
+            &device,
+            Launch { kernel: "adamw", dtype, groups: element_groups(count), arguments },
+        )
     }
 }
 

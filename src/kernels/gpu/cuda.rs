@@ -5,7 +5,9 @@ use crate::kernels::gpu::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
-use candle_core::cuda_backend::cudarc::nvrtc::{compile_ptx_with_opts, CompileError, CompileOptions};
+use candle_core::cuda_backend::cudarc::nvrtc::{
+    compile_ptx_with_opts, CompileError, CompileOptions,
+};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage};
 use std::collections::BTreeMap;
@@ -24,7 +26,10 @@ fn compile(architecture: i32, element: &str) -> Result<String> {
     let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
     let options = CompileOptions {
         name: Some("epo_kernels.cu".to_owned()),
-        options: vec![format!("--gpu-architecture=compute_{architecture}"), "--std=c++17".to_owned()],
+        options: vec![
+            format!("--gpu-architecture=compute_{architecture}"),
+            "--std=c++17".to_owned(),
+        ],
         ..CompileOptions::default()
     };
     match compile_ptx_with_opts(source, options) {
@@ -136,8 +141,11 @@ impl DeviceStorage for CudaStorage {
                 Value::F32(x) => builder.arg(x),
             };
         }
-        let config =
-            LaunchConfig { grid_dim: (groups, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
+        let config = LaunchConfig {
+            grid_dim: (groups, 1, 1),
+            block_dim: (THREADS as u32, 1, 1),
+            shared_mem_bytes: 0,
+        };
         // SAFETY: the arguments are those of the kernel's declaration, in its order; every buffer is as long as the
         // sizes among them say, and stays alive until its recorded use is over.
         #[allow(unsafe_code)]

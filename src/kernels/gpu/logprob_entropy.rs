@@ -1,8 +1,8 @@
 //! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and one write backward.
 
 use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage, Launch,
-    View,
+    forward_on_devices, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
+    Launch, View,
 };
 use candle_core::backend::BackendStorage;
 use candle_core::{CustomOp1, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
@@ -42,7 +42,12 @@ impl Rows {
             allowed.extend_from_slice(support.unwrap_or_default());
         }
         if count.len() != ids.len() || u32::try_from(allowed.len()).is_err() {
-            candle_core::bail!("{} ids, {} supports, {} allowed ids", ids.len(), count.len(), allowed.len());
+            candle_core::bail!(
+                "{} ids, {} supports, {} allowed ids",
+                ids.len(),
+                count.len(),
+                allowed.len()
+            );
         }
         let scored = ids.iter().zip(&count).filter(|(_, &count)| count > 0).map(|(id, _)| id);
         let largest = scored.chain(&allowed).copied().max().unwrap_or(0);
@@ -61,7 +66,12 @@ impl Rows {
     }
 
     fn views(&self) -> Result<[View<'_>; 4]> {
-        Ok([View::of(&self.ids)?, View::of(&self.start)?, View::of(&self.count)?, View::of(&self.allowed)?])
+        Ok([
+            View::of(&self.ids)?,
+            View::of(&self.start)?,
+            View::of(&self.count)?,
+            View::of(&self.allowed)?,
+        ])
     }
 
     /// The gradients of both outputs as the kernel takes them.
@@ -142,9 +152,15 @@ impl LogprobEntropy {
         for view in &views {
             arguments.push(view.argument()?);
         }
-        arguments.extend([Argument::Out(&mut out, 0), Argument::Out(&mut statistics, 0), size(n)?, size(v)?]);
+        arguments.extend([
+            Argument::Out(&mut out, 0),
+            Argument::Out(&mut statistics, 0),
+            size(n)?,
+            size(v)?,
+        ]);
         arguments.push(Argument::F32(self.rows.inverse_temperature));
-        let launch = Launch { kernel: "logprob_entropy", dtype: logits.dtype(), groups: n, arguments };
+        let launch =
+            Launch { kernel: "logprob_entropy", dtype: logits.dtype(), groups: n, arguments };
         S::launch(device, launch)?;
         self.statistics.get_or_init(|| statistics.tensor((3, n)));
         Ok((out, (2, n).into()))
@@ -182,7 +198,10 @@ impl LogprobEntropy {
         }
         arguments.extend([statistics.argument()?, grads, out, size(n)?, size(v)?]);
         arguments.push(Argument::F32(self.rows.inverse_temperature));
-        S::launch(device, Launch { kernel: "logprob_entropy_gradient", dtype, groups: n, arguments })
+        S::launch(
+            device,
+            Launch { kernel: "logprob_entropy_gradient", dtype, groups: n, arguments },
+        )
     }
 }
 

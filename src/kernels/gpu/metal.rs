@@ -30,21 +30,31 @@ impl Compiled {
         // The replacement needs macOS 15; this one works on every version.
         #[allow(deprecated)]
         options.setFastMathEnabled(false);
-        let library =
-            device.metal_device().new_library_with_source(&source, Some(&options)).map_err(Error::wrap)?;
+        let library = device
+            .metal_device()
+            .new_library_with_source(&source, Some(&options))
+            .map_err(Error::wrap)?;
         self.libraries.insert(key, library.clone());
         Ok(library)
     }
 
-    fn pipeline(&mut self, device: &MetalDevice, kernel: &str, dtype: DType) -> Result<ComputePipeline> {
+    fn pipeline(
+        &mut self,
+        device: &MetalDevice,
+        kernel: &str,
+        dtype: DType,
+    ) -> Result<ComputePipeline> {
         let element = dtype.as_str();
         let key = (device.metal_device().registry_id(), format!("{kernel}_{element}"));
         if let Some(pipeline) = self.pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let function = self.library(device, element)?.get_function(&key.1, None).map_err(Error::wrap)?;
-        let pipeline =
-            device.metal_device().new_compute_pipeline_state_with_function(&function).map_err(Error::wrap)?;
+        let function =
+            self.library(device, element)?.get_function(&key.1, None).map_err(Error::wrap)?;
+        let pipeline = device
+            .metal_device()
+            .new_compute_pipeline_state_with_function(&function)
+            .map_err(Error::wrap)?;
         if pipeline.max_total_threads_per_threadgroup() < THREADS {
             candle_core::bail!("{}: the device runs groups of fewer than {THREADS} threads", key.1);
         }
@@ -62,7 +72,10 @@ fn buffer<'a>(argument: &'a Argument<'_, MetalStorage>) -> Option<(&'a Buffer, u
     Some((storage.buffer(), start * storage.dtype().size_in_bytes()))
 }
 
-fn set_arguments(encoder: &ComputeCommandEncoder, arguments: &[Argument<'_, MetalStorage>]) -> Result<()> {
+fn set_arguments(
+    encoder: &ComputeCommandEncoder,
+    arguments: &[Argument<'_, MetalStorage>],
+) -> Result<()> {
     for (place, argument) in arguments.iter().enumerate() {
         let source = match argument {
             Argument::Same(earlier) => arguments.get(*earlier).and_then(buffer),
@@ -71,7 +84,9 @@ fn set_arguments(encoder: &ComputeCommandEncoder, arguments: &[Argument<'_, Meta
         match (argument, source) {
             (Argument::U32(x), _) => encoder.set_bytes(place, x),
             (Argument::F32(x), _) => encoder.set_bytes(place, x),
-            (Argument::In(..), Some((buffer, start))) => encoder.set_input_buffer(place, Some(buffer), start),
+            (Argument::In(..), Some((buffer, start))) => {
+                encoder.set_input_buffer(place, Some(buffer), start)
+            }
             (_, Some((buffer, start))) => encoder.set_output_buffer(place, Some(buffer), start),
             (_, None) => candle_core::bail!("argument {place} refers to no buffer"),
         }

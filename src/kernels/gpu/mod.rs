@@ -48,7 +48,9 @@ pub(crate) fn serves(tensor: &Tensor) -> bool {
         #[cfg(not(test))]
         DeviceLocation::Cpu => false,
     };
-    device && matches!(tensor.dtype(), DType::F32 | DType::BF16 | DType::F16) && tensor.elem_count() > 0
+    device
+        && matches!(tensor.dtype(), DType::F32 | DType::BF16 | DType::F16)
+        && tensor.elem_count() > 0
 }
 
 /// One kernel over groups of [`THREADS`] threads; the arguments are in the order of its parameters.

@@ -18,7 +18,13 @@ struct RmsNorm {
 const GROUPS: usize = 512;
 
 impl RmsNorm {
-    fn forward<S: DeviceStorage>(&self, x: &S, lx: &Layout, w: &S, lw: &Layout) -> Result<(S, Shape)> {
+    fn forward<S: DeviceStorage>(
+        &self,
+        x: &S,
+        lx: &Layout,
+        w: &S,
+        lw: &Layout,
+    ) -> Result<(S, Shape)> {
         let (n, h) = lx.shape().dims2()?;
         let mut y = S::unfilled(x.device(), n * h, x.dtype())?;
         let arguments = vec![
@@ -35,7 +41,12 @@ impl RmsNorm {
     }
 
     /// (dx, partial sums `[groups, h]` of dw).
-    fn gradient<S: DeviceStorage>(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn gradient<S: DeviceStorage>(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         let (n, h) = x.dims2()?;
         let groups = n.min(GROUPS);
         let views = [View::of(x)?, View::of(w)?, View::of(dy)?];
@@ -50,7 +61,10 @@ impl RmsNorm {
             size(h)?,
             Argument::F32(self.eps as f32),
         ]);
-        S::launch(device, Launch { kernel: "rms_norm_gradient", dtype: x.dtype(), groups, arguments })?;
+        S::launch(
+            device,
+            Launch { kernel: "rms_norm_gradient", dtype: x.dtype(), groups, arguments },
+        )?;
         Ok((dx.tensor((n, h)), partial.tensor((groups, h))))
     }
 }

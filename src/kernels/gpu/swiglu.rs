@@ -16,7 +16,13 @@ pub(crate) fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 struct Gate;
 
 impl Gate {
-    fn forward<S: DeviceStorage>(&self, a: &S, la: &Layout, b: &S, lb: &Layout) -> Result<(S, Shape)> {
+    fn forward<S: DeviceStorage>(
+        &self,
+        a: &S,
+        la: &Layout,
+        b: &S,
+        lb: &Layout,
+    ) -> Result<(S, Shape)> {
         let count = la.shape().elem_count();
         let mut y = S::unfilled(a.device(), count, a.dtype())?;
         let arguments = vec![
@@ -40,7 +46,10 @@ impl Gate {
         let mut arguments = views.iter().map(View::argument).collect::<Result<Vec<_>>>()?;
         arguments.extend([Argument::Out(&mut da, 0), Argument::Out(&mut db, 0), size(count)?]);
         let groups = crate::kernels::gpu::element_groups(count);
-        S::launch(device, Launch { kernel: "swiglu_gradient", dtype: a.dtype(), groups, arguments })?;
+        S::launch(
+            device,
+            Launch { kernel: "swiglu_gradient", dtype: a.dtype(), groups, arguments },
+        )?;
         Ok((da.tensor(a.shape()), db.tensor(b.shape())))
     }
 }

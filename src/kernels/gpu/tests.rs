@@ -57,7 +57,9 @@ fn write(storage: &mut CpuStorage, start: usize, bytes: &[u8]) {
         CpuStorage::F32(x) => narrow(&mut x[start..], Element::F32, bytes),
         CpuStorage::BF16(x) => narrow(&mut x[start..], Element::Bf16, bytes),
         CpuStorage::F16(x) => narrow(&mut x[start..], Element::F16, bytes),
-        other => panic!("no kernel writes {:?}", candle_core::backend::BackendStorage::dtype(other)),
+        other => {
+            panic!("no kernel writes {:?}", candle_core::backend::BackendStorage::dtype(other))
+        }
     }
 }
 
@@ -77,7 +79,11 @@ fn declaration(kernel: &str) -> Vec<String> {
     parameters.split("),").enumerate().map(parameter).collect()
 }
 
-fn kind(arguments: &[Argument<'_, CpuStorage>], argument: &Argument<'_, CpuStorage>, dtype: DType) -> String {
+fn kind(
+    arguments: &[Argument<'_, CpuStorage>],
+    argument: &Argument<'_, CpuStorage>,
+    dtype: DType,
+) -> String {
     use candle_core::backend::BackendStorage;
     let (kind, storage) = match argument {
         Argument::U32(_) => return "U32".to_owned(),
@@ -123,10 +129,12 @@ impl DeviceStorage for CpuStorage {
 
     fn launch(_: &CpuDevice, mut launch: Launch<'_, Self>) -> Result<()> {
         check_kinds(&launch);
-        let size =
-            |storage: &CpuStorage| candle_core::backend::BackendStorage::dtype(storage).size_in_bytes();
-        let buffer =
-            |s: &CpuStorage, start: usize| launch::Argument::Buffer(bytes_of(s, start), start * size(s) % 16);
+        let size = |storage: &CpuStorage| {
+            candle_core::backend::BackendStorage::dtype(storage).size_in_bytes()
+        };
+        let buffer = |s: &CpuStorage, start: usize| {
+            launch::Argument::Buffer(bytes_of(s, start), start * size(s) % 16)
+        };
         let argument = |argument: &Argument<'_, CpuStorage>| match argument {
             Argument::In(s, start) => buffer(s, *start),
             Argument::Out(s, start) => buffer(s, *start),
@@ -139,7 +147,10 @@ impl DeviceStorage for CpuStorage {
             let machine = machines.iter().find(|m| m.element == element_of(launch.dtype)).unwrap();
             machine.run(launch.kernel, launch.groups, THREADS, &arguments)
         });
-        let held = launch.arguments.iter_mut().filter(|a| matches!(a, Argument::In(..) | Argument::Out(..)));
+        let held = launch
+            .arguments
+            .iter_mut()
+            .filter(|a| matches!(a, Argument::In(..) | Argument::Out(..)));
         for (argument, bytes) in held.zip(buffers) {
             if let Argument::Out(storage, start) = argument {
                 write(storage, *start, &bytes);

@@ -29,7 +29,10 @@ pub struct AttentionShape {
 impl AttentionShape {
     /// Requires whole groups of heads and no empty sequence.
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) || self.lengths.contains(&0) {
+        if self.kv_heads == 0
+            || !self.heads.is_multiple_of(self.kv_heads)
+            || self.lengths.contains(&0)
+        {
             candle_core::bail!("attention: {self:?}");
         }
         Ok(())
@@ -125,10 +128,17 @@ struct Piece<'a, T> {
 }
 
 impl<'a, T: Real> Piece<'a, T> {
-    fn new(q: &'a [T], k: &'a [T], v: &'a [T], at: (usize, usize, usize), shape: &'a AttentionShape) -> Self {
+    fn new(
+        q: &'a [T],
+        k: &'a [T],
+        v: &'a [T],
+        at: (usize, usize, usize),
+        shape: &'a AttentionShape,
+    ) -> Self {
         let (start, len, head) = at;
-        let rows =
-            |x: &'a [T], heads: usize| &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim];
+        let rows = |x: &'a [T], heads: usize| {
+            &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim]
+        };
         let (q, k, v) = (rows(q, shape.heads), rows(k, shape.kv_heads), rows(v, shape.kv_heads));
         Self { q, k, v, len, head, shape }
     }
@@ -159,8 +169,9 @@ impl<'a, T: Real> Piece<'a, T> {
 
     fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
         let len = self.len;
-        (0..self.shape.group())
-            .flat_map(move |g| (0..len).step_by(BLOCK).map(move |start| (g, start..len.min(start + BLOCK))))
+        (0..self.shape.group()).flat_map(move |g| {
+            (0..len).step_by(BLOCK).map(move |start| (g, start..len.min(start + BLOCK)))
+        })
     }
 
     fn tile(&self) -> Vec<T> {
@@ -185,7 +196,8 @@ impl<'a, T: Real> Piece<'a, T> {
     fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
         let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
         let zeros = |n: usize| vec![T::from_f64(0.0); n];
-        let (mut dq, mut dk, mut dv) = (zeros(self.len * stride), zeros(self.len * d), zeros(self.len * d));
+        let (mut dq, mut dk, mut dv) =
+            (zeros(self.len * stride), zeros(self.len * d), zeros(self.len * d));
         let (mut tile, mut dtile) = (self.tile(), self.tile());
         let (one, scale) = (T::from_f64(1.0), T::from_f64(1.0 / (d as f64).sqrt()));
         for (g, range) in self.blocks() {
@@ -197,7 +209,8 @@ impl<'a, T: Real> Piece<'a, T> {
             for (p, dp) in tile.chunks_exact(width).zip(dtile.chunks_exact_mut(width)).take(rows) {
                 softmax_backward(p, dp);
             }
-            let (p, ds) = (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
+            let (p, ds) =
+                (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
             let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
             matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
             matmul(
@@ -259,8 +272,9 @@ fn backward<T: Real>(
     [q, k, v, grad]: [&Tensor; 4],
     shape: &AttentionShape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (dq, dk, dv) =
-        with_slices::<T, _, 4>([q, k, v, grad], |[q, k, v, grad]| Ok(attend_backward(q, k, v, grad, shape)))?;
+    let (dq, dk, dv) = with_slices::<T, _, 4>([q, k, v, grad], |[q, k, v, grad]| {
+        Ok(attend_backward(q, k, v, grad, shape))
+    })?;
     Ok((tensor_like(dq, q)?, tensor_like(dk, k)?, tensor_like(dv, v)?))
 }
 

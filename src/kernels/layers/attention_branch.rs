@@ -5,7 +5,9 @@ use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::matmul::{View, ViewMut};
 use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
 use crate::kernels::layers::attention::AttentionShape;
-use crate::kernels::layers::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use crate::kernels::layers::branch::{
+    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
+};
 use crate::kernels::layers::branch::{row_sum, tensor_like, Found};
 use crate::kernels::layers::linear::product;
 use crate::kernels::layers::linear::{linear, linear_residual};
@@ -75,7 +77,12 @@ pub(crate) fn chain_attention(
 }
 
 /// The branch as its layers.
-fn separately(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows, eps: f64) -> Result<Tensor> {
+fn separately(
+    x: &Tensor,
+    w: &AttentionWeights<'_>,
+    rows: &AttentionRows,
+    eps: f64,
+) -> Result<Tensor> {
     let normed = rms_norm(x, w.norm, eps)?;
     let [q, k, v] = [0, 1, 2].map(|i| linear(&normed, w.qkv[i], w.biases[i]));
     let rope = |x: &Tensor| rope(x, &rows.table, &rows.positions);
@@ -94,11 +101,14 @@ fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<(
         || rows.table.head_dim() != s.head_dim
     {
         let (p, d) = (rows.positions.len(), rows.table.head_dim());
-        candle_core::bail!("attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}");
+        candle_core::bail!(
+            "attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}"
+        );
     }
     let [q, k, v] = w.qkv.map(Tensor::dims);
     let biases = w.biases.iter().zip([wide, narrow, narrow]);
-    let biases_fit = biases.flat_map(|(b, width)| Some(b.as_ref()?.dims() == [width])).all(|fits| fits);
+    let biases_fit =
+        biases.flat_map(|(b, width)| Some(b.as_ref()?.dims() == [width])).all(|fits| fits);
     let fits = [q, k, v, w.norm.dims(), w.output.dims()]
         == [&[wide, h][..], &[narrow, h], &[narrow, h], &[h], &[h, wide]];
     if !fits || !biases_fit {
@@ -121,13 +131,23 @@ struct AttentionBranch {
 /// aᵀ b for a and b of the same number of rows.
 fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
     let mut out = zeros(i * o);
-    multiply(ViewMut::new(&mut out, i, o, o), View::new(a, n, i, i).t(), View::new(b, n, o, o), false);
+    multiply(
+        ViewMut::new(&mut out, i, o, o),
+        View::new(a, n, i, i).t(),
+        View::new(b, n, o, o),
+        false,
+    );
     out
 }
 
 impl AttentionBranch {
     /// The operator and the bundle of its weights.
-    fn new(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows, eps: f64) -> Result<(Self, Tensor)> {
+    fn new(
+        x: &Tensor,
+        w: &AttentionWeights<'_>,
+        rows: &AttentionRows,
+        eps: f64,
+    ) -> Result<(Self, Tensor)> {
         check(x, w, rows)?;
         let found = Found::default();
         let [q, k, v] = w.qkv;
@@ -136,7 +156,10 @@ impl AttentionBranch {
         let [q, k, v] = w.biases.map(|bias| bias.map(Tensor::contiguous).transpose());
         let biases = [q?, k?, v?];
         let bundle = bundle(matrices.iter().chain(biases.iter().flatten()), x, &found)?;
-        Ok((Self { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found }, bundle))
+        Ok((
+            Self { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found },
+            bundle,
+        ))
     }
 
     /// Widths of queries, keys and values.
@@ -149,7 +172,12 @@ impl AttentionBranch {
         rotate_rows(&self.rows.table, &self.rows.positions, data, inverse);
     }
 
-    fn project<T: TableReal>(&self, z: &[T], which: usize, (n, h): (usize, usize)) -> Result<Vec<T>> {
+    fn project<T: TableReal>(
+        &self,
+        z: &[T],
+        which: usize,
+        (n, h): (usize, usize),
+    ) -> Result<Vec<T>> {
         let start = match &self.biases[which] {
             Some(bias) => Some(with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n)))?),
             None => None,
@@ -180,7 +208,12 @@ impl AttentionBranch {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: TableReal>(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients<T: TableReal>(
+        &self,
+        x: &Tensor,
+        wanted: bool,
+        grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
         let Some([q, k, v, mixed]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
@@ -188,7 +221,8 @@ impl AttentionBranch {
         let output = &self.matrices[4];
         let (d_output, dqkv) =
             with_slices::<T, _, 6>([grad, q, k, v, mixed, output], |[g, q, k, v, mixed, w]| {
-                let d_output = output.track_op().then(|| transposed_product(g, mixed, (n, h, wide)));
+                let d_output =
+                    output.track_op().then(|| transposed_product(g, mixed, (n, h, wide)));
                 let mut d_mixed = zeros(n * wide);
                 let out = ViewMut::new(&mut d_mixed, n, wide, wide);
                 multiply(out, View::new(g, n, h, h), View::new(w, h, wide, wide), false);
@@ -227,7 +261,8 @@ impl AttentionBranch {
         }
         for (which, bias) in self.biases.iter().enumerate() {
             let Some(bias) = bias else { continue };
-            let db = bias.track_op().then(|| tensor_like(row_sum(&dqkv[which], widths[which]), bias));
+            let db =
+                bias.track_op().then(|| tensor_like(row_sum(&dqkv[which], widths[which]), bias));
             found.push(db.transpose()?);
         }
         Ok(found)

@@ -107,7 +107,12 @@ pub(crate) fn tensor_like<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<T
 }
 
 /// out = a b, or out += a b.
-pub(crate) fn multiply<T: Real>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
+pub(crate) fn multiply<T: Real>(
+    out: ViewMut<'_, T>,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    accumulate: bool,
+) {
     matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
 }
 

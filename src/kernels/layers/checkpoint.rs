@@ -17,8 +17,10 @@ pub fn checkpoint<'a>(
     f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static,
 ) -> Result<Tensor> {
     let value = f(&x.detach())?.detach().contiguous()?;
-    let value = if value.layout().start_offset() == 0 { value } else { value.force_contiguous()? };
-    let weights: Vec<Tensor> = weights.into_iter().filter(|weight| weight.track_op()).cloned().collect();
+    let value =
+        if value.layout().start_offset() == 0 { value } else { value.force_contiguous()? };
+    let weights: Vec<Tensor> =
+        weights.into_iter().filter(|weight| weight.track_op()).cloned().collect();
     if !x.track_op() && weights.is_empty() {
         return Ok(value);
     }
@@ -39,12 +41,22 @@ struct Checkpoint {
 /// The forward pass on a device: the value is there already.
 macro_rules! forward {
     ($name:ident, $Storage:ty, $Variant:ident) => {
-        fn $name(&self, _: &$Storage, _: &Layout, _: &$Storage, _: &Layout) -> Result<($Storage, Shape)> {
+        fn $name(
+            &self,
+            _: &$Storage,
+            _: &Layout,
+            _: &$Storage,
+            _: &Layout,
+        ) -> Result<($Storage, Shape)> {
             use candle_core::backend::BackendStorage;
             let (storage, layout) = self.value.storage_and_layout();
             match &*storage {
-                Storage::$Variant(storage) => Ok((storage.try_clone(layout)?, self.value.shape().clone())),
-                _ => candle_core::bail!("checkpoint: the value is on another device than its input"),
+                Storage::$Variant(storage) => {
+                    Ok((storage.try_clone(layout)?, self.value.shape().clone()))
+                }
+                _ => {
+                    candle_core::bail!("checkpoint: the value is on another device than its input")
+                }
             }
         }
     };
@@ -113,7 +125,9 @@ mod tests {
         let mut y = x.as_tensor().clone();
         for _ in 0..2 {
             y = match checkpointed {
-                true => checkpoint(&y, weights.iter().map(|w| w.as_tensor()), block.clone()).unwrap(),
+                true => {
+                    checkpoint(&y, weights.iter().map(|w| w.as_tensor()), block.clone()).unwrap()
+                }
                 false => block(&y).unwrap(),
             };
         }

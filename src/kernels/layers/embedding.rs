@@ -2,7 +2,9 @@
 
 use crate::kernels::autograd::collect;
 use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, Real};
-use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, TensorId, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, TensorId, WithDType,
+};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -45,7 +47,8 @@ impl CustomOp1 for Embedding {
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let rows = RowGradient { table: table.id(), ids: self.ids.clone(), rows: grad.contiguous()? };
+        let rows =
+            RowGradient { table: table.id(), ids: self.ids.clone(), rows: grad.contiguous()? };
         match if table.is_variable() { collect::offer_rows(rows) } else { Some(rows) } {
             Some(rows) => rows.add_to(table.zeros_like()?).map(Some),
             None => Ok(None),

@@ -4,7 +4,9 @@ use crate::kernels::autograd::chain::{Branch, Chain};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::matmul::{View, ViewMut};
 use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
-use crate::kernels::layers::branch::{add_norm_weight_gradient, bundle, multiply, norm, norm_gradient};
+use crate::kernels::layers::branch::{
+    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
+};
 use crate::kernels::layers::branch::{tensor_like, Found};
 use crate::kernels::layers::linear::linear_residual;
 use crate::kernels::layers::rms_norm::rms_norm;
@@ -132,7 +134,12 @@ impl FeedForward {
                 multiply(view_mut(b, f), view(z, h), view(up, h).t(), false);
                 let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
                 chunks.zip(p.par_chunks_mut(CHUNK)).for_each(|((a, b), p)| swiglu_slice(a, b, p));
-                multiply(view_mut(part_mut(&mut y, &rows, h), h), view(p, f), view(down, f).t(), true);
+                multiply(
+                    view_mut(part_mut(&mut y, &rows, h), h),
+                    view(p, f),
+                    view(down, f).t(),
+                    true,
+                );
             }
             Ok(())
         })?;
@@ -142,7 +149,12 @@ impl FeedForward {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: Real>(&self, x: &Tensor, wanted_x: bool, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients<T: Real>(
+        &self,
+        x: &Tensor,
+        wanted_x: bool,
+        grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
         let Some([a, b]) = self.inner.get() else {
             candle_core::bail!("feed_forward: backward before forward");
         };
@@ -157,7 +169,8 @@ impl FeedForward {
             for rows in blocks(n) {
                 let [e, db, p] = inner.each_mut().map(|buffer| &mut buffer[..rows.len() * f]);
                 multiply(view_mut(e, f), view(part(g, &rows, h), h), view(down, f), false);
-                let inputs = part(a, &rows, f).par_chunks(CHUNK).zip(part(b, &rows, f).par_chunks(CHUNK));
+                let inputs =
+                    part(a, &rows, f).par_chunks(CHUNK).zip(part(b, &rows, f).par_chunks(CHUNK));
                 let outputs = e.par_chunks_mut(CHUNK).zip(db.par_chunks_mut(CHUNK));
                 let work = inputs.zip(outputs.zip(p.par_chunks_mut(CHUNK)));
                 work.for_each(|((a, b), ((e, db), p))| backward_slice(a, b, e, db, p));

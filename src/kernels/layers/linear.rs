@@ -126,7 +126,8 @@ pub(crate) fn add_input_gradient<T: Real>(
     let ((n, o), (_, i)) = (grad.dims2()?, weight.dims2()?);
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(weight, |w| {
-            let (out, g, w) = (ViewMut::new(dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
+            let (out, g, w) =
+                (ViewMut::new(dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
             matmul(out, g, w, T::from_f64(1.0), accumulate, rayon::current_num_threads());
             Ok(())
         })
@@ -146,7 +147,8 @@ pub(crate) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tens
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(x, |x| {
-            let (out, g, x) = (ViewMut::new(&mut dw, o, i, i), View::new(g, n, o, o), View::new(x, n, i, i));
+            let (out, g, x) =
+                (ViewMut::new(&mut dw, o, i, i), View::new(g, n, o, o), View::new(x, n, i, i));
             matmul(out, g.t(), x, T::from_f64(1.0), false, rayon::current_num_threads());
             Ok(())
         })
@@ -194,7 +196,9 @@ pub(crate) fn sum_over_rows<T: Real>(
 fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
     let (n, o) = grad.dims2()?;
     let db = with_slice::<T, _>(grad, |g| {
-        Ok(sum_over_rows(n, o, |rows, acc: &mut [T]| add_rows(&g[rows.start * o..rows.end * o], acc)))
+        Ok(sum_over_rows(n, o, |rows, acc: &mut [T]| {
+            add_rows(&g[rows.start * o..rows.end * o], acc)
+        }))
     })?;
     Tensor::from_vec(db, o, grad.device())
 }
@@ -208,7 +212,11 @@ pub(crate) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Opt
     }
 }
 
-fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn backward(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_real!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
         Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, collect::offer(weight, of_weight)))
@@ -275,7 +283,10 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dx, dw) = backward(x, w, &grad)?;
-        let db = when(b.track_op(), || with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)))?;
+        let db = when(
+            b.track_op(),
+            || with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)),
+        )?;
         Ok((dx, dw, db))
     }
 }

@@ -26,7 +26,9 @@ pub fn linear_lora(
     if weight.dims() != [o, i] || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
         let bias = bias.map(|b| b.dims());
         let (x, weight, a, b) = (x.dims(), weight.dims(), a.dims(), b.dims());
-        candle_core::bail!("linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}");
+        candle_core::bail!(
+            "linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}"
+        );
     }
     if weight.track_op() || bias.is_some_and(Tensor::track_op) {
         candle_core::bail!("linear_lora: weight and bias must be frozen (detached)");
@@ -72,7 +74,13 @@ impl LinearLora {
         Ok(y)
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, a: &Tensor, b: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+    fn backward<T: Real>(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Inputs3> {
         let Some(u) = self.inner.get() else {
             candle_core::bail!("linear_lora: backward before forward");
         };
@@ -118,7 +126,14 @@ impl CustomOp3 for LinearLora {
         Ok((y, (n, o).into()))
     }
 
-    fn bwd(&self, x: &Tensor, a: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
         with_real!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
     }

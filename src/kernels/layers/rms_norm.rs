@@ -1,7 +1,9 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
 use crate::kernels::composed;
-use crate::kernels::cpu::real::{on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::cpu::real::{
+    on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real,
+};
 use crate::kernels::layers::linear::{sum_over_rows, when};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -84,7 +86,8 @@ fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64)
     with_slice::<T, _>(x, |x| {
         with_slice::<T, _>(weight, |w| {
             with_slice::<T, _>(grad, |g| {
-                let rows = dx.par_chunks_mut(h).zip(x.par_chunks(h)).zip(g.par_chunks(h)).with_min_len(32);
+                let rows =
+                    dx.par_chunks_mut(h).zip(x.par_chunks(h)).zip(g.par_chunks(h)).with_min_len(32);
                 rows.for_each(|((dx, x), g)| backward_row(x, w, g, T::from_f64(eps), dx));
                 Ok(())
             })

@@ -55,7 +55,8 @@ vectorised! {
 
 impl SumAndNorm {
     fn forward<T: Real>(&self, r: &[T], x: &[T], h: usize) -> Result<CpuStorage> {
-        let (mut sum, mut normed) = (vec![T::from_f64(0.0); x.len()], vec![T::from_f64(0.0); x.len()]);
+        let (mut sum, mut normed) =
+            (vec![T::from_f64(0.0); x.len()], vec![T::from_f64(0.0); x.len()]);
         with_slice::<T, _>(&self.weight, |w| {
             let outputs = sum.par_chunks_mut(h).zip(normed.par_chunks_mut(h));
             let rows = outputs.zip(r.par_chunks(h)).zip(x.par_chunks(h)).with_min_len(32);

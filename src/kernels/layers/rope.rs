@@ -51,7 +51,9 @@ impl RopeTable {
     /// cos over sin `[2, positions, d/2]` in f32 on a device; kept for the first one that asks.
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
     fn on(&self, device: &Device) -> Result<Tensor> {
-        if let Some(tensor) = self.uploaded.get().filter(|tensor| tensor.device().same_device(device)) {
+        if let Some(tensor) =
+            self.uploaded.get().filter(|tensor| tensor.device().same_device(device))
+        {
             return Ok(tensor.clone());
         }
         let values = [self.single.cos.as_slice(), &self.single.sin].concat();
@@ -74,7 +76,12 @@ impl RopeTable {
     ///
     /// # Errors
     /// A position outside the table.
-    pub fn tensors(&self, positions: &[u32], dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+    pub fn tensors(
+        &self,
+        positions: &[u32],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Tensor, Tensor)> {
         self.check(positions)?;
         let half = self.head_dim / 2;
         let gather = |table: &[f64]| {
@@ -93,7 +100,9 @@ impl RopeTable {
     /// Requires every position to be in the table.
     pub(crate) fn check(&self, positions: &[u32]) -> Result<()> {
         match positions.iter().find(|&&p| p as usize >= self.positions()) {
-            Some(p) => candle_core::bail!("rope: position {p} outside the table of {}", self.positions()),
+            Some(p) => {
+                candle_core::bail!("rope: position {p} outside the table of {}", self.positions())
+            }
             None => Ok(()),
         }
     }
@@ -150,7 +159,12 @@ impl TableReal for f64 {
 pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     if n != positions.len() || width % table.head_dim != 0 {
-        candle_core::bail!("rope: x {:?}, {} positions, head {}", x.shape(), positions.len(), table.head_dim);
+        candle_core::bail!(
+            "rope: x {:?}, {} positions, head {}",
+            x.shape(),
+            positions.len(),
+            table.head_dim
+        );
     }
     table.check(positions)?;
     on_device!(x => {
@@ -171,7 +185,12 @@ struct Rope {
 }
 
 /// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
-pub(crate) fn rotate_rows<T: TableReal>(table: &RopeTable, positions: &[u32], data: &mut [T], inverse: bool) {
+pub(crate) fn rotate_rows<T: TableReal>(
+    table: &RopeTable,
+    positions: &[u32],
+    data: &mut [T],
+    inverse: bool,
+) {
     let width = data.len() / positions.len().max(1);
     let rows = data.par_chunks_mut(width.max(1)).zip(positions).with_min_len(64);
     rows.for_each(|(row, &p)| table.rotate(row, p as usize, inverse));
@@ -198,7 +217,8 @@ impl CustomOp1 for Rope {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let inverse = Rope { table: self.table.clone(), positions: self.positions.clone(), inverse: true };
+        let inverse =
+            Rope { table: self.table.clone(), positions: self.positions.clone(), inverse: true };
         let dx = with_real!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
             Tensor::from_vec(inverse.apply(g), grad.shape(), grad.device())
         }))?;

@@ -30,7 +30,8 @@ impl SharedPrefixes {
         let mut starts: Vec<usize> = Vec::with_capacity(rows.len());
         for (i, row) in rows.iter().enumerate() {
             let common = |j: &usize| row.iter().zip(rows[*j]).take_while(|(a, b)| a == b).count();
-            let longest = (0..i).map(|j| (common(&j), j)).max_by_key(|&(length, j)| (length, usize::MAX - j));
+            let longest =
+                (0..i).map(|j| (common(&j), j)).max_by_key(|&(length, j)| (length, usize::MAX - j));
             let (length, j) = longest.filter(|&(length, _)| length >= LEAST).unwrap_or((0, 0));
             let start = of.len();
             for t in 0..row.len() {
@@ -109,7 +110,9 @@ fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
 impl AttentionRows {
     /// Tokens that are computed.
     pub(crate) fn computed(&self) -> usize {
-        self.shared.as_ref().map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
+        self.shared
+            .as_ref()
+            .map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
     }
 
     /// Whether the sequences have as many tokens as the shared beginnings say.
@@ -127,7 +130,8 @@ impl AttentionRows {
     pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
         let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
         let [wide, narrow] = self.widths();
-        let (q, k, v) = (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let (q, k, v) =
+            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
         shared.gather(&attend(&q, &k, &v, &self.shape), wide)
     }
 
@@ -141,7 +145,8 @@ impl AttentionRows {
     ) -> (Vec<T>, Vec<T>, Vec<T>) {
         let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
         let [wide, narrow] = self.widths();
-        let (q, k, v) = (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let (q, k, v) =
+            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
         let grad = shared.place(grad, wide);
         let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
         (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
@@ -187,7 +192,8 @@ mod tests {
     fn spreading_and_gathering_have_their_adjoints() {
         let rows: [&[u32]; 2] = [&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11]];
         let shared = SharedPrefixes::of_rows(&rows).unwrap();
-        let numbers = |n: usize, a: usize| (0..n).map(|i| ((i * a) % 17) as f64 - 8.0).collect::<Vec<_>>();
+        let numbers =
+            |n: usize, a: usize| (0..n).map(|i| ((i * a) % 17) as f64 - 8.0).collect::<Vec<_>>();
         let (computed, all) = (numbers(2 * shared.computed(), 5), numbers(2 * shared.tokens(), 7));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         assert_eq!(dot(&shared.spread(&computed, 2), &all), dot(&computed, &shared.sum(&all, 2)));

@@ -18,13 +18,22 @@ use std::sync::OnceLock;
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (_, i) = x.dims2()?;
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
-        candle_core::bail!("swiglu: x {:?}, gate {:?}, up {:?}", x.shape(), gate.shape(), up.shape());
+        candle_core::bail!(
+            "swiglu: x {:?}, gate {:?}, up {:?}",
+            x.shape(),
+            gate.shape(),
+            up.shape()
+        );
     }
     on_device!(x => crate::kernels::gpu::swiglu::swiglu(x, gate, up));
     if !on_cpu(x) {
         return composed::swiglu(x, gate, up);
     }
-    x.contiguous()?.apply_op3(&gate.contiguous()?, &up.contiguous()?, SwiGlu { inner: OnceLock::new() })
+    x.contiguous()?.apply_op3(
+        &gate.contiguous()?,
+        &up.contiguous()?,
+        SwiGlu { inner: OnceLock::new() },
+    )
 }
 
 /// silu(a) ∘ b for a and b of one shape: what [`swiglu()`] does after its products, where those are made apart (LoRA).
@@ -71,7 +80,8 @@ impl CustomOp2 for SiluMul {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (da, db) = with_real!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
+        let (da, db) =
+            with_real!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
         Ok((a.track_op().then_some(da), b.track_op().then_some(db)))
     }
 }
@@ -129,15 +139,22 @@ vectorised! {
     }
 }
 
-fn activation_gradients<T: Real>(gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+fn activation_gradients<T: Real>(
+    gate: &Tensor,
+    up: &Tensor,
+    grad: &Tensor,
+) -> Result<(Tensor, Tensor)> {
     let zeros = || vec![T::from_f64(0.0); gate.elem_count()];
     let (mut dgate, mut dup) = (zeros(), zeros());
     with_slice::<T, _>(gate, |gate| {
         with_slice::<T, _>(up, |up| {
             with_slice::<T, _>(grad, |grad| {
                 let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
-                let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
-                outputs.zip(inputs).for_each(|((dg, du), ((g, u), d))| backward_slice(g, u, d, dg, du));
+                let inputs =
+                    gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK));
+                outputs
+                    .zip(inputs)
+                    .for_each(|((dg, du), ((g, u), d))| backward_slice(g, u, d, dg, du));
                 Ok(())
             })
         })
@@ -149,7 +166,13 @@ fn activation_gradients<T: Real>(gate: &Tensor, up: &Tensor, grad: &Tensor) -> R
 type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl SwiGlu {
-    fn forward<T: Real>(&self, x: &[T], gate: &[T], up: &[T], (n, i): (usize, usize)) -> Result<CpuStorage> {
+    fn forward<T: Real>(
+        &self,
+        x: &[T],
+        gate: &[T],
+        up: &[T],
+        (n, i): (usize, usize),
+    ) -> Result<CpuStorage> {
         let f = gate.len() / i.max(1);
         let (a, b) = (product(x, gate, None, (n, i, f)), product(x, up, None, (n, i, f)));
         let y = activation(&a, &b);
@@ -159,7 +182,13 @@ impl SwiGlu {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: Real>(&self, x: &Tensor, gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+    fn backward<T: Real>(
+        &self,
+        x: &Tensor,
+        gate: &Tensor,
+        up: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Inputs3> {
         let Some((a, b)) = self.inner.get() else {
             candle_core::bail!("swiglu: backward before forward");
         };
@@ -171,7 +200,8 @@ impl SwiGlu {
             add_input_gradient(&db, up, &mut sum, true)?;
             dx = Some(Tensor::from_vec(sum, x.shape(), x.device())?);
         }
-        let weight = |w: &Tensor, d: &Tensor| w.track_op().then(|| weight_gradient::<T>(d, x)).transpose();
+        let weight =
+            |w: &Tensor, d: &Tensor| w.track_op().then(|| weight_gradient::<T>(d, x)).transpose();
         Ok((dx, weight(gate, &da)?, weight(up, &db)?))
     }
 }
@@ -197,7 +227,14 @@ impl CustomOp3 for SwiGlu {
         Ok((y, (size.0, f).into()))
     }
 
-    fn bwd(&self, x: &Tensor, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Inputs3> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
         with_real!(grad.dtype(), "swiglu", T => self.backward::<T>(x, gate, up, &grad))
     }

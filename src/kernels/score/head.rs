@@ -137,7 +137,9 @@ impl<T: Logit> Head<'_, T> {
                 self.logits(0..n, (start, width), z, &mut buffers);
             }
             let rows = z.par_chunks_mut(width).zip(scored).zip(grads).enumerate();
-            rows.for_each(|(i, ((z, (s, _)), &grad))| self.scoring.gradient_part(i, z, start, s, grad));
+            rows.for_each(|(i, ((z, (s, _)), &grad))| {
+                self.scoring.gradient_part(i, z, start, s, grad)
+            });
             gradients.add_tile(self, 0..n, (start, width), z, &mut buffers);
         });
         gradients.finish()
@@ -160,7 +162,8 @@ impl<T: Logit> Head<'_, T> {
             let rows = first..n.min(first + at_once);
             let z = &mut z[..rows.len() * v];
             self.logits(rows.clone(), (0, v), z, &mut buffers);
-            let work = z.par_chunks_mut(v).enumerate().map(|(i, z)| self.row_loss(first + i, z, loss));
+            let work =
+                z.par_chunks_mut(v).enumerate().map(|(i, z)| self.row_loss(first + i, z, loss));
             scored.extend(work.collect::<Vec<_>>());
             gradients.add_tile(self, rows, (0, v), z, &mut buffers);
         }
@@ -236,7 +239,8 @@ impl<T: Logit> Gradients<T> {
         }
         if let Some(db) = &mut self.bias {
             let db = &mut db[start..start + width];
-            z.chunks_exact(width).for_each(|row| db.iter_mut().zip(row).for_each(|(b, &z)| *b += z));
+            z.chunks_exact(width)
+                .for_each(|row| db.iter_mut().zip(row).for_each(|(b, &z)| *b += z));
         }
     }
 

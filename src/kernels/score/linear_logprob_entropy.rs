@@ -7,7 +7,9 @@ use crate::kernels::composed;
 use crate::kernels::cpu::real::{slice_of, with_slices};
 use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
 use crate::kernels::score::logit::Logit;
-use crate::kernels::score::logprob_entropy::{logprob_entropy_with, pairs, split, stack, with_logit};
+use crate::kernels::score::logprob_entropy::{
+    logprob_entropy_with, pairs, split, stack, with_logit,
+};
 use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::kernels::score::support::RowSupport;
@@ -65,7 +67,11 @@ impl<'a> LmHead<'a> {
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
                 let reason = format!("must be {}, as the hidden states", hidden.dtype().as_str());
-                return Err(Error::setting(format!("{name}.dtype"), tensor.dtype().as_str(), reason));
+                return Err(Error::setting(
+                    format!("{name}.dtype"),
+                    tensor.dtype().as_str(),
+                    reason,
+                ));
             }
             if tensor.dims() == shape {
                 return Ok(());
@@ -111,7 +117,8 @@ pub fn linear_logprob_entropy(
     if !hidden.device().is_cpu() {
         return logprob_entropy_with(&head.logits(hidden)?, ids, options);
     }
-    let kept: Vec<u32> = (0..n as u32).filter(|&i| scoring.row(i as usize) != RowSupport::Skipped).collect();
+    let kept: Vec<u32> =
+        (0..n as u32).filter(|&i| scoring.row(i as usize) != RowSupport::Skipped).collect();
     if kept.len() == n {
         return split(&apply(hidden, head, scoring, options.chunk_bytes)?);
     }
@@ -120,7 +127,8 @@ pub fn linear_logprob_entropy(
         return Ok((zero.clone(), zero));
     }
     let index = Tensor::from_slice(&kept, kept.len(), hidden.device())?;
-    let both = apply(&hidden.index_select(&index, 0)?, head, scoring.select(&kept), options.chunk_bytes)?;
+    let both =
+        apply(&hidden.index_select(&index, 0)?, head, scoring.select(&kept), options.chunk_bytes)?;
     split(&spread(&both, &kept, n)?)
 }
 
@@ -178,7 +186,8 @@ impl LinearEvaluation {
     pub fn gradient(&self, log_probs: &Tensor, entropies: &Tensor) -> Result<LinearGradients> {
         let grads = pairs(&stack(self.op.scoring.ids.len(), log_probs, entropies)?)?;
         let [x, w, b] = &self.inputs;
-        let gradients = with_logit!(x.dtype(), T => self.op.backward::<T>([x, w, b], [true; 3], &grads))?;
+        let gradients =
+            with_logit!(x.dtype(), T => self.op.backward::<T>([x, w, b], [true; 3], &grads))?;
         let missing = || candle_core::Error::Msg("linear_logprob_entropy: no gradient".into());
         Ok(LinearGradients {
             hidden: gradients.0.ok_or_else(missing)?,
@@ -197,12 +206,21 @@ fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
     Ok(Tensor::cat(&[both, &zero], 1)?.index_select(&places, 1)?)
 }
 
-fn apply(hidden: &Tensor, head: &LmHead<'_>, scoring: Scoring, chunk_bytes: usize) -> Result<Tensor> {
+fn apply(
+    hidden: &Tensor,
+    head: &LmHead<'_>,
+    scoring: Scoring,
+    chunk_bytes: usize,
+) -> Result<Tensor> {
     let [hidden, weight, bias] = head.inputs(hidden)?;
     let op = |inputs: [&Tensor; 3], frozen| {
         let op = LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
         let [x, y, z] = inputs;
-        x.apply_op3(y, z, LinearLogprobEntropy { keeps: inputs.into_iter().any(Tensor::track_op), ..op })
+        x.apply_op3(
+            y,
+            z,
+            LinearLogprobEntropy { keeps: inputs.into_iter().any(Tensor::track_op), ..op },
+        )
     };
     Ok(match head.low_rank {
         None => op([&hidden, &weight, &bias], None)?,
@@ -229,7 +247,14 @@ pub(crate) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
     pub(crate) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
-        Self { scoring, chunk_bytes, frozen, rows: OnceLock::new(), kept: Mutex::default(), keeps: false }
+        Self {
+            scoring,
+            chunk_bytes,
+            frozen,
+            rows: OnceLock::new(),
+            kept: Mutex::default(),
+            keeps: false,
+        }
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Box<dyn Any + Send>>> {
@@ -259,7 +284,11 @@ impl LinearLogprobEntropy {
 }
 
 /// The gradients of the terms' inputs and of the bias as tensors of their inputs' shapes, where they were wanted.
-fn tensor<T: WithDType>(values: Vec<T>, like: &Tensor, wanted: bool) -> candle_core::Result<Option<Tensor>> {
+fn tensor<T: WithDType>(
+    values: Vec<T>,
+    like: &Tensor,
+    wanted: bool,
+) -> candle_core::Result<Option<Tensor>> {
     wanted.then(|| Tensor::from_vec(values, like.shape(), &Device::Cpu)).transpose()
 }
 
@@ -295,7 +324,9 @@ impl LinearLogprobEntropy {
             })
         })?;
         let mut terms = terms.into_iter();
-        let (Some(first), second) = (terms.next(), terms.next()) else { return Ok((None, None, None)) };
+        let (Some(first), second) = (terms.next(), terms.next()) else {
+            return Ok((None, None, None));
+        };
         let dx = tensor(first.x, inputs[0], x)?;
         Ok(match second {
             None => (

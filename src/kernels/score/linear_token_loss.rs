@@ -86,10 +86,11 @@ impl LinearTokenLoss {
         shapes: [&Shape; 3],
     ) -> candle_core::Result<CpuStorage> {
         let [x, weight, bias] = self.wanted;
-        let (rows, HeadGradients { mut terms, bias: db }) = self.inner.with_head(inputs, |head| {
-            let bias = bias && head.bias.is_some();
-            Ok(head.score_and_gradient(&self.loss, &[Wanted { x, weight }], bias))
-        })?;
+        let (rows, HeadGradients { mut terms, bias: db }) =
+            self.inner.with_head(inputs, |head| {
+                let bias = bias && head.bias.is_some();
+                Ok(head.score_and_gradient(&self.loss, &[Wanted { x, weight }], bias))
+            })?;
         let (scores, losses): (Vec<_>, Vec<f64>) = rows.into_iter().unzip();
         let both = self.inner.scoring.values::<T>(&scores);
         let both = Tensor::from_vec(both, (2, scores.len()), &Device::Cpu)?;

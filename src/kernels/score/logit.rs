@@ -166,8 +166,12 @@ inline!(
             }
             let threads = threads_for(size, rayon::current_num_threads());
             match a {
-                Factor::Own(a, _) => packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads),
-                Factor::Wide(a) => packed::product::<Split, _, _>(&mut out, a, b, 1.0, accumulate, threads),
+                Factor::Own(a, _) => {
+                    packed::product::<Pair, _, _>(&mut out, a, b, 1.0, accumulate, threads)
+                }
+                Factor::Wide(a) => {
+                    packed::product::<Split, _, _>(&mut out, a, b, 1.0, accumulate, threads)
+                }
             }
         }
     }

@@ -8,7 +8,8 @@ use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::{Error, Result};
 use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var, WithDType,
+    CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var,
+    WithDType,
 };
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -23,7 +24,11 @@ use std::sync::OnceLock;
 /// # Errors
 /// Shapes that do not fit, an id outside the vocabulary, τ that is not a positive number, and a NaN or +∞
 /// among the logits.
-pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<(Tensor, Tensor)> {
+pub fn logprob_entropy(
+    logits: &Tensor,
+    ids: &Tensor,
+    temperature: f64,
+) -> Result<(Tensor, Tensor)> {
     logprob_entropy_with(logits, ids, &ScoreOptions::at(temperature))
 }
 
@@ -40,7 +45,9 @@ pub fn logprob_entropy_with(
     let scoring = Scoring::new(logits, ids, options)?;
     on_device!(logits => split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, scoring.on(logits.device())?)?));
     if logits.device().is_cpu() {
-        return split(&rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?);
+        return split(
+            &rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?,
+        );
     }
     split(&scoring.composed(logits)?)
 }
@@ -87,7 +94,12 @@ impl Evaluation {
     ///
     /// # Errors
     /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
-    pub fn gradient(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
+    pub fn gradient(
+        &self,
+        logits: &Tensor,
+        log_probs: &Tensor,
+        entropies: &Tensor,
+    ) -> Result<Tensor> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check("logits", logits)?;
         #[cfg(any(test, feature = "cuda", feature = "metal"))]
@@ -134,7 +146,12 @@ impl Evaluation {
     ///
     /// # Errors
     /// As [`Evaluation::gradient`], and logits that are not contiguous.
-    pub fn gradient_in_place(&self, logits: &Tensor, log_probs: &Tensor, entropies: &Tensor) -> Result<()> {
+    pub fn gradient_in_place(
+        &self,
+        logits: &Tensor,
+        log_probs: &Tensor,
+        entropies: &Tensor,
+    ) -> Result<()> {
         let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
         self.check("logits", logits)?;
         #[cfg(any(test, feature = "cuda", feature = "metal"))]
@@ -169,7 +186,11 @@ fn rows_of(logits: &Tensor) -> Result<Tensor> {
 pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
     for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
         if grad.dims() != [n] {
-            return Err(Error::Shape { name, expected: format!("[{n}]"), got: grad.dims().to_vec() });
+            return Err(Error::Shape {
+                name,
+                expected: format!("[{n}]"),
+                got: grad.dims().to_vec(),
+            });
         }
     }
     Ok(Tensor::stack(&[log_probs, entropies], 0)?)
@@ -180,7 +201,11 @@ pub(crate) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
     let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     if let Some(row) = host.iter().position(|h| h.is_nan()) {
-        return Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at: format!("row {row}") });
+        return Err(Error::NonFinite {
+            name: "logits".into(),
+            value: f64::NAN,
+            at: format!("row {row}"),
+        });
     }
     Ok((both.get(0)?, entropies))
 }
@@ -228,7 +253,11 @@ fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
 /// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
 pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
     let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
-    Ok(g?.into_iter().zip(h?).map(|(log_prob, entropy)| RowGradient { log_prob, entropy }).collect())
+    Ok(g?
+        .into_iter()
+        .zip(h?)
+        .map(|(log_prob, entropy)| RowGradient { log_prob, entropy })
+        .collect())
 }
 
 impl LogprobEntropy {
@@ -236,7 +265,8 @@ impl LogprobEntropy {
         let (v, (start, apart)) = (self.scoring.vocabulary, even_rows(layout)?);
         let n = self.scoring.ids.len();
         let row = |i: usize| &logits[start + i * apart..][..v];
-        let rows: Vec<RowScore> = (0..n).into_par_iter().map(|i| self.scoring.score(i, row(i))).collect();
+        let rows: Vec<RowScore> =
+            (0..n).into_par_iter().map(|i| self.scoring.score(i, row(i))).collect();
         let out = self.scoring.values::<T::Real>(&rows);
         self.rows.get_or_init(|| rows);
         Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
@@ -250,7 +280,12 @@ impl LogprobEntropy {
         Ok(dx)
     }
 
-    fn gradient_into(&self, logits: &Tensor, grads: &Tensor, out: &Tensor) -> candle_core::Result<()> {
+    fn gradient_into(
+        &self,
+        logits: &Tensor,
+        grads: &Tensor,
+        out: &Tensor,
+    ) -> candle_core::Result<()> {
         out.inplace_op2(&logits.contiguous()?, &Apart(InPlace { op: self, grads: pairs(grads)? }))
     }
 
@@ -265,7 +300,8 @@ impl LogprobEntropy {
     ) {
         /// Elements that stay in the nearest cache.
         const PIECE: usize = 4096;
-        let (v, scores) = (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
+        let (v, scores) =
+            (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
         let work = rows.par_chunks_mut(apart.max(1)).zip(scores).zip(grads).enumerate();
         work.for_each(|(i, ((row, (s, _)), &grad))| {
             for (j, piece) in row[..v].chunks_mut(PIECE).enumerate() {
@@ -281,14 +317,23 @@ impl CustomOp1 for LogprobEntropy {
         "logprob_entropy"
     }
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
         let out = with_logit!(candle_core::backend::BackendStorage::dtype(logits), T => {
             self.forward::<T>(T::cpu_storage_as_slice(logits)?, layout)
         })?;
         Ok((out, (2, self.scoring.ids.len()).into()))
     }
 
-    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(
+        &self,
+        logits: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(self.gradient(logits, grad)?))
     }
 }

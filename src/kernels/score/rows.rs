@@ -61,7 +61,8 @@ pub(crate) struct Sums {
 
 impl Running {
     /// Of no element.
-    pub(crate) const EMPTY: Self = Self { max: f64::NEG_INFINITY, rest: 0.0, tops: 0.0, weighted: 0.0 };
+    pub(crate) const EMPTY: Self =
+        Self { max: f64::NEG_INFINITY, rest: 0.0, tops: 0.0, weighted: 0.0 };
 
     /// Takes in more of the row.
     pub(crate) fn add<T: Logit>(&mut self, part: &[T], inverse_temperature: f64) {
@@ -96,7 +97,12 @@ impl Running {
         if self.max != f64::NEG_INFINITY {
             let d = self.max - max;
             let (factor, sum) = (d.exp(), self.rest + self.tops);
-            *self = Self { max, rest: factor * sum, tops: 0.0, weighted: factor * (self.weighted + d * sum) };
+            *self = Self {
+                max,
+                rest: factor * sum,
+                tops: 0.0,
+                weighted: factor * (self.weighted + d * sum),
+            };
         }
         self.max = max;
     }
@@ -152,9 +158,14 @@ vectorised! {
 
 /// Where `COUNT`, elements with u = 0 are counted instead of summed.
 #[inline(always)]
-fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(
+    block: &[L],
+    scale: L::Real,
+    max: L::Real,
+) -> Sums {
     let zeros = [L::Real::from_f32(0.0); 16];
-    let mut lanes = Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
+    let mut lanes =
+        Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
     let (chunks, tail) = block.as_chunks::<16>();
     for chunk in chunks {
         for (l, x) in chunk.iter().enumerate() {
@@ -250,7 +261,8 @@ impl<T: Real> Factors<T> {
 
     #[inline(always)]
     fn gradient<const FMA: bool>(&self, x: T) -> T {
-        let (z, p) = x.mul_add::<FMA>(self.scale, T::from_f32(0.0) - self.shift).clamped_exp::<FMA>();
+        let (z, p) =
+            x.mul_add::<FMA>(self.scale, T::from_f32(0.0) - self.shift).clamped_exp::<FMA>();
         p * z.mul_add::<FMA>(self.h, self.c)
     }
 }

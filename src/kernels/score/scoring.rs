@@ -56,9 +56,18 @@ impl Scoring {
         Self::checked(n, v, ids, options)
     }
 
-    pub(crate) fn checked(n: usize, v: usize, ids: &Tensor, options: &ScoreOptions) -> Result<Self> {
+    pub(crate) fn checked(
+        n: usize,
+        v: usize,
+        ids: &Tensor,
+        options: &ScoreOptions,
+    ) -> Result<Self> {
         if ids.dims() != [n] {
-            return Err(Error::Shape { name: "ids", expected: format!("[{n}]"), got: ids.dims().to_vec() });
+            return Err(Error::Shape {
+                name: "ids",
+                expected: format!("[{n}]"),
+                got: ids.dims().to_vec(),
+            });
         }
         let temperature = options.temperature;
         if !(temperature > 0.0 && temperature.is_finite()) {
@@ -70,7 +79,8 @@ impl Scoring {
         }
         let support = options.support.clone();
         let scoring = Self { ids, support, inverse_temperature: 1.0 / temperature, vocabulary: v };
-        let outside = |&(i, &id): &(usize, &u32)| id as usize >= v && scoring.row(i) != RowSupport::Skipped;
+        let outside =
+            |&(i, &id): &(usize, &u32)| id as usize >= v && scoring.row(i) != RowSupport::Skipped;
         match scoring.ids.iter().enumerate().find(outside) {
             Some((i, id)) => {
                 let reason = format!("must be below the vocabulary size {v}");
@@ -117,7 +127,11 @@ impl Scoring {
         let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
         let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
         let ids = Tensor::from_vec(ids, n, device)?;
-        let both = composed::logprob_entropy(&self.restrict(logits)?, &ids, 1.0 / self.inverse_temperature)?;
+        let both = composed::logprob_entropy(
+            &self.restrict(logits)?,
+            &ids,
+            1.0 / self.inverse_temperature,
+        )?;
         let kept: Vec<u8> = (0..2 * n).map(|i| u8::from(!skipped(i % n))).collect();
         Ok(Tensor::from_vec(kept, (2, n), device)?.where_cond(&both, &both.zeros_like()?)?)
     }
@@ -141,7 +155,13 @@ impl Scoring {
     }
 
     /// Takes in a part of row `i` that begins at column `start`.
-    pub(crate) fn add_part<T: Logit>(&self, i: usize, part: &[T], start: usize, row: &mut (Running, f64)) {
+    pub(crate) fn add_part<T: Logit>(
+        &self,
+        i: usize,
+        part: &[T],
+        start: usize,
+        row: &mut (Running, f64),
+    ) {
         match self.row(i) {
             RowSupport::Skipped => return,
             RowSupport::Whole => row.0.add(part, self.inverse_temperature),
@@ -172,7 +192,8 @@ impl Scoring {
 
     /// Both outputs `[2, n]` of all rows.
     pub(crate) fn values<T: WithDType>(&self, rows: &[RowScore]) -> Vec<T> {
-        let values: Vec<(f64, f64)> = rows.iter().enumerate().map(|(i, row)| self.value(i, row)).collect();
+        let values: Vec<(f64, f64)> =
+            rows.iter().enumerate().map(|(i, row)| self.value(i, row)).collect();
         values.iter().map(|v| v.0).chain(values.iter().map(|v| v.1)).map(T::from_f64).collect()
     }
 

@@ -108,7 +108,9 @@ fn check_list(row: usize, ids: &[u32]) -> Result<()> {
         return Err(Error::setting(field(), "[]", "a row needs at least one allowed id"));
     }
     match ids.windows(2).find(|pair| pair[0] >= pair[1]) {
-        Some(pair) => Err(Error::setting(field(), format!("{pair:?}"), "allowed ids must be ascending")),
+        Some(pair) => {
+            Err(Error::setting(field(), format!("{pair:?}"), "allowed ids must be ascending"))
+        }
         None => Ok(()),
     }
 }

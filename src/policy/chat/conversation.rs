@@ -75,7 +75,12 @@ impl Chat {
         if list.is_empty() {
             return Err(refused("there must be at least one"));
         }
-        Ok(Self { messages: list, tools: None, add_generation_prompt: false, variables: Vec::new() })
+        Ok(Self {
+            messages: list,
+            tools: None,
+            add_generation_prompt: false,
+            variables: Vec::new(),
+        })
     }
 
     /// With tools, each a structure in the form of a JSON schema.
@@ -128,7 +133,11 @@ impl Chat {
             messages: self.messages.iter().map(|value| map_text(value, change)).collect(),
             tools: self.tools.as_ref().map(|value| map_text(value, change)),
             add_generation_prompt: self.add_generation_prompt,
-            variables: self.variables.iter().map(|(name, v)| (name.clone(), map_text(v, change))).collect(),
+            variables: self
+                .variables
+                .iter()
+                .map(|(name, v)| (name.clone(), map_text(v, change)))
+                .collect(),
         }
     }
 }
@@ -151,8 +160,9 @@ fn plain(message: &Value) -> Option<Value> {
     }
     let mut fields = entries(message);
     fields.retain(|(_, value)| !value.is_none());
-    let named =
-        |name: &str| fields.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, v)| v.clone());
+    let named = |name: &str| {
+        fields.iter().find(|(key, _)| key.as_str() == Some(name)).map(|(_, v)| v.clone())
+    };
     let reasoning = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(named);
     if let Some(reasoning) = reasoning {
         if named("thinking").is_none() {
@@ -166,7 +176,9 @@ fn plain(message: &Value) -> Option<Value> {
 
 fn map_text(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
     match value.kind() {
-        ValueKind::String => value.as_str().map_or_else(|| value.clone(), |text| Value::from(change(text))),
+        ValueKind::String => {
+            value.as_str().map_or_else(|| value.clone(), |text| Value::from(change(text)))
+        }
         ValueKind::Seq => {
             let items = value.try_iter().into_iter().flatten();
             Value::from(items.map(|item| map_text(&item, change)).collect::<Vec<_>>())

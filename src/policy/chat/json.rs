@@ -48,7 +48,9 @@ impl Layout {
             ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.list("[]", items.len(), depth, out, |i, out| self.write(&items[i], depth + 1, out))?;
+                self.list("[]", items.len(), depth, out, |i, out| {
+                    self.write(&items[i], depth + 1, out)
+                })?;
             }
             ValueKind::Map => {
                 let entries = self.entries(value)?;

@@ -45,8 +45,8 @@ pub(crate) fn encode(text: &str, tokens: &[String], tokenizer: &Tokenizer) -> Re
         let Some(mark) = rest.chars().next() else { return Ok(ids) };
         first = false;
         rest = &rest[mark.len_utf8()..];
-        let whole =
-            leading(rest, tokens).filter(|token| mark == OPEN && rest[token.len()..].starts_with(CLOSE));
+        let whole = leading(rest, tokens)
+            .filter(|token| mark == OPEN && rest[token.len()..].starts_with(CLOSE));
         if let Some(token) = whole {
             ids.extend(piece(token, false, |text| tokenizer.encode(text))?);
             rest = &rest[token.len() + CLOSE.len_utf8()..];

@@ -70,15 +70,19 @@ impl ChatTemplate {
             Some(path) => read_object(&path)?,
             None => Map::new(),
         };
-        let text =
-            |name: &str| fields.get(name).and_then(token_text).or_else(|| token_text(older.get(name)?));
-        let tokens = TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
+        let text = |name: &str| {
+            fields.get(name).and_then(token_text).or_else(|| token_text(older.get(name)?))
+        };
+        let tokens =
+            TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
         if let Some(path) = source.optional_file("chat_template.jinja")? {
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             return Self::compile([(DEFAULT.to_owned(), text)], tokens, &path);
         }
         match (config, fields.get("chat_template")) {
-            (Some(path), Some(template)) => Self::compile(named_templates(template, &path)?, tokens, &path),
+            (Some(path), Some(template)) => {
+                Self::compile(named_templates(template, &path)?, tokens, &path)
+            }
             _ => Err(Error::setting("source", source, "has no chat template")),
         }
     }
@@ -90,7 +94,8 @@ impl ChatTemplate {
     ) -> Result<Self> {
         let mut environment = environment().map_err(|e| failed(path, &e))?;
         for (name, text) in templates {
-            let added = environment.add_template_owned(name, environment::without_generation_tags(&text));
+            let added =
+                environment.add_template_owned(name, environment::without_generation_tags(&text));
             added.map_err(|e| failed(path, &e))?;
         }
         Ok(Self { environment, tokens, path: path.to_path_buf() })
@@ -109,7 +114,8 @@ impl ChatTemplate {
         let has = |name: &str| self.environment.get_template(name).is_ok();
         let name = if chat.has_tools() && has(TOOL_USE) { TOOL_USE } else { DEFAULT };
         let template = self.environment.get_template(name).map_err(|e| failed(&self.path, &e))?;
-        let tokens = self.tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.clone())));
+        let tokens =
+            self.tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.clone())));
         let context = Value::from_pairs(tokens.chain(chat.variables()));
         template.render(context).map_err(|e| failed(&self.path, &e))
     }
@@ -154,7 +160,8 @@ fn named_templates(value: &Json, path: &Path) -> Result<Vec<(String, String)>> {
     let named = |item: &Json| {
         Some((item.get("name")?.as_str()?.to_owned(), item.get("template")?.as_str()?.to_owned()))
     };
-    let templates = value.as_array().and_then(|list| list.iter().map(named).collect::<Option<Vec<_>>>());
+    let templates =
+        value.as_array().and_then(|list| list.iter().map(named).collect::<Option<Vec<_>>>());
     match templates {
         Some(list) if list.iter().any(|(name, _)| name == DEFAULT) => Ok(list),
         _ => Err(Error::file(

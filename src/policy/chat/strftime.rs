@@ -1,6 +1,7 @@
 //! Dates in templates.
 
-const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -86,9 +87,11 @@ mod tests {
     fn dates_are_the_calendars() {
         let all = "%a %A %d %-d %b %B %m %y %Y %H:%M:%S %I %p %F %T %%";
         // 29 February 2024, 13:05:09 UTC, a Thursday.
-        let expected = "Thu Thursday 29 29 Feb February 02 24 2024 13:05:09 01 PM 2024-02-29 13:05:09 %";
+        let expected =
+            "Thu Thursday 29 29 Feb February 02 24 2024 13:05:09 01 PM 2024-02-29 13:05:09 %";
         assert_eq!(strftime(all, 1_709_211_909).unwrap(), expected);
-        for (seconds, date) in [(0, "1970-01-01"), (951_868_800, "2000-03-01"), (4_107_542_400, "2100-03-01")]
+        for (seconds, date) in
+            [(0, "1970-01-01"), (951_868_800, "2000-03-01"), (4_107_542_400, "2100-03-01")]
         {
             assert_eq!(strftime("%F", seconds).unwrap(), date);
         }

@@ -43,16 +43,20 @@ impl Fields {
     ) -> Result<T, Rejected> {
         let name = format!("{}{field}", self.prefix);
         match (self.map.remove(field), default) {
-            (Some(value), _) => {
-                serde_json::from_value(value.clone()).map_err(|e| (name, value.to_string(), e.to_string()))
-            }
+            (Some(value), _) => serde_json::from_value(value.clone())
+                .map_err(|e| (name, value.to_string(), e.to_string())),
             (None, Some(default)) => Ok(default),
             (None, None) => Err((name, "missing".to_owned(), "the field is required".to_owned())),
         }
     }
 
     /// Requires `field`, where present and not null, to have a value that keeps the maths.
-    fn only(&mut self, field: &str, accepted: impl Fn(&Value) -> bool, reason: &str) -> Result<(), Rejected> {
+    fn only(
+        &mut self,
+        field: &str,
+        accepted: impl Fn(&Value) -> bool,
+        reason: &str,
+    ) -> Result<(), Rejected> {
         match self.map.remove(field) {
             Some(value) if !value.is_null() && !accepted(&value) => {
                 require(false, &format!("{}{field}", self.prefix), value, reason)
@@ -63,8 +67,9 @@ impl Fields {
 
     /// Requires that nothing is left but `ignored` and nulls.
     fn finish(self, ignored: &[&str]) -> Result<(), Rejected> {
-        let unknown =
-            |(field, value): &(&String, &Value)| !ignored.contains(&field.as_str()) && !value.is_null();
+        let unknown = |(field, value): &(&String, &Value)| {
+            !ignored.contains(&field.as_str()) && !value.is_null()
+        };
         match self.map.iter().find(unknown) {
             Some((field, value)) => {
                 let field = format!("{}{field}", self.prefix);
@@ -78,7 +83,8 @@ impl Fields {
 fn family(fields: &mut Fields) -> Result<Family, Rejected> {
     let kind: String = fields.take("model_type", None)?;
     let Some(family) = Family::ALL.into_iter().find(|family| family.model_type() == kind) else {
-        let reason = format!("only {} are supported", Family::ALL.map(Family::model_type).join(", "));
+        let reason =
+            format!("only {} are supported", Family::ALL.map(Family::model_type).join(", "));
         return Err(("model_type".to_owned(), kind, reason));
     };
     let name = family.architecture();
@@ -93,18 +99,31 @@ fn all_equal(list: &Value, item: &str) -> bool {
 
 fn reject_other_maths(fields: &mut Fields) -> Result<(), Rejected> {
     fields.only("hidden_act", |v| v == "silu", "only \"silu\" is supported")?;
-    fields.only("mlp_bias", |v| v == false, "biases in the feed-forward block are not supported")?;
+    fields.only(
+        "mlp_bias",
+        |v| v == false,
+        "biases in the feed-forward block are not supported",
+    )?;
     fields.only("use_mrope", |v| v == false, "multimodal positions are not supported")?;
-    fields.only("rope_interleaved", |v| v == false, "interleaved rotary pairs are not supported")?;
+    fields.only(
+        "rope_interleaved",
+        |v| v == false,
+        "interleaved rotary pairs are not supported",
+    )?;
     fields.only("is_llama_config", |v| v == true, "only true is known")?;
     fields.only("is_encoder_decoder", |v| v == false, "only decoders are supported")?;
-    fields.only("partial_rotary_factor", |v| v.as_f64() == Some(1.0), "only whole heads are rotated")
+    fields.only(
+        "partial_rotary_factor",
+        |v| v.as_f64() == Some(1.0),
+        "only whole heads are rotated",
+    )
 }
 
 /// Refuses a window of attention that some sequence within the context would notice.
 fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<(), Rejected> {
     let mistral = family == Family::Mistral;
-    let used = mistral | fields.take::<Option<bool>>("use_sliding_window", Some(None))?.unwrap_or(false);
+    let used =
+        mistral | fields.take::<Option<bool>>("use_sliding_window", Some(None))?.unwrap_or(false);
     // Where its configuration says nothing, a Mistral model has a window of 4096 tokens.
     let unstated = if mistral { 4096 } else { 0 };
     let window: Option<usize> = fields.take("sliding_window", Some(Some(unstated)))?;
@@ -112,9 +131,12 @@ fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<
         let needed = format!("a window below max_position_embeddings ({context}) is not supported");
         return match mistral {
             true => require(false, "sliding_window", window, &needed),
-            false => {
-                require(false, "use_sliding_window", true, &format!("sliding_window {window}: {needed}"))
-            }
+            false => require(
+                false,
+                "use_sliding_window",
+                true,
+                &format!("sliding_window {window}: {needed}"),
+            ),
         };
     }
     let whole = |kind: &Value| kind == "full_attention" || (used && kind == "sliding_attention");
@@ -126,7 +148,9 @@ fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<
 fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling), Rejected> {
     let outer: Option<f64> = fields.take("rope_theta", Some(None))?;
     let (mut theta, mut scaling) = (outer, RopeScaling::None);
-    for (name, prefix) in [("rope_scaling", "rope_scaling."), ("rope_parameters", "rope_parameters.")] {
+    for (name, prefix) in
+        [("rope_scaling", "rope_scaling."), ("rope_parameters", "rope_parameters.")]
+    {
         match fields.map.remove(name) {
             None | Some(Value::Null) => {}
             Some(Value::Object(map)) => {
@@ -135,7 +159,11 @@ fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling), Rejected> {
                 scaling = rope_scaling(inner)?;
             }
             Some(value) => {
-                return Err((name.to_owned(), value.to_string(), "an object is required".to_owned()))
+                return Err((
+                    name.to_owned(),
+                    value.to_string(),
+                    "an object is required".to_owned(),
+                ))
             }
         }
     }
@@ -160,11 +188,16 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, Rejected> {
             factor: fields.take("factor", None)?,
             low_freq_factor: fields.take("low_freq_factor", None)?,
             high_freq_factor: fields.take("high_freq_factor", None)?,
-            original_max_position_embeddings: fields.take("original_max_position_embeddings", None)?,
+            original_max_position_embeddings: fields
+                .take("original_max_position_embeddings", None)?,
         },
         Some(_) => return refused("only \"default\", \"linear\" and \"llama3\" are supported"),
     };
-    fields.only("partial_rotary_factor", |v| v.as_f64() == Some(1.0), "only whole heads are rotated")?;
+    fields.only(
+        "partial_rotary_factor",
+        |v| v.as_f64() == Some(1.0),
+        "only whole heads are rotated",
+    )?;
     fields.finish(&[])?;
     Ok(scaling)
 }
@@ -198,7 +231,9 @@ pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
         intermediate_size: fields.take("intermediate_size", None)?,
         num_hidden_layers: fields.take("num_hidden_layers", None)?,
         num_attention_heads: heads,
-        num_key_value_heads: fields.take("num_key_value_heads", Some(Some(heads)))?.unwrap_or(heads),
+        num_key_value_heads: fields
+            .take("num_key_value_heads", Some(Some(heads)))?
+            .unwrap_or(heads),
         // What Qwen3's configuration means where it says nothing.
         head_dim: stated.or((family == Family::Qwen3).then_some(128)),
         attention_bias: attention_bias(&mut fields, family)?,
@@ -250,7 +285,9 @@ fn family_fields(c: &DecoderConfig) -> Vec<(&'static str, Value)> {
         Family::Qwen3 => {
             vec![("use_sliding_window", json!(false)), ("attention_bias", json!(c.attention_bias))]
         }
-        Family::Llama => vec![("mlp_bias", json!(false)), ("attention_bias", json!(c.attention_bias))],
+        Family::Llama => {
+            vec![("mlp_bias", json!(false)), ("attention_bias", json!(c.attention_bias))]
+        }
         Family::Mistral => vec![("sliding_window", Value::Null)],
     };
     if c.family == Family::Qwen3 || c.head_dim.is_some() {

@@ -150,9 +150,11 @@ impl DecoderConfig {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let value = serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))?;
-        json::parse(value)
-            .map_err(|(field, value, reason)| Error::file(path, field, format!("{value}: {reason}")))
+        let value =
+            serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))?;
+        json::parse(value).map_err(|(field, value, reason)| {
+            Error::file(path, field, format!("{value}: {reason}"))
+        })
     }
 
     /// Writes `config.json` atomically.
@@ -226,7 +228,12 @@ impl DecoderConfig {
         }
         self.check_heads()?;
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        require(positive(self.rms_norm_eps), "rms_norm_eps", self.rms_norm_eps, "must be positive")?;
+        require(
+            positive(self.rms_norm_eps),
+            "rms_norm_eps",
+            self.rms_norm_eps,
+            "must be positive",
+        )?;
         require(positive(self.rope_theta), "rope_theta", self.rope_theta, "must be positive")?;
         self.rope_scaling.check()?;
         let range = self.initializer_range;
@@ -241,7 +248,9 @@ impl DecoderConfig {
     fn check_heads(&self) -> Result<(), Rejected> {
         let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
         match self.head_dim {
-            Some(d) => require(d > 0 && d.is_multiple_of(2), "head_dim", d, "must be positive and even")?,
+            Some(d) => {
+                require(d > 0 && d.is_multiple_of(2), "head_dim", d, "must be positive and even")?
+            }
             None => require(
                 self.hidden_size.is_multiple_of(2 * heads),
                 "hidden_size",
@@ -249,9 +258,19 @@ impl DecoderConfig {
                 "must be an even multiple of num_attention_heads",
             )?,
         }
-        require(heads.is_multiple_of(kv), "num_key_value_heads", kv, "must divide num_attention_heads")?;
+        require(
+            heads.is_multiple_of(kv),
+            "num_key_value_heads",
+            kv,
+            "must divide num_attention_heads",
+        )?;
         let fits = !self.attention_bias || self.family.has_optional_biases();
-        require(fits, "attention_bias", true, &format!("{} has no such choice", self.family.model_type()))
+        require(
+            fits,
+            "attention_bias",
+            true,
+            &format!("{} has no such choice", self.family.model_type()),
+        )
     }
 }
 

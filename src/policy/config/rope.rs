@@ -55,7 +55,12 @@ impl RopeScaling {
 
     pub(crate) fn check(&self) -> Result<(), Rejected> {
         let at_least_one = |factor: f64| {
-            require(factor >= 1.0 && factor.is_finite(), "rope_scaling.factor", factor, "must be at least 1")
+            require(
+                factor >= 1.0 && factor.is_finite(),
+                "rope_scaling.factor",
+                factor,
+                "must be at least 1",
+            )
         };
         match *self {
             Self::None => Ok(()),
@@ -69,9 +74,11 @@ impl RopeScaling {
                 at_least_one(factor)?;
                 let (field, reason) = ("rope_scaling.low_freq_factor", "must be positive");
                 require(low > 0.0 && low.is_finite(), field, low, reason)?;
-                let (field, reason) = ("rope_scaling.high_freq_factor", "must be above low_freq_factor");
+                let (field, reason) =
+                    ("rope_scaling.high_freq_factor", "must be above low_freq_factor");
                 require(high > low && high.is_finite(), field, high, reason)?;
-                let (field, reason) = ("rope_scaling.original_max_position_embeddings", "must be positive");
+                let (field, reason) =
+                    ("rope_scaling.original_max_position_embeddings", "must be positive");
                 require(context > 0, field, context, reason)
             }
         }

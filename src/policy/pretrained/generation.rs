@@ -74,7 +74,8 @@ impl GenerationConfig {
             },
             bos_token_id: field(&map, path, "bos_token_id")?,
             // Some files say −1 for none.
-            pad_token_id: field::<i64>(&map, path, "pad_token_id")?.and_then(|id| u32::try_from(id).ok()),
+            pad_token_id: field::<i64>(&map, path, "pad_token_id")?
+                .and_then(|id| u32::try_from(id).ok()),
             do_sample: field(&map, path, "do_sample")?,
             temperature: field(&map, path, "temperature")?,
             top_k: field(&map, path, "top_k")?,

@@ -54,15 +54,18 @@ impl Hub {
     /// `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the stored token, `HF_HUB_OFFLINE`. Downloads may
     /// stand still for 30 seconds.
     pub fn new(repo: impl Into<String>) -> Self {
-        let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |dir| Cache::new(dir.into()));
+        let cache =
+            variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |dir| Cache::new(dir.into()));
         let offline = variable("HF_HUB_OFFLINE").map(|value| value.to_lowercase());
         Self {
             repo: repo.into(),
             revision: "main".to_owned(),
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
+            endpoint: variable("HF_ENDPOINT")
+                .unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token: variable("HF_TOKEN").or_else(|| Cache::from_env().token()),
             cache_dir: cache.path().clone(),
-            offline: offline.is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.as_str())),
+            offline: offline
+                .is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.as_str())),
             patience: Duration::from_secs(30),
         }
     }

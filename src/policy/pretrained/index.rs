@@ -32,7 +32,8 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
         return Err(Error::setting("source", source, reason));
     };
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(&path, "index", e.to_string()))?;
+    let index: Index =
+        serde_json::from_str(&text).map_err(|e| Error::file(&path, "index", e.to_string()))?;
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     let mut files = Vec::with_capacity(names.len());
     for name in names {
@@ -45,9 +46,9 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
             ));
         }
         let shard = source.optional_file(name)?;
-        files.push(
-            shard.ok_or_else(|| Error::file(&path, "weight_map", format!("the shard {name} is missing")))?,
-        );
+        files.push(shard.ok_or_else(|| {
+            Error::file(&path, "weight_map", format!("the shard {name} is missing"))
+        })?);
     }
     Ok(files)
 }
@@ -98,7 +99,8 @@ fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, 
 fn write_shard(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let io = |e| Error::io(path, e);
     // A new file's permissions, which the library's own temporary file would not have.
-    let permissions = File::create(path).and_then(|file| file.metadata()).map_err(io)?.permissions();
+    let permissions =
+        File::create(path).and_then(|file| file.metadata()).map_err(io)?.permissions();
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(tensors.iter(), Some(metadata), path)
         .map_err(|e| Error::file(path, "safetensors", e.to_string()))?;

@@ -79,7 +79,8 @@ impl Pretrained {
         let path = source.file(CONFIG)?;
         let config = DecoderConfig::from_file(&path)?;
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let json = serde_json::from_str(&text).map_err(|e| Error::file(&path, "json", e.to_string()))?;
+        let json =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, "json", e.to_string()))?;
         let path = source.optional_file(GENERATION)?.unwrap_or(path);
         let generation = GenerationConfig::from_file(&path)?;
         generation.check(&path, config.vocab_size)?;
@@ -93,7 +94,8 @@ impl Pretrained {
     pub fn with_context(mut self, tokens: usize) -> Result<Self> {
         let most = self.config.max_position_embeddings;
         if tokens == 0 || tokens > most {
-            let reason = format!("must be between 1 and the checkpoint's max_position_embeddings, {most}");
+            let reason =
+                format!("must be between 1 and the checkpoint's max_position_embeddings, {most}");
             return Err(Error::setting("model.context", tokens, reason));
         }
         self.config.max_position_embeddings = tokens;
@@ -178,7 +180,12 @@ impl Pretrained {
     ///
     /// # Errors
     /// Parameters of another model, a folder that is not empty, a file that cannot be written.
-    pub fn save(&self, folder: impl AsRef<Path>, parameters: &Parameters, shard_bytes: u64) -> Result<()> {
+    pub fn save(
+        &self,
+        folder: impl AsRef<Path>,
+        parameters: &Parameters,
+        shard_bytes: u64,
+    ) -> Result<()> {
         parameters.check_fits(&self.config)?;
         let mut companions = Vec::new();
         for &name in COMPANIONS {

@@ -31,8 +31,11 @@ impl Source {
         if Hub::is_repository_name(name) {
             return Ok(Self::Hub(Hub::new(name)));
         }
-        let hint =
-            if cfg!(feature = "hub") { ", nor owner/name" } else { "; the hub needs the feature `hub`" };
+        let hint = if cfg!(feature = "hub") {
+            ", nor owner/name"
+        } else {
+            "; the hub needs the feature `hub`"
+        };
         Err(Error::setting("source", name, format!("there is no such folder{hint}")))
     }
 

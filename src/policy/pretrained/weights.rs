@@ -36,16 +36,20 @@ impl Shard {
         file.read_exact(&mut prefix).map_err(io)?;
         let header = u64::from_le_bytes(prefix);
         if header > LONGEST_HEADER || header + 8 > length {
-            return Err(broken(format!("{length} bytes with a header of {header}: the file is cut off")));
+            return Err(broken(format!(
+                "{length} bytes with a header of {header}: the file is cut off"
+            )));
         }
         let mut bytes = Vec::new();
         (&mut file).take(header).read_to_end(&mut bytes).map_err(io)?;
-        let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
         let (start, data) = (header + 8, metadata.data_len() as u64);
         if start + data != length {
             return Err(broken(format!("{length} bytes where {} are announced", start + data)));
         }
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let tensors =
+            metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self { path: path.to_path_buf(), file, start, tensors })
     }
 
@@ -113,7 +117,8 @@ impl Weights {
 
     /// The only file that holds `name`.
     fn find(&self, name: &str) -> Result<usize> {
-        let mut holders = (0..self.shards.len()).filter(|&i| self.shards[i].tensors.contains_key(name));
+        let mut holders =
+            (0..self.shards.len()).filter(|&i| self.shards[i].tensors.contains_key(name));
         match (holders.next(), holders.next()) {
             (Some(i), None) => Ok(i),
             (Some(_), Some(again)) => {
@@ -169,7 +174,8 @@ impl Weights {
         dtype: DType,
         device: &Device,
     ) -> Result<()> {
-        let Some(shard) = self.shards.iter_mut().find(|shard| shard.tensors.contains_key(HEAD)) else {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.tensors.contains_key(HEAD))
+        else {
             return Ok(());
         };
         let head = shard.read(HEAD, dtype, device)?;
@@ -183,7 +189,12 @@ impl Weights {
     }
 }
 
-fn check_tensor(path: &Path, name: &str, info: &TensorInfo, expected: Option<&Vec<usize>>) -> Result<()> {
+fn check_tensor(
+    path: &Path,
+    name: &str,
+    info: &TensorInfo,
+    expected: Option<&Vec<usize>>,
+) -> Result<()> {
     let Some(expected) = expected else {
         // The rotary frequencies, which the configuration gives as well.
         if name.ends_with("rotary_emb.inv_freq") {

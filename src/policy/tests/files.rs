@@ -4,8 +4,9 @@ use crate::policy::tests::*;
 use std::collections::BTreeMap;
 
 fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
-    let bits =
-        |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+    let bits = |t: &Tensor| {
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+    };
     parameters.iter().map(|(name, var)| (name.to_owned(), bits(var))).collect()
 }
 
@@ -19,13 +20,17 @@ fn initial_parameters_repeat_and_have_their_distribution() {
     for (name, var) in a.iter() {
         let x: Vec<f32> = var.flatten_all().unwrap().to_vec1().unwrap();
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
-        let std = (x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt();
+        let std =
+            (x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt();
         let (want_mean, want_std) = match name {
             _ if name.ends_with("norm.weight") => (1.0, 0.0),
             _ if name.ends_with("bias") => (0.0, 0.0),
             _ => (0.0, 0.02),
         };
-        assert!((mean - want_mean).abs() < 2e-3 && (std - want_std).abs() < 2e-3, "{name}: {mean} ± {std}");
+        assert!(
+            (mean - want_mean).abs() < 2e-3 && (std - want_std).abs() < 2e-3,
+            "{name}: {mean} ± {std}"
+        );
     }
 }
 
@@ -51,7 +56,8 @@ fn broken_checkpoints_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let (_, parameters) = decoder(&config(), DType::F32);
-    let load = || Parameters::load(&path, &config(), DType::F32, &Device::Cpu).unwrap_err().to_string();
+    let load =
+        || Parameters::load(&path, &config(), DType::F32, &Device::Cpu).unwrap_err().to_string();
     assert!(load().contains("model.safetensors"));
     parameters.save(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
@@ -158,7 +164,11 @@ fn windows_that_no_sequence_would_notice_are_accepted() {
     }
     for (family, window, field) in [
         (Family::Mistral, r#"{"sliding_window":255}"#, "sliding_window"),
-        (Family::Qwen3, r#"{"sliding_window":255,"use_sliding_window":true}"#, "use_sliding_window"),
+        (
+            Family::Qwen3,
+            r#"{"sliding_window":255,"use_sliding_window":true}"#,
+            "use_sliding_window",
+        ),
         (Family::Qwen2, r#"{"layer_types":["full_attention","sliding_attention"]}"#, "layer_types"),
     ] {
         let error = read(family, window).unwrap_err().to_string();
@@ -179,8 +189,10 @@ fn llama3_scaling_keeps_short_waves_divides_long_ones_and_blends_between() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    let llama = DecoderConfig { head_dim: Some(128), rope_theta: 5e5, rope_scaling: scaling, ..config() };
-    let plain = DecoderConfig { rope_scaling: RopeScaling::None, ..llama.clone() }.rope_frequencies();
+    let llama =
+        DecoderConfig { head_dim: Some(128), rope_theta: 5e5, rope_scaling: scaling, ..config() };
+    let plain =
+        DecoderConfig { rope_scaling: RopeScaling::None, ..llama.clone() }.rope_frequencies();
     let mut kinds = [0; 3];
     for (scaled, plain) in llama.rope_frequencies().into_iter().zip(plain) {
         let turns = 8192.0 * plain / std::f64::consts::TAU;

@@ -15,7 +15,12 @@ fn sampling(max_tokens: usize) -> SamplingParams {
 }
 
 /// log p and entropy of every sampled token, by the forward pass.
-fn rescored(decoder: &Decoder, prompt: &[u32], out: &Generated, temperature: f64) -> (Vec<f32>, Vec<f32>) {
+fn rescored(
+    decoder: &Decoder,
+    prompt: &[u32],
+    out: &Generated,
+    temperature: f64,
+) -> (Vec<f32>, Vec<f32>) {
     let row = [prompt, &out.ids].concat();
     let hidden = decoder.forward_packed(&[&row]).unwrap();
     let hidden = hidden.narrow(0, prompt.len() - 1, out.ids.len()).unwrap();
@@ -34,7 +39,8 @@ fn sampled_log_probs_and_entropies_are_the_forward_passes_at_the_temperature() {
     for (out, prompt) in out.iter().zip([&a, &b]) {
         assert_eq!((out.ids.len(), out.finish), (20, Finish::Length));
         let (log_probs, entropies) = rescored(&decoder, prompt, out, 0.6);
-        for (x, y) in out.log_probs.iter().zip(log_probs).chain(out.entropies.iter().zip(entropies)) {
+        for (x, y) in out.log_probs.iter().zip(log_probs).chain(out.entropies.iter().zip(entropies))
+        {
             assert!((x - y).abs() < 1e-4, "{x} against {y}");
         }
     }
@@ -55,12 +61,19 @@ fn choices_are_sampled_among_themselves() {
         assert!(sequences.contains(&out.ids) && out.finish == Finish::Stop);
         let row = [&prompt[..], &out.ids].concat();
         let hidden = decoder.forward_packed(&[&row]).unwrap();
-        let logits = decoder.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap();
+        let logits = decoder
+            .logits(&hidden)
+            .unwrap()
+            .to_dtype(DType::F64)
+            .unwrap()
+            .to_vec2::<f64>()
+            .unwrap();
         for (i, support) in out.supports.iter().enumerate() {
             let kept: Vec<f64> =
                 support.iter().map(|&id| logits[prompt.len() - 1 + i][id as usize]).collect();
             let chosen = support.iter().position(|&id| id == out.ids[i]).unwrap();
-            let (log_prob, entropy) = crate::kernels::reference::logprob_entropy(&kept, chosen, 5.0);
+            let (log_prob, entropy) =
+                crate::kernels::reference::logprob_entropy(&kept, chosen, 5.0);
             assert!((f64::from(out.log_probs[i]) - log_prob).abs() < 1e-4);
             assert!((f64::from(out.entropies[i]) - entropy).abs() < 1e-4);
         }
@@ -131,7 +144,8 @@ fn frequencies_match_probabilities() {
         cache.truncate(0, 1).unwrap();
         let sampling = SamplingParams { temperature, ..sampling(1) };
         let request = Request { turn, ..request(0, &[2]) };
-        counts[decoder.generate(&mut cache, &[request], &sampling).unwrap()[0].ids[0] as usize] += 1.0;
+        counts[decoder.generate(&mut cache, &[request], &sampling).unwrap()[0].ids[0] as usize] +=
+            1.0;
     }
     for (count, logit) in counts.into_iter().zip(logits) {
         let p = (f64::from(logit) / temperature).exp() / z;
@@ -152,7 +166,11 @@ fn greedy_takes_the_most_probable_token_and_draws_nothing() {
     assert_eq!(run(0), run(1));
     let out = &run(0)[0];
     let row = [&[3, 4], out.ids.as_slice()].concat();
-    let logits = decoder.logits(&decoder.forward_packed(&[&row]).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    let logits = decoder
+        .logits(&decoder.forward_packed(&[&row]).unwrap())
+        .unwrap()
+        .to_vec2::<f32>()
+        .unwrap();
     for (i, &id) in out.ids.iter().enumerate() {
         assert!(logits[1 + i].iter().all(|&x| x <= logits[1 + i][id as usize] + 1e-5));
     }
@@ -162,7 +180,8 @@ fn greedy_takes_the_most_probable_token_and_draws_nothing() {
 fn a_stop_token_ends_the_row_and_is_kept() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let mut cache = KvCache::new(&config(), 2);
-    let free = decoder.generate(&mut cache, &[request(0, &[1]), request(1, &[2])], &sampling(10)).unwrap();
+    let free =
+        decoder.generate(&mut cache, &[request(0, &[1]), request(1, &[2])], &sampling(10)).unwrap();
     let stop = free[0].ids[3];
     let first = free[0].ids.iter().position(|&id| id == stop).unwrap();
     cache.reset(0).unwrap();
@@ -177,11 +196,16 @@ fn a_full_context_ends_the_row_and_a_prompt_without_room_changes_nothing() {
     let config = DecoderConfig { max_position_embeddings: 8, ..config() };
     let (decoder, _) = decoder(&config, DType::F32);
     let mut cache = KvCache::new(&config, 2);
-    let out =
-        decoder.generate(&mut cache, &[request(0, &[1; 8]), request(1, &[1; 5])], &sampling(10)).unwrap();
+    let out = decoder
+        .generate(&mut cache, &[request(0, &[1; 8]), request(1, &[1; 5])], &sampling(10))
+        .unwrap();
     assert_eq!((out[0].ids.len(), out[0].finish, cache.len(0)), (0, Finish::ContextFull, 0));
     assert_eq!((out[1].ids.len(), out[1].finish, cache.len(1)), (3, Finish::ContextFull, 8));
-    assert!(decoder.extend(&mut cache, &[1], &[&[1]]).unwrap_err().to_string().contains("room for 0"));
+    assert!(decoder
+        .extend(&mut cache, &[1], &[&[1]])
+        .unwrap_err()
+        .to_string()
+        .contains("room for 0"));
 }
 
 #[test]

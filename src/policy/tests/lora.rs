@@ -70,12 +70,14 @@ fn corrections_are_the_merged_weights_and_have_their_gradients() {
         let decoders = [&parameters, &merged].map(|p| Decoder::new(&config, p).unwrap());
         let [a, b] = decoders.each_ref().map(loss);
         assert!(max_gap(&a, &b) < 1e-9 * values(&a)[0].abs().max(1.0), "{:?}", config.family);
-        let (small, full) = (Gradients::of(&a, &parameters).unwrap(), Gradients::of(&b, &merged).unwrap());
+        let (small, full) =
+            (Gradients::of(&a, &parameters).unwrap(), Gradients::of(&b, &merged).unwrap());
         let scale = parameters.lora().unwrap().scale();
         for (name, da) in small.iter().filter(|(name, _)| name.contains("lora_A")) {
             let module = name.strip_suffix(".lora_A.weight").unwrap();
             let dw = full.get(&format!("{module}.weight")).unwrap();
-            let [a, b] = ["A", "B"].map(|w| parameters.get(&format!("{module}.lora_{w}.weight")).unwrap());
+            let [a, b] =
+                ["A", "B"].map(|w| parameters.get(&format!("{module}.lora_{w}.weight")).unwrap());
             let want = (b.as_tensor().t().unwrap().matmul(dw).unwrap() * scale).unwrap();
             assert!(max_gap(da, &want) < 1e-7, "{name}: {}", max_gap(da, &want));
             let db = small.get(&format!("{module}.lora_B.weight")).unwrap();
@@ -123,19 +125,22 @@ fn dropout_repeats_by_its_stream_and_leaves_the_mean() {
     let dropping = decoder.with_dropout(0.3, stream);
     let [a, b] = [dropping.clone(), dropping.with_checkpointing(true)];
     let [a, b] = [a, b].map(|d| Gradients::of(&loss(&d), &parameters).unwrap());
-    a.iter()
-        .for_each(|(name, gradient)| assert_eq!(values(gradient), values(b.get(name).unwrap()), "{name}"));
+    a.iter().for_each(|(name, gradient)| {
+        assert_eq!(values(gradient), values(b.get(name).unwrap()), "{name}")
+    });
 }
 
 #[test]
 fn weights_in_bf16_are_computed_in_f32_and_their_gradients_rounded_once() {
     for config in families() {
         let narrow = Parameters::init(&config, 5, DType::BF16, &Device::Cpu).unwrap();
-        let widened = narrow.tensors().into_iter().map(|(name, t)| (name, t.to_dtype(DType::F32).unwrap()));
+        let widened =
+            narrow.tensors().into_iter().map(|(name, t)| (name, t.to_dtype(DType::F32).unwrap()));
         let wide = Parameters::from_tensors(&config, widened.collect()).unwrap();
         let [a, b] = [&narrow, &wide].map(|p| Decoder::new(&config, p).unwrap());
         assert_eq!(values(&loss(&a)), values(&loss(&b)));
-        let [ga, gb] = [(&a, &narrow), (&b, &wide)].map(|(d, p)| Gradients::of(&loss(d), p).unwrap());
+        let [ga, gb] =
+            [(&a, &narrow), (&b, &wide)].map(|(d, p)| Gradients::of(&loss(d), p).unwrap());
         ga.check(&narrow).unwrap();
         for (name, gradient) in ga.iter() {
             let want = gb.get(name).unwrap();
@@ -153,19 +158,25 @@ fn steps_below_the_rounding_of_bf16_add_up() {
     let parameters = Parameters::init(&config, 5, DType::BF16, &Device::Cpu).unwrap();
     let decoder = Decoder::new(&config, &parameters).unwrap();
     let name = "model.norm.weight";
-    let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }).unwrap();
+    let mut optimizer =
+        AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }).unwrap();
     // Around 1 neighbours in bf16 are 2⁻⁷ or more apart; twenty steps of 1e-3 of one sign make two of them.
     for _ in 0..20 {
         let gradients = Gradients::of(&loss(&decoder), &parameters).unwrap();
         optimizer.step(&parameters, &gradients, 1e-3).unwrap();
     }
-    let moved = values(parameters.get(name).unwrap()).iter().filter(|x| (**x - 1.0).abs() > 0.01).count();
+    let moved =
+        values(parameters.get(name).unwrap()).iter().filter(|x| (**x - 1.0).abs() > 0.01).count();
     assert!(moved > 16, "{moved} of 32");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("optimizer.safetensors");
     optimizer.save(&path).unwrap();
-    let mut resumed =
-        AdamW::load(&path, AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }, &parameters).unwrap();
+    let mut resumed = AdamW::load(
+        &path,
+        AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
+        &parameters,
+    )
+    .unwrap();
     let copy = parameters.duplicate().unwrap();
     let gradients = Gradients::of(&loss(&decoder), &parameters).unwrap();
     resumed.step(&copy, &gradients, 1e-3).unwrap();
@@ -223,7 +234,10 @@ fn corrections_out_of_range_are_refused() {
     ];
     for lora in bad {
         let base = Parameters::init(&config(), 5, DType::F32, &Device::Cpu).unwrap();
-        assert!(base.with_lora(&config(), &lora, 0).unwrap_err().to_string().contains("lora."), "{lora:?}");
+        assert!(
+            base.with_lora(&config(), &lora, 0).unwrap_err().to_string().contains("lora."),
+            "{lora:?}"
+        );
     }
     let twice = corrected(&config(), DType::F32).with_lora(&config(), &good, 0);
     assert!(twice.unwrap_err().to_string().contains("already"));

@@ -65,7 +65,8 @@ fn roughen(parameters: &Parameters) {
     {
         let count = var.elem_count();
         let wave = (0..count).map(|i| 0.3 * ((i + name.len()) as f64).sin()).collect::<Vec<_>>();
-        let wave = Tensor::from_vec(wave, count, &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap();
+        let wave =
+            Tensor::from_vec(wave, count, &Device::Cpu).unwrap().to_dtype(var.dtype()).unwrap();
         var.set(&(var.as_detached_tensor() + wave).unwrap()).unwrap();
     }
 }
@@ -84,7 +85,8 @@ fn every_parameter_has_its_gradient() {
         check_parameters(&DecoderConfig { tie_word_embeddings: tied, ..small.clone() });
     }
     for DecoderConfig { family, head_dim, attention_bias, rope_scaling, .. } in families() {
-        let form = DecoderConfig { family, head_dim, attention_bias, rope_scaling, ..small.clone() };
+        let form =
+            DecoderConfig { family, head_dim, attention_bias, rope_scaling, ..small.clone() };
         check_parameters(&form);
     }
 }
@@ -113,7 +115,11 @@ fn check_parameters(config: &DecoderConfig) {
                 loss().to_scalar::<f64>().unwrap()
             };
             let got = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!((got - exact[i]).abs() < 1e-6, "{name}[{i}]: differences {got}, backward {}", exact[i]);
+            assert!(
+                (got - exact[i]).abs() < 1e-6,
+                "{name}[{i}]: differences {got}, backward {}",
+                exact[i]
+            );
         }
         var.set(&base).unwrap();
     }
@@ -144,7 +150,9 @@ fn padding_is_zero_and_its_ids_do_not_matter() {
 fn padded_forward_has_the_gradients_of_the_packed_one() {
     let (decoder, parameters) = decoder(&config(), DType::F64);
     let ids = Tensor::new(vec![vec![1u32, 2, 3], vec![4, 0, 0]], &Device::Cpu).unwrap();
-    let of = |hidden: Tensor| Gradients::of(&hidden.sqr().unwrap().sum_all().unwrap(), &parameters).unwrap();
+    let of = |hidden: Tensor| {
+        Gradients::of(&hidden.sqr().unwrap().sum_all().unwrap(), &parameters).unwrap()
+    };
     let padded = of(decoder.forward(&ids, &[3, 1]).unwrap());
     let packed = of(decoder.forward_packed(&[&[1, 2, 3], &[4]]).unwrap());
     for (name, grad) in packed.iter() {
@@ -171,7 +179,9 @@ fn rows_do_not_see_each_other() {
     let together = hidden(&decoder, &rows.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let mut start = 0;
     for row in &rows {
-        for (a, b) in together[start..].iter().flatten().zip(hidden(&decoder, &[row]).iter().flatten()) {
+        for (a, b) in
+            together[start..].iter().flatten().zip(hidden(&decoder, &[row]).iter().flatten())
+        {
             assert!((a - b).abs() < 1e-5);
         }
         start += row.len();
@@ -180,7 +190,8 @@ fn rows_do_not_see_each_other() {
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    let config = DecoderConfig { hidden_size: 64, intermediate_size: 160, vocab_size: 500, ..config() };
+    let config =
+        DecoderConfig { hidden_size: 64, intermediate_size: 160, vocab_size: 500, ..config() };
     let rows: Vec<Vec<u32>> = (0..6).map(|i| ids(100 + 31 * i, i as u64, 500)).collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     let run = |threads: usize| {
@@ -193,8 +204,10 @@ fn same_bits_for_any_number_of_threads() {
                 logprob_entropy(&decoder.logits(&hidden).unwrap(), &targets, 1.0).unwrap();
             let loss = (log_probs * entropies).unwrap().mean_all().unwrap();
             let gradients = Gradients::of(&loss, &parameters).unwrap();
-            let flat: Vec<Vec<f32>> =
-                gradients.iter().map(|(_, g)| g.flatten_all().unwrap().to_vec1().unwrap()).collect();
+            let flat: Vec<Vec<f32>> = gradients
+                .iter()
+                .map(|(_, g)| g.flatten_all().unwrap().to_vec1().unwrap())
+                .collect();
             let mut cache = KvCache::new(&config, rows.len());
             let logits = decoder.extend(&mut cache, &[0, 1, 2, 3, 4, 5], &rows).unwrap();
             (loss.to_scalar::<f32>().unwrap().to_bits(), flat, logits)
@@ -210,7 +223,14 @@ fn rows_that_begin_alike() -> Vec<Vec<u32>> {
     let prompt = ids(12, 1, 40);
     let tail = |n: usize, salt: u64| [prompt.clone(), ids(n, salt, 40)].concat();
     let first = tail(5, 2);
-    vec![first.clone(), tail(9, 3), [first.clone(), ids(6, 4, 40)].concat(), ids(4, 5, 40), first, prompt]
+    vec![
+        first.clone(),
+        tail(9, 3),
+        [first.clone(), ids(6, 4, 40)].concat(),
+        ids(4, 5, 40),
+        first,
+        prompt,
+    ]
 }
 
 #[test]
@@ -243,7 +263,8 @@ fn common_beginnings_are_computed_once_and_change_nothing() {
             }
             assert!(whole.iter().count() > 3 && whole.iter().count() == sum.iter().count());
             for (name, gradient) in whole.iter() {
-                let gap = (gradient - sum.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+                let gap =
+                    (gradient - sum.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(gap.to_scalar::<f64>().unwrap() < 1e-8, "{name} {config:?}");
             }
         }
@@ -253,7 +274,8 @@ fn common_beginnings_are_computed_once_and_change_nothing() {
 #[test]
 fn frozen_parameters_get_no_gradient_and_do_not_change_the_others() {
     let (free, mut parameters) = decoder(&config(), DType::F64);
-    let loss = |d: &Decoder| d.forward_packed(&[&[1, 2, 3]]).unwrap().sqr().unwrap().sum_all().unwrap();
+    let loss =
+        |d: &Decoder| d.forward_packed(&[&[1, 2, 3]]).unwrap().sqr().unwrap().sum_all().unwrap();
     let all = Gradients::of(&loss(&free), &parameters).unwrap();
     let frozen = "model.layers.0.mlp.up_proj.weight";
     parameters.set_trainable(frozen, false).unwrap();

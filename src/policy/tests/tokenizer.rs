@@ -9,7 +9,15 @@ fn corpus() -> Vec<String> {
     let nouns = ["beaker", "thermometer", "kitchen", "door", "stove", "seed", "STOP"];
     let verbs = ["open", "take", "look at", "go to", "focus on", "pour"];
     (0..300)
-        .map(|i| format!("{} the {} in room {}. {}\n", verbs[i % 6], nouns[i % 7], i % 11, "STOP <|turn|> é"))
+        .map(|i| {
+            format!(
+                "{} the {} in room {}. {}\n",
+                verbs[i % 6],
+                nouns[i % 7],
+                i % 11,
+                "STOP <|turn|> é"
+            )
+        })
         .collect()
 }
 
@@ -31,7 +39,8 @@ fn training_is_deterministic_in_order_threads_and_processes() {
     reversed.reverse();
     assert_eq!(first, json(&train(reversed)));
     // The hash of a fixed build, made by another process with other hash seeds.
-    let path = std::env::temp_dir().join(format!("epo-tokenizer-{}.json", env!("CARGO_PKG_VERSION")));
+    let path =
+        std::env::temp_dir().join(format!("epo-tokenizer-{}.json", env!("CARGO_PKG_VERSION")));
     if std::env::var_os("EPO_TOKENIZER_CHILD").is_some() {
         std::fs::write(path, first).unwrap();
         return;
@@ -93,7 +102,10 @@ fn loading_keeps_the_behaviour_and_broken_files_are_named() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert!(Tokenizer::load(&path).unwrap_err().to_string().contains("tokenizer.json"));
-    assert!(Tokenizer::load(dir.path().join("none.json")).unwrap_err().to_string().contains("none.json"));
+    assert!(Tokenizer::load(dir.path().join("none.json"))
+        .unwrap_err()
+        .to_string()
+        .contains("none.json"));
 }
 
 #[test]

@@ -168,7 +168,9 @@ impl<'de, E: DeserializeOwned> Deserialize<'de> for TrainConfig<E> {
     }
 }
 
-fn from_table(table: toml::Table) -> std::result::Result<TrainConfig<toml::Table>, toml::de::Error> {
+fn from_table(
+    table: toml::Table,
+) -> std::result::Result<TrainConfig<toml::Table>, toml::de::Error> {
     TrainConfig::deserialize(table)
 }
 
@@ -243,7 +245,8 @@ impl<E: TaskSettings> TrainConfig<E> {
         let mut table = base.clone();
         overlay(&mut table, of_file);
         for key in overrides.keys() {
-            let value = lookup(&base, key).ok_or_else(|| Error::setting(key, "given", "is no setting"))?;
+            let value =
+                lookup(&base, key).ok_or_else(|| Error::setting(key, "given", "is no setting"))?;
             written.insert(key.to_owned(), value.to_string());
             put(&mut table, key, value.clone());
         }
@@ -258,7 +261,10 @@ impl<E: TaskSettings> TrainConfig<E> {
     ///
     /// # Errors
     /// A place for a policy that began as none.
-    pub fn resumed(steps: Option<u64>, model: Option<&str>) -> impl Fn(&mut Self) -> Result<()> + use<'_, E> {
+    pub fn resumed(
+        steps: Option<u64>,
+        model: Option<&str>,
+    ) -> impl Fn(&mut Self) -> Result<()> + use<'_, E> {
         move |config| {
             config.steps = steps.unwrap_or(config.steps);
             model.map_or(Ok(()), |place| config.model.moved(place))
@@ -267,7 +273,8 @@ impl<E: TaskSettings> TrainConfig<E> {
 
     /// The same with what a command line changes.
     fn changed(mut self, overrides: &Overrides) -> Result<Self> {
-        let Overrides { seed, steps, entropy, actions, model, lora, dtype, device, dump } = *overrides;
+        let Overrides { seed, steps, entropy, actions, model, lora, dtype, device, dump } =
+            *overrides;
         self.dump |= dump;
         self.seed = seed.unwrap_or(self.seed);
         self.steps = steps.unwrap_or(self.steps);
@@ -295,7 +302,11 @@ impl<E: TaskSettings> TrainConfig<E> {
             }
         }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return Err(Error::setting("learning_rate", self.learning_rate, "must be positive and finite"));
+            return Err(Error::setting(
+                "learning_rate",
+                self.learning_rate,
+                "must be positive and finite",
+            ));
         }
         self.agent().validate()?;
         self.schedule.validate()?;
@@ -319,9 +330,14 @@ impl<E: TaskSettings> TrainConfig<E> {
         let Some(overlong) = self.overlong else { return Ok(()) };
         overlong.validate()?;
         if overlong.penalty == 0.0 {
-            return Err(Error::setting("overlong.penalty", 0, "costs nothing: leave [overlong] out"));
+            return Err(Error::setting(
+                "overlong.penalty",
+                0,
+                "costs nothing: leave [overlong] out",
+            ));
         }
-        match actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens {
+        match actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens
+        {
             true => {
                 let reason = format!(
                     "less overlong.buffer is reached by no answer: rollout.max_action_tokens is {max_action_tokens}"
@@ -336,10 +352,15 @@ impl<E: TaskSettings> TrainConfig<E> {
     fn validate_entropy(&self) -> Result<()> {
         let (entropy, update) = (&self.entropy, &self.update);
         let epo = matches!(entropy.method, EntropyMethod::Epo | EntropyMethod::EpoOfficial);
-        let weighted = epo || matches!(entropy.method, EntropyMethod::Bonus | EntropyMethod::DecayedBonus);
+        let weighted =
+            epo || matches!(entropy.method, EntropyMethod::Bonus | EntropyMethod::DecayedBonus);
         let kl_cov = entropy.kl_cov.filter(|_| entropy.method == EntropyMethod::KlCov);
         let zero = [
-            (weighted && entropy.lambda == 0.0, "lambda", "is no term at all, which the method `none` says"),
+            (
+                weighted && entropy.lambda == 0.0,
+                "lambda",
+                "is no term at all, which the method `none` says",
+            ),
             (
                 epo && entropy.alpha == 0.0,
                 "alpha",
@@ -361,7 +382,10 @@ impl<E: TaskSettings> TrainConfig<E> {
         }
         match entropy.history {
             HistoryConfig::Official { max_steps } if max_steps < self.rollout.max_turns => {
-                let reason = format!("holds fewer turns than rollout.max_turns = {}", self.rollout.max_turns);
+                let reason = format!(
+                    "holds fewer turns than rollout.max_turns = {}",
+                    self.rollout.max_turns
+                );
                 Err(Error::setting("entropy.history.max_steps", max_steps, reason))
             }
             _ => Ok(()),
@@ -435,7 +459,8 @@ fn put(table: &mut toml::Table, key: &str, value: toml::Value) {
     match key.split_once('.') {
         None => drop(table.insert(key.to_owned(), value)),
         Some((first, rest)) => {
-            let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let inner =
+                table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             if let Some(inner) = inner.as_table_mut() {
                 put(inner, rest, value);
             }

@@ -90,7 +90,9 @@ impl DeviceKind {
             Self::Cuda => Device::new_cuda(0),
             Self::Metal => Device::new_metal(0),
         };
-        device.map_err(|e| Error::setting("device", format!("{self:?}").to_lowercase(), e.to_string()))
+        device.map_err(|e| {
+            Error::setting("device", format!("{self:?}").to_lowercase(), e.to_string())
+        })
     }
 }
 
@@ -126,7 +128,8 @@ impl ModelConfig {
                 Err(Error::setting("model.format", format!("{:?}", self.format), reason))
             }
             (Some(_), _) if *policy != unused => {
-                let reason = "is the shape of a small policy; the checkpoint of model.source has its own";
+                let reason =
+                    "is the shape of a small policy; the checkpoint of model.source has its own";
                 Err(Error::setting("policy", format!("{policy:?}"), reason))
             }
             _ => Ok(()),
@@ -184,7 +187,12 @@ impl ModelConfig {
     }
 
     /// Its weights, with fresh corrections where those are trained.
-    pub(crate) fn parameters(&self, model: &Pretrained, seed: u64, device: &Device) -> Result<Parameters> {
+    pub(crate) fn parameters(
+        &self,
+        model: &Pretrained,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Parameters> {
         let parameters = model.parameters(self.dtype.dtype(), device)?;
         match &self.lora {
             Some(lora) => parameters.with_lora(model.config(), lora, seed),
@@ -193,8 +201,17 @@ impl ModelConfig {
     }
 
     /// Its chat template as prompts.
-    pub(crate) fn prompter(&self, model: &Pretrained, max_observation_tokens: usize) -> Result<Prompter> {
-        Prompter::chat(model.tokenizer()?, &model.chat_template()?, self.format, max_observation_tokens)
+    pub(crate) fn prompter(
+        &self,
+        model: &Pretrained,
+        max_observation_tokens: usize,
+    ) -> Result<Prompter> {
+        Prompter::chat(
+            model.tokenizer()?,
+            &model.chat_template()?,
+            self.format,
+            max_observation_tokens,
+        )
     }
 }
 

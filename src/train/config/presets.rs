@@ -69,7 +69,12 @@ pub enum Algorithm {
 
 impl<E> TrainConfig<E> {
     /// The settings called `preset`.
-    pub fn preset(preset: Preset, benchmark: Benchmark, algorithm: Algorithm, environment: E) -> Self {
+    pub fn preset(
+        preset: Preset,
+        benchmark: Benchmark,
+        algorithm: Algorithm,
+        environment: E,
+    ) -> Self {
         match preset {
             Preset::Small => Self::small(benchmark, algorithm, environment),
             Preset::Paper => Self::paper(benchmark, algorithm, environment),
@@ -91,12 +96,17 @@ impl<E> TrainConfig<E> {
                 reward: RewardConfig::Progress { points: 1.0 },
                 policy: PolicyConfig { context: 1536, ..base.policy },
                 cloning: CloningConfig { demonstrations: 500, epochs: 2, ..base.cloning },
-                rollout: RolloutConfig { max_turns: 20, actions: ActionSpace::Admissible, ..base.rollout },
+                rollout: RolloutConfig {
+                    max_turns: 20,
+                    actions: ActionSpace::Admissible,
+                    ..base.rollout
+                },
                 ..base
             },
         };
         let (warmup_steps, total_steps) = (3, config.steps);
-        config.schedule = LrSchedule::Cosine { warmup_steps, total_steps, min_ratio: 0.1, cycles: 0.5 };
+        config.schedule =
+            LrSchedule::Cosine { warmup_steps, total_steps, min_ratio: 0.1, cycles: 0.5 };
         // A discount makes a turn towards the shorter way the better one; ScienceWorld pays on the way.
         // A game pays once at its end: at 0.1 an action, a policy with free text learns to be understood and no more.
         let (gamma, invalid_penalty) =
@@ -115,9 +125,16 @@ impl<E> TrainConfig<E> {
             Algorithm::Ppo => {
                 (self.rollout.tasks, self.rollout.group) = (64, 1);
                 let optimizer = self.optimizer.clone();
-                self.critic = Some(CriticConfig { warmup_steps: 3, optimizer, ..CriticConfig::default() });
+                self.critic =
+                    Some(CriticConfig { warmup_steps: 3, optimizer, ..CriticConfig::default() });
                 let (level, lambda) = (GaeLevel::Turn, 0.95);
-                self.gae = Some(GaeConfig { level, gamma, lambda, invalid_penalty, ..GaeConfig::default() });
+                self.gae = Some(GaeConfig {
+                    level,
+                    gamma,
+                    lambda,
+                    invalid_penalty,
+                    ..GaeConfig::default()
+                });
             }
         }
         self
@@ -231,7 +248,8 @@ impl<E> TrainConfig<E> {
             Benchmark::ScienceWorld => official.scienceworld(),
             Benchmark::AlfWorld => official.alfworld(),
         };
-        config.entropy = EntropyConfig { history: HistoryConfig::Official { max_steps }, ..entropy };
+        config.entropy =
+            EntropyConfig { history: HistoryConfig::Official { max_steps }, ..entropy };
         config
     }
 
@@ -307,7 +325,10 @@ mod tests {
             config.validate().unwrap();
             config.clone().smoke().rollout.validate().unwrap();
             assert_eq!(config.grpo().is_ok(), config.ppo().is_err());
-            assert_eq!(from_text(&config, "").unwrap(), config.with(None, &Overrides::default()).unwrap());
+            assert_eq!(
+                from_text(&config, "").unwrap(),
+                config.with(None, &Overrides::default()).unwrap()
+            );
         }
     }
 
@@ -319,7 +340,8 @@ mod tests {
         let path = folder.path().join("c.toml");
         for method in methods.into_iter().chain(["clip-cov", "kl-cov", "top-entropy"]) {
             for preset in all() {
-                let algorithm = if preset.critic.is_some() { Algorithm::Ppo } else { Algorithm::Grpo };
+                let algorithm =
+                    if preset.critic.is_some() { Algorithm::Ppo } else { Algorithm::Grpo };
                 let other = Config::small(Benchmark::AlfWorld, algorithm, Nothing {});
                 let config = preset.with(None, &of(Some(method))).unwrap();
                 let text = config_text(&config).unwrap();
@@ -335,10 +357,14 @@ mod tests {
 
     #[test]
     fn the_papers_numbers_are_in_the_presets() {
-        let of = |preset, benchmark, algorithm| Config::preset(preset, benchmark, algorithm, Nothing {});
+        let of =
+            |preset, benchmark, algorithm| Config::preset(preset, benchmark, algorithm, Nothing {});
         let ppo = of(Preset::Paper, Benchmark::ScienceWorld, Algorithm::Ppo);
         assert_eq!((ppo.learning_rate, ppo.steps, ppo.rollout.max_turns), (3e-6, 125, 30));
-        assert_eq!((ppo.entropy.alpha, ppo.entropy.kappa_low, ppo.entropy.kappa_high), (0.05, 0.0, 2.0));
+        assert_eq!(
+            (ppo.entropy.alpha, ppo.entropy.kappa_low, ppo.entropy.kappa_high),
+            (0.05, 0.0, 2.0)
+        );
         assert_eq!(ppo.rollout.tasks * ppo.rollout.group, 128);
         assert_eq!(ppo.ppo().unwrap().0.level, GaeLevel::Token);
         let grpo = of(Preset::Official, Benchmark::AlfWorld, Algorithm::Grpo);
@@ -422,7 +448,10 @@ mod tests {
             ..Overrides::default()
         };
         let changed = base.clone().with(None, &overrides).unwrap();
-        assert_eq!((changed.seed, changed.steps, changed.rollout.actions), (7, 9, ActionSpace::Free));
+        assert_eq!(
+            (changed.seed, changed.steps, changed.rollout.actions),
+            (7, 9, ActionSpace::Free)
+        );
         assert_eq!(changed.entropy.method, EntropyMethod::None);
         let wrong = Overrides { entropy: Some("more"), ..Overrides::default() };
         assert!(base.with(None, &wrong).unwrap_err().to_string().contains("more"));

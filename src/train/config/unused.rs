@@ -47,7 +47,8 @@ impl<E: TaskSettings> TrainConfig<E> {
     /// out, and read back they have their defaults.
     pub fn unused(&self) -> Vec<Unused> {
         let rows = self.unused_of_agent().into_iter().chain(self.unused_of_training());
-        let rows = rows.filter(|(unused, ..)| *unused).map(|(_, key, reason)| Unused::new(key, reason));
+        let rows =
+            rows.filter(|(unused, ..)| *unused).map(|(_, key, reason)| Unused::new(key, reason));
         let entropy = self.entropy.unused().into_iter();
         let entropy = entropy.map(|(key, reason)| Unused::new(format!("entropy.{key}"), reason));
         rows.chain(entropy).chain(E::unused(self)).collect()
@@ -58,7 +59,8 @@ impl<E: TaskSettings> TrainConfig<E> {
         let no_cloning = self.cloning.epochs == 0;
         let (none_cloned, decays) =
             ("cloning.epochs = 0 clones nothing", "nothing decays at weight_decay = 0");
-        let critic_decays = self.critic.as_ref().is_none_or(|critic| critic.optimizer.weight_decay != 0.0);
+        let critic_decays =
+            self.critic.as_ref().is_none_or(|critic| critic.optimizer.weight_decay != 0.0);
         vec![
             (!self.dump, "dump_megabytes", "dump = false keeps no training episodes"),
             (checkpoint, "policy", "the checkpoint of model.source has a shape of its own"),
@@ -87,7 +89,8 @@ impl<E: TaskSettings> TrainConfig<E> {
             self.advantage.as_ref().is_some_and(f)
         };
         let undiscounted = compares(&|a| {
-            let of_episodes = a.estimator == OutcomeEstimator::ReinforcePp && a.episode_weight > 0.0;
+            let of_episodes =
+                a.estimator == OutcomeEstimator::ReinforcePp && a.episode_weight > 0.0;
             a.turn_weight == 0.0 && !of_episodes
         });
         let off_keys = [
@@ -226,44 +229,83 @@ mod tests {
             "`cloning.demonstrations` = 9",
         ),
         ("[optimizer]\nweight_decay = 0.0\nno_decay = [\"x\"]", "`optimizer.no_decay`"),
-        ("[rollout]\nactions = \"admissible\"\nmax_action_tokens = 8", "`rollout.max_action_tokens` = 8"),
+        (
+            "[rollout]\nactions = \"admissible\"\nmax_action_tokens = 8",
+            "`rollout.max_action_tokens` = 8",
+        ),
         ("[update.policy]\nkind = \"reinforce\"\nclip_low = 0.0", "`update.policy.clip_low` = 0"),
-        ("[update.policy]\nkind = \"reinforce\"\nclip_high = 0.2", "`update.policy.clip_high` = 0.2"),
+        (
+            "[update.policy]\nkind = \"reinforce\"\nclip_high = 0.2",
+            "`update.policy.clip_high` = 0.2",
+        ),
         ("[update.policy]\nkind = \"gspo\"\ndual_clip = 3.0", "`update.policy.dual_clip` = 3.0"),
-        ("[update.policy]\nkind = \"cispo\"\ndual_clip = false", "`update.policy.dual_clip` = false"),
+        (
+            "[update.policy]\nkind = \"cispo\"\ndual_clip = false",
+            "`update.policy.dual_clip` = false",
+        ),
         (
             "[entropy]\nmethod = \"none\"\nlambda = 0.001",
             "`entropy.lambda` = 0.001: has no effect: only `bonus`",
         ),
         ("[entropy]\nmethod = \"none\"\nalpha = 0.1", "`entropy.alpha` = 0.1"),
-        ("[entropy]\nmethod = \"none\"\ngranularity = \"token\"", "`entropy.granularity` = \"token\""),
+        (
+            "[entropy]\nmethod = \"none\"\ngranularity = \"token\"",
+            "`entropy.granularity` = \"token\"",
+        ),
         ("[entropy]\nmethod = \"none\"\ngate = 25", "`entropy.gate` = 25"),
-        ("[entropy]\nmethod = \"none\"\nbeta = { kind = \"constant\", value = 1.0 }", "`entropy.beta.kind`"),
-        ("[entropy]\nmethod = \"bonus\"\nalpha = 0.1", "`entropy.alpha` = 0.1: has no effect: only `epo`"),
-        ("[entropy]\nmethod = \"bonus\"\n[entropy.beta]\ngamma = 3.0", "`entropy.beta.gamma` = 3.0"),
-        ("[entropy]\nmethod = \"bonus\"\nadaptive = { target = 1.0 }", "`entropy.adaptive.target` = 1.0"),
+        (
+            "[entropy]\nmethod = \"none\"\nbeta = { kind = \"constant\", value = 1.0 }",
+            "`entropy.beta.kind`",
+        ),
+        (
+            "[entropy]\nmethod = \"bonus\"\nalpha = 0.1",
+            "`entropy.alpha` = 0.1: has no effect: only `epo`",
+        ),
+        (
+            "[entropy]\nmethod = \"bonus\"\n[entropy.beta]\ngamma = 3.0",
+            "`entropy.beta.gamma` = 3.0",
+        ),
+        (
+            "[entropy]\nmethod = \"bonus\"\nadaptive = { target = 1.0 }",
+            "`entropy.adaptive.target` = 1.0",
+        ),
         ("[entropy]\nmethod = \"decayed-bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2"),
         (
             "[entropy]\nmethod = \"adaptive\"\n[entropy.beta]\ntotal_steps = 9",
             "`entropy.beta.total_steps` = 9",
         ),
         ("[entropy]\nmethod = \"clip-cov\"\nlambda = 0.1", "`entropy.lambda` = 0.1"),
-        ("[entropy]\nmethod = \"clip-cov\"\nkl_cov = { coef = 1.0 }", "`entropy.kl_cov.coef` = 1.0"),
+        (
+            "[entropy]\nmethod = \"clip-cov\"\nkl_cov = { coef = 1.0 }",
+            "`entropy.kl_cov.coef` = 1.0",
+        ),
         ("[entropy]\nmethod = \"kl-cov\"\ngranularity = \"sequence\"", "`entropy.granularity`"),
-        ("[entropy]\nmethod = \"kl-cov\"\nclip_cov = { low = 1.0 }", "`entropy.clip_cov.low` = 1.0"),
+        (
+            "[entropy]\nmethod = \"kl-cov\"\nclip_cov = { low = 1.0 }",
+            "`entropy.clip_cov.low` = 1.0",
+        ),
         ("[entropy]\nmethod = \"top-entropy\"\nalpha = 0.1", "`entropy.alpha` = 0.1"),
         (
             "[entropy]\ntop_entropy = { share = 0.5 }",
             "`entropy.top_entropy.share` = 0.5: has no effect: only `top-entropy`",
         ),
         ("[entropy]\ngate = 3", "`entropy.gate` = 3: has no effect: only `epo-official`"),
-        ("[entropy]\nmethod = \"epo-official\"\nclip_cov = { low = 1.0 }", "`entropy.clip_cov.low`"),
+        (
+            "[entropy]\nmethod = \"epo-official\"\nclip_cov = { low = 1.0 }",
+            "`entropy.clip_cov.low`",
+        ),
         // GRPO's alone from here on: an episode counts nothing in a small run.
         ("[advantage]\nestimator = \"rloo\"", "`advantage.estimator` = \"rloo\""),
-        ("[advantage]\nepisode_weight = 1.0\nturn_weight = 0.0\ngamma = 0.9", "`advantage.gamma` = 0.9"),
+        (
+            "[advantage]\nepisode_weight = 1.0\nturn_weight = 0.0\ngamma = 0.9",
+            "`advantage.gamma` = 0.9",
+        ),
         // PPO's alone.
         ("[alarm]\nzero_variance = 0.5", "`alarm.zero_variance` = 0.5"),
-        ("[critic.optimizer]\nweight_decay = 0.0\nno_decay = []", "`critic.optimizer.no_decay` = []"),
+        (
+            "[critic.optimizer]\nweight_decay = 0.0\nno_decay = []",
+            "`critic.optimizer.no_decay` = []",
+        ),
         ("[rollout]\ngroup = 1\n[alarm]\nzero_variance = 0.9", "`alarm.zero_variance` = 0.9"),
     ];
 
@@ -278,7 +320,8 @@ mod tests {
             for &algorithm in algorithms {
                 let error = refusal(algorithm, text, &Overrides::default());
                 assert!(
-                    error.starts_with(&format!("setting {named}")) && error.contains("has no effect"),
+                    error.starts_with(&format!("setting {named}"))
+                        && error.contains("has no effect"),
                     "{error}"
                 );
             }
@@ -292,11 +335,16 @@ mod tests {
         assert!(error("[entropy]\nalpha = 0.2", &none).contains("`entropy.alpha` = 0.2"));
         let lora = Overrides { lora: Some(4), ..Overrides::default() };
         let named = error("", &lora);
-        assert!(named.contains("`model.lora.rank` = 4") && named.contains("model.source"), "{named}");
+        assert!(
+            named.contains("`model.lora.rank` = 4") && named.contains("model.source"),
+            "{named}"
+        );
         let model = Overrides { model: Some("x"), ..Overrides::default() };
         assert!(error("[policy]\nhidden_size = 64", &model).contains("`policy.hidden_size` = 64"));
-        let admissible = Overrides { actions: Some(ActionSpace::Admissible), ..Overrides::default() };
-        assert!(error("[rollout]\nmax_action_tokens = 9", &admissible).contains("rollout.max_action_tokens"));
+        let admissible =
+            Overrides { actions: Some(ActionSpace::Admissible), ..Overrides::default() };
+        assert!(error("[rollout]\nmax_action_tokens = 9", &admissible)
+            .contains("rollout.max_action_tokens"));
     }
 
     #[test]
@@ -308,9 +356,14 @@ mod tests {
             let base = Config::small(Benchmark::ScienceWorld, Algorithm::Grpo, Nothing {});
             base.with(Some(&path), overrides).unwrap()
         };
-        let official = Overrides { entropy: Some("epo-official"), seed: Some(7), ..Overrides::default() };
-        let config = of("seed = 1\n[entropy]\nmethod = \"epo\"\ngate = 3\nkappa_high = 1.2", &official);
-        assert_eq!((config.seed, config.entropy.gate, config.entropy.kappa_high), (7, Some(3), 1.2));
+        let official =
+            Overrides { entropy: Some("epo-official"), seed: Some(7), ..Overrides::default() };
+        let config =
+            of("seed = 1\n[entropy]\nmethod = \"epo\"\ngate = 3\nkappa_high = 1.2", &official);
+        assert_eq!(
+            (config.seed, config.entropy.gate, config.entropy.kappa_high),
+            (7, Some(3), 1.2)
+        );
         let lora = Overrides { model: Some("x"), lora: Some(4), ..Overrides::default() };
         let lora = of("[model.lora]\nrank = 8\ndropout = 0.1", &lora).model.lora.unwrap();
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (4, 8.0, 0.1));

@@ -47,7 +47,13 @@ pub struct GaeConfig {
 
 impl Default for GaeConfig {
     fn default() -> Self {
-        Self { level: GaeLevel::Trajectory, gamma: 1.0, lambda: 1.0, whiten: true, invalid_penalty: 0.1 }
+        Self {
+            level: GaeLevel::Trajectory,
+            gamma: 1.0,
+            lambda: 1.0,
+            whiten: true,
+            invalid_penalty: 0.1,
+        }
     }
 }
 
@@ -105,7 +111,9 @@ pub fn token_advantages(
         // Every turn is paid the whole episode, less its own penalty.
         for (paid, rewards) in paid.iter_mut().zip(rewards) {
             let episode: f64 = rewards.iter().sum();
-            paid.iter_mut().zip(rewards).for_each(|(paid, reward)| *paid = episode + (*paid - reward));
+            paid.iter_mut()
+                .zip(rewards)
+                .for_each(|(paid, reward)| *paid = episode + (*paid - reward));
         }
     }
     let lengths = turn_lengths(trajectories, values)?;
@@ -160,10 +168,15 @@ fn turn_lengths(trajectories: &[Trajectory], values: &[Vec<f64>]) -> Result<Vec<
 }
 
 fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
-    let [expected, got] = [values, tokens].map(|lists| lists.iter().map(Vec::len).collect::<Vec<_>>());
+    let [expected, got] =
+        [values, tokens].map(|lists| lists.iter().map(Vec::len).collect::<Vec<_>>());
     match got == expected {
         true => Ok(()),
-        false => Err(Error::Shape { name: "token rewards", expected: format!("tokens {expected:?}"), got }),
+        false => Err(Error::Shape {
+            name: "token rewards",
+            expected: format!("tokens {expected:?}"),
+            got,
+        }),
     }
 }
 
@@ -248,7 +261,8 @@ mod tests {
     /// Two turns of 2 and 1 tokens, the second not understood; rewards 1 and 2, values 0.5, 0.25, 1.
     fn credit(level: GaeLevel) -> TokenCredit {
         let played = [episode(&[(2, true), (1, false)])];
-        token_advantages(&played, &[vec![1.0, 2.0]], None, &[vec![0.5, 0.25, 1.0]], &config(level)).unwrap()
+        token_advantages(&played, &[vec![1.0, 2.0]], None, &[vec![0.5, 0.25, 1.0]], &config(level))
+            .unwrap()
     }
 
     #[test]
@@ -283,9 +297,15 @@ mod tests {
         let played = [episode(&[(1, true)]), episode(&[(1, true), (1, true)])];
         let white = GaeConfig { whiten: true, ..config(GaeLevel::Token) };
         let rewards = [vec![1.0], vec![2.0, 4.0]];
-        let got = token_advantages(&played, &rewards, None, &[vec![0.0], vec![3.0, 1.0]], &white).unwrap();
+        let got = token_advantages(&played, &rewards, None, &[vec![0.0], vec![3.0, 1.0]], &white)
+            .unwrap();
         // Advantages 1, 3, 5 before: mean 3, unbiased variance 4.
-        assert!(got.advantages.concat().iter().zip([-1.0, 0.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-8));
+        assert!(got
+            .advantages
+            .concat()
+            .iter()
+            .zip([-1.0, 0.0, 1.0])
+            .all(|(a, b)| (a - b).abs() < 1e-8));
         assert_eq!(got.returns, [vec![1.0], vec![6.0, 6.0]]);
         let alone = token_advantages(&played[..1], &rewards[..1], None, &[vec![0.0]], &white);
         assert!(matches!(alone, Err(Error::EmptyMask { .. })));
@@ -294,14 +314,20 @@ mod tests {
     #[test]
     fn episodes_do_not_leak_into_each_other() {
         let played = [episode(&[(2, true)]), episode(&[(1, true), (3, false)])];
-        let (rewards, values) = ([vec![1.0], vec![0.5, 2.0]], [vec![0.1, 0.2], vec![0.3, 0.4, 0.5, 0.6]]);
+        let (rewards, values) =
+            ([vec![1.0], vec![0.5, 2.0]], [vec![0.1, 0.2], vec![0.3, 0.4, 0.5, 0.6]]);
         for level in [GaeLevel::Token, GaeLevel::Turn, GaeLevel::Trajectory] {
             let both = token_advantages(&played, &rewards, None, &values, &config(level)).unwrap();
             for i in 0..2 {
                 let one = |lists: &[Vec<f64>; 2]| [lists[i].clone()];
-                let alone =
-                    token_advantages(&played[i..=i], &one(&rewards), None, &one(&values), &config(level))
-                        .unwrap();
+                let alone = token_advantages(
+                    &played[i..=i],
+                    &one(&rewards),
+                    None,
+                    &one(&values),
+                    &config(level),
+                )
+                .unwrap();
                 assert_eq!(
                     (&alone.advantages[0], &alone.returns[0]),
                     (&both.advantages[i], &both.returns[i])
@@ -325,8 +351,14 @@ mod tests {
         let of = |rewards: Vec<f64>, values: Vec<f64>| {
             token_advantages(&played, &[rewards], None, &[values], &default)
         };
-        assert!(matches!(of(vec![], vec![0.0; 2]).unwrap_err(), Error::Shape { name: "rewards", .. }));
-        assert!(matches!(of(vec![1.0], vec![0.0]).unwrap_err(), Error::Shape { name: "values", .. }));
+        assert!(matches!(
+            of(vec![], vec![0.0; 2]).unwrap_err(),
+            Error::Shape { name: "rewards", .. }
+        ));
+        assert!(matches!(
+            of(vec![1.0], vec![0.0]).unwrap_err(),
+            Error::Shape { name: "values", .. }
+        ));
         assert!(matches!(of(vec![1.0], vec![0.0, f64::NAN]).unwrap_err(), Error::NonFinite { .. }));
         let empty = [episode(&[(0, true)])];
         let error = token_advantages(&empty, &[vec![1.0]], None, &[vec![]], &default).unwrap_err();

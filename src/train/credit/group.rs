@@ -99,7 +99,8 @@ fn compare_episodes(
     rewards: &[Vec<f64>],
     config: &AdvantageConfig,
 ) -> Result<Vec<f64>> {
-    let tokens_of = |t: &Trajectory| t.turns.iter().map(|turn| turn.action_ids.len()).collect::<Vec<_>>();
+    let tokens_of =
+        |t: &Trajectory| t.turns.iter().map(|turn| turn.action_ids.len()).collect::<Vec<_>>();
     let tokens: Vec<Vec<usize>> = trajectories.iter().map(tokens_of).collect();
     let episodes: Vec<usize> =
         rewards.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, r.len())).collect();
@@ -110,7 +111,8 @@ fn compare_episodes(
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
     let returns: Vec<f64> = rewards.iter().map(|r| r.iter().sum()).collect();
     let tokens: Vec<usize> = tokens.iter().map(|t| t.iter().sum()).collect();
-    let of = config.estimator.advantages_of_tokens(&returns, &Groups::over_rows(&groups), &tokens)?;
+    let of =
+        config.estimator.advantages_of_tokens(&returns, &Groups::over_rows(&groups), &tokens)?;
     Ok(episodes.into_iter().map(|i| of[i]).collect())
 }
 
@@ -129,7 +131,11 @@ pub(crate) fn penalised(
 }
 
 /// A_turn of all turns, in order.
-fn compare_turns(trajectories: &[Trajectory], rewards: &[Vec<f64>], gamma: f64) -> Result<Vec<f64>> {
+fn compare_turns(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    gamma: f64,
+) -> Result<Vec<f64>> {
     let (mut episodes, mut groups, mut situations) = (Vec::new(), Vec::new(), Vec::new());
     for (i, trajectory) in trajectories.iter().enumerate() {
         situations.extend(situations_of(trajectory));
@@ -139,7 +145,8 @@ fn compare_turns(trajectories: &[Trajectory], rewards: &[Vec<f64>], gamma: f64) 
     let returns = discounted_returns(&rewards.concat(), &episodes, gamma)?;
     let no_episode_part = vec![0.0; returns.len()];
     let mut advantages = gigpo(&no_episode_part, &returns, &groups, &situations, 1.0, false)?;
-    let mean_square = advantages.iter().map(|a| a * a).sum::<f64>() / advantages.len().max(1) as f64;
+    let mean_square =
+        advantages.iter().map(|a| a * a).sum::<f64>() / advantages.len().max(1) as f64;
     if mean_square > 0.0 {
         advantages.iter_mut().for_each(|a| *a /= mean_square.sqrt());
     }
@@ -162,7 +169,9 @@ fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()
     let got: Vec<usize> = rewards.iter().map(Vec::len).collect();
     match got == turns {
         true => Ok(()),
-        false => Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got }),
+        false => {
+            Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got })
+        }
     }
 }
 
@@ -190,7 +199,10 @@ mod tests {
     fn a_turn_is_compared_with_others_from_the_same_situation() {
         let played = [
             trajectory(0, vec![turn("shed", 50.0, true), turn("done", 100.0, true)]),
-            trajectory(1, vec![turn("what?", 0.0, false), turn("shed", 50.0, true), turn("no", 50.0, false)]),
+            trajectory(
+                1,
+                vec![turn("what?", 0.0, false), turn("shed", 50.0, true), turn("no", 50.0, false)],
+            ),
         ];
         let rewards: Vec<Vec<f64>> =
             played.iter().map(|t| t.gains().iter().map(|g| g / 100.0).collect()).collect();
@@ -207,22 +219,31 @@ mod tests {
 
     #[test]
     fn without_a_weight_on_turns_it_is_grpo() {
-        let played =
-            [trajectory(0, vec![turn("a", 0.0, true); 2]), trajectory(1, vec![turn("b", 9.0, true)])];
+        let played = [
+            trajectory(0, vec![turn("a", 0.0, true); 2]),
+            trajectory(1, vec![turn("b", 9.0, true)]),
+        ];
         let rewards = [vec![0.0, 0.0], vec![9.0]];
         let config = AdvantageConfig { turn_weight: 0.0, ..AdvantageConfig::default() };
-        let expected = crate::advantage::group::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
+        let expected =
+            crate::advantage::group::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
         let got = turn_advantages(&played, &rewards, &config).unwrap();
         assert_eq!(got, [vec![expected[0]; 2], vec![expected[1]]]);
     }
 
     #[test]
     fn reinforce_plus_plus_is_whitened_over_the_tokens_of_the_batch() {
-        let of = |tokens: usize| Turn { action_ids: vec![0; tokens], valid: true, ..Turn::default() };
+        let of =
+            |tokens: usize| Turn { action_ids: vec![0; tokens], valid: true, ..Turn::default() };
         let played = [trajectory(0, vec![of(1), of(3)]), trajectory(1, vec![of(2)])];
         let rewards = [vec![0.0, 8.0], vec![1.0]];
         let with = |estimator, gamma| {
-            let config = AdvantageConfig { estimator, gamma, turn_weight: 0.0, ..AdvantageConfig::default() };
+            let config = AdvantageConfig {
+                estimator,
+                gamma,
+                turn_weight: 0.0,
+                ..AdvantageConfig::default()
+            };
             turn_advantages(&played, &rewards, &config).unwrap().concat()
         };
         // Each turn's return as often as it has tokens.
@@ -247,7 +268,10 @@ mod tests {
         let error = turn_advantages(
             &[],
             &[],
-            &AdvantageConfig { estimator: OutcomeEstimator::ReinforcePp, ..AdvantageConfig::default() },
+            &AdvantageConfig {
+                estimator: OutcomeEstimator::ReinforcePp,
+                ..AdvantageConfig::default()
+            },
         );
         assert!(matches!(error, Err(Error::EmptyMask { .. })), "there is nothing to whiten");
     }
@@ -264,7 +288,10 @@ mod tests {
         for (config, field) in [
             (AdvantageConfig { gamma: 1.5, ..default }, "advantage.gamma"),
             (AdvantageConfig { invalid_penalty: -1.0, ..default }, "advantage.invalid_penalty"),
-            (AdvantageConfig { turn_weight: 0.0, episode_weight: 0.0, ..default }, "advantage.turn_weight"),
+            (
+                AdvantageConfig { turn_weight: 0.0, episode_weight: 0.0, ..default },
+                "advantage.turn_weight",
+            ),
         ] {
             let error = turn_advantages(&[], &[], &config).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");

@@ -44,7 +44,9 @@ impl RewardConfig {
             Self::Progress { points } => t.gains().iter().map(|gain| gain / points).collect(),
             Self::Success { value } => {
                 let last = t.turns.len().saturating_sub(1);
-                (0..t.turns.len()).map(|i| if t.success && i == last { value } else { 0.0 }).collect()
+                (0..t.turns.len())
+                    .map(|i| if t.success && i == last { value } else { 0.0 })
+                    .collect()
             }
         };
         trajectories.iter().map(rewards).collect()
@@ -72,7 +74,9 @@ mod tests {
         let played = [episode(true), episode(false)];
         assert_eq!(RewardConfig::Progress { points: 100.0 }.of(&played), [[0.25, 0.0, 0.75]; 2]);
         assert_eq!(RewardConfig::Success { value: 10.0 }.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
-        for bad in [RewardConfig::Progress { points: 0.0 }, RewardConfig::Success { value: f64::NAN }] {
+        for bad in
+            [RewardConfig::Progress { points: 0.0 }, RewardConfig::Success { value: f64::NAN }]
+        {
             assert!(bad.validate().unwrap_err().to_string().contains("reward."));
         }
     }

@@ -34,7 +34,8 @@ impl DynamicSampling {
         }
         match group {
             0 | 1 => {
-                let reason = format!("compares the episodes of a group, but rollout.group is {group}");
+                let reason =
+                    format!("compares the episodes of a group, but rollout.group is {group}");
                 Err(Error::setting("dynamic_sampling", "set", reason))
             }
             _ => Ok(()),
@@ -128,7 +129,9 @@ fn split(
     let returns: Vec<f64> = reward.of(&trajectories).iter().map(rounded).collect();
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
     let mut alike = Vec::new();
-    for (trajectory, informative) in trajectories.into_iter().zip(informative_groups(&returns, &groups)?) {
+    for (trajectory, informative) in
+        trajectories.into_iter().zip(informative_groups(&returns, &groups)?)
+    {
         match informative {
             true => kept.push(trajectory),
             false => alike.push(trajectory),
@@ -191,7 +194,10 @@ mod tests {
         assert_eq!((sampled.rounds, sampled.played_groups, sampled.kept_groups), (3, 6, 2));
         assert_eq!(kept(&sampled), [1, 1, 4, 4]);
         assert_eq!(unused(&sampled), [0, 0, 2, 2, 3, 3, 5, 5], "the rest, surplus included");
-        assert_eq!(sampled.rollouts.stats.env_steps, 15, "what was dropped was played all the same");
+        assert_eq!(
+            sampled.rollouts.stats.env_steps, 15,
+            "what was dropped was played all the same"
+        );
         assert_eq!(sampled.success, 9.0 / 12.0);
         let enough = sample(4, 2, &[[true, true]]);
         assert_eq!((enough.rounds, kept(&enough)), (1, vec![0, 0, 1, 1]));
@@ -208,8 +214,9 @@ mod tests {
 
     #[test]
     fn settings_that_sample_nothing_are_refused() {
-        let error =
-            |max_rounds, group| DynamicSampling { max_rounds }.validate(group).unwrap_err().to_string();
+        let error = |max_rounds, group| {
+            DynamicSampling { max_rounds }.validate(group).unwrap_err().to_string()
+        };
         assert!(error(0, 2).contains("dynamic_sampling.max_rounds"));
         let error = error(4, 1);
         assert!(error.contains("dynamic_sampling") && error.contains("rollout.group"), "{error}");

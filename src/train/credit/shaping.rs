@@ -90,7 +90,11 @@ impl Rewards {
         let tokens: Vec<usize> = trajectories.iter().map(Trajectory::sampled_tokens).collect();
         let got: Vec<usize> = pay.iter().map(Vec::len).collect();
         if got != tokens {
-            return Err(Error::Shape { name: "token rewards", expected: format!("tokens {tokens:?}"), got });
+            return Err(Error::Shape {
+                name: "token rewards",
+                expected: format!("tokens {tokens:?}"),
+                got,
+            });
         }
         for ((trajectory, turns), pay) in trajectories.iter().zip(&mut self.turns).zip(pay) {
             let mut pay = pay.iter();
@@ -100,7 +104,10 @@ impl Rewards {
         }
         match &mut self.tokens {
             Some(sums) => {
-                sums.iter_mut().flatten().zip(pay.iter().flatten()).for_each(|(sum, pay)| *sum += pay);
+                sums.iter_mut()
+                    .flatten()
+                    .zip(pay.iter().flatten())
+                    .for_each(|(sum, pay)| *sum += pay);
             }
             None => self.tokens = Some(pay.to_vec()),
         }
@@ -116,7 +123,8 @@ impl Rewards {
 pub fn overlong_rewards(trajectories: &[Trajectory], overlong: &Overlong) -> Result<Vec<Vec<f64>>> {
     let of_trajectory = |t: &Trajectory| {
         let mut pay = Vec::with_capacity(t.sampled_tokens());
-        for length in t.turns.iter().map(|turn| turn.action_ids.len()).filter(|&length| length > 0) {
+        for length in t.turns.iter().map(|turn| turn.action_ids.len()).filter(|&length| length > 0)
+        {
             pay.extend(std::iter::repeat_n(0.0, length - 1));
             pay.push(overlong.reward(length)?);
         }
@@ -140,7 +148,8 @@ pub fn kl_rewards(
     settings: &StepSettings,
 ) -> Result<(Vec<Vec<f64>>, f64)> {
     let rows = rows_of(trajectories, settings.rows)?;
-    let none = || Error::setting("kl_reward", "set", "the policy has no reference to be compared with");
+    let none =
+        || Error::setting("kl_reward", "set", "the policy has no reference to be compared with");
     let reference = learner.reference_log_probs(&rows, settings.update)?.ok_or_else(none)?;
     let chosen: Vec<&Row> = rows.iter().collect();
     let layout = layout(&chosen, widest(&chosen))?;
@@ -195,8 +204,9 @@ mod tests {
         rewards.pay_tokens(&played, &[vec![0.0, -1.0, 0.0]]).unwrap();
         assert_eq!(rewards.turns(), [vec![-0.25, 0.5]]);
         let config = |level| GaeConfig { level, whiten: false, ..GaeConfig::default() };
-        let returns =
-            |level| rewards.credit(&played, &[vec![0.0; 3]], &config(level)).unwrap().returns.concat();
+        let returns = |level| {
+            rewards.credit(&played, &[vec![0.0; 3]], &config(level)).unwrap().returns.concat()
+        };
         assert_eq!(returns(GaeLevel::Trajectory), [0.25, 0.5, 1.5]);
         assert_eq!(returns(GaeLevel::Turn), [0.25, 0.5, 0.5]);
         // Every turn is paid the episode, and its own tokens alone.

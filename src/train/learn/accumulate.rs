@@ -18,7 +18,8 @@ use crate::train::config::update::UpdateConfig;
 use crate::{Error, Result};
 
 /// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
-pub(crate) type MicroLoss<'a> = dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
+pub(crate) type MicroLoss<'a> =
+    dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
 
 /// The rows of all trajectories, in their order.
 pub(crate) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<Row>> {
@@ -33,7 +34,11 @@ pub(crate) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<
 ///
 /// # Errors
 /// A list that does not have as many numbers as its trajectory has sampled tokens.
-pub(crate) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn over_rows(
+    name: &'static str,
+    rows: &[Row],
+    lists: &[Vec<f64>],
+) -> Result<Vec<Vec<f32>>> {
     let mut tokens = vec![0; lists.len()];
     let mut out = Vec::with_capacity(rows.len());
     for row in rows {
@@ -56,7 +61,12 @@ pub(crate) fn over_rows(name: &'static str, rows: &[Row], lists: &[Vec<f64>]) ->
 
 /// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch. Within
 /// a step they stand in their own order, so that rows that begin alike share a micro-batch.
-pub(crate) fn optimizer_steps(seed: u64, step: u64, config: &UpdateConfig, rows: usize) -> Vec<Vec<usize>> {
+pub(crate) fn optimizer_steps(
+    seed: u64,
+    step: u64,
+    config: &UpdateConfig,
+    rows: usize,
+) -> Vec<Vec<usize>> {
     let epoch = |epoch: usize| {
         let order = Stream::new(seed, Purpose::Shuffle, step, epoch as u32, 0).permutation(0, rows);
         split(&order, config.mini_batches).into_iter().map(sorted).collect::<Vec<_>>()
@@ -168,7 +178,10 @@ fn device_of(parameters: &Parameters) -> Device {
 }
 
 /// Runs `f` over `items` on the machine's threads; results in the order of the items.
-fn over_threads<I: Sync, T: Send>(items: &[I], f: &(dyn Fn(&I) -> Result<T> + Sync)) -> Vec<Result<T>> {
+fn over_threads<I: Sync, T: Send>(
+    items: &[I],
+    f: &(dyn Fn(&I) -> Result<T> + Sync),
+) -> Vec<Result<T>> {
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<Result<T>>>> = items.iter().map(|_| Mutex::new(None)).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());

@@ -49,7 +49,11 @@ impl PolicyConfig {
     /// [`Error::Setting`] for a width that is no multiple of 32, or a size of 0.
     pub fn decoder(&self, vocab_size: usize) -> Result<DecoderConfig> {
         if self.hidden_size == 0 || !self.hidden_size.is_multiple_of(32) {
-            return Err(Error::setting("policy.hidden_size", self.hidden_size, "must be a multiple of 32"));
+            return Err(Error::setting(
+                "policy.hidden_size",
+                self.hidden_size,
+                "must be a multiple of 32",
+            ));
         }
         let heads = self.hidden_size / 32;
         let config = DecoderConfig {
@@ -143,7 +147,11 @@ impl Agent {
                 let tokenizer = Tokenizer::train(texts, config.policy.vocabulary, &SPECIAL_TOKENS)?;
                 let shape = config.policy.decoder(tokenizer.vocab_size())?;
                 let parameters = Parameters::init(&shape, seed, model.dtype.dtype(), device)?;
-                (shape, parameters, Prompter::new(tokenizer, config.rollout.max_observation_tokens)?)
+                (
+                    shape,
+                    parameters,
+                    Prompter::new(tokenizer, config.rollout.max_observation_tokens)?,
+                )
             }
         };
         let learner = Learner::new(&shape, parameters, optimizer, config.rollout.temperature)?;
@@ -158,7 +166,8 @@ impl Agent {
     ) -> Result<Self> {
         prompter.tokenizer().check_fits(learner.decoder.config())?;
         learner.set_checkpointing(config.model.checkpointing);
-        let began_as = pretrained.map(|model| Base::new(model, config.model.lora.is_some())).transpose()?;
+        let began_as =
+            pretrained.map(|model| Base::new(model, config.model.lora.is_some())).transpose()?;
         Ok(Self { learner, prompter, entropy: config.entropy.build()?, began_as })
     }
 
@@ -186,8 +195,9 @@ impl Agent {
     pub fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
         self.learner.save(checkpoint)?;
         checkpoint.add_file("tokenizer.json", |path| self.prompter.tokenizer().save(path))?;
-        checkpoint
-            .add_file(ENTROPY, |path| crate::files::atomic_write(path, self.entropy.state().to_string()))?;
+        checkpoint.add_file(ENTROPY, |path| {
+            crate::files::atomic_write(path, self.entropy.state().to_string())
+        })?;
         self.began_as.as_ref().map_or(Ok(()), |base| base.save(checkpoint))
     }
 
@@ -256,9 +266,11 @@ struct Base {
 impl Base {
     /// The weights count where corrections are trained beside them: others are in the run's own checkpoints.
     fn new(model: Pretrained, weights: bool) -> Result<Self> {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = model.files(weights)?;
-        let files = files.iter().map(|path| Ok((name(path), checksum(path)?.1))).collect::<Result<_>>()?;
+        let files =
+            files.iter().map(|path| Ok((name(path), checksum(path)?.1))).collect::<Result<_>>()?;
         Ok(Self { model, files })
     }
 

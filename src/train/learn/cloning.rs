@@ -29,7 +29,13 @@ pub struct CloningConfig {
 
 impl Default for CloningConfig {
     fn default() -> Self {
-        Self { demonstrations: 150, epochs: 14, batch: 4, learning_rate: 1e-3, observation_weight: 0.3 }
+        Self {
+            demonstrations: 150,
+            epochs: 14,
+            batch: 4,
+            learning_rate: 1e-3,
+            observation_weight: 0.3,
+        }
     }
 }
 
@@ -53,7 +59,11 @@ impl CloningConfig {
         }
         if !(self.observation_weight >= 0.0 && self.observation_weight.is_finite()) {
             let value = self.observation_weight;
-            return Err(Error::setting("cloning.observation_weight", value, "must be finite and at least 0"));
+            return Err(Error::setting(
+                "cloning.observation_weight",
+                value,
+                "must be finite and at least 0",
+            ));
         }
         Ok(())
     }
@@ -84,12 +94,17 @@ pub fn clone_demonstrations(
     let context = learner.decoder.config().max_position_embeddings;
     let mut lengths = rows.iter().map(|demonstration| demonstration.row.ids.len()).enumerate();
     if let Some((i, length)) = lengths.find(|&(_, length)| length > context && config.epochs > 0) {
-        return Err(Error::setting("context", context, format!("demonstration {i} has {length} tokens")));
+        return Err(Error::setting(
+            "context",
+            context,
+            format!("demonstration {i} has {length} tokens"),
+        ));
     }
     let mut progress = Progress::new("cloning", config.epochs * rows.len());
     let mut note = String::new();
     for epoch in 0..config.epochs {
-        let order = Stream::new(seed, Purpose::Cloning, epoch as u64, 0, 0).permutation(0, rows.len());
+        let order =
+            Stream::new(seed, Purpose::Cloning, epoch as u64, 0, 0).permutation(0, rows.len());
         let (mut sum, mut done) = (0.0, 0);
         for batch in order.chunks(config.batch) {
             let batch: Vec<&DemonstrationRow> = batch.iter().map(|&i| &rows[i]).collect();

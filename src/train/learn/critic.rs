@@ -165,9 +165,16 @@ impl Critic {
             (None, None) => (decoder.clone(), policy.parameters.duplicate()?),
         };
         let (body, parameters) = (ValueModel::body(&body), parameters.with_value_head()?);
-        let model = ValueModel::new(&body, &parameters)?.with_checkpointing(policy.decoder.checkpointing());
+        let model =
+            ValueModel::new(&body, &parameters)?.with_checkpointing(policy.decoder.checkpointing());
         let optimizer = AdamW::new(config.optimizer.clone())?;
-        Ok(Self { model, parameters, optimizer, config: config.clone(), values_time: Duration::ZERO })
+        Ok(Self {
+            model,
+            parameters,
+            optimizer,
+            config: config.clone(),
+            values_time: Duration::ZERO,
+        })
     }
 
     /// The settings.
@@ -181,7 +188,8 @@ impl Critic {
     }
 
     fn values_of(&self, batch: &MicroBatch) -> Result<Tensor> {
-        let hidden = self.model.decoder().forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
+        let hidden =
+            self.model.decoder().forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
         batch.lay_out(&self.model.values(&hidden)?)
     }
 
@@ -192,8 +200,9 @@ impl Critic {
     /// A value that is not finite, or a tensor operation that failed.
     pub fn row_values(&self, rows: &[Row], micro_batch_tokens: usize) -> Result<Vec<Vec<f32>>> {
         let chosen: Vec<&Row> = rows.iter().collect();
-        let values =
-            row_values(&self.parameters, &chosen, micro_batch_tokens, &|micro| self.values_of(micro))?;
+        let values = row_values(&self.parameters, &chosen, micro_batch_tokens, &|micro| {
+            self.values_of(micro)
+        })?;
         check_tokens("values", rows, &values)?;
         Ok(values)
     }
@@ -229,7 +238,9 @@ impl Critic {
         let mut total = Metrics::new();
         let chunks = optimizer_steps(data.seed, data.step, update, data.rows.len());
         for chunk in &chunks {
-            total.merge(&self.optimizer_step(data, chunk, update)?.scaled(1.0 / chunks.len() as f64));
+            total.merge(
+                &self.optimizer_step(data, chunk, update)?.scaled(1.0 / chunks.len() as f64),
+            );
         }
         Ok(total)
     }
@@ -248,8 +259,12 @@ impl Critic {
                 Ok(of_members(micro, lists, chunk, members)?.to_dtype(values_br.dtype())?)
             };
             let (old_br, returns_br) = (given(data.values)?, given(data.returns)?);
-            let inputs =
-                ValueInputs { values_bt: &values_br, old_values_bt: &old_br, returns_bt: &returns_br, batch };
+            let inputs = ValueInputs {
+                values_bt: &values_br,
+                old_values_bt: &old_br,
+                returns_bt: &returns_br,
+                batch,
+            };
             value_loss(&inputs, self.config.value_clip)
         };
         let (gradients, mut metrics) = accumulate(&self.parameters, &rows, update, &whole, &loss)?;
@@ -274,7 +289,11 @@ impl Critic {
     ///
     /// # Errors
     /// A file that is missing, damaged or of another model, by its tensor.
-    pub fn restore(config: &CriticConfig, policy: &Learner, checkpoint: &Checkpoint) -> Result<Self> {
+    pub fn restore(
+        config: &CriticConfig,
+        policy: &Learner,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self> {
         let mut critic = Self::new(config, policy, 0)?;
         critic.parameters.load_trainable(checkpoint.file(WEIGHTS)?)?;
         let path = checkpoint.file(OPTIMIZER)?;

@@ -77,7 +77,11 @@ impl Learner {
         temperature: f64,
     ) -> Result<Self> {
         if !(temperature > 0.0 && temperature.is_finite()) {
-            return Err(Error::setting("rollout.temperature", temperature, "must be positive and finite"));
+            return Err(Error::setting(
+                "rollout.temperature",
+                temperature,
+                "must be positive and finite",
+            ));
         }
         let decoder = Decoder::new(config, &parameters)?;
         Ok(Self { decoder, parameters, optimizer, temperature, reference: None })
@@ -124,7 +128,8 @@ impl Learner {
 
     fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
         let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
-        let options = ScoreOptions { support: batch.support()?, ..ScoreOptions::at(self.temperature) };
+        let options =
+            ScoreOptions { support: batch.support()?, ..ScoreOptions::at(self.temperature) };
         let (log_probs, entropies) = decoder.score(&hidden, &batch.targets, &options)?;
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
@@ -194,8 +199,10 @@ impl Learner {
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let (whole, parameters) = (whole(&rows, config)?, &self.parameters);
         let loss = |micro: &MicroBatch, batch: &TokenBatch, members: &[usize]| {
-            let (log_probs_br, entropies_br) = self.terms_of(&self.dropping(data.seed, members), micro)?;
-            let part = prepared.part(micro, &members.iter().map(|&m| chunk[m]).collect::<Vec<_>>())?;
+            let (log_probs_br, entropies_br) =
+                self.terms_of(&self.dropping(data.seed, members), micro)?;
+            let part =
+                prepared.part(micro, &members.iter().map(|&m| chunk[m]).collect::<Vec<_>>())?;
             let inputs = LossInputs {
                 log_probs_bt: &log_probs_br,
                 old_log_probs_bt: &part.old_log_probs_br,
@@ -214,7 +221,8 @@ impl Learner {
             Ok(output)
         };
         let (gradients, mut metrics) = accumulate(parameters, &rows, config, &whole, &loss)?;
-        let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
+        let norm =
+            self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
         metrics.add("grad_norm", norm);
         Ok(metrics)
     }
@@ -224,7 +232,11 @@ impl Learner {
     ///
     /// # Errors
     /// A tensor operation failed.
-    pub fn reference_log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Option<Vec<Vec<f32>>>> {
+    pub fn reference_log_probs(
+        &self,
+        rows: &[Row],
+        config: &UpdateConfig,
+    ) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((decoder, _)) = &self.reference else { return Ok(None) };
         self.log_probs_under(decoder, rows, config).map(Some)
     }

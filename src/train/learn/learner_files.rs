@@ -25,8 +25,11 @@ impl Learner {
         checkpoint.add_file("config.json", |path| self.decoder.config().save(path))?;
         checkpoint.add_file("optimizer.safetensors", |path| self.optimizer.save(path))?;
         if self.parameters.lora().is_some() {
-            checkpoint.add_file(ADAPTER_WEIGHTS, |path| self.parameters.save_adapter_weights(path))?;
-            checkpoint.add_file(ADAPTER_CONFIG, |path| self.parameters.save_adapter_config(path, "base"))?;
+            checkpoint
+                .add_file(ADAPTER_WEIGHTS, |path| self.parameters.save_adapter_weights(path))?;
+            checkpoint.add_file(ADAPTER_CONFIG, |path| {
+                self.parameters.save_adapter_config(path, "base")
+            })?;
             if self.reference.is_some() {
                 checkpoint.add_file(BASE_REFERENCE, |path| atomic_write(path, "\"base\"\n"))?;
             }
@@ -53,7 +56,8 @@ impl Learner {
         let config = DecoderConfig::from_file(checkpoint.file("config.json")?)?;
         let load = |path| Parameters::load(path, &config, dtype, device);
         let parameters = load(checkpoint.file("model.safetensors")?)?;
-        let optimizer = AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
+        let optimizer =
+            AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
         let mut learner = Self::new(&config, parameters, optimizer, temperature)?;
         if let Ok(path) = checkpoint.file("reference.safetensors") {
             learner.set_reference(load(path)?)?;
@@ -72,9 +76,11 @@ impl Learner {
         temperature: f64,
     ) -> Result<Self> {
         let config = DecoderConfig::from_file(checkpoint.file("config.json")?)?;
-        let [adapter, weights] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| checkpoint.file(name));
+        let [adapter, weights] =
+            [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| checkpoint.file(name));
         let parameters = base.with_adapter_files(&config, &adapter?, &weights?)?;
-        let optimizer = AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
+        let optimizer =
+            AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
         let mut learner = Self::new(&config, parameters, optimizer, temperature)?;
         if checkpoint.file(BASE_REFERENCE).is_ok() {
             learner.freeze_reference()?;

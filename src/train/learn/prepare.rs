@@ -66,8 +66,13 @@ impl<'a> Prepared<'a> {
         control: &EntropyControl,
     ) -> Result<Self> {
         let rows: Vec<&Row> = data.rows.iter().collect();
-        let mut prepared =
-            Self { data, old_log_probs: None, weights: None, chosen: None, metrics: Metrics::new() };
+        let mut prepared = Self {
+            data,
+            old_log_probs: None,
+            weights: None,
+            chosen: None,
+            metrics: Metrics::new(),
+        };
         if rows.is_empty() {
             return Ok(prepared);
         }
@@ -84,9 +89,15 @@ impl<'a> Prepared<'a> {
         flat(layout, "old_log_probs", self.data.rows.iter().map(|row| row.old_log_probs.as_slice()))
     }
 
-    fn correct(&mut self, layout: &TokenLayout, correction: Correction, old: Vec<Vec<f32>>) -> Result<()> {
+    fn correct(
+        &mut self,
+        layout: &TokenLayout,
+        correction: Correction,
+        old: Vec<Vec<f32>>,
+    ) -> Result<()> {
         let recomputed = flat(layout, "recomputed log_probs", old.iter().map(Vec::as_slice))?;
-        let corrected = importance_weights(&recomputed, &self.sampled(layout)?, layout, correction)?;
+        let corrected =
+            importance_weights(&recomputed, &self.sampled(layout)?, layout, correction)?;
         self.weights = Some(self.by_row(layout, |i| corrected.weights[i] as f32));
         self.metrics = corrected.metrics;
         self.old_log_probs = Some(old);
@@ -114,7 +125,8 @@ impl<'a> Prepared<'a> {
         self.chosen = Some(self.by_row(layout, |i| f32::from(u8::from(selection.chosen[i]))));
         if let Some(factors) = selection.policy_weights {
             let mut weights = self.by_row(layout, |i| factors[i] as f32);
-            for (row, corrected) in weights.iter_mut().zip(self.weights.take().unwrap_or_default()) {
+            for (row, corrected) in weights.iter_mut().zip(self.weights.take().unwrap_or_default())
+            {
                 row.iter_mut().zip(corrected).for_each(|(factor, weight)| *factor *= weight);
             }
             self.weights = Some(weights);

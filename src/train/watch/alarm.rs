@@ -93,7 +93,9 @@ impl AlarmConfig {
         if !(self.lr_factor > 0.0 && self.lr_factor < 1.0) {
             return Err(Error::setting("alarm.lr_factor", self.lr_factor, "must be inside (0, 1)"));
         }
-        for (field, value) in [("entropy_share", self.entropy_share), ("late_share", self.late_share)] {
+        for (field, value) in
+            [("entropy_share", self.entropy_share), ("late_share", self.late_share)]
+        {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::setting(format!("alarm.{field}"), value, "must be in [0, 1)"));
             }
@@ -109,7 +111,11 @@ impl AlarmConfig {
 
     /// The alarms of one full window of steps, oldest first. Conditions whose numbers some step or the baseline lacks are
     /// not met.
-    pub fn check(&self, window: &[StepNumbers], baseline: &AlarmBaseline) -> Vec<(AlarmKind, String)> {
+    pub fn check(
+        &self,
+        window: &[StepNumbers],
+        baseline: &AlarmBaseline,
+    ) -> Vec<(AlarmKind, String)> {
         let found = [
             (AlarmKind::EarlyCollapse, self.early_collapse(window, baseline.entropy)),
             (AlarmKind::LateBlowUp, self.late_blow_up(window)),
@@ -127,11 +133,14 @@ impl AlarmConfig {
         let groups = format!("{:.1} % of the groups of {n} steps have no variance", 100.0 * flat);
         if let Some((before, after)) = halves(window, |s| s.valid_actions) {
             if before - after >= self.valid_drop {
-                return Some(format!("{groups} and valid actions fell from {before:.3} to {after:.3}"));
+                return Some(format!(
+                    "{groups} and valid actions fell from {before:.3} to {after:.3}"
+                ));
             }
         }
         let (entropy, start) = (mean(window, |s| s.entropy)?, start?);
-        let message = || format!("{groups} and entropy is {entropy:.4} nats, {start:.4} at the start");
+        let message =
+            || format!("{groups} and entropy is {entropy:.4} nats, {start:.4} at the start");
         (entropy <= self.entropy_share * start).then(message)
     }
 
@@ -139,7 +148,8 @@ impl AlarmConfig {
         let (before, after) = halves(window, |s| s.entropy)?;
         let high = mean(&window[window.len() / 2..], |s| s.band_high)?;
         let (solved_before, solved_after) = halves(window, |s| s.success)?;
-        let fires = after > before && after > high && solved_before - solved_after >= self.success_drop;
+        let fires =
+            after > before && after > high && solved_before - solved_after >= self.success_drop;
         fires.then(|| {
             format!(
                 "entropy rose from {before:.4} to {after:.4} nats, above the band's end {high:.4}, and success fell \
@@ -148,7 +158,11 @@ impl AlarmConfig {
         })
     }
 
-    fn late_turn_collapse(&self, window: &[StepNumbers], baseline: &AlarmBaseline) -> Option<String> {
+    fn late_turn_collapse(
+        &self,
+        window: &[StepNumbers],
+        baseline: &AlarmBaseline,
+    ) -> Option<String> {
         let (entropy, start) = (mean(window, |s| s.entropy_late)?, baseline.entropy_late?);
         let (success, best) = (mean(window, |s| s.success)?, baseline.success?);
         let fires = entropy <= self.late_share * start && best - success >= self.success_drop;
@@ -293,7 +307,8 @@ impl AlarmState {
     fn baseline(&mut self) -> AlarmBaseline {
         let steps = self.window.make_contiguous();
         self.start_entropy = self.start_entropy.or_else(|| mean(steps, |s| s.entropy));
-        self.start_entropy_late = self.start_entropy_late.or_else(|| mean(steps, |s| s.entropy_late));
+        self.start_entropy_late =
+            self.start_entropy_late.or_else(|| mean(steps, |s| s.entropy_late));
         let success = mean(steps, |s| s.success);
         self.best_success = self.best_success.into_iter().chain(success).reduce(f64::max);
         AlarmBaseline {
@@ -382,7 +397,10 @@ fn mean(steps: &[StepNumbers], number: impl Fn(&StepNumbers) -> Option<f64>) -> 
 }
 
 /// The means over the older ⌊n/2⌋ steps and over the others.
-fn halves(steps: &[StepNumbers], number: impl Fn(&StepNumbers) -> Option<f64> + Copy) -> Option<(f64, f64)> {
+fn halves(
+    steps: &[StepNumbers],
+    number: impl Fn(&StepNumbers) -> Option<f64> + Copy,
+) -> Option<(f64, f64)> {
     let (older, newer) = steps.split_at(steps.len() / 2);
     Some((mean(older, number)?, mean(newer, number)?))
 }

@@ -26,7 +26,8 @@ fn config() -> AlarmConfig {
 }
 
 fn record(step: u64, numbers: StepNumbers) -> Record {
-    let StepNumbers { zero_variance, valid_actions, entropy, entropy_late, band_high, success } = numbers;
+    let StepNumbers { zero_variance, valid_actions, entropy, entropy_late, band_high, success } =
+        numbers;
     Record::new("rl", step)
         .with("zero_variance_groups", zero_variance)
         .with("valid_actions", valid_actions)
@@ -54,7 +55,8 @@ fn a_healthy_run_raises_nothing() {
     assert_eq!(kinds(&window(|_| healthy()), Some(1.0)), []);
     // Each half of a condition alone.
     let flat = window(|_| StepNumbers { zero_variance: Some(1.0), ..healthy() });
-    let invalid = window(|i| StepNumbers { valid_actions: Some([0.75, 0.75, 0.25, 0.25][i]), ..healthy() });
+    let invalid =
+        window(|i| StepNumbers { valid_actions: Some([0.75, 0.75, 0.25, 0.25][i]), ..healthy() });
     let low = window(|_| StepNumbers { entropy: Some(0.01), ..healthy() });
     let high = window(|i| StepNumbers { entropy: Some(1.0 + i as f64), ..healthy() });
     let failing = window(|i| StepNumbers { success: Some([0.5, 0.5, 0.0, 0.0][i]), ..healthy() });
@@ -110,12 +112,16 @@ fn late_blow_up_is_raised_exactly_at_its_thresholds() {
 
 #[test]
 fn collapse_of_late_turns_is_raised_exactly_at_its_thresholds() {
-    let baseline = AlarmBaseline { entropy: Some(1.0), entropy_late: Some(0.5), success: Some(0.75) };
+    let baseline =
+        AlarmBaseline { entropy: Some(1.0), entropy_late: Some(0.5), success: Some(0.75) };
     let late = |entropy: f64, success: f64| {
         window(|_| StepNumbers { entropy_late: Some(entropy), success: Some(success), ..healthy() })
     };
     let raised = |window: &[StepNumbers], baseline| {
-        config().check(window, baseline).iter().any(|(kind, _)| *kind == AlarmKind::LateTurnCollapse)
+        config()
+            .check(window, baseline)
+            .iter()
+            .any(|(kind, _)| *kind == AlarmKind::LateTurnCollapse)
     };
     assert!(raised(&late(0.25, 0.5), &baseline));
     assert!(!raised(&late(0.2501, 0.5), &baseline) && !raised(&late(0.25, 0.5001), &baseline));
@@ -147,8 +153,11 @@ fn success_that_late_turns_lose_again_is_compared_with_the_best_window() {
 
 /// Twelve steps that collapse from the fifth on.
 fn collapsing() -> Vec<StepNumbers> {
-    let late =
-        |i: usize| StepNumbers { zero_variance: Some(1.0), entropy: Some(0.5 / i as f64), ..healthy() };
+    let late = |i: usize| StepNumbers {
+        zero_variance: Some(1.0),
+        entropy: Some(0.5 / i as f64),
+        ..healthy()
+    };
     (0..16).map(|i| if i < 4 { healthy() } else { late(i) }).collect()
 }
 

@@ -78,7 +78,11 @@ pub fn trajectory_metrics(
 ///
 /// # Errors
 /// A turn index that the history cannot hold.
-pub fn band_metrics(record: &mut Record, entropy: &StepEntropy, control: &EntropyControl) -> Result<()> {
+pub fn band_metrics(
+    record: &mut Record,
+    entropy: &StepEntropy,
+    control: &EntropyControl,
+) -> Result<()> {
     let band = control.band();
     let references: Vec<Option<f64>> =
         (0..entropy.turns()).map(|turn| control.reference(turn)).collect::<Result<_>>()?;
@@ -166,11 +170,12 @@ mod tests {
 
     #[test]
     fn lengths_are_of_actions() {
-        let all = [trajectory(0, &[&[1.0; 3], &[1.0]], 0.0), trajectory(0, &[&[1.0; 4], &[1.0; 4]], 0.0)];
+        let all =
+            [trajectory(0, &[&[1.0; 3], &[1.0]], 0.0), trajectory(0, &[&[1.0; 4], &[1.0; 4]], 0.0)];
         let mut m = Record::new("rl", 0);
         length_metrics(&mut m, &all, 4);
-        let numbers =
-            ["action_tokens", "action_tokens_max", "action_limit"].map(|key| m.number(key).unwrap());
+        let numbers = ["action_tokens", "action_tokens_max", "action_limit"]
+            .map(|key| m.number(key).unwrap());
         assert_eq!(numbers, [3.0, 4.0, 0.5]);
     }
 
@@ -179,8 +184,12 @@ mod tests {
     fn the_band_is_reported_by_turn_index_though_nothing_is_penalised() {
         use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
         let history = HistoryConfig::Cumulative { per_turn: true };
-        let config =
-            EntropyConfig { method: EntropyMethod::None, lambda: 0.0, history, ..EntropyConfig::paper_v2() };
+        let config = EntropyConfig {
+            method: EntropyMethod::None,
+            lambda: 0.0,
+            history,
+            ..EntropyConfig::paper_v2()
+        };
         let mut control = config.build().unwrap();
         let mut step = |entropies: &[&[f32]]| {
             let entropy = step_entropy(&[trajectory(0, entropies, 0.0)]).unwrap();
@@ -196,9 +205,18 @@ mod tests {
             .contains(r#""band/above":0.0,"band/below":0.0,"band/inside":0.0,"band_high":null"#));
         // Turn 0 at 0.5 H̄ is inside, turn 1 below, turn 2 above; turn 3 has no reference yet.
         let second = step(&[&[1.0, 1.0], &[1.9], &[1.6, 1.6], &[5.0, 5.0, 5.0]]);
-        let numbers =
-            ["band/below", "band/inside", "band/above", "band_low", "band_high", "entropy_reference"];
-        assert_eq!(numbers.map(|key| second.number(key).unwrap()), [0.125, 0.25, 0.25, 1.0, 3.0, 2.0]);
+        let numbers = [
+            "band/below",
+            "band/inside",
+            "band/above",
+            "band_low",
+            "band_high",
+            "entropy_reference",
+        ];
+        assert_eq!(
+            numbers.map(|key| second.number(key).unwrap()),
+            [0.125, 0.25, 0.25, 1.0, 3.0, 2.0]
+        );
         assert!(
             second.to_json().contains(r#""entropy_reference_turn":[2.0,4.0,1.0,"NaN"]"#),
             "{}",

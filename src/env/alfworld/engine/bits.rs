@@ -29,7 +29,8 @@ impl Bits {
     pub(crate) fn ones(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().enumerate().flat_map(|(i, &word)| {
             let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
-            rest.take_while(|&word| word != 0).map(move |word| i as u32 * 64 + word.trailing_zeros())
+            rest.take_while(|&word| word != 0)
+                .map(move |word| i as u32 * 64 + word.trailing_zeros())
         })
     }
 

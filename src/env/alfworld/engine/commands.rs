@@ -17,12 +17,17 @@ pub(crate) struct Commands {
 
 impl Commands {
     /// Writes the commands; those of operators in which the same objects stand are written once.
-    pub(crate) fn write(writer: &mut Writer, grammar: &Grammar, operators: &Operators) -> Result<Self> {
+    pub(crate) fn write(
+        writer: &mut Writer,
+        grammar: &Grammar,
+        operators: &Operators,
+    ) -> Result<Self> {
         let count = operators.len();
         let mut commands =
             Self { texts: Texts::with_capacity(count, 24 * count), of: Vec::with_capacity(count) };
         let mut written: Vec<(Key, u32)> = Vec::with_capacity(count);
-        let (mut by_inputs, mut by_text) = (Index::with_capacity(count), Index::with_capacity(count));
+        let (mut by_inputs, mut by_text) =
+            (Index::with_capacity(count), Index::with_capacity(count));
         for (args, &action) in operators.args.rows().zip(&operators.actions) {
             let texts = &grammar.actions[usize::from(action)];
             let inputs = Key::new(action, texts.named.iter().map(|&i| args[i]));
@@ -49,7 +54,8 @@ impl Commands {
             Err(slot) => {
                 let command = texts.len() as u32;
                 self.texts.push(text);
-                by_text.insert(slot, command, |command| hash_text(self.texts.get(command as usize)));
+                by_text
+                    .insert(slot, command, |command| hash_text(self.texts.get(command as usize)));
                 command
             }
         }

@@ -44,7 +44,8 @@ pub(crate) struct List {
 impl Facts {
     /// No facts yet, with room for `count`; `None` when so many predicates and objects are more than is accepted.
     pub(crate) fn new(predicates: &Predicates, objects: usize, count: usize) -> Option<Self> {
-        let arities: Vec<u8> = predicates.list.iter().map(|predicate| predicate.arity as u8).collect();
+        let arities: Vec<u8> =
+            predicates.list.iter().map(|predicate| predicate.arity as u8).collect();
         let stride = usize::from(arities.iter().copied().max().unwrap_or(0));
         let mut bases = Vec::with_capacity(arities.len());
         let mut lists = 0;
@@ -140,7 +141,11 @@ impl Facts {
 
     /// The facts of a predicate with the `known` object in that argument; `None` if there cannot be any.
     #[inline]
-    pub(crate) fn list(&self, predicate: PredicateId, known: Option<(u16, ObjectId)>) -> Option<List> {
+    pub(crate) fn list(
+        &self,
+        predicate: PredicateId,
+        known: Option<(u16, ObjectId)>,
+    ) -> Option<List> {
         let (list, link) = match known {
             Some((_, UNKNOWN)) => return None,
             Some((i, object)) => {

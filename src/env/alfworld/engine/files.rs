@@ -80,7 +80,8 @@ fn collect(
         let part = entry.file_name().to_string_lossy().into_owned();
         let (path, name) = (entry.path(), format!("{name}/{part}"));
         if part == GAME_FILE {
-            let task_type = TaskType::of_path(&name).filter(|kind| types.is_empty() || types.contains(kind));
+            let task_type =
+                TaskType::of_path(&name).filter(|kind| types.is_empty() || types.contains(kind));
             if let Some(task_type) = task_type {
                 if is_solvable(&path)? {
                     files.push(GameFile { name, path, task_type });

@@ -96,7 +96,8 @@ impl Game {
         shuffle: Option<u64>,
     ) -> Result<Self> {
         if raw.solvable == Some(false) {
-            let (file, reason) = (name.to_owned(), "the file says `\"solvable\": false`".to_owned());
+            let (file, reason) =
+                (name.to_owned(), "the file says `\"solvable\": false`".to_owned());
             return Err(AlfworldError::Unsolvable { file, reason });
         }
         let mut problem = Problem::parse(name, &raw.pddl_problem, &logic.domain)?;
@@ -135,7 +136,8 @@ impl Game {
         let words = self.words();
         let mut writer = Writer::new(&words, Seen { shown: &self.initial.facts, denied: &nothing });
         let commands = Commands::write(&mut writer, &self.logic.grammar, &self.operators)?;
-        let mut first: Vec<u32> = self.initial.applicable().map(|id| commands.of[id.index()]).collect();
+        let mut first: Vec<u32> =
+            self.initial.applicable().map(|id| commands.of[id.index()]).collect();
         first.sort_unstable_by_key(|&command| commands.texts.get(command as usize));
         first.dedup();
         let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
@@ -160,7 +162,8 @@ impl Game {
 
     /// What the game says after an operator was applied.
     pub(crate) fn feedback(&self, operator: OperatorId, seen: Seen) -> Result<String> {
-        let texts = &self.logic.grammar.actions[usize::from(self.operators.actions[operator.index()])];
+        let texts =
+            &self.logic.grammar.actions[usize::from(self.operators.actions[operator.index()])];
         let params: &[ObjectId] = self.operators.args.row(operator.index());
         let words = self.words();
         let mut writer = Writer::new(&words, seen);
@@ -259,8 +262,12 @@ impl Game {
 
     /// An operator's action and its parameters, as the game file calls them.
     pub fn operator(&self, operator: OperatorId) -> Fact<'_> {
-        let action = &self.logic.domain.actions[usize::from(self.operators.actions[operator.index()])];
-        Fact { predicate: &action.name, arguments: self.ids(self.operators.args.row(operator.index())) }
+        let action =
+            &self.logic.domain.actions[usize::from(self.operators.actions[operator.index()])];
+        Fact {
+            predicate: &action.name,
+            arguments: self.ids(self.operators.args.row(operator.index())),
+        }
     }
 
     /// Applies an operator; `false`, and nothing changes, if it is not applicable.
@@ -274,7 +281,8 @@ impl Game {
 
     /// Whether the goal is reached.
     pub fn is_goal(&self, state: &State) -> bool {
-        let holds = |literals: &Conjunction| literals.iter().all(|literal| literal.holds(&state.facts));
+        let holds =
+            |literals: &Conjunction| literals.iter().all(|literal| literal.holds(&state.facts));
         self.goal.iter().all(|alternatives| alternatives.iter().any(holds))
     }
 
@@ -296,7 +304,8 @@ impl Game {
     /// How many bytes this takes, about, without the domain and grammar that it shares.
     pub fn bytes(&self) -> usize {
         let texts = self.objects.ids.bytes() + self.objects.names.bytes();
-        let goal = self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
+        let goal =
+            self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
         let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
         texts + self.commands.bytes() + goal + tables
     }

@@ -96,7 +96,8 @@ impl<'a> Grounder<'a> {
             what: "arguments of predicates",
             limit: MAX_LISTS,
         };
-        let (objects, room) = (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
+        let (objects, room) =
+            (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
         let mut facts = Facts::new(&domain.predicates, objects, room).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
@@ -120,7 +121,9 @@ impl<'a> Grounder<'a> {
     fn explore(&mut self) -> Result<()> {
         let domain = self.domain;
         for (a, action) in domain.actions.iter().enumerate() {
-            for (j, join) in action.joins.iter().enumerate().filter(|(_, join)| join.plans.is_empty()) {
+            for (j, join) in
+                action.joins.iter().enumerate().filter(|(_, join)| join.plans.is_empty())
+            {
                 self.search((a as u16, j as u16), &join.whole, self.first_fluent)?;
             }
         }
@@ -185,7 +188,8 @@ impl<'a> Grounder<'a> {
     ) -> Result<()> {
         let (limit, first) = (self.space.facts.len() as u32, self.first_fluent);
         let found = |space: &mut Space| {
-            let present = join.fluents.iter().map(|&atom| Literal::new(space.matched[atom] - first, true));
+            let present =
+                join.fluents.iter().map(|&atom| Literal::new(space.matched[atom] - first, true));
             let absent = join.absent.iter().filter_map(|atom| space.get(atom));
             let absent = absent.map(|fact| Literal::new(fact - first, false));
             alternatives.push(present.chain(absent).collect());
@@ -203,7 +207,8 @@ impl<'a> Grounder<'a> {
         let found = std::mem::take(&mut self.found);
         let mut operators =
             Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
-        let (mut vars, mut matched, mut added) = (&found.vars[..], &found.matched[..], &found.added[..]);
+        let (mut vars, mut matched, mut added) =
+            (&found.vars[..], &found.matched[..], &found.added[..]);
         for &(a, j) in &found.cases {
             let action = &self.domain.actions[usize::from(a)];
             let join = &action.joins[usize::from(j)];
@@ -250,7 +255,8 @@ impl<'a> Grounder<'a> {
                 effect.into_iter().for_each(|effect| operators.conditional.add(effect));
                 continue;
             }
-            let added = || adds.iter().zip(&action.effects).filter(|(_, other)| other.when.is_none());
+            let added =
+                || adds.iter().zip(&action.effects).filter(|(_, other)| other.when.is_none());
             let undone = || !effect.add && added().any(|(&add, _)| Some(add) == fact);
             let stated = || operators.conditions.open().contains(&literal);
             if !mention.may_be_idle || !undone() && !stated() {

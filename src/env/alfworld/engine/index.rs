@@ -51,7 +51,8 @@ impl Index {
     #[cold]
     fn grow(&mut self, hash: impl Fn(u32) -> u64) {
         let larger = vec![0; 2 * self.slots.len()];
-        for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|&slot| slot > 0) {
+        for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|&slot| slot > 0)
+        {
             if let Err(free) = self.find(hash(slot - 1), |_| false) {
                 self.slots[free] = slot;
             }

@@ -65,9 +65,15 @@ pub(crate) const MAX_TRIES: u64 = 50_000_000;
 
 impl Join {
     /// Plans a case whose first `params` variables are parameters.
-    pub(crate) fn plan(case: Case, params: usize, vars: &[TypeId], predicates: &Predicates) -> Self {
+    pub(crate) fn plan(
+        case: Case,
+        params: usize,
+        vars: &[TypeId],
+        predicates: &Predicates,
+    ) -> Self {
         let fluent = |atom: &Atom| predicates.list[usize::from(atom.predicate)].fluent;
-        let fluents: Vec<usize> = (0..case.positive.len()).filter(|&i| fluent(&case.positive[i])).collect();
+        let fluents: Vec<usize> =
+            (0..case.positive.len()).filter(|&i| fluent(&case.positive[i])).collect();
         let plans = fluents.iter().map(|&i| Plan::new(&case, Some(i), vars, predicates)).collect();
         let whole = Plan::new(&case, None, vars, predicates);
         let bound = |var: &u16| case.positive.iter().any(|atom| atom.mentions(*var));
@@ -78,9 +84,11 @@ impl Join {
         let all: Vec<u16> = (0..vars.len() as u16).filter(|var| !bound(var)).collect();
         let is_param = |var: &u16| usize::from(*var) < params;
         let exists = |var: &u16| case.exists.contains(var);
-        let loose = all.iter().copied().filter(|var| is_param(var) || exists(var) && used(var)).collect();
+        let loose =
+            all.iter().copied().filter(|var| is_param(var) || exists(var) && used(var)).collect();
         let idle = all.iter().copied().filter(|var| exists(var) && !used(var)).collect();
-        let (absent, constant): (Vec<Atom>, Vec<Atom>) = case.negative.iter().cloned().partition(fluent);
+        let (absent, constant): (Vec<Atom>, Vec<Atom>) =
+            case.negative.iter().cloned().partition(fluent);
         let decided = |atom: &Atom| whole.steps.iter().any(|step| step.excludes.contains(atom));
         let late = constant.into_iter().filter(|atom| !decided(atom)).collect();
         Self { case, fluents, plans, whole, absent, effects: Vec::new(), loose, idle, late }
@@ -128,7 +136,8 @@ impl Plan {
             step.includes_trigger = trigger.is_some_and(|trigger| next >= trigger);
             let known = |atom: &Atom, bound| atom.terms.iter().all(|term| is_known(term, bound));
             let constant = |atom: &Atom| !predicates.list[usize::from(atom.predicate)].fluent;
-            let decided = |atom: &&Atom| constant(atom) && known(atom, &bound) && !known(atom, &before);
+            let decided =
+                |atom: &&Atom| constant(atom) && known(atom, &bound) && !known(atom, &before);
             step.excludes = case.negative.iter().filter(decided).cloned().collect();
             steps.push(step);
             open.retain(|&i| i != next);
@@ -151,7 +160,9 @@ impl Step {
         };
         for (arg, &term) in (0..).zip(&atom.terms) {
             match term.as_var() {
-                Some(var) if step.binds.iter().any(|bind| bind.var == var) => step.repeats.push((arg, var)),
+                Some(var) if step.binds.iter().any(|bind| bind.var == var) => {
+                    step.repeats.push((arg, var))
+                }
                 Some(var) if !bound[usize::from(var)] => {
                     step.binds.push(Bind { arg, var, kind: vars[usize::from(var)] });
                 }
@@ -192,7 +203,8 @@ impl Space {
     /// The objects and facts of a game.
     pub(crate) fn new(facts: Facts, objects: &Objects, types: &Types) -> Self {
         let kinds = 0..types.len() as TypeId;
-        let fits = kinds.flat_map(|kind| objects.types.iter().map(move |&object| types.is(object, kind)));
+        let fits =
+            kinds.flat_map(|kind| objects.types.iter().map(move |&object| types.is(object, kind)));
         Self {
             facts,
             tries: MAX_TRIES,
@@ -246,9 +258,11 @@ impl Space {
                 return false;
             }
         }
-        let repeats = |&(arg, var): &(u16, u16)| self.values[usize::from(var)] == self.facts.arg(id, arg);
+        let repeats =
+            |&(arg, var): &(u16, u16)| self.values[usize::from(var)] == self.facts.arg(id, arg);
         (step.repeats.is_empty() || step.repeats.iter().all(repeats))
-            && (step.excludes.is_empty() || step.excludes.iter().all(|atom| self.get(atom).is_none()))
+            && (step.excludes.is_empty()
+                || step.excludes.iter().all(|atom| self.get(atom).is_none()))
     }
 
     /// Whether a fact has the known arguments, of which one is `by`.
@@ -272,9 +286,12 @@ impl Space {
     /// The first fact that may be a step's atom, from `id` on.
     #[inline(always)]
     fn next(&self, step: &Step, limit: u32, list: List, mut id: Option<u32>) -> Option<u32> {
-        let fits = |&(arg, term): &(u16, Term), id| self.facts.arg(id, arg) == term.of(&self.values);
+        let fits =
+            |&(arg, term): &(u16, Term), id| self.facts.arg(id, arg) == term.of(&self.values);
         while let Some(fact) = id {
-            if fact < limit && (step.known.is_empty() || step.known.iter().all(|known| fits(known, fact))) {
+            if fact < limit
+                && (step.known.is_empty() || step.known.iter().all(|known| fits(known, fact)))
+            {
                 return id;
             }
             id = self.facts.before(list, fact);
@@ -303,7 +320,8 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
         match self.plan.steps.first() {
             Some(step) if self.plan.is_triggered => {
                 !self.space.has_known(step, self.limit)
-                    || self.space.try_one() && (!self.space.bind(step, self.limit) || self.extend(1))
+                    || self.space.try_one()
+                        && (!self.space.bind(step, self.limit) || self.extend(1))
             }
             _ => self.extend(0),
         }
@@ -316,9 +334,9 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
             let limit = self.limit + u32::from(step.includes_trigger);
             let Some((mut id, list)) = self.space.first(step, limit) else { return true };
             // The last candidate takes no call of its own: most steps have only one.
-            while let Some(next) =
-                list.and_then(|list| self.space.next(step, limit, list, self.space.facts.before(list, id)))
-            {
+            while let Some(next) = list.and_then(|list| {
+                self.space.next(step, limit, list, self.space.facts.before(list, id))
+            }) {
                 if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth) {
                     return false;
                 }
@@ -359,7 +377,9 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
             let kind = self.types[usize::from(*var)];
             (0..space.objects as ObjectId).any(|object| space.is_of(object, kind))
         };
-        let same = |(a, b, same): &(Term, Term, bool)| (a.of(&space.values) == b.of(&space.values)) == *same;
+        let same = |(a, b, same): &(Term, Term, bool)| {
+            (a.of(&space.values) == b.of(&space.values)) == *same
+        };
         self.join.idle.iter().all(exists)
             && self.join.case.equal.iter().all(same)
             && self.join.late.iter().all(|atom| space.get(atom).is_none())

@@ -77,7 +77,8 @@ impl Library {
     /// A text that is not a game, and a game that cannot be won.
     pub fn parse(&self, name: &str, text: &str, shuffle: Option<u64>) -> Result<Arc<Game>> {
         let fields = Fields::parse(text);
-        let known = fields.as_ref().and_then(|fields| Some((RawGame::read(fields)?, self.known(fields)?)));
+        let known =
+            fields.as_ref().and_then(|fields| Some((RawGame::read(fields)?, self.known(fields)?)));
         let (raw, logic) = match known {
             Some(known) => known,
             None => {
@@ -94,7 +95,8 @@ impl Library {
         let known = self.logics.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().find_map(|logic| {
             let Written { domain, grammar, plain } = &logic.written;
-            let own = (domain == fields.domain).then(|| difference(grammar, plain, fields.grammar))??;
+            let own =
+                (domain == fields.domain).then(|| difference(grammar, plain, fields.grammar))??;
             Some((logic.clone(), own))
         })
     }
@@ -107,11 +109,17 @@ impl Library {
     }
 
     /// A parsed domain and grammar, and the literal in which this grammar differs from the parsed one.
-    fn logic(&self, name: &str, raw: &RawGame, fields: Option<&Fields>) -> Result<(Arc<Logic>, OwnText)> {
+    fn logic(
+        &self,
+        name: &str,
+        raw: &RawGame,
+        fields: Option<&Fields>,
+    ) -> Result<(Arc<Logic>, OwnText)> {
         let (domain, grammar) = (&*raw.pddl_domain, &*raw.grammar);
         let known = self.logics.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut same_domain = known.iter().filter(|logic| logic.domain_text == domain);
-        let own = |logic: &Arc<Logic>| difference(&logic.grammar_text, &logic.grammar.plain, grammar);
+        let own =
+            |logic: &Arc<Logic>| difference(&logic.grammar_text, &logic.grammar.plain, grammar);
         let own = same_domain.clone().find_map(|logic| Some((logic.clone(), own(logic)?)));
         if let Some(found) = own {
             return Ok(found);
@@ -122,9 +130,11 @@ impl Library {
             None => Arc::new(Domain::parse(name, domain)?),
         };
         let compiled = Grammar::parse(name, grammar, &domain)?;
-        let written = fields.map(|fields| Written::new(fields, grammar, &compiled)).unwrap_or_default();
+        let written =
+            fields.map(|fields| Written::new(fields, grammar, &compiled)).unwrap_or_default();
         let grammar_text = grammar.to_owned();
-        let logic = Arc::new(Logic { domain_text, grammar_text, written, domain, grammar: compiled });
+        let logic =
+            Arc::new(Logic { domain_text, grammar_text, written, domain, grammar: compiled });
         let mut logics = self.logics.write().unwrap_or_else(PoisonError::into_inner);
         if logics.len() == MAX_LOGICS {
             logics.remove(0);
@@ -139,8 +149,10 @@ impl Written {
         let written = |(span, literal): &(Range<usize>, u32)| {
             let text = &grammar_text[span.clone()];
             let before = |start| unescape(&format!("{}\"", &fields.grammar[..start]));
-            let is_there = |start: &usize| before(*start).is_some_and(|before| before.len() == span.start);
-            let start = fields.grammar.match_indices(text).map(|(start, _)| start).find(is_there)?;
+            let is_there =
+                |start: &usize| before(*start).is_some_and(|before| before.len() == span.start);
+            let start =
+                fields.grammar.match_indices(text).map(|(start, _)| start).find(is_there)?;
             Some((start..start + text.len(), *literal))
         };
         let plain = grammar.plain.iter().filter_map(written).collect();
@@ -155,7 +167,8 @@ fn difference(known: &str, plain: &[(Range<usize>, u32)], text: &str) -> Option<
         return Some(None);
     }
     let first = text.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
-    let (span, literal) = plain.iter().find(|(span, _)| span.start <= first && first <= span.end)?;
+    let (span, literal) =
+        plain.iter().find(|(span, _)| span.start <= first && first <= span.end)?;
     let own = text.get(span.start..)?.strip_suffix(&known[span.end..])?;
     is_plain(own).then(|| Some((*literal, own.to_owned())))
 }

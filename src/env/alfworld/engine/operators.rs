@@ -85,7 +85,8 @@ impl Operators {
     /// Lists the operators by the literals of their conditions, now that all are there.
     pub(crate) fn index(&mut self, facts: usize) {
         let pairs = (0..).zip(self.conditions.rows());
-        let pairs = pairs.flat_map(|(operator, row)| row.iter().map(move |literal| (literal.0, operator)));
+        let pairs =
+            pairs.flat_map(|(operator, row)| row.iter().map(move |literal| (literal.0, operator)));
         self.needing = Rows::group(2 * facts, pairs);
         self.actions.shrink_to_fit();
         self.args.shrink();
@@ -109,8 +110,9 @@ impl Operators {
 
     /// Applies an operator, keeping `applicable` right.
     pub(crate) fn apply(&self, operator: u32, facts: &mut Bits, applicable: &mut Bits) {
-        let fires =
-            |effect: &&Conditional| effect.when.iter().any(|case| case.iter().all(|l| l.holds(facts)));
+        let fires = |effect: &&Conditional| {
+            effect.when.iter().any(|case| case.iter().all(|l| l.holds(facts)))
+        };
         let firing = self.conditional.row(operator as usize).iter().filter(fires);
         let firing: Conjunction = firing.map(|effect| effect.literal).collect();
         let always = self.effects.row(operator as usize);
@@ -139,6 +141,8 @@ impl Operators {
     pub(crate) fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.actions)
             + [self.needing.bytes(), self.conditional.bytes()].iter().sum::<usize>()
-            + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()].iter().sum::<usize>()
+            + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()]
+                .iter()
+                .sum::<usize>()
     }
 }

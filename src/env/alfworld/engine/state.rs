@@ -3,7 +3,9 @@
 use crate::env::alfworld::engine::bits::Bits;
 
 /// An operator of a game: an action with its parameters, by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct OperatorId(pub(crate) u32);
 
 impl OperatorId {

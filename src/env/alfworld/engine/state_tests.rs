@@ -52,8 +52,8 @@ fn alfworld_applicable_operators_are_kept_right() {
 fn alfworld_operators_that_are_not_applicable_change_nothing() {
     for game in games() {
         let mut state: State = game.initial_state().clone();
-        for operator in
-            (0..game.operator_count() as u32 + 3).map(crate::env::alfworld::engine::state::OperatorId)
+        for operator in (0..game.operator_count() as u32 + 3)
+            .map(crate::env::alfworld::engine::state::OperatorId)
         {
             if !state.is_applicable(operator) {
                 assert!(!game.apply(&mut state, operator));
@@ -68,7 +68,8 @@ fn alfworld_lists_are_the_commands_of_the_applicable_operators() {
     for game in games() {
         let (mut play, mut seed) = (Play::new(game.clone()), 2);
         for _ in 0..100 {
-            let mut expected: Vec<&str> = play.state().applicable().map(|id| game.command(id)).collect();
+            let mut expected: Vec<&str> =
+                play.state().applicable().map(|id| game.command(id)).collect();
             expected.sort_unstable();
             expected.dedup();
             assert!(play.admissible().eq(expected.iter().copied()), "{}", game.name());

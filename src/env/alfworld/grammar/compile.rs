@@ -40,14 +40,18 @@ impl Grammar {
     pub(crate) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
         let source = Source { file, part: Part::Grammar, text };
         let document = Document::parse(source)?;
-        let grammar = Grammar { queried: vec![false; domain.predicates.list.len()], ..Self::default() };
+        let grammar =
+            Grammar { queried: vec![false; domain.predicates.list.len()], ..Self::default() };
         let (ids, signatures) = (FxHashMap::default(), FxHashMap::default());
         let document = &document;
-        let mut compiler = Compiler { source, domain, document, grammar, ids, open: Vec::new(), signatures };
+        let mut compiler =
+            Compiler { source, domain, document, grammar, ids, open: Vec::new(), signatures };
         compiler.grammar.intro = compiler.symbols(INTRO)?;
         for action in &domain.actions {
             let Some(raw) = document.actions.get(&action.name) else {
-                return Err(source.error_about(&action.name, "the domain's action has no texts here"));
+                return Err(
+                    source.error_about(&action.name, "the domain's action has no texts here")
+                );
             };
             let text = compiler.action(raw, &action.params, &action.vars)?;
             compiler.grammar.actions.push(text);
@@ -59,7 +63,12 @@ impl Grammar {
 }
 
 impl<'a> Compiler<'a> {
-    fn action(&mut self, raw: &RawAction<'a>, params: &[String], types: &[TypeId]) -> Result<ActionText> {
+    fn action(
+        &mut self,
+        raw: &RawAction<'a>,
+        params: &[String],
+        types: &[TypeId],
+    ) -> Result<ActionText> {
         let slots = params.iter().zip(types).map(|(name, &kind)| self.slot(name, kind));
         Ok(ActionText {
             params: slots.collect::<Result<_>>()?,
@@ -112,7 +121,8 @@ impl<'a> Compiler<'a> {
             let inputs = self.grammar.command_inputs(&self.grammar.actions[i], self.domain);
             let name = &self.domain.actions[i].name;
             let named = inputs.map_err(|predicate| {
-                let reason = format!("the template must not depend on `{predicate}`, which actions change");
+                let reason =
+                    format!("the template must not depend on `{predicate}`, which actions change");
                 self.about(name, &reason)
             })?;
             if named.len() > MAX_ARITY {
@@ -202,8 +212,11 @@ impl<'a> Compiler<'a> {
             }
             query.atoms.push(atom);
         }
-        let variables: Vec<u16> =
-            query.slots.iter().map(|&slot| self.grammar.slots[usize::from(slot)].variable).collect();
+        let variables: Vec<u16> = query
+            .slots
+            .iter()
+            .map(|&slot| self.grammar.slots[usize::from(slot)].variable)
+            .collect();
         match (0..variables.len()).find(|&i| variables[..i].contains(&variables[i])) {
             Some(_) => Err(self.about(text, "a placeholder has two types")),
             None => Ok(query),
@@ -216,7 +229,9 @@ impl<'a> Compiler<'a> {
         for (name, kind) in &raw.placeholders {
             let id = self.domain.types.get(kind);
             if id == NO_TYPE {
-                return Err(self.about(text, &format!("the type `{kind}` is not declared in the domain")));
+                return Err(
+                    self.about(text, &format!("the type `{kind}` is not declared in the domain"))
+                );
             }
             types.push(id);
             slots.push(self.slot(name, id)?);

@@ -85,14 +85,20 @@ impl<'a> Document<'a> {
                 cursor.field(Cursor::block)?;
                 false
             } else {
-                return Err(cursor.error("expected `template`, `feedback`, `grammar`, `pddl` or `}`"));
+                return Err(
+                    cursor.error("expected `template`, `feedback`, `grammar`, `pddl` or `}`")
+                );
             };
             if repeated {
                 return Err(cursor.source.error(field, cursor.at, "this stands here twice"));
             }
         }
         let (Some(template), Some(feedback)) = (template, feedback) else {
-            return Err(cursor.source.error(start, cursor.at, "an action needs a template and a feedback"));
+            return Err(cursor.source.error(
+                start,
+                cursor.at,
+                "an action needs a template and a feedback",
+            ));
         };
         self.actions.insert(name, RawAction { template, feedback });
         Ok(())
@@ -184,7 +190,8 @@ impl<'a> Cursor<'a> {
     /// An error at the next token.
     fn error(&self, reason: &str) -> crate::env::alfworld::error::AlfworldError {
         let rest = self.rest();
-        let end = rest.char_indices().skip(1).find(|(_, c)| !is_word(*c)).map_or(rest.len(), |(i, _)| i);
+        let end =
+            rest.char_indices().skip(1).find(|(_, c)| !is_word(*c)).map_or(rest.len(), |(i, _)| i);
         self.source.error(self.at, self.at + end, reason)
     }
 

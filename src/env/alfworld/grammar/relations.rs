@@ -28,7 +28,10 @@ impl Relations {
             let known = queried.then(|| facts.of(predicate as u16));
             for fact in known.into_iter().flatten() {
                 let types = || facts.args(fact).iter().map(|&arg| object_types[usize::from(arg)]);
-                match relations.iter_mut().find(|relation| relation.types.iter().copied().eq(types())) {
+                match relations
+                    .iter_mut()
+                    .find(|relation| relation.types.iter().copied().eq(types()))
+                {
                     Some(relation) => relation.all.push(fact),
                     None => {
                         let (types, by_argument) = (types().collect(), Vec::new());
@@ -61,7 +64,10 @@ impl Relation {
     /// Sorts from the last argument to the first, each time keeping the order there was.
     fn sort(&mut self, facts: &Facts, objects: usize) {
         let by = |list: &[u32], i: usize| {
-            Rows::group(objects, list.iter().map(|&fact| (u32::from(facts.arg(fact, i as u16)), fact)))
+            Rows::group(
+                objects,
+                list.iter().map(|&fact| (u32::from(facts.arg(fact, i as u16)), fact)),
+            )
         };
         let mut by_first = None;
         for i in (0..self.types.len()).rev() {

@@ -133,7 +133,8 @@ impl Grammar {
     /// or comes back to its beginning.
     pub(crate) fn check_depth(&self, limit: usize) -> Result<(), Vec<&str>> {
         let mut heights = vec![None; self.rules.len()];
-        (0..self.rules.len() as u16).try_for_each(|id| self.height(id, limit, &mut Vec::new(), &mut heights))
+        (0..self.rules.len() as u16)
+            .try_for_each(|id| self.height(id, limit, &mut Vec::new(), &mut heights))
     }
 
     fn height<'a>(
@@ -184,7 +185,11 @@ impl Grammar {
 
     /// The parameters that the command of an action depends on, or the name of a predicate that it must not
     /// depend on.
-    pub(crate) fn command_inputs(&self, action: &ActionText, domain: &Domain) -> Result<Vec<usize>, String> {
+    pub(crate) fn command_inputs(
+        &self,
+        action: &ActionText,
+        domain: &Domain,
+    ) -> Result<Vec<usize>, String> {
         let mut inputs = Inputs::default();
         let mut seen = vec![false; self.rules.len()];
         self.collect(&action.template, domain, &mut inputs, &mut seen);
@@ -214,7 +219,9 @@ impl Grammar {
         for symbol in &action.template {
             match symbol {
                 Symbol::Literal(id) => pieces.push(Piece::Literal(*id)),
-                Symbol::Each(Each { body: Body::Value(choices), query: None }) if choices.len() == 1 => {
+                Symbol::Each(Each { body: Body::Value(choices), query: None })
+                    if choices.len() == 1 =>
+                {
                     pieces.extend(choices[0].iter().map(piece).collect::<Option<Vec<_>>>()?);
                 }
                 _ => return None,

@@ -119,9 +119,12 @@ fn skip_start(text: &str) -> &str {
     let mut rest = text;
     loop {
         let line = skip_tabs(rest);
-        let at_line_start = text[..text.len() - line.len()].chars().next_back().is_none_or(|c| c == '\n');
+        let at_line_start =
+            text[..text.len() - line.len()].chars().next_back().is_none_or(|c| c == '\n');
         let after = match line.strip_prefix("//") {
-            Some(comment) if at_line_start => comment.split_once('\n').map_or("", |(_, after)| after),
+            Some(comment) if at_line_start => {
+                comment.split_once('\n').map_or("", |(_, after)| after)
+            }
             _ if at_line_start => line.trim_start_matches(is_space),
             _ => line,
         };

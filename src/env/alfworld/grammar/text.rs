@@ -58,15 +58,26 @@ impl Words<'_> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(words: &'a Words<'a>, seen: Seen<'a>) -> Self {
-        Self { words, seen, frame: Vec::with_capacity(16), text: String::with_capacity(256), work: 0 }
+        Self {
+            words,
+            seen,
+            frame: Vec::with_capacity(16),
+            text: String::with_capacity(256),
+            work: 0,
+        }
     }
 
     /// Writes `symbols`, with `params` as the objects of `slots`.
-    pub(crate) fn write(&mut self, slots: &[u16], params: &[ObjectId], symbols: &[Symbol]) -> Result<&str> {
+    pub(crate) fn write(
+        &mut self,
+        slots: &[u16],
+        params: &[ObjectId],
+        symbols: &[Symbol],
+    ) -> Result<&str> {
         let words = self.words;
         let typed = |(&slot, &object): (&u16, &ObjectId)| {
-            let same =
-                words.grammar.slots[usize::from(slot)].kind == words.objects.types[usize::from(object)];
+            let same = words.grammar.slots[usize::from(slot)].kind
+                == words.objects.types[usize::from(object)];
             (slot, if same { object } else { object | OF_OTHER_TYPE })
         };
         self.frame.clear();
@@ -78,7 +89,11 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the command of an action with such parameters.
-    pub(crate) fn write_command(&mut self, action: &ActionText, params: &[ObjectId]) -> Result<&str> {
+    pub(crate) fn write_command(
+        &mut self,
+        action: &ActionText,
+        params: &[ObjectId],
+    ) -> Result<&str> {
         let Some(pieces) = &action.pieces else {
             return self.write(&action.params, params, &action.template);
         };
@@ -169,7 +184,9 @@ impl<'a> Writer<'a> {
             for term in sum {
                 let text = match term {
                     Term::Text(id) => self.words.literal(*id),
-                    Term::Attribute(variable, attribute) => self.attribute(*variable, *attribute)?,
+                    Term::Attribute(variable, attribute) => {
+                        self.attribute(*variable, *attribute)?
+                    }
                 };
                 self.text.push_str(text);
             }
@@ -182,8 +199,9 @@ impl<'a> Writer<'a> {
 
     fn attribute(&self, variable: u16, attribute: Attribute) -> Result<&'a str> {
         let words = self.words;
-        let named =
-            |(slot, _): &&(u16, ObjectId)| words.grammar.slots[usize::from(*slot)].variable == variable;
+        let named = |(slot, _): &&(u16, ObjectId)| {
+            words.grammar.slots[usize::from(*slot)].variable == variable
+        };
         let Some(&(_, object)) = self.frame.iter().rev().find(named) else {
             let name = &words.grammar.variables[usize::from(variable)];
             return Err(self.error(name, "this variable stands for nothing here"));
@@ -209,8 +227,9 @@ impl<'a> Writer<'a> {
         self.matches(query, 0, &mut |frame| {
             count += 1;
             let bound = &frame[outside..];
-            let object =
-                |slot: &u16| bound.iter().find(|(known, _)| known == slot).map(|(_, object)| *object);
+            let object = |slot: &u16| {
+                bound.iter().find(|(known, _)| known == slot).map(|(_, object)| *object)
+            };
             objects.extend(slots.iter().filter_map(object));
             false
         })?;
@@ -229,8 +248,11 @@ impl<'a> Writer<'a> {
         let words = self.words;
         let relations = words.relations.of(predicate);
         for types in atom.signatures.iter() {
-            let Some(relation) = relations.iter().find(|relation| relation.types == *types) else { continue };
-            let bound = atom.slots.iter().enumerate().find_map(|(i, &slot)| Some((i, self.object(slot)?)));
+            let Some(relation) = relations.iter().find(|relation| relation.types == *types) else {
+                continue;
+            };
+            let bound =
+                atom.slots.iter().enumerate().find_map(|(i, &slot)| Some((i, self.object(slot)?)));
             let facts = match bound {
                 Some((i, object)) => relation.with(i, object),
                 None => relation.all(),

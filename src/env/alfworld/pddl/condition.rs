@@ -144,7 +144,8 @@ impl<'d, 's> Scope<'d, 's> {
         for item in items {
             let cases = self.cases(item, holds)?;
             check(node, product.len() * cases.len(), MAX_CASES, "alternatives")?;
-            let pairs = product.iter().flat_map(|left| cases.iter().map(move |right| left.and(right)));
+            let pairs =
+                product.iter().flat_map(|left| cases.iter().map(move |right| left.and(right)));
             product = pairs.collect();
             let atoms = product.iter().map(Case::size).max().unwrap_or(0);
             check(node, atoms, MAX_ATOMS, "atoms in one alternative")?;
@@ -205,7 +206,9 @@ impl<'d, 's> Scope<'d, 's> {
             return self.names.intern(node).map(Term::name);
         }
         let known = self.visible.iter().rev().find(|(name, _)| *name == word);
-        known.map(|&(_, var)| Term::var(var)).ok_or_else(|| node.error("this variable is not declared"))
+        known
+            .map(|&(_, var)| Term::var(var))
+            .ok_or_else(|| node.error("this variable is not declared"))
     }
 }
 

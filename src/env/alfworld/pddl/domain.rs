@@ -99,7 +99,10 @@ impl Predicates {
         let Predicate { name, arity, .. } = &self.list[usize::from(id)];
         match got == *arity {
             true => Ok(()),
-            false => Err(node.error(format!("`{name}` has {got} arguments, it is declared with {arity}"))),
+            false => {
+                Err(node
+                    .error(format!("`{name}` has {got} arguments, it is declared with {arity}")))
+            }
         }
     }
 
@@ -109,7 +112,8 @@ impl Predicates {
             let (name, params) = item.headed()?;
             let arity = typed_list(params)?.len();
             if arity > MAX_ARITY || predicates.list.len() == MAX_PREDICATES {
-                let limits = format!("at most {MAX_PREDICATES} predicates of {MAX_ARITY} arguments");
+                let limits =
+                    format!("at most {MAX_PREDICATES} predicates of {MAX_ARITY} arguments");
                 return Err(item.error(limits));
             }
             if predicates.get(name).is_some() || name.starts_with("not_") || name == "=" {
@@ -158,7 +162,9 @@ impl Domain {
         let sections = Sections::parse(tree.root())?;
         let mut domain = Self {
             types: sections.types.map_or_else(|| Ok(Types::new()), Types::parse)?,
-            predicates: sections.predicates.map_or_else(|| Ok(Predicates::default()), Predicates::parse)?,
+            predicates: sections
+                .predicates
+                .map_or_else(|| Ok(Predicates::default()), Predicates::parse)?,
             constants: Vec::new(),
             names: Names::default(),
             actions: Vec::new(),
@@ -166,13 +172,16 @@ impl Domain {
         };
         if let Some(items) = sections.constants {
             let constants = typed_objects(items, &domain.types)?;
-            domain.constants = constants.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+            domain.constants =
+                constants.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
         }
         let mut drafts = Vec::new();
         for node in sections.actions {
             let draft = domain.draft(node)?;
             if drafts.iter().any(|known: &Draft| known.action.name == draft.action.name) {
-                return Err(node.error(format!("the action `{}` is declared twice", draft.action.name)));
+                return Err(
+                    node.error(format!("the action `{}` is declared twice", draft.action.name))
+                );
             }
             drafts.push(draft);
         }
@@ -202,7 +211,10 @@ impl Domain {
             read_effects(&mut scope, effect, None, &mut effects)?;
         }
         let (name, vars) = (fields.name.to_owned(), scope.vars);
-        Ok(Draft { action: Action { name, params, vars, joins: Vec::new(), effects, adds: 0 }, cases })
+        Ok(Draft {
+            action: Action { name, params, vars, joins: Vec::new(), effects, adds: 0 },
+            cases,
+        })
     }
 
     /// Plans how to ground each action, now that it is known what actions can change.
@@ -226,7 +238,8 @@ impl Domain {
             for (join, planned) in declared.joins.iter().enumerate() {
                 for (plan, &atom) in planned.fluents.iter().enumerate() {
                     let predicate = usize::from(planned.case.positive[atom].predicate);
-                    let trigger = Trigger { action: action as u16, join: join as u16, plan: plan as u16 };
+                    let trigger =
+                        Trigger { action: action as u16, join: join as u16, plan: plan as u16 };
                     self.triggers[predicate].push(trigger);
                 }
             }
@@ -290,12 +303,14 @@ pub(crate) fn typed_objects<'s>(items: Items<'s>, types: &Types) -> Result<Vec<(
 }
 
 fn check_requirements(mut items: Items) -> Result<()> {
-    let unknown = items.find(|item| !item.as_word().is_some_and(|word| REQUIREMENTS.contains(&word)));
+    let unknown =
+        items.find(|item| !item.as_word().is_some_and(|word| REQUIREMENTS.contains(&word)));
     match unknown {
         None => Ok(()),
-        Some(item) => {
-            Err(item.error(format!("this requirement is not supported; known: {}", REQUIREMENTS.join(" "))))
-        }
+        Some(item) => Err(item.error(format!(
+            "this requirement is not supported; known: {}",
+            REQUIREMENTS.join(" ")
+        ))),
     }
 }
 
@@ -314,12 +329,15 @@ fn read_effects<'s>(
         "and" => items.try_for_each(|item| read_effects(scope, item, when, effects)),
         "increase" => Ok(()), // costs do not matter to a player
         "when" if when.is_none() => {
-            let (Some(condition), Some(effect), None) = (items.next(), items.next(), items.next()) else {
+            let (Some(condition), Some(effect), None) = (items.next(), items.next(), items.next())
+            else {
                 return Err(node.error("`when` takes a condition and an effect"));
             };
             let cases = scope.cases(condition, true)?;
             if cases.iter().any(|case| !case.exists.is_empty()) {
-                return Err(condition.error("`exists` is not supported in the condition of an effect"));
+                return Err(
+                    condition.error("`exists` is not supported in the condition of an effect")
+                );
             }
             read_effects(scope, effect, Some(&cases), effects)
         }
@@ -334,7 +352,11 @@ fn read_effects<'s>(
     }
 }
 
-fn read_effect<'s>(scope: &mut Scope<'_, 's>, node: Node<'s>, when: Option<&[Case]>) -> Result<Effect> {
+fn read_effect<'s>(
+    scope: &mut Scope<'_, 's>,
+    node: Node<'s>,
+    when: Option<&[Case]>,
+) -> Result<Effect> {
     let (head, mut items) = node.headed()?;
     let (literal, add) = match (head, items.next()) {
         ("not", Some(inner)) => (inner, false),

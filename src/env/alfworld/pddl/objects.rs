@@ -21,7 +21,8 @@ pub(crate) struct Objects {
 /// The text between the parts of an object's name in the problem.
 const BAR: &str = "_bar_";
 /// Spelled-out characters in names.
-const SPELLED: [(&str, &str); 4] = [("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_comma_", ",")];
+const SPELLED: [(&str, &str); 4] =
+    [("_minus_", "-"), ("_plus_", "+"), ("_dot_", "."), ("_comma_", ",")];
 
 impl Objects {
     /// Names the objects for players, counting those of a kind. Those that occur in no fact (`used` says which
@@ -81,12 +82,14 @@ struct Kinds {
 impl Kinds {
     /// Counts one more of a kind; gives the kind's number.
     fn count(&mut self, kind: &str) -> usize {
-        let known = self.by_text.find(hash_text(kind), |known| self.texts.get(known as usize) == kind);
+        let known =
+            self.by_text.find(hash_text(kind), |known| self.texts.get(known as usize) == kind);
         let number = known.map_or(self.counts.len(), |known| known as usize);
         if let Err(slot) = known {
             self.texts.push(kind);
             self.counts.push(0);
-            self.by_text.insert(slot, number as u32, |known| hash_text(self.texts.get(known as usize)));
+            self.by_text
+                .insert(slot, number as u32, |known| hash_text(self.texts.get(known as usize)));
         }
         self.counts[number] += 1;
         number
@@ -103,7 +106,9 @@ fn kind(id: &str) -> Option<Cow<'_, str>> {
 /// A name with its spelled-out characters put back.
 fn plain(id: &str) -> Cow<'_, str> {
     match id.contains('_') {
-        true => SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)).into(),
+        true => {
+            SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)).into()
+        }
         false => id.into(),
     }
 }

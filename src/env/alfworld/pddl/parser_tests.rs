@@ -79,7 +79,10 @@ fn alfworld_queries_are_read_as_textworld_reads_them() {
     assert_eq!(query::parse("p( a : b , c:d ) & !q(a:b)").as_deref(), Ok(&two[..]));
     assert_eq!(query::parse(" \n p(a:b,c:d)\n&\nnot_q(a:b) # c").as_deref(), Ok(&two[..]));
     assert_eq!(query::parse("!not_p(a')").as_deref(), Ok(&[atom("p", false, &[("a'", "a")])][..]));
-    assert_eq!(query::parse("p/q (a:b-c/d)").as_deref(), Ok(&[atom("p/q", false, &[("a", "b-c/d")])][..]));
+    assert_eq!(
+        query::parse("p/q (a:b-c/d)").as_deref(),
+        Ok(&[atom("p/q", false, &[("a", "b-c/d")])][..])
+    );
     assert_eq!(query::parse("p()").as_deref(), Ok(&[atom("p", false, &[])][..]));
     for wrong in [
         "",
@@ -101,8 +104,10 @@ fn alfworld_expressions_are_read() {
     let name = |variable: &str| Term::Attribute(variable.to_owned(), Attribute::Name);
     let parsed = value::parse(" o.indefinite + ' ' + o.name or \"x\" ").map(|value| value.choices);
     let article = Term::Attribute("o".to_owned(), Attribute::Indefinite);
-    let expected =
-        vec![vec![article, Term::Text(" ".to_owned()), name("o")], vec![Term::Text("x".to_owned())]];
+    let expected = vec![
+        vec![article, Term::Text(" ".to_owned()), name("o")],
+        vec![Term::Text("x".to_owned())],
+    ];
     assert_eq!(parsed, Ok(expected));
     assert_eq!(value::parse("order").map(|value| value.choices), Ok(vec![vec![name("order")]]));
     for wrong in ["", "o.", "o.size", "o +", "o or", "'a", "o p", "f(o)", "'\\n'"] {

@@ -6,7 +6,9 @@ use crate::env::alfworld::engine::join::Join;
 use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
 use crate::env::alfworld::grammar::texts::Texts;
 use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
-use crate::env::alfworld::pddl::domain::{definition, typed_objects, Domain, PredicateId, MAX_ARITY};
+use crate::env::alfworld::pddl::domain::{
+    definition, typed_objects, Domain, PredicateId, MAX_ARITY,
+};
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
 use crate::env::alfworld::pddl::types::TypeId;
@@ -74,7 +76,8 @@ impl Problem {
         let mut arity = 0;
         for item in items {
             let word = item.word()?;
-            let known = by_name.find(hash_text(word), |id| self.objects.ids.get(id as usize) == word);
+            let known =
+                by_name.find(hash_text(word), |id| self.objects.ids.get(id as usize) == word);
             let Ok(object) = known.map(|id| id as ObjectId) else {
                 return Err(item.error("this object is not declared"));
             };
@@ -90,14 +93,23 @@ impl Problem {
 }
 
 /// The objects in the order of their names, and their numbers.
-fn read_objects(file: &str, root: Node, items: Option<Items>, domain: &Domain) -> Result<(Objects, Index)> {
+fn read_objects(
+    file: &str,
+    root: Node,
+    items: Option<Items>,
+    domain: &Domain,
+) -> Result<(Objects, Index)> {
     let mut list: Vec<(&str, TypeId)> = Vec::new();
     list.extend(domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind)));
     if let Some(items) = items {
         list.extend(typed_objects(items, &domain.types)?);
     }
     if list.len() > MAX_OBJECTS {
-        return Err(AlfworldError::TooMany { file: file.to_owned(), what: "objects", limit: MAX_OBJECTS });
+        return Err(AlfworldError::TooMany {
+            file: file.to_owned(),
+            what: "objects",
+            limit: MAX_OBJECTS,
+        });
     }
     list.sort_unstable_by_key(|(name, _)| *name);
     if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -121,7 +133,10 @@ impl Goal {
         let mut scope = Scope::new(&domain.types, &domain.predicates, &mut names);
         let mut conjuncts = Vec::new();
         split(condition, &mut conjuncts)?;
-        let parts = conjuncts.into_iter().map(|part| scope.cases(part, true)).collect::<Result<Vec<_>>>()?;
+        let parts = conjuncts
+            .into_iter()
+            .map(|part| scope.cases(part, true))
+            .collect::<Result<Vec<_>>>()?;
         let vars = scope.vars;
         let plan = |case| Join::plan(case, 0, &vars, &domain.predicates);
         let possible = |cases: Vec<Case>| cases.into_iter().filter(|case| !case.is_empty(&vars));

@@ -62,7 +62,11 @@ impl<'a> Sexpr<'a> {
 
     fn open(&mut self, at: usize, open: &mut Vec<usize>) -> Result<usize> {
         if open.is_empty() && !self.tokens.is_empty() {
-            return Err(self.source.error(at, at + 1, "the text goes on after its last parenthesis"));
+            return Err(self.source.error(
+                at,
+                at + 1,
+                "the text goes on after its last parenthesis",
+            ));
         }
         if open.len() == MAX_DEPTH {
             let reason = format!("parentheses are nested more than {MAX_DEPTH} deep");
@@ -94,7 +98,11 @@ impl<'a> Sexpr<'a> {
             end += 1;
         }
         if !self.is_ascii && !bytes[start..end].is_ascii() {
-            return Err(self.source.error(start, end, "only ASCII characters may stand outside comments"));
+            return Err(self.source.error(
+                start,
+                end,
+                "only ASCII characters may stand outside comments",
+            ));
         }
         if outside {
             return Err(self.source.error(start, end, "expected one list in parentheses"));
@@ -151,7 +159,10 @@ impl<'s> Node<'s> {
     }
 
     /// An error about this word or list.
-    pub(crate) fn error(self, reason: impl Into<String>) -> crate::env::alfworld::error::AlfworldError {
+    pub(crate) fn error(
+        self,
+        reason: impl Into<String>,
+    ) -> crate::env::alfworld::error::AlfworldError {
         let token = self.tree.tokens[self.at];
         self.tree.source.error(token.start as usize, token.end as usize, reason)
     }

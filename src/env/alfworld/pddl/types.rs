@@ -57,8 +57,9 @@ impl Types {
     }
 
     fn find_below(&self, above: TypeId) -> Vec<TypeId> {
-        let mut below: Vec<TypeId> =
-            (0..self.names.len() as TypeId).filter(|&id| id != above && self.is(id, above)).collect();
+        let mut below: Vec<TypeId> = (0..self.names.len() as TypeId)
+            .filter(|&id| id != above && self.is(id, above))
+            .collect();
         below.sort_by_key(|&id| &self.names[usize::from(id)]);
         below
     }
@@ -93,7 +94,8 @@ impl Types {
 
     /// How many ways of replacing each of `types` by one below there are, with the types themselves.
     pub(crate) fn signature_count(&self, types: &[TypeId]) -> usize {
-        let ways = |&id: &TypeId| self.below.get(usize::from(id)).map_or(1, |below| below.len() + 1);
+        let ways =
+            |&id: &TypeId| self.below.get(usize::from(id)).map_or(1, |below| below.len() + 1);
         types.iter().map(ways).fold(1, usize::saturating_mul)
     }
 

@@ -26,7 +26,11 @@ pub fn expert_demonstrations(
     played.filter(solved).map(|demonstration| demonstration?.replay(shown)).collect()
 }
 
-fn expert_plays(environment: &mut AlfWorld, task: &Task, most_turns: usize) -> Result<Demonstration> {
+fn expert_plays(
+    environment: &mut AlfWorld,
+    task: &Task,
+    most_turns: usize,
+) -> Result<Demonstration> {
     let (start, mut turns) = (environment.reset(task)?, Vec::<DemonstratedTurn>::new());
     let mut expert = Expert::new(&format!("{}\n\n{TASK_MARKER}{}", start.observation, start.goal))?;
     while turns.len() < most_turns && turns.last().is_none_or(|turn| !turn.step.done) {

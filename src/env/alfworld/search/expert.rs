@@ -31,8 +31,9 @@ impl Job {
         let sentence = sentence.to_lowercase();
         let words: Vec<&str> = words(&sentence).collect();
         let has = |options: &[&str]| options.iter().any(|word| words.contains(word));
-        let names =
-            words.iter().filter(|word| !FUNCTION_WORDS.split_whitespace().any(|known| known == **word));
+        let names = words
+            .iter()
+            .filter(|word| !FUNCTION_WORDS.split_whitespace().any(|known| known == **word));
         let mut names: Vec<&str> = names.copied().collect();
         names.dedup(); // a mug and another mug
         let [thing, target] = names[..] else { return None };
@@ -103,7 +104,9 @@ impl<'a> Moment<'a> {
 
     /// The things within reach and their receptacles.
     fn takes(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
-        self.commands.iter().filter_map(|command| command.strip_prefix("take ")?.split_once(" from "))
+        self.commands
+            .iter()
+            .filter_map(|command| command.strip_prefix("take ")?.split_once(" from "))
     }
 }
 
@@ -114,9 +117,11 @@ impl Expert {
     /// [`AlfworldError::UnknownTask`] if the task's sentence is none of those that ALFWorld and the household games
     /// use, or names a place that there is not.
     pub fn new(first_observation: &str) -> Result<Self> {
-        let (room, sentence) = first_observation.split_once(TASK_MARKER).unwrap_or(("", first_observation));
+        let (room, sentence) =
+            first_observation.split_once(TASK_MARKER).unwrap_or(("", first_observation));
         let mut receptacles = names(room);
-        let is_known = |job: &Job| job.in_light || receptacles.iter().any(|name| kind(name) == job.target);
+        let is_known =
+            |job: &Job| job.in_light || receptacles.iter().any(|name| kind(name) == job.target);
         let unknown = || AlfworldError::UnknownTask { sentence: sentence.trim().to_owned() };
         let job = Job::parse(sentence).filter(is_known).ok_or_else(unknown)?;
         receptacles.sort_by_cached_key(|receptacle| job.reluctance(kind(receptacle)));
@@ -184,12 +189,15 @@ impl Expert {
             let treat = format!("{verb} {thing} with ");
             let treat = moment.commands.iter().find(|command| command.starts_with(&treat));
             let appliance = self.receptacles.iter().find(|name| name.starts_with(appliance(verb)));
-            return treat.map(|&command| command.to_owned()).or_else(|| self.go(appliance?, moment));
+            return treat
+                .map(|&command| command.to_owned())
+                .or_else(|| self.go(appliance?, moment));
         }
         let mut places = self.places();
         if !self.job.two {
             // One within reach, or one without a door.
-            places.sort_by_key(|place| (!moment.here.contains(place), DOORS.contains(&kind(place))));
+            places
+                .sort_by_key(|place| (!moment.here.contains(place), DOORS.contains(&kind(place))));
         }
         let place = places.first()?;
         let put = moment.allowed(format!("move {thing} to {place}"));
@@ -198,11 +206,15 @@ impl Expert {
 
     /// The receptacles that things are to be brought to; first the one with most of them.
     fn places(&self) -> Vec<&str> {
-        let right =
-            self.receptacles.iter().map(String::as_str).filter(|place| kind(place) == self.job.target);
+        let right = self
+            .receptacles
+            .iter()
+            .map(String::as_str)
+            .filter(|place| kind(place) == self.job.target);
         let mut places: Vec<&str> = right.collect();
         places.sort_by_key(|place| {
-            let there = |(thing, at): &(&String, &String)| kind(thing) == self.job.thing && at == place;
+            let there =
+                |(thing, at): &(&String, &String)| kind(thing) == self.job.thing && at == place;
             std::cmp::Reverse(self.seen.iter().filter(there).count())
         });
         places
@@ -211,13 +223,18 @@ impl Expert {
     /// Puts down what is of no use.
     fn drop(&self, thing: &str, moment: &Moment) -> Option<String> {
         let put = format!("move {thing} to ");
-        moment.commands.iter().find(|command| command.starts_with(&put)).map(|&command| command.to_owned())
+        moment
+            .commands
+            .iter()
+            .find(|command| command.starts_with(&put))
+            .map(|&command| command.to_owned())
     }
 
     /// Takes a thing of the right kind, or goes to where one was seen.
     fn fetch(&self, moment: &Moment) -> Option<String> {
         let done = self.places().first().copied().filter(|_| self.job.two);
-        let wanted = |thing: &str, place: &str| kind(thing) == self.job.thing && Some(place) != done;
+        let wanted =
+            |thing: &str, place: &str| kind(thing) == self.job.thing && Some(place) != done;
         let take = moment.takes().find(|(thing, place)| wanted(thing, place));
         let take = take.map(|(thing, place)| format!("take {thing} from {place}"));
         take.or_else(|| {
@@ -234,7 +251,8 @@ impl Expert {
         let unknown = |receptacle: &&str| !self.searched.contains(*receptacle);
         let here = moment.here.iter().copied().filter(unknown);
         let open = here.clone().find_map(|receptacle| moment.allowed(format!("open {receptacle}")));
-        let examine = || here.clone().find_map(|receptacle| moment.allowed(format!("examine {receptacle}")));
+        let examine =
+            || here.clone().find_map(|receptacle| moment.allowed(format!("examine {receptacle}")));
         let names = self.receptacles.iter().map(String::as_str);
         let go = || names.filter(unknown).find_map(|receptacle| self.go(receptacle, moment));
         open.or_else(examine).or_else(go)
@@ -285,14 +303,23 @@ mod tests {
     use crate::env::alfworld::task::Split;
     use crate::env::household::generator::Generator;
 
-    fn job(thing: &str, target: &str, treatment: Option<&'static str>, in_light: bool, two: bool) -> Job {
+    fn job(
+        thing: &str,
+        target: &str,
+        treatment: Option<&'static str>,
+        in_light: bool,
+        two: bool,
+    ) -> Job {
         Job { thing: thing.to_owned(), target: target.to_owned(), treatment, in_light, two }
     }
 
     #[test]
     fn sentences_of_both_kinds_of_games_are_understood() {
         for (sentences, expected) in [
-            (["put a mug in shelf.", "put some mug on shelf."], job("mug", "shelf", None, false, false)),
+            (
+                ["put a mug in shelf.", "put some mug on shelf."],
+                job("mug", "shelf", None, false, false),
+            ),
             (
                 ["bring a mug to a shelf.", "find a mug and bring it to a shelf."],
                 job("mug", "shelf", None, false, false),
@@ -318,7 +345,10 @@ mod tests {
                 job("pan", "stoveburner", Some("cool"), false, false),
             ),
             (
-                ["find two cup and put them in cabinet.", "bring a cup and another cup to the same cabinet."],
+                [
+                    "find two cup and put them in cabinet.",
+                    "bring a cup and another cup to the same cabinet.",
+                ],
                 job("cup", "cabinet", None, false, true),
             ),
         ] {
@@ -340,7 +370,8 @@ mod tests {
         limit: usize,
         disturb: &mut dyn FnMut(&[String]) -> Option<usize>,
     ) -> Option<usize> {
-        static GENERATOR: LazyLock<Generator> = LazyLock::new(|| Generator::new(Default::default()).unwrap());
+        static GENERATOR: LazyLock<Generator> =
+            LazyLock::new(|| Generator::new(Default::default()).unwrap());
         let made = GENERATOR.game(split, index);
         let game = Library::new().parse(&made.name, &made.text, None).unwrap();
         let mut play = Play::new(game.clone());
@@ -365,7 +396,8 @@ mod tests {
     #[test]
     fn every_household_game_is_won() {
         for split in Split::ALL {
-            let lengths: Vec<_> = (0..120).map(|index| play(split, index, 50, &mut |_| None)).collect();
+            let lengths: Vec<_> =
+                (0..120).map(|index| play(split, index, 50, &mut |_| None)).collect();
             assert!(lengths.iter().all(Option::is_some), "{split}: {lengths:?}");
         }
     }
@@ -374,12 +406,15 @@ mod tests {
     fn games_are_won_although_others_interfere() {
         let mut random = 1_u64;
         let mut draw = |n: usize| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) as usize % n
         };
         let mut disturb = |commands: &[String]| (draw(3) == 0).then(|| draw(commands.len()));
-        let lost: Vec<u64> =
-            (0..120).filter(|&index| play(Split::Train, index, 100, &mut disturb).is_none()).collect();
+        let lost: Vec<u64> = (0..120)
+            .filter(|&index| play(Split::Train, index, 100, &mut disturb).is_none())
+            .collect();
         assert_eq!(lost, [0; 0]);
     }
 }

@@ -58,7 +58,12 @@ struct Node {
 }
 
 /// A shortest plan with the operators of `allowed`, if there is one.
-fn search(game: &Game, state: &State, allowed: &[bool], limit: usize) -> Result<Option<Vec<OperatorId>>> {
+fn search(
+    game: &Game,
+    state: &State,
+    allowed: &[bool],
+    limit: usize,
+) -> Result<Option<Vec<OperatorId>>> {
     let relaxed = Relaxed::new(game, state, &|operator| allowed[operator]);
     let Some(landmarks) = relaxed.landmarks() else { return Ok(None) };
     let mut search = Search::new(game, &landmarks);
@@ -74,7 +79,11 @@ fn search(game: &Game, state: &State, allowed: &[bool], limit: usize) -> Result<
         }
         if expanded == limit {
             let file = game.name().to_owned();
-            return Err(AlfworldError::TooMany { file, what: "states expanded in search of a plan", limit });
+            return Err(AlfworldError::TooMany {
+                file,
+                what: "states expanded in search of a plan",
+                limit,
+            });
         }
         expanded += 1;
         search.expand(node, allowed);
@@ -115,7 +124,13 @@ impl<'g> Search<'g> {
         let id = match self.known.entry(Arc::new(state)) {
             Entry::Vacant(free) => {
                 let id = self.nodes.len() as u32;
-                self.nodes.push(Node { state: free.key().clone(), length, met, expanded: false, from });
+                self.nodes.push(Node {
+                    state: free.key().clone(),
+                    length,
+                    met,
+                    expanded: false,
+                    from,
+                });
                 free.insert(id);
                 id
             }
@@ -172,8 +187,9 @@ mod tests {
 
     /// The length of a shortest plan by breadth-first search, without looking about.
     fn breadth_first(game: &Game) -> usize {
-        let idle =
-            |command: &str| ["examine", "inventory", "look"].iter().any(|idle| command.starts_with(idle));
+        let idle = |command: &str| {
+            ["examine", "inventory", "look"].iter().any(|idle| command.starts_with(idle))
+        };
         let mut open = VecDeque::from([(game.initial_state().clone(), 0)]);
         let mut known: HashSet<State> = HashSet::new();
         while let Some((state, length)) = open.pop_front() {
@@ -194,7 +210,12 @@ mod tests {
     #[test]
     fn plans_are_as_short_as_breadth_first_search_finds() {
         for game in households(24, (4, 10), (3, 4)) {
-            assert_eq!(plan_length(&game, game.initial_state()), breadth_first(&game), "{}", game.name());
+            assert_eq!(
+                plan_length(&game, game.initial_state()),
+                breadth_first(&game),
+                "{}",
+                game.name()
+            );
         }
     }
 
@@ -213,8 +234,9 @@ mod tests {
         for game in households(60, (4, 16), (8, 16)) {
             let mut play = Play::new(game.clone());
             for _ in 0..20 {
-                random =
-                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let commands: Vec<String> = play.admissible().map(str::to_owned).collect();
                 play.step(&commands[(random >> 33) as usize % commands.len()]).unwrap();
             }
@@ -228,7 +250,9 @@ mod tests {
     #[test]
     fn what_was_brought_too_early_is_brought_again_on_a_shortest_way() {
         let mut again = 0;
-        for game in households(120, (8, 16), (3, 6)).filter(|game| game.walkthrough().unwrap().len() >= 6) {
+        for game in
+            households(120, (8, 16), (3, 6)).filter(|game| game.walkthrough().unwrap().len() >= 6)
+        {
             let mut play = Play::new(game.clone());
             let treats = |action: &&String| action.contains(" with ");
             for action in game.walkthrough().unwrap().iter().filter(|action| !treats(action)) {
@@ -261,7 +285,8 @@ mod tests {
             format!("action {name} {{ template :: \"{name}{variable}\"; feedback :: \"ok\"; }}\n")
         };
         let grammar = ["enter", "leave", "mend"].map(|name| text(name, " {r}")).concat();
-        let grammar = format!("grammar :: \"\"\"{{\"intro\": [{{\"rhs\": \"go\"}}]}}\"\"\";\n{grammar}");
+        let grammar =
+            format!("grammar :: \"\"\"{{\"intro\": [{{\"rhs\": \"go\"}}]}}\"\"\";\n{grammar}");
         let game = serde_json::json!({"pddl_domain": domain, "pddl_problem": problem, "grammar": grammar,
             "solvable": true, "walkthrough": []});
         Library::new().parse("rooms", &game.to_string(), None).unwrap()
@@ -279,7 +304,10 @@ mod tests {
     fn no_plan_and_too_long_a_search_are_errors() {
         let game = rooms("(and (inside a_bar_0) (locked a_bar_0))");
         let error = shortest_plan(&game, game.initial_state(), 1000).unwrap_err();
-        assert!(matches!(&error, AlfworldError::Unsolvable { file, .. } if file == "rooms"), "{error}");
+        assert!(
+            matches!(&error, AlfworldError::Unsolvable { file, .. } if file == "rooms"),
+            "{error}"
+        );
         let game = households(6, (4, 16), (8, 16)).last().unwrap();
         let error = shortest_plan(&game, game.initial_state(), 3).unwrap_err();
         assert!(matches!(error, AlfworldError::TooMany { limit: 3, .. }), "{error}");

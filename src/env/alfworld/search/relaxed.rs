@@ -47,12 +47,16 @@ impl Relaxed {
         let parts = game.goal_parts();
         let goal = literals + parts.len();
         for (i, alternatives) in parts.iter().enumerate() {
-            let rule =
-                |case: &Conjunction| Rule { operator: None, needs: ids(case), gives: vec![literals + i] };
+            let rule = |case: &Conjunction| Rule {
+                operator: None,
+                needs: ids(case),
+                gives: vec![literals + i],
+            };
             rules.extend(alternatives.iter().map(rule));
         }
         rules.push(Rule { operator: None, needs: (literals..goal).collect(), gives: vec![goal] });
-        let mut initial: Vec<bool> = (0..literals).map(|id| state.holds(id / 2) == (id % 2 == 1)).collect();
+        let mut initial: Vec<bool> =
+            (0..literals).map(|id| state.holds(id / 2) == (id % 2 == 1)).collect();
         initial.resize(goal + 1, false);
         Self { rules, operators: operators.len(), initial, goal }
     }
@@ -94,7 +98,9 @@ impl Relaxed {
     fn first_achievers(&self, literal: LiteralId) -> Vec<bool> {
         let holds = |known: &[bool], rule: &Rule| rule.needs.iter().all(|&id| known[id]);
         let gives = |rule: &&Rule| rule.gives.contains(&literal);
-        if self.initial[literal] || self.rules.iter().filter(gives).any(|rule| holds(&self.initial, rule)) {
+        if self.initial[literal]
+            || self.rules.iter().filter(gives).any(|rule| holds(&self.initial, rule))
+        {
             return vec![false; self.rules.len()];
         }
         let mut known = self.initial.clone();

@@ -42,9 +42,11 @@ pub(crate) struct Link {
 impl Link {
     /// Connects, presents the token and turns off Nagle's algorithm on both ends.
     pub(crate) fn open(endpoint: &Endpoint, limit: Duration) -> Outcome<Self> {
-        let connect = |source| SimulatorError::Connect { address: endpoint.address.to_string(), source };
-        let socket = TcpStream::connect_timeout(&endpoint.address, limit.min(Duration::from_secs(10)))
-            .map_err(connect)?;
+        let connect =
+            |source| SimulatorError::Connect { address: endpoint.address.to_string(), source };
+        let socket =
+            TcpStream::connect_timeout(&endpoint.address, limit.min(Duration::from_secs(10)))
+                .map_err(connect)?;
         socket.set_nodelay(true).map_err(connect)?;
         socket.set_write_timeout(Some(limit)).map_err(connect)?;
         let port = socket.local_addr().map_err(connect)?.port();
@@ -124,7 +126,12 @@ impl Link {
         }
     }
 
-    pub(crate) fn reference(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<String> {
+    pub(crate) fn reference(
+        &mut self,
+        target: &str,
+        method: &str,
+        args: &[Arg<'_>],
+    ) -> Outcome<String> {
         let value = self.call(target, method, args)?;
         expect_reference(method, value)
     }
@@ -159,7 +166,12 @@ impl Link {
     }
 
     /// A list of texts in five round trips whatever its length.
-    pub(crate) fn texts(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<String>> {
+    pub(crate) fn texts(
+        &mut self,
+        target: &str,
+        method: &str,
+        args: &[Arg<'_>],
+    ) -> Outcome<Vec<String>> {
         let list = self.reference(target, method, args)?;
         let count = self.int(&list, "size", &[])? as usize;
         let joined = if count == 0 {
@@ -169,18 +181,27 @@ impl Link {
         };
         self.delete(&list)?;
         let parts: Vec<String> = joined.split(SEPARATOR).take(count).map(str::to_owned).collect();
-        let whole = parts.iter().map(String::len).sum::<usize>() + SEPARATOR.len() * count.saturating_sub(1);
+        let whole = parts.iter().map(String::len).sum::<usize>()
+            + SEPARATOR.len() * count.saturating_sub(1);
         if parts.len() != count || whole != joined.len() {
             return Err(SimulatorError::Protocol {
                 call: method.into(),
-                reason: format!("{count} elements announced, {} received", joined.split(SEPARATOR).count()),
+                reason: format!(
+                    "{count} elements announced, {} received",
+                    joined.split(SEPARATOR).count()
+                ),
             });
         }
         Ok(parts)
     }
 
     /// A list of integers in three round trips.
-    pub(crate) fn ints(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Vec<i64>> {
+    pub(crate) fn ints(
+        &mut self,
+        target: &str,
+        method: &str,
+        args: &[Arg<'_>],
+    ) -> Outcome<Vec<i64>> {
         let list = self.reference(target, method, args)?;
         let text = self.text(&list, "toString", &[])?;
         self.delete(&list)?;
@@ -188,7 +209,9 @@ impl Link {
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty())
-            .map(|part| part.parse().map_err(|_| unexpected(method, "integers", &Value::Text(text.clone()))))
+            .map(|part| {
+                part.parse().map_err(|_| unexpected(method, "integers", &Value::Text(text.clone())))
+            })
             .collect()
     }
 
@@ -208,7 +231,10 @@ impl Link {
     fn failure(&self, what: &str, source: std::io::Error) -> SimulatorError {
         use std::io::ErrorKind::{TimedOut, WouldBlock};
         if matches!(source.kind(), TimedOut | WouldBlock) {
-            return SimulatorError::Timeout { call: what.into(), seconds: self.limit.as_secs_f64() };
+            return SimulatorError::Timeout {
+                call: what.into(),
+                seconds: self.limit.as_secs_f64(),
+            };
         }
         SimulatorError::Broken { call: what.into(), source }
     }

@@ -93,7 +93,8 @@ impl Folder {
     fn new() -> std::io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let nanos =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         let name = format!("epo-scienceworld-{}-{number}-{nanos:x}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path)?;
@@ -119,7 +120,8 @@ impl Jvm {
         environments: usize,
     ) -> Result<Self, SimulatorError> {
         let failed = |reason: String| SimulatorError::Start { reason, output: String::new() };
-        let folder = Folder::new().map_err(|error| failed(format!("no working folder: {error}")))?;
+        let folder =
+            Folder::new().map_err(|error| failed(format!("no working folder: {error}")))?;
         let mut child = command(installation, config, environments, &folder.0)
             .spawn()
             .map_err(|error| failed(format!("{}: {error}", installation.java.display())))?;
@@ -138,7 +140,11 @@ impl Jvm {
         Ok(jvm)
     }
 
-    fn await_endpoint(&mut self, lines: &Receiver<String>, limit_s: u64) -> Result<Endpoint, SimulatorError> {
+    fn await_endpoint(
+        &mut self,
+        lines: &Receiver<String>,
+        limit_s: u64,
+    ) -> Result<Endpoint, SimulatorError> {
         let deadline = Instant::now() + Duration::from_secs(limit_s);
         let mut port: Option<u16> = None;
         loop {
@@ -193,7 +199,12 @@ impl Drop for Jvm {
     }
 }
 
-fn command(installation: &Installation, config: &JvmConfig, environments: usize, folder: &Path) -> Command {
+fn command(
+    installation: &Installation,
+    config: &JvmConfig,
+    environments: usize,
+    folder: &Path,
+) -> Command {
     let mut command = Command::new(&installation.java);
     command
         .args(config.flags(environments))

