@@ -48,13 +48,10 @@ impl Overlong {
             let reason = format!("must lie between 1 and overlong.limit = {}", self.limit);
             return Err(Error::setting("overlong.buffer", self.buffer, reason));
         }
-        match self.penalty >= 0.0 && self.penalty.is_finite() {
-            true => Ok(()),
-            false => Err(Error::setting(
-                "overlong.penalty",
-                self.penalty,
-                "must be finite and at least 0",
-            )),
+        if self.penalty >= 0.0 && self.penalty.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::setting("overlong.penalty", self.penalty, "must be finite and at least 0"))
         }
     }
 

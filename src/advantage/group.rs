@@ -118,9 +118,12 @@ pub fn grpo(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
 /// # Errors
 /// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
 pub fn rloo(scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
-    groups.map(scores, |score, stats| match stats.count > 1.0 {
-        true => (score - stats.mean) * stats.count / (stats.count - 1.0),
-        false => score,
+    groups.map(scores, |score, stats| {
+        if stats.count > 1.0 {
+            (score - stats.mean) * stats.count / (stats.count - 1.0)
+        } else {
+            score
+        }
     })
 }
 

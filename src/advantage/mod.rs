@@ -32,9 +32,10 @@ pub use whiten::{whiten_counted, whiten_tokens};
 use crate::{Error, Result};
 
 fn check_len(name: &'static str, got: usize, expected: usize) -> Result<()> {
-    match got == expected {
-        true => Ok(()),
-        false => Err(Error::Shape { name, expected: format!("{expected} values"), got: vec![got] }),
+    if got == expected {
+        Ok(())
+    } else {
+        Err(Error::Shape { name, expected: format!("{expected} values"), got: vec![got] })
     }
 }
 

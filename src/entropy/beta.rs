@@ -73,13 +73,19 @@ impl BetaSchedule {
     /// # Errors
     /// [`Error::Setting`] naming the field (`entropy.beta.total_steps`, …).
     pub fn validate(&self) -> Result<()> {
-        let least = |total_steps: u64, least: u64| match total_steps >= least {
-            true => Ok(()),
-            false => Err(bad("total_steps", total_steps, &format!("K must be at least {least}"))),
+        let least = |total_steps: u64, least: u64| {
+            if total_steps >= least {
+                Ok(())
+            } else {
+                Err(bad("total_steps", total_steps, &format!("K must be at least {least}")))
+            }
         };
-        let weight = |field: &str, value: f64| match value >= 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(bad(field, value, "must be finite and at least 0")),
+        let weight = |field: &str, value: f64| {
+            if value >= 0.0 && value.is_finite() {
+                Ok(())
+            } else {
+                Err(bad(field, value, "must be finite and at least 0"))
+            }
         };
         match *self {
             Self::Constant { value } => weight("value", value),

@@ -133,9 +133,10 @@ impl EntropyControl {
         let Some(current) = self.current.take() else {
             return Err(Error::setting("step", self.step, "no step was begun"));
         };
-        match self.include_current {
-            true => Ok(()),
-            false => self.history.record(&current),
+        if self.include_current {
+            Ok(())
+        } else {
+            self.history.record(&current)
         }
     }
 

@@ -51,13 +51,11 @@ impl ClipCov {
     /// [`Error::Setting`] naming the field (`entropy.clip_cov.share`, …).
     pub fn validate(&self) -> Result<()> {
         share("entropy.clip_cov.share", self.share)?;
-        match self.low < self.high && self.low.is_finite() && self.high.is_finite() {
-            true => Ok(()),
-            false => {
-                let reason =
-                    format!("must be finite and below entropy.clip_cov.high = {}", self.high);
-                Err(Error::setting("entropy.clip_cov.low", self.low, reason))
-            }
+        if self.low < self.high && self.low.is_finite() && self.high.is_finite() {
+            Ok(())
+        } else {
+            let reason = format!("must be finite and below entropy.clip_cov.high = {}", self.high);
+            Err(Error::setting("entropy.clip_cov.low", self.low, reason))
         }
     }
 }
@@ -157,8 +155,9 @@ fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> 
 
 /// A share that must lie in (0, 1].
 pub(crate) fn share(field: &str, value: f64) -> Result<()> {
-    match value > 0.0 && value <= 1.0 {
-        true => Ok(()),
-        false => Err(Error::setting(field, value, "must be greater than 0 and at most 1")),
+    if value > 0.0 && value <= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::setting(field, value, "must be greater than 0 and at most 1"))
     }
 }

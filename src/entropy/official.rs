@@ -90,9 +90,12 @@ impl EpoIndicator {
 
     /// κ_l·H̄ < H < κ_r·H̄, with the edges rounded as the tensors' dtype rounds them.
     fn strictly_inside(&self, entropy: f64, reference: f64, single: bool) -> bool {
-        let edge = |kappa: f64| match single {
-            true => f64::from(reference as f32 * kappa as f32),
-            false => reference * kappa,
+        let edge = |kappa: f64| {
+            if single {
+                f64::from(reference as f32 * kappa as f32)
+            } else {
+                reference * kappa
+            }
         };
         edge(self.band.kappa_low) < entropy && entropy < edge(self.band.kappa_high)
     }

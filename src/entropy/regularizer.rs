@@ -112,8 +112,9 @@ fn positive_part(x: &Tensor) -> Result<Tensor> {
 
 /// A weight that must be finite and at least 0.
 pub(crate) fn weight(field: &str, value: f64) -> Result<f64> {
-    match value >= 0.0 && value.is_finite() {
-        true => Ok(value),
-        false => Err(Error::setting(field, value, "must be finite and at least 0")),
+    if value >= 0.0 && value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Error::setting(field, value, "must be finite and at least 0"))
     }
 }

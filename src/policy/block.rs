@@ -121,9 +121,10 @@ impl Block {
             Ok(Projection { weight: get(&format!("{part}_proj.weight"))?, bias, lora })
         };
         let qkv = |part: &str| projection(&format!("self_attn.{part}"), config.has_qkv_bias());
-        let head_norms = match config.has_head_norms() {
-            true => Some([get("self_attn.q_norm.weight")?, get("self_attn.k_norm.weight")?]),
-            false => None,
+        let head_norms = if config.has_head_norms() {
+            Some([get("self_attn.q_norm.weight")?, get("self_attn.k_norm.weight")?])
+        } else {
+            None
         };
         Ok(Self {
             input_norm: get("input_layernorm.weight")?,
@@ -253,10 +254,10 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = match self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o])
-        {
-            true => self.attend_apart(x, rows, eps)?,
-            false => self.attend(x, rows, eps)?,
+        let x = if self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
+            self.attend_apart(x, rows, eps)?
+        } else {
+            self.attend(x, rows, eps)?
         };
         if !corrected(&[&self.gate, &self.up, &self.down]) {
             return feed_forward(&x, self.feed_forward_weights(), eps);

@@ -96,11 +96,10 @@ impl StopStrings {
     pub fn new<S: AsRef<str>>(bytes: Arc<[Vec<u8>]>, strings: &[S]) -> Result<Self> {
         let strings: Vec<Vec<u8>> =
             strings.iter().map(|s| s.as_ref().as_bytes().to_vec()).collect();
-        match strings.iter().any(Vec::is_empty) {
-            true => {
-                Err(Error::setting("stop_strings", "\"\"", "an empty text would end every turn"))
-            }
-            false => Ok(Self { bytes, strings }),
+        if strings.iter().any(Vec::is_empty) {
+            Err(Error::setting("stop_strings", "\"\"", "an empty text would end every turn"))
+        } else {
+            Ok(Self { bytes, strings })
         }
     }
 

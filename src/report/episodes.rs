@@ -49,9 +49,10 @@ pub(crate) fn html(runs: &[Run]) -> String {
 
 fn dialogue(run: &str, sample: &Sample) -> String {
     let Sample { panel, step, episode } = sample;
-    let outcome = match episode.success {
-        true => "<b class=\"good\">solved</b>",
-        false => "<b class=\"bad\">not solved</b>",
+    let outcome = if episode.success {
+        "<b class=\"good\">solved</b>"
+    } else {
+        "<b class=\"bad\">not solved</b>"
     };
     let score = episode.turns.last().map_or(0.0, |turn| turn.score);
     let mut html = format!(

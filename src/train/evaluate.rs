@@ -74,13 +74,14 @@ impl EvaluationConfig {
                 "evaluation.temperature = 0 is greedy already",
             ));
         }
-        match self.temperature >= 0.0 && self.temperature.is_finite() {
-            true => Ok(()),
-            false => Err(Error::setting(
+        if self.temperature >= 0.0 && self.temperature.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::setting(
                 "evaluation.temperature",
                 self.temperature,
                 "must be finite and at least 0",
-            )),
+            ))
         }
     }
 }

@@ -349,9 +349,10 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         if every > 0 && self.step.is_multiple_of(every) && !last {
             self.examine()?;
         }
-        match self.step.is_multiple_of(saves) || last || self.stopping() || self.alarms.stops() {
-            true => self.save(),
-            false => Ok(()),
+        if self.step.is_multiple_of(saves) || last || self.stopping() || self.alarms.stops() {
+            self.save()
+        } else {
+            Ok(())
         }
     }
 

@@ -22,10 +22,7 @@ fn first_game(folder: &Path) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
-    paths.iter().find_map(|path| match path.is_dir() {
-        true => first_game(path),
-        false => Some(path.clone()),
-    })
+    paths.iter().find_map(|path| if path.is_dir() { first_game(path) } else { Some(path.clone()) })
 }
 
 /// A change of a text: what stands at `at` (a fraction of the text), `len` characters of it, becomes `with`.

@@ -70,9 +70,10 @@ fn importance_corrections() {
     for case in golden.0["importance"].as_array().unwrap() {
         let what = format!("{} {}", case["method"], case["level"]);
         let (level, max) = (named(&case["level"]), number(&case["max"]));
-        let correction = match case["method"] == "truncate" {
-            true => Correction::Truncate { level, max },
-            false => Correction::Mask { level, min: number(&case["min"]), max },
+        let correction = if case["method"] == "truncate" {
+            Correction::Truncate { level, max }
+        } else {
+            Correction::Mask { level, min: number(&case["min"]), max }
         };
         let got = importance_weights(&old, &rollout, &golden.layout(), correction).unwrap();
         assert_close(&what, &got.weights, &flat(&case["weights"]), F64);

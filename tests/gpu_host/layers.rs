@@ -145,9 +145,10 @@ fn rope(machine: &Machine, heads: usize, d: usize, start: usize, sign: f32) {
             let (row, column) = (i / (heads * d), i % d);
             let at = positions[row] as usize * half + column % half;
             let (c, s) = (f64::from(cos[at]), f64::from(sign * sin[at]));
-            let value = match column < half {
-                true => x.wide[i] * c - x.wide[i + half] * s,
-                false => x.wide[i] * c + x.wide[i - half] * s,
+            let value = if column < half {
+                x.wide[i] * c - x.wide[i + half] * s
+            } else {
+                x.wide[i] * c + x.wide[i - half] * s
             };
             (value, 4.0)
         })

@@ -156,11 +156,10 @@ fn check(machine: &Machine, setting: Setting, seed: u64) {
     let (out, stats) = (decode_f32(&results[5]), decode_f32(&results[6]));
 
     let grad = numbers.many(2 * n, 2.0);
-    let place = match setting.in_place {
-        true => Argument::Same(0),
-        false => {
-            Argument::Buffer(vec![0xff; n * v * element.size()], setting.starts.1 * element.size())
-        }
+    let place = if setting.in_place {
+        Argument::Same(0)
+    } else {
+        Argument::Buffer(vec![0xff; n * v * element.size()], setting.starts.1 * element.size())
     };
     let middle = [Argument::new(results[6].clone()), Argument::new(encode_f32(&grad)), place];
     let backward = [&inputs[..], &middle, &sizes].concat();

@@ -101,9 +101,10 @@ impl<'a> LossCase<'a> {
         let layout =
             TokenLayout::per_turn(shape[1], mask(&inputs["response_mask"]), &turns, trajectories);
         let history = Fixed(flat(&inputs["entropy_history"]).into_iter().map(Some).collect());
-        let beta = match config["enable_smooth_weights"] == true {
-            true => official_two_phase(inputs["epoch"].as_i64().unwrap(), 150),
-            false => 1.0,
+        let beta = if config["enable_smooth_weights"] == true {
+            official_two_phase(inputs["epoch"].as_i64().unwrap(), 150)
+        } else {
+            1.0
         };
         let layout = layout.unwrap();
         Self { forward, config, inputs, dtype, tolerance, layout, history, beta, last_ratio: 0.0 }
@@ -169,21 +170,19 @@ impl<'a> LossCase<'a> {
         if self.config["use_kl_loss"] == true {
             check("kl_agg", &[metric(&output, "kl")]);
         }
-        let output = match self.number("entropy_coeff") == 0.0 {
-            true => output,
-            false => {
-                check("entropy", &host(&entropy_bt));
-                let entropy_bt =
-                    snap_to_band_side(&entropy_bt, &tensor(&want["entropy"], self.dtype));
-                let term = self.entropy_term(what, &entropy_bt, &batch, want);
-                check("entropy_agg", &[metric(&term, "entropy/l_h")]);
-                if let (Some(_), Some(got)) =
-                    (want.get("penalty_agg_after_beta"), term.metrics.get("entropy/beta_l_smooth"))
-                {
-                    check("penalty_agg_after_beta", &[got]);
-                }
-                output.plus(term).unwrap()
+        let output = if self.number("entropy_coeff") == 0.0 {
+            output
+        } else {
+            check("entropy", &host(&entropy_bt));
+            let entropy_bt = snap_to_band_side(&entropy_bt, &tensor(&want["entropy"], self.dtype));
+            let term = self.entropy_term(what, &entropy_bt, &batch, want);
+            check("entropy_agg", &[metric(&term, "entropy/l_h")]);
+            if let (Some(_), Some(got)) =
+                (want.get("penalty_agg_after_beta"), term.metrics.get("entropy/beta_l_smooth"))
+            {
+                check("penalty_agg_after_beta", &[got]);
             }
+            output.plus(term).unwrap()
         };
         check("policy_loss", &host(&output.loss));
         output.loss
@@ -661,9 +660,10 @@ fn estimate(file: &Value, key: &str) -> (Vec<f64>, Option<Vec<f64>>) {
     .unwrap();
     let scores: Vec<f64> = rewards.chunks(shape[1]).map(|row| row.iter().sum()).collect();
     let by_std = !key.contains("no_std");
-    let samples = match key.contains("per_trajectory") {
-        true => Groups::over_trajectories(&groups, &trajectories).unwrap(),
-        false => Groups::over_rows(&groups),
+    let samples = if key.contains("per_trajectory") {
+        Groups::over_trajectories(&groups, &trajectories).unwrap()
+    } else {
+        Groups::over_rows(&groups)
     };
     let divides = by_std && ["grpo", "gigpo_mean_std"].iter().any(|name| key.starts_with(name));
     let per_row = match key.split('_').next().unwrap() {

@@ -54,12 +54,11 @@ fn run_paid(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let (agent, critic) = run.actor_critic()?;
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
-        let mut record = match critic.warms_up(step) {
-            true => leave_policy(agent, &rollouts, &returns, &settings)?,
-            false => {
-                let advantages = Advantages::Tokens(credit.advantages);
-                update_policy(agent, &rollouts, &returns, &advantages, &settings)?
-            }
+        let mut record = if critic.warms_up(step) {
+            leave_policy(agent, &rollouts, &returns, &settings)?
+        } else {
+            let advantages = Advantages::Tokens(credit.advantages);
+            update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, Instant::now())?;

@@ -45,11 +45,10 @@ impl DemonstrationConfig {
     /// # Errors
     /// [`Error::Setting`] naming `demonstrations.mistakes`.
     pub fn validate(&self) -> Result<()> {
-        match (0.0..=1.0).contains(&self.mistakes) {
-            true => Ok(()),
-            false => {
-                Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]"))
-            }
+        if (0.0..=1.0).contains(&self.mistakes) {
+            Ok(())
+        } else {
+            Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]"))
         }
     }
 }
@@ -155,9 +154,12 @@ impl ScienceWorld {
         turns.retain(|turn| {
             !(config.skip_open_doors && turn.step.observation.trim_end() == ALREADY_OPEN)
         });
-        let named = |turn: DemonstratedTurn| match config.plain_names {
-            true => plain_action(&turn.action, &turn.step.observation),
-            false => turn.action,
+        let named = |turn: DemonstratedTurn| {
+            if config.plain_names {
+                plain_action(&turn.action, &turn.step.observation)
+            } else {
+                turn.action
+            }
         };
         let adapted: Vec<String> = turns.into_iter().map(named).collect();
         let solved = adapted == path || solves(&self.play(task, &as_planned(&adapted))?);

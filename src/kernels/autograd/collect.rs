@@ -146,9 +146,10 @@ pub(crate) mod tests {
                 feed_forward(x, [norm, gate, up, down], 1e-6)
             };
             let x = var(&[3, 4], 9).detach();
-            let y = match checkpointed {
-                true => checkpoint(&x, &tensors[..4], branch).unwrap(),
-                false => branch(&x).unwrap(),
+            let y = if checkpointed {
+                checkpoint(&x, &tensors[..4], branch).unwrap()
+            } else {
+                branch(&x).unwrap()
             };
             let loss = linear(&y, &tensors[4], None).unwrap().sqr().unwrap().sum_all().unwrap();
             let plain = loss.backward().unwrap();

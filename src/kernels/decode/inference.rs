@@ -29,9 +29,10 @@ pub(crate) enum Input {
 impl Input {
     /// Rows `width` wide.
     pub(crate) fn new(x: Scratch, width: usize) -> Self {
-        match x.len() <= FEW * width {
-            true => Self::Few(Panels::new(&x, width)),
-            false => Self::Many { x, width },
+        if x.len() <= FEW * width {
+            Self::Few(Panels::new(&x, width))
+        } else {
+            Self::Many { x, width }
         }
     }
 
@@ -78,13 +79,10 @@ impl Input {
             let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
             return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
         };
-        Ok(Self::Few(match weights.iter().all(|w| w.dtype() == DType::BF16) {
-            true => {
-                with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
-            }
-            false => {
-                with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
-            }
+        Ok(Self::Few(if weights.iter().all(|w| w.dtype() == DType::BF16) {
+            with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
+        } else {
+            with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
         }))
     }
 
@@ -105,9 +103,10 @@ impl Input {
         y: [(&mut [f32], bool); N],
     ) -> Result<()> {
         let narrow = weights.iter().all(|w| w.dtype() == DType::BF16);
-        let result = match narrow {
-            true => with_slices(weights, |w: [&[bf16]; N]| self.products_of(team, w, y)),
-            false => with_slices(weights, |w: [&[f32]; N]| self.products_of(team, w, y)),
+        let result = if narrow {
+            with_slices(weights, |w: [&[bf16]; N]| self.products_of(team, w, y))
+        } else {
+            with_slices(weights, |w: [&[f32]; N]| self.products_of(team, w, y))
         };
         Ok(result?)
     }

@@ -39,9 +39,10 @@ impl Team<'_> {
 
     /// How many threads would share so many multiply-adds.
     pub(crate) fn threads_for(self, multiply_adds: usize) -> usize {
-        match multiply_adds < self.worth_sharing() {
-            true => 1,
-            false => rayon::current_num_threads(),
+        if multiply_adds < self.worth_sharing() {
+            1
+        } else {
+            rayon::current_num_threads()
         }
     }
 

@@ -124,11 +124,10 @@ mod tests {
         };
         let mut y = x.as_tensor().clone();
         for _ in 0..2 {
-            y = match checkpointed {
-                true => {
-                    checkpoint(&y, weights.iter().map(|w| w.as_tensor()), block.clone()).unwrap()
-                }
-                false => block(&y).unwrap(),
+            y = if checkpointed {
+                checkpoint(&y, weights.iter().map(|w| w.as_tensor()), block.clone()).unwrap()
+            } else {
+                block(&y).unwrap()
             };
         }
         let store = y.powf(2.0).unwrap().sum_all().unwrap().backward().unwrap();

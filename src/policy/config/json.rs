@@ -129,14 +129,15 @@ fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<
     let window: Option<usize> = fields.take("sliding_window", Some(Some(unstated)))?;
     if let Some(window) = window.filter(|&window| used && window < context) {
         let needed = format!("a window below max_position_embeddings ({context}) is not supported");
-        return match mistral {
-            true => require(false, "sliding_window", window, &needed),
-            false => require(
+        return if mistral {
+            require(false, "sliding_window", window, &needed)
+        } else {
+            require(
                 false,
                 "use_sliding_window",
                 true,
                 &format!("sliding_window {window}: {needed}"),
-            ),
+            )
         };
     }
     let whole = |kind: &Value| kind == "full_attention" || (used && kind == "sliding_attention");

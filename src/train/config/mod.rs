@@ -336,15 +336,13 @@ impl<E: TaskSettings> TrainConfig<E> {
                 "costs nothing: leave [overlong] out",
             ));
         }
-        match actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens
-        {
-            true => {
-                let reason = format!(
-                    "less overlong.buffer is reached by no answer: rollout.max_action_tokens is {max_action_tokens}"
-                );
-                Err(Error::setting("overlong.limit", overlong.limit, reason))
-            }
-            false => Ok(()),
+        if actions == ActionSpace::Free && overlong.limit - overlong.buffer >= max_action_tokens {
+            let reason = format!(
+                "less overlong.buffer is reached by no answer: rollout.max_action_tokens is {max_action_tokens}"
+            );
+            Err(Error::setting("overlong.limit", overlong.limit, reason))
+        } else {
+            Ok(())
         }
     }
 
@@ -436,9 +434,10 @@ impl<E: TaskSettings> TrainConfig<E> {
 }
 
 fn refuse(name: &str, set: bool, reason: &str) -> Result<()> {
-    match set {
-        true => Err(Error::setting(name, "set", reason)),
-        false => Ok(()),
+    if set {
+        Err(Error::setting(name, "set", reason))
+    } else {
+        Ok(())
     }
 }
 

@@ -268,9 +268,10 @@ impl<E> TrainConfig<E> {
 }
 
 fn paper_model(science: bool) -> ModelConfig {
-    let (size, format) = match science {
-        true => ("7B", ActionFormat::OfficialScienceworld),
-        false => ("3B", ActionFormat::OfficialAlfworld),
+    let (size, format) = if science {
+        ("7B", ActionFormat::OfficialScienceworld)
+    } else {
+        ("3B", ActionFormat::OfficialAlfworld)
     };
     ModelConfig {
         source: Some(format!("Qwen/Qwen2.5-{size}-Instruct")),

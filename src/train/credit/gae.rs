@@ -68,13 +68,14 @@ impl GaeConfig {
                 return Err(Error::setting(name, value, "must be in [0, 1]"));
             }
         }
-        match self.invalid_penalty >= 0.0 && self.invalid_penalty.is_finite() {
-            true => Ok(()),
-            false => Err(Error::setting(
+        if self.invalid_penalty >= 0.0 && self.invalid_penalty.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::setting(
                 "gae.invalid_penalty",
                 self.invalid_penalty,
                 "must be finite and at least 0",
-            )),
+            ))
         }
     }
 }
@@ -161,22 +162,20 @@ fn turn_lengths(trajectories: &[Trajectory], values: &[Vec<f64>]) -> Result<Vec<
     }
     let tokens: Vec<usize> = lengths.iter().map(|lengths| lengths.iter().sum()).collect();
     let got: Vec<usize> = values.iter().map(Vec::len).collect();
-    match got == tokens {
-        true => Ok(lengths),
-        false => Err(Error::Shape { name: "values", expected: format!("tokens {tokens:?}"), got }),
+    if got == tokens {
+        Ok(lengths)
+    } else {
+        Err(Error::Shape { name: "values", expected: format!("tokens {tokens:?}"), got })
     }
 }
 
 fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
     let [expected, got] =
         [values, tokens].map(|lists| lists.iter().map(Vec::len).collect::<Vec<_>>());
-    match got == expected {
-        true => Ok(()),
-        false => Err(Error::Shape {
-            name: "token rewards",
-            expected: format!("tokens {expected:?}"),
-            got,
-        }),
+    if got == expected {
+        Ok(())
+    } else {
+        Err(Error::Shape { name: "token rewards", expected: format!("tokens {expected:?}"), got })
     }
 }
 

@@ -61,9 +61,10 @@ impl AdvantageConfig {
             let reason = "must be positive where advantage.episode_weight is 0";
             return Err(Error::setting("advantage.turn_weight", 0, reason));
         }
-        match (0.0..=1.0).contains(&self.gamma) {
-            true => Ok(()),
-            false => Err(Error::setting("advantage.gamma", self.gamma, "must be in [0, 1]")),
+        if (0.0..=1.0).contains(&self.gamma) {
+            Ok(())
+        } else {
+            Err(Error::setting("advantage.gamma", self.gamma, "must be in [0, 1]"))
         }
     }
 }
@@ -167,11 +168,10 @@ fn situations_of(trajectory: &Trajectory) -> impl Iterator<Item = Situation<'_>>
 fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()> {
     let turns: Vec<usize> = trajectories.iter().map(|t| t.turns.len()).collect();
     let got: Vec<usize> = rewards.iter().map(Vec::len).collect();
-    match got == turns {
-        true => Ok(()),
-        false => {
-            Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got })
-        }
+    if got == turns {
+        Ok(())
+    } else {
+        Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got })
     }
 }
 

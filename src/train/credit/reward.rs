@@ -32,9 +32,10 @@ impl RewardConfig {
             Self::Progress { points } => ("reward.points", points),
             Self::Success { value } => ("reward.value", value),
         };
-        match value > 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(Error::setting(name, value, "must be positive and finite")),
+        if value > 0.0 && value.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::setting(name, value, "must be positive and finite"))
         }
     }
 

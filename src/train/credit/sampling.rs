@@ -105,9 +105,10 @@ pub fn sample_informative(
     let (learned, surplus) = kept.trajectories.into_iter().partition(|t| first.contains(&t.group));
     kept.trajectories = learned;
     unused.extend::<Vec<_>>(surplus);
-    match first.is_empty() {
-        true => kept.trajectories = alike,
-        false => unused.extend(alike),
+    if first.is_empty() {
+        kept.trajectories = alike
+    } else {
+        unused.extend(alike)
     }
     let success = solved as f64 / episodes.max(1) as f64;
     let (played_groups, kept_groups) = (played.len(), first.len());
@@ -132,9 +133,10 @@ fn split(
     for (trajectory, informative) in
         trajectories.into_iter().zip(informative_groups(&returns, &groups)?)
     {
-        match informative {
-            true => kept.push(trajectory),
-            false => alike.push(trajectory),
+        if informative {
+            kept.push(trajectory)
+        } else {
+            alike.push(trajectory)
         }
     }
     Ok(alike)

@@ -53,9 +53,10 @@ pub(crate) fn over_rows(
         out.push(of_row.iter().map(|&x| x as f32).collect());
     }
     let got: Vec<usize> = lists.iter().map(Vec::len).collect();
-    match got == tokens {
-        true => Ok(out),
-        false => Err(Error::Shape { name, expected: format!("tokens {tokens:?}"), got }),
+    if got == tokens {
+        Ok(out)
+    } else {
+        Err(Error::Shape { name, expected: format!("tokens {tokens:?}"), got })
     }
 }
 

@@ -54,16 +54,15 @@ pub fn game_files(folder: &Path, split: Split, types: &[TaskType]) -> Result<Vec
     let mut files = Vec::new();
     collect(&root.join(split.name()), split.name(), MAX_DEPTH, types, &mut files)?;
     files.sort_unstable();
-    match files.is_empty() {
-        false => Ok(files),
-        true => {
-            let types: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
-            let wanted = format!(
-                "split {split}, {}",
-                if types.is_empty() { "any type".into() } else { types.join(", ") }
-            );
-            Err(AlfworldError::NoGames { path: root.to_owned(), wanted })
-        }
+    if !files.is_empty() {
+        Ok(files)
+    } else {
+        let types: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
+        let wanted = format!(
+            "split {split}, {}",
+            if types.is_empty() { "any type".into() } else { types.join(", ") }
+        );
+        Err(AlfworldError::NoGames { path: root.to_owned(), wanted })
     }
 }
 

@@ -145,9 +145,10 @@ impl<'a> Grounder<'a> {
         let join = &action.joins[usize::from(case.1)];
         let (space, known) = (&mut self.space, &mut self.found);
         let found = |space: &mut Space| known.take(space, case, action, join);
-        match (Search { space, types: &action.vars, join, plan, limit, found }).run() {
-            true => Ok(()),
-            false => Err(self.too_many("operators", MAX_OPERATORS)),
+        if (Search { space, types: &action.vars, join, plan, limit, found }).run() {
+            Ok(())
+        } else {
+            Err(self.too_many("operators", MAX_OPERATORS))
         }
     }
 
@@ -196,9 +197,10 @@ impl<'a> Grounder<'a> {
             alternatives.len() < MAX_GOALS
         };
         let space = &mut self.space;
-        match (Search { space, types: &goal.vars, join, plan: &join.whole, limit, found }).run() {
-            true => Ok(()),
-            false => Err(self.too_many("alternatives of the goal", MAX_GOALS)),
+        if (Search { space, types: &goal.vars, join, plan: &join.whole, limit, found }).run() {
+            Ok(())
+        } else {
+            Err(self.too_many("alternatives of the goal", MAX_GOALS))
         }
     }
 

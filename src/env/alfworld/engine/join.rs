@@ -99,9 +99,10 @@ impl Join {
         let positive: Vec<&Atom> = self.fluents.iter().map(|&i| &self.case.positive[i]).collect();
         let mention = |effect: &Effect| {
             let same = |atom: &Atom| atom.predicate == effect.atom.predicate;
-            let stated = match effect.add {
-                true => positive.iter().any(|atom| same(atom)),
-                false => self.absent.iter().any(same),
+            let stated = if effect.add {
+                positive.iter().any(|atom| same(atom))
+            } else {
+                self.absent.iter().any(same)
             };
             let undone = !effect.add && effects.iter().any(|other| other.add && same(&other.atom));
             let fluent = positive.iter().position(|&atom| *atom == effect.atom);

@@ -92,10 +92,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn rule(&mut self, raw: &'a RawRule<'a>) -> Result<Rule> {
-        let condition = match raw.condition.is_empty() {
-            true => None,
-            false => Some(self.query(&raw.condition)?),
-        };
+        let condition =
+            if raw.condition.is_empty() { None } else { Some(self.query(&raw.condition)?) };
         let symbols = self.symbols(&raw.rhs)?;
         if let (Cow::Borrowed(rhs), [Symbol::Literal(id)]) = (&raw.rhs, &symbols[..]) {
             if symbols::is_plain(rhs) {
@@ -273,9 +271,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn check_room(&self, len: usize, token: &str) -> Result<()> {
-        match len < MAX_NAMES {
-            true => Ok(()),
-            false => Err(self.about(token, "the grammar is too large")),
+        if len < MAX_NAMES {
+            Ok(())
+        } else {
+            Err(self.about(token, "the grammar is too large"))
         }
     }
 

@@ -144,9 +144,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn expect(&mut self, token: &str) -> Result<()> {
-        match self.eat(token) {
-            true => Ok(()),
-            false => Err(self.error(&format!("expected `{token}`"))),
+        if self.eat(token) {
+            Ok(())
+        } else {
+            Err(self.error(&format!("expected `{token}`")))
         }
     }
 

@@ -295,9 +295,10 @@ impl<'a> Writer<'a> {
 
     fn work(&mut self, amount: usize) -> Result<()> {
         self.work += amount;
-        match self.work.max(self.text.len()) <= MAX_WORK {
-            true => Ok(()),
-            false => Err(self.error("", "the text would be endless")),
+        if self.work.max(self.text.len()) <= MAX_WORK {
+            Ok(())
+        } else {
+            Err(self.error("", "the text would be endless"))
         }
     }
 

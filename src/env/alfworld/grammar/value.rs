@@ -56,9 +56,10 @@ fn term(text: &str) -> Result<(Term, &str), &'static str> {
     for quote in ['\'', '"'] {
         if let Some(inner) = text.strip_prefix(quote) {
             let (text, rest) = inner.split_once(quote).ok_or("this text is never closed")?;
-            return match text.contains('\\') {
-                true => Err("escapes are not supported in texts"),
-                false => Ok((Term::Text(text.to_owned()), rest)),
+            return if text.contains('\\') {
+                Err("escapes are not supported in texts")
+            } else {
+                Ok((Term::Text(text.to_owned()), rest))
             };
         }
     }

@@ -185,9 +185,10 @@ impl<'d, 's> Scope<'d, 's> {
 
     fn literal(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
         let atom = vec![self.atom(node)?];
-        Ok(vec![match holds {
-            true => Case { positive: atom, ..Case::default() },
-            false => Case { negative: atom, ..Case::default() },
+        Ok(vec![if holds {
+            Case { positive: atom, ..Case::default() }
+        } else {
+            Case { negative: atom, ..Case::default() }
         }])
     }
 
@@ -241,8 +242,9 @@ fn only<'s>(node: Node<'s>, items: &mut Items<'s>) -> Result<Node<'s>> {
 }
 
 fn check(node: Node, count: usize, limit: usize, what: &str) -> Result<()> {
-    match count <= limit {
-        true => Ok(()),
-        false => Err(node.error(format!("more than {limit} {what}"))),
+    if count <= limit {
+        Ok(())
+    } else {
+        Err(node.error(format!("more than {limit} {what}")))
     }
 }

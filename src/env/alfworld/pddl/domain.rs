@@ -97,12 +97,10 @@ impl Predicates {
     /// Refuses an atom with a wrong number of arguments.
     pub(crate) fn check_arity(&self, node: Node, id: PredicateId, got: usize) -> Result<()> {
         let Predicate { name, arity, .. } = &self.list[usize::from(id)];
-        match got == *arity {
-            true => Ok(()),
-            false => {
-                Err(node
-                    .error(format!("`{name}` has {got} arguments, it is declared with {arity}")))
-            }
+        if got == *arity {
+            Ok(())
+        } else {
+            Err(node.error(format!("`{name}` has {got} arguments, it is declared with {arity}")))
         }
     }
 
@@ -287,9 +285,10 @@ pub(crate) fn definition<'s>(root: Node<'s>, kind: &str) -> Result<Items<'s>> {
         return Err(root.error("expected (define …)"));
     }
     let title = items.next().ok_or_else(|| root.error("an empty definition"))?;
-    match title.headed()?.0 == kind {
-        true => Ok(items),
-        false => Err(title.error(format!("expected ({kind} …)"))),
+    if title.headed()?.0 == kind {
+        Ok(items)
+    } else {
+        Err(title.error(format!("expected ({kind} …)")))
     }
 }
 

@@ -105,11 +105,10 @@ fn kind(id: &str) -> Option<Cow<'_, str>> {
 
 /// A name with its spelled-out characters put back.
 fn plain(id: &str) -> Cow<'_, str> {
-    match id.contains('_') {
-        true => {
-            SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)).into()
-        }
-        false => id.into(),
+    if id.contains('_') {
+        SPELLED.iter().fold(id.to_owned(), |name, (from, to)| name.replace(from, to)).into()
+    } else {
+        id.into()
     }
 }
 

@@ -102,12 +102,13 @@ impl Provision {
             .map(|(Member { wheel, .. }, _)| described(wheel))
             .collect();
         let folder = self.cache.display();
-        match missing.is_empty() {
-            true => format!("ScienceWorld is kept in {folder}"),
-            false => format!(
-                "to be fetched once and kept in {folder}: {}, and a Java runtime where there is none",
-                missing.join(", ")
-            ),
+        if missing.is_empty() {
+            format!("ScienceWorld is kept in {folder}")
+        } else {
+            format!(
+            "to be fetched once and kept in {folder}: {}, and a Java runtime where there is none",
+            missing.join(", ")
+        )
         }
     }
 
