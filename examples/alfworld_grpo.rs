@@ -2,7 +2,7 @@
 //!
 //! A policy clones an expert that searches, then plays: episodes of one game are compared (GRPO, arXiv 2402.03300), and turns from
 //! one observation (GiGPO, arXiv 2505.10978), while the entropy is held inside a band around its history (EPO, arXiv
-//! 2509.22576). It is examined on ALFWorld's games where `ALFWORLD_DATA` names their folder, and otherwise on ones made here.
+//! 2509.22576). It is evaluated on ALFWorld's games where `ALFWORLD_DATA` names their folder, and otherwise on ones made here.
 //!
 //! `ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1`
 
@@ -31,7 +31,7 @@ type Config = TrainConfig<AlfWorldTasks>;
 Settings come from the preset, then from --config, then from the options; --print-config shows the result.
 One that has no effect beside the others is an error.
 A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
-Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+Ctrl-C finishes the step, saves and evaluates, and --resume goes on to the bit.
 The last line of standard output is `summary {…}`, a JSON object."
 )]
 struct Args {
@@ -165,7 +165,7 @@ fn main() -> Result<()> {
         let settings = config.settings(step, run.lr_factor());
         let record = update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     let mut summary = run.summary(began, &before[1], &after[1]); // in rooms never seen

@@ -17,7 +17,7 @@ use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
 use epo::train::config::{
     Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
 };
-use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
+use epo::train::{record_without_update, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
 
 /// Everything that decides what a run does; a run folder's `config.toml` holds it.
@@ -31,7 +31,7 @@ type Config = TrainConfig<AlfWorldTasks>;
 Settings come from the preset, then from --config, then from the options; --print-config shows the result.
 One that has no effect beside the others is an error.
 A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
-Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+Ctrl-C finishes the step, saves and evaluates, and --resume goes on to the bit.
 The last line of standard output is `summary {…}`, a JSON object."
 )]
 struct Args {
@@ -162,14 +162,14 @@ fn main() -> Result<()> {
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(agent, &rollouts, &returns, &settings)?
+            record_without_update(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     let mut summary = run.summary(began, &before[1], &after[1]); // in rooms never seen

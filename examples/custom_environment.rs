@@ -11,12 +11,12 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
-use epo::evaluation::Panel;
+use epo::evaluation::TaskSet;
 use epo::rollout::ActionSpace;
 use epo::run::{stop_on_ctrl_c, RunFolder};
 use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
 use epo::train::learn::{CriticConfig, PolicyConfig};
-use epo::train::{update_critic, update_policy, Advantages, Beginning, Trainer};
+use epo::train::{update_critic, update_policy, Advantages, Setup, Trainer};
 use epo::Error;
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +125,7 @@ fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
 }
 
 /// Only the tokenizer has to know the texts; one pass over two walks is not enough to follow the sign.
-fn begin() -> epo::Result<Beginning> {
+fn begin() -> epo::Result<Setup> {
     let task = |variation| Task { name: "corridor".into(), variation };
     let walk = |variation| -> epo::Result<Demonstration> {
         let (mut world, mut turns) = (Corridor::default(), Vec::new());
@@ -140,9 +140,9 @@ fn begin() -> epo::Result<Beginning> {
         }
         Ok(Demonstration { task: task(variation), start, turns })
     };
-    let panel = |name: &str| Panel::new(name, vec![task(0), task(1)]);
+    let panel = |name: &str| TaskSet::new(name, vec![task(0), task(1)]);
     let demonstrations = vec![walk(0)?, walk(1)?];
-    Ok(Beginning { train: panel("train")?, exams: vec![panel("test")?], demonstrations })
+    Ok(Setup { train: panel("train")?, evaluation: vec![panel("test")?], demonstrations })
 }
 
 fn main() -> Result<()> {
@@ -165,7 +165,7 @@ fn main() -> Result<()> {
             update_policy(agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     println!("before: {}\nafter:  {}", before[0], after[0]);

@@ -11,14 +11,14 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
-use epo::evaluation::Panel;
+use epo::evaluation::TaskSet;
 use epo::optim::LrSchedule;
 use epo::rollout::RolloutConfig;
 use epo::run::{stop_on_ctrl_c, RunFolder};
 use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
 use epo::train::credit::{turn_advantages, AdvantageConfig};
 use epo::train::learn::{CloningConfig, PolicyConfig};
-use epo::train::{update_policy, Advantages, Beginning, EvaluationConfig, Trainer};
+use epo::train::{update_policy, Advantages, EvaluationConfig, Setup, Trainer};
 use serde::{Deserialize, Serialize};
 
 /// `[environment]` of the configuration: this world has nothing to set.
@@ -106,10 +106,10 @@ fn solve(variation: u32) -> epo::Result<Demonstration> {
     })
 }
 
-fn begin() -> epo::Result<Beginning> {
-    let panel = Panel::new("toy", (0..4).map(task).collect())?;
+fn begin() -> epo::Result<Setup> {
+    let panel = TaskSet::new("toy", (0..4).map(task).collect())?;
     let demonstrations = (0..4).map(solve).collect::<epo::Result<_>>()?;
-    Ok(Beginning { train: panel.clone(), exams: vec![panel], demonstrations })
+    Ok(Setup { train: panel.clone(), evaluation: vec![panel], demonstrations })
 }
 
 fn main() -> Result<()> {
@@ -129,7 +129,7 @@ fn main() -> Result<()> {
         let record =
             update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     println!("before: {}\nafter:  {}", before[0], after[0]);

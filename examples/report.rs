@@ -21,7 +21,7 @@ struct Args {
     /// The page to write [default: report.html in the first run folder].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print the gains from first to last examination, paired by task, instead of writing a page.
+    /// Print the gains from first to last evaluation, paired by task, instead of writing a page.
     #[arg(long, conflicts_with = "out")]
     gains: bool,
 }
@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
     if gains {
         let read = |run: &PathBuf| Ok((run.display().to_string(), read_outcomes(run)?));
         let found = panel_gains(&runs.iter().map(read).collect::<epo::Result<Vec<_>>>()?);
-        anyhow::ensure!(!found.is_empty(), "no panel of these runs was examined twice");
+        anyhow::ensure!(!found.is_empty(), "no panel of these runs was evaluated twice");
         print!("{}", gains_table(&found));
         return Ok(());
     }

@@ -3,7 +3,7 @@
 //! A small policy clones gold paths of training variations, then plays. Episodes of the same task are compared
 //! (GRPO, arXiv 2402.03300), and so are turns from the same observation (GiGPO, arXiv 2505.10978), while the
 //! entropy is held inside a band around its own history (EPO, arXiv 2509.22576). Before and after, the policy is
-//! examined on variations it has never seen; a task counts as solved at a score of 100 and not otherwise.
+//! evaluated on variations it has never seen; a task counts as solved at a score of 100 and not otherwise.
 //!
 //! ```text
 //! cargo run --release --example sciworld_grpo -- --seed 1 --out runs/seed1
@@ -37,7 +37,7 @@ type Config = TrainConfig<ScienceWorldTasks>;
 Settings come from the preset, then from --config, then from the options; --print-config shows the result.
 One that has no effect beside the others is an error.
 A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
-Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+Ctrl-C finishes the step, saves and evaluates, and --resume goes on to the bit.
 The last line of standard output is `summary {…}`, a JSON object."
 )]
 struct Args {
@@ -172,7 +172,7 @@ fn main() -> Result<()> {
             update_policy(&mut run.agent, &rollouts, &returns, &advantages, &settings)?;
         record.set("restarts", pool.restarts());
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     println!("summary {}", run.summary(began, &before[0], &after[0]));

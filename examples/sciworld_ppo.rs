@@ -22,7 +22,7 @@ use epo::run::{config_text, stop_on_ctrl_c, RunFolder};
 use epo::train::config::{
     Algorithm, Benchmark, DeviceKind, Overrides, Preset, TrainConfig, WeightType,
 };
-use epo::train::{leave_policy, update_critic, update_policy, Advantages, Trainer};
+use epo::train::{record_without_update, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
 
 /// Everything that decides what a run does; a run folder's `config.toml` holds it.
@@ -36,7 +36,7 @@ type Config = TrainConfig<ScienceWorldTasks>;
 Settings come from the preset, then from --config, then from the options; --print-config shows the result.
 One that has no effect beside the others is an error.
 A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/;
-Ctrl-C finishes the step, saves and examines, and --resume goes on to the bit.
+Ctrl-C finishes the step, saves and evaluates, and --resume goes on to the bit.
 The last line of standard output is `summary {…}`, a JSON object."
 )]
 struct Args {
@@ -166,7 +166,7 @@ fn main() -> Result<()> {
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(agent, &rollouts, &returns, &settings)?
+            record_without_update(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
@@ -174,7 +174,7 @@ fn main() -> Result<()> {
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         record.set("restarts", pool.restarts());
         run.record(record, &rollouts, began)?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
     println!("summary {}", run.summary(began, &before[0], &after[0]));

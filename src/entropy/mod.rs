@@ -23,7 +23,7 @@
 //! // At the next step entropies outside [0.5, 1.5] nats are pushed back into the band.
 //! control.begin_step(1, StepEntropy::from_tokens(&[1.0; 4], &layout)?)?;
 //! let entropy_bt = Var::from_tensor(&Tensor::new(&[[0.1f64, 1.0], [1.0, 2.0]], &Device::Cpu)?)?;
-//! let term = control.term(&entropy_bt, &TokenBatch::new(layout, Aggregation::Paper))?;
+//! let term = control.term(&entropy_bt, &TokenBatch::new(layout, Aggregation::TurnMean))?;
 //! assert_eq!(term.metrics.get("entropy/in_band"), Some(0.5));
 //! let grad = term.loss.backward()?.get(&entropy_bt).unwrap().to_vec2::<f64>()?;
 //! assert!(grad[0][0] < grad[0][1] && grad[1][1] > grad[1][0]);

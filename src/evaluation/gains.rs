@@ -1,4 +1,4 @@
-//! What examinations found, task by task, and what was gained from the first to the last.
+//! What evaluations found, task by task, and what was gained from the first to the last.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,9 +20,9 @@ pub struct EpisodeOutcome {
     pub score: f64,
 }
 
-/// One examination of a panel, by task and member.
+/// One evaluation of a panel, by task and member.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ExaminationOutcomes {
+pub struct EvaluationOutcomes {
     /// The panel.
     pub panel: String,
     /// Training steps before it.
@@ -31,7 +31,7 @@ pub struct ExaminationOutcomes {
     pub tasks: BTreeMap<Task, BTreeMap<u32, EpisodeOutcome>>,
 }
 
-impl ExaminationOutcomes {
+impl EvaluationOutcomes {
     /// For each task whether its episodes were solved, 1 or 0.
     pub fn successes(&self) -> BTreeMap<Task, Vec<f64>> {
         self.values(|outcome| f64::from(u8::from(outcome.success)))
@@ -94,7 +94,7 @@ pub(crate) fn ended_episodes(run_dir: &Path, mut each: impl FnMut(&str, &Line)) 
     })
 }
 
-/// Whose the lines of older runs are, which do not name their panel: they follow the order of the examinations in
+/// Whose the lines of older runs are, which do not name their panel: they follow the order of the evaluations in
 /// `metrics.jsonl`.
 pub(crate) struct Panels(Vec<(u64, String, u64)>);
 
@@ -104,16 +104,16 @@ impl Panels {
             return Ok(Self(Vec::new()));
         }
         let lines = read_metrics(run_dir)?;
-        let examinations =
+        let evaluations =
             lines.iter().filter(|line| line.get("phase").is_some_and(|p| p == "eval"));
         let of = |line: &serde_json::Map<String, serde_json::Value>| {
             let (step, n) = (line.get("step")?.as_u64()?, line.get("n")?.as_u64()?);
             Some((step, line.get("panel")?.as_str()?.to_owned(), n))
         };
-        Ok(Self(examinations.filter_map(of).collect()))
+        Ok(Self(evaluations.filter_map(of).collect()))
     }
 
-    /// The panel of the next line without one, of an examination after `step` steps.
+    /// The panel of the next line without one, of an evaluation after `step` steps.
     pub(crate) fn next(&mut self, step: u64) -> Option<String> {
         let (_, panel, left) = self.0.iter_mut().find(|(at, _, left)| *at == step && *left > 0)?;
         *left -= 1;
@@ -121,22 +121,22 @@ impl Panels {
     }
 }
 
-/// Every examination of a run, in the order they were made; empty without an `episodes.jsonl`.
+/// Every evaluation of a run, in the order they were made; empty without an `episodes.jsonl`.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) naming the line and what is wrong with it.
-pub fn read_outcomes(run_dir: impl AsRef<Path>) -> Result<Vec<ExaminationOutcomes>> {
-    let mut found: Vec<ExaminationOutcomes> = Vec::new();
+pub fn read_outcomes(run_dir: impl AsRef<Path>) -> Result<Vec<EvaluationOutcomes>> {
+    let mut found: Vec<EvaluationOutcomes> = Vec::new();
     ended_episodes(run_dir.as_ref(), |_, line| add(&mut found, line))?;
     Ok(found)
 }
 
-/// Adds an episode to the examination it belongs to.
-pub(crate) fn add(found: &mut Vec<ExaminationOutcomes>, line: &Line) {
+/// Adds an episode to the evaluation it belongs to.
+pub(crate) fn add(found: &mut Vec<EvaluationOutcomes>, line: &Line) {
     let panel = line.panel.as_deref().unwrap_or("evaluation");
     let place = found.iter().rposition(|e| (e.panel.as_str(), e.step) == (panel, line.step));
     let place = place.unwrap_or_else(|| {
-        found.push(ExaminationOutcomes {
+        found.push(EvaluationOutcomes {
             panel: panel.to_owned(),
             step: line.step,
             tasks: BTreeMap::new(),
@@ -154,7 +154,7 @@ pub struct PanelGain {
     pub run: Option<String>,
     /// The panel.
     pub panel: String,
-    /// Training steps before the first and before the last examination; those of the pooled runs' first.
+    /// Training steps before the first and before the last evaluation; those of the pooled runs' first.
     pub steps: (u64, u64),
     /// In the share of episodes solved.
     pub success: PairedGain,
@@ -173,14 +173,14 @@ struct Pool {
     values: [Values; 4],
 }
 
-/// The paired gains from each panel's first to its last examination, for each of the `runs` (a name and its
-/// examinations), and for several runs also over all of them, pooled by panel. Panels that were examined once are left
+/// The paired gains from each panel's first to its last evaluation, for each of the `runs` (a name and its
+/// evaluations), and for several runs also over all of them, pooled by panel. Panels that were evaluated once are left
 /// out.
-pub fn panel_gains(runs: &[(String, Vec<ExaminationOutcomes>)]) -> Vec<PanelGain> {
+pub fn panel_gains(runs: &[(String, Vec<EvaluationOutcomes>)]) -> Vec<PanelGain> {
     let mut gains = Vec::new();
     let mut pooled: BTreeMap<&str, Pool> = BTreeMap::new();
-    for (index, (name, examinations)) in runs.iter().enumerate() {
-        for (first, last) in first_and_last(examinations) {
+    for (index, (name, evaluations)) in runs.iter().enumerate() {
+        for (first, last) in first_and_last(evaluations) {
             let steps = (first.step, last.step);
             let values = [first.successes(), last.successes(), first.scores(), last.scores()];
             let values = values
@@ -204,15 +204,15 @@ fn gain(run: Option<String>, panel: &str, steps: (u64, u64), values: &[Values; 4
     PanelGain { run, panel: panel.to_owned(), steps, success, score }
 }
 
-/// The first and the last examination of each panel that has two, in order of first appearance.
+/// The first and the last evaluation of each panel that has two, in order of first appearance.
 fn first_and_last(
-    examinations: &[ExaminationOutcomes],
-) -> Vec<(&ExaminationOutcomes, &ExaminationOutcomes)> {
-    let mut panels: Vec<(&ExaminationOutcomes, &ExaminationOutcomes)> = Vec::new();
-    for examination in examinations {
-        match panels.iter_mut().find(|(first, _)| first.panel == examination.panel) {
-            Some((_, last)) => *last = examination,
-            None => panels.push((examination, examination)),
+    evaluations: &[EvaluationOutcomes],
+) -> Vec<(&EvaluationOutcomes, &EvaluationOutcomes)> {
+    let mut panels: Vec<(&EvaluationOutcomes, &EvaluationOutcomes)> = Vec::new();
+    for evaluation in evaluations {
+        match panels.iter_mut().find(|(first, _)| first.panel == evaluation.panel) {
+            Some((_, last)) => *last = evaluation,
+            None => panels.push((evaluation, evaluation)),
         }
     }
     panels.retain(|(first, last)| first.step != last.step);
@@ -262,10 +262,10 @@ mod tests {
         json!({ "task": { "name": "t", "variation": task }, "member": member, "success": success, "turns": turns })
     }
 
-    /// Two panels examined twice; `named`: as the lines are written now.
+    /// Two panels evaluated twice; `named`: as the lines are written now.
     fn run(dir: &Path, named: bool, after: [bool; 3]) {
         let mut recorder = Recorder::create(dir).unwrap();
-        let mut examine = |panel: &str, step: u64, episodes: Vec<Value>| {
+        let mut evaluate = |panel: &str, step: u64, episodes: Vec<Value>| {
             let record = Record::new("eval", step).with("panel", panel).with("n", episodes.len());
             recorder.record(&record).unwrap();
             for episode in episodes {
@@ -279,14 +279,14 @@ mod tests {
         let all = |solved: [bool; 3]| {
             (0..3).map(|i| episode(i, 0, solved[i as usize], &[5.0, -100.0])).collect()
         };
-        examine("seen", 0, all([false, false, true]));
-        examine(
+        evaluate("seen", 0, all([false, false, true]));
+        evaluate(
             "unseen",
             0,
             vec![episode(0, 0, false, &[30.0]), episode(0, 1, true, &[20.0, 100.0])],
         );
-        examine("seen", 7, all(after));
-        examine("unseen", 7, vec![episode(0, 0, true, &[100.0]), episode(0, 1, true, &[100.0])]);
+        evaluate("seen", 7, all(after));
+        evaluate("unseen", 7, vec![episode(0, 0, true, &[100.0]), episode(0, 1, true, &[100.0])]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn wilson(successes: usize, n: usize) -> Interval {
     Interval { mean: p, low, high, n }
 }
 
-/// What changed between two examinations of the same tasks.
+/// What changed between two evaluations of the same tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedGain {
     /// Mean over the tasks before.

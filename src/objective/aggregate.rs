@@ -25,7 +25,7 @@ pub enum Aggregation {
     SeqMeanTokenSumNorm,
     /// Token mean of a turn → mean over the turns of a trajectory → mean over trajectories (paper v2, eq. 2).
     #[default]
-    Paper,
+    TurnMean,
 }
 
 impl Aggregation {
@@ -42,12 +42,12 @@ impl Aggregation {
                 spread(layout, |row| 1.0 / (rows * layout.row_count(row) as f64))
             }
             Self::SeqMeanTokenSumNorm => spread(layout, |_| 1.0 / layout.tokens() as f64),
-            Self::Paper => paper_weights(layout),
+            Self::TurnMean => paper_weights(layout),
         }
     }
 
     /// The authors' weights: every row counts, empty or not, and the token mean divides by Σ m + 10⁻⁸
-    /// (verl `agg_loss`). [`Aggregation::Paper`], which their code lacks, is as in [`Aggregation::weights`].
+    /// (verl `agg_loss`). [`Aggregation::TurnMean`], which their code lacks, is as in [`Aggregation::weights`].
     ///
     /// # Errors
     /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row, where their code gives NaN.
@@ -62,7 +62,7 @@ impl Aggregation {
                 }
                 spread(layout, |row| 1.0 / (rows * layout.row_count(row) as f64))
             }
-            Self::SeqMeanTokenSumNorm | Self::Paper => self.weights(layout),
+            Self::SeqMeanTokenSumNorm | Self::TurnMean => self.weights(layout),
         })
     }
 }
@@ -76,10 +76,10 @@ impl FromStr for Aggregation {
             "seq-mean-token-sum" => Self::SeqMeanTokenSum,
             "seq-mean-token-mean" => Self::SeqMeanTokenMean,
             "seq-mean-token-sum-norm" => Self::SeqMeanTokenSumNorm,
-            "paper" => Self::Paper,
+            "turn-mean" => Self::TurnMean,
             _ => {
                 let known = "one of token-mean, seq-mean-token-sum, seq-mean-token-mean, \
-                             seq-mean-token-sum-norm, paper";
+                             seq-mean-token-sum-norm, turn-mean";
                 return Err(Error::setting("aggregation", name, known));
             }
         })
@@ -127,7 +127,7 @@ fn paper_weights(layout: &TokenLayout) -> Vec<f64> {
 /// use epo::objective::{Aggregation, TokenBatch, TokenLayout};
 /// let mask = vec![true, true, true, false]; // two rows of two positions, one of them padding
 /// let layout = TokenLayout::per_turn(2, mask, &[0, 1], vec![0, 0])?;
-/// let batch = TokenBatch::new(layout, Aggregation::Paper);
+/// let batch = TokenBatch::new(layout, Aggregation::TurnMean);
 /// assert_eq!(batch.weights(), [0.25, 0.25, 0.5, 0.0]);
 /// assert_eq!(batch.select(&[1])?.weights(), [0.5, 0.0]);
 /// # Ok::<(), epo::Error>(())

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::evaluation::gains::ExaminationOutcomes;
+use crate::evaluation::gains::EvaluationOutcomes;
 use crate::evaluation::gains::{add, ended_episodes, Line};
 use crate::report::episodes::Episode;
 use crate::run::record::read_metrics;
@@ -17,7 +17,7 @@ pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) lines: Vec<Map<String, Value>>,
-    pub(crate) outcomes: Vec<ExaminationOutcomes>,
+    pub(crate) outcomes: Vec<EvaluationOutcomes>,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Sample {
     pub(crate) episode: Episode,
 }
 
-/// How many solved and how many unsolved episodes of each panel's last examination are shown.
+/// How many solved and how many unsolved episodes of each panel's last evaluation are shown.
 const SAMPLES: usize = 3;
 
 impl Run {
@@ -125,7 +125,7 @@ impl Run {
     }
 }
 
-/// The episodes that may be shown, as text: the first few solved and unsolved ones of each panel's newest examination.
+/// The episodes that may be shown, as text: the first few solved and unsolved ones of each panel's newest evaluation.
 #[derive(Default)]
 struct Texts(BTreeMap<String, (u64, [Vec<Text>; 2])>);
 

@@ -42,7 +42,7 @@ pub(crate) fn html(runs: &[Run]) -> String {
         return html;
     }
     format!(
-        "<h2>Sample episodes</h2><p class=\"note\">From each panel's last examination, in the order they were \
+        "<h2>Sample episodes</h2><p class=\"note\">From each panel's last evaluation, in the order they were \
          played: the first solved and the first unsolved ones, of several task families where there are several.</p>\n{html}"
     )
 }

@@ -19,10 +19,10 @@ pub(crate) fn render(runs: &[Run]) -> String {
     );
     page += &tables::summary(runs);
     page += &tables::alarms(runs);
-    let mut examined =
+    let mut evaluated =
         figures::evaluation_plots(runs, "Success", "success", "share of episodes solved", 1.0);
-    examined.extend(figures::evaluation_plots(runs, "Score", "score", "points", 0.0));
-    page += &section("Success and score", &grid(&examined), "");
+    evaluated.extend(figures::evaluation_plots(runs, "Score", "score", "points", 0.0));
+    page += &section("Success and score", &grid(&evaluated), "");
     page += &tables::gains(runs);
     page += &tables::families(runs);
     page += &section("Entropy", &grid(&figures::entropy_plots(runs)), &figures::entropy_maps(runs));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::env::Task;
-use crate::evaluation::gains::{panel_gains, ExaminationOutcomes};
+use crate::evaluation::gains::{panel_gains, EvaluationOutcomes};
 use crate::evaluation::stats::{wilson, Interval, PairedGain};
 use crate::report::data::{Evaluation, Run};
 use crate::report::escape;
@@ -88,7 +88,7 @@ pub(crate) fn alarms(runs: &[Run]) -> String {
     format!("<h2>Alarms</h2>{}", table(&["run", "step", "alarm", "why"], &rows))
 }
 
-/// Paired gains from first to last examination.
+/// Paired gains from first to last evaluation.
 pub(crate) fn gains(runs: &[Run]) -> String {
     let outcomes: Vec<_> =
         runs.iter().map(|run| (run.name.clone(), run.outcomes.clone())).collect();
@@ -110,7 +110,7 @@ pub(crate) fn gains(runs: &[Run]) -> String {
     let head =
         ["run", "panel", "steps", "tasks", "success", "gain in success", "score", "gain in score"];
     format!(
-        "<h2>What was gained</h2>{}<p class=\"note\">First against last examination, paired by task; 95 % intervals \
+        "<h2>What was gained</h2>{}<p class=\"note\">First against last evaluation, paired by task; 95 % intervals \
          from a bootstrap over tasks.</p>\n",
         table(&head, &rows)
     )
@@ -138,7 +138,7 @@ fn signed(x: f64) -> String {
     }
 }
 
-/// Success of each task family in the first and the last examination of each panel.
+/// Success of each task family in the first and the last evaluation of each panel.
 pub(crate) fn families(runs: &[Run]) -> String {
     let mut rows: BTreeMap<(usize, String, usize), String> = BTreeMap::new();
     let mut panels: Vec<String> = Vec::new();
@@ -178,9 +178,9 @@ pub(crate) fn families(runs: &[Run]) -> String {
 }
 
 /// Success of each family over its episodes, with its Wilson interval.
-fn by_family(examination: &ExaminationOutcomes) -> BTreeMap<String, Interval> {
+fn by_family(evaluation: &EvaluationOutcomes) -> BTreeMap<String, Interval> {
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for (Task { name, .. }, episodes) in &examination.tasks {
+    for (Task { name, .. }, episodes) in &evaluation.tasks {
         let (solved, n) = counts.entry(name.clone()).or_default();
         *solved += episodes.values().filter(|e| e.success).count();
         *n += episodes.len();

@@ -139,7 +139,7 @@ fn gains_families_alarms_and_dialogues_are_shown() {
     assert!(html.contains(family), "{html}");
     assert!(html.contains("early collapse</td><td>groups &lt;without&gt; variance"));
     assert!(!html.contains("all runs</td>"));
-    // Three solved ones and the only unsolved one of the last examination, none of the first.
+    // Three solved ones and the only unsolved one of the last evaluation, none of the first.
     assert_eq!(
         (html.matches("step 59 · 2 turns").count(), html.matches("step 0 · 2 turns").count()),
         (4, 0)

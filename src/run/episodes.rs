@@ -17,12 +17,12 @@ use crate::Result;
 /// Its `Display` is the episode as a dialogue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeLine {
-    /// `eval` or `rl`; lines without one, as the first runs wrote them, are of examinations.
+    /// `eval` or `rl`; lines without one, as the first runs wrote them, are of evaluations.
     #[serde(default = "eval")]
     pub phase: String,
     /// Training steps before it.
     pub step: u64,
-    /// The panel, of an examination's episode.
+    /// The panel, of an evaluation's episode.
     #[serde(default)]
     pub panel: Option<String>,
     /// Of a training episode, whether it was learned from; dynamic sampling plays others too. Lines without it are of
@@ -97,15 +97,15 @@ pub fn read_episodes(
     })
 }
 
-/// The files of episodes that a run folder has: the examinations' first, then the dumped training episodes, oldest first.
+/// The files of episodes that a run folder has: the evaluations' first, then the dumped training episodes, oldest first.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
 pub fn episode_files(run_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     let run_dir = run_dir.as_ref();
-    let examinations = Some(run_dir.join(EPISODES_FILE)).filter(|path| path.is_file());
+    let evaluations = Some(run_dir.join(EPISODES_FILE)).filter(|path| path.is_file());
     let rollouts = rollout_files(run_dir)?.into_iter().map(|(_, path)| path);
-    Ok(examinations.into_iter().chain(rollouts).collect())
+    Ok(evaluations.into_iter().chain(rollouts).collect())
 }
 
 impl Display for EpisodeLine {

@@ -96,8 +96,8 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     }
 }
 
-/// The step of the checkpoint whose examination on `panel` had the highest mean of `key` (`success` or `score`), the
-/// earliest of equals: what [`prune_checkpoints`](crate::run::prune_checkpoints) keeps beside the newest. `None` where none was examined.
+/// The step of the checkpoint whose evaluation on `panel` had the highest mean of `key` (`success` or `score`), the
+/// earliest of equals: what [`prune_checkpoints`](crate::run::prune_checkpoints) keeps beside the newest. `None` where none was evaluated.
 ///
 /// Choosing by a panel makes that panel's number of the chosen checkpoint too good; report another panel's.
 ///
@@ -108,14 +108,14 @@ pub fn best_checkpoint(run_dir: impl AsRef<Path>, panel: &str, key: &str) -> Res
     let saved = checkpoint_steps(run_dir)?;
     let mut best: Option<(f64, u64)> = None;
     for line in read_metrics(run_dir)? {
-        let examined = line.get("phase").is_some_and(|p| p == "eval")
+        let evaluated = line.get("phase").is_some_and(|p| p == "eval")
             && line.get("panel").is_some_and(|p| p == panel);
         let step = line
             .get("step")
             .and_then(serde_json::Value::as_u64)
             .filter(|step| saved.contains(step));
         if let (true, Some(step), Some(value)) =
-            (examined, step, line.get(key).and_then(|v| v.as_f64()))
+            (evaluated, step, line.get(key).and_then(|v| v.as_f64()))
         {
             if best.is_none_or(|(highest, _)| value > highest) {
                 best = Some((value, step));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RUN/metrics.jsonl        {"entropy":1.93,"phase":"rl","step":3,"success":0.25,"time/tokens_per_second":812.0}
-//! RUN/episodes.jsonl       every episode of every examination, one a line
+//! RUN/episodes.jsonl       every episode of every evaluation, one a line
 //! RUN/rollouts.jsonl       every training episode, one a line, where the run is asked to dump them
 //! RUN/rollouts-N.jsonl     the same from line N on, once the file before was full
 //! RUN/tensorboard/PHASE/   event files; an evaluation's panel is a folder below its phase
@@ -28,7 +28,7 @@ use crate::run::rollout_log::RolloutLog;
 use crate::run::tensorboard::EventFile;
 use crate::{Error, Result};
 
-/// The file of a run folder that holds the episodes of its examinations.
+/// The file of a run folder that holds the episodes of its evaluations.
 pub const EPISODES_FILE: &str = "episodes.jsonl";
 /// The file of a run folder that holds dumped training episodes, the first of them where there are several
 /// ([`episode_files`](crate::run::episode_files)).

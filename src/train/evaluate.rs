@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::env::Environment;
-use crate::evaluation::panel::Panel;
 use crate::evaluation::stats::{bootstrap_mean, wilson, Interval};
+use crate::evaluation::task_set::TaskSet;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::config::{PlayConfig, RolloutConfig};
 use crate::rollout::engine::Episode;
@@ -16,7 +16,7 @@ use crate::run::recorder::Recorder;
 use crate::train::learn::agent::Agent;
 use crate::{Error, Result};
 
-/// What an examination found.
+/// What an evaluation found.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Outcome {
     /// Share of solved tasks with its Wilson 95 % interval.
@@ -34,22 +34,22 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// When and how a run is examined.
+/// When and how a run is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Training steps between examinations; 0: only before and after training.
+    /// Training steps between evaluations; 0: only before and after training.
     pub every: u64,
     /// Episodes of each task of the panel.
     pub episodes: u32,
     /// Sampling temperature; 0 takes the most probable token.
     pub temperature: f64,
-    /// Each panel is also examined with the most probable tokens, one episode a task, under its name with
+    /// Each panel is also evaluated with the most probable tokens, one episode a task, under its name with
     /// [`GREEDY`] at the end.
     pub greedy: bool,
 }
 
-/// The end of a panel's name where it was examined at temperature 0 beside the configured one.
+/// The end of a panel's name where it was evaluated at temperature 0 beside the configured one.
 pub const GREEDY: &str = "-greedy";
 
 impl Default for EvaluationConfig {
@@ -59,7 +59,7 @@ impl Default for EvaluationConfig {
 }
 
 impl EvaluationConfig {
-    /// Refuses an examination of nothing and a temperature that is none.
+    /// Refuses an evaluation of nothing and a temperature that is none.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the field.
@@ -86,11 +86,11 @@ impl EvaluationConfig {
     }
 }
 
-/// One examination.
+/// One evaluation.
 #[derive(Debug, Clone, Copy)]
-pub struct Examination<'a> {
+pub struct Evaluation<'a> {
     /// The tasks.
-    pub panel: &'a Panel,
+    pub panel: &'a TaskSet,
     /// Episodes of each.
     pub episodes: u32,
     /// Limits of an episode.
@@ -105,15 +105,15 @@ pub struct Examination<'a> {
 ///
 /// # Errors
 /// The policy failed, no episode could be played, or a record cannot be written.
-pub fn examine(
+pub fn evaluate(
     agent: &Agent,
     environments: &mut [Box<dyn Environment>],
-    examination: &Examination,
+    evaluation: &Evaluation,
     recorder: &mut Recorder,
 ) -> Result<Outcome> {
-    let Examination { panel, episodes, limits, seed, step } = *examination;
+    let Evaluation { panel, episodes, limits, seed, step } = *evaluation;
     let episodes = panel_episodes(panel, seed, episodes);
-    let mut progress = Progress::new(format!("examination {}", panel.name), episodes.len());
+    let mut progress = Progress::new(format!("evaluation {}", panel.name), episodes.len());
     let played =
         agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
     let mut record = Record::new("eval", step).with("temperature", limits.temperature);
@@ -134,11 +134,11 @@ pub fn examine(
 /// the better of the two.
 ///
 /// # Errors
-/// As [`examine`].
-pub fn examine_panels(
+/// As [`evaluate`].
+pub fn evaluate_all(
     agent: &Agent,
     environments: &mut [Box<dyn Environment>],
-    panels: &[&Panel],
+    panels: &[&TaskSet],
     (config, rollout): (&EvaluationConfig, &RolloutConfig),
     (seed, step): (u64, u64),
     recorder: &mut Recorder,
@@ -146,14 +146,14 @@ pub fn examine_panels(
     let mut outcomes = Vec::with_capacity(panels.len());
     for &panel in panels {
         let limits = rollout.play(config.temperature);
-        let examination = Examination { panel, episodes: config.episodes, limits, seed, step };
-        outcomes.push(examine(agent, environments, &examination, recorder)?);
+        let evaluation = Evaluation { panel, episodes: config.episodes, limits, seed, step };
+        outcomes.push(evaluate(agent, environments, &evaluation, recorder)?);
         if config.greedy {
             let panel =
-                &Panel { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
-            let examination =
-                Examination { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
-            examine(agent, environments, &examination, recorder)?;
+                &TaskSet { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
+            let evaluation =
+                Evaluation { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
+            evaluate(agent, environments, &evaluation, recorder)?;
         }
     }
     Ok(outcomes)
@@ -162,8 +162,8 @@ pub fn examine_panels(
 /// One episode for each task of the panel, `repeats` times over.
 ///
 /// The draws depend on the seed, the task's place in the panel and the repeat only, so that every
-/// examination of a run uses the same ones.
-pub fn panel_episodes(panel: &Panel, seed: u64, repeats: u32) -> Vec<Episode> {
+/// evaluation of a run uses the same ones.
+pub fn panel_episodes(panel: &TaskSet, seed: u64, repeats: u32) -> Vec<Episode> {
     let one = |(i, member): (usize, u32)| Episode {
         task: panel.tasks[i].clone(),
         group: i as u32,
@@ -178,7 +178,7 @@ pub fn panel_episodes(panel: &Panel, seed: u64, repeats: u32) -> Vec<Episode> {
 /// `success/FAMILY` and `score/FAMILY` with their intervals (`success_low/FAMILY`, …).
 pub fn panel_metrics(
     record: &mut Record,
-    panel: &Panel,
+    panel: &TaskSet,
     trajectories: &[Trajectory],
     seed: u64,
 ) -> Outcome {
@@ -239,7 +239,7 @@ mod tests {
     /// 3 of 4 and 0 of 2; Wilson's closed form evaluated in Python.
     #[test]
     fn each_family_has_its_own_mean_and_interval() {
-        let panel = Panel::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
+        let panel = TaskSet::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
         let played =
             [("a", true), ("b", false), ("a", true), ("a", false), ("b", false), ("a", true)];
         let played: Vec<_> = played.iter().map(|(name, success)| episode(name, *success)).collect();

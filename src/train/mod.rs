@@ -9,11 +9,11 @@ pub(crate) mod trainer;
 pub mod watch;
 
 pub use evaluate::{
-    examine, examine_panels, panel_episodes, panel_metrics, EvaluationConfig, Examination, Outcome,
+    evaluate, evaluate_all, panel_episodes, panel_metrics, Evaluation, EvaluationConfig, Outcome,
     GREEDY,
 };
 pub use step::{
-    group_episodes, leave_policy, round_episodes, step_line, summary, update_critic, update_policy,
-    Advantages, StepSettings, Throughput,
+    group_episodes, record_without_update, round_episodes, step_line, summary, update_critic,
+    update_policy, Advantages, StepSettings, Throughput,
 };
-pub use trainer::{Beginning, Trainer};
+pub use trainer::{Setup, Trainer};

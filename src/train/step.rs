@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::env::Task;
-use crate::evaluation::panel::TaskSchedule;
+use crate::evaluation::task_set::TaskSchedule;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::engine::{Episode, PlayStats, Rollouts};
 use crate::rollout::rows::RowKind;
@@ -149,7 +149,7 @@ pub fn update_policy(
 ///
 /// # Errors
 /// No episodes, a length that differs, a control whose step is not finished.
-pub fn leave_policy(
+pub fn record_without_update(
     agent: &mut Agent,
     rollouts: &Rollouts,
     returns: &[f64],

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::env::{Demonstration, Environment};
-use crate::evaluation::panel::{Panel, TaskSchedule};
+use crate::evaluation::task_set::{TaskSchedule, TaskSet};
 use crate::objective::kl_reward::KlControl;
 #[cfg(feature = "report")]
 use crate::report::write_report;
@@ -25,7 +25,7 @@ use crate::train::config::unused::TaskSettings;
 use crate::train::config::TrainConfig;
 use crate::train::credit::sampling::sample_informative;
 use crate::train::credit::shaping::{kl_rewards, overlong_rewards, Rewards};
-use crate::train::evaluate::{examine_panels, Outcome};
+use crate::train::evaluate::{evaluate_all, Outcome};
 use crate::train::learn::agent::Agent;
 use crate::train::learn::cloning::clone_demonstrations;
 use crate::train::learn::critic::Critic;
@@ -39,11 +39,11 @@ const KEPT: usize = 3;
 
 /// What a new run begins with.
 #[derive(Debug)]
-pub struct Beginning {
+pub struct Setup {
     /// The tasks to learn on.
-    pub train: Panel,
-    /// The panels to be examined on, in this order.
-    pub exams: Vec<Panel>,
+    pub train: TaskSet,
+    /// The panels to be evaluated on, in this order.
+    pub evaluation: Vec<TaskSet>,
     /// What is cloned first, and what a small policy's tokenizer is trained on.
     pub demonstrations: Vec<Demonstration>,
 }
@@ -52,8 +52,8 @@ pub struct Beginning {
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     position: Position,
-    train: Panel,
-    exams: Vec<Panel>,
+    train: TaskSet,
+    evaluation: Vec<TaskSet>,
     before: Vec<Outcome>,
     alarms: AlarmState,
     /// β of the KL in the reward.
@@ -103,7 +103,7 @@ pub struct Trainer<E> {
 }
 
 impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
-    /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the examination that training
+    /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the evaluation that training
     /// has to beat, critic, first checkpoint.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     pub fn open(
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
-        beginning: Option<Beginning>,
+        beginning: Option<Setup>,
     ) -> Result<Self> {
         folder.config.validate()?;
         folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
@@ -145,15 +145,15 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     fn begun(
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
-        beginning: Beginning,
+        beginning: Setup,
     ) -> Result<Self> {
-        let Beginning { train, exams, demonstrations } = beginning;
+        let Setup { train, evaluation, demonstrations } = beginning;
         let texts = demonstrations.iter().flat_map(demonstration_texts);
         let agent = Agent::new(&folder.config.agent(), texts, folder.config.seed)?;
         let state = State {
             position: Position::default(),
             train,
-            exams,
+            evaluation,
             before: Vec::new(),
             alarms: AlarmState::default(),
             kl: folder.config.kl_reward.map(|kl| kl.control),
@@ -173,7 +173,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         }
         run.critic =
             critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
-        run.state.before = run.examine()?;
+        run.state.before = run.evaluate()?;
         run.save()?;
         run.progress = Progress::new("step", run.config().steps as usize);
         Ok(run)
@@ -280,7 +280,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
             let pay = overlong_rewards(played, overlong)?;
             let total: f64 = pay.iter().flatten().sum();
             notes.metrics.push(("overlong/reward", total / played.len().max(1) as f64));
-            rewards.pay_tokens(played, &pay)?;
+            rewards.add_token_rewards(played, &pay)?;
         }
         if let (Some(kl_reward), Some(control)) = (config.kl_reward, state.kl) {
             let settings = config.settings(step, alarms.lr_factor());
@@ -288,7 +288,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
                 kl_rewards(&agent.learner, played, kl_reward.kind, control.coef(), &settings)?;
             notes.metrics.extend([("kl_reward/kl", kl), ("kl_reward/coef", control.coef())]);
             notes.kl = Some((kl, played.len()));
-            rewards.pay_tokens(played, &pay)?;
+            rewards.add_token_rewards(played, &pay)?;
         }
         Ok(rewards)
     }
@@ -342,12 +342,12 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     /// Examines the policy and saves the run where it is time to, after [`Trainer::record`].
     ///
     /// # Errors
-    /// As [`Trainer::examine`] and [`Trainer::save`].
-    pub fn examine_and_save(&mut self) -> Result<()> {
+    /// As [`Trainer::evaluate`] and [`Trainer::save`].
+    pub fn evaluate_and_save(&mut self) -> Result<()> {
         let TrainConfig { evaluation, checkpoint_every, steps, .. } = &self.folder.config;
         let (every, saves, last) = (evaluation.every, *checkpoint_every, self.step == *steps);
         if every > 0 && self.step.is_multiple_of(every) && !last {
-            self.examine()?;
+            self.evaluate()?;
         }
         if self.step.is_multiple_of(saves) || last || self.stopping() || self.alarms.stops() {
             self.save()
@@ -359,19 +359,12 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     /// Examines the policy as it is; one outcome a panel.
     ///
     /// # Errors
-    /// As [`examine_panels`].
-    pub fn examine(&mut self) -> Result<Vec<Outcome>> {
+    /// As [`evaluate_all`].
+    pub fn evaluate(&mut self) -> Result<Vec<Outcome>> {
         let Self { agent, environments, state, recorder, folder, step, .. } = self;
         let TrainConfig { seed, evaluation, rollout, .. } = &folder.config;
-        let panels: Vec<&Panel> = state.exams.iter().collect();
-        examine_panels(
-            agent,
-            environments,
-            &panels,
-            (evaluation, rollout),
-            (*seed, *step),
-            recorder,
-        )
+        let panels: Vec<&TaskSet> = state.evaluation.iter().collect();
+        evaluate_all(agent, environments, &panels, (evaluation, rollout), (*seed, *step), recorder)
     }
 
     /// Writes a checkpoint, and removes old ones except the one with the highest success on the first panel.
@@ -389,18 +382,18 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         self.state.alarms = self.alarms.state().clone();
         self.state.finish(checkpoint)?;
         self.saved = self.step;
-        let best = match self.state.exams.first() {
+        let best = match self.state.evaluation.first() {
             Some(panel) => best_checkpoint(&self.folder.dir, &panel.name, "success")?,
             None => None,
         };
         prune_checkpoints(&self.folder.dir, KEPT, best).map(drop)
     }
 
-    /// Ends the run, complete or stopped: last examination, exported model, report. Returns the outcomes before and after
+    /// Ends the run, complete or stopped: last evaluation, exported model, report. Returns the outcomes before and after
     /// training, one a panel.
     ///
     /// # Errors
-    /// As [`Trainer::examine`]; a file that cannot be written.
+    /// As [`Trainer::evaluate`]; a file that cannot be written.
     pub fn finish(&mut self) -> Result<[Vec<Outcome>; 2]> {
         let dir = self.folder.dir.clone();
         if self.saved < self.step {
@@ -414,7 +407,7 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         } else if self.step < self.config().steps {
             eprintln!("stopped after step {}; continue with --resume {}", self.step, dir.display());
         }
-        let after = self.examine()?;
+        let after = self.evaluate()?;
         self.agent.export(&dir, self.step)?;
         #[cfg(feature = "report")]
         eprintln!("look at {}", write_report(&[&dir])?.display());

@@ -12,11 +12,11 @@ use crate::env::choices::show_admissible;
 use crate::env::household::games::Household;
 use crate::env::household::generator::GeneratorConfig;
 use crate::env::Environment;
-use crate::evaluation::panel::Panel;
+use crate::evaluation::task_set::TaskSet;
 use crate::train::config::presets::Preset;
 use crate::train::config::unused::{TaskSettings, Unused};
 use crate::train::config::TrainConfig;
-use crate::train::trainer::Beginning;
+use crate::train::trainer::Setup;
 use crate::Result;
 
 /// Which of ALFWorld's text games a run plays, and how they are shown.
@@ -31,7 +31,7 @@ pub struct AlfWorldTasks {
     pub tasks: Vec<TaskType>,
     /// Games of each kind to learn on.
     pub train_games: usize,
-    /// Games of each kind to be examined on, in rooms seen and unseen.
+    /// Games of each kind to be evaluated on, in rooms seen and unseen.
     pub test_games: usize,
     /// How households are made, where `data` names no folder.
     pub household: GeneratorConfig,
@@ -55,7 +55,7 @@ impl Default for AlfWorldTasks {
 }
 
 impl AlfWorldTasks {
-    /// The tasks of a preset: the paper's runs show the admissible commands, and are examined here on both splits whole.
+    /// The tasks of a preset: the paper's runs show the admissible commands, and are evaluated here on both splits whole.
     pub fn of(preset: Preset) -> Self {
         match preset {
             Preset::Small => Self::default(),
@@ -90,20 +90,20 @@ impl AlfWorldTasks {
         })
     }
 
-    /// The games to learn on, and to be examined on in seen and in unseen rooms.
+    /// The games to learn on, and to be evaluated on in seen and in unseen rooms.
     ///
     /// # Errors
     /// No kind of task, or a split without games of it.
-    pub fn panels(&self, games: &dyn Games) -> Result<[Panel; 3]> {
+    pub fn panels(&self, games: &dyn Games) -> Result<[TaskSet; 3]> {
         let of = |split, most| self.panel(games, split, most);
         let [seen, unseen] =
             [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games));
         Ok([of(Split::Train, self.train_games)?, seen?, unseen?])
     }
 
-    fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<Panel> {
+    fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<TaskSet> {
         let tasks = self.tasks.iter().map(|&kind| games.tasks(split, kind, of_each));
-        Panel::new(split.name(), tasks.collect::<Result<Vec<_>, _>>()?.concat())
+        TaskSet::new(split.name(), tasks.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// Checks every field.
@@ -125,18 +125,18 @@ impl AlfWorldTasks {
     ///
     /// # Errors
     /// As [`AlfWorldTasks::panels`]; a game that cannot be played.
-    pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Beginning> {
+    pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Setup> {
         let world = &config.environment;
         let [train, seen, unseen] = world.panels(&**games)?;
         if !config.learns_from_demonstrations() {
-            return Ok(Beginning { train, exams: vec![seen, unseen], demonstrations: Vec::new() });
+            return Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations: Vec::new() });
         }
         let tasks = world.panel(&**games, Split::Train, config.cloning.demonstrations)?.tasks;
         let mut environment = show_admissible(AlfWorld::new(games.clone()), world.show_admissible);
         let turns = config.rollout.max_turns;
         let demonstrations = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
         eprintln!("the expert solved {} of {} games", demonstrations.len(), tasks.len());
-        Ok(Beginning { train, exams: vec![seen, unseen], demonstrations })
+        Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations })
     }
 }
 

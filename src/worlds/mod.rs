@@ -1,4 +1,4 @@
-//! The tasks of the two worlds as `[environment]` of a run: which are learned on, which examined on, what is cloned first.
+//! The tasks of the two worlds as `[environment]` of a run: which are learned on, which evaluated on, what is cloned first.
 
 #[cfg(feature = "alfworld")]
 mod alfworld;

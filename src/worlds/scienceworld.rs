@@ -7,12 +7,12 @@ use crate::env::scienceworld::demonstrate::DemonstrationConfig;
 use crate::env::scienceworld::pool::ScienceWorldPool;
 use crate::env::scienceworld::tasks::{task_names, variations, Split};
 use crate::env::{Demonstration, Task};
-use crate::evaluation::panel::Panel;
+use crate::evaluation::task_set::TaskSet;
 use crate::run::progress::Progress;
 use crate::train::config::presets::Preset;
 use crate::train::config::unused::{TaskSettings, Unused};
 use crate::train::config::TrainConfig;
-use crate::train::trainer::Beginning;
+use crate::train::trainer::Setup;
 use crate::Result;
 
 /// Which tasks of ScienceWorld a run plays, and the simulator's settings.
@@ -23,7 +23,7 @@ pub struct ScienceWorldTasks {
     pub tasks: Vec<String>,
     /// Variations of each family to learn on, spread over the official train split.
     pub train_variations: usize,
-    /// Unseen variations of each family to be examined on, spread over the official test split.
+    /// Unseen variations of each family to be evaluated on, spread over the official test split.
     pub test_variations: usize,
     /// How gold paths become demonstrations.
     pub demonstrations: DemonstrationConfig,
@@ -66,23 +66,23 @@ impl ScienceWorldTasks {
         Self { train_variations: 4, test_variations: 4, ..self }
     }
 
-    /// The panels to learn on and to be examined on: `train` and `test`.
+    /// The panels to learn on and to be evaluated on: `train` and `test`.
     ///
     /// # Errors
     /// No family, one that the simulator does not know, or none of its variations.
-    pub fn panels(&self) -> Result<[Panel; 2]> {
+    pub fn panels(&self) -> Result<[TaskSet; 2]> {
         let train = self.panel("train", Split::Train, self.train_variations)?;
         Ok([train, self.panel("test", Split::Test, self.test_variations)?])
     }
 
-    fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<Panel> {
+    fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<TaskSet> {
         let mut tasks = Vec::new();
         for family in &self.tasks {
             let all = variations(family, split)?
                 .map(|variation| Task { name: family.clone(), variation });
-            tasks.extend(Panel::new(name, all.collect())?.thin(of_each)?.tasks);
+            tasks.extend(TaskSet::new(name, all.collect())?.thin(of_each)?.tasks);
         }
-        Panel::new(name, tasks)
+        TaskSet::new(name, tasks)
     }
 
     /// Checks every field.
@@ -99,11 +99,11 @@ impl ScienceWorldTasks {
     ///
     /// # Errors
     /// As [`ScienceWorldTasks::panels`]; a simulator that failed.
-    pub fn begin(config: &TrainConfig<Self>, pool: &mut ScienceWorldPool) -> Result<Beginning> {
+    pub fn begin(config: &TrainConfig<Self>, pool: &mut ScienceWorldPool) -> Result<Setup> {
         let [train, test] = config.environment.panels()?;
-        Ok(Beginning {
+        Ok(Setup {
             train,
-            exams: vec![test],
+            evaluation: vec![test],
             demonstrations: config.environment.gold_paths(config, pool)?,
         })
     }

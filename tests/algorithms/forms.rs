@@ -115,7 +115,7 @@ fn same(what: &str, got: &(f64, Metrics, Vec<f64>), want: &(f64, Metrics, Vec<f6
 fn losses_agree_in_both_forms_and_with_padding() {
     let (turns, whole) = (form(true, 0), form(false, 0));
     for settings in losses() {
-        for mode in [Aggregation::TokenMean, Aggregation::Paper] {
+        for mode in [Aggregation::TokenMean, Aggregation::TurnMean] {
             let of = |form: &Form| {
                 form.run(settings, &TokenBatch::new(form.layout.clone(), mode), &form.all())
             };
@@ -138,7 +138,7 @@ fn losses_agree_in_both_forms_and_with_padding() {
 fn losses_do_not_depend_on_the_cut() {
     for form in [form(true, 1), form(false, 0)] {
         for settings in losses() {
-            let batch = TokenBatch::new(form.layout.clone(), Aggregation::Paper);
+            let batch = TokenBatch::new(form.layout.clone(), Aggregation::TurnMean);
             let want = form.run(settings, &batch, &form.all());
             for cut in [1, 2] {
                 let mut sum = (0.0, Metrics::new(), Vec::new());

@@ -244,7 +244,7 @@ fn covariances_and_what_they_select() {
     assert_eq!((top.chosen, top.policy_weights), (mask(&case["top"]), None));
     let chosen_bt = tensor(&case["top"], candle_core::DType::F64);
     let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
-    let batch = golden.batch(Aggregation::Paper);
+    let batch = golden.batch(Aggregation::TurnMean);
     let term = |log_probs_bt: &Tensor| {
         let policy = PolicyInputs {
             log_probs_bt,
@@ -280,7 +280,7 @@ fn a_bonus_decays_with_beta() {
     let (from, to, total_steps) = (get("from"), get("to"), get("total_steps") as u64);
     let schedule = BetaSchedule::Cosine { from, to, total_steps };
     let bonus = DecayedBonus::new(get("lambda")).unwrap();
-    let batch = golden.batch(Aggregation::Paper);
+    let batch = golden.batch(Aggregation::TurnMean);
     for case in case["cases"].as_array().unwrap() {
         let beta = schedule.beta(case["step"].as_u64().unwrap());
         let term = |entropy_bt: &Tensor| {
@@ -303,7 +303,7 @@ fn an_adaptive_bonus_holds_its_target() {
         let (target, rate, max) = (get("target"), number(&of["rate"]), get("max"));
         let settings = AdaptiveTarget { target, rate, max, rule };
         let mut bonus = AdaptiveBonus::new(get("lambda"), settings).unwrap();
-        let (batch, entropies) = (golden.batch(Aggregation::Paper), golden.tensor("entropies"));
+        let (batch, entropies) = (golden.batch(Aggregation::TurnMean), golden.tensor("entropies"));
         let l_h = host(&batch.aggregate(&entropies).unwrap())[0];
         let weight = |entropy: f64| {
             let mut step = StepEntropy::new();

@@ -38,7 +38,8 @@ fn gspo_is_the_derivative_of_the_turns_ratio() {
     let advantages = Tensor::from_slice(&constant, (5, 6), &Device::Cpu).unwrap();
     let weights = (advantages.abs().unwrap() + 0.5).unwrap();
     let old = golden.tensor("old_log_probs");
-    for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanTokenSum, Aggregation::Paper] {
+    for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanTokenSum, Aggregation::TurnMean]
+    {
         for clip_low in [0.9, 0.02] {
             let settings =
                 PolicyLoss { clip_low, clip_high: 0.1, ..PolicyLoss::of(PolicyLossKind::Gspo) };
@@ -57,7 +58,7 @@ fn reinforce_is_the_gradient_of_the_log_prob() {
     let golden = Golden::read();
     let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
     let settings = PolicyLoss::of(PolicyLossKind::Reinforce);
-    for aggregation in [Aggregation::TokenMean, Aggregation::Paper] {
+    for aggregation in [Aggregation::TokenMean, Aggregation::TurnMean] {
         let batch = golden.batch(aggregation);
         let loss = |x: &Tensor| Ok(loss_of(settings, x, [&old, &advantages], None, &batch)?.loss);
         assert_gradient("reinforce", &golden.list("log_probs"), &[5, 6], &loss);
@@ -73,7 +74,7 @@ fn reinforce_is_the_gradient_of_the_log_prob() {
 fn all_losses_start_alike() {
     let golden = Golden::read();
     let (same, advantages) = (golden.tensor("log_probs"), golden.tensor("advantages"));
-    let batch = golden.batch(Aggregation::Paper);
+    let batch = golden.batch(Aggregation::TurnMean);
     let of = |kind| {
         let settings = PolicyLoss { kl: None, ..PolicyLoss::of(kind) };
         let loss = |x: &Tensor| Ok(loss_of(settings, x, [&same, &advantages], None, &batch)?.loss);
@@ -158,7 +159,7 @@ fn weights_belong_to_the_policy_loss_alone() {
 fn epo_composes_with_every_policy_loss() {
     let golden = Golden::read();
     let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
-    let batch = golden.batch(Aggregation::Paper);
+    let batch = golden.batch(Aggregation::TurnMean);
     let band = Band { kappa_low: 0.8, kappa_high: 1.2 };
     let history = Fixed(vec![Some(1.1), Some(0.7)]);
     let hinge = EpoHinge::new(0.5, 0.9, band, Granularity::Token).unwrap();

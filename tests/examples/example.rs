@@ -94,7 +94,7 @@ impl Example {
         assert!(!out.exists(), "printing settings made a folder");
     }
 
-    /// Kills one run while it clones, examines, and learns; then Ctrl-C, answered by saving; then lets it end.
+    /// Kills one run while it clones, evaluates, and learns; then Ctrl-C, answered by saving; then lets it end.
     fn interrupt_until_done(&self, dir: &Path, duration: Duration) {
         let mut args = smoke(dir, 2);
         for (signal, phase) in

@@ -47,7 +47,7 @@ fn episode(variation: u32, actions: &[&str]) -> Trajectory {
     Trajectory { task, group: 0, member: 0, start, turns, success, end }
 }
 
-/// A run of two examinations and one dumped step, the latter of two episodes.
+/// A run of two evaluations and one dumped step, the latter of two episodes.
 fn run(dir: &Path) {
     let mut recorder = Recorder::create(dir).unwrap();
     for (step, action) in [(0, "open red"), (9, "open blue")] {

@@ -238,7 +238,7 @@ fn an_all_masked_batch_is_an_error_and_an_all_masked_row_weighs_nothing() {
     assert!(matches!(empty, Err(Error::EmptyMask { .. })));
     let layout =
         TokenLayout::per_turn(2, vec![true, true, false, false], &[0, 1], vec![0, 1]).unwrap();
-    for mode in [Aggregation::TokenMean, Aggregation::SeqMeanTokenMean, Aggregation::Paper] {
+    for mode in [Aggregation::TokenMean, Aggregation::SeqMeanTokenMean, Aggregation::TurnMean] {
         let batch = TokenBatch::new(layout.clone(), mode);
         assert_eq!(batch.weights(), [0.5, 0.5, 0.0, 0.0]);
         let mut control = EntropyConfig::default().build().unwrap();

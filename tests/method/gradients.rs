@@ -20,7 +20,7 @@ const MODES: [Aggregation; 5] = [
     Aggregation::SeqMeanTokenSum,
     Aggregation::SeqMeanTokenMean,
     Aggregation::SeqMeanTokenSumNorm,
-    Aggregation::Paper,
+    Aggregation::TurnMean,
 ];
 
 /// Two turns in row 0, one in the others; two trajectories; ragged.
@@ -135,7 +135,7 @@ fn the_indicator_has_no_gradient() {
 
 #[test]
 fn no_entropy_term_leaves_the_graph_alone() {
-    let (batch, history) = (batch(Aggregation::Paper), history());
+    let (batch, history) = (batch(Aggregation::TurnMean), history());
     let term = |entropy_bt: &Tensor| {
         let inputs =
             EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
@@ -241,7 +241,7 @@ fn value_loss_agrees_with_differences() {
 
 #[test]
 fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> {
-    let (batch, history) = (batch(Aggregation::Paper), history());
+    let (batch, history) = (batch(Aggregation::TurnMean), history());
     let hinge =
         EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence)
             .unwrap();

@@ -128,7 +128,7 @@ fn modes() -> impl Strategy<Value = Aggregation> {
         Aggregation::SeqMeanTokenSum,
         Aggregation::SeqMeanTokenMean,
         Aggregation::SeqMeanTokenSumNorm,
-        Aggregation::Paper,
+        Aggregation::TurnMean,
     ])
 }
 
@@ -251,7 +251,7 @@ fn rows_of_turns_and_concatenated_rows_agree_where_the_mathematics_does() {
                 };
                 (of(&by_turn), of(&whole))
             };
-            for mode in [Aggregation::TokenMean, Aggregation::Paper] {
+            for mode in [Aggregation::TokenMean, Aggregation::TurnMean] {
                 let (a, b) = both(mode);
                 assert_same(&format!("{mode:?} {granularity:?}"), &a, &b);
             }

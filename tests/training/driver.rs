@@ -4,7 +4,7 @@ use std::path::Path;
 
 use epo::entropy::EntropyConfig;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
-use epo::evaluation::{Panel, TaskSchedule};
+use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::optim::AdamWConfig;
 use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
 use epo::run::{
@@ -137,8 +137,8 @@ pub(crate) fn task(variation: u32) -> Task {
     Task { name: ToyEnvironment::TASK.into(), variation }
 }
 
-pub(crate) fn panel() -> Panel {
-    Panel::new("toy", (0..4).map(task).collect()).unwrap()
+pub(crate) fn panel() -> TaskSet {
+    TaskSet::new("toy", (0..4).map(task).collect()).unwrap()
 }
 
 pub(crate) fn environments(n: usize) -> Vec<Box<dyn Environment>> {

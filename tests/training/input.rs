@@ -1,6 +1,6 @@
 //! Bad input: one clear error each, and nothing learned from it.
 
-use epo::evaluation::{Panel, TaskSchedule};
+use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::policy::Tokenizer;
 use epo::rollout::{Rollouts, Trajectory, SPECIAL_TOKENS};
 use epo::run::{read_config, Checkpoint, CheckpointWriter, Recorder, RunFolder};
@@ -126,7 +126,7 @@ fn returns_are_one_an_episode_and_advantages_one_a_turn() {
 
 #[test]
 fn a_panel_needs_tasks() {
-    let error = Panel::new("unseen", vec![]).unwrap_err().to_string();
+    let error = TaskSet::new("unseen", vec![]).unwrap_err().to_string();
     assert!(error.contains("panel `unseen`") && error.contains("at least one task"), "{error}");
     assert!(panel().thin(0).is_err() && TaskSchedule::new(&panel(), 0, 0).is_err());
     assert!(panel_episodes(&panel(), 0, 0).is_empty());

@@ -118,7 +118,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn rows_of_turns_and_rows_of_trajectories_teach_the_same() {
-    for aggregation in [Aggregation::Paper, Aggregation::TokenMean] {
+    for aggregation in [Aggregation::TurnMean, Aggregation::TokenMean] {
         let of = |rows| {
             step_like_gradient(|c| (c.update.aggregation, c.rollout.rows) = (aggregation, rows))
         };

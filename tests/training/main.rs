@@ -5,7 +5,7 @@
 mod driver;
 #[cfg(target_os = "linux")]
 mod durable;
-mod examination;
+mod evaluation;
 mod faults;
 mod input;
 mod learning;

@@ -16,7 +16,8 @@ use epo::train::learn::{
     CloningConfig, Critic, CriticBody, CriticConfig, Learner, PolicyConfig, ValueBatch,
 };
 use epo::train::{
-    leave_policy, update_critic, update_policy, Advantages, Beginning, EvaluationConfig, Trainer,
+    record_without_update, update_critic, update_policy, Advantages, EvaluationConfig, Setup,
+    Trainer,
 };
 use epo::Result;
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ pub(crate) fn config() -> Config {
 /// A new run in `dir`, begun and not trained.
 pub(crate) fn open(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
     let beginning =
-        Beginning { train: panel(), exams: vec![panel()], demonstrations: demonstrations() };
+        Setup { train: panel(), evaluation: vec![panel()], demonstrations: demonstrations() };
     let folder = RunFolder::create(dir, config.clone())?;
     Trainer::open(folder, environments(config.environments), Some(beginning))
 }
@@ -99,14 +100,14 @@ pub(crate) fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = token_advantages(&rollouts.trajectories, &rewards, None, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(agent, &rollouts, &returns, &settings)?
+            record_without_update(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, Instant::now())?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     Ok(run)
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use epo::advantage::Overlong;
-use epo::evaluation::{Panel, TaskSchedule};
+use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::objective::{AdaptiveKl, KlControl, KlKind};
 use epo::rollout::{Row, RowKind};
 use epo::run::{read_episodes, Checkpoint, ROLLOUTS_FILE};
 use epo::train::credit::{kl_rewards, turn_advantages, AdvantageConfig, DynamicSampling, KlReward};
 use epo::train::learn::CriticConfig;
 use epo::train::{
-    leave_policy, round_episodes, update_critic, update_policy, Advantages, StepSettings, Trainer,
+    record_without_update, round_episodes, update_critic, update_policy, Advantages, StepSettings,
+    Trainer,
 };
 use epo::Result;
 
@@ -39,7 +40,7 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let record =
             update_policy(&mut run.agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
         run.record(record, &rollouts, Instant::now())?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     Ok(run)
 }
@@ -55,14 +56,14 @@ fn run_paid(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let mut record = if critic.warms_up(step) {
-            leave_policy(agent, &rollouts, &returns, &settings)?
+            record_without_update(agent, &rollouts, &returns, &settings)?
         } else {
             let advantages = Advantages::Tokens(credit.advantages);
             update_policy(agent, &rollouts, &returns, &advantages, &settings)?
         };
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, Instant::now())?;
-        run.examine_and_save()?;
+        run.evaluate_and_save()?;
     }
     Ok(run)
 }
@@ -164,7 +165,7 @@ fn a_step_of_dynamic_sampling_learns_from_groups_that_differ() {
 
 #[test]
 fn rounds_share_no_task_place_and_no_stream() {
-    let panel = Panel::new("p", (0..24).map(crate::driver::task).collect()).unwrap();
+    let panel = TaskSet::new("p", (0..24).map(crate::driver::task).collect()).unwrap();
     let schedule = TaskSchedule::new(&panel, 1, 2).unwrap();
     let sampling = DynamicSampling { max_rounds: 3 };
     let (mut streams, mut tasks, mut groups) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());

@@ -43,7 +43,7 @@ pub(crate) fn parse_family(task: &Task) -> Result<(Split, TaskType)> {
     parsed.ok_or_else(|| refused("task", task, "a task is called SPLIT/TYPE:NUMBER"))
 }
 
-/// How many games are kept: those of a step's groups, with room for an examination between.
+/// How many games are kept: those of a step's groups, with room for an evaluation between.
 const KEPT: usize = 64;
 
 /// The games loaded last. The episodes of a group play the same one, and a reset costs a thousandth of a load.

@@ -2,7 +2,7 @@
 //!
 //! An episode's answers depend on its calls alone (`docs/SCIENCEWORLD.md`), so they make a tree: a place in it is a
 //! history of calls, and a call leads from one place to the next. The members of a group, the episodes of an
-//! examination and later steps begin in the same way, and a load costs as much as ten actions.
+//! evaluation and later steps begin in the same way, and a load costs as much as ten actions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

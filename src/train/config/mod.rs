@@ -56,9 +56,9 @@ pub struct TrainConfig<E> {
     pub learning_rate: f64,
     /// The learning rate over the training steps.
     pub schedule: LrSchedule,
-    /// When and how the policy is examined.
+    /// When and how the policy is evaluated.
     pub evaluation: EvaluationConfig,
-    /// Keep every training episode, in `rollouts.jsonl`; examinations are always kept.
+    /// Keep every training episode, in `rollouts.jsonl`; evaluations are always kept.
     pub dump: bool,
     /// Most megabytes (10⁶ bytes) of dumped training episodes; of more the oldest are deleted, an eighth at a time.
     #[serde(default = "dump_megabytes")]

@@ -176,7 +176,7 @@ impl<E> TrainConfig<E> {
     ///
     /// Where the paper's numbers do not carry over: its mini-batches are of rows of turns, these of episodes (128 over its
     /// size, at least one); it gives no learning rate for the critic, 10⁻⁵ is verl's; its prompts are cut to 2048 tokens
-    /// with two turns of history, here an episode is one conversation in the model's context; it examines on 16 episodes,
+    /// with two turns of history, here an episode is one conversation in the model's context; it evaluates on 16 episodes,
     /// here on whole panels. Nothing here has been trained with these settings.
     pub fn paper(benchmark: Benchmark, algorithm: Algorithm, environment: E) -> Self {
         let science = benchmark == Benchmark::ScienceWorld;

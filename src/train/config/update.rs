@@ -37,7 +37,7 @@ impl Default for UpdateConfig {
             max_grad_norm: 1.0,
             policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
             correction: None,
-            aggregation: Aggregation::Paper,
+            aggregation: Aggregation::TurnMean,
         }
     }
 }

@@ -86,7 +86,11 @@ impl Rewards {
     ///
     /// # Errors
     /// [`Error::Shape`] where the lengths differ.
-    pub fn pay_tokens(&mut self, trajectories: &[Trajectory], pay: &[Vec<f64>]) -> Result<()> {
+    pub fn add_token_rewards(
+        &mut self,
+        trajectories: &[Trajectory],
+        pay: &[Vec<f64>],
+    ) -> Result<()> {
         let tokens: Vec<usize> = trajectories.iter().map(Trajectory::sampled_tokens).collect();
         let got: Vec<usize> = pay.iter().map(Vec::len).collect();
         if got != tokens {
@@ -191,7 +195,7 @@ mod tests {
         let pay = overlong_rewards(&played, &overlong).unwrap();
         assert_eq!(pay, [vec![0.0, 0.0, 0.0, 0.0, 0.0, -1.0], vec![0.0, 0.0, -0.5]]);
         let mut rewards = Rewards::new(&played, &REWARD);
-        rewards.pay_tokens(&played, &pay).unwrap();
+        rewards.add_token_rewards(&played, &pay).unwrap();
         assert_eq!(rewards.turns(), [vec![0.0, 1.0], vec![1.5]]);
         assert_eq!(rewards.returns(), [2.0, 2.0]);
     }
@@ -200,8 +204,8 @@ mod tests {
     fn pay_adds_up_and_reaches_its_token_and_no_turn_of_another() {
         let played = [episode(&[1, 2])];
         let mut rewards = Rewards::new(&played, &REWARD);
-        rewards.pay_tokens(&played, &[vec![-0.25, 0.0, -0.5]]).unwrap();
-        rewards.pay_tokens(&played, &[vec![0.0, -1.0, 0.0]]).unwrap();
+        rewards.add_token_rewards(&played, &[vec![-0.25, 0.0, -0.5]]).unwrap();
+        rewards.add_token_rewards(&played, &[vec![0.0, -1.0, 0.0]]).unwrap();
         assert_eq!(rewards.turns(), [vec![-0.25, 0.5]]);
         let config = |level| GaeConfig { level, whiten: false, ..GaeConfig::default() };
         let returns = |level| {
@@ -211,7 +215,7 @@ mod tests {
         assert_eq!(returns(GaeLevel::Turn), [0.25, 0.5, 0.5]);
         // Every turn is paid the episode, and its own tokens alone.
         assert_eq!(returns(GaeLevel::Token), [1.75, 0.5, 1.5]);
-        let error = rewards.pay_tokens(&played, &[vec![0.0; 2]]).unwrap_err();
+        let error = rewards.add_token_rewards(&played, &[vec![0.0; 2]]).unwrap_err();
         assert!(matches!(error, Error::Shape { name: "token rewards", .. }));
     }
 

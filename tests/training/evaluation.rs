@@ -1,9 +1,9 @@
-//! Examinations: sampled and greedy beside each other, recorded task by task, and their episodes play again.
+//! Evaluations: sampled and greedy beside each other, recorded task by task, and their episodes play again.
 
 use epo::env::ToyEnvironment;
 use epo::evaluation::{panel_gains, read_outcomes};
 use epo::run::{read_episodes, read_metrics, replay_episode, Recorder, EPISODES_FILE};
-use epo::train::{examine_panels, EvaluationConfig};
+use epo::train::{evaluate_all, EvaluationConfig};
 
 use crate::driver::{environments, panel, Config};
 
@@ -13,16 +13,15 @@ fn panels_are_examined_sampled_and_greedily_under_names_of_their_own() {
     let (agent, dir) = (config.new_agent().unwrap(), tempfile::tempdir().unwrap());
     let mut recorder = Recorder::create(dir.path()).unwrap();
     let evaluation = EvaluationConfig { episodes: 3, greedy: true, ..EvaluationConfig::default() };
-    let mut examine = |step| {
+    let mut evaluate = |step| {
         let settings = (&evaluation, &config.rollout);
         let environments = &mut environments(2);
-        examine_panels(&agent, environments, &[&panel()], settings, (7, step), &mut recorder)
-            .unwrap()
+        evaluate_all(&agent, environments, &[&panel()], settings, (7, step), &mut recorder).unwrap()
     };
-    let outcomes = examine(0);
+    let outcomes = evaluate(0);
     assert_eq!(outcomes.len(), 1);
     assert_eq!(
-        (outcomes[0].success.n, examine(5)),
+        (outcomes[0].success.n, evaluate(5)),
         (12, outcomes),
         "the same draws, the same outcome"
     );

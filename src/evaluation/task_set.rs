@@ -6,14 +6,14 @@ use crate::{Error, Result};
 
 /// A named, fixed list of tasks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Panel {
+pub struct TaskSet {
     /// What the panel is called in metrics and reports.
     pub name: String,
     /// Its tasks, sorted, each once.
     pub tasks: Vec<Task>,
 }
 
-impl Panel {
+impl TaskSet {
     /// A panel of `tasks`, sorted.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl TaskSchedule {
     ///
     /// # Errors
     /// `per_step` is 0.
-    pub fn new(panel: &Panel, seed: u64, per_step: usize) -> Result<Self> {
+    pub fn new(panel: &TaskSet, seed: u64, per_step: usize) -> Result<Self> {
         if per_step == 0 {
             return Err(Error::setting("grpo.tasks_per_step", 0, "must be at least 1"));
         }
@@ -91,9 +91,9 @@ impl TaskSchedule {
 mod tests {
     use super::*;
 
-    fn panel(n: u32) -> Panel {
+    fn panel(n: u32) -> TaskSet {
         let tasks = (0..n).rev().map(|variation| Task { name: "t".into(), variation }).collect();
-        Panel::new("p", tasks).unwrap()
+        TaskSet::new("p", tasks).unwrap()
     }
 
     #[test]
@@ -112,8 +112,8 @@ mod tests {
             panel(10).thin(3).unwrap().tasks.iter().map(|t| t.variation).collect::<Vec<_>>(),
             [0, 3, 6]
         );
-        assert!(Panel::new("p", vec![]).is_err());
+        assert!(TaskSet::new("p", vec![]).is_err());
         let twice = vec![Task { name: "t".into(), variation: 1 }; 2];
-        assert!(Panel::new("p", twice).unwrap_err().to_string().contains("t:1"));
+        assert!(TaskSet::new("p", twice).unwrap_err().to_string().contains("t:1"));
     }
 }
