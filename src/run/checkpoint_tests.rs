@@ -184,7 +184,7 @@ fn a_killed_process_leaves_an_usable_checkpoint() {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "train::checkpoint::tests::a_killed_process_leaves_an_usable_checkpoint",
+                "run::checkpoint::tests::a_killed_process_leaves_an_usable_checkpoint",
             ])
             .env(CHILD, run.path())
             .stdout(std::process::Stdio::null())

@@ -326,7 +326,7 @@ mod tests {
                         play.step("look").unwrap().observation,
                         format!("You stand at {place}.")
                     );
-                    let seen = play.step(&format!("evaluate {place}")).unwrap().observation;
+                    let seen = play.step(&format!("examine {place}")).unwrap().observation;
                     assert_eq!(seen.split_once(". ").unwrap().1, said.split_once(". ").unwrap().1);
                 }
                 "open" => assert!(said.contains("It is open and holds "), "{said}"),
@@ -336,13 +336,13 @@ mod tests {
                         play.step("inventory").unwrap().observation,
                         format!("You hold a {thing}.")
                     );
-                    let looked = play.step(&format!("evaluate {thing}")).unwrap().observation;
-                    assert_eq!(looked, format!("You evaluate {thing}. It is as usual."));
+                    let looked = play.step(&format!("examine {thing}")).unwrap().observation;
+                    assert_eq!(looked, format!("You examine {thing}. It is as usual."));
                 }
                 "clean" => {
                     let thing = names.split(" with ").next().unwrap();
-                    let looked = play.step(&format!("evaluate {thing}")).unwrap().observation;
-                    assert_eq!(looked, format!("You evaluate {thing}. It is clean."));
+                    let looked = play.step(&format!("examine {thing}")).unwrap().observation;
+                    assert_eq!(looked, format!("You examine {thing}. It is clean."));
                 }
                 _ => assert_eq!(verb, "move"),
             }

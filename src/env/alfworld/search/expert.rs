@@ -6,7 +6,7 @@ use crate::env::alfworld::error::{AlfworldError, Result};
 
 /// Words of task sentences that name neither the thing nor the place.
 const FUNCTION_WORDS: &str =
-    "a an and another at both bring by clean cold cool evaluate find heat hold hot in it light \
+    "a an and another at both bring by clean cold cool examine find heat hold hot in it light \
                               lit look of on one put same some the them then to two under with";
 /// Receptacles with doors, which cost a step more to look into; those of which there are many in front.
 const DOORS: [&str; 6] = ["cabinet", "drawer", "safe", "wardrobe", "fridge", "microwave"];
@@ -43,7 +43,7 @@ impl Job {
             thing: thing.to_owned(),
             target: target.to_owned(),
             treatment: treatments.iter().find(|(_, words)| has(words)).map(|(verb, _)| *verb),
-            in_light: has(&["look", "evaluate", "light", "lit"]),
+            in_light: has(&["look", "examine", "light", "lit"]),
             two: has(&["two", "another"]),
         })
     }
@@ -83,9 +83,9 @@ struct Moment<'a> {
 
 impl<'a> Moment<'a> {
     fn new(commands: Vec<&'a str>, receptacles: &[String]) -> Self {
-        let evaluated = commands.iter().filter_map(|command| command.strip_prefix("evaluate "));
+        let examined = commands.iter().filter_map(|command| command.strip_prefix("examine "));
         let is_receptacle = |name: &&str| receptacles.iter().any(|known| known == name);
-        let (here, things): (Vec<_>, Vec<_>) = evaluated.partition(is_receptacle);
+        let (here, things): (Vec<_>, Vec<_>) = examined.partition(is_receptacle);
         Self { here, held: things.first().copied(), commands }
     }
 
@@ -251,11 +251,11 @@ impl Expert {
         let unknown = |receptacle: &&str| !self.searched.contains(*receptacle);
         let here = moment.here.iter().copied().filter(unknown);
         let open = here.clone().find_map(|receptacle| moment.allowed(format!("open {receptacle}")));
-        let evaluate =
-            || here.clone().find_map(|receptacle| moment.allowed(format!("evaluate {receptacle}")));
+        let examine =
+            || here.clone().find_map(|receptacle| moment.allowed(format!("examine {receptacle}")));
         let names = self.receptacles.iter().map(String::as_str);
         let go = || names.filter(unknown).find_map(|receptacle| self.go(receptacle, moment));
-        open.or_else(evaluate).or_else(go)
+        open.or_else(examine).or_else(go)
     }
 
     fn go(&self, receptacle: &str, moment: &Moment) -> Option<String> {
@@ -325,7 +325,7 @@ mod tests {
                 job("mug", "shelf", None, false, false),
             ),
             (
-                ["look at pen under the desklamp.", "evaluate the pen with the desklamp."],
+                ["look at pen under the desklamp.", "examine the pen with the desklamp."],
                 job("pen", "desklamp", None, true, false),
             ),
             (
