@@ -37,18 +37,15 @@ impl EntropyControl {
         history: Box<dyn EntropyHistory>,
         beta: Box<dyn AdaptiveBeta>,
     ) -> Self {
-        let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+        let band = Band::literal(0.5, 1.5);
         Self { regularizer, history, beta, band, include_current: false, step: 0, current: None }
     }
 
-    /// Reports the occupancy of this band instead; the regulariser's own band is its own business.
-    ///
-    /// # Errors
-    /// As [`Band::validate`].
-    pub fn with_band(mut self, band: Band) -> Result<Self> {
-        band.validate()?;
+    /// Reports the occupancy of this band instead; the regulariser's own band is independent of it.
+    #[must_use]
+    pub fn with_band(mut self, band: Band) -> Self {
         self.band = band;
-        Ok(self)
+        self
     }
 
     /// Whether the reference includes the current step (the published code) or not (the paper, the default).

@@ -33,7 +33,7 @@ impl EntropyBonus {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ.
     pub fn new(lambda: f64) -> Result<Self> {
-        Ok(Self { lambda: weight("entropy.lambda", lambda)? })
+        Ok(Self { lambda: weight("lambda", lambda)? })
     }
 }
 
@@ -66,8 +66,7 @@ impl EpoHinge {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        band.validate()?;
-        let (lambda, alpha) = (weight("entropy.lambda", lambda)?, weight("entropy.alpha", alpha)?);
+        let (lambda, alpha) = (weight("lambda", lambda)?, weight("alpha", alpha)?);
         Ok(Self { lambda, alpha, band, granularity })
     }
 
@@ -78,8 +77,8 @@ impl EpoHinge {
     pub fn smoothing(&self, inputs: &EntropyInputs) -> Result<Tensor> {
         let units = Units::new(inputs, self.granularity)?;
         let edge = |kappa: f64| units.tensor(units.references.iter().map(|h| kappa * h).collect());
-        let below_u = positive_part(&(edge(self.band.kappa_low)? - &units.entropy_u)?)?;
-        let above_u = positive_part(&(&units.entropy_u - edge(self.band.kappa_high)?)?)?;
+        let below_u = positive_part(&(edge(self.band.kappa_low())? - &units.entropy_u)?)?;
+        let above_u = positive_part(&(&units.entropy_u - edge(self.band.kappa_high())?)?)?;
         let weights_u = units.tensor(units.weights.clone())?;
         Ok(((below_u + above_u)?.mul(&weights_u)?.sum_all()? * self.alpha)?)
     }
