@@ -1,8 +1,9 @@
 //! Entropy-controlled reinforcement learning of multi-turn LLM agents, in pure Rust on candle.
 //!
-//! `epo` implements EPO (Entropy-regularized Policy Optimization, arXiv 2509.22576): the entropy of an
-//! agent's trajectories is regularised, held inside a band around its own history, with a weight β that
-//! changes over training.
+//! `epo` implements EPO (Entropy-regularized Policy Optimization, arXiv 2509.22576): the policy's entropy
+//! is regularised and held inside a band around its own history, with a weight β that changes over
+//! training. Around the method stand the parts of a complete trainer: environments, rollouts, a decoder
+//! policy with its kernels, advantages, losses, an optimiser, run folders and reports.
 //!
 //! ```text
 //!  Environment ──observation──▶ prompt ──token ids──▶ Policy decode ──action text──▶ Environment
@@ -18,6 +19,10 @@
 //!                                        ▼
 //!               backward ─▶ optimiser ─▶ recorder, checkpoint ─▶ next step
 //! ```
+//!
+//! To add EPO to a loop of your own, start with [`entropy::EntropyControl`] and
+//! [`objective::policy_loss`]. To train an agent in a world of your own, implement [`env::Environment`]
+//! and open a `train::Trainer`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod advantage;
@@ -48,7 +53,7 @@ pub use error::{Error, Result};
 #[cfg(test)]
 extern crate self as epo;
 
-/// The README's code is compiled and run.
+/// Compiles and runs the README's code.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
