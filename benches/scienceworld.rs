@@ -1,9 +1,9 @@
-//! Full steps per second: this crate's client beside the official Python wrapper, the same actions in one
-//! run, and the client alone with 1, 2, 4 and 8 environments.
+//! Full steps per second: this crate's client compared with the official Python wrapper on the same
+//! actions, alternating in one run, and the client alone with 1, 2, 4 and 8 environments.
 //!
-//! `cargo bench --bench scienceworld`; needs `python3` with pip for the wrapper, which is installed into a
-//! scratch environment below the target folder. `EPO_BENCH_ROUNDS` (5) rounds are measured on each side,
-//! alternating, after `EPO_BENCH_WARMUP` (10) rounds; medians are printed.
+//! `cargo bench --bench scienceworld` needs `python3` with pip for the wrapper, which is installed
+//! into a virtual environment in the target folder. `EPO_BENCH_WARMUP` (10) rounds of warm-up come
+//! before `EPO_BENCH_ROUNDS` (5) measured rounds on each side. Medians are printed.
 
 mod official;
 
@@ -43,7 +43,7 @@ struct Round {
     digest: String,
 }
 
-/// User and system seconds of a process so far; 0 where there is no /proc.
+/// Returns the user and system seconds of a process so far; 0 without /proc.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> =
@@ -73,9 +73,11 @@ fn record(installation: &Installation) -> anyhow::Result<Vec<Script>> {
 }
 
 fn our_round(client: &mut OfficialClient, java: u32, script: &[Script]) -> anyhow::Result<Round> {
-    let (client_cpu, java_cpu, start) =
-        (cpu_seconds(std::process::id()), cpu_seconds(java), Instant::now());
-    let (mut hasher, mut steps) = (Sha256::new(), 0);
+    let client_cpu = cpu_seconds(std::process::id());
+    let java_cpu = cpu_seconds(java);
+    let start = Instant::now();
+    let mut hasher = Sha256::new();
+    let mut steps = 0;
     for episode in script {
         let task = Task { name: episode.task.clone(), variation: episode.variation };
         client.reset(&task, SIMPLIFICATION)?;
@@ -99,7 +101,7 @@ fn our_round(client: &mut OfficialClient, java: u32, script: &[Script]) -> anyho
     })
 }
 
-/// The wrapper in a Python process of its own.
+/// Starts the wrapper in a Python process.
 fn start_wrapper(folder: &Path, script: &Path, java: &Path) -> anyhow::Result<Official> {
     std::fs::write(folder.join("requirements.txt"), REQUIREMENTS)?;
     let pins = ["--no-deps", "--require-hashes", "-r", "requirements.txt"];
@@ -109,7 +111,7 @@ fn start_wrapper(folder: &Path, script: &Path, java: &Path) -> anyhow::Result<Of
     let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
     let mut command = Command::new(python);
     command.arg(official::script("scienceworld_wrapper.py")).arg(script);
-    command.current_dir(folder); // the simulator writes a table to wherever it is started
+    command.current_dir(folder); // the simulator writes a file to its working folder
     command.env("PATH", path);
     command.env("JAVA_TOOL_OPTIONS", "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2");
     Official::start(&mut command)
@@ -136,15 +138,18 @@ fn side_by_side(
     let limit = Duration::from_secs(120);
     let simulator = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, limit)?;
     let mut ours = OfficialClient::new(simulator, 100);
-    let (mut wrapper, mut client) = (Vec::new(), Vec::new());
+    let mut wrapper = Vec::new();
+    let mut client = Vec::new();
     let warmup = rounds("EPO_BENCH_WARMUP", 10);
     for round in 0..warmup + rounds("EPO_BENCH_ROUNDS", 5) {
+        let mut our_round = || our_round(&mut ours, jvm.id(), script);
+        let mut wrapper_round = || theirs.round::<Round>();
         let (a, b) = if round % 2 == 0 {
-            let a = our_round(&mut ours, jvm.id(), script)?;
-            (a, theirs.round()?)
+            let a = our_round()?;
+            (a, wrapper_round()?)
         } else {
-            let b: Round = theirs.round()?;
-            (our_round(&mut ours, jvm.id(), script)?, b)
+            let b = wrapper_round()?;
+            (our_round()?, b)
         };
         anyhow::ensure!(a.digest == b.digest, "the two sides saw different episodes");
         if round >= warmup {
@@ -153,7 +158,7 @@ fn side_by_side(
         }
     }
     println!(
-        "{} steps a round, {} rounds, one environment, every answer equal",
+        "{} steps per round, {} rounds, one environment, all responses equal",
         client[0].steps,
         client.len()
     );

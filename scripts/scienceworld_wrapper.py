@@ -1,7 +1,7 @@
 """The official ScienceWorld wrapper's side of `cargo bench --bench scienceworld`.
 
-Plays a script of episodes once for every line on standard input and answers with one line of JSON:
-seconds, steps, CPU seconds of this process and of its Java process, and a digest of what was seen.
+Plays a script of episodes once per line on standard input and prints one line of JSON each time:
+seconds, steps, CPU seconds of this process and of its Java process, and a digest of all texts.
 """
 
 import hashlib
@@ -23,14 +23,16 @@ def cpu_seconds(pid):
 
 
 def play(env, episodes):
-    digest, steps = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    steps = 0
     for episode in episodes:
         env.load(episode["task"], episode["variation"], episode["simplification"])
         env.reset()
         for action in episode["actions"]:
             observation, _reward, done, info = env.step(action)
             valid = "\n".join(sorted(info["valid"]))
-            for text in (observation, info["look"], info["inv"], valid, f"{info['score']} {info['moves']} {done}"):
+            end = f"{info['score']} {info['moves']} {done}"
+            for text in (observation, info["look"], info["inv"], valid, end):
                 digest.update(text.encode("utf-8"))
             steps += 1
     return steps, digest.hexdigest()
@@ -42,17 +44,18 @@ def main():
     env = ScienceWorldEnv()
     java = env._gateway.java_process.pid
     for _ in sys.stdin:
-        client, simulator = cpu_seconds(os.getpid()), cpu_seconds(java)
+        client = cpu_seconds(os.getpid())
+        simulator = cpu_seconds(java)
         start = time.perf_counter()
         steps, digest = play(env, episodes)
-        answer = {
+        result = {
             "seconds": time.perf_counter() - start,
             "steps": steps,
             "client_cpu": cpu_seconds(os.getpid()) - client,
             "java_cpu": cpu_seconds(java) - simulator,
             "digest": digest,
         }
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(result), flush=True)
 
 
 main()

@@ -1,15 +1,15 @@
-//! Observations that tell what can be done.
+//! Observations that list the admissible actions.
 
-use crate::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
+use crate::env::environment::{Environment, Start, Step, Task};
 use crate::Result;
 
-/// Ends each observation of an environment with the actions that are admissible then, one line for all of them:
-/// `Actions: go to desk 1; look`.
+/// Appends the admissible actions to each observation, in one line: `Actions: go to desk 1; look`.
 ///
-/// The line is long; `rollout.max_observation_tokens` and the policy's context have to have room for it.
+/// The line is long: `rollout.max_observation_tokens` and the policy's context must leave room for
+/// it.
 pub struct ShowAdmissible<E>(pub E);
 
-/// The environment, where `show` with its admissible actions in its observations.
+/// Boxes `environment`, wrapped in [`ShowAdmissible`] if `show` is true.
 pub fn show_admissible<E: Environment + 'static>(
     environment: E,
     show: bool,
@@ -57,28 +57,14 @@ impl<E: Environment> Environment for ShowAdmissible<E> {
     }
 }
 
-impl Demonstration {
-    /// The same actions played in another environment, as they look there.
-    ///
-    /// # Errors
-    /// As [`Environment::reset`] and [`Environment::step`].
-    pub fn replay(&self, environment: &mut dyn Environment) -> Result<Self> {
-        let start = environment.reset(&self.task)?;
-        let turn = |turn: &DemonstratedTurn| {
-            Ok(DemonstratedTurn { step: environment.step(&turn.action)?, ..turn.clone() })
-        };
-        let turns = self.turns.iter().map(turn).collect::<Result<_>>()?;
-        Ok(Self { task: self.task.clone(), start, turns })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::demonstration::{DemonstratedTurn, Demonstration};
     use crate::env::toy::ToyEnvironment;
 
     #[test]
-    fn observations_end_with_the_actions_until_the_episode_is_over() {
+    fn observations_end_with_the_admissible_actions_until_the_episode_is_over() {
         let mut plain = ToyEnvironment::default();
         let task = Task { name: ToyEnvironment::TASK.into(), variation: 1 };
         let start = plain.reset(&task).unwrap();
@@ -92,7 +78,8 @@ mod tests {
         let expected =
             format!("{}\nActions: {}", played.start.observation.trim_end(), first.join("; "));
         assert_eq!(again.start.observation, expected);
-        let (got, plain) = (&again.turns[0], &played.turns[0]);
+        let got = &again.turns[0];
+        let plain = &played.turns[0];
         assert_eq!(got.step.observation.contains("\nActions: "), !plain.step.done);
         assert!(got.step.observation.starts_with(plain.step.observation.trim_end()));
         assert_eq!(

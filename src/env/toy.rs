@@ -1,16 +1,16 @@
-//! A deterministic environment of two rooms' worth of text, cheap enough for tests that learn.
+//! A deterministic environment with a few short texts, cheap enough for tests that learn.
 
-use crate::env::{Environment, Start, Step, Task};
+use crate::env::environment::{Environment, Start, Step, Task};
 use crate::{Error, Result};
 
 const COLOURS: [&str; 4] = ["red", "blue", "green", "gold"];
 const MAX_STEPS: usize = 6;
 const NOT_UNDERSTOOD: &str = "nothing happens";
 
-/// "Find the coin": `look` tells the colour of the box that holds it, `open COLOUR` ends the episode.
+/// "Find the coin": `look` names the colour of the right box, `open COLOUR` ends the episode.
 ///
-/// The variation chooses the colour. Looking is worth 25 points once, the right box brings the score to
-/// 100, a wrong box fails the episode with a score of 0. After six actions the episode is over.
+/// The variation chooses the colour. The first `look` is worth 25 points. The right box raises the
+/// score to 100; a wrong box fails the episode with a score of 0. Six actions end the episode.
 #[derive(Debug, Default)]
 pub struct ToyEnvironment {
     colour: usize,
@@ -20,10 +20,10 @@ pub struct ToyEnvironment {
 }
 
 impl ToyEnvironment {
-    /// The family name of its tasks.
+    /// The name of its only task family.
     pub const TASK: &'static str = "find-coin";
 
-    /// An environment with no episode in progress.
+    /// Creates an environment with no episode in progress.
     pub fn new() -> Self {
         Self::default()
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_then_opening_the_named_box_wins() {
+    fn looking_and_opening_the_named_box_wins() {
         let mut env = start(2);
         let seen = env.step("look").unwrap();
         assert_eq!((seen.reward, seen.score, seen.done), (25.0, 25.0, false));

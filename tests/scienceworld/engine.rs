@@ -1,5 +1,4 @@
-//! The real simulator through the crate's `Environment`: gold paths, masking, latching, isolation, and
-//! episodes that survive the death of their process.
+//! The real simulator as an `Environment`: gold paths, masking, finished episodes, isolation.
 
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ fn every_gold_path_reaches_100() {
             "{}: {last:?}",
             demonstration.task
         );
-        // Some tasks give points for the `look around` of the start already.
+        // In some tasks, the `look around` at the start already scores.
         let first = &demonstration.turns[0].step;
         let sum: f64 = demonstration.turns.iter().map(|turn| turn.step.reward).sum();
         assert_eq!(first.score - first.reward + sum, 100.0, "{}", demonstration.task);
@@ -45,7 +44,7 @@ fn every_gold_path_reaches_100() {
 }
 
 #[test]
-fn demonstrations_name_what_is_seen_and_put_mistakes_right() {
+fn demonstrations_use_the_names_seen_and_recover_from_mistakes() {
     let Some(installation) = simulator::installation() else { return };
     let tasks: Vec<Task> =
         (0..12).map(|variation| task("lifespan-longest-lived", variation)).collect();
@@ -61,12 +60,15 @@ fn demonstrations_name_what_is_seen_and_put_mistakes_right() {
             turns.iter().position(|t| t.imitated && t.action.starts_with("focus on ")).unwrap();
         let thing = turns[focus].action.trim_start_matches("focus on ");
         let seen = turns[..focus].iter().map(|t| &t.step.observation).chain([&start.observation]);
-        assert!(seen.into_iter().any(|text| text.contains(thing)), "{task}: {thing} was not seen");
+        assert!(
+            seen.into_iter().any(|text| text.contains(thing)),
+            "{task}: no observation mentions {thing}"
+        );
     }
     let mistakes =
         demonstrations.iter().flat_map(|d| &d.turns).filter(|turn| !turn.imitated).count();
-    assert!(mistakes > 0, "none of {} episodes has a mistake", tasks.len());
-    assert_eq!(demonstrate(1), demonstrations, "the number of environments must not matter");
+    assert!(mistakes > 0, "{} episodes without a mistake", tasks.len());
+    assert_eq!(demonstrate(1), demonstrations, "independent of the number of environments");
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn a_failed_episode_stays_failed_and_reset_task_is_masked() {
     let listed = env.admissible().unwrap();
     assert!(listed.is_sorted() && listed.iter().any(|a| a == "look around"));
     assert!(!listed.iter().any(|a| a == "reset task"));
-    assert_eq!(env.admissible().unwrap(), listed, "asking twice asks the simulator once");
+    assert_eq!(env.admissible().unwrap(), listed, "the second request makes no call");
     let masked = env.step(" Reset  TASK ").unwrap();
     assert_eq!(
         (masked.reward, masked.score, masked.done, masked.success),
@@ -97,17 +99,17 @@ fn a_failed_episode_stays_failed_and_reset_task_is_masked() {
     );
     for action in ["look around", "reset task"] {
         let Error::World(error) = env.step(action).unwrap_err() else {
-            panic!("no error of the world")
+            panic!("not an error of the simulator")
         };
         let kind = error.downcast_ref::<SimulatorError>();
         assert!(matches!(kind, Some(SimulatorError::Finished { .. })), "{error}");
     }
     env.reset(&task("boil", 1)).unwrap();
-    assert_eq!(env.step("look around").unwrap().score, 0.0, "a new episode starts from nothing");
+    assert_eq!(env.step("look around").unwrap().score, 0.0, "a new episode starts at 0");
 }
 
 #[test]
-fn the_tables_say_what_the_simulator_says() {
+fn the_tables_agree_with_the_simulator() {
     let Some(installation) = simulator::installation() else { return };
     let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
     let limit = Duration::from_secs(120);
@@ -132,14 +134,14 @@ fn the_tables_say_what_the_simulator_says() {
     }
     assert!(simulator.possible_actions().unwrap().contains(&"open OBJ".to_owned()));
     assert!(simulator.possible_objects().unwrap().len() > 3);
-    // An action and an answer with every character that the protocol escapes.
+    // An action and a response with every character that the protocol escapes.
     let strange = simulator.step("look at \\n\r\n\\\\ \u{e9}").unwrap();
     assert!(!strange.is_empty());
-    assert!(simulator.look().unwrap().contains("\n\t"), "answers are unescaped");
+    assert!(simulator.look().unwrap().contains("\n\t"), "responses are unescaped");
 }
 
 #[test]
-fn the_clock_ends_an_episode_and_is_no_success() {
+fn running_out_of_time_ends_an_episode_without_success() {
     let Some(installation) = simulator::installation() else { return };
     let end_by_waiting = |success| {
         let config = ScienceWorldConfig { step_limit: 5, success, ..ScienceWorldConfig::default() };
@@ -174,7 +176,7 @@ fn environments_of_one_process_do_not_disturb_each_other() {
 }
 
 #[test]
-fn an_action_that_is_not_understood_is_not_valid() {
+fn an_action_that_the_simulator_cannot_parse_is_not_valid() {
     let Some(installation) = simulator::installation() else { return };
     let mut pool = pool(&installation, 1);
     let env = &mut pool.environments()[0];

@@ -1,4 +1,4 @@
-//! Bad input, dead and hung processes: each its own error, and no episode lost.
+//! Bad input, dead and hung processes: an error for each cause, and no episode lost.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -28,7 +28,7 @@ fn simulator_error<T: std::fmt::Debug>(result: epo::Result<T>) -> SimulatorError
 }
 
 #[test]
-fn bad_task_variation_and_simplification_are_told_apart() {
+fn bad_tasks_variations_and_simplifications_have_different_errors() {
     let Some(installation) = simulator::installation() else { return };
     let mut pool = ScienceWorldPool::new(&installation, &ScienceWorldConfig::default(), 1).unwrap();
     let env = &mut pool.environments()[0];
@@ -43,50 +43,40 @@ fn bad_task_variation_and_simplification_are_told_apart() {
     let config =
         ScienceWorldConfig { simplification: "easy,eazy".into(), ..ScienceWorldConfig::default() };
     let error = simulator_error(ScienceWorldPool::new(&installation, &config, 1));
-    assert!(
-        matches!(&error, SimulatorError::UnknownSimplification { name, .. } if name == "eazy"),
-        "{error}"
-    );
-    assert!(env.reset(&task("boil", 29)).is_ok(), "refusals leave the environment usable");
+    assert!(matches!(error, SimulatorError::UnknownSimplification { .. }), "{error}");
+    assert!(error.to_string().contains("eazy"), "{error}");
+    assert!(env.reset(&task("boil", 29)).is_ok(), "the environment stays usable after errors");
     assert_eq!(env.restarts(), 0);
 }
 
 #[test]
-fn bad_settings_name_the_field() {
+fn errors_of_settings_name_the_field() {
     let installation =
         Installation { java: "x".into(), simulator_jar: "x".into(), gateway_jar: "x".into() };
-    let refused = |config: ScienceWorldConfig, count, field: &str| {
+    let refused = |config: ScienceWorldConfig, count, name: &str| {
         let error = ScienceWorldPool::new(&installation, &config, count).unwrap_err();
-        assert!(matches!(&error, Error::Setting { field: named, .. } if named == field), "{error}");
+        assert!(matches!(&error, Error::Setting { field, .. } if field == name), "{error}");
     };
     let default = ScienceWorldConfig::default;
-    refused(default(), 0, "scienceworld.environments");
-    refused(
-        ScienceWorldConfig { environments_per_jvm: 0, ..default() },
-        1,
-        "scienceworld.environments_per_jvm",
-    );
-    refused(
-        ScienceWorldConfig { call_limit_s: f64::NAN, ..default() },
-        1,
-        "scienceworld.call_limit_s",
-    );
-    refused(
-        ScienceWorldConfig { memory_mib: usize::MAX, ..default() },
-        1,
-        "scienceworld.memory_mib",
-    );
+    refused(default(), 0, "environments");
+    let config = ScienceWorldConfig { environments_per_jvm: 0, ..default() };
+    refused(config, 1, "environment.simulator.environments_per_jvm");
+    let config = ScienceWorldConfig { call_limit_s: f64::NAN, ..default() };
+    refused(config, 1, "environment.simulator.call_limit_s");
+    let config = ScienceWorldConfig { memory_mib: usize::MAX, ..default() };
+    refused(config, 1, "environment.simulator.memory_mib");
+    let jvm = JvmConfig { heap_young_mib: 1536, ..JvmConfig::default() };
+    let config = ScienceWorldConfig { jvm, ..default() };
+    refused(config, 1, "environment.simulator.jvm.heap_young_mib");
     let unknown = serde_json::from_str::<ScienceWorldConfig>(r#"{"step_limitt": 3}"#).unwrap_err();
     assert!(unknown.to_string().contains("step_limitt"));
-    let text = serde_json::to_string(&ScienceWorldConfig {
-        call_pattern: CallPattern::Official,
-        ..default()
-    });
-    assert!(text.unwrap().contains(r#""call_pattern":"official""#));
+    let official = ScienceWorldConfig { call_pattern: CallPattern::Official, ..default() };
+    let text = serde_json::to_string(&official).unwrap();
+    assert!(text.contains(r#""call_pattern":"official""#), "{text}");
 }
 
 #[test]
-fn a_closed_port_and_a_silent_one_are_told_apart() {
+fn a_closed_port_and_a_silent_one_have_different_errors() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let endpoint = Endpoint { address, token: "t".into() };
@@ -101,7 +91,7 @@ fn a_closed_port_and_a_silent_one_are_told_apart() {
 
 #[cfg(unix)]
 #[test]
-fn a_java_that_stays_silent_ends_early_or_is_not_there_is_told_apart() {
+fn a_java_that_is_silent_ends_early_or_is_missing_has_different_errors() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let fake = |name: &str, text: &str| {
@@ -112,26 +102,22 @@ fn a_java_that_stays_silent_ends_early_or_is_not_there_is_told_apart() {
     };
     let config = JvmConfig { start_limit_s: 1, ..JvmConfig::default() };
     let started = Instant::now();
-    let silent =
-        Jvm::start(&fake("silent", "#!/bin/sh\necho warming up\nexec sleep 60\n"), &config, 1);
-    let error = silent.unwrap_err();
+    let silent = fake("silent", "#!/bin/sh\necho warming up\nexec sleep 60\n");
+    let error = Jvm::start(&silent, &config, 1).unwrap_err();
     assert!(matches!(&error, SimulatorError::Silent { seconds: 1, .. }), "{error}");
-    assert!(
-        error.to_string().contains("warming up") && started.elapsed() < Duration::from_secs(20)
-    );
-    let dead = Jvm::start(&fake("dead", "#!/bin/sh\necho no memory >&2\nexit 3\n"), &config, 1)
-        .unwrap_err();
-    assert!(
-        matches!(&dead, SimulatorError::Start { .. }) && dead.to_string().contains("no memory"),
-        "{dead}"
-    );
+    assert!(error.to_string().contains("warming up"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let dead = fake("dead", "#!/bin/sh\necho no memory >&2\nexit 3\n");
+    let error = Jvm::start(&dead, &config, 1).unwrap_err();
+    assert!(matches!(&error, SimulatorError::Start { .. }), "{error}");
+    assert!(error.to_string().contains("no memory"), "{error}");
     let nowhere = Installation { java: "/nonexistent/java".into(), ..fake("x", "") };
     let error = Jvm::start(&nowhere, &config, 1).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/java"), "{error}");
 }
 
 #[test]
-fn the_gateway_listens_on_loopback_and_wants_its_token() {
+fn the_gateway_listens_on_loopback_and_requires_its_token() {
     let Some(installation) = simulator::installation() else { return };
     let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
     let jar = &installation.simulator_jar;
@@ -139,40 +125,33 @@ fn the_gateway_listens_on_loopback_and_wants_its_token() {
     let forged = Endpoint { token: "guess".into(), ..jvm.endpoint().clone() };
     let error = Simulator::connect(&forged, jar, LIMIT).unwrap_err();
     assert!(matches!(error, SimulatorError::Refused { .. }), "{error}");
-    assert!(
-        !format!("{jvm:?}{error}").contains(&jvm.endpoint().token),
-        "the token is shown nowhere"
-    );
-    assert_eq!(
-        speak_unauthenticated(jvm.endpoint().address),
-        None,
-        "nothing is run without the token"
-    );
+    let shown = format!("{jvm:?}{error}");
+    assert!(!shown.contains(&jvm.endpoint().token), "the token is never shown");
+    let property = call_unauthenticated(jvm.endpoint().address);
+    assert_eq!(property, None, "the gateway makes no call without the token");
     #[cfg(target_os = "linux")]
     assert!(listening_addresses(jvm.endpoint().address.port())
         .iter()
         .all(|a| a.contains("0100007F")));
     let error = Simulator::connect(jvm.endpoint(), &installation.gateway_jar, LIMIT).unwrap_err();
-    assert!(
-        matches!(&error, SimulatorError::Exception { message, .. } if message.contains("ClassNotFound")),
-        "{error}"
-    );
+    assert!(matches!(&error, SimulatorError::Exception { .. }), "{error}");
+    assert!(error.to_string().contains("ClassNotFound"), "{error}");
     Simulator::connect(jvm.endpoint(), jar, LIMIT).unwrap();
 }
 
-/// Asks for a system property without presenting a token; the property, if the gateway tells it.
-fn speak_unauthenticated(address: SocketAddr) -> Option<String> {
+/// Requests a system property without presenting a token; returns it if the gateway does.
+fn call_unauthenticated(address: SocketAddr) -> Option<String> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.write_all(b"c\nz:java.lang.System\ngetProperty\nsjava.version\ne\n").unwrap();
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    assert!(!answer.is_empty(), "it refuses in words");
-    answer.strip_prefix("!ys").map(str::to_owned)
+    let mut reply = String::new();
+    let _ = stream.read_to_string(&mut reply);
+    assert!(!reply.is_empty(), "the refusal is a reply");
+    reply.strip_prefix("!ys").map(str::to_owned)
 }
 
-/// The local addresses, in hexadecimal, of the listening sockets at `port`.
+/// Returns the local addresses, in hexadecimal, of the sockets that listen on `port`.
 #[cfg(target_os = "linux")]
 fn listening_addresses(port: u16) -> Vec<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -190,7 +169,7 @@ fn listening_addresses(port: u16) -> Vec<String> {
 
 type Episode = (Vec<Step>, Vec<Vec<String>>);
 
-/// What one environment saw in a fixed episode with questions in between.
+/// Plays a fixed episode, with requests for the admissible actions in between.
 fn play(env: &mut ScienceWorld, variation: u32, progress: &AtomicUsize) -> Episode {
     let actions = [
         "open door to kitchen",
@@ -206,7 +185,8 @@ fn play(env: &mut ScienceWorld, variation: u32, progress: &AtomicUsize) -> Episo
         "wait1",
         "teleport to kitchen",
     ];
-    let (mut steps, mut lists) = (Vec::new(), Vec::new());
+    let mut steps = Vec::new();
+    let mut lists = Vec::new();
     env.reset(&task("boil", variation)).unwrap();
     for (index, action) in actions.iter().enumerate() {
         steps.push(env.step(action).unwrap());
@@ -218,7 +198,8 @@ fn play(env: &mut ScienceWorld, variation: u32, progress: &AtomicUsize) -> Episo
     (steps, lists)
 }
 
-/// Plays one episode per environment in parallel, while `disturb` gets the process id at mid-episode.
+/// Plays one episode per environment in parallel; sends the signal `disturb` to the process at
+/// mid-episode.
 fn rollout(pool: &mut ScienceWorldPool, disturb: Option<&str>) -> Vec<Episode> {
     let progress = AtomicUsize::new(0);
     let process = pool.process_ids()[0].to_string();
@@ -266,7 +247,7 @@ fn a_killed_and_a_hung_process_lose_no_episode() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_remembered_needs_no_process_and_going_on_differently_is_exact() {
+fn cached_responses_need_no_process_and_a_different_continuation_is_exact() {
     let Some(installation) = simulator::installation() else { return };
     let pool = |memory_mib| {
         let config = ScienceWorldConfig { memory_mib, ..ScienceWorldConfig::default() };
@@ -284,22 +265,23 @@ fn what_is_remembered_needs_no_process_and_going_on_differently_is_exact() {
         steps.push(later);
         (steps, env.admissible().unwrap(), env.look().unwrap())
     };
-    let (mut remembering, mut forgetful) = (pool(1), pool(0));
-    let played = again(&mut forgetful);
-    assert_eq!(again(&mut remembering), played);
-    for pool in [&mut remembering, &mut forgetful] {
+    let mut cached = pool(1);
+    let mut uncached = pool(0);
+    let played = again(&mut uncached);
+    assert_eq!(again(&mut cached), played);
+    for pool in [&mut cached, &mut uncached] {
         let process = pool.process_ids()[0].to_string();
         assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
         assert_eq!(again(pool), played);
     }
-    assert_eq!((remembering.restarts(), forgetful.restarts()), (0, 1));
-    assert_eq!(differently(&mut remembering), differently(&mut forgetful));
-    assert_eq!((remembering.restarts(), forgetful.restarts()), (1, 1));
+    assert_eq!((cached.restarts(), uncached.restarts()), (0, 1));
+    assert_eq!(differently(&mut cached), differently(&mut uncached));
+    assert_eq!((cached.restarts(), uncached.restarts()), (1, 1));
 }
 
 #[cfg(unix)]
 #[test]
-fn a_process_that_cannot_be_replaced_is_given_up_on() {
+fn a_process_that_cannot_be_replaced_is_an_error() {
     let Some(installation) = simulator::installation() else { return };
     let folder = tempfile::tempdir().unwrap();
     let jar = folder.path().join("gateway.jar");
@@ -312,8 +294,6 @@ fn a_process_that_cannot_be_replaced_is_given_up_on() {
     std::fs::remove_file(&jar).unwrap();
     assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
     let error = simulator_error(env.step("look around"));
-    assert!(
-        matches!(&error, SimulatorError::Start { output, .. } if output.contains("GatewayServer")),
-        "{error}"
-    );
+    assert!(matches!(&error, SimulatorError::Start { .. }), "{error}");
+    assert!(error.to_string().contains("GatewayServer"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The real simulator, and files of what it said; skipped with a message where it cannot be had.
+//! Tests against the real simulator and recorded transcripts; skipped with a message without it.
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "scienceworld")]
 

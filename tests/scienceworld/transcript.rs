@@ -1,7 +1,7 @@
-//! Transcripts of the official Python wrapper, replayed: no field of any line may differ.
+//! Replays of transcripts of the official Python wrapper: no field of any line may differ.
 //!
-//! The file is `EPO_SCIENCEWORLD_TRANSCRIPTS`, or `../shared/scienceworld/transcripts.jsonl` next to the
-//! checkout. Lines of an episode are contiguous; `i` = 0 is its reset.
+//! The file is `EPO_SCIENCEWORLD_TRANSCRIPTS`, or `../shared/scienceworld/transcripts.jsonl` next
+//! to the checkout. The lines of an episode are contiguous; `i` = 0 is its reset.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ fn episodes(path: &Path) -> Vec<Vec<Line>> {
     episodes
 }
 
-/// The fields of `frame` that differ from `line`.
+/// Describes the fields of `frame` that differ from `line`.
 fn differences(line: &Line, frame: &Frame) -> Vec<String> {
     let mut found = Vec::new();
     let mut check = |field: &str, expected: String, got: String| {
@@ -92,11 +92,8 @@ fn differences(line: &Line, frame: &Frame) -> Vec<String> {
 fn replay(client: &mut OfficialClient, episode: &[Line]) -> Vec<String> {
     let mut found = Vec::new();
     for (index, line) in episode.iter().enumerate() {
-        assert_eq!(
-            line.i, index,
-            "{}:{}: lines of an episode count from 0",
-            line.task, line.variation
-        );
+        let episode = format!("{}:{}", line.task, line.variation);
+        assert_eq!(line.i, index, "{episode}: the lines of an episode are numbered from 0");
         let frame = match &line.action {
             None => {
                 let task = Task { name: line.task.clone(), variation: line.variation };
@@ -104,8 +101,7 @@ fn replay(client: &mut OfficialClient, episode: &[Line]) -> Vec<String> {
             }
             Some(action) => client.step(action),
         };
-        let place =
-            format!("{}:{} {:?} line {}", line.task, line.variation, line.simplification, line.i);
+        let place = format!("{episode} {:?} line {index}", line.simplification);
         let frame = frame.unwrap_or_else(|error| panic!("{place}: {error}"));
         found.extend(differences(line, &frame).into_iter().map(|d| format!("{place}: {d}")));
     }
@@ -118,7 +114,7 @@ fn client(endpoint: &Endpoint, installation: &Installation) -> OfficialClient {
 }
 
 #[test]
-fn scienceworld_transcript_replays_without_a_difference() {
+fn transcripts_replay_without_a_difference() {
     let Some(path) = transcripts() else { return };
     let Some(installation) = simulator::installation() else { return };
     let episodes = episodes(&path);
@@ -139,26 +135,20 @@ fn scienceworld_transcript_replays_without_a_difference() {
     });
     let found = found.into_inner().unwrap();
     let lines: usize = episodes.iter().map(Vec::len).sum();
-    eprintln!(
-        "{}: {} episodes, {lines} lines, {} differences",
-        path.display(),
-        episodes.len(),
-        found.len()
-    );
-    assert!(
-        found.is_empty(),
-        "{} differences; the first:\n{}",
-        found.len(),
-        found[..found.len().min(5)].join("\n")
-    );
+    let path = path.display();
+    let count = found.len();
+    eprintln!("{path}: {} episodes, {lines} lines, {count} differences", episodes.len());
+    let first = found[..count.min(5)].join("\n");
+    assert!(found.is_empty(), "{count} differences; the first:\n{first}");
 }
 
 #[test]
-fn scienceworld_transcript_comparison_sees_every_field() {
+fn the_comparison_covers_every_field() {
     let line = || -> Line {
         serde_json::from_value(serde_json::json!({
-            "task": "t", "variation": 0, "simplification": "", "i": 1, "action": "a", "obs": "o", "reward": 1,
-            "score": 2, "done": false, "moves": 3, "look": "l", "inv": "v", "task_desc": "d", "valid": ["x"]
+            "task": "t", "variation": 0, "simplification": "", "i": 1, "action": "a", "obs": "o",
+            "reward": 1, "score": 2, "done": false, "moves": 3, "look": "l", "inv": "v",
+            "task_desc": "d", "valid": ["x"]
         }))
         .unwrap()
     };

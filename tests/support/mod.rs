@@ -1,4 +1,5 @@
-//! What the tests of the method share: golden files, comparisons, a plain log-prob/entropy, central differences.
+//! Helpers for tests of the method: golden files, comparisons, a reference implementation of
+//! log-prob and entropy, central differences.
 #![allow(dead_code, unreachable_pub)]
 
 use std::path::PathBuf;
@@ -8,9 +9,10 @@ use epo::entropy::{EntropyHistory, State, StepEntropy};
 use epo::{Error, Result};
 use serde_json::Value;
 
-/// Every golden file of `EPO_GOLDEN_DIR` (default: the repository's copies) whose name starts with `prefix`.
+/// Reads every golden file whose name starts with `prefix` from `EPO_GOLDEN_DIR` (default: the
+/// copies in the repository).
 ///
-/// The repository's own directory must hold at least one; another directory may hold a part only.
+/// The directory in the repository must have at least one; another directory may have none.
 pub fn golden_files(prefix: &str) -> Vec<(String, Value)> {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
     let dir = std::env::var_os("EPO_GOLDEN_DIR").map_or_else(|| own.clone(), PathBuf::from);
@@ -31,7 +33,7 @@ pub fn golden_files(prefix: &str) -> Vec<(String, Value)> {
     files.into_iter().map(read).collect()
 }
 
-/// The numbers of a nested list, row-major, and its shape; a single number has shape [].
+/// Flattens a nested list, row-major; returns the numbers and the shape ([] for a single number).
 pub fn floats(value: &Value) -> (Vec<f64>, Vec<usize>) {
     match value {
         Value::Array(items) => {
@@ -41,41 +43,42 @@ pub fn floats(value: &Value) -> (Vec<f64>, Vec<usize>) {
             (parts.into_iter().flat_map(|(numbers, _)| numbers).collect(), shape)
         }
         number => {
-            (vec![number.as_f64().unwrap_or_else(|| panic!("not a number: {number}"))], vec![])
+            let value = number.as_f64().unwrap_or_else(|| panic!("not a number: {number}"));
+            (vec![value], vec![])
         }
     }
 }
 
-/// The numbers of a nested list, row-major.
+/// Flattens a nested list, row-major.
 pub fn flat(value: &Value) -> Vec<f64> {
     floats(value).0
 }
 
-/// A list of whole numbers.
+/// Reads a list of integers.
 pub fn indices(value: &Value) -> Vec<usize> {
     flat(value).into_iter().map(|x| x as usize).collect()
 }
 
-/// A 0/1 mask.
+/// Reads a 0/1 mask.
 pub fn mask(value: &Value) -> Vec<bool> {
     flat(value).into_iter().map(|x| x != 0.0).collect()
 }
 
-/// A nested list as a tensor.
+/// Converts a nested list to a tensor.
 pub fn tensor(value: &Value, dtype: DType) -> Tensor {
     let (numbers, shape) = floats(value);
     Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
-/// A tensor's values, row-major.
+/// Returns the values of a tensor, row-major.
 pub fn host(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// How close two arrays must be: max |got − want| ≤ tolerance · max(floor, max |want|).
+/// A bound on the difference of two arrays: max |got − want| ≤ relative · max(floor, max |want|).
 ///
-/// f64: 1e-12 relative to the largest entry of the array (a single entry may be a difference of numbers of
-/// that size), with a floor of 1e-3. f32: 1e-6, relative above 1 and absolute below.
+/// f64: 1e-12 relative to the largest entry of the array, since a single entry may be a difference
+/// of numbers of that size, with a floor of 1e-3. f32: 1e-6, relative above 1 and absolute below.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     relative: f64,
@@ -83,12 +86,12 @@ pub struct Tolerance {
 }
 
 pub const F64: Tolerance = Tolerance { relative: 1e-12, floor: 1e-3 };
-/// Gradients that were recorded as central differences.
+/// For gradients recorded as central differences.
 pub const DIFFERENCES: Tolerance = Tolerance { relative: 1e-6, floor: 1e-3 };
 pub const F32: Tolerance = Tolerance { relative: 1e-6, floor: 1.0 };
 
 impl Tolerance {
-    /// The same, for values that went through numbers as large as `size`.
+    /// Raises the floor to `size`, for values computed from numbers of that size.
     pub fn above(self, size: f64) -> Self {
         Self { floor: self.floor.max(size), ..self }
     }
@@ -107,10 +110,11 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: Tolerance)
     }
 }
 
-/// log π(id) and entropy (nats) of z = logits / temperature, [.., V] → [..], from differentiable ops alone.
+/// log π(id) and entropy (nats) of z = logits / temperature, [.., V] → [..], by differentiable ops.
 ///
-/// The authors' formulas, logsumexp(z) − Σ p·z and z[id] − logsumexp(z): in f32 the entropy of a confident
-/// token loses digits to cancellation, and golden files recorded in f32 hold those very digits.
+/// Uses the formulas of the authors, z[id] − logsumexp(z) and logsumexp(z) − Σ p·z. In f32 the
+/// entropy of a confident token loses digits to cancellation, and golden files recorded in f32
+/// contain the same digits.
 pub fn logprob_entropy(
     logits: &Tensor,
     ids: &Tensor,
@@ -125,7 +129,7 @@ pub fn logprob_entropy(
     Ok((log_prob, entropy))
 }
 
-/// A history that holds fixed references per turn index.
+/// A history with a fixed reference per turn index.
 pub struct Fixed(pub Vec<Option<f64>>);
 
 impl State for Fixed {}
@@ -139,7 +143,7 @@ impl EntropyHistory for Fixed {
     }
 }
 
-/// Numbers in [low, high), the same for the same seed.
+/// Returns pseudo-random numbers in [low, high), a function of the seed.
 pub fn random(seed: u64, count: usize, low: f64, high: f64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut next = || {
@@ -152,15 +156,15 @@ pub fn random(seed: u64, count: usize, low: f64, high: f64) -> Vec<f64> {
     (0..count).map(|_| next()).collect()
 }
 
-/// The gradient of a scalar function by autograd.
+/// Computes the gradient of a scalar function by autograd.
 pub fn gradient(x: &[f64], shape: &[usize], f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Vec<f64> {
     let x = Var::from_tensor(&Tensor::from_slice(x, shape, &Device::Cpu).unwrap()).unwrap();
     let grads = f(x.as_tensor()).unwrap().backward().unwrap();
     grads.get(&x).map_or_else(|| vec![0.0; x.elem_count()], host)
 }
 
-/// Asserts that autograd agrees with central differences, f64, to 1e-6 of the largest entry, and that some
-/// entry is not zero.
+/// Asserts that autograd agrees with central differences in f64, to 1e-6 of the largest entry, and
+/// that some entry is not zero.
 #[track_caller]
 pub fn assert_gradient(
     what: &str,
@@ -174,7 +178,8 @@ pub fn assert_gradient(
     };
     let step = 1e-5;
     let difference = |i: usize| {
-        let (mut up, mut down) = (x.to_vec(), x.to_vec());
+        let mut up = x.to_vec();
+        let mut down = x.to_vec();
         up[i] += step;
         down[i] -= step;
         (value(&up) - value(&down)) / (2.0 * step)
@@ -182,7 +187,7 @@ pub fn assert_gradient(
     let want: Vec<f64> = (0..x.len()).map(difference).collect();
     assert!(
         want.iter().any(|w| w.abs() > 1e-4),
-        "{what}: the gradient vanishes, nothing is tested"
+        "{what}: the gradient vanishes, so nothing is tested"
     );
     assert_close(what, &gradient(x, shape, f), &want, DIFFERENCES);
 }

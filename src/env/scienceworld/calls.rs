@@ -1,37 +1,40 @@
-//! What an episode asks of the simulator, in the configured pattern of calls.
+//! The calls of an episode, in the configured pattern, and the responses to them.
 
+use crate::env::environment::Task;
 use crate::env::scienceworld::client::{is_done, Simulator};
 use crate::env::scienceworld::config::{CallPattern, ScienceWorldConfig};
 use crate::env::scienceworld::error::SimulatorError;
-use crate::env::Task;
 
-/// One thing asked of the simulator. Its later answers depend on the first three.
+/// A call of an episode.
+///
+/// Later responses depend on the first three, which change the state of the simulator. `Look` and
+/// `Inventory` have no side effects; `GoldPath` ends the episode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Op {
+pub(crate) enum Call {
     Start(Task),
     Act(String),
-    Ask,
+    ValidActions,
     Look,
     Inventory,
-    Gold(Task),
+    GoldPath(Task),
 }
 
-impl Op {
+impl Call {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Start(_) => "(start)",
             Self::Act(action) => action,
-            Self::Ask => "(valid actions)",
+            Self::ValidActions => "(valid actions)",
             Self::Look => "(look)",
             Self::Inventory => "(inventory)",
-            Self::Gold(_) => "(gold path)",
+            Self::GoldPath(_) => "(gold path)",
         }
     }
 }
 
-/// What the simulator answered; what was not asked for is empty.
+/// The simulator's response to a call; fields that the call does not fill are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) text: String,
     pub(crate) score: i32,
     pub(crate) done: bool,
@@ -40,38 +43,38 @@ pub(crate) struct Answer {
     pub(crate) list: Option<Vec<String>>,
 }
 
-impl Answer {
-    /// Bytes of its texts.
+impl Response {
+    /// The bytes of all texts.
     pub(crate) fn size(&self) -> usize {
         let list = self.list.iter().flatten().map(|action| action.len() + size_of::<String>());
         self.text.len() + self.goal.len() + list.sum::<usize>()
     }
 }
 
-/// Asks it.
+/// Makes a call.
 pub(crate) fn execute(
     simulator: &mut Simulator,
     config: &ScienceWorldConfig,
-    op: &Op,
-) -> Result<Answer, SimulatorError> {
+    call: &Call,
+) -> Result<Response, SimulatorError> {
     let official = config.call_pattern == CallPattern::Official;
-    let text = |text| Answer { text, ..Answer::default() };
-    let list = |list| Answer { list: Some(list), ..Answer::default() };
-    match op {
-        Op::Start(task) => {
+    let text = |text| Response { text, ..Response::default() };
+    let list = |list| Response { list: Some(list), ..Response::default() };
+    match call {
+        Call::Start(task) => {
             simulator.load(task, &config.simplification, false)?;
             if official {
                 simulator.reset()?;
             }
-            let mut answer = act(simulator, config, "look around")?;
-            answer.goal = simulator.task_description()?;
-            Ok(answer)
+            let mut response = act(simulator, config, "look around")?;
+            response.goal = simulator.task_description()?;
+            Ok(response)
         }
-        Op::Act(action) => act(simulator, config, action),
-        Op::Ask => simulator.valid_actions().map(list),
-        Op::Look => simulator.look().map(text),
-        Op::Inventory => simulator.inventory().map(text),
-        Op::Gold(task) => {
+        Call::Act(action) => act(simulator, config, action),
+        Call::ValidActions => simulator.valid_actions().map(list),
+        Call::Look => simulator.look().map(text),
+        Call::Inventory => simulator.inventory().map(text),
+        Call::GoldPath(task) => {
             simulator.load(task, &config.simplification, true)?;
             simulator.gold_path().map(list)
         }
@@ -82,7 +85,7 @@ fn act(
     simulator: &mut Simulator,
     config: &ScienceWorldConfig,
     action: &str,
-) -> Result<Answer, SimulatorError> {
+) -> Result<Response, SimulatorError> {
     let text = simulator.step(action)?;
     let score = simulator.score()?;
     let completed = simulator.completed()?;
@@ -95,5 +98,5 @@ fn act(
         list = Some(simulator.valid_actions()?);
     }
     let done = is_done(completed, moves, config.step_limit, score);
-    Ok(Answer { text, score, done, moves, goal: String::new(), list })
+    Ok(Response { text, score, done, moves, goal: String::new(), list })
 }

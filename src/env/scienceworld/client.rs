@@ -1,24 +1,23 @@
-//! The raw simulator: one isolated copy of it behind one connection, and the official wrapper's semantics.
+//! The raw simulator behind one connection, and a client with the official wrapper's semantics.
 
 use std::path::Path;
 use std::time::Duration;
 
+use crate::env::environment::Task;
 use crate::env::scienceworld::error::SimulatorError;
 use crate::env::scienceworld::gateway::link::{expect_reference, Endpoint, Link};
-use crate::env::scienceworld::gateway::protocol;
-use crate::env::scienceworld::gateway::protocol::{Arg, Value};
-use crate::env::scienceworld::tasks;
-use crate::env::scienceworld::tasks::Split;
-use crate::env::Task;
+use crate::env::scienceworld::gateway::protocol::{self, Arg, Value};
+use crate::env::scienceworld::tasks::{self, Split};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
 const INTERFACE: &str = "scienceworld.runtime.pythonapi.PythonInterface";
 
-/// One simulator inside a Java process, isolated from the others there by a class loader of its own.
+/// One simulator in a Java process.
 ///
-/// The simulator keeps its world, its random generator and its counters in global variables; a class loader
-/// per simulator gives each its own. Methods are the simulator's, nothing is latched or masked.
+/// The simulator keeps its world, its random generator and its counters in global variables. Each
+/// `Simulator` therefore has a class loader of its own, which isolates it from the others in the
+/// process. Methods are the simulator's own calls: a finished episode goes on, nothing is masked.
 pub struct Simulator {
     link: Link,
     object: String,
@@ -31,23 +30,25 @@ impl std::fmt::Debug for Simulator {
 }
 
 impl Simulator {
-    /// Connects to a running gateway and creates a simulator from `jar` there; no call may take longer than
-    /// `limit`.
+    /// Connects to a running gateway and creates a simulator from `jar`. `limit` holds for every
+    /// call.
     ///
     /// # Errors
-    /// A closed port ([`SimulatorError::Connect`]), a wrong token ([`SimulatorError::Refused`]), a jar without
-    /// the simulator ([`SimulatorError::Exception`]) or a gateway that does not answer.
+    /// [`SimulatorError::Connect`] for a closed port, [`SimulatorError::Refused`] for a wrong
+    /// token, [`SimulatorError::Exception`] for a jar without the simulator,
+    /// [`SimulatorError::Timeout`] for a gateway that does not reply.
     pub fn connect(endpoint: &Endpoint, jar: &Path, limit: Duration) -> Outcome<Self> {
         let mut link = Link::open(endpoint, limit)?;
         let object = instantiate(&mut link, jar)?;
         Ok(Self { link, object })
     }
 
-    /// Loads a task; with `gold`, also works out its gold path (seconds instead of milliseconds).
+    /// Loads a task. With `gold`, also computes its gold path, which takes seconds instead of
+    /// milliseconds.
     ///
     /// # Errors
-    /// An unknown task, variation or simplification (checked before the simulator is asked), or what the
-    /// simulator answers instead of loading.
+    /// An unknown task, variation or simplification; [`SimulatorError::Load`] with the simulator's
+    /// message if it refuses to load.
     pub fn load(&mut self, task: &Task, simplification: &str, gold: bool) -> Outcome<()> {
         tasks::check_task(task)?;
         tasks::check_simplification(&task.name, simplification)?;
@@ -76,111 +77,115 @@ impl Simulator {
     /// Plays an action and returns the observation.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn step(&mut self, action: &str) -> Outcome<String> {
         self.link.text(&self.object, "step", &[Arg::Text(action)])
     }
 
-    /// The score in points, −100..=100: the simulator's fraction times 100, ties to even (Python's `round`).
+    /// Returns the score in points, −100..=100: the simulator's fraction times 100, rounded half to
+    /// even like Python's `round`.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn score(&mut self) -> Outcome<i32> {
         self.link.double(&self.object, "getScore").map(points)
     }
 
-    /// Whether the simulator holds the task for completed or failed.
+    /// Returns true if the task is completed or failed.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn completed(&mut self) -> Outcome<bool> {
         self.link.boolean(&self.object, "getCompleted")
     }
 
-    /// Simulated ticks so far: not the number of actions (looking is free, waiting costs several).
+    /// Returns the simulated ticks so far. Looking around takes none, waiting takes several.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn moves(&mut self) -> Outcome<u32> {
         self.link.int(&self.object, "getNumMoves", &[]).map(|moves| moves as u32)
     }
 
-    /// What is seen around, at no cost.
+    /// Describes the surroundings; no side effects.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn look(&mut self) -> Outcome<String> {
         self.link.text(&self.object, "freeActionLook", &[])
     }
 
-    /// What is carried, at no cost.
+    /// Describes the inventory; no side effects.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn inventory(&mut self) -> Outcome<String> {
         self.link.text(&self.object, "freeActionInventory", &[])
     }
 
-    /// The task's description, at no cost.
+    /// Returns the description of the task; no side effects.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn task_description(&mut self) -> Outcome<String> {
         self.link.text(&self.object, "freeActionTaskDesc", &[])
     }
 
-    /// The valid actions, sorted by code point. Asking draws from the simulator's random generator.
+    /// Returns the valid actions, sorted by code point. The call draws random numbers, which
+    /// changes later responses.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn valid_actions(&mut self) -> Outcome<Vec<String>> {
         self.sorted("getValidActionObjectCombinations")
     }
 
-    /// The action templates, sorted. Asking draws from the simulator's random generator.
+    /// Returns the action templates, sorted. The call draws random numbers, which changes later
+    /// responses.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn possible_actions(&mut self) -> Outcome<Vec<String>> {
         self.sorted("getPossibleActions")
     }
 
-    /// The observable objects, sorted. Asking draws from the simulator's random generator.
+    /// Returns the observable objects, sorted. The call draws random numbers, which changes later
+    /// responses.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn possible_objects(&mut self) -> Outcome<Vec<String>> {
         self.sorted("getPossibleObjects")
     }
 
-    /// The gold path of a task that was loaded with one.
+    /// Returns the gold path of a task that was loaded with one.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn gold_path(&mut self) -> Outcome<Vec<String>> {
         self.link.texts(&self.object, "getGoldActionSequence", &[])
     }
 
-    /// The simulator's own list of task names.
+    /// Returns the names of all tasks.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn task_names(&mut self) -> Outcome<Vec<String>> {
         self.link.texts(&self.object, "getTaskNames", &[])
     }
 
-    /// The simulator's own count of a task's variations.
+    /// Returns the number of variations of a task.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn variation_count(&mut self, task: &str) -> Outcome<i64> {
         self.link.int(&self.object, "getTaskMaxVariations", &[Arg::Text(task)])
     }
 
-    /// The simulator's own list of the loaded task's variations in `split`.
+    /// Returns the variations of the loaded task in `split`.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn variations(&mut self, split: Split) -> Outcome<Vec<i64>> {
         let method = match split {
             Split::Train => "getVariationsTrain",
@@ -190,10 +195,10 @@ impl Simulator {
         self.link.ints(&self.object, method, &[])
     }
 
-    /// The simulator's own list of simplifications, `easy` not among them.
+    /// Returns the names of all simplifications except `easy`.
     ///
     /// # Errors
-    /// As [`Simulator::reset`].
+    /// A lost process or an exception of the simulator.
     pub fn simplifications(&mut self) -> Outcome<Vec<String>> {
         let text = self.link.text(&self.object, "getPossibleSimplifications", &[])?;
         Ok(text.split(", ").map(str::to_owned).collect())
@@ -207,13 +212,13 @@ impl Simulator {
 }
 
 impl Drop for Simulator {
-    /// Lets the gateway forget the simulator, without waiting for its answer.
+    /// Deletes the simulator in the gateway, without waiting for the reply.
     fn drop(&mut self) {
         self.link.abandon(&self.object);
     }
 }
 
-/// Builds a class loader that sees only `jar` and the platform, and a simulator in it.
+/// Creates a class loader that sees only `jar` and the platform, and a simulator in it.
 fn instantiate(link: &mut Link, jar: &Path) -> Outcome<String> {
     let path = jar.to_string_lossy();
     let file = construct(link, "java.io.File", &[Arg::Text(&path)])?;
@@ -238,37 +243,38 @@ fn construct(link: &mut Link, class: &str, args: &[Arg<'_>]) -> Outcome<String> 
     expect_reference(class, value)
 }
 
-/// Points from a fraction: 100·x rounded, ties to even.
+/// Converts a fraction to points: 100·x, rounded half to even.
 fn points(fraction: f64) -> i32 {
     (100.0 * fraction).round_ties_even() as i32
 }
 
-/// Everything that the official wrapper answers to one action.
+/// Everything that the official wrapper returns for one action.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Frame {
-    /// What the action brought.
+    /// The observation after the action.
     pub observation: String,
-    /// Points gained by the action.
+    /// The change of the score, in points.
     pub reward: i32,
-    /// Points so far, −100..=100.
+    /// The score so far, in points, −100..=100.
     pub score: i32,
-    /// Completed, or too many moves, or a negative score.
+    /// True if the task is completed, the moves exceed the limit or the score is negative.
     pub done: bool,
-    /// Simulated ticks so far.
+    /// The simulated ticks so far.
     pub moves: u32,
-    /// What is seen around.
+    /// The surroundings.
     pub look: String,
-    /// What is carried.
+    /// The inventory.
     pub inventory: String,
-    /// The task's description.
+    /// The description of the task.
     pub task_description: String,
-    /// The valid actions, sorted by code point; `reset task` is among them.
+    /// The valid actions, sorted by code point, including `reset task`.
     pub valid: Vec<String>,
 }
 
-/// The official Python wrapper's behaviour, call for call: nothing is latched, episodes go on after `done`.
+/// A client that makes the same calls as the official Python wrapper.
 ///
-/// Source: scienceworld 1.2.3, `ScienceWorldEnv.load`, `reset` and `step`.
+/// As in the wrapper, an episode can be continued after `done`. Source: scienceworld 1.2.3,
+/// `ScienceWorldEnv.load`, `reset` and `step`.
 #[derive(Debug)]
 pub struct OfficialClient {
     simulator: Simulator,
@@ -277,20 +283,21 @@ pub struct OfficialClient {
 }
 
 impl OfficialClient {
-    /// Wraps `simulator`; an episode is done when more than `step_limit` moves were made (wrapper: 100).
+    /// Wraps `simulator`. An episode is done after more than `step_limit` moves (wrapper: 100).
     pub fn new(simulator: Simulator, step_limit: u32) -> Self {
         Self { simulator, step_limit, last_score: 0 }
     }
 
-    /// The simulator below.
+    /// Returns the wrapped simulator.
     pub fn simulator(&mut self) -> &mut Simulator {
         &mut self.simulator
     }
 
-    /// `load` followed by `reset`: the task is loaded twice and `look around` is played.
+    /// Makes the calls of the wrapper's `load` and `reset`: loads the task twice and plays
+    /// `look around`.
     ///
     /// # Errors
-    /// As [`Simulator::load`].
+    /// The same as [`Simulator::load`].
     pub fn reset(&mut self, task: &Task, simplification: &str) -> Outcome<Frame> {
         self.simulator.load(task, simplification, false)?;
         self.simulator.reset()?;
@@ -298,7 +305,7 @@ impl OfficialClient {
         self.step("look around")
     }
 
-    /// Plays `action` and asks for everything, in the wrapper's order.
+    /// Plays `action` and requests all fields, in the order of the wrapper.
     ///
     /// # Errors
     /// A lost process or an exception of the simulator.
@@ -322,7 +329,7 @@ impl OfficialClient {
     }
 }
 
-/// The wrapper's end of an episode: completed ∨ moves > limit ∨ score < 0.
+/// The wrapper's condition for the end of an episode: completed ∨ moves > limit ∨ score < 0.
 pub(crate) fn is_done(completed: bool, moves: u32, step_limit: u32, score: i32) -> bool {
     completed || moves > step_limit || score < 0
 }
@@ -332,14 +339,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_round_ties_to_even() {
+    fn points_are_rounded_half_to_even() {
         assert_eq!([0.005, 0.015, 0.025, 0.035, 0.125].map(points), [0, 2, 2, 4, 12]);
         assert_eq!([-1.0, -0.025, 0.666_666, 1.0].map(points), [-100, -2, 67, 100]);
     }
 
     #[test]
-    fn the_end_of_an_episode_is_the_wrappers() {
-        assert!(!is_done(false, 100, 100, 0), "the limit itself is not over it");
+    fn an_episode_ends_as_in_the_wrapper() {
+        assert!(!is_done(false, 100, 100, 0), "the limit itself does not end the episode");
         assert!(is_done(false, 101, 100, 0));
         assert!(is_done(false, 0, 100, -100));
         assert!(is_done(true, 0, 100, 100));

@@ -1,31 +1,33 @@
-//! What makes a run of the simulator what it is; serialisable, stored with the run.
+//! Settings of the simulator, stored in the configuration of a run.
 
 use crate::env::scienceworld::gateway::process::JvmConfig;
 use crate::env::scienceworld::tasks;
 use crate::{Error, Result};
 
-/// Which calls an episode makes. Asking for the valid actions draws from the simulator's random generator,
-/// so episodes of different patterns differ; each pattern is deterministic.
+/// The calls that an episode makes.
+///
+/// Listing the valid actions draws from the simulator's random generator, so the same actions give
+/// different episodes under the two patterns. Each pattern is deterministic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallPattern {
-    /// The official wrapper's: two loads at the start, everything asked for after every action, the valid
-    /// actions among it.
+    /// The official wrapper's calls: two loads at the start; all texts and the valid actions after
+    /// every action.
     Official,
-    /// One load, and only what a step needs; the valid actions when asked for.
+    /// One load, only the calls that a step needs, and the valid actions on request.
     #[default]
     Lean,
 }
 
-/// When an episode counts as solved.
+/// The rule by which an episode counts as solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SuccessRule {
-    /// The task is solved: the score is 100.
+    /// The score is 100: the task is solved.
     #[default]
     Score100,
-    /// Done with a positive score, be it by the clock: the rule of EPO's published code
-    /// (`sciworld/envs.py`), for comparison only.
+    /// The episode ended with a positive score, even by running out of time. This is the rule of
+    /// EPO's published code (`sciworld/envs.py`), for comparison only.
     DoneWithPositiveScore,
 }
 
@@ -42,22 +44,23 @@ impl SuccessRule {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScienceWorldConfig {
-    /// Simplifications, comma-separated (see [`crate::env::scienceworld::SIMPLIFICATIONS`]); empty for none.
+    /// Simplifications, comma-separated, empty for none; see
+    /// [`SIMPLIFICATIONS`](crate::env::scienceworld::SIMPLIFICATIONS).
     pub simplification: String,
-    /// Which calls are made.
+    /// The calls that an episode makes.
     pub call_pattern: CallPattern,
-    /// More moves than this end an episode (moves are ticks of simulated time).
+    /// The moves (ticks of simulated time) after which an episode ends.
     pub step_limit: u32,
-    /// What counts as success.
+    /// The rule of success.
     pub success: SuccessRule,
-    /// Environments that share a Java process.
+    /// The environments that share one Java process.
     pub environments_per_jvm: usize,
-    /// Seconds after which an unanswered call means a hung process.
+    /// The seconds after which a call without a response means a hung process, in (0, 86400].
     pub call_limit_s: f64,
-    /// MiB of answers that are remembered; an episode that begins as earlier ones did asks the simulator only
-    /// where it goes on differently. 0 remembers nothing.
+    /// The size of the cache of responses, in MiB; 0 turns it off. Episodes that start like earlier
+    /// ones are served from it and call the simulator from the first difference on.
     pub memory_mib: usize,
-    /// How the Java processes are started.
+    /// Settings of the Java processes.
     pub jvm: JvmConfig,
 }
 
@@ -77,44 +80,41 @@ impl Default for ScienceWorldConfig {
 }
 
 impl ScienceWorldConfig {
-    /// Refuses settings that cannot work.
+    /// Checks the range of every field.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, [`crate::env::scienceworld::SimulatorError::UnknownSimplification`].
+    /// [`Error::Setting`] for a value out of range; `SimulatorError::UnknownSimplification`.
     pub fn validate(&self) -> Result<()> {
         tasks::check_simplification("", &self.simplification)?;
         if self.environments_per_jvm == 0 {
-            return Err(Error::setting("scienceworld.environments_per_jvm", 0, "at least 1"));
+            return Err(setting("environments_per_jvm", 0, "must be at least 1"));
         }
         if !(self.call_limit_s > 0.0 && self.call_limit_s <= 86_400.0) {
-            return Err(Error::setting(
-                "scienceworld.call_limit_s",
-                self.call_limit_s,
-                "in (0, 86400]",
-            ));
+            return Err(setting("call_limit_s", self.call_limit_s, "must be in (0, 86400]"));
         }
         if self.memory_mib > 1 << 20 {
-            return Err(Error::setting(
-                "scienceworld.memory_mib",
-                self.memory_mib,
-                "at most 1048576",
-            ));
+            return Err(setting("memory_mib", self.memory_mib, "must be at most 1048576"));
         }
-        if self.jvm.start_limit_s == 0 {
-            return Err(Error::setting("scienceworld.jvm.start_limit_s", 0, "at least 1"));
+        self.validate_jvm()
+    }
+
+    fn validate_jvm(&self) -> Result<()> {
+        let JvmConfig { start_limit_s, heap_base_mib, heap_young_mib, .. } = self.jvm;
+        if start_limit_s == 0 {
+            return Err(setting("jvm.start_limit_s", 0, "must be at least 1"));
         }
-        if self.jvm.heap_base_mib < 64 {
-            let value = self.jvm.heap_base_mib;
-            return Err(Error::setting("scienceworld.jvm.heap_base_mib", value, "at least 64"));
+        if heap_base_mib < 64 {
+            return Err(setting("jvm.heap_base_mib", heap_base_mib, "must be at least 64"));
         }
-        if !(1..self.jvm.heap_base_mib).contains(&self.jvm.heap_young_mib) {
-            let reason = format!("at least 1 and below heap_base_mib = {}", self.jvm.heap_base_mib);
-            return Err(Error::setting(
-                "scienceworld.jvm.heap_young_mib",
-                self.jvm.heap_young_mib,
-                reason,
-            ));
+        if !(1..heap_base_mib).contains(&heap_young_mib) {
+            let reason = format!("must be at least 1 and below heap_base_mib = {heap_base_mib}");
+            return Err(setting("jvm.heap_young_mib", heap_young_mib, reason));
         }
         Ok(())
     }
+}
+
+/// A rejected field, by its name in the configuration of a run.
+fn setting(field: &str, value: impl ToString, reason: impl Into<String>) -> Error {
+    Error::setting(format!("environment.simulator.{field}"), value, reason)
 }

@@ -1,27 +1,34 @@
-//! Demonstrations: the simulator's gold paths, made fit to be learned from.
+//! Demonstrations for imitation, made from the simulator's gold paths.
+//!
+//! Gold paths solve every task but use knowledge that an agent does not have: they act on objects
+//! that no observation has mentioned, and by internal names. They also make no mistakes, so an
+//! agent that imitates them never sees how to recover from one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::env::demonstration::{DemonstratedTurn, Demonstration};
+use crate::env::environment::{Environment, Task};
 use crate::env::scienceworld::environment::ScienceWorld;
 use crate::env::scienceworld::pool::ScienceWorldPool;
-use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
-/// How gold paths become demonstrations.
+/// Settings of the changes that turn gold paths into demonstrations.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DemonstrationConfig {
-    /// Look around before the first `focus on` of a room just entered. Gold paths know what is where; whoever
-    /// is to learn from them has to see it.
+    /// Looks around before the first `focus on` in a newly entered room, so that the observations
+    /// mention the object.
     pub look_before_focus: bool,
-    /// Call things by the names that the agent reads. Gold paths use the simulator's own (`focus on egg parrot`
-    /// where the agent sees a parrot egg), which nobody can learn from the observations.
+    /// Uses the names in the observations. Gold paths use internal ones, which cannot be learned:
+    /// `focus on egg parrot` for the object that is shown as `a parrot egg`.
     pub plain_names: bool,
-    /// Leave out opening what is open: under the `openDoors` simplification one action a room.
+    /// Omits opening doors that are open (under the `openDoors` simplification, one action per
+    /// room).
     pub skip_open_doors: bool,
-    /// Probability of a mistake before an action, in [0, 1]: an action of another gold path, which the
-    /// simulator mostly refuses. It is shown and not to be imitated; what follows shows how to go on.
+    /// The probability of a mistake before an action, in [0, 1]. A mistake is an action of another
+    /// gold path, which the simulator usually refuses. The agent sees it but imitates only the
+    /// actions after it.
     pub mistakes: f64,
 }
 
@@ -32,7 +39,7 @@ impl Default for DemonstrationConfig {
 }
 
 impl DemonstrationConfig {
-    /// The gold paths as they are.
+    /// Unchanged gold paths.
     pub const GOLD: Self = Self {
         look_before_focus: false,
         plain_names: false,
@@ -40,32 +47,35 @@ impl DemonstrationConfig {
         mistakes: 0.0,
     };
 
-    /// Refuses a probability that is none.
+    /// Checks the range of `mistakes`.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `demonstrations.mistakes`.
+    /// [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
         if (0.0..=1.0).contains(&self.mistakes) {
             Ok(())
         } else {
-            Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]"))
+            let field = "environment.demonstrations.mistakes";
+            Err(Error::setting(field, self.mistakes, "must be in [0, 1]"))
         }
     }
 }
 
-/// The simulator's answer to opening an open door.
+/// The simulator's response to opening an open door.
 const ALREADY_OPEN: &str = "The door is already open.";
 
-/// An action to play, and whether it is the gold path's.
+/// An action to play; false marks a mistake.
 type Planned<'a> = (&'a str, bool);
 
 impl ScienceWorldPool {
-    /// The gold path of each task played as `config` says, all environments in parallel; in the order of
-    /// `tasks`. `progress` gets the number played, from time to time.
+    /// Plays the gold path of each task, changed by `config`, in all environments in parallel.
+    ///
+    /// The demonstrations are in the order of `tasks` and do not depend on the number of
+    /// environments. `progress` receives the number of tasks done.
     ///
     /// # Errors
-    /// The first task, in order, that has no gold path or does not exist; a setting out of range; no environment
-    /// left in the pool.
+    /// The first task that does not exist or has no gold path; a setting out of range; a pool
+    /// without environments.
     pub fn demonstrations(
         &mut self,
         tasks: &[Task],
@@ -74,7 +84,7 @@ impl ScienceWorldPool {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<Demonstration>> {
         config.validate()?;
-        let half = |done: usize| done / 2; // a task is two jobs: finding its path, playing it
+        let half = |done: usize| done / 2; // a task is two jobs: find the path, play it
         let find = |env: &mut ScienceWorld, i: usize| {
             let gold = env.gold_path(&tasks[i])?;
             let gold = if config.look_before_focus { look_before_focus(gold) } else { gold };
@@ -88,7 +98,7 @@ impl ScienceWorldPool {
         self.in_parallel(tasks.len(), &play, &mut |done| progress(half(tasks.len() + done)))
     }
 
-    /// `f(environment, i)` for each i below `count`, in order, or the error of the first i that has one.
+    /// Returns `f(environment, i)` for each i below `count`, or the error of the lowest i.
     fn in_parallel<T: Send>(
         &mut self,
         count: usize,
@@ -96,24 +106,22 @@ impl ScienceWorldPool {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<T>> {
         if self.environments().is_empty() {
-            return Err(Error::setting(
-                "scienceworld.environments",
-                0,
-                "all were taken out of the pool",
-            ));
+            let reason = "all environments have been taken out of the pool";
+            return Err(Error::setting("environments", 0, reason));
         }
         let next = AtomicUsize::new(0);
         let (sender, results) = std::sync::mpsc::channel();
         let mut done = Vec::with_capacity(count);
         std::thread::scope(|scope| {
             for environment in self.environments() {
-                let (next, sender) = (&next, sender.clone());
+                let next = &next;
+                let sender = sender.clone();
                 scope.spawn(move || loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     if i >= count {
                         break;
                     }
-                    // The receiver outlives the threads: it is emptied below.
+                    // Cannot fail: the receiver below outlives the threads.
                     let _ = sender.send((i, f(environment, i)));
                 });
             }
@@ -129,8 +137,8 @@ impl ScienceWorldPool {
 }
 
 impl ScienceWorld {
-    /// Plays `plan` from a fresh start of `task`. A mistake that the simulator accepts may spoil the path, which
-    /// is then played without mistakes.
+    /// Plays `plan` in a new episode of `task`. If an accepted mistake spoils the solution, plays
+    /// the plan again without mistakes.
     fn demonstrate(&mut self, task: &Task, plan: &[Planned]) -> Result<Demonstration> {
         let played = self.play(task, plan)?;
         if !solves(&played) && plan.iter().any(|(_, gold)| !gold) {
@@ -140,7 +148,8 @@ impl ScienceWorld {
         Ok(played)
     }
 
-    /// `path` with plain names and without open doors, as `config` says, if it still solves the task.
+    /// Renames objects and omits open doors as set in `config`; returns `path` if the result does
+    /// not solve the task.
     fn adapted(
         &mut self,
         task: &Task,
@@ -189,22 +198,23 @@ fn solves(played: &Demonstration) -> bool {
     played.turns.last().is_some_and(|turn| turn.step.success)
 }
 
-/// `action` as its answer puts it: `You focus on the X.`, `You move the X to the Y.`
-fn plain_action(action: &str, answer: &str) -> String {
-    let answer = answer.trim_end().trim_end_matches('.');
-    if let Some(thing) = answer.strip_prefix("You focus on the ") {
+/// Renames the objects of `action` to the names in the response: `You focus on the X.`,
+/// `You move the X to the Y.`
+fn plain_action(action: &str, response: &str) -> String {
+    let response = response.trim_end().trim_end_matches('.');
+    if let Some(thing) = response.strip_prefix("You focus on the ") {
         return format!("focus on {thing}");
     }
-    match answer.strip_prefix("You move the ").and_then(|moved| moved.rsplit_once(" to the ")) {
+    match response.strip_prefix("You move the ").and_then(|moved| moved.rsplit_once(" to the ")) {
         Some((thing, "inventory")) => format!("pick up {thing}"),
         Some((thing, place)) => format!("move {thing} to {place}"),
         None => action.to_owned(),
     }
 }
 
-/// `path` with a look around before the first `focus on` of each room entered.
+/// Inserts a look around before the first `focus on` of each room entered.
 fn look_before_focus(path: Vec<String>) -> Vec<String> {
-    let mut looked = true; // an episode begins with a look around
+    let mut looked = true; // an episode starts with a look around
     let mut shown = Vec::with_capacity(path.len() + 1);
     for action in path {
         if action.starts_with("focus on") && !looked {
@@ -216,7 +226,7 @@ fn look_before_focus(path: Vec<String>) -> Vec<String> {
     shown
 }
 
-/// Path `i` with actions of other paths before some of its own. Moves are left out: many a room has the door.
+/// Inserts actions of other paths into path `i`, except moves, which would often succeed.
 fn with_mistakes(paths: &[Vec<String>], i: usize, probability: f64, seed: u64) -> Vec<Planned<'_>> {
     let stream = Stream::new(seed, Purpose::Demonstrations, i as u64, 0, 0);
     let pick = |turn: u64, token: u64, n: usize| {
@@ -245,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_for_each_room_entered() {
+    fn each_room_entered_is_looked_at_once() {
         let path = [
             "focus on a",
             "go to x",
@@ -261,8 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn actions_take_the_names_of_their_answers() {
-        for (action, answer, plain) in [
+    fn actions_use_the_names_in_the_responses() {
+        for (action, response, plain) in [
             ("focus on egg parrot", "You focus on the parrot egg.", "focus on parrot egg"),
             (
                 "pick up butterfly",
@@ -272,12 +282,12 @@ mod tests {
             ("move x in y to red box", "You move the x to the red box.", "move x to red box"),
             ("go to kitchen", "You move to the kitchen.", "go to kitchen"),
         ] {
-            assert_eq!(plain_action(action, answer), plain);
+            assert_eq!(plain_action(action, response), plain);
         }
     }
 
     #[test]
-    fn mistakes_come_from_other_paths_and_leave_the_own_one_whole() {
+    fn mistakes_come_from_other_paths_and_keep_every_action_of_the_path() {
         let paths =
             [owned(&["go to a", "focus on b"]), owned(&["go to c", "focus on d", "pick up e"])];
         let plan = with_mistakes(&paths, 0, 1.0, 3);

@@ -1,41 +1,45 @@
-//! The simulator as an [`Environment`]: masked, latched, and replayed when its process is lost.
+//! The simulator as an [`Environment`].
+//!
+//! An episode survives its process: all calls and responses are recorded, so a new process can
+//! replay them. The same record makes the cache of responses possible. As long as the cache knows
+//! the response, nothing is called; from the first unknown call on, the simulator first catches up.
 
 use std::sync::Arc;
 
-use crate::env::scienceworld::calls::{execute, Answer, Op};
+use crate::env::environment::{Environment, Start, Step, Task};
+use crate::env::scienceworld::calls::{execute, Call, Response};
 use crate::env::scienceworld::client::Simulator;
 use crate::env::scienceworld::config::ScienceWorldConfig;
 use crate::env::scienceworld::error::SimulatorError;
-use crate::env::scienceworld::gateway::host::Host;
+use crate::env::scienceworld::host::Host;
 use crate::env::scienceworld::memory::{Memory, Place};
 use crate::env::scienceworld::tasks;
-use crate::env::{Environment, Start, Step, Task};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
-/// The word of the one action that is masked, `reset task`: it would wipe out a failure.
+/// The word in the masked action, `reset task`, which would undo a failure.
 const MASKED: &str = "reset";
-/// How the simulator's answer to an action that it cannot parse begins.
+/// The start of the simulator's response to an action that it cannot parse.
 const NOT_UNDERSTOOD: &str = "No known action matches";
-const MASKED_ANSWER: &str = "The task cannot be reset.";
-/// Processes that one call may use up before it gives up.
+const MASKED_RESPONSE: &str = "The task cannot be reset.";
+/// The processes that one call may lose before it gives up.
 const OWN_ATTEMPTS: u32 = 3;
-/// The same, those lost by other environments of the process included.
+/// The same, including processes that other environments have lost.
 const ALL_ATTEMPTS: u32 = 32;
 
-/// The calls of an episode and their answers, of which the simulator may have seen only the first.
+/// The calls and responses of an episode; the simulator may have executed only the first of them.
 #[derive(Debug)]
 struct History {
-    calls: Vec<(Op, Arc<Answer>)>,
-    /// How many of them the simulator has carried out; the others were remembered.
-    carried_out: usize,
-    /// Where they lead in the pool's memory; `None` once that is full.
+    calls: Vec<(Call, Arc<Response>)>,
+    /// The number of calls that the simulator has executed; the others came from the memory.
+    executed: usize,
+    /// The place in the memory that the calls lead to; `None` if the memory is full.
     place: Option<Place>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { calls: Vec::new(), carried_out: 0, place: Some(Place::START) }
+        Self { calls: Vec::new(), executed: 0, place: Some(Place::START) }
     }
 }
 
@@ -44,16 +48,18 @@ struct Episode {
     task: Task,
     score: i32,
     done: bool,
-    /// The valid actions, once asked for, until the next action.
+    /// The valid actions, if they were requested since the last action.
     valid: Option<Vec<String>>,
 }
 
-/// One ScienceWorld episode at a time, in a simulator of its own.
+/// A ScienceWorld environment with a simulator of its own.
 ///
-/// Differences to the raw simulator: a finished episode stays finished; `reset task` is neither listed nor
-/// passed on (it is answered with an unchanged score); asking twice for the admissible actions asks the
-/// simulator once; an episode whose process died or hung is replayed in a new one; what the pool's memory knows the
-/// simulator is not asked, until it does not know, and then the simulator carries out all that it was spared.
+/// Differences from the raw simulator:
+/// - A finished episode stays finished.
+/// - `reset task` is not listed, and playing it changes nothing.
+/// - Repeated requests for the admissible actions make one call.
+/// - An episode whose process died or hung is replayed in a new one.
+/// - Responses come from the memory of the pool as long as it knows them.
 #[derive(Debug)]
 pub struct ScienceWorld {
     host: Arc<Host>,
@@ -71,40 +77,43 @@ impl ScienceWorld {
         config: Arc<ScienceWorldConfig>,
         memory: Arc<Memory>,
     ) -> Self {
-        let (simulator, history, episode) = (None, History::default(), None);
-        Self { host, config, memory, generation: 0, simulator, history, episode }
+        Self {
+            host,
+            config,
+            memory,
+            generation: 0,
+            simulator: None,
+            history: History::default(),
+            episode: None,
+        }
     }
 
-    /// What is seen around; costs nothing and changes nothing.
+    /// Describes the surroundings; no side effects.
     ///
     /// # Errors
-    /// As [`Environment::admissible`].
+    /// No episode in progress, or a simulator that fails and cannot be restarted.
     pub fn look(&mut self) -> crate::Result<String> {
         self.running("(look)")?;
-        Ok(self.ask(&Op::Look)?.text)
+        Ok(self.request(&Call::Look)?.text)
     }
 
-    /// What is carried; costs nothing and changes nothing.
+    /// Describes the inventory; no side effects.
     ///
     /// # Errors
-    /// As [`Environment::admissible`].
+    /// No episode in progress, or a simulator that fails and cannot be restarted.
     pub fn inventory(&mut self) -> crate::Result<String> {
         self.running("(inventory)")?;
-        Ok(self.ask(&Op::Inventory)?.text)
+        Ok(self.request(&Call::Inventory)?.text)
     }
 
-    /// The task of the episode in progress or just finished.
-    pub fn task(&self) -> Option<&Task> {
-        self.episode.as_ref().map(|episode| &episode.task)
-    }
-
-    /// The simulator's own solution of `task`; drops the episode in progress.
+    /// Returns the simulator's reference solution of `task`; drops the episode in progress.
     ///
     /// # Errors
-    /// An unknown task or variation, no gold path, or a simulator that cannot be brought back.
+    /// An unknown task or variation, no gold path, or a simulator that fails and cannot be
+    /// restarted.
     pub fn gold_path(&mut self, task: &Task) -> crate::Result<Vec<String>> {
         self.forget();
-        let path = self.ask(&Op::Gold(task.clone()))?.list.unwrap_or_default();
+        let path = self.request(&Call::GoldPath(task.clone()))?.list.unwrap_or_default();
         if path.is_empty() || path[0].starts_with("ERROR") {
             return Err(SimulatorError::NoGoldPath { task: task.to_string() }.into());
         }
@@ -116,34 +125,36 @@ impl ScienceWorld {
     }
 
     fn forget(&mut self) {
-        (self.history, self.episode) = (History::default(), None);
+        self.history = History::default();
+        self.episode = None;
     }
 
-    /// The answer to a call that later answers depend on, from memory or from the simulator.
-    fn perform(&mut self, op: Op) -> Outcome<Arc<Answer>> {
-        let known = self.history.place.and_then(|place| self.memory.recall(place, &op));
-        let answer = match known {
-            Some((place, answer)) => {
+    /// Makes a call that later responses depend on; its response comes from the memory if known.
+    fn perform(&mut self, call: Call) -> Outcome<Arc<Response>> {
+        let known = self.history.place.and_then(|place| self.memory.recall(place, &call));
+        let response = match known {
+            Some((place, response)) => {
                 self.history.place = Some(place);
-                answer
+                response
             }
             None => {
-                let answer = Arc::new(self.ask(&op)?);
-                self.history.carried_out += 1;
+                let response = Arc::new(self.request(&call)?);
+                self.history.executed += 1;
                 self.history.place =
-                    self.history.place.and_then(|place| self.memory.keep(place, &op, &answer));
-                answer
+                    self.history.place.and_then(|place| self.memory.keep(place, &call, &response));
+                response
             }
         };
-        self.history.calls.push((op, answer.clone()));
-        Ok(answer)
+        self.history.calls.push((call, response.clone()));
+        Ok(response)
     }
 
-    /// Asks the simulator, in a new process where the old one is lost.
-    fn ask(&mut self, op: &Op) -> Outcome<Answer> {
-        let (mut own, mut all) = (0, 0);
+    /// Calls the simulator; if its process is lost, calls it again in a new one.
+    fn request(&mut self, call: &Call) -> Outcome<Response> {
+        let mut own = 0;
+        let mut all = 0;
         loop {
-            let lost = match self.attempt(op) {
+            let lost = match self.attempt(call) {
                 Err(error) if error.is_process_lost() => error,
                 outcome => return outcome,
             };
@@ -153,7 +164,7 @@ impl ScienceWorld {
             all += 1;
             if own >= OWN_ATTEMPTS || all >= ALL_ATTEMPTS {
                 let task =
-                    self.episode.take().map_or_else(|| op.name().into(), |e| e.task.to_string());
+                    self.episode.take().map_or_else(|| call.name().into(), |e| e.task.to_string());
                 return Err(SimulatorError::GaveUp {
                     task,
                     attempts: all,
@@ -164,15 +175,15 @@ impl ScienceWorld {
         }
     }
 
-    fn attempt(&mut self, op: &Op) -> Outcome<Answer> {
+    fn attempt(&mut self, call: &Call) -> Outcome<Response> {
         let mut simulator = self.connected()?;
         self.catch_up(&mut simulator)?;
-        let outcome = execute(&mut simulator, &self.config, op);
+        let outcome = execute(&mut simulator, &self.config, call);
         self.simulator = Some(simulator);
         outcome
     }
 
-    /// Takes the simulator out, or a new one.
+    /// Takes the simulator out of `self`, or creates a new one.
     fn connected(&mut self) -> Outcome<Simulator> {
         loop {
             if let Some(simulator) = self.simulator.take() {
@@ -180,31 +191,33 @@ impl ScienceWorld {
             }
             self.generation = self.host.ensure_started()?;
             self.simulator = self.host.connect(self.generation)?;
-            self.history.carried_out = 0;
+            self.history.executed = 0;
         }
     }
 
-    /// Has the simulator carry out the calls that it has not seen; each answer has to be what it was.
+    /// Executes the recorded calls that the simulator has not executed; the responses must be the
+    /// recorded ones.
     fn catch_up(&mut self, simulator: &mut Simulator) -> Outcome<()> {
         let history = &mut self.history;
-        while let Some((op, expected)) = history.calls.get(history.carried_out) {
-            let answer = execute(simulator, &self.config, op)?;
-            if answer != **expected {
+        while let Some((call, expected)) = history.calls.get(history.executed) {
+            let response = execute(simulator, &self.config, call)?;
+            if response != **expected {
                 return Err(SimulatorError::Diverged {
                     task: self.episode.as_ref().map(|e| e.task.to_string()).unwrap_or_default(),
-                    step: history.carried_out,
-                    action: op.name().to_owned(),
+                    step: history.executed,
+                    action: call.name().to_owned(),
                     expected: expected.text.clone(),
-                    got: answer.text,
+                    got: response.text,
                 });
             }
-            history.carried_out += 1;
+            history.executed += 1;
         }
         Ok(())
     }
 }
 
-/// The simulator's parser drops articles, so `reset the task` is `reset task`; no other action has the word.
+/// The simulator's parser ignores articles: `reset the task` is `reset task`. No other action has
+/// this word.
 fn is_masked(action: &str) -> bool {
     action.split(|c: char| !c.is_alphanumeric()).any(|word| word.eq_ignore_ascii_case(MASKED))
 }
@@ -218,8 +231,8 @@ impl Environment for ScienceWorld {
         self.forget();
         tasks::check_task(task)?;
         tasks::check_simplification(&task.name, &self.config.simplification)?;
-        let answer = self.perform(Op::Start(task.clone()))?;
-        let Answer { text, score, done, goal, list, .. } = &*answer;
+        let response = self.perform(Call::Start(task.clone()))?;
+        let Response { text, score, done, goal, list, .. } = &*response;
         let valid = list.as_deref().map(unmasked);
         self.episode = Some(Episode { task: task.clone(), score: *score, done: *done, valid });
         let goal = goal.strip_prefix("Task Description:").unwrap_or(goal).trim().to_owned();
@@ -230,14 +243,14 @@ impl Environment for ScienceWorld {
         let episode = self.running(action)?;
         let before = episode.score;
         if episode.done {
-            let (action, task) = (action.to_owned(), episode.task.to_string());
-            return Err(SimulatorError::Finished { action, task }.into());
+            let task = episode.task.to_string();
+            return Err(SimulatorError::Finished { action: action.to_owned(), task }.into());
         }
         if is_masked(action) {
-            return Ok(step(&self.config, MASKED_ANSWER.into(), before, before, false));
+            return Ok(step(&self.config, MASKED_RESPONSE.into(), before, before, false));
         }
-        let answer = self.perform(Op::Act(action.to_owned()))?;
-        let Answer { text, score, done, list, .. } = &*answer;
+        let response = self.perform(Call::Act(action.to_owned()))?;
+        let Response { text, score, done, list, .. } = &*response;
         if let Some(episode) = &mut self.episode {
             episode.valid = list.as_deref().map(unmasked);
             episode.score = *score;
@@ -250,7 +263,7 @@ impl Environment for ScienceWorld {
         if let Some(valid) = &self.running("(admissible actions)")?.valid {
             return Ok(valid.clone());
         }
-        let valid = unmasked(self.perform(Op::Ask)?.list.as_deref().unwrap_or_default());
+        let valid = unmasked(self.perform(Call::ValidActions)?.list.as_deref().unwrap_or_default());
         if let Some(episode) = &mut self.episode {
             episode.valid = Some(valid.clone());
         }
@@ -270,7 +283,7 @@ fn step(
     done: bool,
 ) -> Step {
     let success = config.success.holds(score, done);
-    let valid = observation != MASKED_ANSWER && !observation.starts_with(NOT_UNDERSTOOD);
+    let valid = observation != MASKED_RESPONSE && !observation.starts_with(NOT_UNDERSTOOD);
     Step {
         observation,
         reward: f64::from(score - before),

@@ -1,8 +1,6 @@
-//! What can go wrong between this crate and the simulator, one variant per cause.
+//! Errors of the simulator, one variant per cause.
 
-use std::path::PathBuf;
-
-/// A failure of the simulator, its process, its gateway or its installation.
+/// A failure of the simulator, its process or its gateway.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SimulatorError {
@@ -21,20 +19,24 @@ pub enum SimulatorError {
         task: String,
         /// The rejected variation.
         variation: u32,
-        /// How many variations the task has.
+        /// The number of variations of the task.
         count: u32,
     },
     /// No simplification of that name.
-    #[error("unknown simplification `{name}`; valid, comma-separated without spaces: {}", valid.join(", "))]
+    #[error(
+        "unknown simplification `{name}`; the simplifications, to be separated by commas without \
+         spaces, are: {}",
+        valid.join(", ")
+    )]
     UnknownSimplification {
         /// The rejected name.
         name: String,
         /// Every accepted name.
         valid: Vec<String>,
     },
-    /// The simplification takes away what the task needs.
+    /// The simplification removes actions that the task needs.
     #[error(
-        "task `{task}` needs electrical actions: simplification `{simplification}` cannot be used with it"
+        "task `{task}` needs electrical actions, which simplification `{simplification}` removes"
     )]
     ContradictorySimplification {
         /// The task.
@@ -42,51 +44,15 @@ pub enum SimulatorError {
         /// The rejected simplification string.
         simplification: String,
     },
-    /// A jar is not where it was said to be.
-    #[error("{}: no such jar (from {origin})", path.display())]
-    JarMissing {
-        /// The path.
-        path: PathBuf,
-        /// Which variable or rule named the path.
-        origin: String,
-    },
-    /// A file is not the pinned one.
-    #[error("{}: SHA-256 is {got}, expected {expected}", path.display())]
-    Hash {
-        /// The file.
-        path: PathBuf,
-        /// The pinned SHA-256, hexadecimal.
-        expected: String,
-        /// The file's SHA-256, hexadecimal.
-        got: String,
-    },
-    /// A file of the installation cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// Something missing could not be fetched.
-    #[error("cannot fetch {what}: {}\nto install by hand, where there is a network:\n  {commands}", reasons.join("; "))]
-    Fetch {
-        /// What was to be fetched.
-        what: String,
-        /// Why each way of fetching failed.
-        reasons: Vec<String>,
-        /// The commands that a person can run instead.
-        commands: String,
-    },
     /// The Java process ended before it opened its port.
     #[error("the simulator process did not start: {reason}; its last output:\n{output}")]
     Start {
-        /// What happened.
+        /// The exit status or the system's error.
         reason: String,
         /// The last lines that it printed.
         output: String,
     },
-    /// The Java process said nothing for the whole start-up limit.
+    /// The Java process did not open its port within the time limit.
     #[error("the simulator process opened no port within {seconds} s; its last output:\n{output}")]
     Silent {
         /// The limit, in seconds.
@@ -94,7 +60,7 @@ pub enum SimulatorError {
         /// The last lines that it printed.
         output: String,
     },
-    /// Nobody listens at the gateway's port.
+    /// Nothing listens on the port of the gateway.
     #[error("cannot connect to the simulator at {address}: {source}")]
     Connect {
         /// Address and port.
@@ -102,16 +68,16 @@ pub enum SimulatorError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The gateway refused our token.
+    /// The gateway refused the token.
     #[error("the simulator's gateway at {address} refused the token: {reply}")]
     Refused {
         /// Address and port.
         address: String,
-        /// What it answered.
+        /// The reply.
         reply: String,
     },
-    /// A call was not answered in time.
-    #[error("the simulator did not answer `{call}` within {seconds} s")]
+    /// A call got no reply within the time limit.
+    #[error("the simulator did not reply to `{call}` within {seconds} s")]
     Timeout {
         /// The method.
         call: String,
@@ -126,12 +92,12 @@ pub enum SimulatorError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The gateway answered something that is not its protocol.
-    #[error("malformed answer of the simulator's gateway to `{call}`: {reason}")]
+    /// The gateway sent something that is not its protocol.
+    #[error("malformed reply of the simulator's gateway to `{call}`: {reason}")]
     Protocol {
         /// The method.
         call: String,
-        /// What is wrong with the answer.
+        /// The fault in the reply.
         reason: String,
     },
     /// The simulator threw an exception.
@@ -139,7 +105,7 @@ pub enum SimulatorError {
     Exception {
         /// The method.
         call: String,
-        /// The exception's text.
+        /// The text of the exception.
         message: String,
     },
     /// The simulator refused to load a task.
@@ -147,22 +113,22 @@ pub enum SimulatorError {
     Load {
         /// Task, variation and simplification.
         task: String,
-        /// Its answer.
+        /// The simulator's message.
         message: String,
     },
-    /// The gold path of a task was asked for and there is none.
+    /// The task has no gold path.
     #[error("the simulator has no gold path for `{task}`")]
     NoGoldPath {
         /// Task and variation.
         task: String,
     },
-    /// An action was played without an episode.
+    /// An action was played with no episode in progress.
     #[error("action {action:?}: no episode in progress; reset first")]
     NoEpisode {
         /// The action.
         action: String,
     },
-    /// An action was played after the episode's end.
+    /// An action was played after the end of the episode.
     #[error("action {action:?}: the episode of `{task}` is over; reset first")]
     Finished {
         /// The action.
@@ -170,30 +136,34 @@ pub enum SimulatorError {
         /// The task.
         task: String,
     },
-    /// Replaying an interrupted episode gave something else than the first time.
+    /// The replay of an interrupted episode differs from the original.
     #[error(
-        "replay of `{task}` diverged at action {step} ({action:?}): {got:?}, before: {expected:?}"
+        "the replay of `{task}` diverged at call {step} ({action:?}): got {got:?}, \
+         expected {expected:?}"
     )]
     Diverged {
         /// The task.
         task: String,
-        /// Which action, from 0.
+        /// The index of the call.
         step: usize,
         /// The action.
         action: String,
-        /// What the first process answered.
+        /// The original response.
         expected: String,
-        /// What the new one answered.
+        /// The response in the replay.
         got: String,
     },
-    /// Several processes in a row died or hung on the same call.
-    #[error("gave up on `{task}` after {attempts} simulator processes; the last: {last}; its last output:\n{output}")]
+    /// Several processes in a row died or hung during the same call.
+    #[error(
+        "gave up on `{task}` after {attempts} simulator processes; the last error: {last}; \
+         the last output:\n{output}"
+    )]
     GaveUp {
         /// The task.
         task: String,
-        /// How many processes were tried.
+        /// The number of processes tried.
         attempts: u32,
-        /// The last failure.
+        /// The last error.
         last: Box<SimulatorError>,
         /// The last lines that the last process printed.
         output: String,
@@ -207,7 +177,7 @@ impl From<SimulatorError> for crate::Error {
 }
 
 impl SimulatorError {
-    /// Whether a new process may help: this one is dead, hung or talks nonsense.
+    /// Returns true if the process is dead, hung or broken, so that a new one may help.
     pub fn is_process_lost(&self) -> bool {
         matches!(
             self,

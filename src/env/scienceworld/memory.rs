@@ -1,15 +1,16 @@
-//! What the simulator has answered before, so that it need not be asked again.
+//! A cache of the simulator's responses.
 //!
-//! An episode's answers depend on its calls alone (`docs/SCIENCEWORLD.md`), so they make a tree: a place in it is a
-//! history of calls, and a call leads from one place to the next. The members of a group, the episodes of an
-//! evaluation and later steps begin in the same way, and a load costs as much as ten actions.
+//! Responses depend on nothing but the calls of the episode so far (`docs/SCIENCEWORLD.md`). They
+//! therefore form a tree: a place is a history of calls, and each call leads to another place. The
+//! cache pays off because many episodes start alike (the members of a group, evaluations, later
+//! steps) and loading a task takes as long as ten actions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::env::scienceworld::calls::{Answer, Op};
+use crate::env::scienceworld::calls::{Call, Response};
 
-/// What a call takes beside its texts: its key, its place and the table's.
+/// The bytes of an entry in addition to its texts.
 const OVERHEAD: usize = 256;
 
 /// A history of calls.
@@ -17,11 +18,11 @@ const OVERHEAD: usize = 256;
 pub(crate) struct Place(u32);
 
 impl Place {
-    /// Before an episode's first call.
+    /// The place before the first call of an episode.
     pub(crate) const START: Self = Self(0);
 }
 
-/// The answers to all calls so far, shared by the environments of a pool.
+/// The responses to all calls so far, shared by the environments of a pool.
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: usize,
@@ -31,11 +32,11 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 struct Tree {
     bytes: usize,
-    answers: HashMap<(Place, Op), (Place, Arc<Answer>)>,
+    responses: HashMap<(Place, Call), (Place, Arc<Response>)>,
 }
 
 impl Memory {
-    /// A memory that takes nothing more once it holds `limit` bytes.
+    /// Creates a memory of at most `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, tree: Mutex::default() }
     }
@@ -44,24 +45,29 @@ impl Memory {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to `op` after the calls of `place`, and where it leads.
-    pub(crate) fn recall(&self, place: Place, op: &Op) -> Option<(Place, Arc<Answer>)> {
-        self.lock().answers.get(&(place, op.clone())).cloned()
+    /// Returns the response to `call` at `place`, and the next place.
+    pub(crate) fn recall(&self, place: Place, call: &Call) -> Option<(Place, Arc<Response>)> {
+        self.lock().responses.get(&(place, call.clone())).cloned()
     }
 
-    /// Keeps an answer and says where it leads; `None` where it is full.
-    pub(crate) fn keep(&self, place: Place, op: &Op, answer: &Arc<Answer>) -> Option<Place> {
+    /// Stores a response and returns the next place, or `None` if the memory is full.
+    pub(crate) fn keep(
+        &self,
+        place: Place,
+        call: &Call,
+        response: &Arc<Response>,
+    ) -> Option<Place> {
         let mut tree = self.lock();
-        if let Some((next, _)) = tree.answers.get(&(place, op.clone())) {
+        if let Some((next, _)) = tree.responses.get(&(place, call.clone())) {
             return Some(*next);
         }
-        let bytes = tree.bytes + OVERHEAD + op.name().len() + answer.size();
+        let bytes = tree.bytes + OVERHEAD + call.name().len() + response.size();
         if bytes > self.limit {
             return None;
         }
         tree.bytes = bytes;
-        let next = Place(u32::try_from(tree.answers.len() + 1).ok()?);
-        tree.answers.insert((place, op.clone()), (next, answer.clone()));
+        let next = Place(u32::try_from(tree.responses.len() + 1).ok()?);
+        tree.responses.insert((place, call.clone()), (next, response.clone()));
         Some(next)
     }
 }
@@ -70,33 +76,33 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn act(text: &str) -> Op {
-        Op::Act(text.to_owned())
+    fn act(text: &str) -> Call {
+        Call::Act(text.to_owned())
     }
 
-    fn answer(text: &str) -> Arc<Answer> {
-        Arc::new(Answer { text: text.to_owned(), ..Answer::default() })
+    fn response(text: &str) -> Arc<Response> {
+        Arc::new(Response { text: text.to_owned(), ..Response::default() })
     }
 
     #[test]
-    fn the_same_call_after_other_calls_is_another() {
+    fn responses_depend_on_the_calls_before() {
         let memory = Memory::new(10_000);
-        let left = memory.keep(Place::START, &act("left"), &answer("a wall")).unwrap();
-        let right = memory.keep(Place::START, &act("right"), &answer("a door")).unwrap();
-        let opened = memory.keep(right, &act("open"), &answer("it opens")).unwrap();
-        assert_eq!(memory.keep(right, &act("open"), &answer("it opens")), Some(opened));
-        assert_eq!(memory.recall(right, &act("open")), Some((opened, answer("it opens"))));
+        let left = memory.keep(Place::START, &act("left"), &response("a wall")).unwrap();
+        let right = memory.keep(Place::START, &act("right"), &response("a door")).unwrap();
+        let opened = memory.keep(right, &act("open"), &response("it opens")).unwrap();
+        assert_eq!(memory.keep(right, &act("open"), &response("it opens")), Some(opened));
+        assert_eq!(memory.recall(right, &act("open")), Some((opened, response("it opens"))));
         assert_eq!(memory.recall(left, &act("open")), None);
         assert_eq!(memory.recall(opened, &act("open")), None);
-        assert_eq!(memory.recall(right, &Op::Ask), None);
+        assert_eq!(memory.recall(right, &Call::ValidActions), None);
     }
 
     #[test]
-    fn a_full_memory_takes_nothing_more_and_forgets_nothing() {
+    fn a_full_memory_stores_nothing_more_and_evicts_nothing() {
         let memory = Memory::new(OVERHEAD + 10);
-        let place = memory.keep(Place::START, &act("one"), &answer("two")).unwrap();
-        assert_eq!(memory.keep(place, &act("three"), &answer("four")), None);
-        assert_eq!(memory.recall(Place::START, &act("one")), Some((place, answer("two"))));
-        assert_eq!(Memory::new(0).keep(Place::START, &act("one"), &answer("two")), None);
+        let place = memory.keep(Place::START, &act("one"), &response("two")).unwrap();
+        assert_eq!(memory.keep(place, &act("three"), &response("four")), None);
+        assert_eq!(memory.recall(Place::START, &act("one")), Some((place, response("two"))));
+        assert_eq!(Memory::new(0).keep(Place::START, &act("one"), &response("two")), None);
     }
 }

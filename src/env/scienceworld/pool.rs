@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::env::scienceworld::config::ScienceWorldConfig;
 use crate::env::scienceworld::environment::ScienceWorld;
-use crate::env::scienceworld::gateway::host::Host;
+use crate::env::scienceworld::host::Host;
 use crate::env::scienceworld::memory::Memory;
-use crate::env::scienceworld::provision::Installation;
+use crate::env::scienceworld::provision::install::Installation;
 use crate::{Error, Result};
 
-/// Environments that are stepped in parallel, each isolated, several to a Java process.
+/// Isolated environments to be stepped in parallel, several per Java process.
 ///
 /// ```no_run
 /// use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
@@ -31,8 +31,8 @@ pub struct ScienceWorldPool {
 }
 
 impl ScienceWorldPool {
-    /// Starts the processes for `count` environments; a simulator is created when its environment is first
-    /// reset.
+    /// Starts the processes for `count` environments. The first reset of an environment creates its
+    /// simulator.
     ///
     /// # Errors
     /// A setting out of range, or a process that does not start.
@@ -43,7 +43,7 @@ impl ScienceWorldPool {
     ) -> Result<Self> {
         config.validate()?;
         if count == 0 {
-            return Err(Error::setting("scienceworld.environments", count, "at least 1"));
+            return Err(Error::setting("environments", count, "must be at least 1"));
         }
         let shared = Arc::new(config.clone());
         let memory = Arc::new(Memory::new(config.memory_mib << 20));
@@ -51,38 +51,35 @@ impl ScienceWorldPool {
         let mut pool = Self { hosts: Vec::new(), environments: Vec::new() };
         while pool.environments.len() < count {
             let size = config.environments_per_jvm.min(count - pool.environments.len());
-            let host =
-                Arc::new(Host::new(installation.clone(), config.jvm.clone(), size, call_limit));
+            let host = Host::new(installation.clone(), config.jvm.clone(), size, call_limit);
+            let host = Arc::new(host);
             host.ensure_started()?;
             for _ in 0..size {
-                pool.environments.push(ScienceWorld::new(
-                    host.clone(),
-                    shared.clone(),
-                    memory.clone(),
-                ));
+                let env = ScienceWorld::new(host.clone(), shared.clone(), memory.clone());
+                pool.environments.push(env);
             }
             pool.hosts.push(host);
         }
         Ok(pool)
     }
 
-    /// The environments that were not taken out.
+    /// Returns the environments that have not been taken out.
     pub fn environments(&mut self) -> &mut [ScienceWorld] {
         &mut self.environments
     }
 
-    /// Takes the environments out, for threads or trait objects of one's own; the pool goes on counting
-    /// restarts.
+    /// Takes the environments out, for use in threads or as trait objects. The pool still counts
+    /// their restarts.
     pub fn take_environments(&mut self) -> Vec<ScienceWorld> {
         std::mem::take(&mut self.environments)
     }
 
-    /// How many processes were replaced so far, each counted once.
+    /// Returns the number of process replacements so far.
     pub fn restarts(&self) -> u64 {
         self.hosts.iter().map(|host| host.restarts()).sum()
     }
 
-    /// The process ids, in the order of the environments they serve.
+    /// Returns the process ids, in the order of their environments.
     pub fn process_ids(&self) -> Vec<u32> {
         self.hosts.iter().filter_map(|host| host.process_id()).collect()
     }

@@ -1,9 +1,9 @@
-//! The simulator's tasks, their variations and splits, known without starting it.
+//! The simulator's tasks, variations and splits, available without a process.
 
+use crate::env::environment::Task;
 use crate::env::scienceworld::error::SimulatorError;
-use crate::env::Task;
 
-/// Task names with their numbers of variations, sorted as the simulator lists them
+/// The task names and their numbers of variations, sorted as in the simulator
 /// (ScienceWorld 1.2.3, `getTaskNames`, `getTaskMaxVariations`).
 const TASKS: [(&str, u32); 30] = [
     ("boil", 30),
@@ -38,7 +38,7 @@ const TASKS: [(&str, u32); 30] = [
     ("use-thermometer", 540),
 ];
 
-/// The simplifications that `load` accepts; `easy` stands for a set of the others.
+/// The valid simplifications. `easy` is a preset of several others.
 pub const SIMPLIFICATIONS: [&str; 6] = [
     "easy",
     "teleportAction",
@@ -48,7 +48,7 @@ pub const SIMPLIFICATIONS: [&str; 6] = [
     "noElectricalAction",
 ];
 
-/// The official parts of a task's variations.
+/// The official splits of the variations of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
@@ -60,12 +60,12 @@ pub enum Split {
     Test,
 }
 
-/// Every task name, sorted; the index is the task number used by EPO's published code.
+/// Returns all task names, sorted. The index is the task number in EPO's published code.
 pub fn task_names() -> impl ExactSizeIterator<Item = &'static str> {
     TASKS.iter().map(|(name, _)| *name)
 }
 
-/// How many variations `task` has.
+/// Returns the number of variations of `task`.
 ///
 /// # Errors
 /// [`SimulatorError::UnknownTask`].
@@ -77,7 +77,8 @@ pub fn variation_count(task: &str) -> Result<u32, SimulatorError> {
     })
 }
 
-/// The variations of `task` in `split`: with g = ⌊n/4⌋, train is 0..2g, dev 2g..3g, test 3g..n.
+/// Returns the variations of `task` in `split`. With g = ⌊n/4⌋, train is 0..2g, dev is 2g..3g and
+/// test is 3g..n.
 ///
 /// # Errors
 /// [`SimulatorError::UnknownTask`].
@@ -91,7 +92,7 @@ pub fn variations(task: &str, split: Split) -> Result<std::ops::Range<u32>, Simu
     })
 }
 
-/// Refuses a task or variation that does not exist.
+/// Checks that a task and its variation exist.
 ///
 /// # Errors
 /// [`SimulatorError::UnknownTask`], [`SimulatorError::VariationOutOfRange`].
@@ -107,7 +108,7 @@ pub fn check_task(task: &Task) -> Result<(), SimulatorError> {
     })
 }
 
-/// Refuses an unknown simplification, or one that takes away the actions that `task` needs.
+/// Checks that simplifications exist and do not remove actions that `task` needs.
 ///
 /// `simplification` is a comma-separated list of [`SIMPLIFICATIONS`], or empty.
 ///
@@ -139,8 +140,8 @@ mod tests {
     #[test]
     fn splits_partition_the_variations() {
         for name in task_names() {
-            let [train, dev, test] =
-                [Split::Train, Split::Dev, Split::Test].map(|s| variations(name, s).unwrap());
+            let splits = [Split::Train, Split::Dev, Split::Test];
+            let [train, dev, test] = splits.map(|split| variations(name, split).unwrap());
             assert_eq!((train.start, train.end, dev.end), (0, dev.start, test.start), "{name}");
             assert_eq!(test.end, variation_count(name).unwrap(), "{name}");
         }
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_refused_and_the_valid_is_listed() {
+    fn errors_list_the_valid_names() {
         let task = |name: &str, variation| Task { name: name.into(), variation };
         let error = check_task(&task("boyl", 0)).unwrap_err();
         assert!(matches!(&error, SimulatorError::UnknownTask { valid, .. } if valid.len() == 30));

@@ -1,4 +1,4 @@
-//! One authenticated connection to the gateway: strict request and reply, every wait limited.
+//! One authenticated connection to the gateway: a request, then its reply, with a time limit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,16 +12,16 @@ type Outcome<T> = Result<T, SimulatorError>;
 
 const GATEWAY: &str = "GATEWAY_SERVER";
 
-/// Separates list elements in a joined text; the simulator's texts hold no control characters but tab and
-/// line feed, and the element count is compared all the same.
+/// Separates the elements of a list that is joined to one text. The simulator's texts contain no
+/// control characters but tab and line feed; the number of elements is checked all the same.
 const SEPARATOR: &str = "\u{1f}\u{1e}";
 
-/// Where a gateway listens and the token it wants.
+/// The address of a gateway and the token for it.
 #[derive(Clone)]
 pub struct Endpoint {
     /// Loopback address and port.
     pub address: SocketAddr,
-    /// The token that the gateway printed at its start.
+    /// The token that the gateway has printed at its start.
     pub token: String,
 }
 
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Endpoint {
 pub(crate) struct Link {
     reader: BufReader<TcpStream>,
     limit: Duration,
-    /// A request went unanswered: a late reply would be taken for the next one's.
+    /// Set after a request without a reply: a late reply would be taken for the next one's.
     broken: bool,
     line: Vec<u8>,
 }
@@ -67,8 +67,10 @@ impl Link {
         }
     }
 
-    /// Sets TCP_NODELAY on the gateway's end of this connection, by reflection: py4j has no option for it,
-    /// and without it every reply of 8 KiB or more waits 40 ms for our delayed acknowledgement.
+    /// Sets TCP_NODELAY on the gateway's end of this connection, by reflection.
+    ///
+    /// py4j has no option for it, and without it every reply of 8 KiB or more waits 40 ms for a
+    /// delayed acknowledgement.
     fn disable_remote_delay(&mut self, port: u16) -> Outcome<()> {
         let class = self.reference(GATEWAY, "getClass", &[])?;
         let field = self.reference(&class, "getDeclaredField", &[Arg::Text("connections")])?;
@@ -91,12 +93,13 @@ impl Link {
         [connections, field, class].iter().try_for_each(|id| self.delete(id))
     }
 
-    /// Calls `method` on the object `target`; exceptions become errors and are deleted in the gateway.
+    /// Calls `method` on the object `target`. Exceptions become errors and are deleted in the
+    /// gateway.
     pub(crate) fn call(&mut self, target: &str, method: &str, args: &[Arg<'_>]) -> Outcome<Value> {
         self.run(method, &protocol::call(target, method, args))
     }
 
-    /// Sends any request and reads its reply.
+    /// Sends a request and reads the reply; `what` names it in errors.
     pub(crate) fn run(&mut self, what: &str, request: &str) -> Outcome<Value> {
         let message = match self.exchange(what, request)? {
             Ok(value) => return Ok(value),
@@ -119,7 +122,7 @@ impl Link {
         self.exchange("delete", &protocol::delete(id)).map(|_| ())
     }
 
-    /// Sends the last request of this connection, a deletion, and does not wait.
+    /// Sends the last request of this connection, a deletion, without waiting for the reply.
     pub(crate) fn abandon(&mut self, id: &str) {
         if !self.broken {
             let _ = self.reader.get_mut().write_all(protocol::delete(id).as_bytes());
@@ -154,7 +157,7 @@ impl Link {
     pub(crate) fn boolean(&mut self, target: &str, method: &str) -> Outcome<bool> {
         match self.call(target, method, &[])? {
             Value::Bool(flag) => Ok(flag),
-            other => Err(unexpected(method, "a truth value", &other)),
+            other => Err(unexpected(method, "a boolean", &other)),
         }
     }
 
@@ -165,7 +168,7 @@ impl Link {
         }
     }
 
-    /// A list of texts in five round trips whatever its length.
+    /// Reads a list of texts in at most four round trips, whatever its length.
     pub(crate) fn texts(
         &mut self,
         target: &str,
@@ -187,7 +190,7 @@ impl Link {
             return Err(SimulatorError::Protocol {
                 call: method.into(),
                 reason: format!(
-                    "{count} elements announced, {} received",
+                    "expected {count} elements, got {}",
                     joined.split(SEPARATOR).count()
                 ),
             });
@@ -195,7 +198,7 @@ impl Link {
         Ok(parts)
     }
 
-    /// A list of integers in three round trips.
+    /// Reads a list of integers in three round trips.
     pub(crate) fn ints(
         &mut self,
         target: &str,

@@ -1,6 +1,5 @@
-//! The Java process and the protocol spoken with it.
+//! The Java process, and the protocol for remote calls to it.
 
-pub(crate) mod host;
 pub(crate) mod link;
 pub(crate) mod process;
 pub(crate) mod protocol;

@@ -1,4 +1,7 @@
-//! One Java process with a gateway: started with a limit, drained, and gone when we are.
+//! One Java process with a gateway.
+//!
+//! Its output is read all the time, since a full pipe would block it. It ends with this process: it
+//! is killed when dropped, and ends by itself when its standard input is closed.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -12,25 +15,26 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::env::scienceworld::error::SimulatorError;
 use crate::env::scienceworld::gateway::link::Endpoint;
-use crate::env::scienceworld::provision::Installation;
+use crate::env::scienceworld::provision::install::Installation;
 
-/// How many lines of its output are kept for error messages.
+/// The lines of output that are kept for error messages.
 const KEPT_LINES: usize = 20;
 
-/// How a simulator process is started.
+/// Settings of a simulator process.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JvmConfig {
-    /// Largest heap, in MiB, of a process with one environment.
+    /// The largest heap of a process with one environment, in MiB; at least 64.
     pub heap_base_mib: u32,
-    /// What each environment adds to it, in MiB.
+    /// The heap that each further environment adds, in MiB.
     pub heap_per_environment_mib: u32,
-    /// How much of the heap is for short-lived objects, in MiB. The simulator makes gigabytes of them a minute, and
-    /// each collection stops all environments: a small young generation costs a third of their speed.
+    /// The part of the heap for short-lived objects (`-Xmn`), in MiB; below `heap_base_mib`. The
+    /// simulator makes gigabytes of them per minute, and each collection stops all environments:
+    /// the JVM's default, a smaller part, costs a third of the speed.
     pub heap_young_mib: u32,
-    /// Further flags, after ours.
+    /// Further flags, after all others.
     pub extra_flags: Vec<String>,
-    /// Seconds until the port must be open.
+    /// The seconds within which the gateway must open its port; at least 1.
     pub start_limit_s: u64,
 }
 
@@ -47,10 +51,11 @@ impl Default for JvmConfig {
 }
 
 impl JvmConfig {
-    /// The flags of a process that hosts `environments` environments.
+    /// Returns the flags of a process with `environments` environments.
     ///
-    /// A constant identity hash makes the simulator's set orders, and with them its texts, a function of
-    /// the actions alone; running out of memory ends the process, so that it is replaced.
+    /// `hashCode=2` makes identity hashes constant: without it, the order of the simulator's sets,
+    /// and with it the texts, would depend on more than the actions. A process that runs out of
+    /// memory exits, so that it is replaced.
     pub fn flags(&self, environments: usize) -> Vec<String> {
         let extra = self.heap_per_environment_mib * environments.saturating_sub(1) as u32;
         let mut flags: Vec<String> = [
@@ -78,14 +83,15 @@ type Tail = Arc<Mutex<VecDeque<String>>>;
 #[derive(Debug)]
 pub struct Jvm {
     child: Child,
-    /// Held open: the process ends itself when this pipe breaks.
+    /// Held open: the process ends when this pipe is closed.
     _stdin: Option<ChildStdin>,
     endpoint: Endpoint,
     tail: Tail,
     _folder: Folder,
 }
 
-/// A private working folder, removed when dropped: the simulator writes a table to where it runs.
+/// A private working folder, removed when dropped. The simulator writes a file to the folder in
+/// which it runs.
 #[derive(Debug)]
 struct Folder(PathBuf);
 
@@ -112,16 +118,16 @@ impl Jvm {
     /// Starts a process for `environments` environments and waits for its port and token.
     ///
     /// # Errors
-    /// The program cannot be run, ends early ([`SimulatorError::Start`]) or stays silent
-    /// ([`SimulatorError::Silent`]).
+    /// [`SimulatorError::Start`] if the program cannot be run or ends early,
+    /// [`SimulatorError::Silent`] if it opens no port in time.
     pub fn start(
         installation: &Installation,
         config: &JvmConfig,
         environments: usize,
     ) -> Result<Self, SimulatorError> {
         let failed = |reason: String| SimulatorError::Start { reason, output: String::new() };
-        let folder =
-            Folder::new().map_err(|error| failed(format!("no working folder: {error}")))?;
+        let folder = Folder::new()
+            .map_err(|error| failed(format!("cannot create a working folder: {error}")))?;
         let mut child = command(installation, config, environments, &folder.0)
             .spawn()
             .map_err(|error| failed(format!("{}: {error}", installation.java.display())))?;
@@ -175,17 +181,17 @@ impl Jvm {
         SimulatorError::Start { reason: status, output: self.output() }
     }
 
-    /// Where its gateway listens.
+    /// Returns the address and token of the gateway.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The last lines that it printed.
+    /// Returns the last lines that the process printed.
     pub fn output(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
@@ -215,7 +221,7 @@ fn command(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // Its own group: Ctrl-C at the terminal is for us, who may want to finish the step.
+    // A process group of its own: Ctrl-C at the terminal must not stop it while a step finishes.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     #[cfg(windows)]
@@ -223,8 +229,8 @@ fn command(
     command
 }
 
-/// Reads `pipe` to its end in a thread, keeps the last lines and hands all of them to `lines` while
-/// somebody listens.
+/// Reads `pipe` to its end in a thread, keeps the last lines and sends every line to `lines` while
+/// the receiver exists.
 fn drain(pipe: impl Read + Send + 'static, tail: Tail, mut lines: Option<mpsc::Sender<String>>) {
     std::thread::spawn(move || {
         let mut reader = BufReader::with_capacity(1 << 16, pipe);

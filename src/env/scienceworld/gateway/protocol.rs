@@ -1,7 +1,8 @@
-//! The gateway's line protocol (Py4J 0.10): requests as text, replies as values. No input or output here.
+//! The gateway's line protocol (Py4J 0.10): encodes requests and decodes replies, without I/O.
 //!
-//! A request is a command line, its parts and the line `e`; a reply is one line, `!` + `y` or `x` + a type
-//! letter + the escaped value. Source: py4j 0.10.9.9, `Protocol.java`.
+//! A request is a command line, its parts and the line `e`. A reply is one line: `!`, then `y`
+//! (success) or `x` (failure), a type letter and the escaped value. Source: py4j 0.10.9.9,
+//! `Protocol.java`.
 
 use std::borrow::Cow;
 
@@ -22,20 +23,20 @@ pub(crate) enum Value {
     Int(i64),
     Double(f64),
     Text(String),
-    /// An object kept by the gateway until it is deleted; also lists, maps, sets and arrays.
+    /// An object that the gateway keeps until it is deleted; also lists, maps, sets and arrays.
     Ref(String),
 }
 
-/// A failure told by the gateway.
+/// A failure that the gateway reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The gateway's own complaint (unknown method, dead reference, refused token).
+    /// An error of the gateway itself (unknown method, dead reference, refused token).
     Text(String),
-    /// An exception object kept by the gateway until it is deleted.
+    /// An exception, which the gateway keeps until it is deleted.
     Exception(String),
 }
 
-/// `text` with backslash, carriage return and line feed escaped.
+/// Escapes backslash, carriage return and line feed.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(['\\', '\r', '\n']) {
         return Cow::Borrowed(text);
@@ -43,7 +44,7 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace('\\', "\\\\").replace('\r', "\\r").replace('\n', "\\n"))
 }
 
-/// The inverse of [`escape`]; an unknown escape stands for its second character.
+/// Inverts [`escape`]; an unknown escape yields its second character.
 pub(crate) fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -86,45 +87,47 @@ fn request(head: &[&str], args: &[Arg<'_>]) -> String {
         out.push_str(line);
         out.push('\n');
     }
-    args.iter().for_each(|arg| push_arg(&mut out, *arg));
+    for &arg in args {
+        push_arg(&mut out, arg);
+    }
     out.push_str("e\n");
     out
 }
 
-/// A method call on a reference, or on `z:class.Name` for a static method.
+/// Encodes a method call on a reference, or on `z:class.Name` for a static method.
 pub(crate) fn call(target: &str, method: &str, args: &[Arg<'_>]) -> String {
     request(&["c", target, method], args)
 }
 
-/// A constructor call.
+/// Encodes a constructor call.
 pub(crate) fn construct(class: &str, args: &[Arg<'_>]) -> String {
     request(&["i", class], args)
 }
 
-/// Drops the gateway's hold on an object.
+/// Encodes the deletion of an object.
 pub(crate) fn delete(id: &str) -> String {
     request(&["m", "d", id], &[])
 }
 
-/// A new array of `len` elements of `class`.
+/// Encodes the creation of an array of `len` elements of `class`.
 pub(crate) fn new_array(class: &str, len: i32) -> String {
     request(&["a", "c"], &[Arg::Text(class), Arg::Int(len)])
 }
 
-/// `array[index] = value`.
+/// Encodes `array[index] = value`.
 pub(crate) fn set_array(array: &str, index: i32, value: Arg<'_>) -> String {
     request(&["a", "s", array], &[Arg::Int(index), value])
 }
 
-/// Presents the gateway's token; the first request of every connection.
+/// Encodes the first request of every connection, which presents the token.
 pub(crate) fn authenticate(token: &str) -> String {
     format!("A\n{token}\n")
 }
 
-/// Reads one reply line (without its line feed).
+/// Decodes one reply line, without its line feed.
 ///
 /// # Errors
-/// A description of what is not the protocol.
+/// The start of a line that is not a reply.
 pub(crate) fn decode(line: &str) -> Result<Result<Value, Fault>, String> {
     let bad = || format!("{:?}", line.chars().take(80).collect::<String>());
     let body = line.strip_prefix('!').ok_or_else(bad)?;
@@ -160,7 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn requests_have_the_gateways_layout() {
+    fn requests_have_the_layout_of_the_gateway() {
         let args = [Arg::Text("a\nb\\"), Arg::Int(-3), Arg::Bool(false), Arg::Ref("o7")];
         assert_eq!(call("o1", "load", &args), "c\no1\nload\nsa\\nb\\\\\ni-3\nbFalse\nro7\ne\n");
         assert_eq!(construct("java.io.File", &[Arg::Text("x")]), "i\njava.io.File\nsx\ne\n");
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_read_by_type() {
+    fn replies_are_decoded_by_type() {
         let ok = |line| decode(line).unwrap().unwrap();
         assert_eq!(ok("!yv"), Value::Null);
         assert_eq!(ok("!yi-12"), Value::Int(-12));

@@ -1,136 +1,141 @@
-//! The user's package index: its address, its pages, and the addresses on them.
+//! The user's Python package index, read over HTTPS in its JSON form (PEP 691).
+//!
+//! The JSON page of a project lists the SHA-256 of every file. That hash identifies a pinned file,
+//! so no file name has to be built or parsed. Every wait has a time limit.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// Where there is no configuration.
+use ureq::tls::{RootCerts, TlsConfig};
+use url::Url;
+
 const DEFAULT_INDEX: &str = "https://pypi.org/simple";
+const JSON: &str = "application/vnd.pypi.simple.v1+json";
+/// The largest project page that is read, in bytes.
+const PAGE_LIMIT: u64 = 64 << 20;
 
-/// The index that pip would use: `PIP_INDEX_URL`, then `index-url` of its configuration files.
-pub(crate) fn configured(variable: impl Fn(&str) -> Option<String>) -> String {
-    let filled = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-    filled("PIP_INDEX_URL")
-        .or_else(|| {
-            let read = |path: PathBuf| std::fs::read_to_string(path).ok();
-            configuration_files(&filled)
-                .into_iter()
-                .filter_map(read)
-                .find_map(|text| index_url(&text))
-        })
-        .unwrap_or_else(|| DEFAULT_INDEX.into())
+/// A package index and its time limits.
+#[derive(Debug, Clone)]
+pub(crate) struct PackageIndex {
+    /// The base address; the page of a project is `<url>/<project>/`.
+    pub(crate) url: String,
+    /// The longest wait for a connection, a response or the next bytes.
+    pub(crate) silence: Duration,
+    /// The longest time for one request.
+    pub(crate) limit: Duration,
 }
 
-/// pip's configuration files, the strongest first (pip documentation, "Configuration files").
-fn configuration_files(variable: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    if let Some(path) = variable("PIP_CONFIG_FILE") {
-        return vec![path.into()];
-    }
-    let name = if cfg!(windows) { "pip.ini" } else { "pip.conf" };
-    let at = |base: &str, below: &str| {
-        variable(base).map(|base| Path::new(&base).join(below).join(name))
-    };
-    [
-        at("VIRTUAL_ENV", ""),
-        at("XDG_CONFIG_HOME", "pip"),
-        at("HOME", ".config/pip"),
-        at("HOME", "Library/Application Support/pip"),
-        at("HOME", ".pip"),
-        at("APPDATA", "pip"),
-        at("USERPROFILE", "pip"),
-        at("ProgramData", "pip"),
-        Some(Path::new("/etc").join(name)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-/// `index-url` in the sections that hold for downloads.
-fn index_url(text: &str) -> Option<String> {
-    let (mut section, mut found) = (String::new(), None);
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = name.trim().to_ascii_lowercase();
-        }
-        let Some((key, value)) = line.split_once(['=', ':']) else { continue };
-        let key = key.trim().replace('_', "-");
-        if key == "index-url" && !value.trim().is_empty() {
-            match section.as_str() {
-                "download" => return Some(value.trim().to_owned()),
-                "global" => found = Some(value.trim().to_owned()),
-                _ => {}
-            }
+impl Default for PackageIndex {
+    /// The index in `PIP_INDEX_URL`, or else the public one.
+    fn default() -> Self {
+        let configured = std::env::var("PIP_INDEX_URL").ok().filter(|url| !url.trim().is_empty());
+        Self {
+            url: configured.unwrap_or_else(|| DEFAULT_INDEX.into()),
+            silence: Duration::from_secs(20),
+            limit: Duration::from_secs(600),
         }
     }
-    found
 }
 
-/// The page of a project in the index.
-pub(crate) fn project_page(index: &str, project: &str) -> String {
-    format!("{}/{project}/", index.trim_end_matches('/'))
+#[derive(serde::Deserialize)]
+struct Page {
+    files: Vec<Listed>,
 }
 
-/// The address of `file` on a project's page, be it JSON (PEP 691) or HTML (PEP 503).
-pub(crate) fn find_file(page_url: &str, page: &str, file: &str) -> Option<String> {
-    let links =
-        if page.trim_start().starts_with('{') { json_links(page) } else { html_links(page) };
-    let named = |link: &String| {
-        let path = link.split(['#', '?']).next().unwrap_or_default();
-        path.rsplit('/').next() == Some(file)
-    };
-    let link = links.into_iter().find(named)?;
-    let link = link.split('#').next().unwrap_or_default();
-    Some(join(page_url, link))
+#[derive(serde::Deserialize)]
+struct Listed {
+    url: String,
+    hashes: HashMap<String, String>,
 }
 
-fn json_links(page: &str) -> Vec<String> {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        files: Vec<File>,
+impl PackageIndex {
+    /// Downloads the file of `project` that is listed with `sha256` to `target`, without verifying
+    /// it; `progress` gets the bytes so far and the total.
+    ///
+    /// # Errors
+    /// The address and the reason.
+    pub(crate) fn download(
+        &self,
+        project: &str,
+        sha256: &str,
+        target: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), String> {
+        let agent = self.agent();
+        let url = self.find(&agent, project, sha256)?;
+        let response = agent.get(url.as_str()).call().map_err(|error| failed(&url, error))?;
+        save(response.into_body(), target, progress).map_err(|error| failed(&url, error))
     }
-    #[derive(serde::Deserialize)]
-    struct File {
-        url: String,
+
+    fn find(&self, agent: &ureq::Agent, project: &str, sha256: &str) -> Result<Url, String> {
+        let page = Url::parse(&format!("{}/{project}/", self.url.trim().trim_end_matches('/')))
+            .map_err(|error| format!("PIP_INDEX_URL: {error}"))?;
+        let request = agent.get(page.as_str()).header("Accept", JSON);
+        let mut response = request.call().map_err(|error| failed(&page, error))?;
+        let body = response.body_mut().with_config().limit(PAGE_LIMIT).read_to_string();
+        let body = body.map_err(|error| failed(&page, error))?;
+        find_file(&page, &body, sha256).map_err(|reason| failed(&page, reason))
     }
-    serde_json::from_str(page)
-        .map_or_else(|_| Vec::new(), |p: Page| p.files.into_iter().map(|f| f.url).collect())
+
+    fn agent(&self) -> ureq::Agent {
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let config = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .timeout_global(Some(self.limit))
+            .timeout_connect(Some(self.silence))
+            .timeout_recv_response(Some(self.silence))
+            .timeout_per_read(Some(self.silence));
+        config.build().into()
+    }
 }
 
-fn html_links(page: &str) -> Vec<String> {
-    let after_href = page.split("href=").skip(1);
-    after_href
-        .filter_map(|rest| {
-            let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-            rest[1..].split(quote).next().map(|link| link.replace("&amp;", "&"))
-        })
-        .collect()
+/// Returns the address of the file with `sha256` on the project page `body` at `page`.
+fn find_file(page: &Url, body: &str, sha256: &str) -> Result<Url, String> {
+    let listed: Page = serde_json::from_str(body)
+        .map_err(|error| format!("the index does not list its files in JSON, PEP 691 ({error})"))?;
+    let is_pinned = |file: &&Listed| file.hashes.get("sha256").is_some_and(|hash| hash == sha256);
+    let file = listed.files.iter().find(is_pinned);
+    let file = file.ok_or_else(|| format!("no file with SHA-256 {sha256}"))?;
+    page.join(&file.url).map_err(|error| format!("{}: {error}", file.url))
 }
 
-/// The address that `link` means on the page at `base`.
-fn join(base: &str, link: &str) -> String {
-    if link.contains("://") {
-        return link.to_owned();
-    }
-    let scheme_end = base.find("://").map_or(0, |at| at + 3);
-    if let Some(rest) = link.strip_prefix("//") {
-        return format!("{}{rest}", &base[..scheme_end]);
-    }
-    let root_end = base[scheme_end..].find('/').map_or(base.len(), |at| scheme_end + at);
-    let mut folders: Vec<&str> = match link.strip_prefix('/') {
-        Some(_) => Vec::new(),
-        None => base[root_end..]
-            .rsplit_once('/')
-            .map_or(vec![], |(path, _)| path.split('/').skip(1).collect()),
-    };
-    for part in link.trim_start_matches('/').split('/') {
-        match part {
-            "." => {}
-            ".." => {
-                folders.pop();
-            }
-            part => folders.push(part),
+/// Writes a response body to a file; calls `progress` about once a second.
+fn save(body: ureq::Body, path: &Path, progress: &dyn Fn(u64, u64)) -> std::io::Result<()> {
+    let total = body.content_length().unwrap_or(0);
+    let mut reader = body.into_reader();
+    let mut file = File::create(path)?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut done = 0;
+    let mut last = Instant::now();
+    loop {
+        let count = reader.read(&mut buffer)?;
+        if count == 0 {
+            return file.sync_all();
+        }
+        file.write_all(&buffer[..count])?;
+        done += count as u64;
+        if last.elapsed() >= Duration::from_secs(1) {
+            last = Instant::now();
+            progress(done, total);
         }
     }
-    format!("{}/{}", &base[..root_end], folders.join("/"))
+}
+
+fn failed(url: &Url, reason: impl Display) -> String {
+    format!("{}: {reason}", without_credentials(url))
+}
+
+/// Removes the user name and password that a private index may need.
+fn without_credentials(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Both fail only for addresses without a host, which have no credentials.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
 }
 
 #[cfg(test)]
@@ -138,47 +143,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_index_is_the_one_that_pip_would_use() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("pip.conf");
-        std::fs::write(
-            &file,
-            "[install]\nindex-url = http://no\n[global]\nindex_url: http://g/simple\n",
-        )
-        .unwrap();
-        let conf = file.display().to_string();
-        let with = |pairs: Vec<(&str, String)>| {
-            let pairs: Vec<(String, String)> =
-                pairs.into_iter().map(|(k, v)| (k.into(), v)).collect();
-            configured(move |name| {
-                pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-            })
-        };
-        assert_eq!(with(vec![("PIP_CONFIG_FILE", conf.clone())]), "http://g/simple");
-        assert_eq!(
-            with(vec![("PIP_CONFIG_FILE", conf), ("PIP_INDEX_URL", "http://e".into())]),
-            "http://e"
-        );
-        assert_eq!(with(vec![("PIP_CONFIG_FILE", "/nonexistent".into())]), DEFAULT_INDEX);
-        assert_eq!(
-            index_url("[global]\nindex-url=a\n[download]\nindex-url=b\n").as_deref(),
-            Some("b")
-        );
+    fn a_file_is_found_by_its_hash_and_its_address_may_be_relative() {
+        let page = Url::parse("http://h:1/root/simple/p/").unwrap();
+        let body = r#"{"files": [
+            {"url": "../../files/x-0.whl", "hashes": {"sha256": "00"}},
+            {"url": "https://f/a/x-1.whl", "hashes": {"md5": "11", "sha256": "01"}},
+            {"url": "/y.whl", "hashes": {"md5": "02"}}
+        ]}"#;
+        let found = |hash| find_file(&page, body, hash).map(String::from);
+        assert_eq!(found("00").unwrap(), "http://h:1/root/files/x-0.whl");
+        assert_eq!(found("01").unwrap(), "https://f/a/x-1.whl");
+        assert!(found("02").unwrap_err().contains("no file with SHA-256 02"));
     }
 
     #[test]
-    fn files_are_found_on_both_kinds_of_page() {
-        let page = "http://h:1/root/simple/p/";
-        let json = r#"{"files":[{"url":"../x-0.whl"},{"url":"https://f/a/x-1.whl"}]}"#;
-        assert_eq!(find_file(page, json, "x-1.whl").unwrap(), "https://f/a/x-1.whl");
-        let html =
-            r##"<a href="../../files/x-1.whl#sha256=00&amp;a">x</a> <a href='/abs/y.whl'>y</a>"##;
-        assert_eq!(find_file(page, html, "x-1.whl").unwrap(), "http://h:1/root/files/x-1.whl");
-        assert_eq!(find_file(page, html, "y.whl").unwrap(), "http://h:1/abs/y.whl");
-        assert_eq!(join("https://h/s/p/", "//cdn/x.whl"), "https://cdn/x.whl");
-        assert_eq!(join("https://h/s/p/", "./x.whl"), "https://h/s/p/x.whl");
-        for page_text in [html, json, "", "{"] {
-            assert_eq!(find_file(page, page_text, "z.whl"), None);
+    fn an_index_without_json_is_an_error_that_says_so() {
+        let page = Url::parse("http://h/simple/p/").unwrap();
+        for body in ["", "{", "<!DOCTYPE html><a href='x-1.whl'>x</a>"] {
+            assert!(find_file(&page, body, "00").unwrap_err().contains("PEP 691"));
         }
+    }
+
+    #[test]
+    fn errors_do_not_show_credentials() {
+        let shown = |url| failed(&Url::parse(url).unwrap(), "no");
+        assert_eq!(shown("https://u:p@h/simple/x/"), "https://h/simple/x/: no");
+        assert_eq!(shown("https://h/a@b"), "https://h/a@b: no");
     }
 }

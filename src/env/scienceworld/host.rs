@@ -1,6 +1,5 @@
 //! A Java process shared by several environments, replaced when it dies or hangs.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,9 +7,9 @@ use std::time::Duration;
 use crate::env::scienceworld::client::Simulator;
 use crate::env::scienceworld::error::SimulatorError;
 use crate::env::scienceworld::gateway::process::{Jvm, JvmConfig};
-use crate::env::scienceworld::provision::Installation;
+use crate::env::scienceworld::provision::install::Installation;
 
-/// The process of one group of environments; its generation counts the processes started so far.
+/// The process of one group of environments. The generation counts its replacements.
 #[derive(Debug)]
 pub(crate) struct Host {
     installation: Installation,
@@ -34,8 +33,14 @@ impl Host {
         environments: usize,
         call_limit: Duration,
     ) -> Self {
-        let (state, restarts) = (Mutex::default(), AtomicU64::new(0));
-        Self { installation, config, environments, call_limit, state, restarts }
+        Self {
+            installation,
+            config,
+            environments,
+            call_limit,
+            state: Mutex::default(),
+            restarts: AtomicU64::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -46,7 +51,7 @@ impl Host {
         Jvm::start(&self.installation, &self.config, self.environments)
     }
 
-    /// The current generation; starts the process where there is none.
+    /// Starts the process if there is none, and returns the generation.
     pub(crate) fn ensure_started(&self) -> Result<u64, SimulatorError> {
         let mut state = self.lock();
         if state.jvm.is_none() {
@@ -55,7 +60,8 @@ impl Host {
         Ok(state.generation)
     }
 
-    /// A new isolated simulator in the process of `generation`, or `None` where that one is gone already.
+    /// Creates an isolated simulator in the process of `generation`, or returns `None` if that
+    /// process has been replaced.
     pub(crate) fn connect(&self, generation: u64) -> Result<Option<Simulator>, SimulatorError> {
         let endpoint = {
             let state = self.lock();
@@ -64,11 +70,10 @@ impl Host {
                 _ => return Ok(None),
             }
         };
-        let jar: &PathBuf = &self.installation.simulator_jar;
-        Simulator::connect(&endpoint, jar, self.call_limit).map(Some)
+        Simulator::connect(&endpoint, &self.installation.simulator_jar, self.call_limit).map(Some)
     }
 
-    /// Replaces the process of `generation`; false where another environment has done so already.
+    /// Replaces the process of `generation`; returns false if another environment has done so.
     pub(crate) fn replace(&self, generation: u64) -> Result<bool, SimulatorError> {
         let mut state = self.lock();
         if state.generation != generation {
@@ -81,7 +86,7 @@ impl Host {
         Ok(true)
     }
 
-    /// The last lines printed by the process of `generation`, where it is not replaced yet.
+    /// Returns the last lines printed by the process of `generation`, if it is the current one.
     pub(crate) fn output(&self, generation: u64) -> String {
         let state = self.lock();
         let jvm = state.jvm.as_ref().filter(|_| state.generation == generation);

