@@ -10,7 +10,7 @@ use crate::kernels::layers::lora::linear_lora;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
 use crate::kernels::layers::swiglu::silu_mul;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::lora;
 use crate::policy::parameters::Parameters;
 use crate::rng::Stream;

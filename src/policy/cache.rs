@@ -1,7 +1,7 @@
 //! The key/value cache of decoding: one slot per row, each with its own length.
 
 use crate::kernels::decode::inference::Past;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use std::sync::Arc;
 

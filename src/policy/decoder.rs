@@ -15,7 +15,7 @@ use crate::kernels::score::linear_logprob_entropy::linear_logprob_entropy;
 use crate::kernels::score::linear_logprob_entropy::LmHead;
 use crate::kernels::score::scoring::ScoreOptions;
 use crate::policy::block::Block;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::parameters::Parameters;
 use crate::rng::Stream;
 use crate::{Error, Result};

@@ -25,6 +25,7 @@
 //! # Ok(()) }
 //! ```
 
+pub(crate) mod adapter;
 pub(crate) mod agreement;
 pub(crate) mod block;
 pub(crate) mod cache;
@@ -36,10 +37,15 @@ pub(crate) mod decoder;
 pub(crate) mod files;
 pub(crate) mod generate;
 pub(crate) mod gradients;
+#[cfg(feature = "hub")]
+pub(crate) mod hub;
 pub(crate) mod lora;
 pub(crate) mod parameters;
+pub(crate) mod peft;
 pub(crate) mod pretrained;
+pub(crate) mod request;
 pub(crate) mod sampling;
+pub(crate) mod source;
 #[cfg(feature = "text")]
 pub(crate) mod tokenizer;
 #[cfg(feature = "transformers")]
@@ -54,15 +60,16 @@ pub use cache::KvCache;
 pub use chat::{Chat, ChatTemplate, Message};
 pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
-pub use generate::{Finish, Generated, Request};
 pub use gradients::{GradientSum, Gradients, MicroGradients};
-pub use lora::{LoraConfig, LORA_MODULES};
-pub use parameters::Parameters;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
-pub use pretrained::Hub;
-pub use pretrained::{GenerationConfig, Pretrained, Source};
+pub use hub::Hub;
+pub use lora::{LoraConfig, LORA_MODULES};
+pub use parameters::Parameters;
+pub use pretrained::{GenerationConfig, Pretrained};
+pub use request::{Finish, Generated, Request};
 pub use sampling::{SamplingParams, StopStrings};
+pub use source::Source;
 #[cfg(feature = "text")]
 #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
 pub use tokenizer::Tokenizer;

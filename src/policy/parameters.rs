@@ -1,6 +1,6 @@
 //! The named parameters of a decoder: initialised, frozen, saved, loaded.
 
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::lora::{is_adapter, LoraConfig};
 use crate::rng::{Purpose, Stream};

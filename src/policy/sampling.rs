@@ -2,7 +2,7 @@
 
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::score::rows::{probabilities, row_statistics};
-use crate::policy::generate::{Generated, Request};
+use crate::policy::request::{Generated, Request};
 use crate::policy::trie::TokenTrie;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Text to token ids: byte-level BPE trained on the environment's own text, or a checkpoint's `tokenizer.json`.
 
 use crate::files::atomic_write;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;

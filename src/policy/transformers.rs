@@ -1,9 +1,10 @@
 //! Models of candle-transformers as frozen reference policies.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
+use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::config::family::Family;
 use crate::policy::config::rope::RopeScaling;
-use crate::policy::config::{DecoderConfig, Family};
-use crate::policy::pretrained::Pretrained;
+use crate::policy::pretrained::checkpoint::Pretrained;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;

@@ -5,9 +5,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::kernels::layers::linear::linear;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::decoder::Decoder;
-use crate::policy::lora::is_adapter;
 use crate::policy::parameters::Parameters;
 use crate::Result;
 
@@ -79,15 +78,6 @@ impl Parameters {
         self.insert(WEIGHT.to_owned(), &Tensor::zeros((1, width), dtype, &device)?)?;
         self.insert(BIAS.to_owned(), &Tensor::zeros(1, dtype, &device)?)?;
         Ok(self)
-    }
-
-    /// The weights below corrections of low rank, sharing them with these: nothing is copied.
-    pub fn without_lora(mut self) -> Self {
-        let adapters: Vec<String> =
-            self.iter().map(|(name, _)| name.to_owned()).filter(|name| is_adapter(name)).collect();
-        adapters.iter().for_each(|name| self.remove(name));
-        self.lora = None;
-        self
     }
 }
 

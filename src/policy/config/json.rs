@@ -1,9 +1,14 @@
 //! A decoder's configuration as the JSON of Hugging Face's `config.json`.
 
+use crate::files::atomic_write;
+use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::config::family::Family;
+use crate::policy::config::fields::Fields;
+use crate::policy::config::rejected::{require, Rejected};
 use crate::policy::config::rope::RopeScaling;
-use crate::policy::config::{require, DecoderConfig, Family, Rejected};
 use crate::{Error, Result};
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
+use std::path::Path;
 
 /// Fields of Hugging Face configurations that do not enter the forward pass.
 const IGNORED: &[&str] = &[
@@ -27,58 +32,6 @@ const IGNORED: &[&str] = &[
     "transformers_version",
     "use_cache",
 ];
-
-/// Reads fields off a JSON object; what is left at the end is unknown.
-struct Fields {
-    map: Map<String, Value>,
-    /// What stands before a field's name in an error.
-    prefix: &'static str,
-}
-
-impl Fields {
-    fn take<T: serde::de::DeserializeOwned>(
-        &mut self,
-        field: &str,
-        default: Option<T>,
-    ) -> Result<T, Rejected> {
-        let name = format!("{}{field}", self.prefix);
-        match (self.map.remove(field), default) {
-            (Some(value), _) => serde_json::from_value(value.clone())
-                .map_err(|e| (name, value.to_string(), e.to_string())),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err((name, "missing".to_owned(), "the field is required".to_owned())),
-        }
-    }
-
-    /// Requires `field`, where present and not null, to have a value that keeps the maths.
-    fn only(
-        &mut self,
-        field: &str,
-        accepted: impl Fn(&Value) -> bool,
-        reason: &str,
-    ) -> Result<(), Rejected> {
-        match self.map.remove(field) {
-            Some(value) if !value.is_null() && !accepted(&value) => {
-                require(false, &format!("{}{field}", self.prefix), value, reason)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Requires that nothing is left but `ignored` and nulls.
-    fn finish(self, ignored: &[&str]) -> Result<(), Rejected> {
-        let unknown = |(field, value): &(&String, &Value)| {
-            !ignored.contains(&field.as_str()) && !value.is_null()
-        };
-        match self.map.iter().find(unknown) {
-            Some((field, value)) => {
-                let field = format!("{}{field}", self.prefix);
-                require(false, &field, value, "unknown field: it might change the model")
-            }
-            None => Ok(()),
-        }
-    }
-}
 
 fn family(fields: &mut Fields) -> Result<Family, Rejected> {
     let kind: String = fields.take("model_type", None)?;
@@ -213,7 +166,7 @@ fn attention_bias(fields: &mut Fields, family: Family) -> Result<bool, Rejected>
     Ok(false)
 }
 
-pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
+fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
     let Value::Object(map) = value else {
         return Err(("json".to_owned(), value.to_string(), "an object is required".to_owned()));
     };
@@ -248,6 +201,31 @@ pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
     fields.finish(IGNORED)?;
     config.check()?;
     Ok(config)
+}
+
+impl DecoderConfig {
+    /// Reads and validates a `config.json`.
+    ///
+    /// # Errors
+    /// An unreadable file, and every field that is missing, malformed, unknown or unsupported, by name.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let value =
+            serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))?;
+        parse(value).map_err(|(field, value, reason)| {
+            Error::file(path, field, format!("{value}: {reason}"))
+        })
+    }
+
+    /// Writes `config.json` atomically.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let text = format!("{:#}\n", Value::from(self.clone()));
+        atomic_write(path, text.as_bytes())
+    }
 }
 
 impl TryFrom<Value> for DecoderConfig {

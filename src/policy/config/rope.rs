@@ -1,6 +1,6 @@
 //! Rotary frequencies of contexts longer than the pre-training one.
 
-use crate::policy::config::{require, Rejected};
+use crate::policy::config::rejected::{require, Rejected};
 use std::f64::consts::TAU;
 
 /// How the rotary frequencies f_j = θ^(−2j/d) are changed for a longer context.

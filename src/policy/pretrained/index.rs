@@ -2,7 +2,7 @@
 
 use crate::files::atomic_write;
 use crate::policy::parameters::Parameters;
-use crate::policy::pretrained::source::Source;
+use crate::policy::source::Source;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};

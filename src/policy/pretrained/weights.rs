@@ -1,6 +1,6 @@
 //! Safetensors files of a checkpoint, read tensor by tensor.
 
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};

@@ -1,7 +1,7 @@
 //! Where a checkpoint's files come from.
 
 #[cfg(feature = "hub")]
-use crate::policy::pretrained::hub::Hub;
+use crate::policy::hub::Hub;
 use crate::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
