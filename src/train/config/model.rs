@@ -2,8 +2,8 @@
 
 use crate::policy::lora::LoraConfig;
 use crate::policy::parameters::Parameters;
-use crate::policy::pretrained::source::Source;
 use crate::policy::pretrained::Pretrained;
+use crate::policy::source::Source;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::prompt::Prompter;
 use crate::train::learn::agent::PolicyConfig;
