@@ -1,8 +1,11 @@
-//! Adapter files in PEFT's layout.
+//! LoRA adapters as files in PEFT's layout, which PEFT and vLLM load directly.
+//!
+//! PEFT's configuration has many settings that change the maths (DoRA, rank-stabilised scaling,
+//! patterns of ranks, …). Reading accepts them only at the values that leave plain LoRA unchanged.
 
 use crate::files::atomic_write;
 use crate::policy::config::decoder_config::DecoderConfig;
-use crate::policy::files::{load_tensors, save_tensors};
+use crate::policy::files::{load_tensors, read_json, save_tensors};
 use crate::policy::lora::{is_adapter, LoraConfig};
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
@@ -14,15 +17,18 @@ use std::path::Path;
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
-/// What PEFT puts before a parameter's name.
+/// PEFT's prefix of parameter names.
 const PREFIX: &str = "base_model.model.";
 
 impl Parameters {
-    /// Writes the corrections as `adapter_config.json` and `adapter_model.safetensors` into `folder`, each atomically;
-    /// `base` is what the configuration names as the model below them.
+    /// Writes the adapters as `adapter_config.json` and `adapter_model.safetensors` into `folder`,
+    /// each atomically.
+    ///
+    /// `base` is the name or folder of the base model, for the configuration's
+    /// `base_model_name_or_path`.
     ///
     /// # Errors
-    /// Parameters without corrections, or a file that cannot be written.
+    /// Parameters without adapters, or a file that cannot be written.
     pub fn save_adapter(&self, folder: impl AsRef<Path>, base: &str) -> Result<()> {
         let folder = folder.as_ref();
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -30,6 +36,7 @@ impl Parameters {
         self.save_adapter_config(&folder.join(ADAPTER_CONFIG), base)
     }
 
+    /// Writes `adapter_model.safetensors`.
     pub(crate) fn save_adapter_weights(&self, path: &Path) -> Result<()> {
         let adapters = self.tensors().into_iter().filter(|(name, _)| is_adapter(name));
         save_tensors(
@@ -38,10 +45,10 @@ impl Parameters {
         )
     }
 
+    /// Writes `adapter_config.json`.
     pub(crate) fn save_adapter_config(&self, path: &Path, base: &str) -> Result<()> {
-        let lora = self
-            .lora()
-            .ok_or_else(|| Error::setting("lora", "parameters", "have no corrections"))?;
+        let lora =
+            self.lora().ok_or_else(|| Error::setting("lora", "parameters", "have no adapters"))?;
         let config = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -59,35 +66,37 @@ impl Parameters {
         atomic_write(path, format!("{config:#}\n").as_bytes())
     }
 
-    /// These parameters, frozen, with the corrections that [`Parameters::save_adapter`] or PEFT wrote.
+    /// Freezes these parameters and adds the adapters that [`Parameters::save_adapter`] or PEFT
+    /// wrote.
     ///
     /// # Errors
-    /// A file that is missing or damaged, a tensor that is missing, unknown or of another shape, and settings that
-    /// change the maths in another way than rank, α, dropout and modules.
+    /// A missing or damaged file, a tensor that is missing, unknown or of the wrong shape, or a
+    /// setting that makes it something else than plain LoRA.
     pub fn load_adapter(self, model: &DecoderConfig, folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         self.with_adapter_files(model, &folder.join(ADAPTER_CONFIG), &folder.join(ADAPTER_WEIGHTS))
     }
 
+    /// [`Parameters::load_adapter`] from two given files.
     pub(crate) fn with_adapter_files(
         self,
         model: &DecoderConfig,
         config: &Path,
         weights: &Path,
     ) -> Result<Self> {
-        let (lora, path) = (read_adapter_config(config)?, weights);
-        let tensors = load_tensors(path, &Device::Cpu)?;
+        let lora = read_adapter_config(config)?;
+        let tensors = load_tensors(weights, &Device::Cpu)?;
         let strip = |(name, tensor): (String, Tensor)| {
             (name.strip_prefix(PREFIX).map_or_else(|| name.clone(), str::to_owned), tensor)
         };
         let adapters = tensors.into_iter().map(strip).collect();
         self.with_adapters(model, &lora, adapters)
-            .map_err(|e| Error::file(path, "tensors", e.to_string()))
+            .map_err(|e| Error::file(weights, "tensors", e.to_string()))
     }
 }
 
-/// Settings of PEFT's that leave the maths alone only at these values.
-fn neutral(field: &str, value: &Value) -> bool {
+/// Returns true if a PEFT setting leaves plain LoRA unchanged.
+fn is_neutral(field: &str, value: &Value) -> bool {
     match field {
         "bias" => value == "none",
         "peft_type" => value == "LORA",
@@ -97,8 +106,9 @@ fn neutral(field: &str, value: &Value) -> bool {
         | "layers_pattern"
         | "trainable_token_indices"
         | "target_parameters"
-        | "exclude_modules" => is_empty(value),
-        "rank_pattern" | "alpha_pattern" => is_empty(value),
+        | "exclude_modules"
+        | "rank_pattern"
+        | "alpha_pattern" => is_empty(value),
         _ => true,
     }
 }
@@ -109,11 +119,10 @@ fn is_empty(value: &Value) -> bool {
         || value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
+/// Reads the settings of an `adapter_config.json`.
 fn read_adapter_config(path: &Path) -> Result<LoraConfig> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let fields: BTreeMap<String, Value> =
-        serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))?;
-    if let Some((field, value)) = fields.iter().find(|(field, value)| !neutral(field, value)) {
+    let fields: BTreeMap<String, Value> = read_json(path)?;
+    if let Some((field, value)) = fields.iter().find(|(field, value)| !is_neutral(field, value)) {
         return Err(Error::file(path, field.clone(), format!("{value}: not supported")));
     }
     let get = |field: &str| {
@@ -133,6 +142,13 @@ fn read_adapter_config(path: &Path) -> Result<LoraConfig> {
         target_modules: serde_json::from_value(modules.clone())
             .map_err(|e| Error::file(path, "target_modules", format!("{modules}: {e}")))?,
     };
-    lora.validate().map_err(|e| Error::file(path, "adapter", e.to_string()))?;
+    lora.check().map_err(|(field, value, reason)| {
+        let field = match field {
+            "rank" => "r".to_owned(),
+            "target_modules" => field.to_owned(),
+            _ => format!("lora_{field}"),
+        };
+        Error::file(path, field, format!("{value}: {reason}"))
+    })?;
     Ok(lora)
 }

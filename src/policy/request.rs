@@ -1,25 +1,25 @@
-//! One row's turn: the request and the outcome.
+//! One row's turn: the request and what was generated.
 
 use crate::policy::trie::TokenTrie;
 use crate::rng::Stream;
 use serde::{Deserialize, Serialize};
 
-/// One row's turn: what to read before sampling, and which draws to use.
+/// A request to sample one turn of one row: the tokens to read first, and the random draws to use.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// Row of the cache.
     pub row: usize,
-    /// Tokens appended before sampling.
+    /// Tokens to append before sampling.
     pub prompt: &'a [u32],
     /// The row's random stream; token i of the turn uses the draw (turn, i).
     pub stream: Stream,
     /// Turn number within the episode.
     pub turn: u64,
-    /// The only sequences that may be sampled, whatever their length; `None`: any.
+    /// The only sequences that may be sampled, of any length; `None` allows all.
     pub choices: Option<&'a TokenTrie>,
 }
 
-/// Why a turn ended.
+/// The reason why a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
@@ -27,27 +27,29 @@ pub enum Finish {
     Stop,
     /// `max_tokens` were sampled.
     Length,
-    /// The context is full. Without any id: the prompt did not leave room for a token, and the row is
-    /// as it was.
+    /// The context is full. If no id was sampled, the prompt left no room for a token and the row
+    /// is unchanged.
     ContextFull,
 }
 
-/// What one row sampled in one turn.
+/// The tokens that one row sampled in one turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
-    /// Sampled ids, the stop token included.
+    /// Sampled ids, including the stop token.
     pub ids: Vec<u32>,
-    /// log p of every id at the sampling temperature.
+    /// log p of every id at the sampling temperature, over its support.
     pub log_probs: Vec<f32>,
-    /// Entropy of every id's distribution, in nats, over the same support at the same temperature.
+    /// Entropy of every id's distribution in nats, over the same support at the same temperature.
     pub entropies: Vec<f32>,
-    /// The ids that every id was chosen from, where the request had choices or the sampling takes only some; else empty.
+    /// Support of every id: the candidate ids it was sampled from, in ascending order. Empty if
+    /// that was always the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
-    /// Why the turn ended.
+    /// The reason why the turn ended.
     pub finish: Finish,
 }
 
 impl Generated {
+    /// An empty turn in a full context.
     pub(crate) fn nothing() -> Self {
         let finish = Finish::ContextFull;
         Self { ids: vec![], log_probs: vec![], entropies: vec![], supports: vec![], finish }

@@ -1,4 +1,10 @@
-//! Chat templates: conversations as the text a checkpoint was trained on, as transformers renders them.
+//! Chat templates: conversations rendered as the text that a model checkpoint was trained on.
+//!
+//! An instruction-tuned model only behaves if its prompts match its training text character for
+//! character. Checkpoints therefore ship a Jinja template, and Python's transformers defines how it
+//! renders. This module reproduces that rendering exactly, including Python's number formatting and
+//! `json.dumps`, and is tested against transformers' output. Text inside messages never becomes a
+//! special token, so an environment cannot end a turn or forge a role.
 
 pub(crate) mod conversation;
 pub(crate) mod environment;

@@ -1,8 +1,9 @@
-//! Chat templates: conversations as the text a checkpoint was trained on, as transformers renders them.
+//! The chat template of a model checkpoint, read, compiled and rendered.
 
 use crate::policy::chat::conversation::Chat;
 use crate::policy::chat::environment::{environment, without_generation_tags};
 use crate::policy::chat::marks;
+use crate::policy::files::read_json;
 use crate::policy::source::Source;
 use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -10,13 +11,14 @@ use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 use std::path::{Path, PathBuf};
 
-/// The special tokens that a template may name.
+/// Names of the special tokens that a template may use.
 const TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 
-/// A checkpoint's Jinja template (or several, by name), rendered to the letter as transformers 5 does.
+/// The Jinja chat template of a model checkpoint, or several by name, rendered exactly as by
+/// transformers 5.
 ///
 /// ```
 /// use epo::policy::{Chat, ChatTemplate, Message};
@@ -34,38 +36,42 @@ const TOOL_USE: &str = "tool_use";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: Vec<(String, String)>,
-    /// Where the template was read, for errors.
+    /// The template's file, for error messages.
     path: PathBuf,
 }
 
 impl ChatTemplate {
-    /// A template with the special tokens that it may name, such as (`"bos_token"`, `"<s>"`).
+    /// Compiles a template with the special tokens that it may use, such as (`"bos_token"`,
+    /// `"<s>"`).
     ///
     /// # Errors
-    /// A template that is not Jinja.
+    /// A template that is not valid Jinja.
     pub fn new(template: &str, tokens: &[(&str, &str)]) -> Result<Self> {
         let owned = |&(name, token): &(&str, &str)| (name.to_owned(), token.to_owned());
         let named = [(DEFAULT.to_owned(), template.to_owned())];
         Self::compile(named, tokens.iter().map(owned).collect(), Path::new("chat_template"))
     }
 
-    /// The template of `chat_template.jinja`, or else of `tokenizer_config.json`, which also names the special tokens, as
-    /// `special_tokens_map.json` does in older checkpoints.
+    /// Reads the template from `chat_template.jinja` or, if there is none, from
+    /// `tokenizer_config.json`.
+    ///
+    /// The special tokens come from `tokenizer_config.json` and, in older checkpoints,
+    /// `special_tokens_map.json`.
     ///
     /// # Errors
-    /// A source without a template, a file that is malformed, a template that is not Jinja.
+    /// A source without a template, a malformed file, or a template that is not valid Jinja.
     pub fn open(source: &Source) -> Result<Self> {
         let config = source.optional_file("tokenizer_config.json")?;
-        let fields = match &config {
-            Some(path) => read_object(path)?,
+        let fields: Map<String, Json> = match &config {
+            Some(path) => read_json(path)?,
             None => Map::new(),
         };
-        let older = match source.optional_file("special_tokens_map.json")? {
-            Some(path) => read_object(&path)?,
+        let token_map: Map<String, Json> = match source.optional_file("special_tokens_map.json")? {
+            Some(path) => read_json(&path)?,
             None => Map::new(),
         };
         let text = |name: &str| {
-            fields.get(name).and_then(token_text).or_else(|| token_text(older.get(name)?))
+            fields.get(name).and_then(token_text).or_else(|| token_text(token_map.get(name)?))
         };
         let tokens =
             TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
@@ -94,15 +100,17 @@ impl ChatTemplate {
         Ok(Self { environment, tokens, path: path.to_path_buf() })
     }
 
-    /// Fixes the time that `strftime_now` gives, in seconds since 1970 (UTC); otherwise it is the system's, in UTC.
+    /// Fixes the time that `strftime_now` prints, in seconds since 1970 (UTC). The default is the
+    /// system's clock, in UTC.
     pub fn set_time(&mut self, seconds: u64) {
         self.environment.add_global("__now", Value::from(seconds));
     }
 
-    /// The conversation as text.
+    /// Renders the conversation as text.
     ///
     /// # Errors
-    /// Whatever the template refuses: `raise_exception`, an unknown function, filter or test by name, a missing value.
+    /// A call of `raise_exception`, an unknown function, filter or test (by name), or an undefined
+    /// value.
     pub fn render(&self, chat: &Chat) -> Result<String> {
         let has = |name: &str| self.environment.get_template(name).is_ok();
         let name = if chat.has_tools() && has(TOOL_USE) { TOOL_USE } else { DEFAULT };
@@ -113,11 +121,11 @@ impl ChatTemplate {
         template.render(context).map_err(|e| failed(&self.path, &e))
     }
 
-    /// The conversation as token ids: special tokens that the template writes are tokens, those that stand in the
-    /// messages or tools are ordinary text.
+    /// Renders the conversation as token ids. Special tokens that the template writes become
+    /// tokens; those inside messages or tools are encoded as ordinary text.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
+    /// A template that cannot be rendered, or text that the tokenizer cannot encode.
     pub fn encode(&self, chat: &Chat, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let special = tokenizer.special_tokens();
         let text = self.render(&chat.map_text(&|text| marks::mark(text, &special)))?;
@@ -135,17 +143,12 @@ fn failed(path: &Path, error: &minijinja::Error) -> Error {
     Error::file(path, "chat_template", reason)
 }
 
-fn read_object(path: &Path) -> Result<Map<String, Json>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))
-}
-
-/// A token given as text or as an object with its content.
+/// The text of a token, which is stored as a string or as an object with a `content`.
 fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
-/// A template given as text, or several with their names.
+/// The templates of a `chat_template` field: one string, or a list of names and templates.
 fn named_templates(value: &Json, path: &Path) -> Result<Vec<(String, String)>> {
     if let Some(text) = value.as_str() {
         return Ok(vec![(DEFAULT.to_owned(), text.to_owned())]);
@@ -160,7 +163,7 @@ fn named_templates(value: &Json, path: &Path) -> Result<Vec<(String, String)>> {
         _ => Err(Error::file(
             path,
             "chat_template",
-            "must be text, or a list of names and templates with a default",
+            "must be a string, or a list of named templates that includes `default`",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! The hyper-parameters of a decoder, read from and written as a Hugging Face `config.json`.
+//! The hyper-parameters of a decoder, and the parameters that follow from them.
 
 use crate::policy::config::family::Family;
 use crate::policy::config::rejected::{require, Rejected};
@@ -9,38 +9,38 @@ use serde_json::Value;
 
 /// Hyper-parameters of a decoder, under Hugging Face's names.
 ///
-/// It serialises as a complete `config.json`. Reading one rejects another architecture and every field
-/// that would change the maths, so a checkpoint is never run as something it is not.
+/// It serialises as a complete `config.json`. Reading rejects unsupported architectures and every
+/// field that would change the maths, so that a model checkpoint is never run as a different model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub struct DecoderConfig {
-    /// The form of the blocks.
+    /// Architecture of the blocks.
     pub family: Family,
-    /// Token ids are below this.
+    /// Number of token ids.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward block.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key/value heads; `num_attention_heads` is a multiple of it.
+    /// Number of key/value heads; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Features per head, even; `None`: `hidden_size / num_attention_heads`.
+    /// Features per head, an even number; `None` means `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// Biases on all four projections of the attention, where the family leaves it open (Llama, Qwen3).
+    /// Biases on all four attention projections; a choice of Llama and Qwen3 only.
     pub attention_bias: bool,
     /// Longest sequence, in tokens.
     pub max_position_embeddings: usize,
-    /// ε of the norms.
+    /// ε of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary angles.
     pub rope_theta: f64,
-    /// How the rotary angles were stretched to a longer context.
+    /// Scaling of the rotary angles to a longer context.
     pub rope_scaling: RopeScaling,
-    /// The output head is the embedding matrix.
+    /// Use the embedding matrix as the output head.
     pub tie_word_embeddings: bool,
     /// Standard deviation of the initial weights.
     pub initializer_range: f64,
@@ -73,17 +73,17 @@ impl DecoderConfig {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// Whether queries, keys and values have biases.
+    /// Returns true if queries, keys and values have biases.
     pub fn has_qkv_bias(&self) -> bool {
         self.family == Family::Qwen2 || self.attention_bias
     }
 
-    /// Whether every query and key head is normalised before it is rotated.
+    /// Returns true if every query and key head is normalised before the rotation.
     pub fn has_head_norms(&self) -> bool {
         self.family == Family::Qwen3
     }
 
-    /// The rotary angles per position, `[head_dim/2]`.
+    /// Rotary angles per position in radians, `[head_dim/2]`.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         self.rope_scaling.frequencies(self.head_dim(), self.rope_theta)
     }
@@ -91,7 +91,8 @@ impl DecoderConfig {
     /// Checks every field.
     ///
     /// # Errors
-    /// A size of zero, heads that do not divide, an odd head width, or a number that must be positive.
+    /// A size of 0, head counts that do not divide, an odd head width, or a number that is not
+    /// positive.
     pub fn validate(&self) -> Result<()> {
         self.check().map_err(|(field, value, reason)| Error::setting(field, value, reason))
     }
@@ -112,8 +113,11 @@ impl DecoderConfig {
     }
 
     fn block_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, f, d) = (self.hidden_size, self.intermediate_size, self.head_dim());
-        let (wide, narrow) = (self.num_attention_heads * d, self.num_key_value_heads * d);
+        let h = self.hidden_size;
+        let f = self.intermediate_size;
+        let d = self.head_dim();
+        let wide = self.num_attention_heads * d;
+        let narrow = self.num_key_value_heads * d;
         let mut shapes = Vec::new();
         let mut push = |name: &str, shape: &[usize]| shapes.push((name.to_owned(), shape.to_vec()));
         push("input_layernorm.weight", &[h]);
@@ -138,6 +142,7 @@ impl DecoderConfig {
         shapes
     }
 
+    /// [`DecoderConfig::validate`], with the rejected field apart.
     pub(crate) fn check(&self) -> Result<(), Rejected> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -153,7 +158,7 @@ impl DecoderConfig {
                 value > 0 && value <= u32::MAX as usize,
                 field,
                 value,
-                "must be a positive 32-bit number",
+                "must be between 1 and 2³² − 1",
             )?;
         }
         self.check_heads()?;
@@ -176,7 +181,8 @@ impl DecoderConfig {
     }
 
     fn check_heads(&self) -> Result<(), Rejected> {
-        let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
+        let heads = self.num_attention_heads;
+        let kv = self.num_key_value_heads;
         match self.head_dim {
             Some(d) => {
                 require(d > 0 && d.is_multiple_of(2), "head_dim", d, "must be positive and even")?
@@ -199,7 +205,7 @@ impl DecoderConfig {
             fits,
             "attention_bias",
             true,
-            &format!("{} has no such choice", self.family.model_type()),
+            &format!("models of type {} have no such option", self.family.model_type()),
         )
     }
 }

@@ -1,16 +1,17 @@
-//! The fields of a JSON object, taken out one by one.
+//! A JSON object whose fields are taken out one by one, so that unknown ones are left over.
 
 use crate::policy::config::rejected::{require, Rejected};
 use serde_json::{Map, Value};
 
-/// Reads fields off a JSON object; what is left at the end is unknown.
+/// The fields of a JSON object that have not been read yet.
 pub(crate) struct Fields {
     pub(crate) map: Map<String, Value>,
-    /// What stands before a field's name in an error.
+    /// Prefix of field names in errors, such as `rope_scaling.`.
     pub(crate) prefix: &'static str,
 }
 
 impl Fields {
+    /// Removes and parses `field`. A missing field is `default` or, without one, an error.
     pub(crate) fn take<T: serde::de::DeserializeOwned>(
         &mut self,
         field: &str,
@@ -25,7 +26,8 @@ impl Fields {
         }
     }
 
-    /// Requires `field`, where present and not null, to have a value that keeps the maths.
+    /// Removes `field`, which must be missing, null or one of the values that the implementation
+    /// supports.
     pub(crate) fn only(
         &mut self,
         field: &str,
@@ -40,7 +42,7 @@ impl Fields {
         }
     }
 
-    /// Requires that nothing is left but `ignored` and nulls.
+    /// Requires that only `ignored` fields and nulls are left.
     pub(crate) fn finish(self, ignored: &[&str]) -> Result<(), Rejected> {
         let unknown = |(field, value): &(&String, &Value)| {
             !ignored.contains(&field.as_str()) && !value.is_null()

@@ -1,4 +1,7 @@
-//! A decoder's configuration as the JSON of Hugging Face's `config.json`.
+//! [`DecoderConfig`] as the JSON of Hugging Face's `config.json`, read and written.
+//!
+//! Fields are taken out of the object one by one. The ones below are known not to enter the forward
+//! pass; whatever else is left at the end is refused, because it might change the model.
 
 use crate::files::atomic_write;
 use crate::policy::config::decoder_config::DecoderConfig;
@@ -6,6 +9,7 @@ use crate::policy::config::family::Family;
 use crate::policy::config::fields::Fields;
 use crate::policy::config::rejected::{require, Rejected};
 use crate::policy::config::rope::RopeScaling;
+use crate::policy::files::read_json;
 use crate::{Error, Result};
 use serde_json::{json, Value};
 use std::path::Path;
@@ -63,21 +67,22 @@ fn reject_other_maths(fields: &mut Fields) -> Result<(), Rejected> {
         |v| v == false,
         "interleaved rotary pairs are not supported",
     )?;
-    fields.only("is_llama_config", |v| v == true, "only true is known")?;
+    fields.only("is_llama_config", |v| v == true, "only true is supported")?;
     fields.only("is_encoder_decoder", |v| v == false, "only decoders are supported")?;
     fields.only(
         "partial_rotary_factor",
         |v| v.as_f64() == Some(1.0),
-        "only whole heads are rotated",
+        "only 1.0 is supported: whole heads are rotated",
     )
 }
 
-/// Refuses a window of attention that some sequence within the context would notice.
+/// Refuses a sliding window that is shorter than the context, so that some sequence would be
+/// affected by it.
 fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<(), Rejected> {
     let mistral = family == Family::Mistral;
     let used =
         mistral | fields.take::<Option<bool>>("use_sliding_window", Some(None))?.unwrap_or(false);
-    // Where its configuration says nothing, a Mistral model has a window of 4096 tokens.
+    // The default of a Mistral configuration is a window of 4096 tokens.
     let unstated = if mistral { 4096 } else { 0 };
     let window: Option<usize> = fields.take("sliding_window", Some(Some(unstated)))?;
     if let Some(window) = window.filter(|&window| used && window < context) {
@@ -98,10 +103,12 @@ fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<
     fields.only("layer_types", all_whole, "only full attention is supported")
 }
 
-/// Base θ and scaling, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.
+/// Reads the base θ and the scaling from `rope_theta` and `rope_scaling`, or from `rope_parameters`
+/// (transformers 5).
 fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling), Rejected> {
     let outer: Option<f64> = fields.take("rope_theta", Some(None))?;
-    let (mut theta, mut scaling) = (outer, RopeScaling::None);
+    let mut theta = outer;
+    let mut scaling = RopeScaling::None;
     for (name, prefix) in
         [("rope_scaling", "rope_scaling."), ("rope_parameters", "rope_parameters.")]
     {
@@ -133,7 +140,7 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, Rejected> {
     let scaling = match kind.as_deref() {
         None | Some("default") => {
             if fields.map.remove("factor").is_some_and(|v| !v.is_null()) {
-                return refused("a factor means nothing without a type");
+                return refused("a factor needs a rope_type");
             }
             RopeScaling::None
         }
@@ -150,7 +157,7 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, Rejected> {
     fields.only(
         "partial_rotary_factor",
         |v| v.as_f64() == Some(1.0),
-        "only whole heads are rotated",
+        "only 1.0 is supported: whole heads are rotated",
     )?;
     fields.finish(&[])?;
     Ok(scaling)
@@ -161,7 +168,7 @@ fn attention_bias(fields: &mut Fields, family: Family) -> Result<bool, Rejected>
         return Ok(fields.take("attention_bias", Some(None))?.unwrap_or(false));
     }
     let fixed = family == Family::Qwen2;
-    let reason = format!("{} has no such choice", family.model_type());
+    let reason = format!("must be {fixed} for models of type {}", family.model_type());
     fields.only("attention_bias", |v| *v == fixed, &reason)?;
     Ok(false)
 }
@@ -188,7 +195,7 @@ fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
         num_key_value_heads: fields
             .take("num_key_value_heads", Some(Some(heads)))?
             .unwrap_or(heads),
-        // What Qwen3's configuration means where it says nothing.
+        // The default of a Qwen3 configuration.
         head_dim: stated.or((family == Family::Qwen3).then_some(128)),
         attention_bias: attention_bias(&mut fields, family)?,
         max_position_embeddings: context,
@@ -207,13 +214,10 @@ impl DecoderConfig {
     /// Reads and validates a `config.json`.
     ///
     /// # Errors
-    /// An unreadable file, and every field that is missing, malformed, unknown or unsupported, by name.
+    /// An unreadable file, or a field that is missing, malformed, unknown or unsupported, by name.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let value =
-            serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))?;
-        parse(value).map_err(|(field, value, reason)| {
+        parse(read_json(path)?).map_err(|(field, value, reason)| {
             Error::file(path, field, format!("{value}: {reason}"))
         })
     }
@@ -257,7 +261,7 @@ impl From<RopeScaling> for Value {
     }
 }
 
-/// What only some families' files say.
+/// The fields that only some families have.
 fn family_fields(c: &DecoderConfig) -> Vec<(&'static str, Value)> {
     let mut fields = match c.family {
         Family::Qwen2 => vec![("use_sliding_window", json!(false))],

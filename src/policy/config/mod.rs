@@ -1,4 +1,9 @@
 //! The hyper-parameters of a decoder, read from and written as a Hugging Face `config.json`.
+//!
+//! The reader is strict. A model that is run with slightly different maths than it was trained with
+//! does not crash, it only performs worse, and nobody can tell why. So every field is either
+//! applied, known to have no effect on the forward pass, or an error; an unknown field is an error
+//! because it might change the model.
 
 pub(crate) mod decoder_config;
 pub(crate) mod family;

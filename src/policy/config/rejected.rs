@@ -1,8 +1,9 @@
-//! Rejected fields of a configuration.
+//! Rejected fields of a configuration, before it is known whether they come from a file.
 
-/// (field, value, reason)
+/// A rejected field: (field, value, reason).
 pub(crate) type Rejected = (String, String, String);
 
+/// Rejects `field` unless `ok`.
 pub(crate) fn require(
     ok: bool,
     field: &str,

@@ -1,9 +1,10 @@
-//! Checkpoints in Hugging Face's layout: a folder or a repository of the hub, read and written.
+//! A pretrained model and the files around its weights.
 
 use crate::files::{atomic_folder, atomic_write};
 #[cfg(feature = "text")]
 use crate::policy::chat::template::ChatTemplate;
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::files::read_json;
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::generation::GenerationConfig;
 use crate::policy::pretrained::index;
@@ -19,7 +20,7 @@ use std::path::Path;
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
-/// Files that are handed on as they are when a checkpoint is saved.
+/// Files that are copied unchanged when a model checkpoint is saved.
 const COMPANIONS: &[&str] = &[
     GENERATION,
     "added_tokens.json",
@@ -32,7 +33,8 @@ const COMPANIONS: &[&str] = &[
     "vocab.json",
 ];
 
-/// A pretrained decoder: its configuration, weights, tokenizer and chat template, each read when it is asked for.
+/// A model checkpoint: configuration, weights, tokenizer and chat template. Opening reads only the
+/// configuration.
 ///
 /// ```no_run
 /// use epo::policy::{Decoder, Pretrained, Source};
@@ -50,49 +52,47 @@ const COMPANIONS: &[&str] = &[
 pub struct Pretrained {
     source: Source,
     config: DecoderConfig,
-    /// The configuration as it was read, with what does not enter the model.
+    /// The configuration file as read, including fields that do not affect the model.
     json: Value,
     generation: GenerationConfig,
 }
 
 impl Pretrained {
-    /// A good limit of a weight file, in bytes.
+    /// Default limit of a weight file, in bytes.
     pub const SHARD_BYTES: u64 = 5_000_000_000;
 
-    /// Reads `config.json` and, where there is one, `generation_config.json`.
+    /// Opens a model checkpoint: reads `config.json` and, if present, `generation_config.json`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, an architecture or a field that is not supported, by name; a hub that
+    /// A missing or malformed file, an unsupported architecture or field (by name), or a Hub that
     /// cannot be reached.
     pub fn open(source: impl Into<Source>) -> Result<Self> {
         let source = source.into();
         let path = source.file(CONFIG)?;
         let config = DecoderConfig::from_file(&path)?;
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let json =
-            serde_json::from_str(&text).map_err(|e| Error::file(&path, "json", e.to_string()))?;
+        let json = read_json(&path)?;
         let path = source.optional_file(GENERATION)?.unwrap_or(path);
         let generation = GenerationConfig::from_file(&path)?;
         generation.check(&path, config.vocab_size)?;
         Ok(Self { source, config, json, generation })
     }
 
-    /// The same for sequences of at most `tokens`, which less memory is needed for.
+    /// Limits the context to `tokens`, which saves memory.
     ///
     /// # Errors
-    /// 0, or more than the model was made for.
+    /// A limit of 0, or one above the checkpoint's `max_position_embeddings`.
     pub fn with_context(mut self, tokens: usize) -> Result<Self> {
         let most = self.config.max_position_embeddings;
         if tokens == 0 || tokens > most {
             let reason =
-                format!("must be between 1 and the checkpoint's max_position_embeddings, {most}");
+                format!("must be between 1 and the model's max_position_embeddings, {most}");
             return Err(Error::setting("model.context", tokens, reason));
         }
         self.config.max_position_embeddings = tokens;
         Ok(self)
     }
 
-    /// Where the files come from.
+    /// The source of the files.
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -102,7 +102,7 @@ impl Pretrained {
         &self.config
     }
 
-    /// How its authors sample from it.
+    /// The sampling settings that the checkpoint recommends.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
@@ -111,7 +111,8 @@ impl Pretrained {
         Weights::open(&index::weight_files(&self.source)?, &self.config)
     }
 
-    /// The files that decide what the model is: configuration, tokenizer and chat template, and with `weights` these too.
+    /// Paths of the files that define the model: configuration, tokenizer, chat template and, if
+    /// `weights`, the weights.
     #[cfg(feature = "text")]
     pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
         let mut files = Vec::new();
@@ -127,25 +128,27 @@ impl Pretrained {
     /// The dtype in which the weights are stored.
     ///
     /// # Errors
-    /// As [`Pretrained::parameters`].
+    /// Weight files that are missing, damaged or of another model.
     pub fn stored_dtype(&self) -> Result<DType> {
         self.weights()?.dtype()
     }
 
-    /// The weights, converted to `dtype` one tensor at a time from `model.safetensors` or its shards.
+    /// Reads the weights from `model.safetensors` or its shards, converting one tensor at a time to
+    /// `dtype`.
     ///
     /// # Errors
-    /// A file that is missing, cut off or damaged; a tensor that is missing, unknown, of another shape, not a float, or a
-    /// second copy of a tied head that differs from the embeddings: by file and name.
+    /// By file and tensor name: a file that is missing, truncated or damaged; a tensor that is
+    /// missing, unknown, of the wrong shape or not a float; a second copy of a tied head that
+    /// differs from the embeddings.
     pub fn parameters(&self, dtype: DType, device: &Device) -> Result<Parameters> {
         let tensors = self.weights()?.read(&self.config, dtype, device)?;
         Parameters::from_tensors(&self.config, tensors)
     }
 
-    /// The tokenizer of `tokenizer.json`.
+    /// Reads the tokenizer from `tokenizer.json`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, or a vocabulary larger than the model's.
+    /// A missing or malformed file, or a vocabulary larger than the model's.
     #[cfg(feature = "text")]
     #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
     pub fn tokenizer(&self) -> Result<Tokenizer> {
@@ -154,22 +157,25 @@ impl Pretrained {
         Ok(tokenizer)
     }
 
-    /// The chat template of `chat_template.jinja` or `tokenizer_config.json`.
+    /// Reads the chat template from `chat_template.jinja` or `tokenizer_config.json`.
     ///
     /// # Errors
-    /// As [`ChatTemplate::open`].
+    /// A checkpoint without a template, a malformed file, or a template that is not valid Jinja.
     #[cfg(feature = "text")]
     #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
     pub fn chat_template(&self) -> Result<ChatTemplate> {
         ChatTemplate::open(&self.source)
     }
 
-    /// Writes a new folder that this type and Python's `from_pretrained` read: the configuration, the weights in the
-    /// parameters' dtype and in files of at most `shard_bytes` of tensors, and the source's other files. It appears whole or
+    /// Writes a model checkpoint that this type and Python's `from_pretrained` can read: the
+    /// configuration, the weights in the parameters' dtype, and the source's tokenizer and template
+    /// files.
+    ///
+    /// Each weight file holds at most `shard_bytes` of tensors. The new folder appears complete or
     /// not at all.
     ///
     /// # Errors
-    /// Parameters of another model, a folder that is not empty, a file that cannot be written.
+    /// Parameters of another model, a folder that is not empty, or a file that cannot be written.
     pub fn save(
         &self,
         folder: impl AsRef<Path>,
@@ -191,7 +197,7 @@ impl Pretrained {
         })
     }
 
-    /// The configuration as it was read, with the dtype of `parameters`.
+    /// The configuration file as read, with the dtype of `parameters`.
     fn saved_config(&self, parameters: &Parameters) -> Result<Value> {
         let mut json = self.json.clone();
         let name = match parameters.get("model.norm.weight")?.dtype() {
@@ -202,7 +208,7 @@ impl Pretrained {
         };
         if let Some(fields) = json.as_object_mut() {
             fields.remove("dtype");
-            // The older name, which newer versions read too.
+            // Read by transformers 4 and 5; `dtype` only by 5.
             fields.insert("torch_dtype".to_owned(), name.into());
         }
         Ok(json)
