@@ -1,14 +1,16 @@
-//! Sampling with a key/value cache beside transformers' `generate`: tokens per second.
+//! Generation with a KV cache, compared with transformers' `generate`: tokens per second.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench generate [-- CASES]`
 //!
-//! Cases: `small` (6 M parameters) and `0.5b` (Qwen2.5-0.5B's shape), each `f32` and `bf16`. 16 rows, prompts of 64 tokens that
-//! differ, 128 new tokens (32 for `0.5b`), every case in a process of its own, the second of two calls timed; `small` in five
-//! rounds, of which the median counts. Ours also hands out the log-probability and the entropy of every token. PyTorch runs with
-//! threads that spin while they wait and with ones that sleep (`OMP_WAIT_POLICY`); the faster is shown.
+//! Cases: `small` (6 M parameters) and `0.5b` (the shape of Qwen2.5-0.5B), each in `f32` and
+//! `bf16`: 16 rows, different prompts of 64 tokens, 128 new tokens (32 for `0.5b`). Every case runs
+//! in its own process, and the second of two calls is timed. `small` runs five rounds and reports
+//! their median. `epo` also returns the log-probability and entropy of every token. PyTorch runs
+//! both with threads that spin while waiting and with threads that sleep (`OMP_WAIT_POLICY`); the
+//! faster counts.
 //!
-//! `gap` compares those of 100 000 tokens of the small model, f32 and bf16, with what the training forward pass says of
-//! them; it needs no Python.
+//! `gap` compares sampled log-probabilities and entropies of 100,000 tokens of the small model, in
+//! f32 and bf16, with those of the training forward pass. It needs no Python.
 
 use std::process::Command;
 use std::time::Instant;
@@ -27,10 +29,11 @@ mod common;
 
 const ROWS: usize = 16;
 const PROMPT: usize = 64;
-/// How often both sides of `small` run.
+/// Rounds of `small`.
 const ROUNDS: usize = 5;
-/// `gap`: rounds of `ROWS` rows, and new tokens of a row; 102,400 tokens in all.
+/// `gap`: rounds of `ROWS` rows.
 const GAP_ROUNDS: u64 = 16;
+/// `gap`: new tokens per row; 102,400 tokens in all.
 const GAP_NEW: usize = 400;
 
 fn main() -> Result<()> {
@@ -62,12 +65,13 @@ fn new_tokens(shape: &str) -> usize {
     }
 }
 
-/// Both sides in turn, so that both have the machine's better and worse times.
+/// Runs both sides in turn, so that changes of the machine's speed affect both.
 fn compare(shape: &str, dtype: &str) -> Result<()> {
     println!("{shape} {dtype}: {ROWS} rows, {PROMPT} + {} tokens", new_tokens(shape));
     let print = |side: &str, [wall, cpu, peak]: [f64; 3]| {
         let rate = (ROWS * new_tokens(shape)) as f64 / wall;
-        println!("  {side:8} {rate:8.1} tokens/s, wall {wall:6.2} s, CPU {cpu:6.2} s, peak {peak:6.0} MB");
+        print!("  {side:8} {rate:8.1} tokens/s, wall {wall:6.2} s, CPU {cpu:6.2} s, ");
+        println!("peak {peak:6.0} MB");
     };
     let sizes = [ROWS, PROMPT, new_tokens(shape)].map(|n| n.to_string());
     let arguments = [vec![shape.into(), dtype.into()], sizes.to_vec()].concat();
@@ -81,14 +85,16 @@ fn compare(shape: &str, dtype: &str) -> Result<()> {
                 ratios.push(theirs[0] / ours[0]);
             }
             Err(reason) => {
-                println!("PyTorch does not run: {reason:#}");
+                println!("PyTorch failed to run: {reason:#}");
                 return Ok(());
             }
         }
     }
     ratios.sort_by(f64::total_cmp);
-    let (median, ends) = (ratios[ratios.len() / 2], [ratios[0], ratios[ratios.len() - 1]]);
-    println!("  epo / PyTorch: {median:.2} times the tokens/s ({:.2} to {:.2})", ends[0], ends[1]);
+    let median = ratios[ratios.len() / 2];
+    let lowest = ratios[0];
+    let highest = ratios[ratios.len() - 1];
+    println!("  epo / PyTorch: {median:.2} times the tokens/s ({lowest:.2} to {highest:.2})");
     Ok(())
 }
 
@@ -117,14 +123,14 @@ fn shape_of(shape: &str) -> DecoderConfig {
     }
 }
 
-/// The model with random weights in `dtype`.
+/// A model with random weights in `dtype`.
 fn decoder_of(shape: &str, dtype: &str) -> Result<Decoder> {
     let config = shape_of(shape);
     let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
     Ok(Decoder::new(&config, &Parameters::init(&config, 0, dtype, &Device::Cpu)?)?)
 }
 
-/// Prompts, and `max_tokens` samples after each; other ones in every round.
+/// Prompts that differ in every round, and `max_tokens` sampled tokens after each.
 fn sample(
     decoder: &Decoder,
     round: u64,
@@ -146,7 +152,7 @@ fn sample(
     cache.reserve(PROMPT + max_tokens);
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
     let out = decoder.generate(&mut cache, &requests, &sampling)?;
-    ensure!(out.iter().all(|row| row.ids.len() == max_tokens), "a row has stopped early");
+    ensure!(out.iter().all(|row| row.ids.len() == max_tokens), "a row stopped early");
     Ok((prompts, out))
 }
 
@@ -155,7 +161,8 @@ fn case(shape: &str, dtype: &str) -> Result<()> {
     forget_peak();
     let mut figures = (0.0, 0.0);
     for max_tokens in [2, new_tokens(shape)] {
-        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let start = Instant::now();
+        let cpu = cpu_seconds();
         sample(&decoder, 0, max_tokens)?;
         figures = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     }
@@ -163,10 +170,12 @@ fn case(shape: &str, dtype: &str) -> Result<()> {
     Ok(())
 }
 
-/// |Δ log-prob| and |Δ entropy| between sampling and the training forward pass, nats: largest and mean.
+/// Prints the largest and mean |Δ log-prob| and |Δ entropy|, in nats, between sampling and the
+/// training forward pass.
 fn gap(dtype: &str) -> Result<()> {
     let decoder = decoder_of("small", dtype)?;
-    let (mut most, mut sum) = ([0f64; 2], [0f64; 2]);
+    let mut most = [0f64; 2];
+    let mut sum = [0f64; 2];
     for round in 0..GAP_ROUNDS {
         let (prompts, out) = sample(&decoder, round, GAP_NEW)?;
         for (prompt, out) in prompts.iter().zip(&out) {
@@ -180,7 +189,8 @@ fn gap(dtype: &str) -> Result<()> {
                     sampled[i].iter().zip(rescored.to_dtype(DType::F32)?.to_vec1::<f32>()?)
                 {
                     let gap = f64::from((x - y).abs());
-                    (most[i], sum[i]) = (most[i].max(gap), sum[i] + gap);
+                    most[i] = most[i].max(gap);
+                    sum[i] += gap;
                 }
             }
         }

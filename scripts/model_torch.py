@@ -1,7 +1,8 @@
-"""PyTorch's side of `cargo bench --bench model`: one policy update of a model of Qwen2.5-0.5B's shape, by transformers and PEFT.
+"""PyTorch's side of `cargo bench --bench model`: one policy update with transformers and PEFT.
 
-Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE full, bf16 (all weights, stored so) or lora. The last line printed is:
-seconds of wall and of CPU of one update after one that warms up, and MB at the peak of the process.
+The model has the shape of Qwen2.5-0.5B. Usage: model_torch.py CASE ROWS LENGTH LAYERS, with CASE
+full, bf16 (all weights, stored in bf16) or lora. The last line of output has three numbers: wall
+seconds and CPU seconds of one update after a warm-up, and the peak memory of the process in MB.
 """
 
 import resource
@@ -31,7 +32,8 @@ def model(case, layers):
         from peft import LoraConfig, get_peft_model
 
         policy.enable_input_require_grads()
-        policy = get_peft_model(policy, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0))
+        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0)
+        policy = get_peft_model(policy, lora)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.config.use_cache = False
     policy.train()
@@ -39,7 +41,7 @@ def model(case, layers):
 
 
 def loss(policy, ids, old, advantages):
-    """Clipped policy loss with the hinge of EPO on the mean entropy."""
+    """Clipped policy loss with EPO's hinge on the mean entropy."""
     logits = policy(input_ids=ids, use_cache=False).logits[:, :-1].float()
     log_probs = torch.log_softmax(logits, dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1)
@@ -57,16 +59,19 @@ def main():
     policy = model(case, layers)
     ids = torch.randint(0, V, (rows, length))
     old = torch.full((rows, length - 1), -12.0)
-    advantages = torch.tensor([1.0, -1.0]).repeat((rows + 1) // 2)[:rows, None].expand(-1, length - 1)
+    signs = torch.tensor([1.0, -1.0]).repeat((rows + 1) // 2)[:rows, None]
+    advantages = signs.expand(-1, length - 1)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.01)
     for _ in range(2):
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         optimizer.zero_grad(set_to_none=True)
         loss(policy, ids, old, advantages).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall = time.perf_counter() - wall
+        cpu = time.process_time() - cpu
     print(wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -1,4 +1,7 @@
-//! Files that are whole or absent: temporary name, sync, rename, sync of the folder.
+//! Atomic writes: a file or folder is either complete or absent, even if the process is killed.
+//!
+//! A run can be killed at any moment and must resume from its last checkpoint. So everything is
+//! written under a temporary name, synced to disk, renamed, and then the folder is synced.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -6,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Writes `bytes` to `path` so that a kill at any moment leaves the old file or the new one, never a part.
+/// Writes `bytes` to `path` so that a kill at any moment leaves the old file or the new one, never
+/// a partial one.
 ///
-/// The bytes go to `.tmp-<name>` beside it, which is synced and renamed over `path`; then the folder is synced.
-/// The folder must exist.
+/// The bytes go to `.tmp-<name>` in the same folder, which must exist. That file is synced and
+/// renamed to `path`; then the folder is synced.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file the system refused.
+/// [`Error::Io`] with the path of the file that could not be written.
 pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
     let path = path.as_ref();
     let temporary = temporary_name(path)?;
@@ -21,17 +25,18 @@ pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     sync_folder(parent(path))
 }
 
-/// Fills a new folder so that a kill at any moment leaves it whole or absent.
+/// Creates a folder so that a kill at any moment leaves it complete or absent.
 ///
-/// `write` gets `.tmp-<name>` beside it, which is then renamed.
+/// `write` fills `.tmp-<name>` in the same parent folder, which is then renamed to `path`.
 ///
 /// # Errors
-/// [`Error::Setting`] for a folder that is there already and not empty, [`Error::Io`], and what `write` returns.
+/// [`Error::Setting`] if the folder exists and is not empty, [`Error::Io`], or the error of
+/// `write`.
 pub(crate) fn atomic_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let occupied =
         fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file();
     if occupied {
-        return Err(Error::setting("folder", path.display(), "is there already and not empty"));
+        return Err(Error::setting("folder", path.display(), "already exists and is not empty"));
     }
     let temporary = temporary_name(path)?;
     if temporary.exists() {
@@ -44,7 +49,7 @@ pub(crate) fn atomic_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>
     sync_folder(parent(path))
 }
 
-/// Writes and syncs a file, without the rename.
+/// Writes and syncs a file under its final name.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
@@ -54,7 +59,8 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| Error::io(path, e))
 }
 
-/// Makes the names in a folder durable; a system on which folders cannot be opened has nothing to sync.
+/// Makes new names in a folder durable. Systems other than Unix cannot sync folders; nothing is
+/// done there.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     if !cfg!(unix) {
         return Ok(());
@@ -67,6 +73,7 @@ pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
 }
 
+/// The temporary name of `path`, in the same folder.
 fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()
@@ -95,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_temporary_does_not_touch_the_old_file() {
+    fn a_partial_temporary_file_does_not_touch_the_old_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         atomic_write(&path, "old").unwrap();
@@ -106,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_appears_whole_and_replaces_no_other() {
+    fn a_folder_appears_complete_and_replaces_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model");
         let failed = atomic_folder(&path, |at| {

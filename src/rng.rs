@@ -1,18 +1,19 @@
 //! Counter-based random streams: a draw depends only on its key, never on when or where it is made.
 //!
-//! Batch composition, thread count and completion order therefore cannot change a sample, and a resumed
-//! run draws what an uninterrupted one would have drawn: there is no generator state to save.
+//! Batch composition, thread count and completion order therefore cannot change a sample, and a
+//! resumed run draws what an uninterrupted one would have drawn: there is no generator state to
+//! save.
 
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What a stream of draws is for; keeps purposes with equal numbers apart.
+/// The purpose of a stream of draws; streams that differ only in it are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Purpose {
     /// Parameter initialisation.
     Init = 1,
-    /// Which tasks a step plays.
+    /// Choice of a step's tasks.
     Tasks = 2,
     /// Sampling of tokens in training rollouts.
     Rollout = 3,
@@ -24,15 +25,15 @@ pub enum Purpose {
     Cloning = 6,
     /// Resamples of a bootstrap interval.
     Bootstrap = 7,
-    /// Mistakes shown in demonstrations.
+    /// Mistakes in demonstrations.
     Demonstrations = 8,
-    /// Initial corrections of low rank.
+    /// Initialisation of LoRA adapters.
     Lora = 9,
-    /// What dropout drops.
+    /// Dropout.
     Dropout = 10,
-    /// A critic's initial parameters.
+    /// Initialisation of a critic's parameters.
     Critic = 11,
-    /// Which tokens a regulariser singles out.
+    /// Selection of tokens by a regulariser.
     Selection = 12,
 }
 

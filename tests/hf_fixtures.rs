@@ -1,8 +1,8 @@
-//! Checkpoints and conversations against Hugging Face transformers.
+//! Model checkpoints and chat templates, compared with Hugging Face transformers.
 //!
-//! `EPO_HF_FIXTURES` names a folder that `scripts/hf_fixtures.py` has written; without it the small set under
-//! `tests/fixtures/hf` is used. With it, the checkpoints are also saved again under its `reloaded` folder, which
-//! `scripts/hf_fixtures.py --check` compares with the originals.
+//! The environment variable `EPO_HF_FIXTURES` names a folder written by `scripts/hf_fixtures.py`;
+//! the default is the small set under `tests/fixtures/hf`. With the variable, the checkpoints are
+//! also saved again under the folder's `reloaded`, for `scripts/hf_fixtures.py --check` to compare.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,8 @@
-//! Do the two modes agree?
+//! The largest difference between decoding and the training forward pass.
+//!
+//! Rollouts and updates compute the same log-probabilities by different code. If they drift apart,
+//! importance ratios are wrong and training degrades silently, so the gap is measured by tests and
+//! can be measured by users.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
 use crate::kernels::score::rows::row_statistics;
@@ -7,13 +11,14 @@ use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
-/// max |Δ log p| between decoding and the teacher-forced forward over the tokens of `rows`, in nats.
+/// Computes max |Δ log p| between decoding and the teacher-forced forward pass over the tokens of
+/// `rows`, in nats.
 ///
-/// Every row of two or more tokens is decoded as one chunk of its first half followed by single tokens, all
-/// rows together.
+/// Every row of two or more tokens is decoded as one chunk, its first half, followed by single
+/// tokens; all rows are decoded together.
 ///
 /// # Errors
-/// No row of two tokens, and what either mode rejects.
+/// No row with two tokens, a row longer than the context, or an id outside the vocabulary.
 pub fn max_decode_forward_gap(decoder: &Decoder, rows: &[&[u32]]) -> Result<f64> {
     let rows: Vec<&[u32]> = rows.iter().copied().filter(|row| row.len() > 1).collect();
     if rows.is_empty() {
@@ -21,7 +26,8 @@ pub fn max_decode_forward_gap(decoder: &Decoder, rows: &[&[u32]]) -> Result<f64>
     }
     let expected = forward_log_probs(decoder, &rows)?;
     let mut cache = KvCache::new(decoder.config(), rows.len());
-    let (mut gap, mut step) = (0.0f64, 0);
+    let mut gap = 0.0f64;
+    let mut step = 0;
     loop {
         let starts = |row: &[u32]| if step == 0 { 0 } else { row.len() / 2 + step - 1 };
         let active: Vec<usize> =
@@ -44,7 +50,7 @@ pub fn max_decode_forward_gap(decoder: &Decoder, rows: &[&[u32]]) -> Result<f64>
     }
 }
 
-/// log p(row\[j + 1\] | row\[..= j\]) of every row.
+/// log p(row\[j + 1\] | row\[..= j\]) for every row, by the forward pass.
 fn forward_log_probs(decoder: &Decoder, rows: &[&[u32]]) -> Result<Vec<Vec<f64>>> {
     let hidden = decoder.forward_packed(rows)?;
     let targets: Vec<u32> =

@@ -1,4 +1,9 @@
-//! One pre-norm block: attention and feed-forward, each beside a residual connection.
+//! One pre-norm block: attention and feed-forward, each added to a residual stream.
+//!
+//! A block computes the same function in one of three ways. Plain blocks (no LoRA adapters, no head
+//! norms, weights in the activations' type) run as a chain of operators that stores the least for
+//! the backward pass. Other blocks run each branch as one operator or, with adapters or head norms,
+//! layer by layer.
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};
@@ -10,7 +15,7 @@ use crate::kernels::layers::lora::linear_lora;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
 use crate::kernels::layers::swiglu::silu_mul;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::lora;
 use crate::policy::parameters::Parameters;
 use crate::rng::Stream;
@@ -18,7 +23,7 @@ use crate::Result;
 use candle_core::{DType, Tensor};
 use rand_chacha::rand_core::RngCore;
 
-/// Weights of one block.
+/// The weights of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     pub(crate) input_norm: Tensor,
@@ -26,7 +31,7 @@ pub(crate) struct Block {
     pub(crate) k: Projection,
     pub(crate) v: Projection,
     pub(crate) o: Projection,
-    /// Norms of the query and key heads `[d]`, before the rotation.
+    /// Norm weights of the query and key heads, `[d]` each, applied before the rotation.
     pub(crate) head_norms: Option<[Tensor; 2]>,
     pub(crate) post_norm: Tensor,
     pub(crate) gate: Projection,
@@ -34,48 +39,51 @@ pub(crate) struct Block {
     pub(crate) down: Projection,
 }
 
-/// x Wᵀ + b: one of a block's linear maps, with or without a correction.
+/// A linear map of a block, x Wᵀ + b, with or without a LoRA adapter.
 #[derive(Debug, Clone)]
 pub(crate) struct Projection {
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
-    pub(crate) lora: Option<Correction>,
+    pub(crate) lora: Option<LoraAdapter>,
 }
 
-/// s (x Aᵀ) Bᵀ beside a frozen weight.
+/// A LoRA adapter: adds s (x Aᵀ) Bᵀ to the output of a frozen weight.
 #[derive(Debug, Clone)]
-pub(crate) struct Correction {
+pub(crate) struct LoraAdapter {
     pub(crate) a: Tensor,
     pub(crate) b: Tensor,
     pub(crate) scale: f64,
     dropout: Option<Dropout>,
 }
 
-/// Which elements of a correction's input are dropped.
+/// Dropout of a LoRA adapter's input.
 #[derive(Debug, Clone, Copy)]
 struct Dropout {
+    /// Probability of an element to be dropped.
     share: f64,
     stream: Stream,
-    /// The projection's number in the model: its draws.
+    /// Index of the projection in the model, which selects its draws.
     site: u64,
 }
 
 impl Projection {
+    /// x Wᵀ + b, plus the adapter's output.
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        let weight = &self.weight;
+        let bias = self.bias.as_ref();
         match &self.lora {
             None => linear(x, weight, bias),
-            Some(Correction { a, b, scale, dropout: None }) => {
+            Some(LoraAdapter { a, b, scale, dropout: None }) => {
                 linear_lora(x, weight, bias, (a, b), *scale)
             }
-            Some(Correction { a, b, scale, dropout: Some(dropout) }) => {
+            Some(LoraAdapter { a, b, scale, dropout: Some(dropout) }) => {
                 let inner = linear(&dropout.apply(x)?, a, None)?;
                 linear(x, weight, bias)? + (linear(&inner, b, None)? * *scale)?
             }
         }
     }
 
-    /// r + x Wᵀ + b.
+    /// Adds the projection of x to the residual stream.
     fn add_to(&self, residual: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
         match (&self.lora, &self.bias) {
             (None, None) => linear_residual(residual, x, &self.weight),
@@ -84,12 +92,13 @@ impl Projection {
     }
 }
 
-fn corrected(projections: &[&Projection]) -> bool {
+/// Returns true if any of the projections has a LoRA adapter.
+fn any_adapter(projections: &[&Projection]) -> bool {
     projections.iter().any(|projection| projection.lora.is_some())
 }
 
 impl Dropout {
-    /// x with a share of its elements set to 0 and the others divided by what is left.
+    /// Sets a random share of x's elements to 0 and scales the others by 1/(1 − share).
     fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut draws = self.stream.generator(self.site);
         let kept = 1.0 / (1.0 - self.share);
@@ -101,6 +110,7 @@ impl Dropout {
 }
 
 impl Block {
+    /// Builds block number `layer` from its parameters.
     pub(crate) fn new(
         config: &DecoderConfig,
         layer: usize,
@@ -114,7 +124,7 @@ impl Block {
             let lora = match parameters.lora() {
                 Some(lora) if lora.targets_module(part) => {
                     let [a, b] = lora::names(&format!("{part}_proj")).map(|name| get(&name));
-                    Some(Correction { a: a?, b: b?, scale: lora.scale(), dropout: None })
+                    Some(LoraAdapter { a: a?, b: b?, scale: lora.scale(), dropout: None })
                 }
                 _ => None,
             };
@@ -152,25 +162,27 @@ impl Block {
         ]
     }
 
-    /// Without corrections.
-    pub(crate) fn uncorrected(mut self) -> Self {
-        self.projections().into_iter().for_each(|projection| projection.lora = None);
+    /// Removes the LoRA adapters.
+    pub(crate) fn without_lora(mut self) -> Self {
+        for projection in self.projections() {
+            projection.lora = None;
+        }
         self
     }
 
-    /// With dropout in its corrections; `layer` is its place in the model.
-    pub(crate) fn dropping(mut self, share: f64, stream: Stream, layer: usize) -> Self {
+    /// Turns on dropout of the adapters' inputs; `layer` is the block's index in the model.
+    pub(crate) fn with_dropout(mut self, share: f64, stream: Stream, layer: usize) -> Self {
         let projections = self.projections();
         let first = (layer * projections.len()) as u64;
         for (projection, site) in projections.into_iter().zip(first..) {
-            if let Some(correction) = &mut projection.lora {
-                correction.dropout = Some(Dropout { share, stream, site });
+            if let Some(adapter) = &mut projection.lora {
+                adapter.dropout = Some(Dropout { share, stream, site });
             }
         }
         self
     }
 
-    /// Every tensor replaced by what `f` makes of it.
+    /// Applies `f` to every tensor.
     fn map(
         &self,
         f: &mut impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
@@ -183,13 +195,15 @@ impl Block {
         for projection in block.projections() {
             projection.weight = f(&projection.weight)?;
             projection.bias = projection.bias.as_ref().map(&mut *f).transpose()?;
-            if let Some(correction) = &mut projection.lora {
-                (correction.a, correction.b) = (f(&correction.a)?, f(&correction.b)?);
+            if let Some(adapter) = &mut projection.lora {
+                adapter.a = f(&adapter.a)?;
+                adapter.b = f(&adapter.b)?;
             }
         }
         Ok(block)
     }
 
+    /// All tensors of the block.
     fn tensors(&self) -> candle_core::Result<Vec<Tensor>> {
         let mut all = Vec::new();
         self.map(&mut |tensor| {
@@ -199,7 +213,9 @@ impl Block {
         Ok(all)
     }
 
-    /// The block on x `[n, h]`. Where `recompute`, or where its weights are narrower than x and are widened for the while,
+    /// Runs the block on x `[n, h]`.
+    ///
+    /// With `recompute`, or if the weights have a narrower type than x and are widened temporarily,
     /// only x is kept for the backward pass ([`checkpoint()`]).
     pub(crate) fn run(
         &self,
@@ -212,23 +228,24 @@ impl Block {
         if !recompute && self.input_norm.dtype() == dtype {
             return self.forward(x, rows, eps);
         }
-        let (block, rows) = (self.clone(), rows.clone());
+        let block = self.clone();
+        let rows = rows.clone();
         let widened =
             move |x: &Tensor| block.map(&mut |t| t.to_dtype(dtype))?.forward(x, &rows, eps);
         checkpoint(x, &self.tensors()?, widened)
     }
 
-    /// Whether both branches are one operator each, on x of this type.
+    /// Returns true if both branches can run as one operator each on x of type `dtype`.
     pub(crate) fn is_plain(&self, dtype: DType) -> bool {
-        let corrected =
-            corrected(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
+        let adapted =
+            any_adapter(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
         self.input_norm.dtype() == dtype
             && self.head_norms.is_none()
             && self.o.bias.is_none()
-            && !corrected
+            && !adapted
     }
 
-    /// A plain block in a chain.
+    /// Runs a plain block ([`Block::is_plain`]) as part of a chain.
     pub(crate) fn chain(
         &self,
         x: &Chain,
@@ -254,19 +271,19 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = if self.head_norms.is_some() || corrected(&[&self.q, &self.k, &self.v, &self.o]) {
-            self.attend_apart(x, rows, eps)?
+        let x = if self.head_norms.is_some() || any_adapter(&[&self.q, &self.k, &self.v, &self.o]) {
+            self.attend_by_layer(x, rows, eps)?
         } else {
             self.attend(x, rows, eps)?
         };
-        if !corrected(&[&self.gate, &self.up, &self.down]) {
+        if !any_adapter(&[&self.gate, &self.up, &self.down]) {
             return feed_forward(&x, self.feed_forward_weights(), eps);
         }
         let z = rms_norm(&x, &self.post_norm, eps)?;
         self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
     }
 
-    /// The attention branch in one operator.
+    /// The attention branch as one operator.
     fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
         let x = attention_branch(x, &self.attention_weights(), rows, eps)?;
         match &self.o.bias {
@@ -275,8 +292,8 @@ impl Block {
         }
     }
 
-    /// The same as its layers, with a norm on every query and key head where there is one.
-    fn attend_apart(
+    /// The attention branch layer by layer, with adapters and the norms of query and key heads.
+    fn attend_by_layer(
         &self,
         x: &Tensor,
         rows: &AttentionRows,
@@ -293,7 +310,8 @@ impl Block {
             }
             rope(&heads, &rows.table, &rows.positions)
         };
-        let (q, k) = (rotated(&self.q, norms[0])?, rotated(&self.k, norms[1])?);
+        let q = rotated(&self.q, norms[0])?;
+        let k = rotated(&self.k, norms[1])?;
         let mixed = rows.attention(&q, &k, &self.v.forward(&z)?)?;
         self.o.add_to(x, &mixed)
     }

@@ -1,16 +1,21 @@
-//! The key/value cache of decoding: one slot per row, each with its own length.
+//! The KV cache of decoding: one slot per row, each with its own length.
+//!
+//! Episodes of a batch grow at different rates and end at different times. Rows therefore have
+//! their own lengths, without padding, and a finished row can be reset for the next episode while
+//! the others go on. A prompt that several rows have in common, such as that of a GRPO group, is
+//! stored once.
 
 use crate::kernels::decode::inference::Past;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// Keys and values of a fixed number of rows, each growing on its own and reusable after
-/// [`KvCache::reset`]. What the rows of a group begin with is there once.
+/// Keys and values of a fixed number of rows. Each row grows independently and can be reused after
+/// [`KvCache::reset`].
 ///
-/// A row also holds the tokens that were sampled but not yet run through the decoder; they count as
-/// cached and are processed together with the row's next chunk. Keys and values belong to the weights they
-/// were computed with: reset the rows after an update.
+/// A row also holds the tokens that were sampled but have not been run through the decoder. They
+/// count as cached and are processed together with the row's next chunk. Keys and values depend on
+/// the weights: reset all rows after an update.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub(crate) slots: Vec<Slot>,
@@ -21,21 +26,23 @@ pub struct KvCache {
 /// Keys and values `[n, kv_heads·d]` of every block.
 type Layers = Vec<(Vec<f32>, Vec<f32>)>;
 
-/// One row.
+/// The cache of one row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Slot {
-    /// Positions whose keys and values are stored.
+    /// Number of positions whose keys and values are stored.
     pub(crate) len: usize,
-    /// Sampled tokens still to be processed.
+    /// Sampled tokens that have not been processed yet.
     pub(crate) pending: Vec<u32>,
-    /// Where other rows begin in the same way: the beginning, and how many of its positions are this row's.
+    /// The prefix that this row has in common with others, and the number of its positions that
+    /// belong to this row.
     shared: Option<(Arc<Layers>, usize)>,
-    /// The positions after those.
+    /// Keys and values of the positions after the shared prefix.
     pub(crate) layers: Layers,
 }
 
 impl Slot {
-    /// All keys and values of a block, `width` numbers each.
+    /// All keys and values of a block, `width` numbers per position: those of the shared prefix and
+    /// the row's own.
     pub(crate) fn past(&self, layer: usize, width: usize) -> Past<'_> {
         let (keys, values) = &self.layers[layer];
         let shared = self.shared.as_ref().map_or((&[][..], &[][..]), |(layers, positions)| {
@@ -45,14 +52,14 @@ impl Slot {
         [shared, (keys, values)]
     }
 
-    /// Positions that are kept for several rows.
+    /// Number of positions in the shared prefix.
     fn shared_len(&self) -> usize {
         self.shared.as_ref().map_or(0, |&(_, positions)| positions)
     }
 }
 
 impl KvCache {
-    /// An empty cache of `rows` rows for decoders of this configuration.
+    /// Creates an empty cache of `rows` rows for decoders of this configuration.
     pub fn new(config: &DecoderConfig, rows: usize) -> Self {
         let width = config.num_key_value_heads * config.head_dim();
         let slot = Slot {
@@ -67,22 +74,22 @@ impl KvCache {
         self.slots.len()
     }
 
-    /// Tokens in `row`, sampled ones included; 0 for a row that does not exist.
+    /// Number of tokens in `row`, including sampled ones; 0 if the row does not exist.
     pub fn len(&self, row: usize) -> usize {
         self.slots.get(row).map_or(0, |s| s.len + s.pending.len())
     }
 
-    /// Whether every row is empty.
+    /// Returns true if every row is empty.
     pub fn is_empty(&self) -> bool {
         (0..self.rows()).all(|row| self.len(row) == 0)
     }
 
-    /// Tokens that still fit into `row`.
+    /// Number of tokens that still fit into `row`.
     pub fn room(&self, row: usize) -> usize {
         self.limit - self.len(row).min(self.limit)
     }
 
-    /// Makes room for `tokens` tokens in every row, so that rows do not grow while they are decoded.
+    /// Reserves memory for `tokens` tokens in every row, which avoids reallocation during decoding.
     pub fn reserve(&mut self, tokens: usize) {
         let size = tokens.min(self.limit) * self.width;
         for (keys, values) in self.slots.iter_mut().flat_map(|s| &mut s.layers) {
@@ -99,15 +106,20 @@ impl KvCache {
         self.truncate(row, 0)
     }
 
-    /// Drops what follows the first `tokens` tokens of `row`.
+    /// Drops everything after the first `tokens` tokens of `row`.
     ///
     /// # Errors
-    /// A row that does not exist, or one that is shorter.
+    /// A row that does not exist, or one with fewer tokens.
     pub fn truncate(&mut self, row: usize, tokens: usize) -> Result<()> {
         self.check_row(row)?;
-        let (len, width) = (self.len(row), self.width);
+        let len = self.len(row);
+        let width = self.width;
         if tokens > len {
-            return Err(Error::setting("tokens", tokens, format!("row {row} holds {len} tokens")));
+            return Err(Error::setting(
+                "tokens",
+                tokens,
+                format!("must be at most {len}, the tokens in row {row}"),
+            ));
         }
         let slot = &mut self.slots[row];
         slot.pending.truncate(tokens.saturating_sub(slot.len));
@@ -121,10 +133,11 @@ impl KvCache {
         Ok(())
     }
 
-    /// Lets `others`, which are empty, hold what the row `from` has read since it was: from now on it is there once.
+    /// Shares all keys and values of the row `from` with `others`, which must be empty: they are
+    /// stored once.
     pub(crate) fn share(&mut self, from: usize, others: &[usize]) {
         let slot = &mut self.slots[from];
-        // A copy, of no more than that; the row goes on in the memory that it has.
+        // A copy of the exact size; the row keeps its own memory, which may be reserved for more.
         let shared = Arc::new(slot.layers.clone());
         for (keys, values) in &mut slot.layers {
             keys.clear();
@@ -132,10 +145,12 @@ impl KvCache {
         }
         let len = slot.len;
         for row in others.iter().chain([&from]) {
-            (self.slots[*row].len, self.slots[*row].shared) = (len, Some((shared.clone(), len)));
+            self.slots[*row].len = len;
+            self.slots[*row].shared = Some((shared.clone(), len));
         }
     }
 
+    /// Requires `row` to exist.
     pub(crate) fn check_row(&self, row: usize) -> Result<()> {
         if row < self.rows() {
             return Ok(());

@@ -1,4 +1,6 @@
-//! The decoding mode: ragged chunks of many rows against the cache, in f32, without gradients.
+//! Decoding: chunks of new tokens of many rows against the KV cache, in f32, without gradients.
+//!
+//! [`crate::policy::decoder`] says why this is separate from the training forward pass.
 //!
 //! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
 //! r = rows of the call.
@@ -8,7 +10,7 @@ use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::rope::RopeTable;
-use crate::policy::block::{Block, Correction, Projection};
+use crate::policy::block::{Block, LoraAdapter, Projection};
 use crate::policy::cache::{KvCache, Slot};
 use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
@@ -19,27 +21,28 @@ use candle_core::Tensor;
 struct Span {
     /// Position of the first one.
     position: usize,
-    /// How many.
+    /// Number of tokens.
     count: usize,
 }
 
 impl Decoder {
-    /// Appends `tokens[i]` to `rows[i]` of the cache, for all rows at once, and returns the logits at the last
-    /// position of every row, `[r][v]` flattened.
+    /// Appends `tokens[i]` to `rows[i]` of the cache, for all rows at once, and returns the logits
+    /// at the last position of every row, `[r][v]` flattened.
     ///
-    /// Chunks may differ in length. Which rows share a call changes the result by rounding only.
+    /// Chunks may differ in length. The set of rows in a call affects the result by rounding only.
     ///
     /// # Errors
-    /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that does
-    /// not fit the context, a cache of another configuration, and logits that are not finite. The cache is
-    /// unchanged unless the error is in the logits.
+    /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that
+    /// does not fit into the context, a cache of another configuration, or logits that are not
+    /// finite. The cache is unchanged unless the error is in the logits.
     pub fn extend(
         &self,
         cache: &mut KvCache,
         rows: &[usize],
         tokens: &[&[u32]],
     ) -> Result<Vec<f32>> {
-        // Many tokens are products that rayon's threads share; with few, they would be asleep whenever there is work.
+        // Many tokens make GEMMs that are worth waking rayon's threads for. For few tokens, waking
+        // them takes too long.
         let count: usize = rows
             .iter()
             .map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len()))
@@ -51,7 +54,7 @@ impl Decoder {
         Team::awake(|team| self.extend_with(team, cache, rows, tokens)).map(Vec::from)
     }
 
-    /// [`Decoder::extend`] with these threads.
+    /// [`Decoder::extend`] on the threads of `team`.
     pub(crate) fn extend_with(
         &self,
         team: Team<'_>,
@@ -67,7 +70,7 @@ impl Decoder {
             cache.slots[row] = slot;
         }
         let logits = logits?;
-        // To the end of every row: a search that stops at once compares them one by one.
+        // Scans whole rows: without an early exit, the loop is vectorised.
         let broken = |row: &[f32]| row.iter().fold(false, |nan, x| nan | x.is_nan());
         match logits.chunks(self.config.vocab_size).position(broken) {
             Some(row) => {
@@ -117,13 +120,13 @@ impl Decoder {
             return Err(Error::setting(
                 "cache",
                 format!("{layers} layers of width {}", cache.width),
-                "built for another configuration",
+                "was built for another configuration",
             ));
         }
         for (i, (&row, chunk)) in rows.iter().zip(tokens).enumerate() {
             cache.check_row(row)?;
             if rows[..i].contains(&row) {
-                return Err(Error::setting("rows", row, "a row may appear once per call"));
+                return Err(Error::setting("rows", row, "each row may appear only once per call"));
             }
             if chunk.len() > cache.room(row) {
                 let reason =
@@ -146,7 +149,8 @@ impl Decoder {
         Ok(with_slice::<f32, _>(weight, |w| Ok(norm_rows(team, x, w, eps)))?)
     }
 
-    /// One block; `last` keeps only the last position of every row, all that the logits need.
+    /// Runs one block. With `last`, only the last position of every row is computed, all that the
+    /// logits need.
     fn run_block(
         &self,
         team: Team<'_>,
@@ -178,22 +182,28 @@ impl Decoder {
         };
         let mixed = self.attend_rows(team, [q, k, v], slots, layer, spans, last);
         add_projection(team, &Input::new(mixed, block.o.weight.dim(1)?), &block.o, &mut x)?;
-        let input = Input::new(self.normed(team, &x, &block.post_norm)?, width);
+        self.add_feed_forward(team, block, &mut x)?;
+        Ok(x)
+    }
+
+    /// Adds the feed-forward branch to the residual stream x.
+    fn add_feed_forward(&self, team: Team<'_>, block: &Block, x: &mut [f32]) -> Result<()> {
+        let width = self.config.hidden_size;
+        let input = Input::new(self.normed(team, x, &block.post_norm)?, width);
         let gated = match [&block.gate, &block.up] {
             plain if plain.iter().all(|p| p.lora.is_none() && p.bias.is_none()) => {
                 input.gated(team, plain.map(|projection| &projection.weight))?
             }
-            corrected => {
-                let [gate, up] = project(team, &input, corrected)?;
+            adapted => {
+                let [gate, up] = project(team, &input, adapted)?;
                 Input::activated(team, gate, &up, self.config.intermediate_size)
             }
         };
-        add_projection(team, &gated, &block.down, &mut x)?;
-        Ok(x)
+        add_projection(team, &gated, &block.down, x)
     }
 
-    /// Attention of every row's new tokens, or of the last one of each, over what the row holds and their keys and values, which
-    /// it holds from now on.
+    /// Appends the new keys and values to every row's cache and computes the attention of its new
+    /// tokens or, with `last`, of its last token.
     fn attend_rows(
         &self,
         team: Team<'_>,
@@ -228,7 +238,7 @@ impl Decoder {
     }
 }
 
-/// Consecutive parts of these lengths.
+/// Splits a slice into consecutive parts of the given lengths.
 fn parts(
     mut all: &mut [f32],
     lengths: impl Iterator<Item = usize>,
@@ -236,7 +246,7 @@ fn parts(
     lengths.map_while(move |len| all.split_off_mut(..len))
 }
 
-/// x Wᵀ + b with its correction, for every projection.
+/// x Wᵀ + b, plus the LoRA adapter's output, for every projection.
 fn project<const N: usize>(
     team: Team<'_>,
     x: &Input,
@@ -244,32 +254,35 @@ fn project<const N: usize>(
 ) -> Result<[Scratch; N]> {
     let mut y = x.linear(team, projections.map(|p| (&p.weight, p.bias.as_ref())))?;
     for (y, projection) in y.iter_mut().zip(projections) {
-        add_correction(team, x, projection, y)?;
+        add_adapter(team, x, projection, y)?;
     }
     Ok(y)
 }
 
-/// y += x Wᵀ + b with its correction.
+/// y += x Wᵀ + b, plus the LoRA adapter's output.
 fn add_projection(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
     x.add_linear(team, (&projection.weight, projection.bias.as_ref()), y)?;
-    add_correction(team, x, projection, y)
+    add_adapter(team, x, projection, y)
 }
 
-/// y += s (x Aᵀ) Bᵀ where there is a correction.
-fn add_correction(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
-    let Some(Correction { a, b, scale, .. }) = &projection.lora else { return Ok(()) };
+/// y += s (x Aᵀ) Bᵀ if the projection has a LoRA adapter.
+fn add_adapter(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
+    let Some(LoraAdapter { a, b, scale, .. }) = &projection.lora else { return Ok(()) };
     let [mut inner] = x.linear(team, [(a, None)])?;
-    inner.iter_mut().for_each(|u| *u *= *scale as f32);
+    for u in inner.iter_mut() {
+        *u *= *scale as f32;
+    }
     Input::new(inner, b.dim(1)?).add_linear(team, (b, None), y)
 }
 
-/// Rotates consecutive rows, the first by the angles of `position`.
+/// Rotates consecutive rows by the angles of consecutive positions, starting at `position`.
 fn rotate_rows(table: &RopeTable, x: &mut [f32], position: usize, width: usize) {
-    x.chunks_exact_mut(width)
-        .zip(position..)
-        .for_each(|(row, position)| table.rotate(row, position, false));
+    for (row, position) in x.chunks_exact_mut(width).zip(position..) {
+        table.rotate(row, position, false);
+    }
 }
 
+/// The last position of every span.
 fn last_rows(x: &[f32], spans: &[Span], h: usize) -> Scratch {
     let mut out = Scratch::new(spans.len() * h);
     let mut end = 0;

@@ -1,7 +1,16 @@
-//! The teacher-forced forward pass with gradients.
+//! The decoder, and its teacher-forced forward pass with gradients.
 //!
-//! Shapes: b = rows, t = padded length, n = tokens of all rows packed one after another, h = hidden width,
-//! v = vocabulary.
+//! Training and decoding are two modes of one decoder that share its weights. Training sees whole
+//! rows at once, keeps activations for the backward pass and is limited by compute; decoding sees
+//! one token per row, needs a KV cache instead of gradients and is limited by memory. Each has its
+//! own code path, so that neither pays for the other; a test holds their log-probabilities together
+//! ([`max_decode_forward_gap`](crate::policy::max_decode_forward_gap)).
+//!
+//! Rows are packed one after another, without padding. Prefixes that rows have in common are
+//! computed once.
+//!
+//! Shapes: b = rows, t = padded length, n = tokens of all rows packed one after another, h = hidden
+//! width, v = vocabulary.
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention::AttentionShape;
@@ -15,7 +24,7 @@ use crate::kernels::score::linear_logprob_entropy::linear_logprob_entropy;
 use crate::kernels::score::linear_logprob_entropy::LmHead;
 use crate::kernels::score::scoring::ScoreOptions;
 use crate::policy::block::Block;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::parameters::Parameters;
 use crate::rng::Stream;
 use crate::{Error, Result};
@@ -24,7 +33,8 @@ use std::sync::Arc;
 
 /// A decoder over [`Parameters`]: pre-norm blocks of rotary grouped-query attention and SwiGLU.
 ///
-/// It shares storage with the variables, so an optimiser step is seen at once by both modes.
+/// It shares storage with the variables: an optimiser step takes effect in training and decoding at
+/// once.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub(crate) config: DecoderConfig,
@@ -33,12 +43,12 @@ pub struct Decoder {
     pub(crate) norm: Tensor,
     pub(crate) head: Tensor,
     pub(crate) rope: Arc<RopeTable>,
-    /// Blocks are computed again in the backward pass.
+    /// Gradient checkpointing: blocks are recomputed in the backward pass.
     recompute: bool,
 }
 
 impl Decoder {
-    /// Builds the decoder; frozen parameters enter without gradient.
+    /// Builds the decoder. Frozen parameters get no gradient.
     ///
     /// # Errors
     /// An invalid configuration, or parameters of another model.
@@ -54,11 +64,8 @@ impl Decoder {
         };
         for (name, shape) in config.parameter_shapes() {
             if parameters.get(&name)?.dims() != shape {
-                return Err(Error::setting(
-                    name,
-                    format!("{:?}", shape),
-                    "the parameter has another shape",
-                ));
+                let reason = "the parameter has another shape";
+                return Err(Error::setting(name, format!("{shape:?}"), reason));
             }
         }
         let head =
@@ -84,14 +91,15 @@ impl Decoder {
         &self.config
     }
 
-    /// Where the weights live.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         self.embedding.device()
     }
 
-    /// Hidden states after the final norm `[n, h]` of rows packed one after another; row i of length L_i sees
-    /// only itself, causally, at positions 0..L_i. What rows have in common at their beginning is computed once, and so are its
-    /// gradients.
+    /// Computes the hidden states after the final norm, `[n, h]`, of rows packed one after another.
+    ///
+    /// Row i of length L_i attends causally to itself alone, at positions 0..L_i. Prefixes that
+    /// rows have in common are computed once, in the backward pass too.
     ///
     /// # Errors
     /// An empty row, one longer than `max_position_embeddings`, or an id outside the vocabulary.
@@ -104,7 +112,8 @@ impl Decoder {
         let mut ids = rows.concat();
         let shared = SharedPrefixes::of_rows(rows);
         if let Some(shared) = &shared {
-            (ids, positions) = (shared.pick(&ids), shared.pick(&positions));
+            ids = shared.pick(&ids);
+            positions = shared.pick(&positions);
         }
         let rows = AttentionRows {
             table: self.rope.clone(),
@@ -120,12 +129,14 @@ impl Decoder {
         self.forward_ids(&ids.into(), &rows)
     }
 
-    /// Hidden states after the final norm `[b, t, h]` of right-padded `ids` `[b, t]` (u32) with `lengths` `[b]`.
+    /// Computes the hidden states after the final norm, `[b, t, h]`, of right-padded `ids` `[b, t]`
+    /// (u32) with `lengths` `[b]`.
     ///
-    /// Padding is never computed: its hidden states are 0 and its ids do not matter.
+    /// Padding is not computed: its hidden states are 0, whatever its ids are.
     ///
     /// # Errors
-    /// Shapes that do not fit, a length of 0 or above t, or what [`Decoder::forward_packed`] rejects.
+    /// Shapes that do not match, a length of 0 or above t or `max_position_embeddings`, or an id
+    /// outside the vocabulary.
     pub fn forward(&self, ids: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (b, t) = ids.dims2()?;
         if lengths.len() != b {
@@ -136,11 +147,8 @@ impl Decoder {
             });
         }
         if let Some((i, &len)) = lengths.iter().enumerate().find(|(_, &len)| len == 0 || len > t) {
-            return Err(Error::setting(
-                format!("lengths[{i}]"),
-                len,
-                format!("must be in 1..={t}"),
-            ));
+            let reason = format!("must be in 1..={t}");
+            return Err(Error::setting(format!("lengths[{i}]"), len, reason));
         }
         let host = ids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
         let rows: Vec<&[u32]> = host.iter().zip(lengths).map(|(row, &len)| &row[..len]).collect();
@@ -156,11 +164,14 @@ impl Decoder {
         Ok(padded.index_select(&index, 0)?.reshape((b, t, h))?)
     }
 
-    /// Log-probabilities of `ids` `[n]` and entropies `[n]` in nats through the head, for hidden states `[n, h]`: the logits of
-    /// all positions never exist ([`linear_logprob_entropy`]).
+    /// Computes log-probabilities of `ids` `[n]` and entropies `[n]`, in nats, from hidden states
+    /// `[n, h]`.
+    ///
+    /// Output head and softmax are fused, so the logits of all positions are never stored
+    /// ([`linear_logprob_entropy`]).
     ///
     /// # Errors
-    /// As [`linear_logprob_entropy`].
+    /// Shapes that do not match, ids outside the vocabulary, or a temperature that is not positive.
     pub fn score(
         &self,
         hidden: &Tensor,
@@ -171,46 +182,51 @@ impl Decoder {
         linear_logprob_entropy(hidden, &LmHead::new(&weight), ids, options)
     }
 
-    /// Keeps only the blocks' inputs for the backward pass, which computes them again: the same gradients to the bit, for a
-    /// second forward pass. Weights in bf16 or f16 are trained in this way on the CPU in any case.
+    /// Turns gradient checkpointing on or off: only the blocks' inputs are kept, and the backward
+    /// pass recomputes the rest.
+    ///
+    /// Gradients are bitwise identical, at the cost of a second forward pass. On the CPU, weights
+    /// in bf16 or f16 are always trained with checkpointing.
     pub fn with_checkpointing(mut self, on: bool) -> Self {
         self.recompute = on;
         self
     }
 
-    /// Whether only the blocks' inputs are kept for the backward pass.
+    /// Returns true if gradient checkpointing is on.
     pub fn checkpointing(&self) -> bool {
         self.recompute
     }
 
-    /// The model without its corrections of low rank: the reference of a KL term, which costs no second model.
+    /// Removes the LoRA adapters. The result shares all weights, so a KL term's reference needs no
+    /// second model.
     pub fn without_lora(mut self) -> Self {
-        self.blocks = self.blocks.into_iter().map(Block::uncorrected).collect();
+        self.blocks = self.blocks.into_iter().map(Block::without_lora).collect();
         self
     }
 
-    /// With dropout of a `share` of the corrections' inputs, drawn from `stream`.
+    /// Turns on dropout of a `share` of the LoRA adapters' inputs, with draws from `stream`.
     pub fn with_dropout(mut self, share: f64, stream: Stream) -> Self {
         if share > 0.0 {
             let blocks = self.blocks.into_iter().enumerate();
             self.blocks =
-                blocks.map(|(layer, block)| block.dropping(share, stream, layer)).collect();
+                blocks.map(|(layer, block)| block.with_dropout(share, stream, layer)).collect();
         }
         self
     }
 
-    /// Logits `[n, v]` of hidden states `[n, h]`: the only part whose cost grows with the vocabulary, so select the
-    /// positions that matter first.
+    /// Computes the logits `[n, v]` of hidden states `[n, h]`.
+    ///
+    /// Only this part grows with the vocabulary: select the positions of interest first.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not match.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(linear(hidden, &self.head.to_dtype(hidden.dtype())?, None)?)
     }
 
     fn forward_ids(&self, ids: &Arc<[u32]>, rows: &AttentionRows) -> Result<Tensor> {
         let x = embedding(&self.embedding, ids)?;
-        // On the CPU activations are f32 where weights are narrower; devices compute in the weights' type.
+        // With narrower weights, activations are f32 on the CPU. GPUs compute in the weights' type.
         let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
         let x = if narrow { x.to_dtype(DType::F32)? } else { x };
         let x = self.run_blocks(x, rows)?;
@@ -240,15 +256,12 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Requires a row to have at least one token, to fit the context, and to hold known ids.
+    /// Requires a row to have at least one token, to fit into the context, and to hold known ids.
     pub(crate) fn check_row(&self, index: usize, row: &[u32]) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         if row.is_empty() || row.len() > limit {
-            return Err(Error::setting(
-                format!("rows[{index}].len"),
-                row.len(),
-                format!("must be in 1..={limit}"),
-            ));
+            let reason = format!("must be in 1..={limit}");
+            return Err(Error::setting(format!("rows[{index}].len"), row.len(), reason));
         }
         match row.iter().position(|&id| id as usize >= self.config.vocab_size) {
             Some(j) => {
@@ -261,7 +274,7 @@ impl Decoder {
     }
 }
 
-/// For every padded position the packed row it comes from, or `zero_row`.
+/// For every padded position, the packed row it is copied from, or `zero_row`.
 fn unpacking(lengths: &[usize], t: usize, zero_row: u32) -> Vec<u32> {
     let mut next = 0;
     let mut index = Vec::with_capacity(lengths.len() * t);

@@ -1,77 +1,34 @@
-//! Sampling: one turn of many rows, token by token, until each stops.
+//! Generation: one turn of many rows, token by token, until every row has stopped.
+//!
+//! Rows stop at different times, so a step decodes only the rows that are still active. As long as
+//! there are many, their GEMMs are shared out by rayon's pool; the last few rows run on a team of
+//! threads that stays awake between tokens, because waking the pool would take longer than the
+//! work.
 
 use crate::kernels::decode::inference::FEW;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::policy::cache::KvCache;
 use crate::policy::decoder::Decoder;
+use crate::policy::request::{Finish, Generated, Request};
 use crate::policy::sampling::{restrict, sample, support, SamplingParams};
 use crate::policy::trie::TokenTrie;
-use crate::rng::Stream;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// One row's turn: what to read before sampling, and which draws to use.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// Row of the cache.
-    pub row: usize,
-    /// Tokens appended before sampling.
-    pub prompt: &'a [u32],
-    /// The row's random stream; token i of the turn uses the draw (turn, i).
-    pub stream: Stream,
-    /// Turn number within the episode.
-    pub turn: u64,
-    /// The only sequences that may be sampled, whatever their length; `None`: any.
-    pub choices: Option<&'a TokenTrie>,
-}
-
-/// Why a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// A stop token was sampled.
-    Stop,
-    /// `max_tokens` were sampled.
-    Length,
-    /// The context is full. Without any id: the prompt did not leave room for a token, and the row is
-    /// as it was.
-    ContextFull,
-}
-
-/// What one row sampled in one turn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Generated {
-    /// Sampled ids, the stop token included.
-    pub ids: Vec<u32>,
-    /// log p of every id at the sampling temperature.
-    pub log_probs: Vec<f32>,
-    /// Entropy of every id's distribution, in nats, over the same support at the same temperature.
-    pub entropies: Vec<f32>,
-    /// The ids that every id was chosen from, where the request had choices or the sampling takes only some; else empty.
-    pub supports: Vec<Vec<u32>>,
-    /// Why the turn ended.
-    pub finish: Finish,
-}
-
-impl Generated {
-    fn nothing() -> Self {
-        let finish = Finish::ContextFull;
-        Self { ids: vec![], log_probs: vec![], entropies: vec![], supports: vec![], finish }
-    }
-}
-
 impl Decoder {
-    /// Reads every request's prompt and samples until all of them have stopped; results in request order.
+    /// Reads every request's prompt and samples until all of them have stopped. Results are in the
+    /// order of the requests.
     ///
-    /// Sampling inverts the cumulative distribution at `stream.uniform(turn, token)`, so a row's tokens do not
-    /// depend on the rows beside it. Empty rows with the same prompt read it once. Afterwards the cache holds prompt and sampled ids, ready for the
-    /// next turn's prompt.
+    /// Sampling inverts the cumulative distribution at `stream.uniform(turn, token)`, so a row's
+    /// draws do not depend on the other rows. Empty rows with the same prompt read it once.
+    /// Afterwards the cache holds the prompts and the sampled ids, ready for the next turn's
+    /// prompts.
     ///
     /// # Errors
-    /// Invalid sampling parameters and what [`Decoder::extend`] rejects; a prompt that does not fit is not
-    /// an error but [`Finish::ContextFull`].
+    /// Invalid sampling parameters, rows that repeat or do not exist, ids outside the vocabulary, a
+    /// cache of another configuration, or logits that are not finite. A prompt that does not fit is
+    /// no error: its row ends with [`Finish::ContextFull`].
     pub fn generate(
         &self,
         cache: &mut KvCache,
@@ -79,7 +36,8 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
-        // Inside the pool from here on: the prompts' products then do not wait for its threads from outside.
+        // Enter rayon's pool once: a GEMM started from outside would wait for its threads every
+        // time.
         rayon::scope(|_| self.generate_rows(cache, requests, sampling))
     }
 
@@ -95,7 +53,7 @@ impl Decoder {
             let row = turn.request.row;
             cache.check_row(row)?;
             if requests[..i].iter().any(|other| other.row == row) {
-                return Err(Error::setting("rows", row, "a row may appear once per call"));
+                return Err(Error::setting("rows", row, "each row may appear only once per call"));
             }
             if turn.request.prompt.len() < cache.room(row) {
                 active.push(turn);
@@ -106,16 +64,18 @@ impl Decoder {
         }
         let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
         let mut logits = self.read_prompts(cache, &prompts)?;
-        // The products of many rows are the pool's.
-        self.go_on(Team::Pool, cache, &mut active, &mut logits, sampling, FEW)?;
+        self.sample_until(Team::Pool, cache, &mut active, &mut logits, sampling, FEW)?;
         if !active.is_empty() {
-            Team::awake(|team| self.go_on(team, cache, &mut active, &mut logits, sampling, 0))?;
+            Team::awake(|team| {
+                self.sample_until(team, cache, &mut active, &mut logits, sampling, 0)
+            })?;
         }
         Ok(turns.into_iter().map(|turn| turn.out).collect())
     }
 
-    /// Samples, from the logits of the active turns on, until no more than `least` of them are left.
-    fn go_on(
+    /// Samples, starting from the logits of the active turns, until at most `least` turns are
+    /// active.
+    fn sample_until(
         &self,
         team: Team<'_>,
         cache: &mut KvCache,
@@ -142,11 +102,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// Reads every request's prompt and returns the logits after it, `[r][v]`. Empty rows with one prompt, such as those of
-    /// a group, are computed and kept once.
+    /// Reads every request's prompt and returns the logits after it, `[r][v]`. A prompt that
+    /// several empty rows have in common, such as that of a GRPO group, is computed and stored
+    /// once.
     fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Scratch> {
         let mut first_with: HashMap<&[u32], usize> = HashMap::new();
-        let (mut rows, mut prompts) = (Vec::new(), Vec::<&[u32]>::new());
+        let mut rows = Vec::new();
+        let mut prompts = Vec::<&[u32]>::new();
         let mut source = Vec::with_capacity(requests.len());
         for request in requests {
             let place = if cache.len(request.row) == 0 {
@@ -181,13 +143,13 @@ impl Decoder {
     }
 }
 
-/// Multiply-adds that sampling from a logit takes as long as, about.
+/// Approximate cost of sampling per logit, in multiply-adds.
 const SAMPLING: usize = 16;
 
-/// A row's turn while it is sampled.
+/// A turn that is being sampled.
 struct Turn<'a> {
     request: &'a Request<'a>,
-    /// Where it stands in its choices.
+    /// Current node in the trie of choices.
     node: usize,
     out: Generated,
 }
@@ -208,12 +170,13 @@ impl<'a> Turn<'a> {
         self.node = choices.and_then(|(choices, node)| choices.next(node, id)).unwrap_or(self.node);
     }
 
-    /// Whether the turn ends with its last token, in a row with `room` for more.
+    /// Returns true, and records why, if the turn ends with its last token; the row has `room` for
+    /// more tokens.
     fn finished(&mut self, room: usize, sampling: &SamplingParams) -> bool {
         let ids = &self.out.ids;
-        let stops = ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
+        let at_id = ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
         self.out.finish =
-            if stops || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(ids)) {
+            if at_id || sampling.stop_strings.as_ref().is_some_and(|stop| stop.ends(ids)) {
                 Finish::Stop
             } else if self.request.choices.is_none() && ids.len() >= sampling.max_tokens {
                 Finish::Length

@@ -1,4 +1,7 @@
-//! Gradients under the names of their parameters.
+//! Gradients by parameter name, and their sum over micro-batches.
+//!
+//! candle identifies gradients by tensor ids, which differ between runs. Names give every sum and
+//! norm a fixed order, so results do not depend on how many threads computed the micro-batches.
 
 use crate::kernels::autograd::collect::{add_into, collecting, Collected};
 use crate::kernels::cpu::optimizer::sum_of_squares;
@@ -11,7 +14,7 @@ use std::collections::BTreeMap;
 
 /// Gradients of the trainable parameters, by name.
 ///
-/// Micro-batches may be computed on several threads; adding their gradients in the order of the
+/// Micro-batches may be computed on several threads. Adding their gradients in the order of the
 /// micro-batches gives the same bits for any number of threads.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients {
@@ -19,7 +22,7 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// ∂`loss`/∂parameter of every trainable parameter that `loss` depends on.
+    /// Computes ∂`loss`/∂parameter for every trainable parameter that `loss` depends on.
     ///
     /// # Errors
     /// A failed backward pass.
@@ -29,14 +32,14 @@ impl Gradients {
         sum.finish(parameters)
     }
 
-    /// Moves the gradients of the trainable parameters out of a store.
+    /// Moves the gradients of the trainable parameters out of candle's store.
     pub fn take(store: &mut GradStore, parameters: &Parameters) -> Self {
         let entry =
             |(name, var): (&str, &candle_core::Var)| Some((name.to_owned(), store.remove(var)?));
         Self { entries: parameters.trainable().filter_map(entry).collect() }
     }
 
-    /// Adds `other`, name by name; a name missing on one side counts as zero.
+    /// Adds `other` name by name; a missing gradient counts as zero.
     ///
     /// # Errors
     /// Shapes that differ.
@@ -62,7 +65,7 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradient of `name`, if any.
+    /// Returns the gradient of `name`, if there is one.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.entries.get(name)
     }
@@ -72,8 +75,8 @@ impl Gradients {
         self.entries.iter().map(|(name, grad)| (name.as_str(), grad))
     }
 
-    /// √Σ g² over all parameters, summed in double precision in the order of the names; on a device,
-    /// the squares of one parameter are summed there in f32.
+    /// Computes the norm √Σ g² over all parameters, in double precision and in the order of the
+    /// names. On a GPU, the squares of each parameter are summed in f32.
     ///
     /// # Errors
     /// A gradient with a NaN or an infinity, by the parameter's name.
@@ -93,34 +96,30 @@ impl Gradients {
         Ok(total.sqrt())
     }
 
-    /// Requires a finite gradient for every trainable parameter; returns [`Gradients::global_norm`].
+    /// Requires a finite gradient of every trainable parameter and returns
+    /// [`Gradients::global_norm`].
     ///
     /// # Errors
-    /// The first parameter whose gradient is missing, of another shape or not finite.
+    /// The first parameter whose gradient is missing, of the wrong shape or not finite.
     pub fn check(&self, parameters: &Parameters) -> Result<f64> {
         for (name, var) in parameters.trainable() {
             let Some(grad) = self.get(name) else {
-                return Err(Error::setting(
-                    name,
-                    "no gradient",
-                    "every trainable parameter must receive a gradient",
-                ));
+                let reason = "every trainable parameter must receive a gradient";
+                return Err(Error::setting(name, "no gradient", reason));
             };
             if grad.dims() != var.dims() {
+                let value = format!("gradient of shape {:?}", grad.dims());
                 let reason = format!("the parameter has shape {:?}", var.dims());
-                return Err(Error::setting(
-                    name,
-                    format!("gradient of shape {:?}", grad.dims()),
-                    reason,
-                ));
+                return Err(Error::setting(name, value, reason));
             }
         }
         self.global_norm()
     }
 }
 
-/// The sum of micro-batches' gradients, in the order in which they are added: what is dense at once, the embedding rows
-/// at the end.
+/// The sum of the micro-batches' gradients, in the order in which they are added.
+///
+/// Dense gradients are summed at once, rows of the embedding at the end.
 #[derive(Default)]
 pub struct GradientSum {
     dense: Gradients,
@@ -128,7 +127,7 @@ pub struct GradientSum {
 }
 
 impl GradientSum {
-    /// Adds one micro-batch.
+    /// Adds the gradients of one micro-batch.
     ///
     /// # Errors
     /// Shapes that differ.
@@ -136,7 +135,7 @@ impl GradientSum {
         self.rows.extend(part.rows);
         let sum = &mut self.dense.entries;
         for (name, gradient) in part.dense.entries {
-            // What a micro-batch hands over is its own, and so is the sum of that.
+            // Nothing else holds these tensors, so the sum can be computed in place.
             let gradient = match sum.remove(&name) {
                 Some(mine) => add_into(mine, &gradient)?,
                 None => gradient,
@@ -146,7 +145,7 @@ impl GradientSum {
         Ok(())
     }
 
-    /// The sum.
+    /// Returns the sum.
     ///
     /// # Errors
     /// Gradients of other parameters.
@@ -163,17 +162,17 @@ impl GradientSum {
     }
 }
 
-/// Gradients of one micro-batch: those of looked-up embedding rows stay rows, so that a micro-batch of few tokens makes
-/// no `[v, h]` tensor for them.
+/// The gradients of one micro-batch, with those of looked-up embedding rows kept as rows.
 ///
-/// On a thread of the rayon pool they are dense all the same.
+/// A micro-batch of few tokens thus needs no dense `[v, h]` tensor for its embedding. On a thread
+/// of rayon's pool the embedding's gradient is dense nevertheless.
 pub struct MicroGradients {
     dense: Gradients,
     rows: Vec<(String, RowGradient)>,
 }
 
 impl MicroGradients {
-    /// ∂`loss`/∂parameter of every trainable parameter that `loss` depends on.
+    /// Computes ∂`loss`/∂parameter for every trainable parameter that `loss` depends on.
     ///
     /// # Errors
     /// A failed backward pass.

@@ -1,6 +1,10 @@
 //! The named parameters of a decoder: initialised, frozen, saved, loaded.
+//!
+//! Parameters are separate from the model that uses them. Optimisers, checkpoints and gradients
+//! work on names and variables and need not know the architecture; a decoder, its copy without
+//! adapters and a critic can share weights.
 
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::lora::{is_adapter, LoraConfig};
 use crate::rng::{Purpose, Stream};
@@ -10,14 +14,15 @@ use rand_chacha::rand_core::RngCore;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// An ordered map from Hugging Face names (`model.layers.0.self_attn.q_proj.weight`) to variables.
+/// A sorted map from Hugging Face names (`model.layers.0.self_attn.q_proj.weight`) to variables.
 ///
-/// The order is the names' own, so everything that walks the parameters is reproducible. A parameter is
-/// trainable until it is frozen; frozen ones get no gradient and cost none.
+/// Iteration is in the order of the names, so sums and draws over all parameters are reproducible.
+/// Parameters are trainable until they are frozen; frozen ones get no gradient, and none is
+/// computed for them.
 #[derive(Debug, Clone)]
 pub struct Parameters {
     entries: BTreeMap<String, Entry>,
-    /// Corrections beside the weights, whose A and B are entries as well.
+    /// Settings of the LoRA adapters, whose A and B are entries as well.
     pub(crate) lora: Option<LoraConfig>,
 }
 
@@ -27,13 +32,15 @@ struct Entry {
     trainable: bool,
 }
 
-/// A standard normal draw (Box & Muller 1958).
+/// Draws a standard normal number (Box & Muller 1958).
 fn normal(rng: &mut impl RngCore) -> f64 {
     let uniform = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let (a, b) = (uniform(rng.next_u64()), uniform(rng.next_u64()));
+    let a = uniform(rng.next_u64());
+    let b = uniform(rng.next_u64());
     (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
 }
 
+/// Draws the initial values of one parameter: norms 1, biases 0, weights N(0, `std`²).
 fn initial_values(name: &str, count: usize, std: f64, stream: &Stream, index: usize) -> Vec<f64> {
     if name.ends_with("norm.weight") {
         return vec![1.0; count];
@@ -46,7 +53,7 @@ fn initial_values(name: &str, count: usize, std: f64, stream: &Stream, index: us
 }
 
 impl Parameters {
-    /// Seeded initial parameters: weights N(0, initializer_range²), biases 0, norms 1.
+    /// Draws initial parameters from a seed: weights N(0, initializer_range²), biases 0, norms 1.
     ///
     /// # Errors
     /// An invalid configuration, or a dtype that is not a float.
@@ -54,7 +61,7 @@ impl Parameters {
         Self::init_from(config, &Stream::new(seed, Purpose::Init, 0, 0, 0), dtype, device)
     }
 
-    /// [`Parameters::init`] with draws of `stream`.
+    /// [`Parameters::init`] with draws from `stream`.
     pub(crate) fn init_from(
         config: &DecoderConfig,
         stream: &Stream,
@@ -79,10 +86,10 @@ impl Parameters {
         Self::from_tensors(config, tensors)
     }
 
-    /// Takes tensors under their names, all trainable.
+    /// Creates parameters from named tensors, all trainable.
     ///
     /// # Errors
-    /// A name that is missing or unknown, a wrong shape, or differing or non-float dtypes.
+    /// A missing or unknown name, a wrong shape, or dtypes that differ or are not floats.
     pub fn from_tensors(config: &DecoderConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
         let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
         check(config, &tensors, dtype)
@@ -93,11 +100,12 @@ impl Parameters {
         Ok(Self { entries: tensors.into_iter().map(entry).collect::<Result<_>>()?, lora: None })
     }
 
-    /// Reads `model.safetensors`: exactly the configuration's tensors, in `dtype`.
+    /// Reads a `model.safetensors` that holds exactly the configuration's tensors, stored in
+    /// `dtype`.
     ///
     /// # Errors
-    /// An unreadable or truncated file, and a tensor that is missing, unknown, of another shape or another
-    /// dtype, by name.
+    /// An unreadable or truncated file, or a tensor (by name) that is missing, unknown, or of the
+    /// wrong shape or dtype.
     pub fn load(
         path: impl AsRef<Path>,
         config: &DecoderConfig,
@@ -111,7 +119,7 @@ impl Parameters {
         Self::from_tensors(config, tensors)
     }
 
-    /// Writes `model.safetensors` atomically, without corrections; the same values give the same bytes.
+    /// Writes `model.safetensors` atomically, without LoRA adapters. Equal values give equal bytes.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -119,7 +127,7 @@ impl Parameters {
         save_tensors(path.as_ref(), &self.base_tensors())
     }
 
-    /// [`Parameters::tensors`] without corrections.
+    /// [`Parameters::tensors`] without LoRA adapters.
     pub(crate) fn base_tensors(&self) -> BTreeMap<String, Tensor> {
         let mut tensors = self.tensors();
         tensors.retain(|name, _| !is_adapter(name));
@@ -132,12 +140,12 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes a parameter out, where there is one of this name.
+    /// Removes a parameter, if it exists.
     pub(crate) fn remove(&mut self, name: &str) {
         self.entries.remove(name);
     }
 
-    /// Detached tensors under their names, sharing storage with the variables.
+    /// Detached tensors by name, sharing storage with the variables.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         self.iter().map(|(name, var)| (name.to_owned(), var.as_detached_tensor())).collect()
     }
@@ -153,7 +161,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Writes the trainable parameters alone, atomically; the same values give the same bytes.
+    /// Writes only the trainable parameters, atomically. Equal values give equal bytes.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -163,11 +171,11 @@ impl Parameters {
         save_tensors(path.as_ref(), &tensors.collect())
     }
 
-    /// Takes over what [`Parameters::save_trainable`] wrote of parameters like these.
+    /// Loads the values that [`Parameters::save_trainable`] wrote into these variables.
     ///
     /// # Errors
-    /// An unreadable or truncated file, and a tensor that is missing, unknown, of another shape or another dtype, by name;
-    /// nothing is taken over then.
+    /// An unreadable or truncated file, or a tensor (by name) that is missing, unknown, or of the
+    /// wrong shape or dtype. After an error no value has changed.
     pub fn load_trainable(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let mut tensors = load_tensors(path, &Device::Cpu)?;
@@ -177,7 +185,11 @@ impl Parameters {
             let tensor = tensor.ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
             if (tensor.dims(), tensor.dtype()) != (var.dims(), var.dtype()) {
                 let [got, need] = [(tensor.dtype(), tensor.dims()), (var.dtype(), var.dims())];
-                return Err(Error::file(path, name, format!("{got:?} where {need:?} is needed")));
+                return Err(Error::file(
+                    path,
+                    name,
+                    format!("is {got:?}, the model needs {need:?}"),
+                ));
             }
             pairs.push((var, tensor));
         }
@@ -190,10 +202,10 @@ impl Parameters {
         Ok(())
     }
 
-    /// A deep copy, for a frozen reference policy.
+    /// Makes a deep copy, for example for a frozen reference policy.
     ///
     /// # Errors
-    /// A failed copy.
+    /// A failed tensor copy.
     pub fn duplicate(&self) -> Result<Self> {
         let copy = |(name, e): (&String, &Entry)| {
             Ok((
@@ -207,7 +219,7 @@ impl Parameters {
         })
     }
 
-    /// The variable called `name`.
+    /// Returns the variable called `name`.
     ///
     /// # Errors
     /// An unknown name.
@@ -226,7 +238,7 @@ impl Parameters {
         self.entries.iter().filter(|(_, e)| e.trainable).map(|(name, e)| (name.as_str(), &e.var))
     }
 
-    /// Whether `name` is trained.
+    /// Returns true if `name` is trainable.
     ///
     /// # Errors
     /// An unknown name.
@@ -234,7 +246,7 @@ impl Parameters {
         self.entries.get(name).map(|e| e.trainable).ok_or_else(|| unknown(name))
     }
 
-    /// Freezes or unfreezes `name`; a [`crate::policy::Decoder`] built before does not notice.
+    /// Freezes or unfreezes `name`. Decoders that already exist are not affected.
     ///
     /// # Errors
     /// An unknown name.
@@ -242,6 +254,13 @@ impl Parameters {
         let entry = self.entries.get_mut(name).ok_or_else(|| unknown(name))?;
         entry.trainable = trainable;
         Ok(())
+    }
+
+    /// Freezes all parameters.
+    pub(crate) fn freeze(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.trainable = false;
+        }
     }
 
     /// Requires exactly the configuration's names and shapes.
@@ -258,10 +277,10 @@ impl Parameters {
 }
 
 fn unknown(name: &str) -> Error {
-    Error::setting("parameter", name, "there is no parameter of this name")
+    Error::setting("parameter", name, "no parameter has this name")
 }
 
-/// (tensor, what is wrong with it)
+/// Requires exactly the configuration's tensors, in `dtype`. The error is (tensor, reason).
 fn check(
     config: &DecoderConfig,
     tensors: &BTreeMap<String, Tensor>,
@@ -278,13 +297,13 @@ fn check(
         if tensor.dims() != shape {
             return Err((
                 name,
-                format!("shape {:?} where the model needs {shape:?}", tensor.dims()),
+                format!("has shape {:?}, the model needs {shape:?}", tensor.dims()),
             ));
         }
         if tensor.dtype() != dtype || !dtype.is_float() {
             return Err((
                 name,
-                format!("dtype {} where {} is needed", tensor.dtype().as_str(), dtype.as_str()),
+                format!("has dtype {}, {} is required", tensor.dtype().as_str(), dtype.as_str()),
             ));
         }
     }

@@ -1,35 +1,42 @@
-//! From logits to a token: which ids may be taken, which one is, and when a turn ends.
+//! From logits to a token: the support, the draw, and the stop conditions.
+//!
+//! Training needs the log-probability of exactly the distribution that was sampled from. If top-k,
+//! top-p or min-p left out ids, the update has to renormalise over the same ids, so the support of
+//! every token is recorded with it.
 
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::score::rows::{probabilities, row_statistics};
-use crate::policy::generate::{Generated, Request};
+use crate::policy::request::{Generated, Request};
 use crate::policy::trie::TokenTrie;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How tokens are chosen and when a turn ends.
+/// Settings of sampling and of the end of a turn.
 ///
-/// Log-probabilities and entropies are those of the distribution that is sampled from: at the temperature, and over the
-/// ids that `top_k`, `top_p` and `min_p` leave, applied in this order to what the one before has left.
+/// Log-probabilities and entropies are those of the distribution that is sampled from: at the
+/// temperature, and over the support that `top_k`, `top_p` and `min_p` leave. They are applied in
+/// this order, each to the result of the previous.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplingParams {
-    /// τ of softmax(logits/τ).
+    /// Temperature τ of softmax(logits/τ), above 0.
     pub temperature: f64,
-    /// Take the most probable token (the lowest id among equals) and draw nothing.
+    /// Take the most probable token (the lowest id among equals) instead of sampling.
     pub greedy: bool,
-    /// Only the k most probable ids; 0: all.
+    /// Keep the k most probable ids; 0 keeps all.
     pub top_k: usize,
-    /// Only the fewest ids whose probabilities reach this sum (nucleus sampling, Holtzman et al. 2020); 1: all.
+    /// Keep the smallest set of most probable ids whose probabilities reach this sum (nucleus
+    /// sampling, Holtzman et al. 2020); in (0, 1], 1 keeps all.
     pub top_p: f64,
-    /// Only ids at least this share as probable as the most probable one (Nguyen et al. 2024); 0: all.
+    /// Keep ids that are at least this fraction as probable as the most probable one (Nguyen et al.
+    /// 2024); in [0, 1], 0 keeps all.
     pub min_p: f64,
-    /// Tokens per turn, the stop token included.
+    /// Most tokens per turn, including the stop token; at least 1.
     pub max_tokens: usize,
     /// Ids that end a turn.
     pub stop_ids: Vec<u32>,
-    /// Texts that end a turn once its tokens spell one of them.
+    /// Strings that end a turn as soon as its tokens spell one of them.
     #[serde(skip)]
     pub stop_strings: Option<StopStrings>,
 }
@@ -52,58 +59,60 @@ impl Default for SamplingParams {
 impl SamplingParams {
     /// Checks every field.
     ///
+    /// Errors name the setting of a run's `[rollout]` table that the field comes from; `max_tokens`
+    /// is `rollout.max_action_tokens` there.
+    ///
     /// # Errors
-    /// τ that is not a positive number, `top_p` outside (0, 1], `min_p` outside [0, 1], or no tokens at all.
+    /// τ that is not positive and finite, `top_p` outside (0, 1], `min_p` outside [0, 1], or
+    /// `max_tokens` of 0.
     pub fn validate(&self) -> Result<()> {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::setting(
-                "temperature",
-                self.temperature,
-                "must be a positive number",
-            ));
+            let reason = "must be positive and finite";
+            return Err(Error::setting("rollout.temperature", self.temperature, reason));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::setting("top_p", self.top_p, "must be above 0 and at most 1"));
+            return Err(Error::setting("rollout.top_p", self.top_p, "must be in (0, 1]"));
         }
         if !(0.0..=1.0).contains(&self.min_p) {
-            return Err(Error::setting("min_p", self.min_p, "must be in [0, 1]"));
+            return Err(Error::setting("rollout.min_p", self.min_p, "must be in [0, 1]"));
         }
         if self.max_tokens == 0 {
-            return Err(Error::setting("max_tokens", 0, "must be positive"));
+            return Err(Error::setting("rollout.max_action_tokens", 0, "must be at least 1"));
         }
         Ok(())
     }
 
-    /// Whether some ids are left out.
+    /// Returns true if the support may be smaller than the vocabulary.
     fn truncates(&self) -> bool {
         self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
     }
 }
 
-/// Texts that end a turn, wherever the borders of their tokens are.
+/// Strings that end a turn. They are compared as bytes, so a string may start or end in the middle
+/// of a token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StopStrings {
-    /// The bytes that each id stands for.
+    /// The bytes of every id.
     bytes: Arc<[Vec<u8>]>,
     strings: Vec<Vec<u8>>,
 }
 
 impl StopStrings {
-    /// Stops at any of `strings`, for ids that spell `bytes`.
+    /// Creates stop strings for a vocabulary whose ids spell `bytes`.
     ///
     /// # Errors
-    /// A string that is empty.
+    /// An empty string.
     pub fn new<S: AsRef<str>>(bytes: Arc<[Vec<u8>]>, strings: &[S]) -> Result<Self> {
         let strings: Vec<Vec<u8>> =
             strings.iter().map(|s| s.as_ref().as_bytes().to_vec()).collect();
         if strings.iter().any(Vec::is_empty) {
-            Err(Error::setting("stop_strings", "\"\"", "an empty text would end every turn"))
+            Err(Error::setting("stop_strings", "\"\"", "an empty string would end every turn"))
         } else {
             Ok(Self { bytes, strings })
         }
     }
 
-    /// Whether one of the strings ends inside the last of `ids`.
+    /// Returns true if one of the strings ends inside the last of `ids`.
     pub fn ends(&self, ids: &[u32]) -> bool {
         let bytes = |id: &u32| self.bytes.get(*id as usize).map_or(&[][..], Vec::as_slice);
         let Some((last, before)) = ids.split_last() else { return false };
@@ -126,7 +135,7 @@ impl StopStrings {
     }
 }
 
-/// The ids that the next token may be, ascending; `None`: any.
+/// The support of the next token in ascending order; `None` is the whole vocabulary.
 pub(crate) fn support(
     logits: &mut [f32],
     choices: Option<(&TokenTrie, usize)>,
@@ -146,10 +155,13 @@ pub(crate) fn support(
 pub(crate) fn restrict(logits: &mut [f32], support: &[u32]) {
     let kept: Vec<f32> = support.iter().map(|&id| logits[id as usize]).collect();
     logits.fill(f32::NEG_INFINITY);
-    support.iter().zip(kept).for_each(|(&id, logit)| logits[id as usize] = logit);
+    for (&id, logit) in support.iter().zip(kept) {
+        logits[id as usize] = logit;
+    }
 }
 
-/// The ids that `top_k`, `top_p` and `min_p` leave, at least one, ascending; equals in the order of their ids.
+/// The ids that `top_k`, `top_p` and `min_p` keep, at least one, in ascending order. Among equally
+/// probable ids the lower ones are kept.
 fn most_probable(logits: &[f32], sampling: &SamplingParams) -> Vec<u32> {
     let statistics = row_statistics(logits, 1.0 / sampling.temperature);
     let mut probs = logits.to_vec();
@@ -177,7 +189,7 @@ fn most_probable(logits: &[f32], sampling: &SamplingParams) -> Vec<u32> {
     order
 }
 
-/// Draws one id and records it with its log-probability and entropy.
+/// Samples one id and records it with its log-probability and entropy.
 pub(crate) fn sample(
     logits: &mut [f32],
     request: &Request<'_>,
@@ -202,15 +214,17 @@ pub(crate) fn sample(
     id as u32
 }
 
-/// The first index whose cumulative probability exceeds u · Σp, never one of probability 0.
+/// The first index whose cumulative probability exceeds u · Σp, never one with probability 0.
 fn invert_cdf(probs: &[f32], u: f64) -> usize {
-    /// Probabilities that are passed over together.
+    /// Number of probabilities that are summed up and skipped together.
     const PART: usize = 64;
     let sum = |part: &[f32]| {
         let (chunks, rest) = part.as_chunks::<8>();
         let mut lanes = [0.0; 8];
         for chunk in chunks {
-            lanes.iter_mut().zip(chunk).for_each(|(lane, &p)| *lane += f64::from(p));
+            for (lane, &p) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(p);
+            }
         }
         lanes.into_iter().chain(rest.iter().map(|&p| f64::from(p))).sum::<f64>()
     };
@@ -240,13 +254,13 @@ mod tests {
         SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() }
     }
 
-    /// Logits of the probabilities 0.1, 0.4, 0.05, 0.25, 0.2.
+    /// Logits for the probabilities 0.1, 0.4, 0.05, 0.25, 0.2.
     fn logits() -> Vec<f32> {
         [0.1f32, 0.4, 0.05, 0.25, 0.2].iter().map(|p| p.ln()).collect()
     }
 
     #[test]
-    fn each_rule_keeps_the_most_probable_ids_and_they_follow_each_other() {
+    fn each_rule_keeps_the_most_probable_ids_and_the_rules_apply_in_order() {
         let kept = |p: SamplingParams| support(&mut logits(), None, &p).unwrap();
         assert_eq!(support(&mut logits(), None, &params(0, 1.0, 0.0)), None);
         assert_eq!(kept(params(2, 1.0, 0.0)), [1, 3]);
@@ -255,10 +269,10 @@ mod tests {
         assert_eq!(kept(params(0, 1e-9, 0.0)), [1]);
         assert_eq!(kept(params(0, 1.0, 0.49)), [1, 3, 4]);
         assert_eq!(kept(params(0, 1.0, 1.0)), [1]);
-        // Of the three that top_k leaves (0.85 together), 0.7 · 0.85 is reached by two.
+        // top_k leaves three ids with a total of 0.85; two of them reach 0.7 · 0.85.
         assert_eq!(kept(params(3, 0.7, 0.0)), [1, 3]);
         assert_eq!(kept(params(0, 0.9, 0.6)), [1, 3]);
-        // Equal logits: the lower ids.
+        // Equal logits: the lower ids are kept.
         assert_eq!(support(&mut [0.0; 6], None, &params(2, 1.0, 0.0)).unwrap(), [0, 1]);
     }
 
@@ -284,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_strings_end_a_turn_across_token_borders() {
+    fn stop_strings_end_a_turn_across_token_boundaries() {
         let bytes: Vec<Vec<u8>> = ["</", "act", "ion>", "x", ">", "tail</action> "]
             .iter()
             .map(|s| s.as_bytes().to_vec())

@@ -1,7 +1,12 @@
-//! Text to token ids: byte-level BPE trained on the environment's own text, or a checkpoint's `tokenizer.json`.
+//! Tokenizers: byte-level BPE trained on an environment's text, or a model checkpoint's
+//! `tokenizer.json`.
+//!
+//! An environment's text is untrusted: an observation that spells `<|im_end|>` must not end a turn.
+//! Plain text therefore never encodes to a special token; only chat templates and explicit ids
+//! place those.
 
 use crate::files::atomic_write;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,33 +15,36 @@ use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// Text to token ids and back: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) trained here, or whatever a
-/// Hugging Face `tokenizer.json` describes.
+/// A tokenizer: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) trained here, or the
+/// tokenizer of a Hugging Face `tokenizer.json`.
 ///
-/// Encoded text never yields a special token, whatever an environment prints; special tokens are placed
-/// by id, from [`Tokenizer::special_id`], or by a chat template. Added tokens that are not special, such as Qwen's
-/// `<tool_call>`, are read in any text, as in Python.
+/// Encoded text never contains a special token. Special tokens are placed by id
+/// ([`Tokenizer::special_id`]) or by a chat template. Added tokens that are not special, such as
+/// Qwen's `<tool_call>`, are recognised in any text, as in Python.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special_ids: BTreeSet<u32>,
-    /// The same, but special tokens in a text are tokens; made when it is first needed.
+    /// A copy that recognises special tokens in a text; created on first use.
     parsing: OnceLock<Box<tokenizers::Tokenizer>>,
 }
 
+/// An error of the `tokenizers` library in the operation `what`.
 fn failed(what: &str, e: impl std::fmt::Display) -> Error {
     Error::setting("tokenizer", what, e.to_string())
 }
 
 impl Tokenizer {
-    /// Learns merges from `texts` until the vocabulary has `vocab_size` entries or nothing is left to merge.
+    /// Learns merges from `texts` until the vocabulary has `vocab_size` entries or no pair is left
+    /// to merge.
     ///
-    /// The vocabulary starts with the `special` tokens in their order, then the 256 bytes. The result depends on the
-    /// multiset of texts only, not on their order, threads or hash seeds.
+    /// The vocabulary starts with the `special` tokens in the given order, then the 256 bytes. The
+    /// result depends on the multiset of texts only, not on their order, the number of threads or
+    /// hash seeds.
     ///
     /// # Errors
-    /// A vocabulary too small for the bytes and the special tokens; a special token that is empty, repeated, or an
-    /// ordinary word that the merges lead to (`<|name|>` never is).
+    /// A vocabulary too small for the bytes and the special tokens, or a special token that is
+    /// empty, repeated, or an ordinary word that merges can produce (`<|name|>` never is one).
     pub fn train<S: AsRef<str>>(
         texts: impl IntoIterator<Item = S>,
         vocab_size: usize,
@@ -49,19 +57,13 @@ impl Tokenizer {
     fn train_on(texts: &[&str], vocab_size: usize, special: &[&str]) -> Result<Self> {
         let distinct: BTreeSet<_> = special.iter().collect();
         if distinct.len() != special.len() || special.contains(&"") {
-            return Err(Error::setting(
-                "special",
-                format!("{special:?}"),
-                "must be distinct and not empty",
-            ));
+            let reason = "must be distinct and not empty";
+            return Err(Error::setting("special", format!("{special:?}"), reason));
         }
         let least = 256 + special.len();
         if vocab_size < least {
-            return Err(Error::setting(
-                "vocab_size",
-                vocab_size,
-                format!("must be at least {least}: bytes and special tokens"),
-            ));
+            let reason = format!("must be at least {least}, for the bytes and the special tokens");
+            return Err(Error::setting("vocab_size", vocab_size, reason));
         }
         let mut trainer = BpeTrainerBuilder::new()
             .vocab_size(vocab_size)
@@ -113,12 +115,12 @@ impl Tokenizer {
         atomic_write(path, json.as_bytes())
     }
 
-    /// Number of entries, special tokens included.
+    /// Number of entries, including special tokens.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Requires every id to be an id of the model.
+    /// Requires every id to be in the model's vocabulary.
     ///
     /// # Errors
     /// A vocabulary larger than the model's.
@@ -131,7 +133,7 @@ impl Tokenizer {
         Err(Error::setting("vocab_size", config.vocab_size, reason))
     }
 
-    /// The id of a special token.
+    /// Returns the id of a special token.
     ///
     /// # Errors
     /// A token that is not special.
@@ -140,21 +142,21 @@ impl Tokenizer {
         id.ok_or_else(|| Error::setting("token", token, "the tokenizer has no such special token"))
     }
 
-    /// Token ids of plain text; what looks like a special token in it is encoded as ordinary characters.
+    /// Encodes plain text; the name of a special token is encoded as ordinary characters.
     ///
     /// # Errors
-    /// A vocabulary without some byte, or merges that lead to a special token.
+    /// A vocabulary that lacks some byte, or merges that produce a special token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
         match encoding.get_ids().iter().find(|id| self.special_ids.contains(id)) {
             Some(id) => {
-                Err(Error::setting("text", text, format!("the merges lead to special token {id}")))
+                Err(Error::setting("text", text, format!("merges produce the special token {id}")))
             }
             None => Ok(encoding.get_ids().to_vec()),
         }
     }
 
-    /// The special tokens, the longest first.
+    /// Names of the special tokens, the longest first.
     pub(crate) fn special_tokens(&self) -> Vec<String> {
         let mut tokens: Vec<_> =
             self.special_ids.iter().filter_map(|&id| self.inner.id_to_token(id)).collect();
@@ -162,11 +164,11 @@ impl Tokenizer {
         tokens
     }
 
-    /// Token ids of text in which special tokens are tokens: what a chat template has rendered, never what an
-    /// environment has printed.
+    /// Encodes text in which names of special tokens become tokens: for rendered chat templates,
+    /// never for the text of an environment.
     ///
     /// # Errors
-    /// A vocabulary without some byte.
+    /// A vocabulary that lacks some byte.
     pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
         let parsing = self.parsing.get_or_init(|| {
             let mut parsing = Box::new(self.inner.clone());
@@ -177,7 +179,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The bytes that each id stands for in a text, none where there is no such id; a special token's are its name's.
+    /// The bytes of every id's text, empty for unused ids; a special token's bytes are those of its
+    /// name.
     pub fn token_bytes(&self) -> Vec<Vec<u8>> {
         let count = self.inner.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
         let added = self.inner.get_added_tokens_decoder();
@@ -189,29 +192,26 @@ impl Tokenizer {
         (0..count).map(bytes).collect()
     }
 
-    /// Whether there is a token of this id; models often have more ids than their tokenizers.
+    /// Returns true if a token has this id. Models often have more ids than their tokenizers.
     pub fn has(&self, id: u32) -> bool {
         self.inner.id_to_token(id).is_some()
     }
 
-    /// Text of token ids, special tokens left out; bytes that are not UTF-8 become U+FFFD.
+    /// Decodes token ids, skipping special tokens; bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// An id outside the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         if let Some(id) = ids.iter().find(|&&id| !self.has(id)) {
-            return Err(Error::setting(
-                "id",
-                id,
-                format!("the vocabulary has {} entries", self.vocab_size()),
-            ));
+            let reason = format!("the vocabulary has {} entries", self.vocab_size());
+            return Err(Error::setting("id", id, reason));
         }
         self.inner.decode(ids, true).map_err(|e| failed("decode", e))
     }
 }
 
-/// The bytes of a vocabulary's piece: byte-level BPE writes a byte as a letter, SentencePiece a space as `▁` and a byte as
-/// `<0xNN>`.
+/// The bytes of a vocabulary entry. Byte-level BPE writes every byte as a letter; SentencePiece
+/// writes a space as `▁` and a single byte as `<0xNN>`.
 fn piece_bytes(piece: &str) -> Vec<u8> {
     if let Some(bytes) = piece.chars().map(byte_of_letter).collect() {
         return bytes;
@@ -222,7 +222,8 @@ fn piece_bytes(piece: &str) -> Vec<u8> {
     byte.map_or_else(|| piece.replace('▁', " ").into_bytes(), |byte| vec![byte])
 }
 
-/// The byte that byte-level BPE writes as `letter`: printable bytes as themselves, the others from U+0100 on.
+/// The byte that byte-level BPE writes as `letter`: printable bytes stand for themselves, the
+/// others start at U+0100.
 fn byte_of_letter(letter: char) -> Option<u8> {
     let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     match u32::from(letter) {

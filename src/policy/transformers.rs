@@ -1,22 +1,27 @@
 //! Models of candle-transformers as frozen reference policies.
+//!
+//! The reference policy of a KL term needs log-probabilities but no gradients, so it may be any
+//! model, also one whose architecture this crate cannot train.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
+use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::config::family::Family;
 use crate::policy::config::rope::RopeScaling;
-use crate::policy::config::{DecoderConfig, Family};
-use crate::policy::pretrained::Pretrained;
+use crate::policy::pretrained::checkpoint::Pretrained;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, mistral, qwen2, qwen3};
 use serde_json::{json, Value};
 
-/// Logits after one more token: (ids `[1, 1]`, position) → `[.., v]`.
+/// Computes the logits after one more token: (ids `[1, 1]`, position) → `[.., v]`.
 type Step = dyn FnMut(&Tensor, usize) -> candle_core::Result<Tensor> + Send;
 
-/// A model of another implementation as a frozen reference policy: log-probabilities of given ids, no gradients.
+/// A model of another library as a frozen reference policy: log-probabilities of given ids, without
+/// gradients.
 ///
-/// candle-transformers' models give the logits of the last position only, so a row is read token by token through the
-/// model's own cache.
+/// candle-transformers' models return the logits of the last position only, so a row is read token
+/// by token through the model's own KV cache.
 pub struct FrozenModel {
     step: Box<Step>,
     vocab_size: usize,
@@ -24,8 +29,8 @@ pub struct FrozenModel {
 }
 
 impl FrozenModel {
-    /// Any model with a cache: `step` gets the next id `[1, 1]` and its position, forgets what came before at position 0,
-    /// and returns `vocab_size` logits.
+    /// Wraps any model with a KV cache. `step` gets the next id `[1, 1]` and its position, resets
+    /// the cache at position 0, and returns `vocab_size` logits.
     pub fn new(
         vocab_size: usize,
         device: &Device,
@@ -34,40 +39,37 @@ impl FrozenModel {
         Self { step: Box::new(step), vocab_size, device: device.clone() }
     }
 
-    /// candle-transformers' model of a checkpoint.
+    /// Opens a model checkpoint with candle-transformers.
     ///
     /// # Errors
-    /// What that library does not have (Llama with biases, linear scaling or heads of another width), and what
-    /// [`Pretrained::parameters`] rejects.
+    /// A model that candle-transformers does not support (Llama with biases, linear scaling or
+    /// another head width), or weights that are missing, damaged or of another model.
     pub fn open(pretrained: &Pretrained, dtype: DType, device: &Device) -> Result<Self> {
         let config = pretrained.config();
-        refuse_unknown_forms(config)?;
+        reject_unsupported(config)?;
         let tensors = pretrained.parameters(dtype, device)?.tensors().into_iter().collect();
         let weights = VarBuilder::from_tensors(tensors, dtype, device);
         let step = step(config, weights, dtype, device)?;
         Ok(Self { step, vocab_size: config.vocab_size, device: device.clone() })
     }
 
-    /// Logits `[L, v]` after every token of a row, in f32.
+    /// Computes the logits `[L, v]` after every token of a row, in f32.
     ///
     /// # Errors
-    /// An empty row, an id outside the vocabulary, or what the model refuses.
+    /// An empty row, an id outside the vocabulary, or an error of the model.
     pub fn logits(&mut self, row: &[u32]) -> Result<Tensor> {
         self.logits_at(row, |_| true)
     }
 
-    /// Those after the tokens at the positions that are `wanted`.
+    /// [`FrozenModel::logits`] after the tokens at the `wanted` positions only.
     pub(crate) fn logits_at(
         &mut self,
         row: &[u32],
         wanted: impl Fn(usize) -> bool,
     ) -> Result<Tensor> {
         if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocab_size) {
-            return Err(Error::setting(
-                "id",
-                id,
-                format!("must be below the vocabulary size {}", self.vocab_size),
-            ));
+            let reason = format!("must be below the vocabulary size {}", self.vocab_size);
+            return Err(Error::setting("id", id, reason));
         }
         let mut logits = Vec::with_capacity(row.len());
         for (position, &id) in row.iter().enumerate() {
@@ -79,19 +81,16 @@ impl FrozenModel {
         Ok(Tensor::cat(&logits, 0)?)
     }
 
-    /// log p(row\[j + 1\] | row\[..= j\]) of every row at temperature τ, in nats.
+    /// Computes log p(row\[j + 1\] | row\[..= j\]) for every row at temperature τ, in nats.
     ///
     /// # Errors
-    /// A row of fewer than two tokens, and as [`FrozenModel::logits`].
+    /// A row of fewer than two tokens, an id outside the vocabulary, or an error of the model.
     pub fn log_probs(&mut self, rows: &[&[u32]], temperature: f64) -> Result<Vec<Vec<f32>>> {
         let of_row = |(i, row): (usize, &&[u32])| {
             let Some((_, targets)) = row.split_first().filter(|(_, targets)| !targets.is_empty())
             else {
-                return Err(Error::setting(
-                    format!("rows[{i}].len"),
-                    row.len(),
-                    "must be at least 2",
-                ));
+                let field = format!("rows[{i}].len");
+                return Err(Error::setting(field, row.len(), "must be at least 2"));
             };
             let logits = self.logits(&row[..row.len() - 1])?;
             let targets = Tensor::new(targets, &self.device)?;
@@ -101,9 +100,10 @@ impl FrozenModel {
     }
 }
 
-fn refuse_unknown_forms(config: &DecoderConfig) -> Result<()> {
+/// Rejects configurations that candle-transformers would ignore or misread.
+fn reject_unsupported(config: &DecoderConfig) -> Result<()> {
     let refused = |field: &str, value: &dyn std::fmt::Debug| {
-        Err(Error::setting(field, format!("{value:?}"), "candle-transformers has no such model"))
+        Err(Error::setting(field, format!("{value:?}"), "not supported by candle-transformers"))
     };
     let llama = config.family == Family::Llama;
     let width = config.hidden_size / config.num_attention_heads;
@@ -121,13 +121,13 @@ fn refuse_unknown_forms(config: &DecoderConfig) -> Result<()> {
     Ok(())
 }
 
-/// The configuration as the library's own types read it.
+/// Converts the configuration to candle-transformers' own type.
 fn library_config<T: serde::de::DeserializeOwned>(config: &DecoderConfig) -> Result<T> {
     let mut json = Value::from(config.clone());
     json["use_sliding_window"] = json!(false);
     json["max_window_layers"] = json!(config.num_hidden_layers);
     json["head_dim"] = json!(config.head_dim());
-    // Qwen2's type wants a number, which no layer uses.
+    // Qwen2's type requires a number, which no layer uses.
     let window = if config.family == Family::Qwen2 {
         json!(config.max_position_embeddings)
     } else {
@@ -138,7 +138,7 @@ fn library_config<T: serde::de::DeserializeOwned>(config: &DecoderConfig) -> Res
         .map_err(|e| Error::setting("config", "candle-transformers", e.to_string()))
 }
 
-/// A model that keeps its own cache, as a [`Step`].
+/// Turns a model that keeps its own KV cache into a [`Step`].
 macro_rules! cached {
     ($model:expr) => {{
         let mut model = $model;
@@ -151,6 +151,7 @@ macro_rules! cached {
     }};
 }
 
+/// Builds the model of a family as a [`Step`].
 fn step(
     config: &DecoderConfig,
     weights: VarBuilder<'_>,

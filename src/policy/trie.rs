@@ -1,8 +1,12 @@
-//! A token trie: which tokens may come next where only some sequences may be sampled.
+//! A token trie, for sampling one of a fixed set of sequences.
+//!
+//! With a list of admissible actions the policy samples token by token among those that continue
+//! one of them. The trie gives that candidate set for every prefix.
 
 use crate::{Error, Result};
 
-/// A set of token sequences, none of which continues another. Sampling starts at node [`TokenTrie::ROOT`].
+/// A set of token sequences, none of which is a prefix of another. Sampling starts at node
+/// [`TokenTrie::ROOT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenTrie {
     /// The children of each node, sorted by token.
@@ -13,10 +17,11 @@ impl TokenTrie {
     /// The node where every sequence begins.
     pub const ROOT: usize = 0;
 
-    /// The trie of `sequences`; one that is given twice counts once.
+    /// Builds the trie of `sequences`; repeated ones count once.
     ///
     /// # Errors
-    /// No sequence, an empty one, or one that is the beginning of another: end each with the stop token.
+    /// No sequence, an empty one, or one that is a prefix of another; end each with the stop token
+    /// to avoid that.
     pub fn new<S: AsRef<[u32]>>(sequences: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut trie = Self { nodes: vec![Vec::new()] };
         let mut ends = Vec::new();
@@ -26,10 +31,10 @@ impl TokenTrie {
         let bad =
             |reason| Err(Error::setting("choices", format!("{} sequences", ends.len()), reason));
         if ends.is_empty() || ends.contains(&Self::ROOT) {
-            return bad("there must be at least one, and none may be empty");
+            return bad("at least one sequence is required, and none may be empty");
         }
         if ends.iter().any(|&end| !trie.nodes[end].is_empty()) {
-            return bad("one is the beginning of another");
+            return bad("one is a prefix of another; end each with the stop token");
         }
         Ok(trie)
     }
@@ -51,12 +56,12 @@ impl TokenTrie {
         node
     }
 
-    /// The tokens that may follow at `node`, ascending; none where a sequence is complete.
+    /// The tokens that may follow at `node`, in ascending order; none if a sequence ends there.
     pub fn allowed(&self, node: usize) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.nodes[node].iter().map(|&(token, _)| token)
     }
 
-    /// The node after `token`, which must be allowed at `node`.
+    /// The node reached from `node` by `token`, or `None` if `token` is not allowed there.
     pub fn next(&self, node: usize, token: u32) -> Option<usize> {
         let children = &self.nodes[node];
         children.binary_search_by_key(&token, |&(token, _)| token).ok().map(|i| children[i].1)
@@ -85,7 +90,7 @@ mod tests {
         for (sequences, reason) in [
             (vec![], "at least one"),
             (vec![vec![]], "none may be empty"),
-            (vec![vec![1, 2], vec![1]], "the beginning of another"),
+            (vec![vec![1, 2], vec![1]], "a prefix of another"),
         ] {
             let error = TokenTrie::new(sequences).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -1,13 +1,15 @@
-//! A decoder with a value head: V(state) in place of a distribution over the next token.
+//! A decoder with a value head: V(state) instead of a distribution over the next token.
+//!
+//! The critic of PPO has the same architecture as the policy, so it can start from the policy's
+//! weights or share frozen ones.
 //!
 //! Shape suffixes: n = positions, h = hidden width.
 
 use candle_core::{DType, Tensor};
 
 use crate::kernels::layers::linear::linear;
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::decoder::Decoder;
-use crate::policy::lora::is_adapter;
 use crate::policy::parameters::Parameters;
 use crate::Result;
 
@@ -15,10 +17,10 @@ const WEIGHT: &str = "value_head.weight";
 const BIAS: &str = "value_head.bias";
 const LM_HEAD: &str = "lm_head.weight";
 
-/// The body of a decoder with V = w·hidden + b above it, in f32 (f64 over an f64 body).
+/// The body of a decoder with the value head V = w·hidden + b, in f32 (f64 for an f64 body).
 ///
-/// Its parameters are a decoder's without `lm_head.weight`, with `value_head.weight` `[1, h]` and `value_head.bias` `[1]`
-/// ([`Parameters::with_value_head`]).
+/// Its parameters are those of a decoder without `lm_head.weight`, plus `value_head.weight`
+/// `[1, h]` and `value_head.bias` `[1]` ([`Parameters::with_value_head`]).
 #[derive(Debug, Clone)]
 pub struct ValueModel {
     decoder: Decoder,
@@ -27,33 +29,33 @@ pub struct ValueModel {
 }
 
 impl ValueModel {
-    /// The configuration of the body below a value head: that of `decoder`, without an output head of its own.
+    /// The configuration of the body: that of `decoder`, without a separate output head.
     pub fn body(decoder: &DecoderConfig) -> DecoderConfig {
         DecoderConfig { tie_word_embeddings: true, ..decoder.clone() }
     }
 
-    /// The model over `parameters`; `body` is [`ValueModel::body`]'s.
+    /// Builds the model; `body` is the result of [`ValueModel::body`].
     ///
     /// # Errors
-    /// Parameters of another body, or without a value head.
+    /// Parameters of another body, or ones without a value head.
     pub fn new(body: &DecoderConfig, parameters: &Parameters) -> Result<Self> {
         let [weight, bias] =
             [WEIGHT, BIAS].map(|name| parameters.get(name).map(|v| v.as_tensor().clone()));
         Ok(Self { decoder: Decoder::new(body, parameters)?, weight: weight?, bias: bias? })
     }
 
-    /// The body.
+    /// The decoder below the value head.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
 
-    /// Keeps only the blocks' inputs for the backward pass ([`Decoder::with_checkpointing`]).
+    /// Turns gradient checkpointing on or off ([`Decoder::with_checkpointing`]).
     pub fn with_checkpointing(mut self, on: bool) -> Self {
         self.decoder = self.decoder.with_checkpointing(on);
         self
     }
 
-    /// The values `[n]` of hidden states `[n, h]`; differentiable.
+    /// Computes the values `[n]` of hidden states `[n, h]`; differentiable.
     ///
     /// # Errors
     /// Hidden states of another width.
@@ -65,29 +67,22 @@ impl ValueModel {
 }
 
 impl Parameters {
-    /// These with a trainable value head that says 0 everywhere at first, and without `lm_head.weight`.
+    /// Replaces `lm_head.weight` by a trainable value head, which is zero at first.
     ///
-    /// The head is f32 above narrower weights, as corrections of low rank are: its steps are small.
+    /// Like LoRA adapters, the head is f32 above narrower weights: its updates would be lost in the
+    /// rounding of bf16.
     ///
     /// # Errors
-    /// Parameters that are no decoder's.
+    /// Parameters that do not belong to a decoder.
     pub fn with_value_head(mut self) -> Result<Self> {
         let norm = self.get("model.norm.weight")?;
-        let (width, device) = (norm.dims1()?, norm.device().clone());
+        let width = norm.dims1()?;
+        let device = norm.device().clone();
         let dtype = if norm.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         self.remove(LM_HEAD);
         self.insert(WEIGHT.to_owned(), &Tensor::zeros((1, width), dtype, &device)?)?;
         self.insert(BIAS.to_owned(), &Tensor::zeros(1, dtype, &device)?)?;
         Ok(self)
-    }
-
-    /// The weights below corrections of low rank, sharing them with these: nothing is copied.
-    pub fn without_lora(mut self) -> Self {
-        let adapters: Vec<String> =
-            self.iter().map(|(name, _)| name.to_owned()).filter(|name| is_adapter(name)).collect();
-        adapters.iter().for_each(|name| self.remove(name));
-        self.lora = None;
-        self
     }
 }
 
@@ -120,7 +115,7 @@ mod tests {
 
     /// Σ sin(i+1)·hidden_i + 0.25, summed by hand.
     #[test]
-    fn a_value_is_zero_at_first_and_then_the_heads_product() {
+    fn values_are_zero_at_first_and_then_follow_the_head() {
         let config = ValueModel::body(&DecoderConfig::tiny(20));
         let p = Parameters::init(&config, 3, DType::F64, &Device::Cpu)
             .unwrap()
@@ -185,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_critic_beside_corrections_shares_the_frozen_weights_and_trains_its_own() {
+    fn a_critic_with_adapters_shares_the_frozen_weights_and_trains_its_own_adapters() {
         let config = DecoderConfig::tiny(20);
         let policy = Parameters::init(&config, 3, DType::F32, &Device::Cpu).unwrap();
         let policy = policy.with_lora(&config, &LoraConfig::of_rank(2), 1).unwrap();

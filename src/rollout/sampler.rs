@@ -3,7 +3,7 @@
 use crate::policy;
 use crate::policy::cache::KvCache;
 use crate::policy::decoder::Decoder;
-use crate::policy::generate::Finish;
+use crate::policy::request::Finish;
 use crate::policy::sampling::{SamplingParams, StopStrings};
 use crate::rollout::config::PlayConfig;
 use crate::rollout::engine::{Request, Sampled, Sampler};

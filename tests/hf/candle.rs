@@ -10,12 +10,12 @@ use epo::rollout::{MicroBatch, Row, RowKind};
 use epo::train::learn::Learner;
 
 #[test]
-fn candle_transformers_agrees_wherever_it_has_the_model() {
+fn candle_transformers_agrees_on_every_model_it_supports() {
     let mut compared = Vec::new();
     for (folder, name) in cases() {
         let pretrained = Pretrained::open(&folder).unwrap();
         let Ok(mut other) = FrozenModel::open(&pretrained, DType::F32, &Device::Cpu) else {
-            assert_eq!(name, "llama_biased", "candle-transformers has this model");
+            assert_eq!(name, "llama_biased", "candle-transformers supports this model");
             continue;
         };
         let expected = Expected::read(&folder);
@@ -33,7 +33,7 @@ fn candle_transformers_agrees_wherever_it_has_the_model() {
 }
 
 #[test]
-fn a_frozen_model_gives_the_log_probs_of_ids() {
+fn a_frozen_model_computes_log_probs_of_given_ids() {
     let (folder, _) = cases().into_iter().find(|(_, name)| name == "qwen3").unwrap();
     let pretrained = Pretrained::open(&folder).unwrap();
     let parameters = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
@@ -48,7 +48,7 @@ fn a_frozen_model_gives_the_log_probs_of_ids() {
         let (log_probs, _) = logprob_entropy(&logits, &targets, 0.7).unwrap();
         assert!(gap(&log_probs, &Tensor::new(got, &Device::Cpu).unwrap()) < 1e-4);
     }
-    // The same of a policy's rows: two turns, and a token that was chosen from three.
+    // Rows of a rollout: two turns, and a token with a support of three ids.
     let turns: [(&[u32], &[u32]); 2] = [(&[3, 9], &[4]), (&[1, 5], &[2, 6])];
     let mut row = Row::from_turns(&turns, 0, RowKind::Trajectory).unwrap().remove(0);
     row.supports = vec![vec![], vec![2, 5, 9], vec![]];

@@ -1,4 +1,4 @@
-//! Tokenizers and chat templates: texts and ids identical to transformers'.
+//! Tokenizers and chat templates: texts and ids are identical to those of transformers.
 
 use super::{committed, copy, json, root, Index};
 use epo::policy::{Chat, ChatTemplate, Message, Pretrained, Source, Tokenizer};
@@ -61,7 +61,8 @@ fn conversations_become_the_texts_and_ids_of_transformers() {
         let tokenizer = Tokenizer::load(folder.join("tokenizer.json")).unwrap();
         let template = ChatTemplate::open(&Source::from(&folder)).unwrap();
         for (i, case) in expected.chats.iter().enumerate() {
-            let (at, chat) = (format!("{} {i}", folder.display()), chat(case));
+            let at = format!("{} {i}", folder.display());
+            let chat = chat(case);
             let text = template.render(&chat).unwrap();
             assert_eq!(text, case.text, "{at}");
             assert_eq!(tokenizer.encode_with_special(&text).unwrap(), case.ids, "{at}");
@@ -69,7 +70,7 @@ fn conversations_become_the_texts_and_ids_of_transformers() {
         }
         assert!(
             expected.chats.iter().any(|case| case.ids != case.plain_ids),
-            "no injection was tried"
+            "no conversation contains a special token"
         );
         for Text { text, ids } in &expected.texts {
             assert_eq!(tokenizer.encode(text).unwrap(), *ids, "{}: {text:?}", folder.display());
@@ -79,7 +80,7 @@ fn conversations_become_the_texts_and_ids_of_transformers() {
 }
 
 #[test]
-fn corners_of_jinja_are_rendered_as_by_python() {
+fn corner_cases_of_jinja_render_as_in_python() {
     let snippets: Vec<Snippet> = styles()
         .iter()
         .flat_map(|folder| json::<Expected>(&folder.join("expected.json")).snippets)
@@ -123,7 +124,7 @@ fn templates_that_cannot_be_rendered_say_why() {
         assert!(parts.iter().all(|part| error.contains(part)), "{template}: {error}");
     }
     for (messages, part) in
-        [("[]", "at least one"), ("[1]", "structure"), ("[", "messages"), ("7", "messages")]
+        [("[]", "at least one"), ("[1]", "an object"), ("[", "messages"), ("7", "messages")]
     {
         let error = Chat::from_json(messages).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
@@ -131,13 +132,13 @@ fn templates_that_cannot_be_rendered_say_why() {
 }
 
 #[test]
-fn older_checkpoints_name_their_special_tokens_in_a_file_of_their_own() {
+fn special_tokens_are_also_read_from_special_tokens_map() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}{{ eos_token }}")
         .unwrap();
     std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
-    let older = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "no"}"#;
-    std::fs::write(dir.path().join("special_tokens_map.json"), older).unwrap();
+    let token_map = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "no"}"#;
+    std::fs::write(dir.path().join("special_tokens_map.json"), token_map).unwrap();
     let template = ChatTemplate::open(&Source::from(dir.path())).unwrap();
     let chat = Chat::new(&[Message::user("hi")]).unwrap();
     assert_eq!(template.render(&chat).unwrap(), "<s></s>");

@@ -1,4 +1,4 @@
-//! Broken checkpoints: the error names the file, the field or tensor, and what is wrong.
+//! Broken model checkpoints: the error names the file, the field or tensor, and the problem.
 
 use super::copy;
 use candle_core::{DType, Device, Tensor};
@@ -57,11 +57,11 @@ fn a_tensor_in_two_shards_or_in_none_is_named() {
         more.insert(name.into(), repeated.clone());
     }
     candle_core::safetensors::save(&more, &shard).unwrap();
-    names(&load(dir.path()), &[".safetensors", "is in another file too"]);
+    names(&load(dir.path()), &[".safetensors", "is also in another file"]);
 }
 
 #[test]
-fn a_cut_off_file_is_named_wherever_it_is_cut() {
+fn a_truncated_file_is_named() {
     let dir = copy("qwen2_tied");
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
@@ -100,7 +100,7 @@ fn tensors_of_another_shape_or_dtype_missing_or_unknown_are_named() {
     names(&with_tensor("qwen2_tied", name, None), &["model.safetensors", name, "missing"]);
     let extra = "model.layers.1.self_attn.q_norm.weight";
     names(&with_tensor("qwen2_tied", extra, zeros((4, 1), DType::F32)), &[extra, "no such tensor"]);
-    // A model with the attention biases of another family's.
+    // Attention biases of another family.
     names(
         &with_tensor(
             "llama_tied",

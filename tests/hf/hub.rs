@@ -1,4 +1,4 @@
-//! The hub's client against a small server that answers as the hub does.
+//! The Hub client against a local server that answers as the Hub does.
 
 use super::committed;
 use candle_core::{DType, Device};
@@ -38,15 +38,20 @@ fn answer(stream: TcpStream, folder: &Path) -> std::io::Result<()> {
         };
         let body = if range == "bytes=0-0" { &content[..1] } else { &content[..] };
         let head = format!(
-            "HTTP/1.1 206 Partial Content\r\nETag: \"{}-{}\"\r\nX-Repo-Commit: 0123abc\r\nContent-Range: bytes 0-{}/{}\r\nContent-Length: {}\r\n\r\n",
-            path.replace('/', "-"), content.len(), body.len() - 1, content.len(), body.len()
+            "HTTP/1.1 206 Partial Content\r\nETag: \"{}-{}\"\r\nX-Repo-Commit: 0123abc\r\n\
+             Content-Range: bytes 0-{}/{}\r\nContent-Length: {}\r\n\r\n",
+            path.replace('/', "-"),
+            content.len(),
+            body.len() - 1,
+            content.len(),
+            body.len()
         );
         stream.write_all(head.as_bytes())?;
         stream.write_all(body)?;
     }
 }
 
-/// Serves a fixture; the server's address.
+/// Serves a fixture and returns the server's address.
 fn serve(folder: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -101,7 +106,7 @@ fn a_sharded_checkpoint_comes_from_the_hub_once_and_then_from_the_cache() {
 #[test]
 fn an_unreachable_hub_is_named_with_the_file_and_the_repository() {
     let cache = tempfile::tempdir().unwrap();
-    // A port on which nobody listens any more.
+    // A port without a listener.
     let endpoint = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
@@ -113,7 +118,7 @@ fn an_unreachable_hub_is_named_with_the_file_and_the_repository() {
 }
 
 #[test]
-fn a_silent_hub_is_given_up() {
+fn a_stalled_download_is_aborted() {
     let cache = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 #[cfg(feature = "transformers")]
 mod candle;
@@ -13,12 +13,12 @@ use epo::policy::{Decoder, Parameters, Pretrained};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// The small set in the repository.
+/// The small set of fixtures in the repository.
 pub(crate) fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf")
 }
 
-/// The folder of the fixtures, and whether it is a generated one.
+/// The folder of the fixtures, and true if it is a generated one.
 pub(crate) fn root() -> (PathBuf, bool) {
     match std::env::var_os("EPO_HF_FIXTURES") {
         Some(path) => (path.into(), true),
@@ -38,7 +38,7 @@ pub(crate) struct Index {
     pub(crate) styles: Vec<String>,
 }
 
-/// Every checkpoint's folder and name.
+/// Folder and name of every checkpoint.
 pub(crate) fn cases() -> Vec<(PathBuf, String)> {
     let (root, _) = root();
     let index: Index = json(&root.join("index.json"));
@@ -46,7 +46,7 @@ pub(crate) fn cases() -> Vec<(PathBuf, String)> {
     index.cases.into_iter().map(|name| (root.join(&name), name)).collect()
 }
 
-/// A folder of its own with the files of a committed fixture.
+/// Copies a committed fixture into a temporary folder.
 pub(crate) fn copy(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(committed().join(name)).unwrap() {

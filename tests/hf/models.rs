@@ -1,4 +1,4 @@
-//! Hidden states, logits, log-probabilities, entropies, a loss and its gradients, greedy decoding, and saving.
+//! Model outputs, a loss and its gradients, greedy decoding and saving, compared with transformers.
 
 use super::{cases, decoder, json, root};
 use candle_core::{DType, Device, Tensor};
@@ -49,7 +49,9 @@ impl Expected {
 
     /// Log-probabilities and entropies of every next token, from the logits of all positions.
     fn scores(&self, logits: &Tensor) -> (Tensor, Tensor) {
-        let (mut positions, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
+        let mut positions = Vec::new();
+        let mut targets = Vec::new();
+        let mut start = 0;
         for row in &self.rows {
             positions.extend(start..start + row.len() as u32 - 1);
             targets.extend_from_slice(&row[1..]);
@@ -90,7 +92,8 @@ fn within(what: &str, got: &Tensor, expected: &Tensor) {
 #[test]
 fn every_family_computes_what_transformers_does() {
     for (folder, name) in cases() {
-        let (expected, tensors) = (Expected::read(&folder), tensors(&folder));
+        let expected = Expected::read(&folder);
+        let tensors = tensors(&folder);
         let pretrained = Pretrained::open(&folder).unwrap();
         let parameters = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
         let decoder = decoder(&pretrained, &parameters);
@@ -170,7 +173,7 @@ fn bits(parameters: &Parameters) -> Vec<(String, Vec<u64>)> {
 }
 
 #[test]
-fn a_saved_checkpoint_comes_back_to_the_bit_in_every_layout() {
+fn a_saved_checkpoint_comes_back_bit_for_bit_in_every_layout() {
     let (root, generated) = root();
     let temporary = tempfile::tempdir().unwrap();
     let out = if generated { root.join("reloaded") } else { temporary.path().join("reloaded") };
@@ -185,7 +188,7 @@ fn a_saved_checkpoint_comes_back_to_the_bit_in_every_layout() {
         let parameters = pretrained.parameters(dtype, &Device::Cpu).unwrap();
         let limit = if i % 2 == 0 { Pretrained::SHARD_BYTES } else { 8_000 };
         pretrained.save(out.join(&name), &parameters, limit).unwrap();
-        // What is written for a policy that comes from no checkpoint.
+        // The config.json that is written for a policy without a model checkpoint.
         std::fs::create_dir(out.join(&name).join("own")).unwrap();
         pretrained.config().save(out.join(&name).join("own/config.json")).unwrap();
         let again = Pretrained::open(out.join(&name)).unwrap();

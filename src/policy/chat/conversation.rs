@@ -1,4 +1,4 @@
-//! What a template is given.
+//! The input of a chat template: messages, tools and further variables.
 
 use crate::{Error, Result};
 use minijinja::value::{Serde, ValueKind};
@@ -8,29 +8,29 @@ use serde::Serialize;
 /// A message of plain text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant` or whatever the template knows.
+    /// `system`, `user`, `assistant` or any other role that the template knows.
     pub role: String,
-    /// What is said.
+    /// The message's text.
     pub content: String,
 }
 
 impl Message {
-    /// A message of any role.
+    /// A message with any role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 
-    /// Instructions.
+    /// A message with instructions.
     pub fn system(content: impl Into<String>) -> Self {
         Self::new("system", content)
     }
 
-    /// What the environment or a person says.
+    /// A message from the environment or a person.
     pub fn user(content: impl Into<String>) -> Self {
         Self::new("user", content)
     }
 
-    /// What the policy says.
+    /// A message from the policy.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new("assistant", content)
     }
@@ -38,8 +38,8 @@ impl Message {
 
 /// A conversation, the tools that may be called in it, and further variables of the template.
 ///
-/// The order of fields is kept, as templates print it: give tools as structures or as JSON text, not as a
-/// `serde_json::Value`, which sorts them.
+/// Templates print fields in their given order. Pass messages as structs or as JSON text, not as a
+/// `serde_json::Value`, which sorts its fields.
 #[derive(Debug, Clone)]
 pub struct Chat {
     messages: Vec<Value>,
@@ -49,10 +49,10 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// A conversation of [`Message`]s, or of structures with further fields, such as tool calls.
+    /// A conversation of [`Message`]s, or of structs with further fields such as tool calls.
     ///
     /// # Errors
-    /// No message, or one that is not a structure.
+    /// An empty list, or a message that is not a struct.
     pub fn new<M: Serialize>(messages: &[M]) -> Result<Self> {
         Self::of(Value::from(Serde(messages)))
     }
@@ -60,7 +60,7 @@ impl Chat {
     /// A conversation from the JSON of a list of messages.
     ///
     /// # Errors
-    /// As [`Chat::new`], and malformed JSON.
+    /// Malformed JSON, an empty list, or a message that is not an object.
     pub fn from_json(messages: &str) -> Result<Self> {
         Self::of(json("messages", messages)?)
     }
@@ -69,11 +69,11 @@ impl Chat {
         let refused = |reason: &str| Error::setting("messages", &messages, reason);
         let list = messages.try_iter().map_err(|e| refused(&e.to_string()))?;
         let list: Vec<Value> = list
-            .map(|message| plain(&message))
+            .map(|message| normalized(&message))
             .collect::<Option<_>>()
-            .ok_or_else(|| refused("every message must be a structure"))?;
+            .ok_or_else(|| refused("every message must be an object with fields"))?;
         if list.is_empty() {
-            return Err(refused("there must be at least one"));
+            return Err(refused("must hold at least one message"));
         }
         Ok(Self {
             messages: list,
@@ -83,13 +83,8 @@ impl Chat {
         })
     }
 
-    /// With tools, each a structure in the form of a JSON schema.
-    pub fn with_tools<T: Serialize>(mut self, tools: &[T]) -> Self {
-        self.tools = Some(Value::from(Serde(tools)));
-        self
-    }
-
-    /// With tools from the JSON of a list.
+    /// Adds tools from the JSON text of a list; each tool is a function with a JSON schema of its
+    /// parameters.
     ///
     /// # Errors
     /// Malformed JSON.
@@ -98,13 +93,13 @@ impl Chat {
         Ok(self)
     }
 
-    /// Followed by what begins the policy's next message, or not.
+    /// Sets whether the text ends with the start of the policy's next message.
     pub fn with_generation_prompt(mut self, add: bool) -> Self {
         self.add_generation_prompt = add;
         self
     }
 
-    /// With one more variable, such as `enable_thinking` of Qwen3's template.
+    /// Sets one more template variable, such as `enable_thinking` of Qwen3's template.
     pub fn with_variable<T: Serialize>(mut self, name: impl Into<String>, value: &T) -> Self {
         self.variables.push((name.into(), Value::from(Serde(value))));
         self
@@ -114,7 +109,7 @@ impl Chat {
         self.tools.is_some()
     }
 
-    /// Name and value of everything but the special tokens.
+    /// Names and values of all template variables except the special tokens.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (String, Value)> + '_ {
         let none = Value::from(());
         let fixed = [
@@ -127,7 +122,7 @@ impl Chat {
         own.chain(self.variables.iter().cloned())
     }
 
-    /// The same with every text in it replaced.
+    /// Applies `change` to every string in the messages, tools and variables.
     pub(crate) fn map_text(&self, change: &dyn Fn(&str) -> String) -> Self {
         Self {
             messages: self.messages.iter().map(|value| map_text(value, change)).collect(),
@@ -146,15 +141,16 @@ fn json(field: &str, text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|e| Error::setting(field, text, e.to_string()))
 }
 
-/// A map's entries; empty for what is not a map.
+/// The entries of a map; empty for any other value.
 fn entries(map: &Value) -> Vec<(Value, Value)> {
     let keys = map.try_iter().into_iter().flatten();
     keys.map(|key| (key.clone(), map.get_item(&key).unwrap_or_default())).collect()
 }
 
-/// A message as transformers hands it to templates: without fields that are null, and with `reasoning_content` where
-/// the reasoning goes by an older name.
-fn plain(message: &Value) -> Option<Value> {
+/// Prepares a message as transformers does before rendering: null fields are dropped, and reasoning
+/// that is stored under an older name is also available as `reasoning_content`. Returns `None` if
+/// the message is not a map.
+fn normalized(message: &Value) -> Option<Value> {
     if message.kind() != ValueKind::Map {
         return None;
     }

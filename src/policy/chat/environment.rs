@@ -1,4 +1,4 @@
-//! The Jinja environment that transformers renders chat templates in.
+//! The Jinja environment of chat templates, set up as in transformers.
 
 use crate::policy::chat::{json, strftime};
 use minijinja::syntax::SyntaxConfig;
@@ -6,7 +6,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Steps after which a template that does not end is given up.
+/// Most steps of a template; one that runs longer, such as an endless loop, is an error.
 const FUEL: u64 = 50_000_000;
 
 pub(crate) fn environment() -> Result<Environment<'static>, Error> {
@@ -23,13 +23,16 @@ pub(crate) fn environment() -> Result<Environment<'static>, Error> {
         let fixed = state.lookup("__now").and_then(|now| u64::try_from(now).ok());
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         strftime::strftime(format, fixed.unwrap_or_else(now)).map_err(|code| {
-            Error::new(ErrorKind::InvalidOperation, format!("strftime_now: unknown code {code}"))
+            Error::new(
+                ErrorKind::InvalidOperation,
+                format!("strftime_now: unknown format code {code}"),
+            )
         })
     });
     Ok(environment)
 }
 
-/// Prints a value as Python does.
+/// Prints a value as Python does: floats by `repr`, everything else as minijinja.
 fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Number if !value.is_integer() => {
@@ -40,7 +43,8 @@ fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Erro
     }
 }
 
-/// `{% generation %}` blocks, which only mark what an assistant said, as blocks that always render.
+/// Replaces `{% generation %}` blocks, which only mark the assistant's text for training, by
+/// `{% if true %}` blocks.
 pub(crate) fn without_generation_tags(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;

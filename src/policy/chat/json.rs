@@ -1,19 +1,24 @@
 //! The `tojson` filter of chat templates: Python's `json.dumps`, as transformers calls it.
+//!
+//! A model was trained on the exact text that Python prints, so `1e-05`, `1.0` and `", "` matter.
+//! serde_json prints floats and separators differently and turns NaN into `null`; only its string
+//! escapes are used here.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// How JSON is laid out.
+/// The layout of JSON text.
 struct Layout {
     ensure_ascii: bool,
-    /// One level of indentation; none: all on one line.
+    /// One level of indentation; `None` keeps everything on one line.
     indent: Option<String>,
     between_items: String,
     after_key: String,
     sort_keys: bool,
 }
 
-/// JSON of `value`, with the options `ensure_ascii`, `indent`, `separators` and `sort_keys`.
+/// Renders `value` as JSON, with the options `ensure_ascii`, `indent`, `separators` and
+/// `sort_keys`.
 pub(crate) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<Value> = options.get("indent")?;
     let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_usize() {
@@ -23,8 +28,9 @@ pub(crate) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     let (between_items, after_key) = match separators.as_deref() {
         Some([items, keys]) => (items.clone(), keys.clone()),
-        Some(_) => return Err(refused("separators must be two texts")),
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        Some(_) => return Err(refused("separators must be two strings")),
+        None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
+        None => (", ".to_owned(), ": ".to_owned()),
     };
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
@@ -114,25 +120,20 @@ impl Layout {
     }
 
     fn text(&self, text: &str, out: &mut String) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && c > '~') => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-                c => out.push(c),
+        let quoted = serde_json::Value::from(text).to_string();
+        if !self.ensure_ascii {
+            out.push_str(&quoted);
+            return;
+        }
+        for c in quoted.chars() {
+            if c <= '~' {
+                out.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
             }
         }
-        out.push('"');
     }
 }
 
@@ -148,7 +149,8 @@ fn number(value: &Value) -> Result<String, Error> {
     })
 }
 
-/// The shortest digits that read back as `number`, with Python's exponents (`1e+16`, `1e-05`).
+/// Formats a float as Python's `repr`: the shortest digits that read back as `number`, with its
+/// exponents (`1e+16`).
 pub(crate) fn python_float(number: f64) -> String {
     if number.is_nan() || number.is_infinite() {
         return number.to_string().to_lowercase();

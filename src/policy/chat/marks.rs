@@ -1,18 +1,24 @@
-//! Special tokens in messages, kept apart from those that a template writes.
+//! Special tokens inside messages, kept apart from those that the template itself writes.
+//!
+//! After rendering, both look the same, and an observation that contains `<|im_end|>` could end its
+//! own message. So special tokens in messages are put between marks (private-use characters) before
+//! rendering. When the rendered text is tokenised, marked tokens are encoded as ordinary text and
+//! all others as tokens.
 
 use crate::policy::tokenizer::Tokenizer;
 use crate::Result;
 
-/// Private-use characters around a special token that stands in a message.
+/// Private-use characters around a special token inside a message.
 const OPEN: char = '\u{f8f0}';
 const CLOSE: char = '\u{f8f1}';
 
-/// The first of `tokens`, longest first, that `text` begins with.
+/// The first of `tokens` that `text` starts with.
 fn leading<'t>(text: &str, tokens: &'t [String]) -> Option<&'t str> {
     tokens.iter().map(String::as_str).find(|token| text.starts_with(token))
 }
 
-/// `text` with every one of `tokens` (longest first) between marks.
+/// Puts marks around every occurrence in `text` of one of `tokens`, which are sorted with the
+/// longest first.
 pub(crate) fn mark(text: &str, tokens: &[String]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -24,7 +30,7 @@ pub(crate) fn mark(text: &str, tokens: &[String]) -> String {
             rest = &rest[token.len()..];
             continue;
         }
-        // A mark of the text's own could forge one of ours.
+        // Marks in the message itself are dropped: they could forge ours.
         if c != OPEN && c != CLOSE {
             out.push(c);
         }
@@ -33,11 +39,14 @@ pub(crate) fn mark(text: &str, tokens: &[String]) -> String {
     out
 }
 
-/// Ids of a rendered text: marked tokens as ordinary text, all others as tokens. A mark whose partner a template has cut
-/// off is dropped, but still separates.
+/// Encodes rendered text: marked tokens as ordinary text, all others as tokens.
+///
+/// If the template has cut off one mark of a pair, the other is dropped but still separates its two
+/// sides.
 pub(crate) fn encode(text: &str, tokens: &[String], tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
-    let (mut rest, mut first) = (text, true);
+    let mut rest = text;
+    let mut first = true;
     loop {
         let end = rest.find([OPEN, CLOSE]).unwrap_or(rest.len());
         ids.extend(piece(&rest[..end], first, |text| tokenizer.encode_with_special(text))?);
@@ -54,8 +63,10 @@ pub(crate) fn encode(text: &str, tokens: &[String], tokenizer: &Tokenizer) -> Re
     }
 }
 
-/// Ids of a piece; one that does not begin the text is encoded after a line break, where that separates, so that no
-/// tokenizer takes it for a beginning.
+/// Encodes one piece of a text.
+///
+/// Some tokenizers add a space at the start of a text. A later piece is therefore encoded after a
+/// line break, whose ids are removed again, unless the line break merges with the piece.
 fn piece(text: &str, first: bool, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
     if text.is_empty() {
         return Ok(Vec::new());

@@ -1,4 +1,6 @@
-//! Dates in templates.
+//! `strftime` for templates that print the date, in English and UTC.
+//!
+//! Seventy lines instead of a date library: templates need neither time zones nor parsing.
 
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -17,12 +19,13 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// Year, month 1..=12 and day 1..=31 of a day counted from 1 January 1970 (Hinnant, "chrono-compatible low-level
-/// date algorithms", 2013).
+/// Year, month (1 to 12) and day (1 to 31) of a day number counted from 1 January 1970 (Hinnant,
+/// "chrono-Compatible Low-Level Date Algorithms", 2013).
 fn civil(days: u64) -> (u64, usize, u64) {
-    // Days since 1 March of the year 0, in eras of 400 years.
+    // Days since 1 March of year 0, split into eras of 400 years.
     let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
+    let era = days / 146_097;
+    let day = days % 146_097;
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
@@ -31,7 +34,8 @@ fn civil(days: u64) -> (u64, usize, u64) {
     (era * 400 + year + u64::from(month <= 2), month as usize, day)
 }
 
-/// C's `strftime` in English and UTC; the code, where it is not known.
+/// Formats a time, in seconds since 1970, as C's `strftime` does in English and UTC; the error is
+/// the unknown code.
 pub(crate) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     let mut out = String::new();
     let mut chars = format.chars();
@@ -50,11 +54,14 @@ pub(crate) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     Ok(out)
 }
 
-/// One code; `bare` leaves out leading zeros.
+/// The text of one format code; `bare` drops leading zeros.
 fn field(code: char, bare: bool, seconds: u64) -> Option<String> {
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let days = seconds / 86_400;
+    let time = seconds % 86_400;
     let (year, month, day) = civil(days);
-    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    let hour = time / 3600;
+    let minute = time / 60 % 60;
+    let second = time % 60;
     let two = |number: u64| if bare { number.to_string() } else { format!("{number:02}") };
     let weekday = DAYS[((days + 3) % 7) as usize];
     let month_name = MONTHS[month - 1];
@@ -84,7 +91,7 @@ mod tests {
     use super::strftime;
 
     #[test]
-    fn dates_are_the_calendars() {
+    fn dates_match_the_calendar() {
         let all = "%a %A %d %-d %b %B %m %y %Y %H:%M:%S %I %p %F %T %%";
         // 29 February 2024, 13:05:09 UTC, a Thursday.
         let expected =

@@ -1,9 +1,18 @@
-//! A decoder's configuration as the JSON of Hugging Face's `config.json`.
+//! [`DecoderConfig`] as the JSON of Hugging Face's `config.json`, read and written.
+//!
+//! Fields are taken out of the object one by one. The ones below are known not to enter the forward
+//! pass; whatever else is left at the end is refused, because it might change the model.
 
+use crate::files::atomic_write;
+use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::config::family::Family;
+use crate::policy::config::fields::Fields;
+use crate::policy::config::rejected::{require, Rejected};
 use crate::policy::config::rope::RopeScaling;
-use crate::policy::config::{require, DecoderConfig, Family, Rejected};
+use crate::policy::files::read_json;
 use crate::{Error, Result};
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
+use std::path::Path;
 
 /// Fields of Hugging Face configurations that do not enter the forward pass.
 const IGNORED: &[&str] = &[
@@ -27,58 +36,6 @@ const IGNORED: &[&str] = &[
     "transformers_version",
     "use_cache",
 ];
-
-/// Reads fields off a JSON object; what is left at the end is unknown.
-struct Fields {
-    map: Map<String, Value>,
-    /// What stands before a field's name in an error.
-    prefix: &'static str,
-}
-
-impl Fields {
-    fn take<T: serde::de::DeserializeOwned>(
-        &mut self,
-        field: &str,
-        default: Option<T>,
-    ) -> Result<T, Rejected> {
-        let name = format!("{}{field}", self.prefix);
-        match (self.map.remove(field), default) {
-            (Some(value), _) => serde_json::from_value(value.clone())
-                .map_err(|e| (name, value.to_string(), e.to_string())),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err((name, "missing".to_owned(), "the field is required".to_owned())),
-        }
-    }
-
-    /// Requires `field`, where present and not null, to have a value that keeps the maths.
-    fn only(
-        &mut self,
-        field: &str,
-        accepted: impl Fn(&Value) -> bool,
-        reason: &str,
-    ) -> Result<(), Rejected> {
-        match self.map.remove(field) {
-            Some(value) if !value.is_null() && !accepted(&value) => {
-                require(false, &format!("{}{field}", self.prefix), value, reason)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Requires that nothing is left but `ignored` and nulls.
-    fn finish(self, ignored: &[&str]) -> Result<(), Rejected> {
-        let unknown = |(field, value): &(&String, &Value)| {
-            !ignored.contains(&field.as_str()) && !value.is_null()
-        };
-        match self.map.iter().find(unknown) {
-            Some((field, value)) => {
-                let field = format!("{}{field}", self.prefix);
-                require(false, &field, value, "unknown field: it might change the model")
-            }
-            None => Ok(()),
-        }
-    }
-}
 
 fn family(fields: &mut Fields) -> Result<Family, Rejected> {
     let kind: String = fields.take("model_type", None)?;
@@ -110,21 +67,22 @@ fn reject_other_maths(fields: &mut Fields) -> Result<(), Rejected> {
         |v| v == false,
         "interleaved rotary pairs are not supported",
     )?;
-    fields.only("is_llama_config", |v| v == true, "only true is known")?;
+    fields.only("is_llama_config", |v| v == true, "only true is supported")?;
     fields.only("is_encoder_decoder", |v| v == false, "only decoders are supported")?;
     fields.only(
         "partial_rotary_factor",
         |v| v.as_f64() == Some(1.0),
-        "only whole heads are rotated",
+        "only 1.0 is supported: whole heads are rotated",
     )
 }
 
-/// Refuses a window of attention that some sequence within the context would notice.
+/// Refuses a sliding window that is shorter than the context, so that some sequence would be
+/// affected by it.
 fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<(), Rejected> {
     let mistral = family == Family::Mistral;
     let used =
         mistral | fields.take::<Option<bool>>("use_sliding_window", Some(None))?.unwrap_or(false);
-    // Where its configuration says nothing, a Mistral model has a window of 4096 tokens.
+    // The default of a Mistral configuration is a window of 4096 tokens.
     let unstated = if mistral { 4096 } else { 0 };
     let window: Option<usize> = fields.take("sliding_window", Some(Some(unstated)))?;
     if let Some(window) = window.filter(|&window| used && window < context) {
@@ -145,10 +103,12 @@ fn reject_window(fields: &mut Fields, family: Family, context: usize) -> Result<
     fields.only("layer_types", all_whole, "only full attention is supported")
 }
 
-/// Base θ and scaling, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.
+/// Reads the base θ and the scaling from `rope_theta` and `rope_scaling`, or from `rope_parameters`
+/// (transformers 5).
 fn rope(fields: &mut Fields) -> Result<(f64, RopeScaling), Rejected> {
     let outer: Option<f64> = fields.take("rope_theta", Some(None))?;
-    let (mut theta, mut scaling) = (outer, RopeScaling::None);
+    let mut theta = outer;
+    let mut scaling = RopeScaling::None;
     for (name, prefix) in
         [("rope_scaling", "rope_scaling."), ("rope_parameters", "rope_parameters.")]
     {
@@ -180,7 +140,7 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, Rejected> {
     let scaling = match kind.as_deref() {
         None | Some("default") => {
             if fields.map.remove("factor").is_some_and(|v| !v.is_null()) {
-                return refused("a factor means nothing without a type");
+                return refused("a factor needs a rope_type");
             }
             RopeScaling::None
         }
@@ -197,7 +157,7 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, Rejected> {
     fields.only(
         "partial_rotary_factor",
         |v| v.as_f64() == Some(1.0),
-        "only whole heads are rotated",
+        "only 1.0 is supported: whole heads are rotated",
     )?;
     fields.finish(&[])?;
     Ok(scaling)
@@ -208,12 +168,12 @@ fn attention_bias(fields: &mut Fields, family: Family) -> Result<bool, Rejected>
         return Ok(fields.take("attention_bias", Some(None))?.unwrap_or(false));
     }
     let fixed = family == Family::Qwen2;
-    let reason = format!("{} has no such choice", family.model_type());
+    let reason = format!("must be {fixed} for models of type {}", family.model_type());
     fields.only("attention_bias", |v| *v == fixed, &reason)?;
     Ok(false)
 }
 
-pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
+fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
     let Value::Object(map) = value else {
         return Err(("json".to_owned(), value.to_string(), "an object is required".to_owned()));
     };
@@ -235,7 +195,7 @@ pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
         num_key_value_heads: fields
             .take("num_key_value_heads", Some(Some(heads)))?
             .unwrap_or(heads),
-        // What Qwen3's configuration means where it says nothing.
+        // The default of a Qwen3 configuration.
         head_dim: stated.or((family == Family::Qwen3).then_some(128)),
         attention_bias: attention_bias(&mut fields, family)?,
         max_position_embeddings: context,
@@ -248,6 +208,28 @@ pub(crate) fn parse(value: Value) -> Result<DecoderConfig, Rejected> {
     fields.finish(IGNORED)?;
     config.check()?;
     Ok(config)
+}
+
+impl DecoderConfig {
+    /// Reads and validates a `config.json`.
+    ///
+    /// # Errors
+    /// An unreadable file, or a field that is missing, malformed, unknown or unsupported, by name.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        parse(read_json(path)?).map_err(|(field, value, reason)| {
+            Error::file(path, field, format!("{value}: {reason}"))
+        })
+    }
+
+    /// Writes `config.json` atomically.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let text = format!("{:#}\n", Value::from(self.clone()));
+        atomic_write(path, text.as_bytes())
+    }
 }
 
 impl TryFrom<Value> for DecoderConfig {
@@ -279,7 +261,7 @@ impl From<RopeScaling> for Value {
     }
 }
 
-/// What only some families' files say.
+/// The fields that only some families have.
 fn family_fields(c: &DecoderConfig) -> Vec<(&'static str, Value)> {
     let mut fields = match c.family {
         Family::Qwen2 => vec![("use_sliding_window", json!(false))],

@@ -1,28 +1,30 @@
-//! Rotary frequencies of contexts longer than the pre-training one.
+//! Rotary frequencies, and their scaling to contexts longer than that of pre-training.
 
-use crate::policy::config::{require, Rejected};
+use crate::policy::config::rejected::{require, Rejected};
 use std::f64::consts::TAU;
 
-/// How the rotary frequencies f_j = θ^(−2j/d) are changed for a longer context.
+/// Scaling of the rotary frequencies f_j = θ^(−2j/d) to a longer context.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     None,
     /// f_j / factor (position interpolation, Chen et al. 2023, arXiv 2306.15595).
     Linear {
-        /// By how much positions are compressed.
+        /// Divisor of all frequencies.
         factor: f64,
     },
-    /// Llama 3.1 (arXiv 2407.21783, as its checkpoints define it): with w_j = 2π/f_j turns and L the original
-    /// context, frequencies with w_j > L/low are divided by the factor, those with w_j < L/high are kept, and the
-    /// others are (1 − s) f_j/factor + s f_j with s = (L/w_j − low)/(high − low).
+    /// The scaling of Llama 3.1 (arXiv 2407.21783, as its checkpoints define it).
+    ///
+    /// Let w_j = 2π/f_j be the wavelength in tokens and L the original context. Frequencies with
+    /// w_j > L/low are divided by the factor, those with w_j < L/high are kept, and the others
+    /// become (1 − s) f_j/factor + s f_j with s = (L/w_j − low)/(high − low).
     Llama3 {
-        /// By how much the lowest frequencies are divided.
+        /// Divisor of the lowest frequencies.
         factor: f64,
-        /// `low`, in turns per original context.
+        /// `low`, in rotations per original context.
         low_freq_factor: f64,
-        /// `high`, in turns per original context.
+        /// `high`, in rotations per original context.
         high_freq_factor: f64,
         /// L, in tokens.
         original_max_position_embeddings: usize,
@@ -53,6 +55,7 @@ impl RopeScaling {
         }
     }
 
+    /// Rejects factors that are out of range.
     pub(crate) fn check(&self) -> Result<(), Rejected> {
         let at_least_one = |factor: f64| {
             require(
@@ -72,14 +75,24 @@ impl RopeScaling {
                 original_max_position_embeddings: context,
             } => {
                 at_least_one(factor)?;
-                let (field, reason) = ("rope_scaling.low_freq_factor", "must be positive");
-                require(low > 0.0 && low.is_finite(), field, low, reason)?;
-                let (field, reason) =
-                    ("rope_scaling.high_freq_factor", "must be above low_freq_factor");
-                require(high > low && high.is_finite(), field, high, reason)?;
-                let (field, reason) =
-                    ("rope_scaling.original_max_position_embeddings", "must be positive");
-                require(context > 0, field, context, reason)
+                require(
+                    low > 0.0 && low.is_finite(),
+                    "rope_scaling.low_freq_factor",
+                    low,
+                    "must be positive",
+                )?;
+                require(
+                    high > low && high.is_finite(),
+                    "rope_scaling.high_freq_factor",
+                    high,
+                    "must be above low_freq_factor",
+                )?;
+                require(
+                    context > 0,
+                    "rope_scaling.original_max_position_embeddings",
+                    context,
+                    "must be positive",
+                )
             }
         }
     }

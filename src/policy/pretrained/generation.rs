@@ -1,33 +1,34 @@
-//! How a checkpoint's authors sample from it.
+//! The sampling settings that a model checkpoint recommends.
 
+use crate::policy::files::read_json;
 use crate::policy::sampling::SamplingParams;
 use crate::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// What a `generation_config.json` recommends, as far as it concerns sampling; `None` where it says nothing.
+/// The sampling settings of a `generation_config.json`; `None` for fields that it does not set.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerationConfig {
-    /// Ids that end a turn.
+    /// Token ids that end a turn.
     pub eos_token_ids: Vec<u32>,
-    /// The id that begins a text.
+    /// Token id at the beginning of a text.
     pub bos_token_id: Option<u32>,
-    /// The id of padding.
+    /// Token id of padding.
     pub pad_token_id: Option<u32>,
-    /// Whether to sample at all; otherwise the most probable token is taken.
+    /// Sample (true) or take the most probable token (false).
     pub do_sample: Option<bool>,
-    /// τ of softmax(logits/τ).
+    /// Temperature τ of softmax(logits/τ).
     pub temperature: Option<f64>,
-    /// Sample from this many of the most probable tokens.
+    /// Sample from the k most probable tokens.
     pub top_k: Option<usize>,
-    /// Sample from the fewest tokens whose probabilities reach this sum.
+    /// Sample from the smallest set of most probable tokens whose probabilities reach this sum.
     pub top_p: Option<f64>,
-    /// Sample from the tokens at least this fraction as probable as the most probable one.
+    /// Sample from the tokens that are at least this fraction as probable as the most probable one.
     pub min_p: Option<f64>,
-    /// By what the logits of earlier tokens are divided or multiplied.
+    /// Factor that lowers the logits of earlier tokens.
     pub repetition_penalty: Option<f64>,
-    /// Tokens per turn.
+    /// Most tokens per turn.
     pub max_new_tokens: Option<usize>,
 }
 
@@ -52,19 +53,15 @@ fn field<T: serde::de::DeserializeOwned>(
     }
 }
 
-fn object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))
-}
-
 impl GenerationConfig {
-    /// Reads a `generation_config.json`; a `config.json` of before there were such files has the ids too.
+    /// Reads a `generation_config.json`, or the same fields of a `config.json`, where older
+    /// checkpoints keep them.
     ///
     /// # Errors
-    /// An unreadable file, or a field of another type, by name.
+    /// An unreadable file, or a field of the wrong type, by name.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let map = object(path)?;
+        let map: Map<String, Value> = read_json(path)?;
         let eos: Option<Ids> = field(&map, path, "eos_token_id")?;
         Ok(Self {
             eos_token_ids: match eos {
@@ -73,7 +70,7 @@ impl GenerationConfig {
                 Some(Ids::Many(ids)) => ids,
             },
             bos_token_id: field(&map, path, "bos_token_id")?,
-            // Some files say −1 for none.
+            // Some files write −1 for none.
             pad_token_id: field::<i64>(&map, path, "pad_token_id")?
                 .and_then(|id| u32::try_from(id).ok()),
             do_sample: field(&map, path, "do_sample")?,
@@ -86,17 +83,19 @@ impl GenerationConfig {
         })
     }
 
-    /// Sampling that ends at the checkpoint's ids, over the whole vocabulary and at τ = 1: what entropies of a policy
-    /// are defined on. The recommended temperature and cut-offs are for serving, and are not taken over.
+    /// Sampling for training: stops at the checkpoint's ids, at τ = 1 over the whole vocabulary.
+    ///
+    /// The recommended temperature and cut-offs are meant for serving. They are ignored, because
+    /// they would change the distribution whose entropy is controlled.
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams { stop_ids: self.eos_token_ids.clone(), ..SamplingParams::default() }
     }
 
-    /// Requires the ids that end a turn to be the model's.
+    /// Requires the ids that end a turn to be in the model's vocabulary.
     pub(crate) fn check(&self, path: &Path, vocab_size: usize) -> Result<()> {
         match self.eos_token_ids.iter().find(|&&id| id as usize >= vocab_size) {
             Some(id) => {
-                let reason = format!("{id}: the model's ids are below vocab_size = {vocab_size}");
+                let reason = format!("{id}: must be below vocab_size = {vocab_size}");
                 Err(Error::file(path, "eos_token_id", reason))
             }
             None => Ok(()),

@@ -1,8 +1,10 @@
-//! Which files hold the weights: one `model.safetensors`, or shards under a `model.safetensors.index.json`.
+//! The weight files of a model checkpoint: one `model.safetensors`, or shards with a
+//! `model.safetensors.index.json`.
 
 use crate::files::atomic_write;
+use crate::policy::files::read_json;
 use crate::policy::parameters::Parameters;
-use crate::policy::pretrained::source::Source;
+use crate::policy::source::Source;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -13,27 +15,25 @@ use std::path::{Path, PathBuf};
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The index of a sharded checkpoint.
+/// The index of a sharded model checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 struct Index {
     #[serde(default)]
     metadata: BTreeMap<String, serde_json::Value>,
-    /// Tensor → file.
+    /// File name of every tensor.
     weight_map: BTreeMap<String, String>,
 }
 
-/// The weight files of a source, all of them there.
+/// Returns the paths of a source's weight files, all of which exist.
 pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
     if let Some(path) = source.optional_file(WHOLE)? {
         return Ok(vec![path]);
     }
     let Some(path) = source.optional_file(INDEX)? else {
-        let reason = format!("has neither {WHOLE} nor {INDEX}; other formats are not read");
+        let reason = format!("has neither {WHOLE} nor {INDEX}; other formats are not supported");
         return Err(Error::setting("source", source, reason));
     };
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    let index: Index =
-        serde_json::from_str(&text).map_err(|e| Error::file(&path, "index", e.to_string()))?;
+    let index: Index = read_json(&path)?;
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     let mut files = Vec::with_capacity(names.len());
     for name in names {
@@ -42,7 +42,7 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
             return Err(Error::file(
                 &path,
                 "weight_map",
-                format!("{name:?} is not the name of a file beside it"),
+                format!("{name:?} is not the name of a file in the same folder"),
             ));
         }
         let shard = source.optional_file(name)?;
@@ -53,14 +53,18 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Writes the weights into `folder`: one file, or several of at most `limit` bytes of tensors (more only where one tensor
-/// is larger) and their index.
+/// Writes the weights into `folder`: one file, or several and their index if they exceed `limit`
+/// bytes.
+///
+/// A file holds at most `limit` bytes of tensors, or one tensor that is larger.
 pub(crate) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
     let shards = split(parameters.base_tensors(), limit);
     if let [whole] = shards.as_slice() {
         return write_shard(&folder.join(WHOLE), whole);
     }
-    let (count, mut weight_map, mut total) = (shards.len(), BTreeMap::new(), 0);
+    let count = shards.len();
+    let mut weight_map = BTreeMap::new();
+    let mut total = 0;
     for (i, shard) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
         write_shard(&folder.join(&file), shard)?;
@@ -77,7 +81,7 @@ fn size(tensor: &Tensor) -> u64 {
     (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
 }
 
-/// Consecutive tensors, at most `limit` bytes of them together.
+/// Splits the tensors, in order, into shards of at most `limit` bytes.
 fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, Tensor>> {
     let mut shards = vec![BTreeMap::new()];
     let mut room = limit;
@@ -95,10 +99,10 @@ fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, 
     shards
 }
 
-/// Writes and syncs one file, one tensor in memory at a time.
+/// Writes and syncs one weight file with one tensor in memory at a time.
 fn write_shard(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let io = |e| Error::io(path, e);
-    // A new file's permissions, which the library's own temporary file would not have.
+    // safetensors writes a temporary file with narrower permissions than those of a new file.
     let permissions =
         File::create(path).and_then(|file| file.metadata()).map_err(io)?.permissions();
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

@@ -1,6 +1,6 @@
-//! Safetensors files of a checkpoint, read tensor by tensor.
+//! The safetensors files of a model checkpoint, checked as a whole and read tensor by tensor.
 
-use crate::policy::config::DecoderConfig;
+use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -10,14 +10,14 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Headers longer than this are damage, not headers.
+/// A longer header is taken for a damaged file.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// One safetensors file: its header, and its data still on the disk.
+/// One safetensors file: its header in memory, its data on disk.
 struct Shard {
     path: PathBuf,
     file: File,
-    /// Where the data begin.
+    /// Offset of the data in the file.
     start: u64,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -30,30 +30,34 @@ impl Shard {
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         if length < 8 {
-            return Err(broken(format!("{length} bytes: the file is cut off")));
+            return Err(broken(format!("{length} bytes: the file is truncated")));
         }
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix).map_err(io)?;
         let header = u64::from_le_bytes(prefix);
         if header > LONGEST_HEADER || header + 8 > length {
             return Err(broken(format!(
-                "{length} bytes with a header of {header}: the file is cut off"
+                "{length} bytes with a header of {header}: the file is truncated"
             )));
         }
         let mut bytes = Vec::new();
         (&mut file).take(header).read_to_end(&mut bytes).map_err(io)?;
         let metadata: Metadata =
             serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
-        let (start, data) = (header + 8, metadata.data_len() as u64);
+        let start = header + 8;
+        let data = metadata.data_len() as u64;
         if start + data != length {
-            return Err(broken(format!("{length} bytes where {} are announced", start + data)));
+            return Err(broken(format!(
+                "the file has {length} bytes, but its header declares {}",
+                start + data
+            )));
         }
         let tensors =
             metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self { path: path.to_path_buf(), file, start, tensors })
     }
 
-    /// One tensor in `dtype`, whatever float it is stored in.
+    /// Reads one tensor and converts it from its stored float type to `dtype`.
     fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let Some(info) = self.tensors.get(name) else {
             return Err(Error::file(&self.path, name, "the tensor is missing"));
@@ -83,10 +87,10 @@ fn float(dtype: Dtype) -> Option<DType> {
 }
 
 fn not_a_float(path: &Path, name: &str, dtype: Dtype) -> Error {
-    Error::file(path, name, format!("dtype {dtype:?} where a float of 16 to 64 bits is needed"))
+    Error::file(path, name, format!("dtype {dtype:?}: must be a float of 16 to 64 bits"))
 }
 
-/// All files of a checkpoint, opened and compared with the configuration.
+/// All weight files of a model checkpoint, opened and checked against the configuration.
 pub(crate) struct Weights {
     shards: Vec<Shard>,
 }
@@ -95,9 +99,9 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 impl Weights {
-    /// Opens the files and requires exactly the configuration's tensors, whatever their float dtype.
+    /// Opens the files and requires exactly the configuration's tensors, in any float dtype.
     ///
-    /// A second copy of a tied head, and buffers that older files carry, are allowed beside them.
+    /// A second copy of a tied head and the rotary buffers of older files are allowed in addition.
     pub(crate) fn open(paths: &[PathBuf], config: &DecoderConfig) -> Result<Self> {
         let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let shapes: BTreeMap<_, _> = config.parameter_shapes().into_iter().collect();
@@ -115,20 +119,20 @@ impl Weights {
         Ok(weights)
     }
 
-    /// The only file that holds `name`.
+    /// Index of the only file that holds `name`.
     fn find(&self, name: &str) -> Result<usize> {
         let mut holders =
             (0..self.shards.len()).filter(|&i| self.shards[i].tensors.contains_key(name));
         match (holders.next(), holders.next()) {
             (Some(i), None) => Ok(i),
             (Some(_), Some(again)) => {
-                Err(Error::file(&self.shards[again].path, name, "is in another file too"))
+                Err(Error::file(&self.shards[again].path, name, "is also in another file"))
             }
             (None, _) => Err(Error::file(self.location(), name, "the tensor is missing")),
         }
     }
 
-    /// The only file, or the folder of several.
+    /// The path for errors: the only file, or the folder of several.
     fn location(&self) -> &Path {
         match self.shards.as_slice() {
             [] => Path::new(""),
@@ -144,7 +148,7 @@ impl Weights {
         float(dtype).ok_or_else(|| not_a_float(&shard.path, EMBEDDING, dtype))
     }
 
-    /// Every tensor of the configuration, file by file.
+    /// Reads every tensor of the configuration, file by file.
     pub(crate) fn read(
         &mut self,
         config: &DecoderConfig,
@@ -167,7 +171,7 @@ impl Weights {
         Ok(tensors)
     }
 
-    /// Requires a repeated tied head to be the embeddings.
+    /// Requires a second copy of a tied head to equal the embeddings.
     fn check_tied_head(
         &mut self,
         tensors: &BTreeMap<String, Tensor>,
@@ -189,6 +193,7 @@ impl Weights {
     }
 }
 
+/// Requires a stored tensor to be one of the configuration's, of its shape and a float.
 fn check_tensor(
     path: &Path,
     name: &str,
@@ -196,14 +201,14 @@ fn check_tensor(
     expected: Option<&Vec<usize>>,
 ) -> Result<()> {
     let Some(expected) = expected else {
-        // The rotary frequencies, which the configuration gives as well.
+        // Rotary frequencies follow from the configuration.
         if name.ends_with("rotary_emb.inv_freq") {
             return Ok(());
         }
         return Err(Error::file(path, name, "the configured model has no such tensor"));
     };
     if info.shape != *expected {
-        let reason = format!("shape {:?} where the model needs {expected:?}", info.shape);
+        let reason = format!("has shape {:?}, the model needs {expected:?}", info.shape);
         return Err(Error::file(path, name, reason));
     }
     float(info.dtype).map(drop).ok_or_else(|| not_a_float(path, name, info.dtype))

@@ -35,7 +35,7 @@ fn initial_parameters_repeat_and_have_their_distribution() {
 }
 
 #[test]
-fn saved_parameters_come_back_to_the_bit() {
+fn saved_parameters_come_back_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let (_, parameters) = decoder(&config(), DType::F32);
@@ -89,7 +89,7 @@ fn configs_of_all_families_round_trip_through_their_files() {
     let path = dir.path().join("config.json");
     for config in families() {
         let config = DecoderConfig { rope_theta: 1e6, tie_word_embeddings: false, ..config };
-        // A file of Qwen3 states the width of its heads.
+        // Files of Qwen3 always contain the head width.
         let stated = (config.family == Family::Qwen3).then_some(config.head_dim());
         let config = DecoderConfig { head_dim: config.head_dim.or(stated), ..config };
         config.save(&path).unwrap();
@@ -101,11 +101,14 @@ fn configs_of_all_families_round_trip_through_their_files() {
 
 #[test]
 fn a_published_qwen2_config_is_read() {
-    let text = r#"{"architectures":["Qwen2ForCausalLM"],"attention_dropout":0.0,"bos_token_id":151643,"eos_token_id":151645,
-        "hidden_act":"silu","hidden_size":896,"initializer_range":0.02,"intermediate_size":4864,"max_position_embeddings":32768,
-        "max_window_layers":21,"model_type":"qwen2","num_attention_heads":14,"num_hidden_layers":24,"num_key_value_heads":2,
-        "rms_norm_eps":1e-06,"rope_theta":1000000.0,"sliding_window":32768,"tie_word_embeddings":true,"torch_dtype":"bfloat16",
-        "transformers_version":"4.43.1","use_cache":true,"use_sliding_window":false,"vocab_size":151936}"#;
+    let text = r#"{"architectures":["Qwen2ForCausalLM"],"attention_dropout":0.0,
+        "bos_token_id":151643,"eos_token_id":151645,"hidden_act":"silu","hidden_size":896,
+        "initializer_range":0.02,"intermediate_size":4864,"max_position_embeddings":32768,
+        "max_window_layers":21,"model_type":"qwen2","num_attention_heads":14,
+        "num_hidden_layers":24,"num_key_value_heads":2,"rms_norm_eps":1e-06,
+        "rope_theta":1000000.0,"sliding_window":32768,"tie_word_embeddings":true,
+        "torch_dtype":"bfloat16","transformers_version":"4.43.1","use_cache":true,
+        "use_sliding_window":false,"vocab_size":151936}"#;
     let config: DecoderConfig = serde_json::from_str(text).unwrap();
     assert_eq!((config.head_dim(), config.rope_theta, config.num_key_value_heads), (64, 1e6, 2));
     assert_eq!(config.parameter_shapes().len(), 2 + 24 * 12);
@@ -113,29 +116,38 @@ fn a_published_qwen2_config_is_read() {
 
 #[test]
 fn published_configs_of_the_other_families_are_read() {
-    let llama = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,"bos_token_id":128000,
-        "eos_token_id":[128001,128008,128009],"head_dim":64,"hidden_act":"silu","hidden_size":2048,"initializer_range":0.02,
-        "intermediate_size":8192,"max_position_embeddings":131072,"mlp_bias":false,"model_type":"llama",
-        "num_attention_heads":32,"num_hidden_layers":16,"num_key_value_heads":8,"pretraining_tp":1,"rms_norm_eps":1e-05,
+    let llama = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,
+        "attention_dropout":0.0,"bos_token_id":128000,"eos_token_id":[128001,128008,128009],
+        "head_dim":64,"hidden_act":"silu","hidden_size":2048,"initializer_range":0.02,
+        "intermediate_size":8192,"max_position_embeddings":131072,"mlp_bias":false,
+        "model_type":"llama","num_attention_heads":32,"num_hidden_layers":16,
+        "num_key_value_heads":8,"pretraining_tp":1,"rms_norm_eps":1e-05,
         "rope_scaling":{"factor":32.0,"high_freq_factor":4.0,"low_freq_factor":1.0,
-        "original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":true,
-        "torch_dtype":"bfloat16","transformers_version":"4.45.0.dev0","use_cache":true,"vocab_size":128256}"#;
-    let smol = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,"eos_token_id":2,
-        "hidden_act":"silu","hidden_size":576,"initializer_range":0.041666666666666664,"intermediate_size":1536,
-        "is_llama_config":true,"max_position_embeddings":8192,"mlp_bias":false,"model_type":"llama","num_attention_heads":9,
-        "num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,"pretraining_tp":1,"rms_norm_eps":1e-05,
-        "rope_interleaved":false,"rope_scaling":null,"rope_theta":100000,"tie_word_embeddings":true,
-        "transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},"use_cache":true,"vocab_size":49152}"#;
-    let qwen3 = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"head_dim":128,"hidden_act":"silu",
-        "hidden_size":1024,"initializer_range":0.02,"intermediate_size":3072,"layer_types":["full_attention"],
-        "max_position_embeddings":40960,"max_window_layers":28,"model_type":"qwen3","num_attention_heads":16,
-        "num_hidden_layers":28,"num_key_value_heads":8,"rms_norm_eps":1e-06,
-        "rope_parameters":{"rope_theta":1000000,"rope_type":"default"},"sliding_window":null,
-        "tie_word_embeddings":true,"use_sliding_window":false,"vocab_size":151936}"#;
-    let mistral = r#"{"architectures":["MistralForCausalLM"],"hidden_act":"silu","hidden_size":4096,"initializer_range":0.02,
-        "intermediate_size":14336,"max_position_embeddings":32768,"model_type":"mistral","num_attention_heads":32,
-        "num_hidden_layers":32,"num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_theta":1000000.0,
-        "sliding_window":null,"tie_word_embeddings":false,"vocab_size":32768}"#;
+        "original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,
+        "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers_version":"4.45.0.dev0",
+        "use_cache":true,"vocab_size":128256}"#;
+    let smol = r#"{"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":1,
+        "eos_token_id":2,"hidden_act":"silu","hidden_size":576,
+        "initializer_range":0.041666666666666664,"intermediate_size":1536,"is_llama_config":true,
+        "max_position_embeddings":8192,"mlp_bias":false,"model_type":"llama",
+        "num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,
+        "pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,
+        "rope_theta":100000,"tie_word_embeddings":true,
+        "transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},"use_cache":true,
+        "vocab_size":49152}"#;
+    let qwen3 = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"head_dim":128,
+        "hidden_act":"silu","hidden_size":1024,"initializer_range":0.02,"intermediate_size":3072,
+        "layer_types":["full_attention"],"max_position_embeddings":40960,"max_window_layers":28,
+        "model_type":"qwen3","num_attention_heads":16,"num_hidden_layers":28,
+        "num_key_value_heads":8,"rms_norm_eps":1e-06,"rope_parameters":{"rope_theta":1000000,
+        "rope_type":"default"},"sliding_window":null,"tie_word_embeddings":true,
+        "use_sliding_window":false,"vocab_size":151936}"#;
+    let mistral = r#"{"architectures":["MistralForCausalLM"],"hidden_act":"silu",
+        "hidden_size":4096,"initializer_range":0.02,"intermediate_size":14336,
+        "max_position_embeddings":32768,"model_type":"mistral","num_attention_heads":32,
+        "num_hidden_layers":32,"num_key_value_heads":8,"rms_norm_eps":1e-05,
+        "rope_theta":1000000.0,"sliding_window":null,"tie_word_embeddings":false,
+        "vocab_size":32768}"#;
     let read = |text: &str| serde_json::from_str::<DecoderConfig>(text).unwrap();
     assert!(matches!(read(llama).rope_scaling, RopeScaling::Llama3 { factor: 32.0, .. }));
     assert_eq!(read(llama).parameter_shapes().len(), 2 + 16 * 9);
@@ -145,7 +157,7 @@ fn published_configs_of_the_other_families_are_read() {
 }
 
 #[test]
-fn windows_that_no_sequence_would_notice_are_accepted() {
+fn windows_as_long_as_the_context_are_accepted() {
     let read = |family, window: &str| {
         let mut json = serde_json::Value::from(DecoderConfig { family, ..config() });
         let extra: serde_json::Value = serde_json::from_str(window).unwrap();
@@ -157,7 +169,8 @@ fn windows_that_no_sequence_would_notice_are_accepted() {
         (Family::Qwen2, r#"{"sliding_window":7}"#),
         (
             Family::Qwen2,
-            r#"{"sliding_window":256,"use_sliding_window":true,"layer_types":["sliding_attention"]}"#,
+            r#"{"sliding_window":256,"use_sliding_window":true,
+                "layer_types":["sliding_attention"]}"#,
         ),
     ] {
         read(family, window).unwrap();
@@ -182,7 +195,7 @@ fn windows_that_no_sequence_would_notice_are_accepted() {
 }
 
 #[test]
-fn llama3_scaling_keeps_short_waves_divides_long_ones_and_blends_between() {
+fn llama3_scaling_keeps_short_wavelengths_and_divides_long_ones() {
     let scaling = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,

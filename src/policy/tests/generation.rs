@@ -1,4 +1,4 @@
-//! Caches, sampling and stopping.
+//! KV caches, sampling and stopping.
 
 use crate::policy::tests::*;
 
@@ -14,7 +14,7 @@ fn sampling(max_tokens: usize) -> SamplingParams {
     SamplingParams { max_tokens, ..SamplingParams::default() }
 }
 
-/// log p and entropy of every sampled token, by the forward pass.
+/// log p and entropy of every sampled token, computed by the forward pass.
 fn rescored(
     decoder: &Decoder,
     prompt: &[u32],
@@ -30,11 +30,12 @@ fn rescored(
 }
 
 #[test]
-fn sampled_log_probs_and_entropies_are_the_forward_passes_at_the_temperature() {
+fn sampled_log_probs_and_entropies_match_the_forward_pass_at_the_temperature() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let mut cache = KvCache::new(&config(), 2);
     let sampling = SamplingParams { temperature: 0.6, ..sampling(20) };
-    let (a, b) = (ids(30, 1, 40), ids(3, 2, 40));
+    let a = ids(30, 1, 40);
+    let b = ids(3, 2, 40);
     let out = decoder.generate(&mut cache, &[request(1, &a), request(0, &b)], &sampling).unwrap();
     for (out, prompt) in out.iter().zip([&a, &b]) {
         assert_eq!((out.ids.len(), out.finish), (20, Finish::Length));
@@ -48,12 +49,13 @@ fn sampled_log_probs_and_entropies_are_the_forward_passes_at_the_temperature() {
 }
 
 #[test]
-fn choices_are_sampled_among_themselves() {
+fn only_the_choices_are_sampled_with_their_renormalised_probabilities() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let sequences = [vec![5, 1, 0], vec![5, 1, 2, 0], vec![3, 0]];
     let choices = TokenTrie::new(&sequences).unwrap();
     let sampling = SamplingParams { stop_ids: vec![0], temperature: 5.0, ..sampling(1) };
-    let (mut seen, prompt) = (std::collections::BTreeMap::new(), [4, 9]);
+    let mut seen = std::collections::BTreeMap::new();
+    let prompt = [4, 9];
     for turn in 0..200 {
         let mut cache = KvCache::new(&config(), 1);
         let request = Request { turn, choices: Some(&choices), ..request(0, &prompt) };
@@ -115,7 +117,7 @@ fn batch_composition_changes_logits_by_rounding_only() {
 }
 
 #[test]
-fn samples_do_not_depend_on_the_rows_beside_them_and_repeat() {
+fn samples_are_reproducible_and_independent_of_other_rows() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let prompts: Vec<Vec<u32>> = (0..6).map(|i| ids(3 + i, i as u64, 40)).collect();
     let run = |rows: &[usize]| {
@@ -139,7 +141,8 @@ fn frequencies_match_probabilities() {
     let logits = decoder.extend(&mut cache, &[0], &[&[1, 2]]).unwrap();
     let temperature = 1.7;
     let z: f64 = logits.iter().map(|&x| (f64::from(x) / temperature).exp()).sum();
-    let (n, mut counts) = (4000u64, [0.0; 5]);
+    let n = 4000u64;
+    let mut counts = [0.0; 5];
     for turn in 0..n {
         cache.truncate(0, 1).unwrap();
         let sampling = SamplingParams { temperature, ..sampling(1) };
@@ -150,7 +153,7 @@ fn frequencies_match_probabilities() {
     for (count, logit) in counts.into_iter().zip(logits) {
         let p = (f64::from(logit) / temperature).exp() / z;
         let sigma = (p * (1.0 - p) / n as f64).sqrt();
-        assert!((count / n as f64 - p).abs() < 4.0 * sigma, "{count} of {n} where p = {p}");
+        assert!((count / n as f64 - p).abs() < 4.0 * sigma, "{count} of {n}, expected p = {p}");
     }
 }
 
@@ -257,7 +260,7 @@ fn bad_calls_are_named() {
 }
 
 #[test]
-fn truncated_sampling_reports_its_own_support() {
+fn truncated_sampling_reports_its_support() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let params = SamplingParams { top_k: 3, temperature: 0.7, ..sampling(6) };
     let mut cache = KvCache::new(&config(), 1);
@@ -277,9 +280,10 @@ fn truncated_sampling_reports_its_own_support() {
 }
 
 #[test]
-fn a_prompt_that_rows_share_is_read_once_and_changes_no_sample() {
+fn a_shared_prompt_is_read_once_and_changes_no_sample() {
     let (decoder, _) = decoder(&config(), DType::F32);
-    let (shared, other) = (ids(30, 1, 40), ids(25, 2, 40));
+    let shared = ids(30, 1, 40);
+    let other = ids(25, 2, 40);
     let mut together = KvCache::new(&config(), 4);
     together.reserve(60);
     let prompts = [&shared, &shared, &other, &shared];
@@ -293,15 +297,17 @@ fn a_prompt_that_rows_share_is_read_once_and_changes_no_sample() {
         assert_eq!(together.len(i), alone.len(i));
     }
     assert_ne!(a[0].ids, a[1].ids);
-    // The rows go on apart.
+    // From here on the rows differ.
     let more: Vec<Request> = (0..4).map(|i| Request { turn: 1, ..request(i, &[3, 4]) }).collect();
     let a = decoder.generate(&mut together, &more, &sampling(5)).unwrap();
     let b = decoder.generate(&mut alone, &more, &sampling(5)).unwrap();
-    a.iter().zip(&b).for_each(|(a, b)| assert_eq!(a.ids, b.ids));
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!(a.ids, b.ids);
+    }
 }
 
 #[test]
-fn rows_that_share_a_beginning_are_cut_and_go_on_as_if_alone() {
+fn rows_with_a_shared_prefix_are_truncated_and_continued_independently() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let prompt = ids(30, 1, 40);
     let requests = [request(0, &prompt), request(1, &prompt)];

@@ -1,4 +1,4 @@
-//! Corrections of low rank, weights in bf16, and blocks that are computed twice.
+//! LoRA adapters, weights in bf16, and gradient checkpointing.
 
 use crate::optim::adamw::AdamW;
 use crate::optim::adamw::AdamWConfig;
@@ -22,8 +22,8 @@ fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
     values(a).iter().zip(values(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// Corrections of rank 3 on all projections, with a B that is not zero.
-fn corrected(config: &DecoderConfig, dtype: DType) -> Parameters {
+/// Parameters with adapters of rank 3 on all projections, with a B that is not zero.
+fn adapted(config: &DecoderConfig, dtype: DType) -> Parameters {
     let base = Parameters::init(config, 5, dtype, &Device::Cpu).unwrap();
     let parameters = base.with_lora(config, &LoraConfig::of_rank(3), 2).unwrap();
     for (name, var) in parameters.trainable().filter(|(name, _)| name.contains("lora_B")) {
@@ -50,11 +50,12 @@ fn checkpointing_changes_no_bit() {
 }
 
 #[test]
-fn fresh_corrections_change_nothing_and_freeze_the_rest() {
+fn fresh_adapters_change_nothing_and_freeze_the_rest() {
     let (plain, base) = decoder(&config(), DType::F32);
     let parameters = base.with_lora(&config(), &LoraConfig::of_rank(4), 1).unwrap();
     let decoder = Decoder::new(&config(), &parameters).unwrap();
-    let (a, b) = (loss(&plain), loss(&decoder));
+    let a = loss(&plain);
+    let b = loss(&decoder);
     assert!(max_gap(&a, &b) < 1e-5 * values(&a)[0].abs());
     let gradients = Gradients::of(&loss(&decoder), &parameters).unwrap();
     gradients.check(&parameters).unwrap();
@@ -63,15 +64,15 @@ fn fresh_corrections_change_nothing_and_freeze_the_rest() {
 }
 
 #[test]
-fn corrections_are_the_merged_weights_and_have_their_gradients() {
+fn adapters_match_merged_weights_and_their_gradients() {
     for config in families() {
-        let parameters = corrected(&config, DType::F64);
+        let parameters = adapted(&config, DType::F64);
         let merged = parameters.merged(&config).unwrap();
         let decoders = [&parameters, &merged].map(|p| Decoder::new(&config, p).unwrap());
         let [a, b] = decoders.each_ref().map(loss);
         assert!(max_gap(&a, &b) < 1e-9 * values(&a)[0].abs().max(1.0), "{:?}", config.family);
-        let (small, full) =
-            (Gradients::of(&a, &parameters).unwrap(), Gradients::of(&b, &merged).unwrap());
+        let small = Gradients::of(&a, &parameters).unwrap();
+        let full = Gradients::of(&b, &merged).unwrap();
         let scale = parameters.lora().unwrap().scale();
         for (name, da) in small.iter().filter(|(name, _)| name.contains("lora_A")) {
             let module = name.strip_suffix(".lora_A.weight").unwrap();
@@ -91,23 +92,23 @@ fn corrections_are_the_merged_weights_and_have_their_gradients() {
 }
 
 #[test]
-fn decoding_with_corrections_and_in_bf16_agrees_with_the_forward_pass() {
+fn decoding_with_adapters_and_in_bf16_agrees_with_the_forward_pass() {
     let rows: Vec<Vec<u32>> = [90, 3, 41].iter().map(|&n| ids(n, n as u64, 40)).collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     for config in families() {
-        let decoder = Decoder::new(&config, &corrected(&config, DType::F32)).unwrap();
+        let decoder = Decoder::new(&config, &adapted(&config, DType::F32)).unwrap();
         assert!(max_decode_forward_gap(&decoder, &rows).unwrap() < 1e-4);
         let narrow = Parameters::init(&config, 5, DType::BF16, &Device::Cpu).unwrap();
         let decoder = Decoder::new(&config, &narrow).unwrap();
         assert!(max_decode_forward_gap(&decoder, &rows).unwrap() < 1e-4);
-        let decoder = Decoder::new(&config, &corrected(&config, DType::BF16)).unwrap();
+        let decoder = Decoder::new(&config, &adapted(&config, DType::BF16)).unwrap();
         assert!(max_decode_forward_gap(&decoder, &rows).unwrap() < 1e-4);
     }
 }
 
 #[test]
-fn dropout_repeats_by_its_stream_and_leaves_the_mean() {
-    let parameters = corrected(&config(), DType::F64);
+fn dropout_depends_on_its_stream_and_keeps_the_mean() {
+    let parameters = adapted(&config(), DType::F64);
     let decoder = Decoder::new(&config(), &parameters).unwrap();
     let with = |share, seed| {
         let stream = Stream::new(seed, Purpose::Dropout, 0, 0, 0);
@@ -120,14 +121,14 @@ fn dropout_repeats_by_its_stream_and_leaves_the_mean() {
     assert!(max_gap(&with(0.3, 1), &with(0.3, 2)) > 1e-3);
     let mean = (0..200).map(|seed| with(0.05, seed)).reduce(|a, b| (a + b).unwrap()).unwrap();
     assert!(max_gap(&(mean / 200.0).unwrap(), &plain) < 0.25);
-    // Checkpointing draws the same again.
+    // Recomputed blocks draw the same elements.
     let stream = Stream::new(1, Purpose::Dropout, 0, 0, 0);
     let dropping = decoder.with_dropout(0.3, stream);
     let [a, b] = [dropping.clone(), dropping.with_checkpointing(true)];
     let [a, b] = [a, b].map(|d| Gradients::of(&loss(&d), &parameters).unwrap());
-    a.iter().for_each(|(name, gradient)| {
-        assert_eq!(values(gradient), values(b.get(name).unwrap()), "{name}")
-    });
+    for (name, gradient) in a.iter() {
+        assert_eq!(values(gradient), values(b.get(name).unwrap()), "{name}");
+    }
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn weights_in_bf16_are_computed_in_f32_and_their_gradients_rounded_once() {
             let want = gb.get(name).unwrap();
             let largest = values(want).iter().fold(0f64, |m, x| m.max(x.abs()));
             let gap = max_gap(gradient, want);
-            // Embedding rows that occur in the head as well are rounded for each.
+            // With a tied head, the embedding's two gradients are rounded separately.
             assert!(gap <= largest / 100.0, "{name}: {gap} of {largest}");
         }
     }
@@ -160,7 +161,8 @@ fn steps_below_the_rounding_of_bf16_add_up() {
     let name = "model.norm.weight";
     let mut optimizer =
         AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }).unwrap();
-    // Around 1 neighbours in bf16 are 2⁻⁷ or more apart; twenty steps of 1e-3 of one sign make two of them.
+    // Around 1, neighbouring bf16 numbers are at least 2⁻⁸ apart, so one step of 1e-3 is lost
+    // in rounding. Twenty steps of the same sign add up in the f32 master copy.
     for _ in 0..20 {
         let gradients = Gradients::of(&loss(&decoder), &parameters).unwrap();
         optimizer.step(&parameters, &gradients, 1e-3).unwrap();
@@ -187,9 +189,10 @@ fn steps_below_the_rounding_of_bf16_add_up() {
 }
 
 #[test]
-fn adapters_are_saved_as_peft_does_and_read_back_to_the_bit() {
-    let (config, dir) = (config(), tempfile::tempdir().unwrap());
-    let parameters = corrected(&config, DType::F32);
+fn adapters_are_saved_as_peft_does_and_read_back_bit_for_bit() {
+    let config = config();
+    let dir = tempfile::tempdir().unwrap();
+    let parameters = adapted(&config, DType::F32);
     parameters.save_adapter(dir.path(), "base/model").unwrap();
     let read = || {
         let base = Parameters::init(&config, 5, DType::F32, &Device::Cpu).unwrap();
@@ -203,7 +206,7 @@ fn adapters_are_saved_as_peft_does_and_read_back_to_the_bit() {
     let file = load_tensors(&dir.path().join("adapter_model.safetensors"), &Device::Cpu).unwrap();
     let name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight";
     assert_eq!(file[name].dims(), [config.hidden_size, 3]);
-    // What would change the maths is refused by name, and so is what does not fit.
+    // Settings that change the maths, and tensors that do not match, are refused by name.
     let path = dir.path().join("adapter_config.json");
     let text = std::fs::read_to_string(&path).unwrap();
     for (from, to, field) in [
@@ -211,7 +214,7 @@ fn adapters_are_saved_as_peft_does_and_read_back_to_the_bit() {
         ("\"r\": 3", "\"r\": 4", "lora_A"),
         ("\"q_proj\",", "", "q_proj"),
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
-        ("\"lora_alpha\": 6.0", "\"lora_alpha\": -1.0", "lora.alpha"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": -1.0", "lora_alpha"),
     ] {
         assert!(text.contains(from), "{text}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
@@ -221,7 +224,7 @@ fn adapters_are_saved_as_peft_does_and_read_back_to_the_bit() {
 }
 
 #[test]
-fn corrections_out_of_range_are_refused() {
+fn lora_settings_out_of_range_are_refused() {
     let good = LoraConfig::of_rank(2);
     let modules = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     let bad = [
@@ -235,10 +238,10 @@ fn corrections_out_of_range_are_refused() {
     for lora in bad {
         let base = Parameters::init(&config(), 5, DType::F32, &Device::Cpu).unwrap();
         assert!(
-            base.with_lora(&config(), &lora, 0).unwrap_err().to_string().contains("lora."),
+            base.with_lora(&config(), &lora, 0).unwrap_err().to_string().contains("`model.lora."),
             "{lora:?}"
         );
     }
-    let twice = corrected(&config(), DType::F32).with_lora(&config(), &good, 0);
+    let twice = adapted(&config(), DType::F32).with_lora(&config(), &good, 0);
     assert!(twice.unwrap_err().to_string().contains("already"));
 }

@@ -1,4 +1,4 @@
-//! The decoder's two modes against each other and against their specification.
+//! The decoder's two modes, compared with each other and with their specification.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
 use crate::policy::*;
@@ -15,7 +15,7 @@ fn config() -> DecoderConfig {
     DecoderConfig { initializer_range: 0.3, ..DecoderConfig::tiny(40) }
 }
 
-/// One configuration of every form that a block can take.
+/// One configuration for every variant of a block.
 fn families() -> Vec<DecoderConfig> {
     let of = |family| DecoderConfig { family, ..config() };
     let llama3 = RopeScaling::Llama3 {
@@ -58,7 +58,7 @@ fn decode_agrees_with_forward() {
     }
 }
 
-/// Biases and norms that differ from those a missing one would amount to.
+/// Changes biases and norms so that a missing one would be noticed.
 fn roughen(parameters: &Parameters) {
     for (name, var) in
         parameters.iter().filter(|(name, _)| name.ends_with("norm.weight") | name.ends_with("bias"))
@@ -117,7 +117,7 @@ fn check_parameters(config: &DecoderConfig) {
             let got = (at(1e-5) - at(-1e-5)) / 2e-5;
             assert!(
                 (got - exact[i]).abs() < 1e-6,
-                "{name}[{i}]: differences {got}, backward {}",
+                "{name}[{i}]: central difference {got}, backward {}",
                 exact[i]
             );
         }
@@ -139,7 +139,8 @@ fn padding_is_zero_and_its_ids_do_not_matter() {
         let ids = Tensor::new(vec![rows[0].clone(), second], &Device::Cpu).unwrap();
         decoder.forward(&ids, &[9, 4]).unwrap().to_vec3::<f32>().unwrap()
     };
-    let (a, packed) = (padded(0), hidden(&decoder, &[&rows[0], &rows[1]]));
+    let a = padded(0);
+    let packed = hidden(&decoder, &[&rows[0], &rows[1]]);
     assert_eq!(a, padded(39));
     assert_eq!(a[0], packed[..9]);
     assert_eq!(a[1][..4], packed[9..]);
@@ -167,7 +168,8 @@ fn later_tokens_do_not_change_earlier_hidden_states_but_earlier_ones_do() {
     let row = ids(100, 1, 40);
     let mut changed = row.clone();
     changed[70] = (changed[70] + 1) % 40;
-    let (a, b) = (hidden(&decoder, &[&row]), hidden(&decoder, &[&changed]));
+    let a = hidden(&decoder, &[&row]);
+    let b = hidden(&decoder, &[&changed]);
     assert_eq!(a[..70], b[..70]);
     assert!((70..100).all(|i| a[i] != b[i]));
 }
@@ -218,8 +220,9 @@ fn same_bits_for_any_number_of_threads() {
     assert_eq!(one, run(5));
 }
 
-/// Rows that begin like others: a group's, one that goes on from another, a copy, one that is the beginning of another.
-fn rows_that_begin_alike() -> Vec<Vec<u32>> {
+/// Rows with common prefixes: two rows of a group, a continuation of another row, a copy, and a row
+/// that is a prefix of others.
+fn rows_with_common_prefixes() -> Vec<Vec<u32>> {
     let prompt = ids(12, 1, 40);
     let tail = |n: usize, salt: u64| [prompt.clone(), ids(n, salt, 40)].concat();
     let first = tail(5, 2);
@@ -234,8 +237,8 @@ fn rows_that_begin_alike() -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn common_beginnings_are_computed_once_and_change_nothing() {
-    let rows = rows_that_begin_alike();
+fn common_prefixes_are_computed_once_and_change_nothing() {
+    let rows = rows_with_common_prefixes();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     for (config, rank) in families().into_iter().map(|c| (c, 0)).chain([(config(), 2)]) {
         let (_, mut parameters) = decoder(&config, DType::F64);
@@ -252,7 +255,8 @@ fn common_beginnings_are_computed_once_and_change_nothing() {
                 (values, Gradients::of(&loss, &parameters).unwrap())
             };
             let (together, whole) = of(&rows);
-            let (mut apart, mut sum) = (Vec::new(), Gradients::default());
+            let mut apart = Vec::new();
+            let mut sum = Gradients::default();
             for row in &rows {
                 let (values, gradients) = of(&[row]);
                 apart.extend(values);
@@ -309,20 +313,24 @@ fn gradients_add_up_and_errors_name_the_parameter() {
         let hidden = decoder.forward_packed(rows).unwrap();
         Gradients::of(&hidden.sqr().unwrap().sum_all().unwrap(), &parameters).unwrap()
     };
-    let (a, b): (&[u32], &[u32]) = (&[1, 2, 3], &[4, 5]);
-    let (mut sum, whole) = (of(&[a]), of(&[a, b]));
+    let a: &[u32] = &[1, 2, 3];
+    let b: &[u32] = &[4, 5];
+    let mut sum = of(&[a]);
+    let whole = of(&[a, b]);
     sum.add(of(&[b])).unwrap();
     for (name, grad) in whole.iter() {
         let gap = (grad - sum.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
         assert!(gap.to_scalar::<f64>().unwrap() < 1e-10, "{name}");
     }
-    // Embedding rows that stay rows until the sum give the same.
+    // Embedding gradients that stay rows until the end have the same sum.
     let micro = |rows: &[&[u32]]| {
         let hidden = decoder.forward_packed(rows).unwrap();
         MicroGradients::of(&hidden.sqr().unwrap().sum_all().unwrap(), &parameters).unwrap()
     };
     let mut rows = GradientSum::default();
-    [a, b].into_iter().for_each(|row| rows.add(micro(&[row])).unwrap());
+    for row in [a, b] {
+        rows.add(micro(&[row])).unwrap();
+    }
     let rows = rows.finish(&parameters).unwrap();
     for (name, grad) in whole.iter() {
         let gap = (grad - rows.get(name).unwrap()).unwrap().abs().unwrap().max_all().unwrap();

@@ -1,4 +1,4 @@
-//! Determinism, round trips, and text that tries to smuggle in special tokens.
+//! Determinism, round trips, and text that tries to inject special tokens.
 
 use crate::policy::tests::*;
 use crate::policy::tokenizer::Tokenizer;
@@ -38,7 +38,7 @@ fn training_is_deterministic_in_order_threads_and_processes() {
     let mut reversed = corpus();
     reversed.reverse();
     assert_eq!(first, json(&train(reversed)));
-    // The hash of a fixed build, made by another process with other hash seeds.
+    // The same training in another process, with other hash seeds and one thread.
     let path =
         std::env::temp_dir().join(format!("epo-tokenizer-{}.json", env!("CARGO_PKG_VERSION")));
     if std::env::var_os("EPO_TOKENIZER_CHILD").is_some() {

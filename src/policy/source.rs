@@ -1,28 +1,30 @@
-//! Where a checkpoint's files come from.
+//! Sources of model checkpoints: folders, and repositories on the Hugging Face Hub.
 
 #[cfg(feature = "hub")]
-use crate::policy::pretrained::hub::Hub;
+use crate::policy::hub::Hub;
 use crate::{Error, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Where a checkpoint's files come from: a folder, or with the feature `hub` a repository of the Hugging Face hub.
+/// The place a model checkpoint is read from: a folder or, with the feature `hub`, a repository on
+/// the Hugging Face Hub.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
     /// A folder.
     Folder(PathBuf),
-    /// A repository of the hub.
+    /// A repository on the Hub.
     #[cfg(feature = "hub")]
     #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
     Hub(Hub),
 }
 
 impl Source {
-    /// A folder where there is one of this name, and else, with the feature `hub`, the repository `owner/name`.
+    /// The folder called `name` or, if there is none and the feature `hub` is on, the repository
+    /// `owner/name`.
     ///
     /// # Errors
-    /// What is neither.
+    /// A name that is neither.
     pub fn open(name: &str) -> Result<Self> {
         if Path::new(name).is_dir() {
             return Ok(Self::Folder(name.into()));
@@ -32,17 +34,17 @@ impl Source {
             return Ok(Self::Hub(Hub::new(name)));
         }
         let hint = if cfg!(feature = "hub") {
-            ", nor owner/name"
+            ", and it is not of the form owner/name"
         } else {
-            "; the hub needs the feature `hub`"
+            "; downloads from the Hub need the feature `hub`"
         };
-        Err(Error::setting("source", name, format!("there is no such folder{hint}")))
+        Err(Error::setting("source", name, format!("no such folder{hint}")))
     }
 
-    /// A file that the source may lack.
+    /// Returns the path of an optional file, or `None` if the source does not have it.
     ///
     /// # Errors
-    /// A hub that cannot be reached.
+    /// A Hub that cannot be reached.
     pub fn optional_file(&self, name: &str) -> Result<Option<PathBuf>> {
         match self {
             Self::Folder(folder) => Ok(Some(folder.join(name)).filter(|path| path.is_file())),
@@ -51,10 +53,10 @@ impl Source {
         }
     }
 
-    /// A file that the source must have.
+    /// Returns the path of a required file.
     ///
     /// # Errors
-    /// A file that is not there, or a hub that cannot be reached.
+    /// A missing file, or a Hub that cannot be reached.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         match (self.optional_file(name)?, self) {
             (Some(path), _) => Ok(path),

@@ -1,4 +1,4 @@
-//! Files of the Hugging Face hub, through its local cache.
+//! Files of the Hugging Face Hub, through its local cache.
 
 use crate::{Error, Result};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
@@ -10,24 +10,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
-/// A repository of the Hugging Face hub.
+/// A repository on the Hugging Face Hub.
 ///
-/// What is in the cache, which is laid out as Python's, is taken from there without asking the hub again.
+/// Files are cached in the layout that Python's client uses. A cached file is used without
+/// contacting the Hub.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hub {
     /// `owner/name`.
     pub repo: String,
-    /// Branch, tag or commit. A branch is resolved once per cache: name a commit for runs that repeat.
+    /// Branch, tag or commit. A branch is resolved once per cache; name a commit to make runs
+    /// reproducible.
     pub revision: String,
-    /// The hub's address.
+    /// Address of the Hub.
     pub endpoint: String,
-    /// The folder of the cache.
+    /// Cache folder.
     pub cache_dir: PathBuf,
-    /// The token for repositories that need one.
+    /// Access token for private and gated repositories.
     pub token: Option<String>,
-    /// Only the cache is looked at.
+    /// Use the cache only.
     pub offline: bool,
-    /// How long a download may stand still.
+    /// Longest time without progress before a download is aborted.
     pub patience: Duration,
 }
 
@@ -50,9 +52,9 @@ fn variable(name: &str) -> Option<String> {
 }
 
 impl Hub {
-    /// The main branch of a repository, with the settings that Python's client reads from the environment as well:
-    /// `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the stored token, `HF_HUB_OFFLINE`. Downloads may
-    /// stand still for 30 seconds.
+    /// The main branch of a repository, with the settings of the environment that Python's client
+    /// reads as well: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the stored token,
+    /// and `HF_HUB_OFFLINE`. Downloads are aborted after 30 seconds without progress.
     pub fn new(repo: impl Into<String>) -> Self {
         let cache =
             variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |dir| Cache::new(dir.into()));
@@ -70,7 +72,7 @@ impl Hub {
         }
     }
 
-    /// Whether `name` has the form `owner/name`.
+    /// Returns true if `name` has the form `owner/name`.
     pub(crate) fn is_repository_name(name: &str) -> bool {
         let part = |part: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -79,10 +81,11 @@ impl Hub {
         name.split('/').count() == 2 && name.split('/').all(part)
     }
 
-    /// The local copy of a file; `None` where the repository has none, or, offline, the cache.
+    /// Returns the local copy of a file, downloading it if needed; `None` if the repository
+    /// (offline: the cache) has no such file.
     pub(crate) fn get(&self, file: &str) -> Result<Option<PathBuf>> {
         if !Self::is_repository_name(&self.repo) {
-            return Err(self.error(file, "a repository is named owner/name"));
+            return Err(self.error(file, "a repository name has the form owner/name"));
         }
         let cached = Cache::new(self.cache_dir.clone()).repo(self.repository()).get(file);
         if cached.is_some() || self.offline {
@@ -91,11 +94,12 @@ impl Hub {
         self.download(file)
     }
 
-    /// The error for a file that must be there.
+    /// The error for a required file that does not exist.
     pub(crate) fn missing(&self, file: &str) -> Error {
-        let reason = match self.offline {
-            true => format!("offline, and not in the cache {}", self.cache_dir.display()),
-            false => "there is no such file or repository".to_owned(),
+        let reason = if self.offline {
+            format!("offline, and not in the cache {}", self.cache_dir.display())
+        } else {
+            "there is no such file or repository".to_owned()
         };
         self.error(file, reason)
     }
@@ -113,8 +117,8 @@ impl Hub {
         }
     }
 
-    /// Downloads on a thread of its own, which is given up when nothing has arrived for [`Hub::patience`]: the client
-    /// itself waits for ever.
+    /// Downloads on a separate thread and abandons it after [`Hub::patience`] without progress:
+    /// hf-hub's client has no timeout.
     fn download(&self, file: &str) -> Result<Option<PathBuf>> {
         let api = ApiBuilder::from_cache(Cache::new(self.cache_dir.clone()))
             .with_endpoint(self.endpoint.clone())
@@ -130,7 +134,7 @@ impl Hub {
                 Ok(Err(e)) if status(&e) == Some(404) => return Ok(None),
                 Ok(Err(e)) => return Err(self.error(file, explained(&e))),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(self.error(file, "the answer is not a hub's"));
+                    return Err(self.error(file, "the server does not answer as the Hub does"));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let now = arrived.load(Ordering::Relaxed);
@@ -147,19 +151,20 @@ impl Hub {
 
 type Downloaded = Result<PathBuf, ApiError>;
 
-/// The bytes that have arrived so far, and where the result will.
+/// Starts a download; returns its byte counter and the channel of its result.
 fn start(repo: ApiRepo, file: &str) -> (Arc<AtomicU64>, mpsc::Receiver<Downloaded>) {
     let arrived = Arc::new(AtomicU64::new(0));
     let (sender, result) = mpsc::channel();
-    let (file, counter) = (file.to_owned(), Counter(arrived.clone()));
+    let file = file.to_owned();
+    let counter = Counter(arrived.clone());
     std::thread::spawn(move || {
-        // Nobody listens any more where the download was given up.
+        // The receiver is gone if the download was abandoned.
         let _ = sender.send(repo.download_with_progress(&file, counter));
     });
     (arrived, result)
 }
 
-/// Counts the bytes of a download.
+/// Byte counter of a download.
 struct Counter(Arc<AtomicU64>);
 
 impl Progress for Counter {
@@ -184,7 +189,9 @@ fn status(error: &ApiError) -> Option<u16> {
 
 fn explained(error: &ApiError) -> String {
     match status(error) {
-        Some(401 | 403) => format!("{error}: private, gated or misspelt; a token may help"),
+        Some(401 | 403) => {
+            format!("{error}: the repository is private, gated or misspelt; a token may help")
+        }
         _ => error.to_string(),
     }
 }

@@ -1,0 +1,216 @@
+//! A pretrained model and the files around its weights.
+
+use crate::files::{atomic_folder, atomic_write};
+#[cfg(feature = "text")]
+use crate::policy::chat::template::ChatTemplate;
+use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::files::read_json;
+use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::generation::GenerationConfig;
+use crate::policy::pretrained::index;
+use crate::policy::pretrained::weights::Weights;
+use crate::policy::source::Source;
+#[cfg(feature = "text")]
+use crate::policy::tokenizer::Tokenizer;
+use crate::{Error, Result};
+use candle_core::{DType, Device};
+use serde_json::Value;
+use std::path::Path;
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+
+/// Files that are copied unchanged when a model checkpoint is saved.
+const COMPANIONS: &[&str] = &[
+    GENERATION,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+/// A model checkpoint: configuration, weights, tokenizer and chat template. Opening reads only the
+/// configuration.
+///
+/// ```no_run
+/// use epo::policy::{Decoder, Pretrained, Source};
+/// use candle_core::{DType, Device};
+///
+/// # fn main() -> epo::Result<()> {
+/// let pretrained = Pretrained::open(Source::open("models/Qwen2.5-0.5B-Instruct")?)?;
+/// let parameters = pretrained.parameters(DType::F32, &Device::Cpu)?;
+/// let decoder = Decoder::new(pretrained.config(), &parameters)?;
+/// // … training …
+/// pretrained.save("models/trained", &parameters, Pretrained::SHARD_BYTES)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Pretrained {
+    source: Source,
+    config: DecoderConfig,
+    /// The configuration file as read, including fields that do not affect the model.
+    json: Value,
+    generation: GenerationConfig,
+}
+
+impl Pretrained {
+    /// Default limit of a weight file, in bytes.
+    pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+    /// Opens a model checkpoint: reads `config.json` and, if present, `generation_config.json`.
+    ///
+    /// # Errors
+    /// A missing or malformed file, an unsupported architecture or field (by name), or a Hub that
+    /// cannot be reached.
+    pub fn open(source: impl Into<Source>) -> Result<Self> {
+        let source = source.into();
+        let path = source.file(CONFIG)?;
+        let config = DecoderConfig::from_file(&path)?;
+        let json = read_json(&path)?;
+        let path = source.optional_file(GENERATION)?.unwrap_or(path);
+        let generation = GenerationConfig::from_file(&path)?;
+        generation.check(&path, config.vocab_size)?;
+        Ok(Self { source, config, json, generation })
+    }
+
+    /// Limits the context to `tokens`, which saves memory.
+    ///
+    /// # Errors
+    /// A limit of 0, or one above the checkpoint's `max_position_embeddings`.
+    pub fn with_context(mut self, tokens: usize) -> Result<Self> {
+        let most = self.config.max_position_embeddings;
+        if tokens == 0 || tokens > most {
+            let reason =
+                format!("must be between 1 and the model's max_position_embeddings, {most}");
+            return Err(Error::setting("model.context", tokens, reason));
+        }
+        self.config.max_position_embeddings = tokens;
+        Ok(self)
+    }
+
+    /// The source of the files.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The sampling settings that the checkpoint recommends.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Weights::open(&index::weight_files(&self.source)?, &self.config)
+    }
+
+    /// Paths of the files that define the model: configuration, tokenizer, chat template and, if
+    /// `weights`, the weights.
+    #[cfg(feature = "text")]
+    pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
+        let mut files = Vec::new();
+        for name in [CONFIG, "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"] {
+            files.extend(self.source.optional_file(name)?);
+        }
+        if weights {
+            files.extend(index::weight_files(&self.source)?);
+        }
+        Ok(files)
+    }
+
+    /// The dtype in which the weights are stored.
+    ///
+    /// # Errors
+    /// Weight files that are missing, damaged or of another model.
+    pub fn stored_dtype(&self) -> Result<DType> {
+        self.weights()?.dtype()
+    }
+
+    /// Reads the weights from `model.safetensors` or its shards, converting one tensor at a time to
+    /// `dtype`.
+    ///
+    /// # Errors
+    /// By file and tensor name: a file that is missing, truncated or damaged; a tensor that is
+    /// missing, unknown, of the wrong shape or not a float; a second copy of a tied head that
+    /// differs from the embeddings.
+    pub fn parameters(&self, dtype: DType, device: &Device) -> Result<Parameters> {
+        let tensors = self.weights()?.read(&self.config, dtype, device)?;
+        Parameters::from_tensors(&self.config, tensors)
+    }
+
+    /// Reads the tokenizer from `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A missing or malformed file, or a vocabulary larger than the model's.
+    #[cfg(feature = "text")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::load(self.source.file("tokenizer.json")?)?;
+        tokenizer.check_fits(&self.config)?;
+        Ok(tokenizer)
+    }
+
+    /// Reads the chat template from `chat_template.jinja` or `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// A checkpoint without a template, a malformed file, or a template that is not valid Jinja.
+    #[cfg(feature = "text")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::open(&self.source)
+    }
+
+    /// Writes a model checkpoint that this type and Python's `from_pretrained` can read: the
+    /// configuration, the weights in the parameters' dtype, and the source's tokenizer and template
+    /// files.
+    ///
+    /// Each weight file holds at most `shard_bytes` of tensors. The new folder appears complete or
+    /// not at all.
+    ///
+    /// # Errors
+    /// Parameters of another model, a folder that is not empty, or a file that cannot be written.
+    pub fn save(
+        &self,
+        folder: impl AsRef<Path>,
+        parameters: &Parameters,
+        shard_bytes: u64,
+    ) -> Result<()> {
+        parameters.check_fits(&self.config)?;
+        let mut companions = Vec::new();
+        for &name in COMPANIONS {
+            companions.extend(self.source.optional_file(name)?.map(|path| (name, path)));
+        }
+        atomic_folder(folder.as_ref(), |folder| {
+            index::write_weights(folder, parameters, shard_bytes)?;
+            for (name, path) in &companions {
+                let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+                atomic_write(folder.join(name), bytes)?;
+            }
+            atomic_write(folder.join(CONFIG), format!("{:#}\n", self.saved_config(parameters)?))
+        })
+    }
+
+    /// The configuration file as read, with the dtype of `parameters`.
+    fn saved_config(&self, parameters: &Parameters) -> Result<Value> {
+        let mut json = self.json.clone();
+        let name = match parameters.get("model.norm.weight")?.dtype() {
+            DType::F64 => "float64",
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            _ => "float32",
+        };
+        if let Some(fields) = json.as_object_mut() {
+            fields.remove("dtype");
+            // Read by transformers 4 and 5; `dtype` only by 5.
+            fields.insert("torch_dtype".to_owned(), name.into());
+        }
+        Ok(json)
+    }
+}
