@@ -4,7 +4,7 @@
 //!
 //! Every case runs in a process of its own, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times; printed are
 //! medians of wall and CPU time and the peak memory over the inputs. WORDS keep the cases whose name has one of them.
-//! `kept` writes the gradient to a buffer that is there already; `copy` is what this machine takes to move three times the
+//! `graph` goes through candle's autograd, as a trainer does; `copy` is what this machine takes to move three times the
 //! logits (12 bytes each in f32); `products` are the four matrix products of a head.
 
 use std::process::Command;
@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use epo::kernels::{
-    evaluate, evaluate_linear, linear_token_loss, logprob_entropy, LmHead, ScoreOptions, TokenLoss,
+    evaluate, evaluate_linear, linear_logprob_entropy, logprob_entropy, LmHead, ScoreOptions,
 };
 use rayon::prelude::*;
 
@@ -32,32 +32,26 @@ const GROUPS: [Group; 6] = [
         "logits",
         1024,
         DType::F32,
-        &["in-place", "kept", "apart", "graph", "copy"],
+        &["in-place", "apart", "graph", "copy"],
         &["naive", "naive-kept", "verl"],
     ),
-    (
-        "logits",
-        1024,
-        DType::BF16,
-        &["in-place", "kept", "apart", "copy"],
-        &["naive", "naive-kept", "verl"],
-    ),
+    ("logits", 1024, DType::BF16, &["in-place", "apart", "copy"], &["naive", "naive-kept", "verl"]),
     (
         "linear",
         256,
         DType::F32,
-        &["four", "three", "products"],
+        &["evaluate", "graph", "products"],
         &["naive", "naive-kept", "verl", "trl"],
     ),
     (
         "linear",
         1024,
         DType::F32,
-        &["four", "three", "products"],
+        &["evaluate", "graph", "products"],
         &["naive", "naive-kept", "verl", "trl"],
     ),
-    ("linear", 256, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
-    ("linear", 1024, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 256, DType::BF16, &["evaluate"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 1024, DType::BF16, &["evaluate"], &["naive", "naive-kept", "verl", "trl"]),
 ];
 
 /// Wall and CPU milliseconds, and MB over the inputs at the peak.
@@ -191,10 +185,6 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     let (ids, options) = (ids(tokens)?, ScoreOptions::default());
     let fresh = || Tensor::randn(0f32, 2.0, (tokens, V), &Device::Cpu)?.to_dtype(dtype);
     let z = Var::from_tensor(&fresh()?)?;
-    let kept = match variant {
-        "kept" => Some(z.ones_like()?),
-        _ => None,
-    };
     let (g, h) = (
         Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
         Tensor::full(0.1f32, tokens, &Device::Cpu)?,
@@ -210,11 +200,11 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
             return Ok(());
         }
         let scores = evaluate(&z, &ids, &options)?;
-        match (variant, &kept) {
-            ("in-place", _) => Ok(scores.gradient_in_place(&z, &g, &h)?),
-            (_, Some(kept)) => Ok(scores.gradient_into(&z, &g, &h, kept)?),
-            _ => Ok(scores.gradient(&z, &g, &h).map(drop)?),
+        if variant == "in-place" {
+            return Ok(scores.gradient_in_place(&z, &g, &h)?);
         }
+        scores.gradient(&z, &g, &h)?;
+        Ok(())
     })
 }
 
@@ -238,25 +228,31 @@ fn linear(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
         Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
         Tensor::full(0.1f32, tokens, &Device::Cpu)?,
     );
-    let (x_var, w_var) = match variant {
-        "three" => (Some(Var::from_tensor(&x)?), Some(Var::from_tensor(&w)?)),
-        _ => (None, None),
+    let variables = match variant {
+        "graph" => Some((Var::from_tensor(&x)?, Var::from_tensor(&w)?)),
+        _ => None,
     };
-    measure(nothing, || match (variant, &x_var, &w_var) {
-        ("three", Some(x), Some(w)) => {
-            let loss =
-                |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
-            linear_token_loss(x, &LmHead::new(w), &ids, &options, loss)?.loss.backward()?;
-            Ok(())
+    measure(nothing, || {
+        if let Some((x, w)) = &variables {
+            let head = LmHead::new(w);
+            let (log_probs, entropies) = linear_logprob_entropy(x, &head, &ids, &options)?;
+            ((log_probs * &g)? + (entropies * &h)?)?.sum_all()?.backward()?;
+            return Ok(());
         }
-        ("products", ..) => {
-            let z = x.matmul(&w.t()?)?;
-            drop(z);
-            let z = x.matmul(&w.t()?)?;
-            let (dx, dw) = (z.matmul(&w)?, z.t()?.matmul(&x)?);
-            drop((dx, dw));
-            Ok(())
+        if variant == "products" {
+            return products(&x, &w);
         }
-        _ => Ok(evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h).map(drop)?),
+        evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h)?;
+        Ok(())
     })
+}
+
+/// The four matrix multiplications of a head: logits, logits again, dX and dW.
+fn products(x: &Tensor, w: &Tensor) -> Result<()> {
+    drop(x.matmul(&w.t()?)?);
+    let z = x.matmul(&w.t()?)?;
+    let dx = z.matmul(w)?;
+    let dw = z.t()?.matmul(x)?;
+    drop((dx, dw));
+    Ok(())
 }

@@ -41,20 +41,6 @@ pub fn linear_lora(
     linear(x, weight, bias)? + (linear(&linear(x, a, None)?, b, None)? * scale)?
 }
 
-/// The norm of r + x and r + x itself, for r and x `[n, h]`, w `[h]`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn rms_norm_residual(
-    residual: &Tensor,
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f64,
-) -> Result<(Tensor, Tensor)> {
-    let sum = (residual + x)?;
-    Ok((rms_norm(&sum, weight, eps)?, sum))
-}
-
 /// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin).
 ///
 /// # Errors

@@ -10,14 +10,14 @@
 //! | [`embedding`] | rows of a table |
 //! | [`linear`], [`linear_residual`] | x Wᵀ + b, r + x Wᵀ |
 //! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
-//! | [`rms_norm`], [`rms_norm_residual`] | x / √(mean x² + ε) · w, the same of r + x beside r + x |
+//! | [`rms_norm`] | x / √(mean x² + ε) · w |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
 //! | [`swiglu`], [`silu_mul`] | silu(x W_gᵀ) ∘ (x W_uᵀ), silu(a) ∘ b |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
 //! | [`checkpoint()`] | any function, of which only the input is kept for backward |
 //! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
-//! | [`linear_logprob_entropy`], [`linear_token_loss`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
+//! | [`linear_logprob_entropy`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
 
 /// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
 macro_rules! on_device {
@@ -48,15 +48,12 @@ pub use layers::feed_forward::feed_forward;
 pub use layers::linear::{linear, linear_residual};
 pub use layers::lora::linear_lora;
 pub use layers::rms_norm::rms_norm;
-pub use layers::rms_norm_residual::rms_norm_residual;
 pub use layers::rope::{rope, RopeTable};
 pub use layers::shared::SharedPrefixes;
 pub use layers::swiglu::{silu_mul, swiglu};
-pub use score::head::TokenLoss;
 pub use score::linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
-pub use score::linear_token_loss::{linear_token_loss, TokenLosses};
 pub use score::logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
 pub use score::scoring::ScoreOptions;
 pub use score::support::{RowSupport, Support};

@@ -236,20 +236,6 @@ fn linear_lora_has_its_gradient() {
 }
 
 #[test]
-fn rms_norm_residual_has_its_gradient_through_both_outputs() {
-    let join = |(a, b): (Tensor, Tensor)| Tensor::cat(&[a, b], 0);
-    let op: Op = &|t| join(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
-    let twin: Op = &|t| join(composed::rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
-    check_gradients(op, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
-    check_twin(op, twin, &[random(&[130, 37], 1), random(&[130, 37], 2), random(&[37], 3)]);
-    // Each output alone.
-    let norm: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?.0);
-    check_gradients(norm, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
-    let sum: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &random(&[10], 3), 1e-3)?.1);
-    check_gradients(sum, &[random(&[3, 10], 1), random(&[3, 10], 2)], 1e-8);
-}
-
-#[test]
 fn embedding_has_its_gradient() {
     let ids: Arc<[u32]> = vec![3, 0, 3, 6, 3].into();
     let op: Op = &|t| embedding(&t[0], &ids);
@@ -315,11 +301,6 @@ fn frozen_inputs_get_no_gradient_and_change_no_other() {
     let lora = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
     check_frozen(&|t| linear_lora(&t[0], &w, None, (&t[1], &t[2]), 0.7), &lora);
     check_frozen(&|t| rms_norm(&t[0], &t[1], 1e-3), &[random(&[3, 10], 1), random(&[10], 2)]);
-    let both: Op = &|t| {
-        let (norm, sum) = rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?;
-        Tensor::cat(&[norm, sum], 0)
-    };
-    check_frozen(both, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)]);
 }
 
 /// Value and gradients of every layer above the size from which products use the pool, and of an optimiser step.
@@ -341,10 +322,7 @@ fn bits_of_a_step() -> Vec<u64> {
             &|t| linear_lora(&t[0], &weight, None, (&t[1], &t[2]), 0.7),
             tensors(&[&[700, 96], &[70, 96], &[96, 70]]),
         ),
-        (
-            &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-6)?.0),
-            tensors(&[&[700, 96], &[700, 96], &[96]]),
-        ),
+        (&|t| rms_norm(&t[0], &t[1], 1e-6), tensors(&[&[700, 96], &[96]])),
         (&|t| embedding(&t[0], &ids), tensors(&[&[90, 96]])),
     ];
     let results = cases.iter().flat_map(|(op, inputs)| {
@@ -544,7 +522,6 @@ fn shapes_are_checked() {
     assert!(linear_residual(&t(&[2, 3]), &t(&[2, 3]), &t(&[4, 3])).is_err());
     assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
     assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
-    assert!(rms_norm_residual(&t(&[2, 3]), &t(&[3, 3]), &t(&[3]), 1e-6).is_err());
     let ff = |x: &[usize], norm: &[usize], down: &[usize]| {
         feed_forward(&t(x), [&t(norm), &t(&[4, 3]), &t(&[4, 3]), &t(down)], 1e-6)
     };

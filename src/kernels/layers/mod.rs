@@ -9,7 +9,6 @@ pub(crate) mod feed_forward;
 pub(crate) mod linear;
 pub(crate) mod lora;
 pub(crate) mod rms_norm;
-pub(crate) mod rms_norm_residual;
 pub(crate) mod rope;
 pub(crate) mod shared;
 pub(crate) mod swiglu;

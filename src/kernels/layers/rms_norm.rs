@@ -7,7 +7,6 @@ use crate::kernels::cpu::real::{
 use crate::kernels::layers::linear::{sum_over_rows, when};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex};
 
 /// y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
 ///
@@ -24,19 +23,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !on_cpu(x) {
         return composed::rms_norm(x, weight, eps);
     }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps, ready: None })
+    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
 }
 
-pub(crate) struct RmsNorm {
-    pub(crate) eps: f64,
-    /// The output, where it has been computed together with the input.
-    pub(crate) ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
-}
-
-impl RmsNorm {
-    fn take_ready(&self) -> Option<CpuStorage> {
-        self.ready.as_ref()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-    }
+struct RmsNorm {
+    eps: f64,
 }
 
 #[inline(always)]
@@ -131,9 +122,6 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        if let Some(y) = self.take_ready() {
-            return Ok((y, lx.shape().clone()));
-        }
         let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
             Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
         })?;

@@ -6,11 +6,9 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::real::Real;
 use crate::kernels::score::logit::{widened, Factor, Logit};
 use crate::kernels::score::rows::{RowGradient, Running};
 use crate::kernels::score::scoring::{RowScore, Scoring};
-use crate::kernels::score::support::RowSupport;
 use rayon::prelude::*;
 
 /// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
@@ -28,17 +26,6 @@ pub(crate) struct Head<'a, T> {
     pub(crate) bias: Option<&'a [T]>,
     pub(crate) scoring: &'a Scoring,
     pub(crate) chunk_bytes: usize,
-}
-
-/// One token's part of a loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLoss {
-    /// ℓ(log p, H).
-    pub value: f64,
-    /// ∂ℓ/∂log p.
-    pub log_prob: f64,
-    /// ∂ℓ/∂H.
-    pub entropy: f64,
 }
 
 /// Which gradients of a term are needed.
@@ -79,15 +66,14 @@ impl<T: Logit> Head<'_, T> {
         (0..v).step_by(width).for_each(|start| f(start, width.min(v - start)));
     }
 
-    /// The logits of columns `start..start + width` of rows `rows`, written to `z`.
+    /// Writes the logits of columns `start..start + width` to `z`.
     fn logits(
         &self,
-        rows: std::ops::Range<usize>,
         (start, width): (usize, usize),
         z: &mut [T::Real],
         buffers: &mut [Vec<T::Real>; 2],
     ) {
-        let n = rows.len();
+        let n = self.tokens();
         if let Some(bias) = self.bias {
             let bias = widened(&bias[start..start + width], &mut buffers[0]);
             z.par_chunks_mut(width).for_each(|row| row.copy_from_slice(bias));
@@ -95,7 +81,7 @@ impl<T: Logit> Head<'_, T> {
         let [left, right] = buffers;
         for (i, term) in self.terms.iter().enumerate() {
             let k = term.width;
-            let x = View::new(&term.x[rows.start * k..rows.end * k], n, k, k);
+            let x = View::new(term.x, n, k, k);
             let w = View::new(&term.weight[start * k..(start + width) * k], width, k, k);
             let out = ViewMut::new(z, n, width, width);
             T::product(out, Factor::Own(x, left), (w.t(), right), i > 0 || self.bias.is_some());
@@ -109,7 +95,7 @@ impl<T: Logit> Head<'_, T> {
         let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
-            self.logits(0..n, (start, width), z, &mut buffers);
+            self.logits((start, width), z, &mut buffers);
             z.par_chunks(width).zip(&mut rows).enumerate().for_each(|(i, (z, row))| {
                 self.scoring.add_part(i, z, start, row);
             });
@@ -134,58 +120,15 @@ impl<T: Logit> Head<'_, T> {
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
             if !known {
-                self.logits(0..n, (start, width), z, &mut buffers);
+                self.logits((start, width), z, &mut buffers);
             }
             let rows = z.par_chunks_mut(width).zip(scored).zip(grads).enumerate();
             rows.for_each(|(i, ((z, (s, _)), &grad))| {
                 self.scoring.gradient_part(i, z, start, s, grad)
             });
-            gradients.add_tile(self, 0..n, (start, width), z, &mut buffers);
+            gradients.add_tile(self, (start, width), z, &mut buffers);
         });
         gradients.finish()
-    }
-
-    /// Scores, the loss of every row, and gradients together, a few whole rows of logits at a time: three products
-    /// instead of four. `loss` is not asked about skipped rows; theirs is 0.
-    pub(crate) fn score_and_gradient(
-        &self,
-        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
-        wanted: &[Wanted],
-        bias: bool,
-    ) -> (Vec<(RowScore, f64)>, HeadGradients<T>) {
-        let (n, v) = (self.tokens(), self.scoring.vocabulary);
-        let at_once = (self.chunk_bytes / (v * std::mem::size_of::<T::Real>())).clamp(1, n.max(1));
-        let mut gradients = Gradients::new(self, wanted, bias);
-        let (mut z, mut buffers) = (zeros::<T::Real>(at_once * v), [vec![], vec![]]);
-        let mut scored = Vec::with_capacity(n);
-        for first in (0..n).step_by(at_once) {
-            let rows = first..n.min(first + at_once);
-            let z = &mut z[..rows.len() * v];
-            self.logits(rows.clone(), (0, v), z, &mut buffers);
-            let work =
-                z.par_chunks_mut(v).enumerate().map(|(i, z)| self.row_loss(first + i, z, loss));
-            scored.extend(work.collect::<Vec<_>>());
-            gradients.add_tile(self, rows, (0, v), z, &mut buffers);
-        }
-        (scored, gradients.finish())
-    }
-
-    /// The score and the loss of row `i`, whose logits become their gradient.
-    fn row_loss(
-        &self,
-        i: usize,
-        z: &mut [T::Real],
-        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
-    ) -> (RowScore, f64) {
-        let score = self.scoring.score(i, z);
-        if self.scoring.row(i) == RowSupport::Skipped {
-            z.fill(T::Real::from_f32(0.0));
-            return (score, 0.0);
-        }
-        let (log_prob, entropy) = self.scoring.value(i, &score);
-        let TokenLoss { value, log_prob, entropy } = loss(i, log_prob, entropy);
-        self.scoring.gradient_part(i, z, 0, &score.0, RowGradient { log_prob, entropy });
-        (score, value)
     }
 }
 
@@ -214,26 +157,25 @@ impl<T: Logit> Gradients<T> {
     fn add_tile(
         &mut self,
         head: &Head<'_, T>,
-        rows: std::ops::Range<usize>,
         (start, width): (usize, usize),
         z: &[T::Real],
         [left, right]: &mut [Vec<T::Real>; 2],
     ) {
-        let n = rows.len();
+        let n = head.tokens();
         let z_view = View::new(z, n, width, width);
         for (term, (dx, dw)) in head.terms.iter().zip(&mut self.terms) {
             let k = term.width;
-            let (tokens, columns) = (rows.start * k..rows.end * k, start * k..(start + width) * k);
+            let columns = start * k..(start + width) * k;
             if let Some(dx) = dx {
                 let w = View::new(&term.weight[columns.clone()], width, k, k);
-                let out = ViewMut::new(&mut dx[tokens.clone()], n, k, k);
+                let out = ViewMut::new(dx, n, k, k);
                 T::product(out, Factor::Wide(z_view), (w, right), start > 0);
             }
             if let Some(dw) = dw {
-                let x = View::new(&term.x[tokens], n, k, k);
+                let x = View::new(term.x, n, k, k);
                 T::fill(&mut dw[columns], right, |dw| {
                     let out = ViewMut::new(dw, width, k, k);
-                    T::product(out, Factor::Wide(z_view.t()), (x, left), rows.start > 0);
+                    T::product(out, Factor::Wide(z_view.t()), (x, left), false);
                 });
             }
         }

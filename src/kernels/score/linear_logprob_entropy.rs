@@ -54,7 +54,7 @@ impl<'a> LmHead<'a> {
     }
 
     /// The hidden states, W and b as the operators take them: contiguous, and no bias one without elements.
-    pub(crate) fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
+    fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
         let bias = match self.bias {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(0, hidden.dtype(), hidden.device())?,
@@ -62,7 +62,7 @@ impl<'a> LmHead<'a> {
         Ok([hidden.contiguous()?, self.weight.contiguous()?, bias])
     }
 
-    pub(crate) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
+    fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
         let ((n, h), (v, _)) = (hidden.dims2()?, self.weight.dims2()?);
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
@@ -232,8 +232,8 @@ fn apply(
 }
 
 /// On (hidden, W, b); with `frozen` = [W, b] on (hidden, s hidden Aᵀ, B). A bias without elements is none.
-pub(crate) struct LinearLogprobEntropy {
-    pub(crate) scoring: Scoring,
+struct LinearLogprobEntropy {
+    scoring: Scoring,
     chunk_bytes: usize,
     frozen: Option<[Tensor; 2]>,
     rows: OnceLock<Vec<RowScore>>,
@@ -243,10 +243,10 @@ pub(crate) struct LinearLogprobEntropy {
 }
 
 /// The gradients of an operator's three inputs.
-pub(crate) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
-    pub(crate) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
+    fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
         Self {
             scoring,
             chunk_bytes,
@@ -262,7 +262,7 @@ impl LinearLogprobEntropy {
     }
 
     /// Calls `f` with the problem over the slices of the three inputs.
-    pub(crate) fn with_head<T: Logit, R>(
+    fn with_head<T: Logit, R>(
         &self,
         [x, y, z]: [&[T]; 3],
         f: impl FnOnce(Head<'_, T>) -> candle_core::Result<R>,

@@ -115,32 +115,6 @@ impl Evaluation {
         Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
     }
 
-    /// The same gradient written to `out` `[n, v]` of the logits' type: a buffer that is kept costs no fresh pages, which take longer
-    /// than the arithmetic.
-    ///
-    /// # Errors
-    /// As [`Evaluation::gradient`]; an `out` of another shape, type or device, one that is not contiguous, or the logits
-    /// themselves.
-    pub fn gradient_into(
-        &self,
-        logits: &Tensor,
-        log_probs: &Tensor,
-        entropies: &Tensor,
-        out: &Tensor,
-    ) -> Result<()> {
-        let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
-        self.check("logits", logits)?;
-        self.check("out", out)?;
-        if out.dtype() != logits.dtype() || !out.is_contiguous() || share_storage(out, logits) {
-            let reason = format!("must be contiguous {} of its own", logits.dtype().as_str());
-            return Err(Error::setting("out", format!("{:?}", out.layout()), reason));
-        }
-        if logits.device().is_cpu() {
-            return Ok(self.op.gradient_into(logits, &grads, out)?);
-        }
-        Ok(out.slice_set(&self.gradient(logits, log_probs, entropies)?, 0, 0)?)
-    }
-
     /// The same gradient written over the logits: no further memory. The logits are gone after it, in every
     /// tensor that shares their storage.
     ///
@@ -276,17 +250,9 @@ impl LogprobEntropy {
         let dx = with_logit!(logits.dtype(), T => {
             Tensor::from_vec(crate::kernels::cpu::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
         })?;
-        self.gradient_into(logits, grads, &dx)?;
+        let op = Apart(InPlace { op: self, grads: pairs(grads)? });
+        dx.inplace_op2(&logits.contiguous()?, &op)?;
         Ok(dx)
-    }
-
-    fn gradient_into(
-        &self,
-        logits: &Tensor,
-        grads: &Tensor,
-        out: &Tensor,
-    ) -> candle_core::Result<()> {
-        out.inplace_op2(&logits.contiguous()?, &Apart(InPlace { op: self, grads: pairs(grads)? }))
     }
 
     /// Turns rows that lie `apart` into their gradients, a few elements at a time, each time after
@@ -396,10 +362,4 @@ impl InplaceOp2 for Apart<'_> {
             Ok(())
         })
     }
-}
-
-/// Whether two tensors are views of one storage, which cannot be read while it is written.
-fn share_storage(a: &Tensor, b: &Tensor) -> bool {
-    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
-    std::ptr::eq(&*a, &*b)
 }

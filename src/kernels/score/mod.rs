@@ -2,7 +2,6 @@
 
 pub(crate) mod head;
 pub(crate) mod linear_logprob_entropy;
-pub(crate) mod linear_token_loss;
 pub(crate) mod logit;
 pub(crate) mod logprob_entropy;
 pub(crate) mod rows;
