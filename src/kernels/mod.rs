@@ -19,36 +19,28 @@
 //! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
 //! | [`linear_logprob_entropy`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
 
-/// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
-macro_rules! on_device {
-    ($tensor:expr => $value:expr) => {
-        #[cfg(any(test, feature = "cuda", feature = "metal"))]
-        if crate::kernels::gpu::serves($tensor) {
-            return $value;
-        }
-    };
-}
-pub(crate) use on_device;
-
 pub(crate) mod autograd;
-pub mod composed;
 pub(crate) mod cpu;
 pub(crate) mod decode;
+pub(crate) mod dispatch;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 pub(crate) mod gpu;
 pub(crate) mod layers;
 pub mod reference;
 pub(crate) mod score;
 
-pub use layers::attention::{attention, AttentionShape};
-pub use layers::attention_branch::{attention_branch, AttentionRows, AttentionWeights};
+pub use layers::attention::attention;
+pub use layers::attention_branch::attention_branch;
+pub use layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
 pub use layers::checkpoint::checkpoint;
+pub use layers::composed;
 pub use layers::embedding::embedding;
 pub use layers::feed_forward::feed_forward;
 pub use layers::linear::{linear, linear_residual};
 pub use layers::lora::linear_lora;
 pub use layers::rms_norm::rms_norm;
-pub use layers::rope::{rope, RopeTable};
+pub use layers::rope::rope;
+pub use layers::rope_table::RopeTable;
 pub use layers::shared::SharedPrefixes;
 pub use layers::swiglu::{silu_mul, swiglu};
 pub use score::linear_logprob_entropy::{

@@ -7,7 +7,7 @@ use crate::kernels::cpu::real::with_slice;
 use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, FEW};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
-use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::rope_table::RopeTable;
 use crate::policy::block::{Block, Correction, Projection};
 use crate::policy::cache::{KvCache, Slot};
 use crate::policy::decoder::Decoder;

@@ -1,8 +1,7 @@
 //! Gradients under the names of their parameters.
 
-use crate::kernels::autograd::collect::{add_into, collecting, Collected};
+use crate::kernels::autograd::collect::{add_into, collecting, Collected, RowGradient};
 use crate::kernels::cpu::optimizer::sum_of_squares;
-use crate::kernels::layers::embedding::RowGradient;
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;

@@ -3,9 +3,9 @@
 //! Candle adds every gradient to fresh zeros, on a pool of threads of its own that wait awake. Here its graph links single
 //! zeros, as in [`crate::kernels::bundle`], and each branch finds the gradient of its output where the next has left it.
 
+use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::real::with_real;
-use crate::kernels::layers::branch::Found;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType,
@@ -54,11 +54,6 @@ impl Chain {
 
 fn link(like: &CpuStorage) -> Result<(CpuStorage, Shape)> {
     with_real!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
-}
-
-/// The gradient that is passed on in candle's graph.
-fn token(link: &Tensor) -> Result<Option<Tensor>> {
-    link.track_op().then(|| link.zeros_like()).transpose()
 }
 
 struct Begin {

@@ -1,10 +1,10 @@
 //! Gradients of variables that leave a backward pass by the side door: candle would add each to fresh zeros first, and
 //! make those of looked-up rows dense.
 
-use crate::kernels::cpu::real::{on_cpu, slice_of, Real};
-use crate::kernels::layers::embedding::RowGradient;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, TensorId};
+use crate::kernels::cpu::real::{on_cpu, slice_of, with_slice, Real};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, TensorId};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// What a backward pass has handed out.
 #[derive(Default)]
@@ -114,6 +114,52 @@ impl InplaceOp2 for AddInto {
             _ => candle_core::bail!("add_into: single or double precision is required"),
         }
     }
+}
+
+/// A gradient that is zero outside some rows of a table.
+pub(crate) struct RowGradient {
+    /// The table.
+    pub(crate) table: TensorId,
+    pub(crate) ids: Arc<[u32]>,
+    pub(crate) rows: Tensor,
+}
+
+impl RowGradient {
+    /// `dense` with gₙ added to its row idₙ, in place on the CPU.
+    pub(crate) fn add_to(&self, dense: Tensor) -> Result<Tensor> {
+        if !on_cpu(&dense) {
+            return dense.index_add(&Tensor::new(&self.ids[..], dense.device())?, &self.rows, 0);
+        }
+        dense.inplace_op1(self)?;
+        Ok(dense)
+    }
+}
+
+impl InplaceOp1 for RowGradient {
+    fn name(&self) -> &'static str {
+        "add_rows"
+    }
+
+    fn cpu_fwd(&self, dense: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let h = layout.shape().dims2()?.1;
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("add_rows: a contiguous table is required");
+        };
+        match dense {
+            CpuStorage::F32(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
+            CpuStorage::F64(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
+            _ => candle_core::bail!("add_rows: a float table is required"),
+        }
+    }
+}
+
+fn add_rows<T: Real>(dense: &mut [T], h: usize, ids: &[u32], rows: &Tensor) -> Result<()> {
+    with_slice::<T, _>(rows, |rows| {
+        for (&id, row) in ids.iter().zip(rows.chunks_exact(h)) {
+            dense[id as usize * h..][..h].iter_mut().zip(row).for_each(|(d, &r)| *d += r);
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
 
 use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::element::{widened, Element};
 use crate::kernels::cpu::real::{lane_sum, vectorised, with_slice};
-use crate::kernels::score::logit::{widened, Logit};
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -60,7 +60,7 @@ pub(crate) fn adamw(
 }
 
 /// The same of the f32 copy `master` of narrow weights; returns its rounding.
-pub(crate) fn adamw_narrow<L: Logit<Real = f32>>(
+pub(crate) fn adamw_narrow<L: Element<Real = f32>>(
     master: &mut [f32],
     grad: &[L],
     first: &mut [f32],
@@ -92,7 +92,7 @@ vectorised! {
     }
 }
 
-fn squares<L: Logit>(x: &[L]) -> f64 {
+fn squares<L: Element>(x: &[L]) -> f64 {
     let parts: Vec<f64> =
         x.par_chunks(CHUNK).map(|x| squares_slice(widened(x, &mut Vec::new()))).collect();
     parts.iter().sum()

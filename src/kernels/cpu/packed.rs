@@ -3,9 +3,9 @@
 //! Both matrices are packed into panels of words, lines beside each other as many as a tile of sums ([`Word::tile`]) is high
 //! and wide. Every sum has its terms in one order, whatever the number of threads.
 
-use crate::kernels::cpu::matmul::{Disjoint, View, ViewMut};
+use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
-use crate::kernels::score::logit::Inline;
+use crate::kernels::cpu::view::{Disjoint, View, ViewMut};
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;

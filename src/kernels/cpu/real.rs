@@ -1,7 +1,6 @@
 //! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
 
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::{packed, tile, transposed};
+use crate::kernels::cpu::transposed;
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
@@ -30,16 +29,13 @@ pub(crate) trait Real: WithDType {
     fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
         transposed::by_elements(rows)
     }
-    /// Makes a product as [`matmul`](crate::kernels::matmul) does, where this library's own code is faster; else false.
-    fn packed_product(
-        _out: &mut ViewMut<'_, Self>,
-        _a: View<'_, Self>,
-        _b: View<'_, Self>,
-        _alpha: Self,
-        _accumulate: bool,
-        _threads: usize,
-    ) -> bool {
-        false
+    /// The slice itself if this type is f32, for code that has a faster path for f32 alone.
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    /// [`Real::as_f32`] for writing.
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 }
 
@@ -91,19 +87,11 @@ impl Real for f32 {
         }
         transposed::by_elements(rows)
     }
-    fn packed_product(
-        out: &mut ViewMut<'_, f32>,
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        alpha: f32,
-        accumulate: bool,
-        threads: usize,
-    ) -> bool {
-        let made = tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols));
-        if made {
-            packed::product::<tile::Single, _, _>(out, a, b, alpha, accumulate, threads);
-        }
-        made
+    fn as_f32(slice: &[f32]) -> Option<&[f32]> {
+        Some(slice)
+    }
+    fn as_f32_mut(slice: &mut [f32]) -> Option<&mut [f32]> {
+        Some(slice)
     }
 }
 

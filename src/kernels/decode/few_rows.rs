@@ -4,12 +4,12 @@
 //! summed across lanes. Every element is the sum over blocks of [`DEPTH`] terms, whatever rows stand beside it and whatever
 //! the number of threads.
 
-use crate::kernels::cpu::matmul::{Disjoint, ViewMut};
+use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::real::{prefetch, vectorised, Real};
+use crate::kernels::cpu::view::{Disjoint, ViewMut};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::swiglu::swiglu_in_place;
-use crate::kernels::score::logit::Inline;
 use candle_core::DType;
 use std::ops::Range;
 

@@ -1,15 +1,16 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::element::Inline;
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::real::{with_slice, with_slices};
+use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::decode::few_rows::Panels;
-use crate::kernels::decode::one_query::attend_one;
+use crate::kernels::decode::one_query::{attend_one, Past};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::attention::softmax_in_place;
 use crate::kernels::layers::rms_norm::rms_norm_row;
 use crate::kernels::layers::swiglu::swiglu_in_place;
-use crate::kernels::score::logit::Inline;
 use crate::Result;
 use candle_core::{DType, Tensor};
 use half::bf16;
@@ -189,9 +190,6 @@ pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> 
     });
     y
 }
-
-/// Cached keys and values `[n, K·d]` of all positions, in two parts.
-pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
 
 /// Attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and values of all up to the last, for
 /// (H, K, d) heads. How these are parted makes no difference to any bit.

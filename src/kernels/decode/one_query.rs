@@ -3,12 +3,14 @@
 
 use crate::kernels::cpu::real::{lane_sum, prefetch, vectorised, Real};
 use crate::kernels::decode::few_rows::LINE;
-use crate::kernels::decode::inference::Past;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::layers::attention::softmax_in_place;
 
 /// Positions that are worked on while the next are asked for: with 128 numbers each a page of memory.
 const BLOCK: usize = 8;
+
+/// Cached keys and values `[n, K·d]` of all positions, in two parts.
+pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
 
 /// Query heads of a key/value head, key/value heads, features of a head.
 #[derive(Clone, Copy)]

@@ -1,9 +1,9 @@
 //! AdamW on a device: parameter and moments updated in place, in one pass.
 
-use crate::kernels::gpu::{
-    element_groups, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
-    Launch, View,
+use crate::kernels::gpu::launch::{
+    element_groups, size, start_of, Argument, DeviceStorage, Launch, View,
 };
+use crate::kernels::gpu::operator::{update_on_devices, with_storage};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Storage, Tensor, Var};
 use std::sync::{Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an element type; candle
 //! keeps the loaded module per device.
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
 };

@@ -1,9 +1,7 @@
 //! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and one write backward.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
-    Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::{forward_on_devices, update_on_devices, with_storage};
 use candle_core::backend::BackendStorage;
 use candle_core::{CustomOp1, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};

@@ -1,6 +1,6 @@
 //! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept per device.
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::backend::BackendStorage;
 use candle_core::{DType, Error, MetalDevice, MetalStorage, Result, Storage};
 use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline, Library};

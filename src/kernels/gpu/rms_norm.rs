@@ -1,8 +1,7 @@
 //! [`crate::kernels::rms_norm()`] on a device.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, with_storage, Argument, DeviceStorage, Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::{forward_on_devices, with_storage};
 use candle_core::{CustomOp2, DType, Layout, Result, Shape, Tensor};
 
 /// y = x / √(mean x² + ε) · w for x `[n, h]`, w `[h]`.

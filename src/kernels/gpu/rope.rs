@@ -1,8 +1,7 @@
 //! [`crate::kernels::rope()`] on a device.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, Argument, DeviceStorage, Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::forward_on_devices;
 use candle_core::{CustomOp1, Layout, Result, Shape, Tensor};
 
 /// Rotates the heads of x `[n, heads·d]` by the angles of its rows' positions: `angles` is cos over sin

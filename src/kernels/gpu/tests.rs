@@ -11,7 +11,7 @@ mod device;
 #[path = "../../../tests/gpu_host/launch.rs"]
 mod launch;
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, THREADS};
 use candle_core::backend::BackendDevice;
 use candle_core::cpu_backend::CpuDevice;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, WithDType};
@@ -65,7 +65,8 @@ fn write(storage: &mut CpuStorage, start: usize, bytes: &[u8]) {
 
 /// `IN ELEMENT`, `U32` and so on for every parameter of a kernel's declaration.
 fn declaration(kernel: &str) -> Vec<String> {
-    let (_, rest) = crate::kernels::gpu::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
+    let (_, rest) =
+        crate::kernels::gpu::launch::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
     let (parameters, _) = rest.split_once(") {").unwrap();
     let parameter = |(place, text): (usize, &str)| {
         let (kind, words) = text.trim().split_once('(').unwrap();

@@ -4,70 +4,16 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::real::{
     largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real,
 };
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::attention_rows::AttentionShape;
 use crate::kernels::layers::branch::tensor_like;
+use crate::kernels::layers::composed;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-
-/// Heads and sequence lengths of one attention call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Query heads H.
-    pub heads: usize,
-    /// Key/value heads K; H is a multiple of it.
-    pub kv_heads: usize,
-    /// Features per head d.
-    pub head_dim: usize,
-    /// Tokens of every packed sequence, in order.
-    pub lengths: Vec<usize>,
-}
-
-impl AttentionShape {
-    /// Requires whole groups of heads and no empty sequence.
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.kv_heads == 0
-            || !self.heads.is_multiple_of(self.kv_heads)
-            || self.lengths.contains(&0)
-        {
-            candle_core::bail!("attention: {self:?}");
-        }
-        Ok(())
-    }
-
-    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-        self.validate()?;
-        let n = self.lengths.iter().sum::<usize>();
-        let kv = [n, self.kv_heads * self.head_dim];
-        if q.dims() != [n, self.heads * self.head_dim] || k.dims() != kv || v.dims() != kv {
-            candle_core::bail!(
-                "attention: q {:?}, k {:?}, v {:?} with {self:?}",
-                q.shape(),
-                k.shape(),
-                v.shape()
-            );
-        }
-        Ok(())
-    }
-
-    fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    /// (first row, length, key/value head) of every independent piece of work.
-    fn pieces(&self) -> Vec<(usize, usize, usize)> {
-        let mut start = 0;
-        let mut pieces = Vec::with_capacity(self.lengths.len() * self.kv_heads);
-        for &len in &self.lengths {
-            pieces.extend((0..self.kv_heads).map(|head| (start, len, head)));
-            start += len;
-        }
-        pieces
-    }
-}
 
 /// o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j inside every packed sequence; query head h reads key/value
 /// head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.

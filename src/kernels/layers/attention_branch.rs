@@ -1,48 +1,20 @@
 //! The whole attention branch of a pre-norm block as one operator.
 
+use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Branch, Chain};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
 use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
-use crate::kernels::layers::attention::AttentionShape;
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
 use crate::kernels::layers::branch::{
-    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
+    add_norm_weight_gradient, multiply, norm, norm_gradient, row_sum, tensor_like,
 };
-use crate::kernels::layers::branch::{row_sum, tensor_like, Found};
-use crate::kernels::layers::linear::product;
-use crate::kernels::layers::linear::{linear, linear_residual};
+use crate::kernels::layers::linear::{linear, linear_residual, product};
 use crate::kernels::layers::rms_norm::rms_norm;
-use crate::kernels::layers::rope::{rope, RopeTable};
-use crate::kernels::layers::rope::{rotate_rows, TableReal};
-use crate::kernels::layers::shared::SharedPrefixes;
+use crate::kernels::layers::rope::rope;
+use crate::kernels::layers::rope_table::{rotate_rows, TableReal};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, OnceLock};
-
-/// Weights of an attention branch; H heads, K key/value heads, d features of a head, h hidden width.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionWeights<'a> {
-    /// The norm's `[h]`.
-    pub norm: &'a Tensor,
-    /// Query `[H·d, h]`, key and value `[K·d, h]` projections.
-    pub qkv: [&'a Tensor; 3],
-    /// Their biases.
-    pub biases: [Option<&'a Tensor>; 3],
-    /// Output projection `[h, H·d]`.
-    pub output: &'a Tensor,
-}
-
-/// Where the rows of a batch stand.
-#[derive(Debug, Clone)]
-pub struct AttentionRows {
-    /// Heads, and the lengths of the packed sequences.
-    pub shape: AttentionShape,
-    /// Angles.
-    pub table: Arc<RopeTable>,
-    /// Position of every computed token in its sequence.
-    pub positions: Arc<[u32]>,
-    /// Which tokens stand for several; without it all are computed.
-    pub shared: Option<SharedPrefixes>,
-}
+use std::sync::OnceLock;
 
 /// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
 ///
@@ -334,6 +306,6 @@ impl CustomOp2 for AttentionBranch {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = self.backward(x, x.track_op(), grad)?;
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }

@@ -1,7 +1,7 @@
 //! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
 
+use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::collect::without_collecting;
-use crate::kernels::layers::branch::{bundle, Found};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
 /// f(x), of which only x and the value are kept; backward computes f again and goes back through it.
@@ -86,7 +86,7 @@ impl CustomOp2 for Checkpoint {
         let mut store = without_collecting(|| (again * grad)?.sum_all()?.backward())?;
         self.found.set(self.weights.iter().map(|weight| store.remove(weight)).collect());
         let dx = x.track_op().then(|| store.remove(&input)).flatten();
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }
 

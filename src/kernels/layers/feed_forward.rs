@@ -1,13 +1,13 @@
 //! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
 
+use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Branch, Chain};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
 use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
+use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::branch::{
-    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
+    add_norm_weight_gradient, multiply, norm, norm_gradient, tensor_like,
 };
-use crate::kernels::layers::branch::{tensor_like, Found};
 use crate::kernels::layers::linear::linear_residual;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::swiglu::swiglu;
@@ -272,6 +272,6 @@ impl CustomOp2 for FeedForward {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = self.backward(x, x.track_op(), grad)?;
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }

@@ -1,9 +1,10 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
 use crate::kernels::autograd::collect;
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::composed;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 

@@ -1,8 +1,9 @@
 //! A frozen affine map with a trainable correction of low rank (LoRA, Hu et al. 2021).
 
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;

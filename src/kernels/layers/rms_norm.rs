@@ -1,9 +1,10 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
-use crate::kernels::composed;
 use crate::kernels::cpu::real::{
     on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real,
 };
+use crate::kernels::dispatch::on_device;
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{sum_over_rows, when};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;

@@ -5,8 +5,6 @@
 //! each with its copies of shared queries, keys and values, and their gradients are summed.
 
 use crate::kernels::cpu::real::Real;
-use crate::kernels::layers::attention::{attend, attend_backward, attention};
-use crate::kernels::layers::attention_branch::AttentionRows;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -16,7 +14,7 @@ pub struct SharedPrefixes {
     /// For each of the sequences' tokens, its computed one.
     of: Arc<[u32]>,
     /// For each computed token, the first place it stands at.
-    first: Arc<[u32]>,
+    pub(super) first: Arc<[u32]>,
 }
 
 /// Tokens below which a common beginning is computed again: indexing it would cost as much.
@@ -63,17 +61,17 @@ impl SharedPrefixes {
     }
 
     /// Rows of all tokens out of those of the computed ones, `width` wide.
-    fn spread<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    pub(super) fn spread<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
         copied(&self.of, computed, width)
     }
 
     /// Rows of the computed tokens out of those of all.
-    fn gather<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    pub(super) fn gather<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
         copied(&self.first, all, width)
     }
 
     /// The adjoint of `gather`: zero at every other place.
-    fn place<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    pub(super) fn place<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
         let mut all = vec![T::from_f64(0.0); self.of.len() * width];
         for (&at, row) in self.first.iter().zip(computed.chunks_exact(width)) {
             all[at as usize * width..][..width].copy_from_slice(row);
@@ -82,7 +80,7 @@ impl SharedPrefixes {
     }
 
     /// The adjoint of `spread`: summed over the places, in their order.
-    fn sum<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    pub(super) fn sum<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
         let mut computed = vec![T::from_f64(0.0); self.first.len() * width];
         for (&u, row) in self.of.iter().zip(all.chunks_exact(width)) {
             let sums = &mut computed[u as usize * width..][..width];
@@ -105,63 +103,6 @@ fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
     let mut rows = Vec::with_capacity(at.len() * width);
     at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
     rows
-}
-
-impl AttentionRows {
-    /// Tokens that are computed.
-    pub(crate) fn computed(&self) -> usize {
-        self.shared
-            .as_ref()
-            .map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
-    }
-
-    /// Whether the sequences have as many tokens as the shared beginnings say.
-    pub(crate) fn is_consistent(&self) -> bool {
-        let tokens: usize = self.shape.lengths.iter().sum();
-        self.shared.as_ref().is_none_or(|shared| shared.tokens() == tokens)
-    }
-
-    /// Widths of queries and keys.
-    fn widths(&self) -> [usize; 2] {
-        [self.shape.heads, self.shape.kv_heads].map(|heads| heads * self.shape.head_dim)
-    }
-
-    /// [`attention()`] of computed tokens.
-    pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
-        let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
-        let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
-        shared.gather(&attend(&q, &k, &v, &self.shape), wide)
-    }
-
-    /// (dq, dk, dv) of it.
-    pub(crate) fn attend_backward<T: Real>(
-        &self,
-        q: &[T],
-        k: &[T],
-        v: &[T],
-        grad: &[T],
-    ) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
-        let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
-        let grad = shared.place(grad, wide);
-        let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
-        (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
-    }
-
-    /// [`attention()`] of computed tokens' queries, keys and values, as tensors with gradients.
-    ///
-    /// # Errors
-    /// As [`attention()`].
-    pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
-        let first = Tensor::new(&shared.first[..], q.device())?;
-        let [q, k, v] = [q, k, v].map(|x| shared.spread_rows(x));
-        attention(&q?, &k?, &v?, &self.shape)?.index_select(&first, 0)
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
-use crate::kernels::composed;
 use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::dispatch::on_device;
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
@@ -25,7 +26,11 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             up.shape()
         );
     }
-    on_device!(x => crate::kernels::gpu::swiglu::swiglu(x, gate, up));
+    on_device!(x => {
+        let a = composed::linear(x, gate, None)?;
+        let b = composed::linear(x, up, None)?;
+        crate::kernels::gpu::swiglu::silu_mul(&a, &b)
+    });
     if !on_cpu(x) {
         return composed::swiglu(x, gate, up);
     }

@@ -5,8 +5,9 @@
 //! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
 
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::score::logit::{widened, Factor, Logit};
+use crate::kernels::cpu::element::{widened, Element};
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::score::logit::{Factor, Logit};
 use crate::kernels::score::rows::{RowGradient, Running};
 use crate::kernels::score::scoring::{RowScore, Scoring};
 use rayon::prelude::*;
@@ -133,7 +134,7 @@ impl<T: Logit> Head<'_, T> {
 }
 
 /// dx and dW of one term, where they are wanted.
-type Sums<T> = (Option<Vec<<T as Logit>::Real>>, Option<Vec<T>>);
+type Sums<T> = (Option<Vec<<T as Element>::Real>>, Option<Vec<T>>);
 
 /// Gradients while they are summed: those of the inputs in the type of the arithmetic, those of the weights in
 /// their own, since each tile's part is written once.
@@ -187,7 +188,7 @@ impl<T: Logit> Gradients<T> {
     }
 
     fn finish(self) -> HeadGradients<T> {
-        let own = |sum: Option<Vec<T::Real>>| sum.map(T::own).unwrap_or_default();
+        let own = |sum: Option<Vec<T::Real>>| sum.map(T::rounded).unwrap_or_default();
         let terms = self
             .terms
             .into_iter()

@@ -3,8 +3,8 @@
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
 use crate::kernels::autograd::collect;
-use crate::kernels::composed;
 use crate::kernels::cpu::real::{slice_of, with_slices};
+use crate::kernels::layers::composed;
 use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::logprob_entropy::{

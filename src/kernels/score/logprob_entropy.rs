@@ -3,6 +3,7 @@
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::rows`].
 
 use crate::kernels::cpu::real::slice_of;
+use crate::kernels::dispatch::on_device;
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};

@@ -1,5 +1,6 @@
 //! Scores of tokens: log-probabilities and entropies of logits, and of hidden states through a head.
 
+pub(crate) mod block;
 pub(crate) mod head;
 pub(crate) mod linear_logprob_entropy;
 pub(crate) mod logit;

@@ -5,11 +5,9 @@
 //! accuracy (Milakov & Gimelshein 2018, with t beside s).
 
 use crate::kernels::cpu::real::{vectorised, Real};
-use crate::kernels::score::logit::{Inline, Logit};
+use crate::kernels::score::block::{Factors, BLOCK};
+use crate::kernels::score::logit::Logit;
 use candle_core::WithDType;
-
-/// Elements summed in the arithmetic's type before they join a double-precision total.
-pub(crate) const BLOCK: usize = 1024;
 
 /// The statistics of one row that its outputs and its gradient need.
 #[derive(Debug, Clone, Copy)]
@@ -46,14 +44,6 @@ impl RowStatistics {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Running {
     max: f64,
-    rest: f64,
-    tops: f64,
-    weighted: f64,
-}
-
-/// The sums of one block, and its largest u: where that is positive they mean nothing.
-pub(crate) struct Sums {
-    top: f64,
     rest: f64,
     tops: f64,
     weighted: f64,
@@ -120,97 +110,6 @@ impl Running {
     }
 }
 
-vectorised! {
-    fn largest_of<L: Inline>(row: &[L]) -> L::Real {
-        let (chunks, tail) = row.as_chunks::<16>();
-        let mut lanes = [row[0].widen(); 16];
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane = lane.larger(x.widen());
-            }
-        }
-        let rest = tail.iter().map(|x| x.widen());
-        lanes.into_iter().chain(rest).fold(row[0].widen(), |a, b| a.larger(b))
-    }
-}
-
-/// The sums of a block: its largest elements, if there are any with u = 0, are told from the others.
-pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
-    let sums = plain_sums(block, scale, max);
-    if sums.top == 0.0 {
-        // Rare: blocks of a row that hold its maximum.
-        return counting_sums(block, scale, max);
-    }
-    sums
-}
-
-vectorised! {
-    fn plain_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
-        sums_of::<L, false, FMA>(block, scale, max)
-    }
-}
-
-vectorised! {
-    fn counting_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
-        sums_of::<L, true, FMA>(block, scale, max)
-    }
-}
-
-/// Where `COUNT`, elements with u = 0 are counted instead of summed.
-#[inline(always)]
-fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(
-    block: &[L],
-    scale: L::Real,
-    max: L::Real,
-) -> Sums {
-    let zeros = [L::Real::from_f32(0.0); 16];
-    let mut lanes =
-        Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
-    let (chunks, tail) = block.as_chunks::<16>();
-    for chunk in chunks {
-        for (l, x) in chunk.iter().enumerate() {
-            lanes.add::<COUNT, FMA>(l, x.widen() * scale - max);
-        }
-    }
-    for (l, x) in tail.iter().enumerate() {
-        lanes.add::<COUNT, FMA>(l, x.widen() * scale - max);
-    }
-    lanes.sums()
-}
-
-/// Sums in 16 lanes.
-struct Lanes<T> {
-    top: [T; 16],
-    rest: [T; 16],
-    tops: [u32; 16],
-    weighted: [T; 16],
-}
-
-impl<T: Real> Lanes<T> {
-    #[inline(always)]
-    fn add<const COUNT: bool, const FMA: bool>(&mut self, l: usize, u: T) {
-        let zero = T::from_f32(0.0);
-        let top = COUNT && u == zero;
-        self.top[l] = self.top[l].larger(u);
-        let (clamped, e) = u.clamped_exp::<FMA>();
-        self.rest[l] += if top { zero } else { e };
-        self.tops[l] += u32::from(top);
-        self.weighted[l] = clamped.mul_add::<FMA>(e, self.weighted[l]);
-    }
-
-    #[inline(always)]
-    fn sums(&self) -> Sums {
-        let mut sums = Sums { top: -1.0, rest: 0.0, tops: 0.0, weighted: 0.0 };
-        for l in 0..16 {
-            sums.top = sums.top.max(self.top[l].to_f64());
-            sums.rest += self.rest[l].to_f64();
-            sums.tops += f64::from(self.tops[l]);
-            sums.weighted += self.weighted[l].to_f64();
-        }
-        sums
-    }
-}
-
 /// Statistics of softmax(row · `inverse_temperature`).
 pub(crate) fn row_statistics<T: Logit>(row: &[T], inverse_temperature: f64) -> RowStatistics {
     let mut running = Running::EMPTY;
@@ -232,14 +131,6 @@ pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowSt
     exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
 }
 
-/// What the gradient of a row's elements depends on: p (c − h u) is e^z (c̃ + h̃ z) for z = x · scale − shift.
-pub(crate) struct Factors<T> {
-    scale: T,
-    shift: T,
-    c: T,
-    h: T,
-}
-
 impl<T: Real> Factors<T> {
     /// What rounding changes in the shift by m + ln s is put right in the factors.
     fn new(
@@ -256,33 +147,6 @@ impl<T: Real> Factors<T> {
             shift,
             c: T::from_f64(scaled * (h * (s.mean - u) - g)),
             h: T::from_f64(-scaled * h),
-        }
-    }
-
-    #[inline(always)]
-    fn gradient<const FMA: bool>(&self, x: T) -> T {
-        let (z, p) =
-            x.mul_add::<FMA>(self.scale, T::from_f32(0.0) - self.shift).clamped_exp::<FMA>();
-        p * z.mul_add::<FMA>(self.h, self.c)
-    }
-}
-
-vectorised! {
-    /// x ← e^z (c + h z) with z = x · scale − shift, where neither c nor h is NaN.
-    fn gradient_values<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Real>) {
-        let (chunks, tail) = block.as_chunks_mut::<16>();
-        for chunk in chunks {
-            // Two loops: the second one packs what two registers hold.
-            let mut values = [L::Real::from_f32(0.0); 16];
-            for (value, x) in values.iter_mut().zip(chunk.iter()) {
-                *value = factors.gradient::<FMA>(x.widen());
-            }
-            for (x, value) in chunk.iter_mut().zip(values) {
-                *x = L::narrow_result(value);
-            }
-        }
-        for x in tail {
-            *x = L::narrow_result(factors.gradient::<FMA>(x.widen()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the tokens of a call are scored on, and the arithmetic of its rows, whole or in parts.
 
-use crate::kernels::composed;
+use crate::kernels::layers::composed;
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
 use crate::kernels::score::support::{RowSupport, Support};

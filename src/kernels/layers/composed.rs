@@ -1,9 +1,8 @@
 //! The same operators written with differentiable candle operations: the path for devices without own
 //! kernels, and the independent implementation that the CPU kernels are tested against.
 
-use crate::kernels::layers::attention::AttentionShape;
-use crate::kernels::layers::attention_branch::{AttentionRows, AttentionWeights};
-use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
+use crate::kernels::layers::rope_table::RopeTable;
 use candle_core::{Result, Tensor, D};
 
 /// x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`.

@@ -1,0 +1,45 @@
+//! Attention of packed sequences that share prefixes, over queries, keys and values of computed tokens.
+
+use crate::kernels::cpu::real::Real;
+use crate::kernels::layers::attention::{attend, attend_backward, attention};
+use crate::kernels::layers::attention_rows::AttentionRows;
+use candle_core::{Result, Tensor};
+
+impl AttentionRows {
+    /// [`attention()`] of computed tokens.
+    pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
+        let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
+        let [wide, narrow] = self.widths();
+        let (q, k, v) =
+            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        shared.gather(&attend(&q, &k, &v, &self.shape), wide)
+    }
+
+    /// (dq, dk, dv) of it.
+    pub(crate) fn attend_backward<T: Real>(
+        &self,
+        q: &[T],
+        k: &[T],
+        v: &[T],
+        grad: &[T],
+    ) -> (Vec<T>, Vec<T>, Vec<T>) {
+        let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
+        let [wide, narrow] = self.widths();
+        let (q, k, v) =
+            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let grad = shared.place(grad, wide);
+        let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
+        (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
+    }
+
+    /// [`attention()`] of computed tokens' queries, keys and values, as tensors with gradients.
+    ///
+    /// # Errors
+    /// As [`attention()`].
+    pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
+        let first = Tensor::new(&shared.first[..], q.device())?;
+        let [q, k, v] = [q, k, v].map(|x| shared.spread_rows(x));
+        attention(&q?, &k?, &v?, &self.shape)?.index_select(&first, 0)
+    }
+}
