@@ -4,7 +4,7 @@
 //! r = rows of the call.
 
 use crate::kernels::cpu::real::with_slice;
-use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, FEW};
+use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, GEMV_ROWS};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::rope_table::RopeTable;
@@ -45,7 +45,7 @@ impl Decoder {
             .map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len()))
             .sum::<usize>()
             + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
-        if count > FEW {
+        if count > GEMV_ROWS {
             return self.extend_with(Team::Pool, cache, rows, tokens).map(Vec::from);
         }
         Team::awake(|team| self.extend_with(team, cache, rows, tokens)).map(Vec::from)

@@ -1,6 +1,6 @@
 //! Sampling: one turn of many rows, token by token, until each stops.
 
-use crate::kernels::decode::inference::FEW;
+use crate::kernels::decode::inference::GEMV_ROWS;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::policy::cache::KvCache;
@@ -107,7 +107,7 @@ impl Decoder {
         let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
         let mut logits = self.read_prompts(cache, &prompts)?;
         // The products of many rows are the pool's.
-        self.go_on(Team::Pool, cache, &mut active, &mut logits, sampling, FEW)?;
+        self.go_on(Team::Pool, cache, &mut active, &mut logits, sampling, GEMV_ROWS)?;
         if !active.is_empty() {
             Team::awake(|team| self.go_on(team, cache, &mut active, &mut logits, sampling, 0))?;
         }

@@ -243,7 +243,7 @@ fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::decode::few_rows::tests::numbers;
+    use crate::kernels::decode::gemv::tests::numbers;
 
     fn narrow(x: &[f32]) -> Vec<bf16> {
         x.iter().map(|&x| bf16::from_f32(x)).collect()

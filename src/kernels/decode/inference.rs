@@ -4,7 +4,7 @@ use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::real::{with_slice, with_slices};
 use crate::kernels::cpu::view::{View, ViewMut};
-use crate::kernels::decode::few_rows::Panels;
+use crate::kernels::decode::gemv::Panels;
 use crate::kernels::decode::one_query::{attend_one, Past};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
@@ -19,28 +19,28 @@ use half::bf16;
 const BLOCK: usize = 64;
 
 /// Rows up to which [`Panels`] beat packing the weights for a general product. So few have the same bits beside any others.
-pub(crate) const FEW: usize = 64;
+pub(crate) const GEMV_ROWS: usize = 64;
 
 /// Rows `[n, i]` to be multiplied with weights.
 pub(crate) enum Input {
-    Few(Panels),
-    Many { x: Scratch, width: usize },
+    Small(Panels),
+    Large { x: Scratch, width: usize },
 }
 
 impl Input {
     /// Rows `width` wide.
     pub(crate) fn new(x: Scratch, width: usize) -> Self {
-        if x.len() <= FEW * width {
-            Self::Few(Panels::new(&x, width))
+        if x.len() <= GEMV_ROWS * width {
+            Self::Small(Panels::new(&x, width))
         } else {
-            Self::Many { x, width }
+            Self::Large { x, width }
         }
     }
 
     fn rows(&self) -> usize {
         match self {
-            Self::Few(panels) => panels.rows(),
-            Self::Many { x, width } => x.len() / width,
+            Self::Small(panels) => panels.rows(),
+            Self::Large { x, width } => x.len() / width,
         }
     }
 
@@ -76,11 +76,11 @@ impl Input {
 
     /// silu(x Gᵀ) ∘ (x Uᵀ); G and U f32, bf16 or f16.
     pub(crate) fn gated(&self, team: Team<'_>, weights: [&Tensor; 2]) -> Result<Self> {
-        let Self::Few(panels) = self else {
+        let Self::Small(panels) = self else {
             let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
             return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
         };
-        Ok(Self::Few(if weights.iter().all(|w| w.dtype() == DType::BF16) {
+        Ok(Self::Small(if weights.iter().all(|w| w.dtype() == DType::BF16) {
             with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
         } else {
             with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
@@ -119,8 +119,8 @@ impl Input {
         y: [(&mut [f32], bool); N],
     ) -> candle_core::Result<()> {
         match self {
-            Self::Few(panels) => panels.products(team, w, y),
-            Self::Many { x, width } => {
+            Self::Small(panels) => panels.products(team, w, y),
+            Self::Large { x, width } => {
                 w.into_iter()
                     .zip(y)
                     .for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
@@ -258,7 +258,7 @@ fn attend_many(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::decode::few_rows::tests::numbers;
+    use crate::kernels::decode::gemv::tests::numbers;
 
     #[test]
     fn attention_over_two_parts_has_the_bits_of_one() {

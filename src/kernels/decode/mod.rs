@@ -1,6 +1,6 @@
 //! Inference kernels: small-batch matrix multiplication, attention of one query, threads that stay awake.
 
-pub(crate) mod few_rows;
+pub(crate) mod gemv;
 pub(crate) mod inference;
 pub(crate) mod one_query;
 pub(crate) mod scratch;

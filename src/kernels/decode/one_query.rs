@@ -2,7 +2,7 @@
 //! memory, so all heads' are read once, in the order in which they lie, while the next are on their way.
 
 use crate::kernels::cpu::real::{lane_sum, prefetch, vectorised, Real};
-use crate::kernels::decode::few_rows::LINE;
+use crate::kernels::decode::gemv::LINE;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::layers::attention::softmax_in_place;
 
