@@ -1,6 +1,6 @@
 //! The key/value cache of decoding: one slot per row, each with its own length.
 
-use crate::kernels::decode::one_query::Past;
+use crate::kernels::decode::decode_attention::Past;
 use crate::policy::config::DecoderConfig;
 use crate::{Error, Result};
 use std::sync::Arc;
