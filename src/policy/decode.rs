@@ -3,7 +3,7 @@
 //! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
 //! r = rows of the call.
 
-use crate::kernels::cpu::real::with_slice;
+use crate::kernels::cpu::float::with_slice;
 use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, GEMV_ROWS};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;

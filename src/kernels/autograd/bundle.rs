@@ -2,7 +2,7 @@
 
 use crate::kernels::autograd::collect;
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::with_real;
+use crate::kernels::cpu::float::with_float;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -54,7 +54,7 @@ impl CustomOp2 for Link {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        with_real!(candle_core::backend::BackendStorage::dtype(bundle), "bundle", T => {
+        with_float!(candle_core::backend::BackendStorage::dtype(bundle), "bundle", T => {
             Ok((T::to_cpu_storage_owned(zeros(1)), 1.into()))
         })
     }

@@ -5,7 +5,7 @@
 
 use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::with_real;
+use crate::kernels::cpu::float::with_float;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType,
@@ -53,7 +53,7 @@ impl Chain {
 }
 
 fn link(like: &CpuStorage) -> Result<(CpuStorage, Shape)> {
-    with_real!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
+    with_float!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
 }
 
 struct Begin {

@@ -1,7 +1,7 @@
 //! Gradients of variables that leave a backward pass by the side door: candle would add each to fresh zeros first, and
 //! make those of looked-up rows dense.
 
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_slice, Real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_slice, Float};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, TensorId};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl InplaceOp2 for AddInto {
         part: &CpuStorage,
         from: &Layout,
     ) -> Result<()> {
-        fn add<T: Real>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
+        fn add<T: Float>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
             match at.contiguous_offsets() {
                 Some((start, end)) if end - start == part.len() => {
                     sum[start..end].iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
@@ -153,7 +153,7 @@ impl InplaceOp1 for RowGradient {
     }
 }
 
-fn add_rows<T: Real>(dense: &mut [T], h: usize, ids: &[u32], rows: &Tensor) -> Result<()> {
+fn add_rows<T: Float>(dense: &mut [T], h: usize, ids: &[u32], rows: &Tensor) -> Result<()> {
     with_slice::<T, _>(rows, |rows| {
         for (&id, row) in ids.iter().zip(rows.chunks_exact(h)) {
             dense[id as usize * h..][..h].iter_mut().zip(row).for_each(|(d, &r)| *d += r);

@@ -4,7 +4,7 @@
 //! round the result once.
 
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::cpu::float::{vectorised, Float};
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -12,20 +12,20 @@ use half::{bf16, f16};
 /// An element type and the type it is computed in.
 pub(crate) trait Element: WithDType {
     /// f32 for f32, bf16 and f16; f64 for f64.
-    type Real: Real + Element<Real = Self::Real>;
+    type Float: Float + Element<Float = Self::Float>;
     /// Returns the block's values: the block itself, or `buffer` (of the block's length) filled
     /// with the converted values.
-    fn load<'a>(block: &'a [Self], buffer: &'a mut [Self::Real]) -> &'a [Self::Real];
+    fn load<'a>(block: &'a [Self], buffer: &'a mut [Self::Float]) -> &'a [Self::Float];
     /// Rounds `values` to `out`.
-    fn store(values: &[Self::Real], out: &mut [Self]);
+    fn store(values: &[Self::Float], out: &mut [Self]);
     /// Fills `out` with what `f` writes; `f` writes to `buffer` if the two types differ.
-    fn fill(out: &mut [Self], buffer: &mut Vec<Self::Real>, f: impl FnOnce(&mut [Self::Real])) {
-        buffer.resize(out.len(), Self::Real::from_f32(0.0));
+    fn fill(out: &mut [Self], buffer: &mut Vec<Self::Float>, f: impl FnOnce(&mut [Self::Float])) {
+        buffer.resize(out.len(), Self::Float::from_f32(0.0));
         f(buffer);
         Self::store(buffer, out);
     }
     /// Rounds all values to this type; returns them unchanged if they have it already.
-    fn rounded(values: Vec<Self::Real>) -> Vec<Self> {
+    fn rounded(values: Vec<Self::Float>) -> Vec<Self> {
         let mut out = zeros(values.len());
         Self::store(&values, &mut out);
         out
@@ -35,10 +35,10 @@ pub(crate) trait Element: WithDType {
 /// Widens `data` to the type it is computed in; borrows it unchanged if the types are the same.
 pub(crate) fn widened<'a, T: Element>(
     data: &'a [T],
-    buffer: &'a mut Vec<T::Real>,
-) -> &'a [T::Real] {
-    if T::DTYPE != <T::Real as WithDType>::DTYPE {
-        buffer.resize(data.len(), T::Real::from_f32(0.0));
+    buffer: &'a mut Vec<T::Float>,
+) -> &'a [T::Float] {
+    if T::DTYPE != <T::Float as WithDType>::DTYPE {
+        buffer.resize(data.len(), T::Float::from_f32(0.0));
     }
     T::load(data, buffer)
 }
@@ -46,18 +46,18 @@ pub(crate) fn widened<'a, T: Element>(
 /// An [`Element`] whose conversions are cheap enough to be part of a kernel's loop.
 pub(crate) trait Inline: Element {
     /// Converts to the type of the arithmetic.
-    fn widen(self) -> Self::Real;
+    fn widen(self) -> Self::Float;
     /// Rounds to nearest, ties to even; NaN stays NaN.
-    fn narrow(value: Self::Real) -> Self;
+    fn narrow(value: Self::Float) -> Self;
     /// Rounds as [`Inline::narrow`] does; the only NaNs it accepts are those that arithmetic makes.
-    fn narrow_result(value: Self::Real) -> Self;
+    fn narrow_result(value: Self::Float) -> Self;
 }
 
 /// Implements both traits for a type that is computed in itself.
 macro_rules! wide_element {
     ($T:ty) => {
         impl Element for $T {
-            type Real = $T;
+            type Float = $T;
             fn load<'a>(block: &'a [Self], _: &'a mut [Self]) -> &'a [Self] {
                 block
             }
@@ -92,7 +92,7 @@ wide_element!(f32);
 wide_element!(f64);
 
 impl Element for bf16 {
-    type Real = f32;
+    type Float = f32;
     fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
         widen_all(block, buffer);
         buffer
@@ -126,7 +126,7 @@ impl Inline for bf16 {
 }
 
 impl Element for f16 {
-    type Real = f32;
+    type Float = f32;
     fn load<'a>(block: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
         block.convert_to_f32_slice(buffer);
         buffer
@@ -137,7 +137,7 @@ impl Element for f16 {
 }
 
 vectorised! {
-    fn widen_all<L: Inline>(block: &[L], out: &mut [L::Real]) {
+    fn widen_all<L: Inline>(block: &[L], out: &mut [L::Float]) {
         for (o, x) in out.iter_mut().zip(block) {
             *o = x.widen();
         }
@@ -145,7 +145,7 @@ vectorised! {
 }
 
 vectorised! {
-    fn narrow_all<L: Inline>(values: &[L::Real], out: &mut [L]) {
+    fn narrow_all<L: Inline>(values: &[L::Float], out: &mut [L]) {
         for (o, x) in out.iter_mut().zip(values) {
             *o = L::narrow(*x);
         }

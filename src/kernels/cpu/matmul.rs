@@ -1,8 +1,8 @@
 //! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](crate::kernels::cpu::packed) where the machine has
 //! AVX-512: that crate's code for it needs a newer compiler than our oldest.
 
+use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;
-use crate::kernels::cpu::real::Real;
 use crate::kernels::cpu::tile;
 use crate::kernels::cpu::tile::Single;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -24,7 +24,7 @@ pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads
 ///
 /// The order of every element's sum does not depend on the number of threads.
 #[allow(unsafe_code)]
-pub(crate) fn matmul<T: Real>(
+pub(crate) fn matmul<T: Float>(
     mut out: ViewMut<'_, T>,
     a: View<'_, T>,
     b: View<'_, T>,
@@ -68,7 +68,7 @@ pub(crate) fn matmul<T: Real>(
 
 /// Computes the product with this crate's AVX-512 code; false if the type, the size or the
 /// processor rules that out.
-fn packed_product<T: Real>(
+fn packed_product<T: Float>(
     out: &mut ViewMut<'_, T>,
     a: View<'_, T>,
     b: View<'_, T>,

@@ -2,7 +2,7 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
-use crate::kernels::cpu::real::{lane_sum, vectorised, with_slice};
+use crate::kernels::cpu::float::{lane_sum, vectorised, with_slice};
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -60,7 +60,7 @@ pub(crate) fn adamw(
 }
 
 /// The same of the f32 copy `master` of narrow weights; returns its rounding.
-pub(crate) fn adamw_narrow<L: Element<Real = f32>>(
+pub(crate) fn adamw_narrow<L: Element<Float = f32>>(
     master: &mut [f32],
     grad: &[L],
     first: &mut [f32],

@@ -81,7 +81,7 @@ pub(crate) fn instructions() -> [bool; 2] {
 #[rustversion::since(1.89)]
 mod avx512 {
     use super::{Tile, COLUMNS, ROWS};
-    use crate::kernels::cpu::real::{vector_unit, VectorUnit};
+    use crate::kernels::cpu::float::{vector_unit, VectorUnit};
     use std::arch::is_x86_feature_detected as has;
     use std::arch::x86_64::*;
 

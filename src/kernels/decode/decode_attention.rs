@@ -1,7 +1,7 @@
 //! Attention of one query over cached keys and values, which a step of decoding consists of beside its products: bound by
 //! memory, so all heads' are read once, in the order in which they lie, while the next are on their way.
 
-use crate::kernels::cpu::real::{lane_sum, prefetch, vectorised, Real};
+use crate::kernels::cpu::float::{lane_sum, prefetch, vectorised, Float};
 use crate::kernels::decode::gemv::LINE;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::layers::attention::softmax_in_place;
@@ -94,7 +94,7 @@ vectorised! {
 
 /// scores = scale · the sums of `lanes`, in the order of [`lane_sum`].
 #[inline(always)]
-fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
+fn sum_lanes<T: Float, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
     if let (Ok(&block), Ok(scores)) =
         (<&[_; 8]>::try_from(lanes), <&mut [T; 8]>::try_from(&mut *scores))
     {
@@ -111,7 +111,7 @@ fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut 
 
 /// The products of `G` queries with up to [`BLOCK`] keys, in eight lanes each: lanes `[g, BLOCK]`.
 #[inline(always)]
-fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
+fn dots<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: &[T],
     keys: &[T],
     d: usize,
@@ -133,7 +133,7 @@ fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
 }
 
 #[inline(always)]
-fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
+fn cross<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: [&[T]; G],
     keys: [&[T]; K],
 ) -> [[[T; 8]; K]; G] {
@@ -189,7 +189,7 @@ vectorised! {
 
 /// `F` features at a time, whose sums stay in registers.
 #[inline(always)]
-fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
+fn sums<T: Float, const G: usize, const F: usize, const FMA: bool>(
     probs: &[T],
     len: usize,
     values: &[T],

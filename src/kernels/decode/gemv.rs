@@ -5,7 +5,7 @@
 //! the number of threads.
 
 use crate::kernels::cpu::element::Inline;
-use crate::kernels::cpu::real::{prefetch, vectorised, Real};
+use crate::kernels::cpu::float::{prefetch, vectorised, Float};
 use crate::kernels::cpu::view::{Disjoint, ViewMut};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
@@ -60,7 +60,7 @@ impl Panels {
     }
 
     /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W, y and `accumulate`.
-    pub(crate) fn products<L: Inline<Real = f32>, const N: usize>(
+    pub(crate) fn products<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         w: [&[L]; N],
@@ -88,7 +88,7 @@ impl Panels {
     }
 
     /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
-    pub(crate) fn gated<L: Inline<Real = f32>>(
+    pub(crate) fn gated<L: Inline<Float = f32>>(
         &self,
         team: Team<'_>,
         gate: &[L],
@@ -116,7 +116,7 @@ impl Panels {
 
     /// Calls `work` with some rows of all matrices of a group, which are of one shape, and with their products with all panels,
     /// `[rows, registers]` for each; for all rows of all groups.
-    fn each_part<L: Inline<Real = f32>, const N: usize>(
+    fn each_part<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         groups: &[[&[L]; N]],
@@ -190,7 +190,7 @@ vectorised! {
 
 vectorised! {
     /// out `[o, registers]` = W xᵀ, while what will be read afterwards, at `next`, is asked for.
-    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
+    fn multiply<L: Inline<Float = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
         let rest = (w, out);
         match x.width {
             1 => {
@@ -211,7 +211,7 @@ vectorised! {
 #[inline(always)]
 fn multiply_by<
     'a,
-    L: Inline<Real = f32>,
+    L: Inline<Float = f32>,
     const B: usize,
     const R: usize,
     const P: usize,
@@ -233,7 +233,7 @@ fn multiply_by<
 /// `B` · `R` rows of W with all panels, `P` registers wide.
 #[inline(always)]
 fn multiply_rows<
-    L: Inline<Real = f32>,
+    L: Inline<Float = f32>,
     const B: usize,
     const R: usize,
     const P: usize,
@@ -304,7 +304,7 @@ fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
                     let w = unsafe { *first[b].wrapping_add(r * stride) };
                     for p in 0..P {
                         for l in 0..LANES {
-                            sums[b][r][p][l] = Real::mul_add::<FMA>(x[p][l], w, sums[b][r][p][l]);
+                            sums[b][r][p][l] = Float::mul_add::<FMA>(x[p][l], w, sums[b][r][p][l]);
                         }
                     }
                 }

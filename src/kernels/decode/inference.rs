@@ -1,8 +1,8 @@
 //! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
 
 use crate::kernels::cpu::element::Inline;
+use crate::kernels::cpu::float::{with_slice, with_slices};
 use crate::kernels::cpu::matmul::matmul;
-use crate::kernels::cpu::real::{with_slice, with_slices};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::decode::decode_attention::{attend_one, Past};
 use crate::kernels::decode::gemv::Panels;
@@ -112,7 +112,7 @@ impl Input {
         Ok(result?)
     }
 
-    fn products_of<L: Inline<Real = f32>, const N: usize>(
+    fn products_of<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         w: [&[L]; N],
@@ -140,7 +140,7 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
 }
 
 /// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ where `accumulate`.
-fn product<L: Inline<Real = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
+fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
     let (n, o) = (x.len() / i, w.len() / i);
     // Rows of W at a time, widened where they are narrow: all of them where they are not.
     let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
@@ -163,7 +163,7 @@ const WIDENED: usize = 1024;
 /// The rows `ids` of a table `[v, h]`.
 pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     let (_, h) = table.dims2()?;
-    fn rows<L: Inline<Real = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
+    fn rows<L: Inline<Float = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
         let mut out = Scratch::new(ids.len() * h);
         for (out, &id) in out.chunks_exact_mut(h).zip(ids) {
             let row = &table[id as usize * h..(id as usize + 1) * h];

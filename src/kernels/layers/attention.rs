@@ -4,10 +4,10 @@
 //! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
 //! its online softmax: whole rows of a CPU tile fit in the cache).
 
-use crate::kernels::cpu::matmul::matmul;
-use crate::kernels::cpu::real::{
-    largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real,
+use crate::kernels::cpu::float::{
+    largest, on_cpu, slice_of, sum_of, vectorised, with_float, with_slices, Float,
 };
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::attention_rows::AttentionShape;
 use crate::kernels::layers::branch::tensor_like;
@@ -73,7 +73,7 @@ struct Piece<'a, T> {
     shape: &'a AttentionShape,
 }
 
-impl<'a, T: Real> Piece<'a, T> {
+impl<'a, T: Float> Piece<'a, T> {
     fn new(
         q: &'a [T],
         k: &'a [T],
@@ -174,7 +174,7 @@ impl<'a, T: Real> Piece<'a, T> {
 }
 
 /// Writes every piece's compact columns (`[len, width]`) into their place in `[n, K·width]`.
-fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
+fn scatter<T: Float>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
     let n: usize = shape.lengths.iter().sum();
     let stride = shape.kv_heads * width;
     let mut out = vec![T::from_f64(0.0); n * stride];
@@ -188,7 +188,7 @@ fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> V
 }
 
 /// The value of [`attention`].
-pub(crate) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
+pub(crate) fn attend<T: Float>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
     let pieces = shape.pieces();
     let parts: Vec<Vec<T>> =
         pieces.into_par_iter().map(|at| Piece::new(q, k, v, at, shape).forward()).collect();
@@ -196,7 +196,7 @@ pub(crate) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape)
 }
 
 /// (dq, dk, dv) of [`attention`].
-pub(crate) fn attend_backward<T: Real>(
+pub(crate) fn attend_backward<T: Float>(
     q: &[T],
     k: &[T],
     v: &[T],
@@ -214,7 +214,7 @@ pub(crate) fn attend_backward<T: Real>(
     (scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d))
 }
 
-fn backward<T: Real>(
+fn backward<T: Float>(
     [q, k, v, grad]: [&Tensor; 4],
     shape: &AttentionShape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
@@ -238,7 +238,7 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = with_real!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
+        let out = with_float!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
             let out = attend::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape);
             Ok(candle_core::WithDType::to_cpu_storage_owned(out))
         })?;
@@ -254,7 +254,7 @@ impl CustomOp3 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dq, dk, dv) = with_real!(grad.dtype(), "attention", T => {
+        let (dq, dk, dv) = with_float!(grad.dtype(), "attention", T => {
             backward::<T>([q, k, v, &grad], &self.shape)
         })?;
         Ok((Some(dq), Some(dk), Some(dv)))

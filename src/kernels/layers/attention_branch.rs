@@ -3,7 +3,7 @@
 use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Branch, Chain};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, with_slices};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
 use crate::kernels::layers::branch::{
@@ -12,7 +12,7 @@ use crate::kernels::layers::branch::{
 use crate::kernels::layers::linear::{linear, linear_residual, product};
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
-use crate::kernels::layers::rope_table::{rotate_rows, TableReal};
+use crate::kernels::layers::rope_table::{rotate_rows, TableFloat};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -101,7 +101,7 @@ struct AttentionBranch {
 }
 
 /// aᵀ b for a and b of the same number of rows.
-fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
+fn transposed_product<T: TableFloat>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
     let mut out = zeros(i * o);
     multiply(
         ViewMut::new(&mut out, i, o, o),
@@ -140,11 +140,11 @@ impl AttentionBranch {
         [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head_dim)
     }
 
-    fn rotate<T: TableReal>(&self, data: &mut [T], inverse: bool) {
+    fn rotate<T: TableFloat>(&self, data: &mut [T], inverse: bool) {
         rotate_rows(&self.rows.table, &self.rows.positions, data, inverse);
     }
 
-    fn project<T: TableReal>(
+    fn project<T: TableFloat>(
         &self,
         z: &[T],
         which: usize,
@@ -158,7 +158,7 @@ impl AttentionBranch {
         with_slice::<T, _>(&self.matrices[1 + which], |w| Ok(product(z, w, start, size)))
     }
 
-    fn forward<T: TableReal>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
+    fn forward<T: TableFloat>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
         let mut z = zeros(n * h);
         with_slice::<T, _>(&self.matrices[0], |w| {
             norm(x, w, self.eps, &mut z);
@@ -180,7 +180,7 @@ impl AttentionBranch {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: TableReal>(
+    fn gradients<T: TableFloat>(
         &self,
         x: &Tensor,
         wanted: bool,
@@ -212,7 +212,7 @@ impl AttentionBranch {
     }
 
     /// Gradients of the projections and their biases at their places in the bundle.
-    fn projection_gradients<T: TableReal>(
+    fn projection_gradients<T: TableFloat>(
         &self,
         x: &Tensor,
         dqkv: &[Vec<T>; 3],
@@ -241,7 +241,7 @@ impl AttentionBranch {
     }
 
     /// Gradients of x and of the norm's weight, where they are needed.
-    fn input_gradients<T: TableReal>(
+    fn input_gradients<T: TableFloat>(
         &self,
         (x, wanted): (&Tensor, bool),
         grad: &Tensor,
@@ -275,7 +275,7 @@ impl AttentionBranch {
 impl Branch for AttentionBranch {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))
+        with_float!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))
     }
 }
 
@@ -292,7 +292,7 @@ impl CustomOp2 for AttentionBranch {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = lx.shape().dims2()?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "attention_branch", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "attention_branch", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))

@@ -1,7 +1,7 @@
 //! What the residual branches x + f(norm(x)) share: operators of many weights, the norm in front, and products of slices.
 
+use crate::kernels::cpu::float::{vectorised, Float};
 use crate::kernels::cpu::matmul::matmul;
-use crate::kernels::cpu::real::{vectorised, Real};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::linear::{add_rows, sum_over_rows};
 use crate::kernels::layers::rms_norm::{add_weight_gradient, backward_row, rms_norm_row};
@@ -14,7 +14,7 @@ pub(crate) fn tensor_like<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<T
 }
 
 /// out = a b, or out += a b.
-pub(crate) fn multiply<T: Real>(
+pub(crate) fn multiply<T: Float>(
     out: ViewMut<'_, T>,
     a: View<'_, T>,
     b: View<'_, T>,
@@ -24,7 +24,7 @@ pub(crate) fn multiply<T: Real>(
 }
 
 /// The norms of the rows of x.
-pub(crate) fn norm<T: Real>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
+pub(crate) fn norm<T: Float>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
     let h = weight.len();
     let rows = out.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
     rows.for_each(|(out, x)| rms_norm_row(x, weight, T::from_f64(eps), out));
@@ -40,7 +40,7 @@ vectorised! {
 }
 
 /// dx of y = x + f(norm(x)), given the gradients of y and of the norm.
-pub(crate) fn norm_gradient<T: Real>(
+pub(crate) fn norm_gradient<T: Float>(
     x: &[T],
     weight: &[T],
     eps: f64,
@@ -57,7 +57,7 @@ pub(crate) fn norm_gradient<T: Real>(
 }
 
 /// Adds the norm's weight gradient to `dw`.
-pub(crate) fn add_norm_weight_gradient<T: Real>(x: &[T], dnormed: &[T], eps: f64, dw: &mut [T]) {
+pub(crate) fn add_norm_weight_gradient<T: Float>(x: &[T], dnormed: &[T], eps: f64, dw: &mut [T]) {
     let h = dw.len();
     let sum = sum_over_rows(x.len() / h.max(1), h, |rows, acc: &mut [T]| {
         let rows = rows.start * h..rows.end * h;
@@ -69,7 +69,7 @@ pub(crate) fn add_norm_weight_gradient<T: Real>(x: &[T], dnormed: &[T], eps: f64
 }
 
 /// Σ of the rows of `grad`, `width` wide.
-pub(crate) fn row_sum<T: Real>(grad: &[T], width: usize) -> Vec<T> {
+pub(crate) fn row_sum<T: Float>(grad: &[T], width: usize) -> Vec<T> {
     let sum = |rows: std::ops::Range<usize>, acc: &mut [T]| {
         add_rows(&grad[rows.start * width..rows.end * width], acc);
     };

@@ -1,7 +1,7 @@
 //! Rows of a table by index, whose gradient can stay a list of rows.
 
 use crate::kernels::autograd::collect::{offer_rows, RowGradient};
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl CustomOp1 for Embedding {
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let h = layout.shape().dims2()?.1;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(table), "embedding", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(table), "embedding", T => {
             let table = slice_of::<T>(table, layout)?;
             let rows = self.ids.par_iter().with_min_len(64).flat_map_iter(|&id| &table[id as usize * h..][..h]);
             Ok(T::to_cpu_storage_owned(rows.copied().collect()))

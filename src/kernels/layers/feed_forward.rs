@@ -3,7 +3,7 @@
 use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Branch, Chain};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slices, Float};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::branch::{
     add_norm_weight_gradient, multiply, norm, norm_gradient, tensor_like,
@@ -96,11 +96,11 @@ fn part_mut<'a, T>(data: &'a mut [T], rows: &Range<usize>, width: usize) -> &'a 
     &mut data[rows.start * width..rows.end * width]
 }
 
-fn view<T: Real>(data: &[T], width: usize) -> View<'_, T> {
+fn view<T: Float>(data: &[T], width: usize) -> View<'_, T> {
     View::new(data, data.len() / width.max(1), width, width)
 }
 
-fn view_mut<T: Real>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
+fn view_mut<T: Float>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
     let rows = data.len() / width.max(1);
     ViewMut::new(data, rows, width, width)
 }
@@ -121,7 +121,7 @@ impl FeedForward {
         Ok((n, h, self.weights[1].dim(0)?))
     }
 
-    fn forward<T: Real>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
+    fn forward<T: Float>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
         let mut y = x.to_vec();
         let (mut a, mut b) = (zeros::<T>(n * f), zeros::<T>(n * f));
         let (mut z, mut p) = (zeros::<T>(n.min(ROWS) * h), zeros::<T>(n.min(ROWS) * f));
@@ -149,7 +149,7 @@ impl FeedForward {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: Real>(
+    fn gradients<T: Float>(
         &self,
         x: &Tensor,
         wanted_x: bool,
@@ -207,7 +207,7 @@ struct Sums<T> {
     weights: [Option<Vec<T>>; 4],
 }
 
-impl<T: Real> Sums<T> {
+impl<T: Float> Sums<T> {
     /// Adds a block's share, given its da, db, p and a buffer of the size of its rows.
     fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
         let (h, f) = (block.h, block.f);
@@ -241,7 +241,7 @@ impl<T: Real> Sums<T> {
 impl Branch for FeedForward {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
+        with_float!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
     }
 }
 
@@ -258,7 +258,7 @@ impl CustomOp2 for FeedForward {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = self.size(lx.shape())?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "feed_forward", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "feed_forward", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))

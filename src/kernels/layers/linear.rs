@@ -1,8 +1,8 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
 use crate::kernels::autograd::collect;
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
@@ -39,7 +39,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 struct Linear;
 
 /// x Wᵀ, started from `start` (`[n, o]`) where given.
-pub(crate) fn product<T: Real>(
+pub(crate) fn product<T: Float>(
     x: &[T],
     weight: &[T],
     start: Option<Vec<T>>,
@@ -92,7 +92,7 @@ impl CustomOp3 for LinearResidual {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_residual", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "linear_residual", T => {
             let start = slice_of::<T>(r, lr)?.to_vec();
             Ok(T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)))
         })?;
@@ -118,7 +118,7 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
 }
 
 /// dx = g W, or dx += g W.
-pub(crate) fn add_input_gradient<T: Real>(
+pub(crate) fn add_input_gradient<T: Float>(
     grad: &Tensor,
     weight: &Tensor,
     dx: &mut [T],
@@ -135,7 +135,7 @@ pub(crate) fn add_input_gradient<T: Real>(
     })
 }
 
-fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+fn input_gradient<T: Float>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let shape = (grad.dim(0)?, weight.dim(1)?);
     let mut dx = vec![T::from_f64(0.0); shape.0 * shape.1];
     add_input_gradient(grad, weight, &mut dx, false)?;
@@ -143,7 +143,7 @@ fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// dW = gᵀ x.
-pub(crate) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn weight_gradient<T: Float>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
     let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
@@ -172,7 +172,7 @@ vectorised! {
 const CHUNK: usize = 64;
 
 /// Σ over chunks of rows of the vectors that `partial` adds to its accumulator, in chunk order.
-pub(crate) fn sum_over_rows<T: Real>(
+pub(crate) fn sum_over_rows<T: Float>(
     rows: usize,
     width: usize,
     partial: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
@@ -194,7 +194,7 @@ pub(crate) fn sum_over_rows<T: Real>(
 }
 
 /// db = Σₙ g.
-fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
+fn bias_gradient<T: Float>(grad: &Tensor) -> Result<Tensor> {
     let (n, o) = grad.dims2()?;
     let db = with_slice::<T, _>(grad, |g| {
         Ok(sum_over_rows(n, o, |rows, acc: &mut [T]| {
@@ -218,7 +218,7 @@ fn backward(
     weight: &Tensor,
     grad: &Tensor,
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    with_real!(grad.dtype(), "linear", T => {
+    with_float!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
         Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, collect::offer(weight, of_weight)))
     })
@@ -237,7 +237,7 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+        with_float!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
             Ok((T::to_cpu_storage_owned(product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size)), (size.0, size.2).into()))
         })
     }
@@ -268,7 +268,7 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+        with_float!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
             let start = slice_of::<T>(b, lb)?.repeat(size.0);
             Ok((T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)), (size.0, size.2).into()))
         })
@@ -286,7 +286,7 @@ impl CustomOp3 for Linear {
         let (dx, dw) = backward(x, w, &grad)?;
         let db = when(
             b.track_op(),
-            || with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)),
+            || with_float!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)),
         )?;
         Ok((dx, dw, db))
     }

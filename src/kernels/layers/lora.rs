@@ -1,7 +1,7 @@
 //! A frozen affine map with a trainable correction of low rank (LoRA, Hu et al. 2021).
 
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, Real};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
@@ -53,7 +53,7 @@ struct LinearLora {
 type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLora {
-    fn forward<T: Real>(
+    fn forward<T: Float>(
         &self,
         x: &[T],
         a: &[T],
@@ -75,7 +75,7 @@ impl LinearLora {
         Ok(y)
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         x: &Tensor,
         a: &Tensor,
@@ -120,7 +120,7 @@ impl CustomOp3 for LinearLora {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ((n, i), o) = (lx.shape().dims2()?, lb.shape().dims2()?.0);
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_lora", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "linear_lora", T => {
             let y = self.forward::<T>(slice_of(x, lx)?, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
             Ok(candle_core::WithDType::to_cpu_storage_owned(y))
         })?;
@@ -136,6 +136,6 @@ impl CustomOp3 for LinearLora {
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
+        with_float!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
     }
 }

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
-use crate::kernels::cpu::real::{
-    on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real,
+use crate::kernels::cpu::float::{
+    on_cpu, slice_of, sum_of, vectorised, with_float, with_slice, Float,
 };
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
@@ -32,7 +32,7 @@ struct RmsNorm {
 }
 
 #[inline(always)]
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+fn dot<T: Float>(a: &[T], b: &[T]) -> T {
     sum_of(a, b, |x, y| x * y)
 }
 
@@ -72,7 +72,12 @@ vectorised! {
     }
 }
 
-fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
+fn input_gradient<T: Float>(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
     let mut dx = vec![T::from_f64(0.0); n * h];
     with_slice::<T, _>(x, |x| {
@@ -88,7 +93,7 @@ fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64)
     Tensor::from_vec(dx, (n, h), x.device())
 }
 
-fn weight_gradient<T: Real>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
+fn weight_gradient<T: Float>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
     let dw = with_slice::<T, _>(x, |x| {
         with_slice::<T, _>(grad, |g| {
@@ -103,7 +108,7 @@ fn weight_gradient<T: Real>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tenso
     Tensor::from_vec(dw, h, x.device())
 }
 
-fn forward<T: Real>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
+fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
     let h = weight.len();
     let mut y = vec![T::from_f64(0.0); x.len()];
     let rows = y.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
@@ -123,7 +128,7 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
             Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
         })?;
         Ok((y, lx.shape().clone()))
@@ -137,7 +142,7 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "rms_norm", T => Ok((
+        with_float!(grad.dtype(), "rms_norm", T => Ok((
             when(x.track_op(), || input_gradient::<T>(x, w, &grad, self.eps))?,
             when(w.track_op(), || weight_gradient::<T>(x, &grad, self.eps))?,
         )))

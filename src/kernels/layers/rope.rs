@@ -1,9 +1,9 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice};
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
-use crate::kernels::layers::rope_table::{rotate_rows, RopeTable, TableReal};
+use crate::kernels::layers::rope_table::{rotate_rows, RopeTable, TableFloat};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ struct Rope {
 }
 
 impl Rope {
-    fn apply<T: TableReal>(&self, x: &[T]) -> Vec<T> {
+    fn apply<T: TableFloat>(&self, x: &[T]) -> Vec<T> {
         let mut y = x.to_vec();
         rotate_rows(&self.table, &self.positions, &mut y, self.inverse);
         y
@@ -56,7 +56,7 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rope", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "rope", T => {
             Ok(candle_core::WithDType::to_cpu_storage_owned(self.apply::<T>(slice_of(x, layout)?)))
         })?;
         Ok((y, layout.shape().clone()))
@@ -65,7 +65,7 @@ impl CustomOp1 for Rope {
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let inverse =
             Rope { table: self.table.clone(), positions: self.positions.clone(), inverse: true };
-        let dx = with_real!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
+        let dx = with_float!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
             Tensor::from_vec(inverse.apply(g), grad.shape(), grad.device())
         }))?;
         Ok(Some(dx))

@@ -1,6 +1,6 @@
 //! Angles of rotary position embeddings, and the rotation of rows of slices by them.
 
-use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::cpu::float::{vectorised, Float};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
@@ -106,7 +106,7 @@ impl RopeTable {
     }
 
     /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards where `inverse`.
-    pub(crate) fn rotate<T: TableReal>(&self, row: &mut [T], position: usize, inverse: bool) {
+    pub(crate) fn rotate<T: TableFloat>(&self, row: &mut [T], position: usize, inverse: bool) {
         let half = self.head_dim / 2;
         let range = position * half..(position + 1) * half;
         let angles = T::angles(self);
@@ -130,25 +130,25 @@ vectorised! {
 }
 
 /// An element type that has its own table.
-pub(crate) trait TableReal: Real {
+pub(crate) trait TableFloat: Float {
     /// The angles in this type.
     fn angles(table: &RopeTable) -> &Angles<Self>;
 }
 
-impl TableReal for f32 {
+impl TableFloat for f32 {
     fn angles(table: &RopeTable) -> &Angles<f32> {
         &table.single
     }
 }
 
-impl TableReal for f64 {
+impl TableFloat for f64 {
     fn angles(table: &RopeTable) -> &Angles<f64> {
         &table.double
     }
 }
 
 /// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
-pub(crate) fn rotate_rows<T: TableReal>(
+pub(crate) fn rotate_rows<T: TableFloat>(
     table: &RopeTable,
     positions: &[u32],
     data: &mut [T],

@@ -4,7 +4,7 @@
 //! those of a group or of a trajectory's turns do, they share all of it. Only attention looks at whole sequences; it is handed
 //! each with its copies of shared queries, keys and values, and their gradients are summed.
 
-use crate::kernels::cpu::real::Real;
+use crate::kernels::cpu::float::Float;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -61,17 +61,17 @@ impl SharedPrefixes {
     }
 
     /// Rows of all tokens out of those of the computed ones, `width` wide.
-    pub(super) fn spread<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    pub(super) fn spread<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         copied(&self.of, computed, width)
     }
 
     /// Rows of the computed tokens out of those of all.
-    pub(super) fn gather<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    pub(super) fn gather<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         copied(&self.first, all, width)
     }
 
     /// The adjoint of `gather`: zero at every other place.
-    pub(super) fn place<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    pub(super) fn place<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         let mut all = vec![T::from_f64(0.0); self.of.len() * width];
         for (&at, row) in self.first.iter().zip(computed.chunks_exact(width)) {
             all[at as usize * width..][..width].copy_from_slice(row);
@@ -80,7 +80,7 @@ impl SharedPrefixes {
     }
 
     /// The adjoint of `spread`: summed over the places, in their order.
-    pub(super) fn sum<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    pub(super) fn sum<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         let mut computed = vec![T::from_f64(0.0); self.first.len() * width];
         for (&u, row) in self.of.iter().zip(all.chunks_exact(width)) {
             let sums = &mut computed[u as usize * width..][..width];
@@ -99,7 +99,7 @@ impl SharedPrefixes {
 }
 
 /// The rows `at` of `from`, one after another.
-fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
+fn copied<T: Float>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
     let mut rows = Vec::with_capacity(at.len() * width);
     at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
     rows

@@ -1,13 +1,13 @@
 //! Attention of packed sequences that share prefixes, over queries, keys and values of computed tokens.
 
-use crate::kernels::cpu::real::Real;
+use crate::kernels::cpu::float::Float;
 use crate::kernels::layers::attention::{attend, attend_backward, attention};
 use crate::kernels::layers::attention_rows::AttentionRows;
 use candle_core::{Result, Tensor};
 
 impl AttentionRows {
     /// [`attention()`] of computed tokens.
-    pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
+    pub(crate) fn attend<T: Float>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
         let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
         let [wide, narrow] = self.widths();
         let (q, k, v) =
@@ -16,7 +16,7 @@ impl AttentionRows {
     }
 
     /// (dq, dk, dv) of it.
-    pub(crate) fn attend_backward<T: Real>(
+    pub(crate) fn attend_backward<T: Float>(
         &self,
         q: &[T],
         k: &[T],

@@ -1,6 +1,6 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
@@ -71,7 +71,7 @@ impl CustomOp2 for SiluMul {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(a), "silu_mul", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(a), "silu_mul", T => {
             Ok(T::to_cpu_storage_owned(activation::<T>(slice_of(a, la)?, slice_of(b, lb)?)))
         })?;
         Ok((y, la.shape().clone()))
@@ -86,13 +86,13 @@ impl CustomOp2 for SiluMul {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (da, db) =
-            with_real!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
+            with_float!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
         Ok((a.track_op().then_some(da), b.track_op().then_some(db)))
     }
 }
 
 /// silu(a) ∘ b.
-fn activation<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
+fn activation<T: Float>(a: &[T], b: &[T]) -> Vec<T> {
     let mut y = vec![T::from_f64(0.0); a.len()];
     let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
     chunks.for_each(|((y, a), b)| swiglu_slice(a, b, y));
@@ -108,7 +108,7 @@ struct SwiGlu {
 const CHUNK: usize = 1 << 14;
 
 #[inline(always)]
-pub(crate) fn sigmoid<T: Real>(x: T) -> T {
+pub(crate) fn sigmoid<T: Float>(x: T) -> T {
     let one = T::from_f64(1.0);
     one / (one + (T::from_f64(0.0) - x).exp::<false>())
 }
@@ -144,7 +144,7 @@ vectorised! {
     }
 }
 
-fn activation_gradients<T: Real>(
+fn activation_gradients<T: Float>(
     gate: &Tensor,
     up: &Tensor,
     grad: &Tensor,
@@ -171,7 +171,7 @@ fn activation_gradients<T: Real>(
 type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl SwiGlu {
-    fn forward<T: Real>(
+    fn forward<T: Float>(
         &self,
         x: &[T],
         gate: &[T],
@@ -187,7 +187,7 @@ impl SwiGlu {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         x: &Tensor,
         gate: &Tensor,
@@ -226,7 +226,7 @@ impl CustomOp3 for SwiGlu {
         lu: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (size, f) = (lx.shape().dims2()?, lg.shape().dims2()?.0);
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "swiglu", T => {
+        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "swiglu", T => {
             self.forward::<T>(slice_of(x, lx)?, slice_of(gate, lg)?, slice_of(up, lu)?, size)
         })?;
         Ok((y, (size.0, f).into()))
@@ -241,6 +241,6 @@ impl CustomOp3 for SwiGlu {
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "swiglu", T => self.backward::<T>(x, gate, up, &grad))
+        with_float!(grad.dtype(), "swiglu", T => self.backward::<T>(x, gate, up, &grad))
     }
 }

@@ -1,7 +1,7 @@
 //! The inner loops over one block of logits: sums for the statistics, and the gradient.
 
 use crate::kernels::cpu::element::Inline;
-use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::cpu::float::{vectorised, Float};
 
 /// Elements summed in the arithmetic's type before they join a double-precision total.
 pub(crate) const BLOCK: usize = 1024;
@@ -15,7 +15,7 @@ pub(crate) struct Sums {
 }
 
 vectorised! {
-    fn largest_of<L: Inline>(row: &[L]) -> L::Real {
+    fn largest_of<L: Inline>(row: &[L]) -> L::Float {
         let (chunks, tail) = row.as_chunks::<16>();
         let mut lanes = [row[0].widen(); 16];
         for chunk in chunks {
@@ -29,7 +29,7 @@ vectorised! {
 }
 
 /// The sums of a block: its largest elements, if there are any with u = 0, are told from the others.
-pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Float, max: L::Float) -> Sums {
     let sums = plain_sums(block, scale, max);
     if sums.top == 0.0 {
         // Rare: blocks of a row that hold its maximum.
@@ -39,13 +39,13 @@ pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Real, max: L::Real) -
 }
 
 vectorised! {
-    fn plain_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+    fn plain_sums<L: Inline, FMA>(block: &[L], scale: L::Float, max: L::Float) -> Sums {
         sums_of::<L, false, FMA>(block, scale, max)
     }
 }
 
 vectorised! {
-    fn counting_sums<L: Inline, FMA>(block: &[L], scale: L::Real, max: L::Real) -> Sums {
+    fn counting_sums<L: Inline, FMA>(block: &[L], scale: L::Float, max: L::Float) -> Sums {
         sums_of::<L, true, FMA>(block, scale, max)
     }
 }
@@ -54,12 +54,12 @@ vectorised! {
 #[inline(always)]
 fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(
     block: &[L],
-    scale: L::Real,
-    max: L::Real,
+    scale: L::Float,
+    max: L::Float,
 ) -> Sums {
-    let zeros = [L::Real::from_f32(0.0); 16];
+    let zeros = [L::Float::from_f32(0.0); 16];
     let mut lanes =
-        Lanes { top: [L::Real::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
+        Lanes { top: [L::Float::from_f32(-1.0); 16], rest: zeros, tops: [0; 16], weighted: zeros };
     let (chunks, tail) = block.as_chunks::<16>();
     for chunk in chunks {
         for (l, x) in chunk.iter().enumerate() {
@@ -80,7 +80,7 @@ struct Lanes<T> {
     weighted: [T; 16],
 }
 
-impl<T: Real> Lanes<T> {
+impl<T: Float> Lanes<T> {
     #[inline(always)]
     fn add<const COUNT: bool, const FMA: bool>(&mut self, l: usize, u: T) {
         let zero = T::from_f32(0.0);
@@ -113,7 +113,7 @@ pub(crate) struct Factors<T> {
     pub(super) h: T,
 }
 
-impl<T: Real> Factors<T> {
+impl<T: Float> Factors<T> {
     #[inline(always)]
     fn gradient<const FMA: bool>(&self, x: T) -> T {
         let (z, p) =
@@ -124,11 +124,11 @@ impl<T: Real> Factors<T> {
 
 vectorised! {
     /// x ← e^z (c + h z) with z = x · scale − shift, where neither c nor h is NaN.
-    fn gradient_values<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Real>) {
+    fn gradient_values<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Float>) {
         let (chunks, tail) = block.as_chunks_mut::<16>();
         for chunk in chunks {
             // Two loops: the second one packs what two registers hold.
-            let mut values = [L::Real::from_f32(0.0); 16];
+            let mut values = [L::Float::from_f32(0.0); 16];
             for (value, x) in values.iter_mut().zip(chunk.iter()) {
                 *value = factors.gradient::<FMA>(x.widen());
             }

@@ -55,7 +55,7 @@ impl<T: Logit> Head<'_, T> {
 
     /// Columns of a tile.
     fn tile(&self) -> usize {
-        let bytes = self.tokens().max(1) * std::mem::size_of::<T::Real>();
+        let bytes = self.tokens().max(1) * std::mem::size_of::<T::Float>();
         let most = (self.chunk_bytes / bytes).max(64);
         // Tiles of one size, so that the last is not a sliver.
         self.scoring.vocabulary.div_ceil(self.scoring.vocabulary.div_ceil(most))
@@ -71,8 +71,8 @@ impl<T: Logit> Head<'_, T> {
     fn logits(
         &self,
         (start, width): (usize, usize),
-        z: &mut [T::Real],
-        buffers: &mut [Vec<T::Real>; 2],
+        z: &mut [T::Float],
+        buffers: &mut [Vec<T::Float>; 2],
     ) {
         let n = self.tokens();
         if let Some(bias) = self.bias {
@@ -90,10 +90,10 @@ impl<T: Logit> Head<'_, T> {
     }
 
     /// One pass over the vocabulary: the statistics of every row and its own logit; the logits too where one tile holds all.
-    pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Real>>) {
+    pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Float>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
-        let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
+        let (mut z, mut buffers) = (zeros::<T::Float>(n * self.tile()), [vec![], vec![]]);
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
             self.logits((start, width), z, &mut buffers);
@@ -108,7 +108,7 @@ impl<T: Logit> Head<'_, T> {
     /// The gradients of all terms, and of the bias where `bias` is wanted; from the logits where [`Head::score`]'s were kept.
     pub(crate) fn gradient(
         &self,
-        kept: Option<Vec<T::Real>>,
+        kept: Option<Vec<T::Float>>,
         scored: &[RowScore],
         grads: &[RowGradient],
         wanted: &[Wanted],
@@ -134,13 +134,13 @@ impl<T: Logit> Head<'_, T> {
 }
 
 /// dx and dW of one term, where they are wanted.
-type Sums<T> = (Option<Vec<<T as Element>::Real>>, Option<Vec<T>>);
+type Sums<T> = (Option<Vec<<T as Element>::Float>>, Option<Vec<T>>);
 
 /// Gradients while they are summed: those of the inputs in the type of the arithmetic, those of the weights in
 /// their own, since each tile's part is written once.
 struct Gradients<T: Logit> {
     terms: Vec<Sums<T>>,
-    bias: Option<Vec<T::Real>>,
+    bias: Option<Vec<T::Float>>,
 }
 
 impl<T: Logit> Gradients<T> {
@@ -159,8 +159,8 @@ impl<T: Logit> Gradients<T> {
         &mut self,
         head: &Head<'_, T>,
         (start, width): (usize, usize),
-        z: &[T::Real],
-        [left, right]: &mut [Vec<T::Real>; 2],
+        z: &[T::Float],
+        [left, right]: &mut [Vec<T::Float>; 2],
     ) {
         let n = head.tokens();
         let z_view = View::new(z, n, width, width);
@@ -188,7 +188,7 @@ impl<T: Logit> Gradients<T> {
     }
 
     fn finish(self) -> HeadGradients<T> {
-        let own = |sum: Option<Vec<T::Real>>| sum.map(T::rounded).unwrap_or_default();
+        let own = |sum: Option<Vec<T::Float>>| sum.map(T::rounded).unwrap_or_default();
         let terms = self
             .terms
             .into_iter()

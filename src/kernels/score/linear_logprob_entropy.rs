@@ -3,7 +3,7 @@
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
 use crate::kernels::autograd::collect;
-use crate::kernels::cpu::real::{slice_of, with_slices};
+use crate::kernels::cpu::float::{slice_of, with_slices};
 use crate::kernels::layers::composed;
 use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
 use crate::kernels::score::logit::Logit;
@@ -298,9 +298,9 @@ impl LinearLogprobEntropy {
         if let Some(logits) = logits.filter(|_| self.keeps) {
             *self.kept() = Some(Box::new(logits));
         }
-        let out = self.scoring.values::<T::Real>(&scored);
+        let out = self.scoring.values::<T::Float>(&scored);
         self.rows.get_or_init(|| scored);
-        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+        Ok(<T::Float as WithDType>::to_cpu_storage_owned(out))
     }
 
     fn backward<T: Logit>(

@@ -2,9 +2,9 @@
 //! language-model head.
 
 use crate::kernels::cpu::element::{widened, Element};
+use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::matmul::{matmul, threads_for};
 use crate::kernels::cpu::packed;
-use crate::kernels::cpu::real::Real;
 use crate::kernels::cpu::tile;
 use crate::kernels::cpu::tile::{Pair, Split};
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -12,20 +12,20 @@ use crate::kernels::score::block::{block_sums, gradient_values, largest_of, Fact
 use half::{bf16, f16};
 
 /// An element type of logits.
-pub(crate) trait Logit: Element<Real = Self::Wide> {
-    /// [`Element::Real`], of which statistics and gradients can be taken as well.
-    type Wide: Real + Logit<Wide = Self::Wide>;
+pub(crate) trait Logit: Element<Float = Self::Wide> {
+    /// [`Element::Float`], of which statistics and gradients can be taken as well.
+    type Wide: Float + Logit<Wide = Self::Wide>;
     /// Returns the largest element of a block.
-    fn largest(block: &[Self]) -> Self::Real;
+    fn largest(block: &[Self]) -> Self::Float;
     /// Returns the sums of a block of at most [`BLOCK`] elements.
-    fn sums(block: &[Self], scale: Self::Real, max: Self::Real) -> Sums;
+    fn sums(block: &[Self], scale: Self::Float, max: Self::Float) -> Sums;
     /// Replaces a block of at most [`BLOCK`] elements by its gradient.
-    fn gradient(block: &mut [Self], factors: &Factors<Self::Real>);
+    fn gradient(block: &mut [Self], factors: &Factors<Self::Float>);
     /// out = a b, or out += a b if `accumulate`, on all threads.
     fn product(
-        out: ViewMut<'_, Self::Real>,
+        out: ViewMut<'_, Self::Float>,
         a: Factor<'_, Self>,
-        (b, buffer): (View<'_, Self>, &mut Vec<Self::Real>),
+        (b, buffer): (View<'_, Self>, &mut Vec<Self::Float>),
         accumulate: bool,
     ) {
         widened_product(out, a, (b, buffer), accumulate);
@@ -35,15 +35,15 @@ pub(crate) trait Logit: Element<Real = Self::Wide> {
 /// The left matrix of a product.
 pub(crate) enum Factor<'a, T: Element> {
     /// In the type of the right matrix, with a buffer to widen it in.
-    Own(View<'a, T>, &'a mut Vec<T::Real>),
+    Own(View<'a, T>, &'a mut Vec<T::Float>),
     /// In the type of the arithmetic.
-    Wide(View<'a, T::Real>),
+    Wide(View<'a, T::Float>),
 }
 
 fn widened_product<T: Element>(
-    out: ViewMut<'_, T::Real>,
+    out: ViewMut<'_, T::Float>,
     a: Factor<'_, T>,
-    (b, buffer): (View<'_, T>, &mut Vec<T::Real>),
+    (b, buffer): (View<'_, T>, &mut Vec<T::Float>),
     accumulate: bool,
 ) {
     let a = match a {
@@ -51,19 +51,19 @@ fn widened_product<T: Element>(
         Factor::Wide(a) => a,
     };
     let b = b.with(widened(b.data, buffer));
-    matmul(out, a, b, T::Real::from_f32(1.0), accumulate, rayon::current_num_threads());
+    matmul(out, a, b, T::Float::from_f32(1.0), accumulate, rayon::current_num_threads());
 }
 
 /// The methods of a type whose elements are converted inside the loops.
 macro_rules! inline_blocks {
-    ($Real:ty) => {
-        fn largest(block: &[Self]) -> $Real {
+    ($Float:ty) => {
+        fn largest(block: &[Self]) -> $Float {
             largest_of(block)
         }
-        fn sums(block: &[Self], scale: $Real, max: $Real) -> Sums {
+        fn sums(block: &[Self], scale: $Float, max: $Float) -> Sums {
             block_sums(block, scale, max)
         }
-        fn gradient(block: &mut [Self], factors: &Factors<$Real>) {
+        fn gradient(block: &mut [Self], factors: &Factors<$Float>) {
             gradient_values(block, factors)
         }
     };

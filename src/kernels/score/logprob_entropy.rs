@@ -2,7 +2,7 @@
 //!
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::rows`].
 
-use crate::kernels::cpu::real::slice_of;
+use crate::kernels::cpu::float::slice_of;
 use crate::kernels::dispatch::on_device;
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::rows::RowGradient;
@@ -242,9 +242,9 @@ impl LogprobEntropy {
         let row = |i: usize| &logits[start + i * apart..][..v];
         let rows: Vec<RowScore> =
             (0..n).into_par_iter().map(|i| self.scoring.score(i, row(i))).collect();
-        let out = self.scoring.values::<T::Real>(&rows);
+        let out = self.scoring.values::<T::Float>(&rows);
         self.rows.get_or_init(|| rows);
-        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+        Ok(<T::Float as WithDType>::to_cpu_storage_owned(out))
     }
 
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {

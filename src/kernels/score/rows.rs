@@ -4,7 +4,7 @@
 //! once, in blocks whose sums are shifted by the largest logit so far, so that a peaked row keeps its relative
 //! accuracy (Milakov & Gimelshein 2018, with t beside s).
 
-use crate::kernels::cpu::real::{vectorised, Real};
+use crate::kernels::cpu::float::{vectorised, Float};
 use crate::kernels::score::block::{Factors, BLOCK};
 use crate::kernels::score::logit::Logit;
 use candle_core::WithDType;
@@ -56,11 +56,11 @@ impl Running {
 
     /// Takes in more of the row.
     pub(crate) fn add<T: Logit>(&mut self, part: &[T], inverse_temperature: f64) {
-        let scale = T::Real::from_f64(inverse_temperature);
+        let scale = T::Float::from_f64(inverse_temperature);
         part.chunks(BLOCK).for_each(|block| self.add_block(block, scale));
     }
 
-    fn add_block<T: Logit>(&mut self, block: &[T], scale: T::Real) {
+    fn add_block<T: Logit>(&mut self, block: &[T], scale: T::Float) {
         let largest = || (T::largest(block) * scale).to_f64();
         if self.max == f64::NEG_INFINITY {
             self.raise(largest());
@@ -71,11 +71,11 @@ impl Running {
                 return;
             }
         }
-        let mut sums = T::sums(block, scale, T::Real::from_f64(self.max));
+        let mut sums = T::sums(block, scale, T::Float::from_f64(self.max));
         if sums.top > 0.0 {
             // Rare: most blocks of a row do not hold a new maximum, and are read once.
             self.raise(largest());
-            sums = T::sums(block, scale, T::Real::from_f64(self.max));
+            sums = T::sums(block, scale, T::Float::from_f64(self.max));
         }
         self.rest += sums.rest;
         self.tops += sums.tops;
@@ -131,7 +131,7 @@ pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowSt
     exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
 }
 
-impl<T: Real> Factors<T> {
+impl<T: Float> Factors<T> {
     /// What rounding changes in the shift by m + ln s is put right in the factors.
     fn new(
         inverse_temperature: f64,
@@ -178,7 +178,7 @@ pub(crate) fn gradient_in_place<T: Logit>(
         return;
     }
     let factors = Factors::new(inverse_temperature, s, grad);
-    let own_term = <T::Real as WithDType>::from_f64(grad.log_prob * inverse_temperature);
+    let own_term = <T::Float as WithDType>::from_f64(grad.log_prob * inverse_temperature);
     for (i, block) in part.chunks_mut(BLOCK).enumerate() {
         let id = id.and_then(|id| id.checked_sub(i * BLOCK)).filter(|&id| id < block.len());
         // The token's own element has one term more, and is rounded once.
@@ -191,10 +191,10 @@ pub(crate) fn gradient_in_place<T: Logit>(
 }
 
 /// The gradient of the row's own token.
-fn own_gradient<T: Logit>(logit: T, factors: &Factors<T::Real>, own: T::Real) -> T {
-    let mut value = [T::Real::from_f32(0.0)];
+fn own_gradient<T: Logit>(logit: T, factors: &Factors<T::Float>, own: T::Float) -> T {
+    let mut value = [T::Float::from_f32(0.0)];
     let mut value = [T::load(&[logit], &mut value)[0]];
-    <T::Real as Logit>::gradient(&mut value, factors);
+    <T::Float as Logit>::gradient(&mut value, factors);
     let mut out = [logit];
     T::store(&[value[0] + own], &mut out);
     out[0]

@@ -6,15 +6,15 @@ use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType}
 /// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
 ///
 /// `FMA` says whether the code is compiled for a machine with fused multiply-add (see [`vectorised`]).
-pub(crate) trait Real: WithDType {
+pub(crate) trait Float: WithDType {
     /// eˣ, exactly 0 for −∞; relative error in f32 below 2.4·10⁻⁷, where `FMA` + 3·10⁻⁹ |x|.
     fn exp<const FMA: bool>(self) -> Self;
-    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; as exact as [`Real::exp`].
+    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; as exact as [`Float::exp`].
     #[inline(always)]
     fn exp_nonpositive<const FMA: bool>(self) -> Self {
         self.clamped_exp::<FMA>().1
     }
-    /// x or, where eˣ is 0, a finite number; and eˣ, for x ≤ 0 as in [`Real::exp_nonpositive`]. So that x eˣ is 0 for −∞.
+    /// x or, where eˣ is 0, a finite number; and eˣ, for x ≤ 0 as in [`Float::exp_nonpositive`]. So that x eˣ is 0 for −∞.
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self);
     /// self · a + b, rounded once where `FMA`.
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self;
@@ -33,13 +33,13 @@ pub(crate) trait Real: WithDType {
     fn as_f32(_: &[Self]) -> Option<&[f32]> {
         None
     }
-    /// [`Real::as_f32`] for writing.
+    /// [`Float::as_f32`] for writing.
     fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
         None
     }
 }
 
-impl Real for f32 {
+impl Float for f32 {
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         exp_f32::<FMA>(self)
@@ -95,7 +95,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for f64 {
+impl Float for f64 {
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         f64::exp(self)
@@ -140,7 +140,7 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0 + 127.0; // 1.5 · 2²³: adding it rounds to an integer
-    let shifted = Real::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = Float::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // One step where the product is not rounded: ln 2 itself is off by 1.9·10⁻⁹ in single precision.
     let r = if FMA {
@@ -150,7 +150,7 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     };
     let mut p = 1.381_459_9e-3;
     for c in [8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
-        p = Real::mul_add::<FMA>(p, r, c);
+        p = Float::mul_add::<FMA>(p, r, c);
     }
     (p, shifted.to_bits())
 }
@@ -179,13 +179,13 @@ fn exp_f32<const FMA: bool>(x: f32) -> f32 {
 
 /// Sum of eight lanes, pairwise.
 #[inline(always)]
-pub(crate) fn lane_sum<T: Real>(l: [T; 8]) -> T {
+pub(crate) fn lane_sum<T: Float>(l: [T; 8]) -> T {
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
 /// Largest element of a row that is not empty; a NaN may or may not show.
 #[inline(always)]
-pub(crate) fn largest<T: Real>(row: &[T]) -> T {
+pub(crate) fn largest<T: Float>(row: &[T]) -> T {
     let (chunks, tail) = row.as_chunks::<16>();
     let mut lanes = [row[0]; 16];
     for chunk in chunks {
@@ -198,7 +198,7 @@ pub(crate) fn largest<T: Real>(row: &[T]) -> T {
 
 /// Σ f(a_i, b_i) in eight lanes.
 #[inline(always)]
-pub(crate) fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::from_f64(0.0); 8];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     for (a, b) in a.iter().zip(b) {
@@ -214,7 +214,7 @@ pub(crate) fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 }
 
 /// Runs `$body` with the type alias `$T` bound to the element type of `$dtype`, f32 or f64.
-macro_rules! with_real {
+macro_rules! with_float {
     ($dtype:expr, $name:literal, $T:ident => $body:expr) => {
         match $dtype {
             candle_core::DType::F32 => {
@@ -229,25 +229,25 @@ macro_rules! with_real {
         }
     };
 }
-pub(crate) use with_real;
+pub(crate) use with_float;
 
-/// Defines a function over a [`Real`] type whose loops are compiled for AVX-512, for AVX2 with FMA, and for any
+/// Defines a function over a [`Float`] type whose loops are compiled for AVX-512, for AVX2 with FMA, and for any
 /// machine; the first that this one can run is called.
 ///
 /// A second generic name, as in `fn f<T, FMA>`, is a constant that says whether multiply-adds are fused. Without it
 /// every version computes the same bits; with it those with FMA do.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, FMA>($($arg: $ty),*) $(-> $ret)? $body
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, FMA>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
+        crate::kernels::cpu::float::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, $F>($($arg: $ty),*) $(-> $ret)? $body
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, $F>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -272,10 +272,10 @@ macro_rules! vectorised {
                 }
                 // SAFETY: each function needs the features that its branch has just found, and nothing else.
                 #[allow(unsafe_code, unused_unsafe)]
-                match crate::kernels::cpu::real::vector_unit() {
-                    crate::kernels::cpu::real::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
-                    crate::kernels::cpu::real::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
-                    crate::kernels::cpu::real::VectorUnit::Baseline => {}
+                match crate::kernels::cpu::float::vector_unit() {
+                    crate::kernels::cpu::float::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
+                    crate::kernels::cpu::float::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
+                    crate::kernels::cpu::float::VectorUnit::Baseline => {}
                 }
             }
             body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)
