@@ -1,7 +1,7 @@
 //! From logits to a token: which ids may be taken, which one is, and when a turn ends.
 
 use crate::kernels::decode::scratch::Scratch;
-use crate::kernels::score::rows::{probabilities, row_statistics};
+use crate::kernels::score::softmax::{probabilities, row_statistics};
 use crate::policy::generate::{Generated, Request};
 use crate::policy::trie::TokenTrie;
 use crate::{Error, Result};

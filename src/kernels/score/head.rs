@@ -8,8 +8,8 @@ use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::score::logit::{Factor, Logit};
-use crate::kernels::score::rows::{RowGradient, Running};
 use crate::kernels::score::scoring::{RowScore, Scoring};
+use crate::kernels::score::softmax::{Running, ScoreGradient};
 use rayon::prelude::*;
 
 /// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
@@ -110,7 +110,7 @@ impl<T: Logit> Head<'_, T> {
         &self,
         kept: Option<Vec<T::Float>>,
         scored: &[RowScore],
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
         wanted: &[Wanted],
         bias: bool,
     ) -> HeadGradients<T> {

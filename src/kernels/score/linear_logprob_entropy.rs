@@ -10,8 +10,8 @@ use crate::kernels::score::logit::Logit;
 use crate::kernels::score::logprob_entropy::{
     logprob_entropy_with, pairs, split, stack, with_logit,
 };
-use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::score::softmax::ScoreGradient;
 use crate::kernels::score::support::RowSupport;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
@@ -307,7 +307,7 @@ impl LinearLogprobEntropy {
         &self,
         inputs: [&Tensor; 3],
         [x, y, z]: [bool; 3],
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
     ) -> candle_core::Result<Gradients3> {
         let Some(scored) = self.rows.get() else {
             candle_core::bail!("linear_logprob_entropy: backward before forward");

@@ -1,12 +1,12 @@
 //! Log-probability of a token and entropy of its distribution in one pass over the logits.
 //!
-//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::rows`].
+//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::softmax`].
 
 use crate::kernels::cpu::float::slice_of;
 use crate::kernels::dispatch::on_device;
 use crate::kernels::score::logit::Logit;
-use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::score::softmax::ScoreGradient;
 use crate::{Error, Result};
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var,
@@ -226,12 +226,12 @@ fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
 }
 
 /// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
-pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
+pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<ScoreGradient>> {
     let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
     Ok(g?
         .into_iter()
         .zip(h?)
-        .map(|(log_prob, entropy)| RowGradient { log_prob, entropy })
+        .map(|(log_prob, entropy)| ScoreGradient { log_prob, entropy })
         .collect())
 }
 
@@ -262,7 +262,7 @@ impl LogprobEntropy {
         &self,
         rows: &mut [T],
         apart: usize,
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
         prepare: impl Fn(usize, &mut [T]) + Sync,
     ) {
         /// Elements that stay in the nearest cache.
@@ -307,7 +307,7 @@ impl CustomOp1 for LogprobEntropy {
 
 struct InPlace<'a> {
     op: &'a LogprobEntropy,
-    grads: Vec<RowGradient>,
+    grads: Vec<ScoreGradient>,
 }
 
 /// Runs `$body` with `$data` bound to the elements of a storage of logits.

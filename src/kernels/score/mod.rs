@@ -5,6 +5,6 @@ pub(crate) mod head;
 pub(crate) mod linear_logprob_entropy;
 pub(crate) mod logit;
 pub(crate) mod logprob_entropy;
-pub(crate) mod rows;
 pub(crate) mod scoring;
+pub(crate) mod softmax;
 pub(crate) mod support;

@@ -2,7 +2,7 @@
 
 use crate::kernels::layers::composed;
 use crate::kernels::score::logit::Logit;
-use crate::kernels::score::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
+use crate::kernels::score::softmax::{gradient_in_place, RowStatistics, Running, ScoreGradient};
 use crate::kernels::score::support::{RowSupport, Support};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, WithDType};
@@ -204,7 +204,7 @@ impl Scoring {
         part: &mut [T],
         start: usize,
         s: &RowStatistics,
-        grad: RowGradient,
+        grad: ScoreGradient,
     ) {
         let id = (self.ids[i] as usize).checked_sub(start).filter(|&j| j < part.len());
         match self.row(i) {

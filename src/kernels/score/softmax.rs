@@ -136,7 +136,7 @@ impl<T: Float> Factors<T> {
     fn new(
         inverse_temperature: f64,
         s: &RowStatistics,
-        RowGradient { log_prob: g, entropy: h }: RowGradient,
+        ScoreGradient { log_prob: g, entropy: h }: ScoreGradient,
     ) -> Self {
         let shift = T::from_f64(s.max + s.log_sum);
         let off = shift.to_f64() - (s.max + s.log_sum);
@@ -153,7 +153,7 @@ impl<T: Float> Factors<T> {
 
 /// The gradients (g, h) of a row's log-probability and entropy.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RowGradient {
+pub(crate) struct ScoreGradient {
     /// ∂L/∂log p.
     pub(crate) log_prob: f64,
     /// ∂L/∂H.
@@ -167,7 +167,7 @@ pub(crate) fn gradient_in_place<T: Logit>(
     id: Option<usize>,
     inverse_temperature: f64,
     s: &RowStatistics,
-    grad: RowGradient,
+    grad: ScoreGradient,
 ) {
     if s.max == f64::NEG_INFINITY || (grad.log_prob == 0.0 && grad.entropy == 0.0) {
         part.fill(T::from_f64(0.0));
