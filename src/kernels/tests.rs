@@ -1,6 +1,6 @@
 //! Every kernel against its composed twin, and every gradient against central differences in f64.
 
-use crate::kernels::autograd::collect::{collecting, Collected};
+use crate::kernels::autograd::gradient_sink::{collecting, Collected};
 use crate::kernels::cpu::optimizer::{adamw, sum_of_squares, AdamWStep};
 use crate::kernels::*;
 use crate::rng::{Purpose, Stream};

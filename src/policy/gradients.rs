@@ -1,6 +1,6 @@
 //! Gradients under the names of their parameters.
 
-use crate::kernels::autograd::collect::{add_into, collecting, Collected, RowGradient};
+use crate::kernels::autograd::gradient_sink::{add_into, collecting, Collected, RowGradient};
 use crate::kernels::cpu::optimizer::sum_of_squares;
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};

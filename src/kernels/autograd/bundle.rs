@@ -1,6 +1,6 @@
 //! Operators of any number of inputs: a bundle of weights, and a side channel for their gradients.
 
-use crate::kernels::autograd::collect;
+use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::with_float;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
@@ -92,7 +92,7 @@ impl CustomOp2 for Link {
         if weight.track_op() && gradient.is_none() {
             candle_core::bail!("bundle: the weights' backward without the branch's");
         }
-        let gradient = collect::offer(weight, gradient);
+        let gradient = gradient_sink::offer(weight, gradient);
         Ok((token(bundle)?, gradient))
     }
 }

@@ -140,7 +140,7 @@ impl CustomOp1 for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::autograd::collect::tests::{numbers, var};
+    use crate::kernels::autograd::gradient_sink::tests::{numbers, var};
     use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
     use candle_core::Var;
 

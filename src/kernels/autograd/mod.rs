@@ -2,4 +2,4 @@
 
 pub(crate) mod bundle;
 pub(crate) mod chain;
-pub(crate) mod collect;
+pub(crate) mod gradient_sink;

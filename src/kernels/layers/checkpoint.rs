@@ -1,7 +1,7 @@
 //! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
-use crate::kernels::autograd::collect::without_collecting;
+use crate::kernels::autograd::gradient_sink::without_collecting;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
 /// f(x), of which only x and the value are kept; backward computes f again and goes back through it.

@@ -1,6 +1,6 @@
 //! Rows of a table by index, whose gradient can stay a list of rows.
 
-use crate::kernels::autograd::collect::{offer_rows, RowGradient};
+use crate::kernels::autograd::gradient_sink::{offer_rows, RowGradient};
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 //! Affine maps whose backward computes only the gradients that are needed.
 
-use crate::kernels::autograd::collect;
+use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -220,7 +220,7 @@ fn backward(
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_float!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
-        Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, collect::offer(weight, of_weight)))
+        Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, gradient_sink::offer(weight, of_weight)))
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
 
-use crate::kernels::autograd::collect;
+use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{slice_of, with_slices};
 use crate::kernels::layers::composed;
 use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
@@ -331,7 +331,7 @@ impl LinearLogprobEntropy {
         Ok(match second {
             None => (
                 dx,
-                collect::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
+                gradient_sink::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
                 tensor(bias, inputs[2], z && inputs[2].elem_count() > 0)?,
             ),
             Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),
