@@ -12,7 +12,7 @@ use candle_core::{
 };
 
 /// An operator on (x, bundle of weights) that can go back by itself.
-pub(crate) trait Branch: CustomOp2 + Send + Sync + 'static {
+pub(crate) trait Residual: CustomOp2 + Send + Sync + 'static {
     /// The gradient of x for that of the output, where it is wanted; those of the weights go to their bundle.
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>>;
 }
@@ -39,7 +39,7 @@ impl Chain {
         &self.x
     }
 
-    pub(crate) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
+    pub(crate) fn through(&self, branch: impl Residual, bundle: &Tensor) -> Result<Self> {
         let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
         let (before, after) = (self.gradient.clone(), gradient.clone());
         let link =
@@ -82,7 +82,7 @@ struct Step<B> {
     after: Found,
 }
 
-impl<B: Branch> CustomOp2 for Step<B> {
+impl<B: Residual> CustomOp2 for Step<B> {
     fn name(&self) -> &'static str {
         "chain-step"
     }

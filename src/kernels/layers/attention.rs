@@ -10,8 +10,8 @@ use crate::kernels::cpu::float::{
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::attention_rows::AttentionShape;
-use crate::kernels::layers::branch::tensor_like;
 use crate::kernels::layers::composed;
+use crate::kernels::layers::residual::tensor_like;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 

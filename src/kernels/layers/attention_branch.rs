@@ -1,15 +1,15 @@
 //! The whole attention branch of a pre-norm block as one operator.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
-use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, with_slices};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
-use crate::kernels::layers::branch::{
+use crate::kernels::layers::linear::{linear, linear_residual, product};
+use crate::kernels::layers::residual::{
     add_norm_weight_gradient, multiply, norm, norm_gradient, row_sum, tensor_like,
 };
-use crate::kernels::layers::linear::{linear, linear_residual, product};
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
 use crate::kernels::layers::rope_table::{rotate_rows, TableFloat};
@@ -272,7 +272,7 @@ impl AttentionBranch {
     }
 }
 
-impl Branch for AttentionBranch {
+impl Residual for AttentionBranch {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         with_float!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))

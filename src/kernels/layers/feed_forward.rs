@@ -1,14 +1,14 @@
 //! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
-use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slices, Float};
 use crate::kernels::cpu::view::{View, ViewMut};
-use crate::kernels::layers::branch::{
+use crate::kernels::layers::linear::linear_residual;
+use crate::kernels::layers::residual::{
     add_norm_weight_gradient, multiply, norm, norm_gradient, tensor_like,
 };
-use crate::kernels::layers::linear::linear_residual;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::swiglu::swiglu;
 use crate::kernels::layers::swiglu::{sigmoid, swiglu_slice};
@@ -238,7 +238,7 @@ impl<T: Float> Sums<T> {
     }
 }
 
-impl Branch for FeedForward {
+impl Residual for FeedForward {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         with_float!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
