@@ -1,4 +1,7 @@
-//! Operators of any number of inputs: a bundle of weights, and a side channel for their gradients.
+//! Operators with any number of weights, where candle's custom operators take at most three inputs.
+//!
+//! The weights are linked into one bundle, which is a single input. The operator leaves their
+//! gradients in [`Found`], and the bundle's backward pass hands them to candle.
 
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::buffer::zeros;
@@ -6,7 +9,7 @@ use crate::kernels::cpu::float::with_float;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Gradients of a branch's weights, in their order, on their way from the branch to its [`bundle`].
+/// Gradients of an operator's weights, in their order, on their way to its [`bundle`].
 #[derive(Clone, Default)]
 pub(crate) struct Found(Arc<Mutex<Vec<Option<Tensor>>>>);
 
@@ -20,10 +23,10 @@ impl Found {
     }
 }
 
-/// Any number of weights as one input, where candle's operators take at most three.
+/// Links any number of weights into one input.
 ///
-/// Its value, a single zero, means nothing. Backward, which candle calls after the branch's, hands each weight the
-/// gradient that the branch has found for it.
+/// Its value is a single zero without meaning. Its backward pass, which candle runs after the
+/// operator's, gives each weight the gradient found for it.
 pub(crate) fn bundle<'a>(
     weights: impl IntoIterator<Item = &'a Tensor>,
     like: &Tensor,
@@ -36,7 +39,7 @@ pub(crate) fn bundle<'a>(
     Ok(bundle)
 }
 
-/// A bundle with one more weight.
+/// Operator that adds one more weight to a bundle.
 struct Link {
     index: usize,
     found: Found,
@@ -97,7 +100,7 @@ impl CustomOp2 for Link {
     }
 }
 
-/// The gradient passed on in candle's graph for an input that only links operators: a zero.
+/// Returns the gradient of an input that exists only to link operators: a zero, if it is tracked.
 pub(crate) fn token(link: &Tensor) -> Result<Option<Tensor>> {
     link.track_op().then(|| link.zeros_like()).transpose()
 }

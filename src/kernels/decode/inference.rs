@@ -1,4 +1,5 @@
-//! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
+//! The operators of decoding: the arithmetic of the training kernels on plain slices, without
+//! gradients.
 
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{with_slice, with_slices};
@@ -18,17 +19,18 @@ use half::bf16;
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
 
-/// Rows up to which [`Panels`] beat packing the weights for a general product. So few have the same bits beside any others.
+/// Rows up to which [`Panels`] beat packing the weights for a general product. Up to this size a
+/// row has the same bits whatever the other rows.
 pub(crate) const GEMV_ROWS: usize = 64;
 
-/// Rows `[n, i]` to be multiplied with weights.
+/// Rows `[n, i]` to multiply with weights.
 pub(crate) enum Input {
     Small(Panels),
     Large { x: Scratch, width: usize },
 }
 
 impl Input {
-    /// Rows `width` wide.
+    /// Prepares rows `width` wide.
     pub(crate) fn new(x: Scratch, width: usize) -> Self {
         if x.len() <= GEMV_ROWS * width {
             Self::Small(Panels::new(&x, width))
@@ -44,7 +46,7 @@ impl Input {
         }
     }
 
-    /// x Wᵀ + b for every (W, b), f32, bf16 or f16.
+    /// Computes x Wᵀ + b for every (W, b) in f32, bf16 or f16.
     pub(crate) fn linear<const N: usize>(
         &self,
         team: Team<'_>,
@@ -74,7 +76,7 @@ impl Input {
         self.products(team, [weight], [(y, true)])
     }
 
-    /// silu(x Gᵀ) ∘ (x Uᵀ); G and U f32, bf16 or f16.
+    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U in f32, bf16 or f16.
     pub(crate) fn gated(&self, team: Team<'_>, weights: [&Tensor; 2]) -> Result<Self> {
         let Self::Small(panels) = self else {
             let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
@@ -87,7 +89,7 @@ impl Input {
         }))
     }
 
-    /// silu(gate) ∘ up, of rows `width` wide.
+    /// Computes silu(gate) ∘ up for rows `width` wide.
     pub(crate) fn activated(team: Team<'_>, mut gate: Scratch, up: &[f32], width: usize) -> Self {
         const CHUNK: usize = 1 << 11;
         let len = gate.len();
@@ -96,7 +98,7 @@ impl Input {
         Self::new(gate, width)
     }
 
-    /// y = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W and (y, `accumulate`).
+    /// y = x Wᵀ, or y += x Wᵀ if `accumulate`, for every W and its (y, `accumulate`).
     fn products<const N: usize>(
         &self,
         team: Team<'_>,
@@ -139,10 +141,10 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
     })?)
 }
 
-/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ where `accumulate`.
+/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`.
 fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
     let (n, o) = (x.len() / i, w.len() / i);
-    // Rows of W at a time, widened where they are narrow: all of them where they are not.
+    // Narrow weights are widened a few rows at a time; others are multiplied in one go.
     let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
     let mut buffer = Vec::new();
     if L::DTYPE != DType::F32 {
@@ -157,10 +159,10 @@ fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], 
     }
 }
 
-/// Rows of a bf16 matrix that are widened for one product.
+/// Rows of a bf16 matrix that are widened at a time.
 const WIDENED: usize = 1024;
 
-/// The rows `ids` of a table `[v, h]`.
+/// Looks up the rows `ids` of a table `[v, h]`.
 pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     let (_, h) = table.dims2()?;
     fn rows<L: Inline<Float = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
@@ -177,7 +179,7 @@ pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     })
 }
 
-/// RMSNorm of every row of x `[n, h]`.
+/// Computes RMSNorm of every row of x `[n, h]`.
 pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> Scratch {
     const ROWS: usize = 16;
     let mut y = Scratch::new(x.len());
@@ -191,8 +193,9 @@ pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> 
     y
 }
 
-/// Attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and values of all up to the last, for
-/// (H, K, d) heads. How these are parted makes no difference to any bit.
+/// Computes attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and
+/// values of all positions up to the last query's, for (H, K, d) heads. The result does not depend
+/// on where the two parts of `past` are split.
 pub(crate) fn attend(
     q: &[f32],
     past: Past<'_>,
@@ -219,13 +222,13 @@ pub(crate) fn attend(
     }
 }
 
-/// Rows of several heads' features, from one head's in the first row on.
+/// Returns the rows from one head's features on.
 fn head(rows: &[f32], head: usize, d: usize) -> &[f32] {
     rows.get(head * d..).unwrap_or_default()
 }
 
-/// One head's `count` queries, [`BLOCK`] at a time; rows of queries and outputs are `width` apart, those of keys and values
-/// `stride`.
+/// Computes attention of one head's `count` queries, [`BLOCK`] at a time. `width` is the row stride
+/// of queries and outputs, `stride` that of keys and values.
 fn attend_many(
     (q, keys, values): (&[f32], &[f32], &[f32]),
     (position, count): (usize, usize),

@@ -1,4 +1,5 @@
-//! Inference kernels: small-batch matrix multiplication, attention of one query, threads that stay awake.
+//! Kernels of decoding, without gradients: small-batch matrix multiplication, attention of one
+//! query per head, and threads that stay awake between short tasks.
 
 pub(crate) mod decode_attention;
 pub(crate) mod gemv;

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Moments(Box<[Storage; 2]>);
 
 impl Moments {
-    /// The moments with these values, on the device of `var`.
+    /// Uploads moments with these values to the device of `var`.
     pub(crate) fn new(var: &Var, first: &[f32], second: &[f32]) -> Result<Self> {
         let view = View::of(var)?;
         with_storage!(var, S => {
@@ -23,13 +23,14 @@ impl Moments {
         })
     }
 
-    /// Their values.
+    /// Downloads the moments.
     pub(crate) fn to_host(&self) -> Result<[Vec<f32>; 2]> {
         let [first, second] = &*self.0;
         Ok([download(first)?, download(second)?])
     }
 
-    /// One step of `var` with its gradient; `coefficients` are β₁, β₂, 1 − ηλ, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) and ε.
+    /// Applies one step to `var`; `coefficients` are β₁, β₂, 1 − ηλ, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) and
+    /// ε.
     pub(crate) fn update(
         &mut self,
         var: &Var,

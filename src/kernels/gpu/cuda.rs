@@ -15,13 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 const PRELUDE: &str = include_str!("cuda.inc");
 
-/// The newest architecture that code is generated for; later devices run it through the driver's compiler.
+/// The newest architecture that code is generated for; the driver compiles the PTX for later
+/// devices.
 const NEWEST: i32 = 90;
 
 /// PTX by (architecture, element type).
 static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
 
-/// PTX of all kernels over one element type, for compute capability `architecture` (80 is 8.0).
+/// Compiles all kernels for one element type and a compute capability (80 is 8.0) to PTX.
 fn compile(architecture: i32, element: &str) -> Result<String> {
     let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
     let options = CompileOptions {
@@ -79,7 +80,8 @@ enum Value {
     F32(f32),
 }
 
-/// The parameter of an argument, and what records its use once the kernel is queued.
+/// Converts an argument to a kernel parameter, and returns the guard that records its use when the
+/// kernel is queued.
 fn value<'a>(
     argument: &'a mut Argument<'_, CudaStorage>,
     earlier: &[Value],
@@ -146,8 +148,8 @@ impl DeviceStorage for CudaStorage {
             block_dim: (THREADS as u32, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are those of the kernel's declaration, in its order; every buffer is as long as the
-        // sizes among them say, and stays alive until its recorded use is over.
+        // SAFETY: the arguments match the kernel's declaration; every buffer is as long as the
+        // sizes among them imply, and lives until its recorded use ends.
         #[allow(unsafe_code)]
         unsafe { builder.launch(config) }.w()?;
         Ok(())

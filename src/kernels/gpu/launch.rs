@@ -4,22 +4,23 @@ use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
-/// The kernels, after the prelude of a dialect.
+/// Source of the kernels, to be preceded by the prelude of a dialect.
 pub(crate) const KERNELS: &str =
     concat!(include_str!("elements.inc"), include_str!("scores.inc"), include_str!("layers.inc"));
 
-/// Threads of every group.
+/// Threads per group.
 pub(crate) const THREADS: usize = 256;
 
-/// Elements that a thread of an element-wise kernel works through at most.
+/// Maximum number of elements per thread of an element-wise kernel.
 const ELEMENTS: usize = 8;
 
-/// Groups of an element-wise kernel.
+/// Returns the number of groups of an element-wise kernel.
 pub(crate) fn element_groups(count: usize) -> usize {
     count.div_ceil(THREADS * ELEMENTS)
 }
 
-/// One kernel over groups of [`THREADS`] threads; the arguments are in the order of its parameters.
+/// A kernel launch over groups of [`THREADS`] threads. The arguments are in the order of the
+/// kernel's parameters.
 pub(crate) struct Launch<'a, S> {
     /// Name without the suffix of the element type.
     pub(crate) kernel: &'static str,
@@ -30,33 +31,33 @@ pub(crate) struct Launch<'a, S> {
 }
 
 pub(crate) enum Argument<'a, S> {
-    /// Read from an element on.
+    /// A buffer to read, starting at an element.
     In(&'a S, usize),
-    /// Written from an element on.
+    /// A buffer to write, starting at an element.
     Out(&'a mut S, usize),
-    /// The buffer of an earlier argument, by its place.
+    /// The buffer of an earlier argument, by its position.
     Same(usize),
     U32(u32),
     F32(f32),
 }
 
-/// A storage that kernels run on.
+/// A storage on which the kernels run.
 pub(crate) trait DeviceStorage:
     BackendStorage<Device: BackendDevice<Storage = Self>>
 {
-    /// The storage, where it is of this back end.
+    /// Returns the storage if it belongs to this back end.
     fn of(storage: &Storage) -> Option<&Self>;
 
-    /// The storage for writing, where it is of this back end.
+    /// Returns the storage for writing if it belongs to this back end.
     fn of_mut(storage: &mut Storage) -> Option<&mut Self>;
 
-    /// The storage as candle's sum type.
+    /// Wraps the storage in candle's enum.
     fn wrap(self) -> Storage;
 
     /// Queues the kernel behind all earlier work of the device.
     fn launch(device: &Self::Device, launch: Launch<'_, Self>) -> Result<()>;
 
-    /// A storage for a kernel to fill.
+    /// Allocates an uninitialised storage, which a kernel must fill.
     fn unfilled(device: &Self::Device, count: usize, dtype: DType) -> Result<Self> {
         // SAFETY: numbers have no invalid bit patterns, and the callers' kernels write every element.
         #[allow(unsafe_code)]
@@ -65,7 +66,7 @@ pub(crate) trait DeviceStorage:
         }
     }
 
-    /// The storage as a tensor without a graph.
+    /// Wraps the storage in a tensor without autograd.
     fn tensor(self, shape: impl Into<Shape>) -> Tensor {
         Tensor::from_storage(self.wrap(), shape, BackpropOp::none(), false)
     }
@@ -95,7 +96,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The first element of a contiguous layout.
+/// Returns the index of the first element of a contiguous layout.
 pub(crate) fn start_of(layout: &Layout) -> Result<usize> {
     match layout.contiguous_offsets() {
         Some((start, _)) => Ok(start),
@@ -103,7 +104,7 @@ pub(crate) fn start_of(layout: &Layout) -> Result<usize> {
     }
 }
 
-/// A size as a kernel argument.
+/// Converts a size to a kernel argument.
 pub(crate) fn size<'a, S>(value: usize) -> Result<Argument<'a, S>> {
     match u32::try_from(value) {
         Ok(value) => Ok(Argument::U32(value)),

@@ -9,10 +9,11 @@ use std::sync::{Arc, OnceLock};
 /// The count of a row whose support is the whole vocabulary.
 const WHOLE: u32 = u32::MAX;
 
-/// What the rows of a call are scored on, held on the device.
+/// Ids and supports of the rows of a call, on the device.
 #[derive(Debug, Clone)]
 pub(crate) struct Rows {
-    /// ids `[n]`; first place and length `[n]` of each row's list in `allowed`; the lists, one after another: u32.
+    /// ids `[n]`; start and length `[n]` of each row's list in `allowed`; all lists, concatenated.
+    /// All u32.
     ids: Tensor,
     start: Tensor,
     count: Tensor,
@@ -22,11 +23,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows with their ids, supports and temperature τ: a support of none is the whole vocabulary, an empty one a
-    /// skipped row, and a list the only logits that exist.
+    /// Uploads the ids and supports of rows and sets the temperature τ. A support of `None` is the
+    /// whole vocabulary, an empty list skips the row.
     ///
     /// # Errors
-    /// Another number of supports than ids, and a failed copy to the device.
+    /// A number of supports other than that of ids, and a failed copy to the device.
     pub(crate) fn new<'a>(
         ids: &[u32],
         supports: impl IntoIterator<Item = Option<&'a [u32]>>,
@@ -72,7 +73,7 @@ impl Rows {
         ])
     }
 
-    /// The gradients of both outputs as the kernel takes them.
+    /// Converts the gradients of both outputs for the kernel.
     fn gradients(&self, grads: &Tensor) -> Result<Tensor> {
         if grads.dims() != [2, self.ids.elem_count()] {
             candle_core::bail!(
@@ -94,40 +95,42 @@ impl Rows {
     }
 }
 
-/// (log p, H) stacked `[2, n]` in f32 for logits `[n, v]`, with a graph.
+/// Computes (log p, H) stacked `[2, n]` in f32 for logits `[n, v]`, with autograd.
 pub(crate) fn logprob_entropy(logits: &Tensor, rows: Rows) -> Result<Tensor> {
     logits.contiguous()?.apply_op1(LogprobEntropy { rows, statistics: Arc::default() })
 }
 
-/// log p and H in nats, stacked `[2, n]` in f32, of logits `[n, v]` (f32, bf16 or f16) without a graph, and what their
-/// gradient needs: 12 bytes a row. A skipped row gives 0 and 0, a NaN or +∞ among a row's logits H = NaN.
+/// Computes log p and H in nats, stacked `[2, n]` in f32, of logits `[n, v]` (f32, bf16 or f16)
+/// without autograd. The statistics for the gradient are kept (12 bytes per row). A skipped row
+/// gives 0 and 0; a NaN or +∞ among a row's logits gives H = NaN.
 ///
 /// # Errors
-/// Logits that are not `[n, v]` for the `n` rows or not on their device, and an id outside the vocabulary.
+/// Logits that are not `[n, v]` or not on the rows' device, and an id outside the vocabulary.
 pub(crate) fn evaluate(logits: &Tensor, rows: Rows) -> Result<(Tensor, Evaluated)> {
     let op = LogprobEntropy { rows, statistics: Arc::default() };
     let both = logits.contiguous()?.apply_op1_no_bwd(&op)?;
     Ok((both, Evaluated(op)))
 }
 
-/// The rows and statistics of an evaluation; from [`evaluate`].
+/// Rows and statistics of an evaluation; returned by [`evaluate`].
 pub(crate) struct Evaluated(LogprobEntropy);
 
 impl Evaluated {
-    /// ∂L/∂logits `[n, v]` for the gradients `[2, n]` of both outputs, by the formula of
+    /// Computes ∂L/∂logits `[n, v]` from the gradients `[2, n]` of both outputs, by the formula of
     /// [`crate::kernels::logprob_entropy()`]; 0 outside a row's support and in skipped rows.
     ///
     /// # Errors
-    /// Logits of another shape or device than the evaluated ones, gradients that are not `[2, n]`.
+    /// Logits of another shape or device than the evaluated ones, or gradients that are not `[2,
+    /// n]`.
     pub(crate) fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
         self.0.gradient(&logits.contiguous()?, grads)
     }
 
-    /// The same, written over contiguous logits: no further memory. The logits are gone after it, in every tensor that
-    /// shares their storage.
+    /// Replaces contiguous logits by their gradient, without further memory. This overwrites the
+    /// logits in every tensor that shares their storage.
     ///
     /// # Errors
-    /// As [`Evaluated::gradient`], and logits that are not contiguous.
+    /// The errors of [`Evaluated::gradient`], and logits that are not contiguous.
     pub(crate) fn gradient_in_place(&self, logits: &Tensor, grads: &Tensor) -> Result<()> {
         logits.inplace_op2(&self.0.rows.gradients(grads)?, &InPlace(&self.0))
     }
@@ -176,7 +179,7 @@ impl LogprobEntropy {
         })
     }
 
-    /// The gradient kernel from its logits to its output, which may be [`Argument::Same`].
+    /// Launches the gradient kernel; the output may be [`Argument::Same`].
     fn launch_gradient<'a, S: DeviceStorage>(
         &'a self,
         device: &S::Device,

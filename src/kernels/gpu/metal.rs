@@ -27,7 +27,7 @@ impl Compiled {
         }
         let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
         let options = MTLCompileOptions::new();
-        // The replacement needs macOS 15; this one works on every version.
+        // The replacement requires macOS 15; this method works on every version.
         #[allow(deprecated)]
         options.setFastMathEnabled(false);
         let library = device

@@ -1,11 +1,13 @@
-//! Kernels for CUDA and Metal devices, written once.
+//! Kernels for CUDA and Metal devices from one source.
 //!
-//! `elements.inc`, `scores.inc` and `layers.inc` hold them in the common subset of CUDA C++ and MSL; a prelude per
-//! dialect goes before them. An operator describes its launch once, as a `Launch` over the storages of either back
-//! end; `cuda.rs` and `metal.rs` compile the source at run time and carry the launch out. Elements are f32, bf16 or
-//! f16, arithmetic is f32. Tensors of other types, and operators without a kernel, go through [`crate::kernels::composed`] on the same device.
+//! `elements.inc`, `scores.inc` and `layers.inc` contain the kernels in the common subset of CUDA
+//! C++ and MSL, preceded by a prelude per dialect. An operator describes its launch once, as a
+//! [`launch::Launch`] over the storages of either back end; `cuda.rs` and `metal.rs` compile the
+//! source at run time and perform the launch. Elements are f32, bf16 or f16; arithmetic is f32.
+//! Tensors of other types, and operators without a kernel, use [`crate::kernels::composed`] on the
+//! same device.
 //!
-//! The operators of [`super`] come here by themselves.
+//! The public operators of [`crate::kernels`] dispatch here through `on_device!`.
 
 pub(crate) mod adamw;
 #[cfg(feature = "cuda")]

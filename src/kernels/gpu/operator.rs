@@ -2,7 +2,7 @@
 
 use candle_core::{DType, DeviceLocation, Tensor};
 
-/// Whether the tensor lies on a device, and in a type, that the kernels serve.
+/// Returns true if the kernels support the tensor's device and type.
 pub(crate) fn serves(tensor: &Tensor) -> bool {
     let device = match tensor.device().location() {
         DeviceLocation::Cuda { .. } => cfg!(feature = "cuda"),
@@ -43,8 +43,8 @@ macro_rules! with_storage {
 }
 pub(crate) use with_storage;
 
-/// The forward methods of a custom operator by its generic `forward(storage, layout, …)`; none on the CPU
-/// but in tests.
+/// Implements the forward methods of a custom operator with its generic `forward(storage, layout,
+/// …)`. The CPU method is for tests only.
 macro_rules! forward_on_devices {
     (@ $feature:literal $method:ident $Storage:ident $($s:ident $l:ident),+) => {
         #[cfg(feature = $feature)]
@@ -74,8 +74,8 @@ macro_rules! forward_on_devices {
 }
 pub(crate) use forward_on_devices;
 
-/// The methods of an in-place operator with one source by its generic `update(target, layout, source, layout)`; none
-/// on the CPU but in tests.
+/// Implements the methods of an in-place operator with its generic `update(target, layout, source,
+/// layout)`. The CPU method is for tests only.
 macro_rules! update_on_devices {
     (@ $feature:literal $method:ident $Storage:ident) => {
         #[cfg(feature = $feature)]

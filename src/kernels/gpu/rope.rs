@@ -4,8 +4,8 @@ use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launc
 use crate::kernels::gpu::operator::forward_on_devices;
 use candle_core::{CustomOp1, Layout, Result, Shape, Tensor};
 
-/// Rotates the heads of x `[n, heads·d]` by the angles of its rows' positions: `angles` is cos over sin
-/// `[2, positions, d/2]` in f32, `positions` `[n]` in u32, both on the device of x.
+/// Rotates the heads of x `[n, heads·d]` by the angles of their rows' positions. `angles` is cos
+/// over sin `[2, positions, d/2]` in f32, `positions` `[n]` in u32, both on the device of x.
 pub(crate) fn rope(x: &Tensor, angles: Tensor, positions: Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Rope { angles, positions, sign: 1.0 })
 }

@@ -4,7 +4,7 @@ use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launc
 use crate::kernels::gpu::operator::{forward_on_devices, with_storage};
 use candle_core::{CustomOp2, Layout, Result, Shape, Tensor};
 
-/// silu(a) ∘ b for a and b of one shape.
+/// Computes silu(a) ∘ b for a and b of one shape.
 pub(crate) fn silu_mul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.contiguous()?.apply_op2(&b.contiguous()?, Gate)
 }

@@ -1,8 +1,9 @@
-//! Causal grouped-query attention over packed sequences, with a backward that recomputes the probabilities.
+//! Causal grouped-query attention over packed sequences, with a backward pass that recomputes the
+//! probabilities.
 //!
-//! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = one sequence's
-//! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
-//! its online softmax: whole rows of a CPU tile fit in the cache).
+//! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = length of
+//! one sequence. Only one [`BLOCK`]`·L` tile of scores exists at a time, as in FlashAttention-2
+//! (Dao 2023). An online softmax is not needed: whole rows of a tile fit in a CPU's cache.
 
 use crate::kernels::cpu::float::{
     largest, on_cpu, slice_of, sum_of, vectorised, with_float, with_slices, Float,
@@ -15,11 +16,11 @@ use crate::kernels::layers::residual::tensor_like;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-/// o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j inside every packed sequence; query head h reads key/value
-/// head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
+/// Computes o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j within every packed sequence. Query head
+/// h reads key/value head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     shape.check(q, k, v)?;
     if !on_cpu(q) {
@@ -37,7 +38,7 @@ struct Attention {
 const BLOCK: usize = 64;
 
 vectorised! {
-    /// softmax of `row[..valid]` in place; the rest becomes 0.
+    /// Softmax of `row[..valid]` in place; the rest becomes 0.
     fn softmax_in_place<T>(row: &mut [T], valid: usize) {
         let (row, rest) = row.split_at_mut(valid);
         rest.fill(T::from_f64(0.0));
@@ -63,7 +64,7 @@ vectorised! {
     }
 }
 
-/// Slices of one (sequence, key/value head) and how to index them.
+/// Slices of one (sequence, key/value head), and how to index them.
 struct Piece<'a, T> {
     q: &'a [T],
     k: &'a [T],
@@ -89,20 +90,20 @@ impl<'a, T: Float> Piece<'a, T> {
         Self { q, k, v, len, head, shape }
     }
 
-    /// Rows `range` of query-sized data for head `g` of the group.
+    /// Returns rows `range` of query-sized data for head `g` of the group.
     fn queries<'b>(&self, data: &'b [T], range: &std::ops::Range<usize>, g: usize) -> View<'b, T> {
         let (d, stride) = (self.shape.head_dim, self.shape.heads * self.shape.head_dim);
         let offset = range.start * stride + (self.head * self.shape.group() + g) * d;
         View::new(&data[offset..], range.len(), d, stride)
     }
 
-    /// The first `rows` rows of key/value-sized data.
+    /// Returns the first `rows` rows of key/value-sized data.
     fn keys<'b>(&self, data: &'b [T], rows: usize) -> View<'b, T> {
         let d = self.shape.head_dim;
         View::new(&data[self.head * d..], rows, d, self.shape.kv_heads * d)
     }
 
-    /// softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
+    /// Computes softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
     fn probabilities(&self, range: &std::ops::Range<usize>, g: usize, tile: &mut [T]) {
         let (rows, width) = (range.len(), range.end);
         let scale = T::from_f64(1.0 / (self.shape.head_dim as f64).sqrt());
@@ -124,7 +125,7 @@ impl<'a, T: Float> Piece<'a, T> {
         vec![T::from_f64(0.0); BLOCK.min(self.len) * self.len]
     }
 
-    /// Output of the piece's heads, `[len, group·d]`.
+    /// Computes the output of the piece's heads, `[len, group·d]`.
     fn forward(&self) -> Vec<T> {
         let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
         let mut out = vec![T::from_f64(0.0); self.len * stride];
@@ -138,7 +139,7 @@ impl<'a, T: Float> Piece<'a, T> {
         out
     }
 
-    /// (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
+    /// Computes (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
     fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
         let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
         let zeros = |n: usize| vec![T::from_f64(0.0); n];
@@ -173,7 +174,7 @@ impl<'a, T: Float> Piece<'a, T> {
     }
 }
 
-/// Writes every piece's compact columns (`[len, width]`) into their place in `[n, K·width]`.
+/// Writes every piece's compact columns (`[len, width]`) to their place in `[n, K·width]`.
 fn scatter<T: Float>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
     let n: usize = shape.lengths.iter().sum();
     let stride = shape.kv_heads * width;
@@ -187,7 +188,7 @@ fn scatter<T: Float>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> 
     out
 }
 
-/// The value of [`attention`].
+/// Computes the value of [`attention`].
 pub(crate) fn attend<T: Float>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
     let pieces = shape.pieces();
     let parts: Vec<Vec<T>> =
@@ -195,7 +196,7 @@ pub(crate) fn attend<T: Float>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape
     scatter(&parts, shape, shape.group() * shape.head_dim)
 }
 
-/// (dq, dk, dv) of [`attention`].
+/// Computes (dq, dk, dv) of [`attention`].
 pub(crate) fn attend_backward<T: Float>(
     q: &[T],
     k: &[T],

@@ -1,4 +1,7 @@
-//! The whole attention branch of a pre-norm block as one operator.
+//! The attention branch of a pre-norm block as one operator.
+//!
+//! One operator instead of seven keeps fewer activations, and candle adds up one gradient of the
+//! hidden state instead of ten.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Chain, Residual};
@@ -16,14 +19,16 @@ use crate::kernels::layers::rope_table::{rotate_rows, TableFloat};
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
-/// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
+/// Computes y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z =
+/// norm(x) · w, for x `[n, h]`.
 ///
-/// The composition of [`crate::kernels::rms_norm()`], [`crate::kernels::linear()`], [`crate::kernels::rope()`], [`crate::kernels::attention()`] and
-/// [`crate::kernels::linear_residual()`], value and gradients. The projections and attention's output are kept, the norm is
-/// computed again, and candle adds up one gradient instead of ten.
+/// Same value and gradients as [`crate::kernels::rms_norm()`], [`crate::kernels::linear()`],
+/// [`crate::kernels::rope()`], [`crate::kernels::attention()`] and
+/// [`crate::kernels::linear_residual()`] in sequence. The projections and attention's output are
+/// kept for the backward pass; the norm is recomputed.
 ///
 /// # Errors
-/// Shapes that do not fit, or a position outside the table.
+/// Mismatched shapes, or a position outside the table.
 pub fn attention_branch(
     x: &Tensor,
     weights: &AttentionWeights<'_>,
@@ -37,7 +42,7 @@ pub fn attention_branch(
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// [`attention_branch()`] in a chain.
+/// Appends [`attention_branch()`] to a chain.
 pub(crate) fn chain_attention(
     chain: &Chain,
     weights: &AttentionWeights<'_>,
@@ -48,7 +53,7 @@ pub(crate) fn chain_attention(
     chain.through(branch, &bundle)
 }
 
-/// The branch as its layers.
+/// The branch composed of its layers.
 fn separately(
     x: &Tensor,
     w: &AttentionWeights<'_>,
@@ -95,12 +100,12 @@ struct AttentionBranch {
     biases: [Option<Tensor>; 3],
     rows: AttentionRows,
     eps: f64,
-    /// Rotated queries and keys, values, and attention's output, for the backward pass.
+    /// Rotated queries and keys, values, and attention's output, kept for the backward pass.
     inner: OnceLock<[Tensor; 4]>,
     found: Found,
 }
 
-/// aᵀ b for a and b of the same number of rows.
+/// Computes aᵀ b for a and b with the same number of rows.
 fn transposed_product<T: TableFloat>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
     let mut out = zeros(i * o);
     multiply(
@@ -113,7 +118,7 @@ fn transposed_product<T: TableFloat>(a: &[T], b: &[T], (n, i, o): (usize, usize,
 }
 
 impl AttentionBranch {
-    /// The operator and the bundle of its weights.
+    /// Creates the operator and the bundle of its weights.
     fn new(
         x: &Tensor,
         w: &AttentionWeights<'_>,
@@ -134,7 +139,7 @@ impl AttentionBranch {
         ))
     }
 
-    /// Widths of queries, keys and values.
+    /// Returns the widths of queries, keys and values.
     fn widths(&self) -> [usize; 3] {
         let s = &self.rows.shape;
         [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head_dim)
@@ -211,7 +216,7 @@ impl AttentionBranch {
         Ok(dx)
     }
 
-    /// Gradients of the projections and their biases at their places in the bundle.
+    /// Computes the gradients of the projections and their biases, at their places in the bundle.
     fn projection_gradients<T: TableFloat>(
         &self,
         x: &Tensor,
@@ -240,7 +245,7 @@ impl AttentionBranch {
         Ok(found)
     }
 
-    /// Gradients of x and of the norm's weight, where they are needed.
+    /// Computes the gradients of x and of the norm's weight, if needed.
     fn input_gradients<T: TableFloat>(
         &self,
         (x, wanted): (&Tensor, bool),

@@ -1,4 +1,4 @@
-//! Descriptions of attention calls: heads, packed sequences, weights.
+//! Arguments of attention: heads, packed sequences, weights, and positions.
 
 use crate::kernels::layers::rope_table::RopeTable;
 use crate::kernels::layers::shared::SharedPrefixes;
@@ -14,12 +14,12 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Features per head d.
     pub head_dim: usize,
-    /// Tokens of every packed sequence, in order.
+    /// Length of every packed sequence, in order.
     pub lengths: Vec<usize>,
 }
 
 impl AttentionShape {
-    /// Requires whole groups of heads and no empty sequence.
+    /// Checks that heads form whole groups and no sequence is empty.
     pub(crate) fn validate(&self) -> Result<()> {
         if self.kv_heads == 0
             || !self.heads.is_multiple_of(self.kv_heads)
@@ -49,7 +49,7 @@ impl AttentionShape {
         self.heads / self.kv_heads
     }
 
-    /// (first row, length, key/value head) of every independent piece of work.
+    /// Returns (first row, length, key/value head) of every independent piece of work.
     pub(super) fn pieces(&self) -> Vec<(usize, usize, usize)> {
         let mut start = 0;
         let mut pieces = Vec::with_capacity(self.lengths.len() * self.kv_heads);
@@ -61,47 +61,48 @@ impl AttentionShape {
     }
 }
 
-/// Weights of an attention branch; H heads, K key/value heads, d features of a head, h hidden width.
+/// Weights of an attention branch: H query heads, K key/value heads, d features per head, h hidden
+/// width.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionWeights<'a> {
-    /// The norm's `[h]`.
+    /// Norm weight `[h]`.
     pub norm: &'a Tensor,
     /// Query `[H·d, h]`, key and value `[K·d, h]` projections.
     pub qkv: [&'a Tensor; 3],
-    /// Their biases.
+    /// Biases of these projections.
     pub biases: [Option<&'a Tensor>; 3],
     /// Output projection `[h, H·d]`.
     pub output: &'a Tensor,
 }
 
-/// Where the rows of a batch stand.
+/// Layout of a batch of packed sequences: heads, lengths, positions, shared prefixes.
 #[derive(Debug, Clone)]
 pub struct AttentionRows {
-    /// Heads, and the lengths of the packed sequences.
+    /// Heads and lengths of the packed sequences.
     pub shape: AttentionShape,
-    /// Angles.
+    /// Angles of the rotary embedding.
     pub table: Arc<RopeTable>,
     /// Position of every computed token in its sequence.
     pub positions: Arc<[u32]>,
-    /// Which tokens stand for several; without it all are computed.
+    /// Prefixes that sequences share; `None` if all tokens are computed.
     pub shared: Option<SharedPrefixes>,
 }
 
 impl AttentionRows {
-    /// Tokens that are computed.
+    /// Returns the number of computed tokens.
     pub(crate) fn computed(&self) -> usize {
         self.shared
             .as_ref()
             .map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
     }
 
-    /// Whether the sequences have as many tokens as the shared beginnings say.
+    /// Returns true if the sequences have as many tokens as the shared prefixes describe.
     pub(crate) fn is_consistent(&self) -> bool {
         let tokens: usize = self.shape.lengths.iter().sum();
         self.shared.as_ref().is_none_or(|shared| shared.tokens() == tokens)
     }
 
-    /// Widths of queries and keys.
+    /// Returns the widths of queries and keys.
     pub(super) fn widths(&self) -> [usize; 2] {
         [self.shape.heads, self.shape.kv_heads].map(|heads| heads * self.shape.head_dim)
     }

@@ -1,5 +1,6 @@
-//! The same operators written with differentiable candle operations: the path for devices without own
-//! kernels, and the independent implementation that the CPU kernels are tested against.
+//! The layers and scores written with differentiable candle operations.
+//!
+//! Devices without a kernel of their own run these, and the CPU kernels are tested against them.
 
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
 use crate::kernels::layers::rope_table::RopeTable;
@@ -71,10 +72,11 @@ pub fn feed_forward(x: &Tensor, [norm, gate, up, down]: [&Tensor; 4], eps: f64) 
     x + linear(&swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down, None)?
 }
 
-/// x + attention over rotated projections of norm(x) · w, projected; see [`crate::kernels::attention_branch()`].
+/// x + attention over rotated projections of norm(x) · w, projected; see
+/// [`crate::kernels::attention_branch()`].
 ///
 /// # Errors
-/// Shapes that do not fit, or tokens that stand for several.
+/// Mismatched shapes, or rows with shared prefixes.
 pub fn attention_branch(
     x: &Tensor,
     w: &AttentionWeights<'_>,

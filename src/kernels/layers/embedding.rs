@@ -1,4 +1,4 @@
-//! Rows of a table by index, whose gradient can stay a list of rows.
+//! Embedding lookup, whose gradient can remain a list of rows.
 
 use crate::kernels::autograd::gradient_sink::{offer_rows, RowGradient};
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
@@ -6,11 +6,11 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDTyp
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// yₙ = row idₙ of E, for E `[v, h]`; y `[n, h]`.
+/// Looks up yₙ = row idₙ of E, for E `[v, h]`; y `[n, h]`.
 ///
-/// Backward: gₙ is added to row idₙ of dE, in the order of n. A plain `backward` makes dE a dense `[v, h]`; under
-/// [`MicroGradients::of`](crate::policy::MicroGradients::of) it stays the list (ids, g) until the sum over
-/// micro-batches is taken.
+/// Backward: gₙ is added to row idₙ of dE, in the order of n. A plain `backward` makes dE a dense
+/// `[v, h]`. Under [`MicroGradients::of`](crate::policy::MicroGradients::of) it stays the list
+/// (ids, g) until micro-batches are summed.
 ///
 /// # Errors
 /// A table that is not a matrix, or an id outside it.

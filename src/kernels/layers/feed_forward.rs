@@ -1,4 +1,5 @@
-//! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
+//! The feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks
+//! of rows.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Chain, Residual};
@@ -17,16 +18,16 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// y = x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w, for x `[n, h]` and weights \[w, W_g, W_u, W_d\] of
-/// shapes `[h]`, `[f, h]`, `[f, h]`, `[h, f]`; y `[n, h]`.
+/// Computes y = x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w, for x `[n, h]` and weights
+/// \[w, W_g, W_u, W_d\] of shapes `[h]`, `[f, h]`, `[f, h]`, `[h, f]`; y `[n, h]`.
 ///
 /// Backward with a = z W_gᵀ, b = z W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dW_d = gᵀ p, db = e a σ,
-/// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the norm's
-/// ([`crate::kernels::rms_norm()`]). Only a and b are kept; everything else exists in blocks of 1024 rows, in one buffer, and
-/// candle adds up one gradient instead of five.
+/// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the
+/// gradient of the norm ([`crate::kernels::rms_norm()`]). Only a and b are kept. Everything else
+/// exists in blocks of 1024 rows, and candle adds up one gradient instead of five.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tensor> {
     check(x, weights)?;
     if !on_cpu(x) {
@@ -37,7 +38,7 @@ pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tenso
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// [`feed_forward()`] in a chain.
+/// Appends [`feed_forward()`] to a chain.
 pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64) -> Result<Chain> {
     check(chain.x(), weights)?;
     let (branch, bundle) = FeedForward::new(chain.x(), weights, eps)?;
@@ -57,7 +58,7 @@ struct FeedForward {
     /// w, W_g, W_u, W_d.
     weights: [Tensor; 4],
     eps: f64,
-    /// (a, b), for the backward pass.
+    /// (a, b), kept for the backward pass.
     inner: OnceLock<[Tensor; 2]>,
     found: Found,
 }
@@ -69,7 +70,7 @@ const ROWS: usize = 1024;
 const CHUNK: usize = 1 << 14;
 
 vectorised! {
-    /// From a, b and e: e ← da, `db`, and `p` = silu(a) b.
+    /// Given a, b and e: e ← da, `db`, and `p` = silu(a) b.
     fn backward_slice<T>(gate: &[T], up: &[T], e: &mut [T], db: &mut [T], p: &mut [T]) {
         let one = T::from_f64(1.0);
         let outputs = e.iter_mut().zip(db).zip(p);
@@ -87,7 +88,7 @@ fn blocks(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(ROWS).map(move |start| start..n.min(start + ROWS))
 }
 
-/// The rows `rows` of data `width` wide.
+/// Returns rows `rows` of data `width` wide.
 fn part<'a, T>(data: &'a [T], rows: &Range<usize>, width: usize) -> &'a [T] {
     &data[rows.start * width..rows.end * width]
 }
@@ -106,7 +107,7 @@ fn view_mut<T: Float>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
 }
 
 impl FeedForward {
-    /// The operator and the bundle of its weights.
+    /// Creates the operator and the bundle of its weights.
     fn new(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<(Self, Tensor)> {
         let found = Found::default();
         let [norm, gate, up, down] = weights.map(Tensor::contiguous);
@@ -188,7 +189,7 @@ impl FeedForward {
     }
 }
 
-/// One block of rows, and what all of them share.
+/// One block of rows, and the inputs that all blocks share.
 struct Block<'a, T> {
     rows: Range<usize>,
     h: usize,
@@ -201,14 +202,14 @@ struct Block<'a, T> {
     up: &'a [T],
 }
 
-/// The gradients that are needed: of x, and of w, W_g, W_u, W_d.
+/// Gradients during accumulation, if needed: of x, and of w, W_g, W_u, W_d.
 struct Sums<T> {
     x: Option<Vec<T>>,
     weights: [Option<Vec<T>>; 4],
 }
 
 impl<T: Float> Sums<T> {
-    /// Adds a block's share, given its da, db, p and a buffer of the size of its rows.
+    /// Adds a block's contribution, given its da, db, p and a buffer of the size of its rows.
     fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
         let (h, f) = (block.h, block.f);
         let (x, g) = (part(block.x, &block.rows, h), part(block.g, &block.rows, h));

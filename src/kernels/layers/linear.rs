@@ -1,4 +1,4 @@
-//! Affine maps whose backward computes only the gradients that are needed.
+//! Affine maps whose backward pass computes only the gradients that are needed.
 
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
@@ -8,13 +8,13 @@ use crate::kernels::layers::composed;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-/// y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
+/// Computes y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
 ///
-/// Backward: dx = g W, dW = gᵀ x, db = Σₙ g. Unlike candle's matmul rule, an input that needs no gradient
-/// (a frozen weight) costs nothing.
+/// Backward: dx = g W, dW = gᵀ x, db = Σₙ g. Unlike in candle's matmul, an input that needs no
+/// gradient (a frozen weight) costs nothing.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if !on_cpu(x) {
         return composed::linear(x, weight, bias);
@@ -38,7 +38,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 struct Linear;
 
-/// x Wᵀ, started from `start` (`[n, o]`) where given.
+/// Computes x Wᵀ, or `start` + x Wᵀ (`start` `[n, o]`).
 pub(crate) fn product<T: Float>(
     x: &[T],
     weight: &[T],
@@ -53,12 +53,13 @@ pub(crate) fn product<T: Float>(
     y
 }
 
-/// y = r + x Wᵀ for r `[n, o]`, x `[n, i]`, W `[o, i]`: the end of a residual branch in one pass.
+/// Computes y = r + x Wᵀ for r `[n, o]`, x `[n, i]`, W `[o, i]`: the end of a residual branch in
+/// one pass.
 ///
 /// Backward: dr = g, dx = g W, dW = gᵀ x.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let ((n, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
     if i != wi || residual.dims() != [n, o] {
@@ -117,7 +118,7 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
     Ok((n, i, o))
 }
 
-/// dx = g W, or dx += g W.
+/// dx = g W, or dx += g W if `accumulate`.
 pub(crate) fn add_input_gradient<T: Float>(
     grad: &Tensor,
     weight: &Tensor,
@@ -171,7 +172,7 @@ vectorised! {
 /// Rows per partial sum: fixed, so that the order of additions does not depend on the thread count.
 const CHUNK: usize = 64;
 
-/// Σ over chunks of rows of the vectors that `partial` adds to its accumulator, in chunk order.
+/// Returns the sum, over chunks of rows in order, of what `partial` adds to its accumulator.
 pub(crate) fn sum_over_rows<T: Float>(
     rows: usize,
     width: usize,
@@ -204,7 +205,7 @@ fn bias_gradient<T: Float>(grad: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(db, o, grad.device())
 }
 
-/// `f` where its result is needed.
+/// Calls `f` if its result is needed.
 pub(crate) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
     if needed {
         f().map(Some)

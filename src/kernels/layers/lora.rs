@@ -1,4 +1,4 @@
-//! A frozen affine map with a trainable correction of low rank (LoRA, Hu et al. 2021).
+//! A frozen affine map with a trainable LoRA adapter (Hu et al. 2021).
 
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
@@ -8,13 +8,14 @@ use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradien
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
-/// y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B `[o, r]`; y `[n, o]`.
+/// Computes y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B
+/// `[o, r]`; y `[n, o]`.
 ///
-/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is computed for W and
-/// b, nor for an input that needs no gradient; only u `[n, r]` is kept.
+/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is
+/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
 ///
 /// # Errors
-/// Shapes that do not fit, and a weight or bias that is not frozen.
+/// Mismatched shapes, or a weight or bias that is not frozen.
 pub fn linear_lora(
     x: &Tensor,
     weight: &Tensor,
@@ -46,7 +47,7 @@ struct LinearLora {
     weight: Tensor,
     bias: Option<Tensor>,
     scale: f64,
-    /// u = x Aᵀ, for the backward pass.
+    /// u = x Aᵀ, kept for the backward pass.
     inner: OnceLock<Tensor>,
 }
 

@@ -1,4 +1,5 @@
-//! What the residual branches x + f(norm(x)) share: operators of many weights, the norm in front, and products of slices.
+//! Parts that the residual branches x + f(norm(x)) share: the norm in front, and products of
+//! slices.
 
 use crate::kernels::cpu::float::{vectorised, Float};
 use crate::kernels::cpu::matmul::matmul;
@@ -8,12 +9,12 @@ use crate::kernels::layers::rms_norm::{add_weight_gradient, backward_row, rms_no
 use candle_core::{Result, Tensor, WithDType};
 use rayon::prelude::*;
 
-/// A tensor of the shape of `like`.
+/// Creates a tensor of the shape of `like`.
 pub(crate) fn tensor_like<T: WithDType>(data: Vec<T>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(data, like.shape(), like.device())
 }
 
-/// out = a b, or out += a b.
+/// out = a b, or out += a b if `accumulate`.
 pub(crate) fn multiply<T: Float>(
     out: ViewMut<'_, T>,
     a: View<'_, T>,
@@ -23,7 +24,7 @@ pub(crate) fn multiply<T: Float>(
     matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
 }
 
-/// The norms of the rows of x.
+/// Normalises the rows of x.
 pub(crate) fn norm<T: Float>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
     let h = weight.len();
     let rows = out.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
@@ -39,7 +40,7 @@ vectorised! {
     }
 }
 
-/// dx of y = x + f(norm(x)), given the gradients of y and of the norm.
+/// Computes dx of y = x + f(norm(x)), given the gradients of y and of the norm.
 pub(crate) fn norm_gradient<T: Float>(
     x: &[T],
     weight: &[T],
@@ -68,7 +69,7 @@ pub(crate) fn add_norm_weight_gradient<T: Float>(x: &[T], dnormed: &[T], eps: f6
     add(dw, &sum);
 }
 
-/// Σ of the rows of `grad`, `width` wide.
+/// Returns the sum of the rows of `grad`, `width` wide.
 pub(crate) fn row_sum<T: Float>(grad: &[T], width: usize) -> Vec<T> {
     let sum = |rows: std::ops::Range<usize>, acc: &mut [T]| {
         add_rows(&grad[rows.start * width..rows.end * width], acc);

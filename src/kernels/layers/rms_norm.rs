@@ -9,12 +9,13 @@ use crate::kernels::layers::linear::{sum_over_rows, when};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-/// y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
+/// Computes y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
 ///
-/// Backward with r = 1/√(mean x² + ε) and a = g ∘ w: dx = r (a − x r² mean(a ∘ x)), dw = Σₙ g ∘ x r.
+/// Backward with r = 1/√(mean x² + ε) and a = g ∘ w: dx = r (a − x r² mean(a ∘ x)), dw = Σₙ g ∘ x
+/// r.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (_, h) = x.dims2()?;
     if weight.dims() != [h] {
@@ -48,7 +49,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// One row of the backward: writes dx, adds to dw.
+    /// One row of the backward pass: writes dx.
     fn backward_row<T>(x: &[T], weight: &[T], grad: &[T], eps: T, dx: &mut [T]) {
         let inverse_width = T::from_f64(1.0 / x.len() as f64);
         let r = T::from_f64(1.0) / (dot(x, x) * inverse_width + eps).sqrt();

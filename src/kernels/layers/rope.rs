@@ -7,13 +7,13 @@ use crate::kernels::layers::rope_table::{rotate_rows, RopeTable, TableFloat};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::sync::Arc;
 
-/// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin), where row i
-/// stands at `positions[i]`.
+/// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin),
+/// with the angles of position `positions[i]` for row i.
 ///
 /// Backward: the rotation by the opposite angles.
 ///
 /// # Errors
-/// A position outside the table, or shapes that do not fit.
+/// A position outside the table, or mismatched shapes.
 pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     if n != positions.len() || width % table.head_dim() != 0 {

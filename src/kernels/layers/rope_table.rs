@@ -1,10 +1,11 @@
-//! Angles of rotary position embeddings, and the rotation of rows of slices by them.
+//! Angles of rotary position embeddings, and the rotation of rows by them.
 
 use crate::kernels::cpu::float::{vectorised, Float};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-/// cos and sin of position · frequency, base^(−2j/d) unless others are given, for every position below a limit.
+/// Table of cos and sin of position · frequency, for every position below a limit. The frequencies
+/// are base^(−2j/d) unless others are given.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     head_dim: usize,
@@ -22,14 +23,15 @@ pub(crate) struct Angles<T> {
 }
 
 impl RopeTable {
-    /// The table for heads of `head_dim` features (even), positions 0..`positions`, and base θ.
+    /// Creates the table for heads of `head_dim` features (even), positions 0..`positions`, and
+    /// base θ.
     pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
         let frequency = |j: usize| theta.powf(-2.0 * j as f64 / head_dim as f64);
         Self::of_frequencies(&(0..head_dim / 2).map(frequency).collect::<Vec<_>>(), positions)
     }
 
-    /// The table of the angles position · frequency for positions 0..`positions` and one frequency `[d/2]`, in
-    /// radians per position, for every pair of features.
+    /// Creates the table of the angles position · frequency for positions 0..`positions` and
+    /// frequencies `[d/2]`, in radians per position, one per pair of features.
     pub fn of_frequencies(frequencies: &[f64], positions: usize) -> Self {
         let half = frequencies.len();
         let head_dim = 2 * half;
@@ -46,7 +48,8 @@ impl RopeTable {
         }
     }
 
-    /// cos over sin `[2, positions, d/2]` in f32 on a device; kept for the first one that asks.
+    /// Returns cos over sin `[2, positions, d/2]` in f32 on a device; the tensor of the first
+    /// device is kept.
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
     pub(crate) fn on(&self, device: &Device) -> Result<Tensor> {
         if let Some(tensor) =
@@ -60,17 +63,17 @@ impl RopeTable {
         Ok(tensor)
     }
 
-    /// Features per head.
+    /// Returns the number of features per head.
     pub fn head_dim(&self) -> usize {
         self.head_dim
     }
 
-    /// The first position outside the table.
+    /// Returns the number of positions in the table.
     pub fn positions(&self) -> usize {
         2 * self.double.cos.len() / self.head_dim
     }
 
-    /// cos and sin rows of `positions` as two `[n, 1, 1, d/2]` tensors.
+    /// Returns the cos and sin rows of `positions` as two `[n, 1, 1, d/2]` tensors.
     ///
     /// # Errors
     /// A position outside the table.
@@ -95,7 +98,7 @@ impl RopeTable {
         Ok((gather(&self.double.cos)?, gather(&self.double.sin)?))
     }
 
-    /// Requires every position to be in the table.
+    /// Checks that every position is in the table.
     pub(crate) fn check(&self, positions: &[u32]) -> Result<()> {
         match positions.iter().find(|&&p| p as usize >= self.positions()) {
             Some(p) => {
@@ -105,7 +108,7 @@ impl RopeTable {
         }
     }
 
-    /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards where `inverse`.
+    /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards if `inverse`.
     pub(crate) fn rotate<T: TableFloat>(&self, row: &mut [T], position: usize, inverse: bool) {
         let half = self.head_dim / 2;
         let range = position * half..(position + 1) * half;
@@ -116,7 +119,7 @@ impl RopeTable {
 }
 
 vectorised! {
-    /// (a, b) ← (a cos − b sin, b cos + a sin) with sin of the given sign, for every head of a row.
+    /// (a, b) ← (a cos − b sin, b cos + a sin) for every head of a row, with sin of the given sign.
     fn rotate_row<T>(row: &mut [T], cos: &[T], sin: &[T], sign: T) {
         for head in row.chunks_exact_mut(2 * cos.len()) {
             let (first, second) = head.split_at_mut(cos.len());
@@ -129,9 +132,9 @@ vectorised! {
     }
 }
 
-/// An element type that has its own table.
+/// An element type with its own table.
 pub(crate) trait TableFloat: Float {
-    /// The angles in this type.
+    /// Returns the angles in this type.
     fn angles(table: &RopeTable) -> &Angles<Self>;
 }
 
@@ -147,7 +150,7 @@ impl TableFloat for f64 {
     }
 }
 
-/// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
+/// Rotates the rows of `data` in place by the angles of their positions, backwards if `inverse`.
 pub(crate) fn rotate_rows<T: TableFloat>(
     table: &RopeTable,
     positions: &[u32],

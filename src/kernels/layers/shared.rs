@@ -1,27 +1,28 @@
-//! Beginnings that packed sequences have in common, computed once.
+//! Prefixes that packed sequences share, computed once.
 //!
-//! Under a causal mask what a layer makes of a token depends on the tokens before it alone: where sequences begin alike, as
-//! those of a group or of a trajectory's turns do, they share all of it. Only attention looks at whole sequences; it is handed
-//! each with its copies of shared queries, keys and values, and their gradients are summed.
+//! Under a causal mask, a layer's output for a token depends only on the tokens before it.
+//! Sequences with a common prefix, such as the members of a group or the turns of a trajectory,
+//! therefore have the same activations there. Only attention looks at whole sequences: it receives
+//! each with copies of the shared queries, keys and values, and their gradients are summed.
 
 use crate::kernels::cpu::float::Float;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
-/// Which token of packed sequences is which computed one.
+/// Mapping between the tokens of packed sequences and the computed tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedPrefixes {
-    /// For each of the sequences' tokens, its computed one.
+    /// Computed token of each token of the sequences.
     of: Arc<[u32]>,
-    /// For each computed token, the first place it stands at.
+    /// First position of each computed token among all tokens.
     pub(super) first: Arc<[u32]>,
 }
 
-/// Tokens below which a common beginning is computed again: indexing it would cost as much.
+/// Length below which a common prefix is computed again: indexing it would cost as much.
 const LEAST: usize = 8;
 
 impl SharedPrefixes {
-    /// The beginnings that `rows` share with earlier ones; `None` where none is long enough.
+    /// Finds the prefixes that `rows` share with earlier rows; `None` if none is long enough.
     pub fn of_rows(rows: &[&[u32]]) -> Option<Self> {
         let tokens = rows.iter().map(|row| row.len()).sum();
         let (mut of, mut first) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
@@ -45,32 +46,32 @@ impl SharedPrefixes {
         (first.len() < of.len()).then(|| Self { of: of.into(), first: first.into() })
     }
 
-    /// Tokens of all sequences.
+    /// Returns the number of tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.of.len()
     }
 
-    /// Tokens that are computed.
+    /// Returns the number of computed tokens.
     pub fn computed(&self) -> usize {
         self.first.len()
     }
 
-    /// One number for each computed token out of one for each token.
+    /// Returns the entry of each computed token from `all` tokens' entries.
     pub(crate) fn pick<T: Copy>(&self, all: &[T]) -> Vec<T> {
         self.first.iter().map(|&at| all[at as usize]).collect()
     }
 
-    /// Rows of all tokens out of those of the computed ones, `width` wide.
+    /// Returns the rows of all tokens, given those of the computed ones, `width` wide.
     pub(super) fn spread<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         copied(&self.of, computed, width)
     }
 
-    /// Rows of the computed tokens out of those of all.
+    /// Returns the rows of the computed tokens, given those of all tokens.
     pub(super) fn gather<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         copied(&self.first, all, width)
     }
 
-    /// The adjoint of `gather`: zero at every other place.
+    /// The adjoint of `gather`: zero at every other position.
     pub(super) fn place<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         let mut all = vec![T::from_f64(0.0); self.of.len() * width];
         for (&at, row) in self.first.iter().zip(computed.chunks_exact(width)) {
@@ -79,7 +80,7 @@ impl SharedPrefixes {
         all
     }
 
-    /// The adjoint of `spread`: summed over the places, in their order.
+    /// The adjoint of `spread`: the sum over a computed token's positions, in order.
     pub(super) fn sum<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         let mut computed = vec![T::from_f64(0.0); self.first.len() * width];
         for (&u, row) in self.of.iter().zip(all.chunks_exact(width)) {
@@ -89,7 +90,7 @@ impl SharedPrefixes {
         computed
     }
 
-    /// Rows of all tokens `[tokens, h]` out of those of the computed ones.
+    /// Returns the rows of all tokens `[tokens, h]`, given those of the computed ones.
     ///
     /// # Errors
     /// A failed tensor operation.
@@ -98,7 +99,7 @@ impl SharedPrefixes {
     }
 }
 
-/// The rows `at` of `from`, one after another.
+/// Copies the rows `at` of `from`.
 fn copied<T: Float>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
     let mut rows = Vec::with_capacity(at.len() * width);
     at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
@@ -118,7 +119,8 @@ mod tests {
         let shared = SharedPrefixes::of_rows(&[&long, &other, &further, &short]).unwrap();
         let computed = 12 + 2 + 1 + LEAST;
         assert_eq!((shared.tokens(), shared.computed()), (12 + 12 + 13 + LEAST, computed));
-        // The second goes on from the first, the third from the second, the fourth begins too briefly like them.
+        // The second continues the first, the third the second; the fourth shares too short a
+        // prefix.
         assert_eq!(shared.of[12..24], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]);
         assert_eq!(shared.of[24..37], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14]);
         assert_eq!(shared.of[37], 15);

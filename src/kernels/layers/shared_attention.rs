@@ -1,4 +1,5 @@
-//! Attention of packed sequences that share prefixes, over queries, keys and values of computed tokens.
+//! Attention of packed sequences with shared prefixes, from the queries, keys and values of
+//! computed tokens.
 
 use crate::kernels::cpu::float::Float;
 use crate::kernels::layers::attention::{attend, attend_backward, attention};
@@ -6,7 +7,7 @@ use crate::kernels::layers::attention_rows::AttentionRows;
 use candle_core::{Result, Tensor};
 
 impl AttentionRows {
-    /// [`attention()`] of computed tokens.
+    /// Computes [`attention()`] for the computed tokens.
     pub(crate) fn attend<T: Float>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
         let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
         let [wide, narrow] = self.widths();
@@ -15,7 +16,7 @@ impl AttentionRows {
         shared.gather(&attend(&q, &k, &v, &self.shape), wide)
     }
 
-    /// (dq, dk, dv) of it.
+    /// Computes (dq, dk, dv) of [`AttentionRows::attend`].
     pub(crate) fn attend_backward<T: Float>(
         &self,
         q: &[T],
@@ -32,10 +33,11 @@ impl AttentionRows {
         (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
     }
 
-    /// [`attention()`] of computed tokens' queries, keys and values, as tensors with gradients.
+    /// Computes [`attention()`] from the queries, keys and values of the computed tokens, with
+    /// gradients.
     ///
     /// # Errors
-    /// As [`attention()`].
+    /// Mismatched shapes.
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
         let first = Tensor::new(&shared.first[..], q.device())?;

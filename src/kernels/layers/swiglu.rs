@@ -8,14 +8,15 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`; silu(a) = a σ(a); y `[n, f]`.
+/// Computes y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`; silu(a) = a σ(a); y
+/// `[n, f]`.
 ///
-/// Backward with a = x W_gᵀ, b = x W_uᵀ: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)),
-/// dx = da W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. One operator instead of three saves four passes over
-/// `[n, f]` in candle's accumulation of gradients.
+/// Backward with a = x W_gᵀ, b = x W_uᵀ: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)), dx = da
+/// W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. One operator instead of three saves four passes over
+/// `[n, f]` when candle accumulates gradients.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (_, i) = x.dims2()?;
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
@@ -41,7 +42,8 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     )
 }
 
-/// silu(a) ∘ b for a and b of one shape: what [`swiglu()`] does after its products, where those are made apart (LoRA).
+/// Computes silu(a) ∘ b for a and b of one shape: the second half of [`swiglu()`], for products
+/// with LoRA adapters.
 ///
 /// Backward: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)).
 ///
@@ -99,7 +101,7 @@ fn activation<T: Float>(a: &[T], b: &[T]) -> Vec<T> {
     y
 }
 
-/// Keeps (x W_gᵀ, x W_uᵀ) for the backward pass.
+/// The operator, which keeps (x W_gᵀ, x W_uᵀ) for the backward pass.
 struct SwiGlu {
     inner: OnceLock<(Tensor, Tensor)>,
 }

@@ -3,10 +3,11 @@
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{vectorised, Float};
 
-/// Elements summed in the arithmetic's type before they join a double-precision total.
+/// Elements per block: summed in the type of the arithmetic, then added to double-precision totals.
 pub(crate) const BLOCK: usize = 1024;
 
-/// The sums of one block, and its largest u: where that is positive they mean nothing.
+/// Sums of one block, and its largest u. If `top` is positive, the row's maximum was too small and
+/// the other sums are meaningless.
 pub(crate) struct Sums {
     pub(super) top: f64,
     pub(super) rest: f64,
@@ -28,11 +29,12 @@ vectorised! {
     }
 }
 
-/// The sums of a block: its largest elements, if there are any with u = 0, are told from the others.
+/// Computes the sums of a block. If it contains the row's maximum (u = 0), it is read a second
+/// time, counting these elements instead of summing them.
 pub(crate) fn block_sums<L: Inline>(block: &[L], scale: L::Float, max: L::Float) -> Sums {
     let sums = plain_sums(block, scale, max);
     if sums.top == 0.0 {
-        // Rare: blocks of a row that hold its maximum.
+        // Rare: only blocks that contain the row's maximum.
         return counting_sums(block, scale, max);
     }
     sums
@@ -50,7 +52,7 @@ vectorised! {
     }
 }
 
-/// Where `COUNT`, elements with u = 0 are counted instead of summed.
+/// Computes the sums of a block; if `COUNT`, elements with u = 0 are counted instead of summed.
 #[inline(always)]
 fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(
     block: &[L],
@@ -72,7 +74,7 @@ fn sums_of<L: Inline, const COUNT: bool, const FMA: bool>(
     lanes.sums()
 }
 
-/// Sums in 16 lanes.
+/// Accumulators of 16 lanes.
 struct Lanes<T> {
     top: [T; 16],
     rest: [T; 16],
@@ -105,7 +107,8 @@ impl<T: Float> Lanes<T> {
     }
 }
 
-/// What the gradient of a row's elements depends on: p (c − h u) is e^z (c̃ + h̃ z) for z = x · scale − shift.
+/// Coefficients of a row's gradient: p (c − h u) written as e^z (c̃ + h̃ z) with z = x · scale −
+/// shift.
 pub(crate) struct Factors<T> {
     pub(super) scale: T,
     pub(super) shift: T,
@@ -123,11 +126,11 @@ impl<T: Float> Factors<T> {
 }
 
 vectorised! {
-    /// x ← e^z (c + h z) with z = x · scale − shift, where neither c nor h is NaN.
+    /// x ← e^z (c + h z) with z = x · scale − shift, for c and h that are not NaN.
     fn gradient_values<L: Inline, FMA>(block: &mut [L], factors: &Factors<L::Float>) {
         let (chunks, tail) = block.as_chunks_mut::<16>();
         for chunk in chunks {
-            // Two loops: the second one packs what two registers hold.
+            // Two loops, so that the second one vectorises: it packs the values of two registers.
             let mut values = [L::Float::from_f32(0.0); 16];
             for (value, x) in values.iter_mut().zip(chunk.iter()) {
                 *value = factors.gradient::<FMA>(x.widen());

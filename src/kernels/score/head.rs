@@ -1,8 +1,10 @@
-//! The product and the row arithmetic of a language-model head, one tile of the vocabulary at a time.
+//! A language-model head, one tile of the vocabulary at a time.
 //!
-//! Shapes: n = tokens, h = hidden width, v = vocabulary, w = columns of a tile. Only a tile of logits `[n, w]` exists;
-//! the statistics of its rows are carried from tile to tile, and the backward pass computes the logits again
-//! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
+//! Shapes: n = tokens, h = hidden width, v = vocabulary, w = columns of a tile. Only one tile of
+//! logits `[n, w]` exists at a time. The rows' statistics are carried from tile to tile, and the
+//! backward pass recomputes the logits, which makes four matrix multiplications in all. If one tile
+//! holds the whole vocabulary, its logits are kept and three suffice. Each tile's part of dW is
+//! written once, so nothing is rounded twice.
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
@@ -12,7 +14,7 @@ use crate::kernels::score::scoring::{RowScore, Scoring};
 use crate::kernels::score::softmax::{Running, ScoreGradient};
 use rayon::prelude::*;
 
-/// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
+/// One term x Wᵀ of the logits: x `[n, width]` and W `[v, width]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Term<'a, T> {
     pub(crate) x: &'a [T],
@@ -20,8 +22,8 @@ pub(crate) struct Term<'a, T> {
     pub(crate) width: usize,
 }
 
-/// Hidden states and weights of one call; `terms` has the head's own, and that of a low-rank update where there is
-/// one.
+/// Hidden states and weights of one call. `terms` contains the head's own term and, with a LoRA
+/// adapter, the adapter's.
 pub(crate) struct Head<'a, T> {
     pub(crate) terms: Vec<Term<'a, T>>,
     pub(crate) bias: Option<&'a [T]>,
@@ -29,20 +31,20 @@ pub(crate) struct Head<'a, T> {
     pub(crate) chunk_bytes: usize,
 }
 
-/// Which gradients of a term are needed.
+/// Flags for the gradients of a term that are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) x: bool,
     pub(crate) weight: bool,
 }
 
-/// Gradients of all terms and of the bias; empty where they were not wanted.
+/// Gradients of all terms and of the bias; empty if not requested.
 pub(crate) struct HeadGradients<T> {
     pub(crate) terms: Vec<TermGradient<T>>,
     pub(crate) bias: Vec<T>,
 }
 
-/// Gradients of one term; empty where they were not wanted.
+/// Gradients of one term; empty if not requested.
 pub(crate) struct TermGradient<T> {
     pub(crate) x: Vec<T>,
     pub(crate) weight: Vec<T>,
@@ -53,11 +55,11 @@ impl<T: Logit> Head<'_, T> {
         self.scoring.ids.len()
     }
 
-    /// Columns of a tile.
+    /// Returns the number of columns of a tile.
     fn tile(&self) -> usize {
         let bytes = self.tokens().max(1) * std::mem::size_of::<T::Float>();
         let most = (self.chunk_bytes / bytes).max(64);
-        // Tiles of one size, so that the last is not a sliver.
+        // Tiles of about equal width, so that the last one is not a sliver.
         self.scoring.vocabulary.div_ceil(self.scoring.vocabulary.div_ceil(most))
     }
 
@@ -89,7 +91,8 @@ impl<T: Logit> Head<'_, T> {
         }
     }
 
-    /// One pass over the vocabulary: the statistics of every row and its own logit; the logits too where one tile holds all.
+    /// Computes every row's statistics and its token's logit in one pass over the vocabulary. Also
+    /// returns the logits if one tile holds them all.
     pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Float>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
@@ -105,7 +108,8 @@ impl<T: Logit> Head<'_, T> {
         (scores, (self.tile() == self.scoring.vocabulary).then_some(z))
     }
 
-    /// The gradients of all terms, and of the bias where `bias` is wanted; from the logits where [`Head::score`]'s were kept.
+    /// Computes the gradients of all terms, and of the bias if `bias`. `kept` are the logits from
+    /// [`Head::score`], if it returned them.
     pub(crate) fn gradient(
         &self,
         kept: Option<Vec<T::Float>>,
@@ -133,11 +137,11 @@ impl<T: Logit> Head<'_, T> {
     }
 }
 
-/// dx and dW of one term, where they are wanted.
+/// dx and dW of one term, if requested.
 type Sums<T> = (Option<Vec<<T as Element>::Float>>, Option<Vec<T>>);
 
-/// Gradients while they are summed: those of the inputs in the type of the arithmetic, those of the weights in
-/// their own, since each tile's part is written once.
+/// Gradients during accumulation. Those of the inputs are in the type of the arithmetic; those of
+/// the weights in their own type, since each tile's part is written once.
 struct Gradients<T: Logit> {
     terms: Vec<Sums<T>>,
     bias: Option<Vec<T::Float>>,
@@ -154,7 +158,7 @@ impl<T: Logit> Gradients<T> {
         }
     }
 
-    /// Adds what the gradient `z` of a tile of logits contributes.
+    /// Adds the contribution of a tile, given the gradient `z` of its logits.
     fn add_tile(
         &mut self,
         head: &Head<'_, T>,

@@ -15,16 +15,17 @@ use candle_core::{
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]` and ids `[n]` (u32).
+/// Computes log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]`
+/// and ids `[n]` (u32).
 ///
-/// Logits may be f32, bf16 or f16 (computed in f32; both outputs are f32) or f64. Differentiable through both
-/// outputs: ∂L/∂logits = (1/τ) [ g (1_id − p) + h p (Ē − u) ] with u = z − max z and Ē = Σ p u, where g and h are the
-/// gradients of log p and H. A logit of −∞ is outside the support and gets no gradient; a row of −∞ has
-/// log p = −∞, H = 0 and gradient 0.
+/// Logits may be f32, bf16 or f16 (computed in f32; both outputs are f32) or f64. Both outputs are
+/// differentiable: ∂L/∂logits = (1/τ) [ g (1_id − p) + h p (Ē − u) ] with u = z − max z and Ē = Σ p
+/// u, where g and h are the gradients of log p and H. A logit of −∞ is outside the support and gets
+/// no gradient; a row of −∞ has log p = −∞, H = 0 and gradient 0.
 ///
 /// # Errors
-/// Shapes that do not fit, an id outside the vocabulary, τ that is not a positive number, and a NaN or +∞
-/// among the logits.
+/// Mismatched shapes, an id outside the vocabulary, τ that is not a positive number, and a NaN or
+/// +∞ among the logits.
 pub fn logprob_entropy(
     logits: &Tensor,
     ids: &Tensor,
@@ -33,11 +34,12 @@ pub fn logprob_entropy(
     logprob_entropy_with(logits, ids, &ScoreOptions::at(temperature))
 }
 
-/// [`logprob_entropy()`] where each row has a support: only its logits exist, and skipped rows give 0 and 0.
+/// [`logprob_entropy()`] with a support per row: only logits within it exist, and skipped rows give
+/// 0 and 0.
 ///
 /// # Errors
-/// As [`logprob_entropy()`]; a support that has another number of rows, an id outside the vocabulary, or not the
-/// row's own id.
+/// The errors of [`logprob_entropy()`], and a support with another number of rows, an id outside
+/// the vocabulary, or without the row's own id.
 pub fn logprob_entropy_with(
     logits: &Tensor,
     ids: &Tensor,
@@ -53,10 +55,11 @@ pub fn logprob_entropy_with(
     split(&scoring.composed(logits)?)
 }
 
-/// The same values without a graph, with what their gradient needs: 32 bytes a row.
+/// Computes the values of [`logprob_entropy_with`] without autograd, and keeps the row statistics
+/// (32 bytes per row) for their gradient.
 ///
 /// # Errors
-/// As [`logprob_entropy_with`].
+/// The errors of [`logprob_entropy_with`].
 pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
     let op = LogprobEntropy { scoring: Scoring::new(logits, ids, options)?, rows: OnceLock::new() };
     on_device!(logits => {
@@ -79,7 +82,7 @@ pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result
     })
 }
 
-/// Scores of tokens, and their gradient on demand; from [`evaluate`].
+/// Scores of tokens, and their gradient on demand; returned by [`evaluate`].
 pub struct Evaluation {
     /// log p `[n]`.
     pub log_probs: Tensor,
@@ -91,7 +94,8 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// ∂L/∂logits `[n, v]` for the gradients of `log_probs` and `entropies`, both `[n]`, in a tensor of its own.
+    /// Computes ∂L/∂logits `[n, v]` from the gradients of `log_probs` and `entropies`, both `[n]`,
+    /// in a new tensor.
     ///
     /// # Errors
     /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
@@ -116,11 +120,11 @@ impl Evaluation {
         Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
     }
 
-    /// The same gradient written over the logits: no further memory. The logits are gone after it, in every
-    /// tensor that shares their storage.
+    /// Replaces the logits by the gradient of [`Evaluation::gradient`], without further memory.
+    /// This overwrites the logits in every tensor that shares their storage.
     ///
     /// # Errors
-    /// As [`Evaluation::gradient`], and logits that are not contiguous.
+    /// The errors of [`Evaluation::gradient`], and logits that are not contiguous.
     pub fn gradient_in_place(
         &self,
         logits: &Tensor,
@@ -150,14 +154,15 @@ impl Evaluation {
     }
 }
 
-/// The tensor itself where its rows lie apart evenly, else a contiguous copy.
+/// Returns the tensor itself if its rows are contiguous and evenly spaced, otherwise a contiguous
+/// copy.
 fn rows_of(logits: &Tensor) -> Result<Tensor> {
     let (_, v) = logits.dims2()?;
     let even = logits.stride()[1] == 1 && logits.stride()[0] >= v;
     Ok(if even { logits.clone() } else { logits.contiguous()? })
 }
 
-/// The gradients of both outputs as `[2, n]`.
+/// Stacks the gradients of both outputs to `[2, n]`.
 pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
     for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
         if grad.dims() != [n] {
@@ -171,7 +176,7 @@ pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<
     Ok(Tensor::stack(&[log_probs, entropies], 0)?)
 }
 
-/// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.
+/// Splits a stacked `[2, n]` into both outputs; a NaN, which stems from the logits, is an error.
 pub(crate) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
     let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -216,7 +221,7 @@ macro_rules! with_logit {
 }
 pub(crate) use with_logit;
 
-/// (first element, elements from one row to the next) of logits laid out in even rows.
+/// Returns (first element, row stride) of logits with evenly spaced rows.
 fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
     let (_, v) = layout.shape().dims2()?;
     match layout.stride() {
@@ -225,7 +230,7 @@ fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
     }
 }
 
-/// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
+/// Returns (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
 pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<ScoreGradient>> {
     let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
     Ok(g?
@@ -256,8 +261,8 @@ impl LogprobEntropy {
         Ok(dx)
     }
 
-    /// Turns rows that lie `apart` into their gradients, a few elements at a time, each time after
-    /// `prepare(first element, elements)`.
+    /// Replaces rows of a given stride by their gradients, a few elements at a time, each time
+    /// after `prepare(first element, elements)`.
     fn for_rows<T: Logit>(
         &self,
         rows: &mut [T],
@@ -265,7 +270,7 @@ impl LogprobEntropy {
         grads: &[ScoreGradient],
         prepare: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        /// Elements that stay in the nearest cache.
+        /// Elements that stay in the L1 cache.
         const PIECE: usize = 4096;
         let (v, scores) =
             (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
@@ -340,7 +345,7 @@ impl InplaceOp1 for InPlace<'_> {
     }
 }
 
-/// From logits that are kept.
+/// The gradient in a new buffer, from logits that are kept.
 struct Apart<'a>(InPlace<'a>);
 
 impl InplaceOp2 for Apart<'_> {

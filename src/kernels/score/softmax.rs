@@ -1,15 +1,16 @@
-//! Softmax statistics of one row of logits, and the row's gradient: the arithmetic of `logprob_entropy`.
+//! Softmax statistics of one row of logits, and the row's gradient.
 //!
-//! With z = logits/τ, m = max z, u = z − m, s = Σ eᵘ, t = Σ u eᵘ: log p = u − ln s and H = ln s − t/s. A row is read
-//! once, in blocks whose sums are shifted by the largest logit so far, so that a peaked row keeps its relative
-//! accuracy (Milakov & Gimelshein 2018, with t beside s).
+//! With z = logits/τ, m = max z, u = z − m, s = Σ eᵘ, t = Σ u eᵘ: log p = u − ln s and H = ln s −
+//! t/s. A row is read once, in blocks whose sums are shifted by the largest logit so far (Milakov &
+//! Gimelshein 2018, extended by t). Elements equal to the maximum are counted rather than summed,
+//! so that ln s of a peaked row keeps its relative accuracy.
 
 use crate::kernels::cpu::float::{vectorised, Float};
 use crate::kernels::score::block::{Factors, BLOCK};
 use crate::kernels::score::logit::Logit;
 use candle_core::WithDType;
 
-/// The statistics of one row that its outputs and its gradient need.
+/// Statistics of one row, as needed for its outputs and its gradient.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowStatistics {
     /// m = max logits/τ.
@@ -21,10 +22,10 @@ pub(crate) struct RowStatistics {
 }
 
 impl RowStatistics {
-    /// Of a row that is skipped: H = 0.
+    /// Statistics of a skipped row: H = 0.
     pub(crate) const SKIPPED: Self = Self { max: f64::NEG_INFINITY, log_sum: 0.0, mean: 0.0 };
 
-    /// log p of a logit.
+    /// Returns log p of a logit.
     pub(crate) fn log_prob(&self, logit: f64, inverse_temperature: f64) -> f64 {
         if self.max == f64::NEG_INFINITY {
             return f64::NEG_INFINITY;
@@ -32,15 +33,14 @@ impl RowStatistics {
         logit * inverse_temperature - self.max - self.log_sum
     }
 
-    /// H = ln s − Ē in nats.
+    /// Returns H = ln s − Ē in nats.
     pub(crate) fn entropy(&self) -> f64 {
         self.log_sum - self.mean
     }
 }
 
-/// A row's sums so far: `rest` = Σ eᵘ over u ≠ 0, `tops` = the number of u = 0, `weighted` = Σ u eᵘ.
-///
-/// The largest elements are counted rather than summed, so that ln s of a peaked row keeps the small terms.
+/// Running sums of a row: `rest` = Σ eᵘ over u ≠ 0, `tops` = number of elements with u = 0,
+/// `weighted` = Σ u eᵘ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Running {
     max: f64,
@@ -50,11 +50,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Of no element.
+    /// Sums over no elements.
     pub(crate) const EMPTY: Self =
         Self { max: f64::NEG_INFINITY, rest: 0.0, tops: 0.0, weighted: 0.0 };
 
-    /// Takes in more of the row.
+    /// Adds a part of the row.
     pub(crate) fn add<T: Logit>(&mut self, part: &[T], inverse_temperature: f64) {
         let scale = T::Float::from_f64(inverse_temperature);
         part.chunks(BLOCK).for_each(|block| self.add_block(block, scale));
@@ -73,7 +73,7 @@ impl Running {
         }
         let mut sums = T::sums(block, scale, T::Float::from_f64(self.max));
         if sums.top > 0.0 {
-            // Rare: most blocks of a row do not hold a new maximum, and are read once.
+            // Rare: most blocks contain no new maximum and are read once.
             self.raise(largest());
             sums = T::sums(block, scale, T::Float::from_f64(self.max));
         }
@@ -97,7 +97,7 @@ impl Running {
         self.max = max;
     }
 
-    /// The statistics of all that was added; NaN where a logit was NaN or +∞.
+    /// Returns the statistics of all parts added; NaN if any logit was NaN or +∞.
     pub(crate) fn finish(&self) -> RowStatistics {
         if self.max == f64::NEG_INFINITY {
             return RowStatistics::SKIPPED;
@@ -110,7 +110,7 @@ impl Running {
     }
 }
 
-/// Statistics of softmax(row · `inverse_temperature`).
+/// Computes the statistics of softmax(row · `inverse_temperature`).
 pub(crate) fn row_statistics<T: Logit>(row: &[T], inverse_temperature: f64) -> RowStatistics {
     let mut running = Running::EMPTY;
     running.add(row, inverse_temperature);
@@ -118,7 +118,7 @@ pub(crate) fn row_statistics<T: Logit>(row: &[T], inverse_temperature: f64) -> R
 }
 
 vectorised! {
-    /// `row` ← e^(row · scale − shift) for exponents that are not positive.
+    /// `row` ← e^(row · scale − shift), for exponents that are at most 0.
     fn exponentials<T, FMA>(row: &mut [T], scale: T, shift: T) {
         for x in row.iter_mut() {
             *x = (*x * scale - shift).exp_nonpositive::<FMA>();
@@ -126,13 +126,13 @@ vectorised! {
     }
 }
 
-/// The probabilities of a row with these statistics, written over its logits.
+/// Replaces a row of logits by its probabilities.
 pub(crate) fn probabilities(row: &mut [f32], inverse_temperature: f64, s: &RowStatistics) {
     exponentials(row, inverse_temperature as f32, (s.max + s.log_sum) as f32);
 }
 
 impl<T: Float> Factors<T> {
-    /// What rounding changes in the shift by m + ln s is put right in the factors.
+    /// Computes the coefficients. The rounding error of the shift m + ln s is corrected in c and h.
     fn new(
         inverse_temperature: f64,
         s: &RowStatistics,
@@ -151,7 +151,7 @@ impl<T: Float> Factors<T> {
     }
 }
 
-/// The gradients (g, h) of a row's log-probability and entropy.
+/// Gradients (g, h) of the loss with respect to a row's log-probability and entropy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ScoreGradient {
     /// ∂L/∂log p.
@@ -160,8 +160,8 @@ pub(crate) struct ScoreGradient {
     pub(crate) entropy: f64,
 }
 
-/// (1/τ) [ g (1_id − p) + h p (Ē − u) ] of consecutive logits of a row, written over them; `id` is counted from
-/// the first of them, and need not be among them.
+/// Replaces consecutive logits of a row by their gradient (1/τ) [ g (1_id − p) + h p (Ē − u) ].
+/// `id` is relative to the first of them and may lie outside.
 pub(crate) fn gradient_in_place<T: Logit>(
     part: &mut [T],
     id: Option<usize>,
@@ -181,7 +181,7 @@ pub(crate) fn gradient_in_place<T: Logit>(
     let own_term = <T::Float as WithDType>::from_f64(grad.log_prob * inverse_temperature);
     for (i, block) in part.chunks_mut(BLOCK).enumerate() {
         let id = id.and_then(|id| id.checked_sub(i * BLOCK)).filter(|&id| id < block.len());
-        // The token's own element has one term more, and is rounded once.
+        // The token's own element has one more term and is rounded once.
         let own = id.map(|id| (id, own_gradient(block[id], &factors, own_term)));
         T::gradient(block, &factors);
         if let Some((id, own)) = own {
@@ -190,7 +190,7 @@ pub(crate) fn gradient_in_place<T: Logit>(
     }
 }
 
-/// The gradient of the row's own token.
+/// Computes the gradient of the row's own token.
 fn own_gradient<T: Logit>(logit: T, factors: &Factors<T::Float>, own: T::Float) -> T {
     let mut value = [T::Float::from_f32(0.0)];
     let mut value = [T::load(&[logit], &mut value)[0]];
