@@ -1,11 +1,13 @@
-//! Log-probability and entropy, forward and backward, beside PyTorch and beside this machine's memory and products.
+//! Log-probability and entropy, forward and backward, compared with PyTorch and with this machine's
+//! memory bandwidth and matrix multiplication.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench kernels [-- WORDS]`
 //!
-//! Every case runs in a process of its own, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times; printed are
-//! medians of wall and CPU time and the peak memory over the inputs. WORDS keep the cases whose name has one of them.
-//! `graph` goes through candle's autograd, as a trainer does; `copy` is what this machine takes to move three times the
-//! logits (12 bytes each in f32); `products` are the four matrix products of a head.
+//! Each case runs in its own process, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times.
+//! Medians of wall and CPU time are printed, and the peak memory in addition to the inputs. WORDS
+//! select cases by parts of their names. `graph` uses candle's autograd, as a trainer does; `copy`
+//! is the time to move three times the logits (12 bytes each in f32); `products` are the four
+//! matrix multiplications of a head.
 
 use std::process::Command;
 use std::time::Instant;
@@ -24,7 +26,8 @@ mod common;
 const V: usize = 151_936;
 const H: usize = 896;
 
-/// (group, tokens, element type, our variants, PyTorch's variants); the first of ours is what the others are compared with.
+/// (group, tokens, element type, our variants, PyTorch's variants); times are relative to our first
+/// variant.
 type Group = (&'static str, usize, DType, &'static [&'static str], &'static [&'static str]);
 
 const GROUPS: [Group; 6] = [
@@ -54,7 +57,7 @@ const GROUPS: [Group; 6] = [
     ("linear", 1024, DType::BF16, &["evaluate"], &["naive", "naive-kept", "verl", "trl"]),
 ];
 
-/// Wall and CPU milliseconds, and MB over the inputs at the peak.
+/// Wall and CPU milliseconds, and peak MB in addition to the inputs.
 type Figures = [f64; 3];
 
 fn main() -> Result<()> {
@@ -71,7 +74,10 @@ fn main() -> Result<()> {
             continue;
         }
         if group == "linear" && dtype == DType::BF16 && !multiplies_bf16() {
-            println!("{name}: left out, this processor has no AVX512_BF16, and PyTorch takes minutes a product without");
+            println!(
+                "{name}: skipped, this processor has no AVX512_BF16, \
+                 without which PyTorch takes minutes per product"
+            );
         } else {
             compare(&name, rounds, &[group, &tokens.to_string(), dtype.as_str()], own, torch)?;
         }
@@ -110,7 +116,8 @@ fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&st
     {
         let times = [wall / base[0], cpu / base[1]];
         println!(
-            "  {side:20} wall {wall:8.0} ms ({:6.2} x), CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
+            "  {side:20} wall {wall:8.0} ms ({:6.2} x), \
+             CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
             times[0], times[1]
         );
     }
@@ -136,29 +143,32 @@ fn median(rounds: &[Figures]) -> Option<Figures> {
     Some([middle(0)?, middle(1)?, middle(2)?])
 }
 
-/// One case of ours, in this process: prints the median of three runs after one.
+/// Runs one of our cases in this process and prints the median of three runs after a warm-up.
 fn case(arguments: &[String]) -> Result<()> {
     let [group, tokens, dtype, variant] = arguments else {
         anyhow::bail!("--case GROUP TOKENS TYPE VARIANT")
     };
-    let (tokens, dtype) =
-        (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
+    let tokens = tokens.parse::<usize>()?;
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
     match group.as_str() {
         "logits" => logits(tokens, dtype, variant),
         _ => linear(tokens, dtype, variant),
     }
 }
 
-/// Prints the medians of three runs after a first one; `prepare` makes what a run has written over.
+/// Prints the medians of three runs after a warm-up; `prepare` restores inputs that a run
+/// overwrites.
 fn measure(prepare: impl Fn() -> Result<()>, mut run: impl FnMut() -> Result<()>) -> Result<()> {
     let mut figures = Vec::new();
     for _ in 0..4 {
         prepare()?;
         forget_peak();
         let base = memory("VmRSS");
-        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let start = Instant::now();
+        let cpu = cpu_seconds();
         run()?;
-        let (wall, cpu) = (start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3);
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        let cpu = (cpu_seconds() - cpu) * 1e3;
         figures.push([wall, cpu, memory("VmHWM") - base]);
     }
     let [wall, cpu, peak] = median(&figures[1..]).context("no run")?;
@@ -182,13 +192,12 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     if variant == "copy" {
         return copy(tokens * V * 3 / 8 * dtype.size_in_bytes());
     }
-    let (ids, options) = (ids(tokens)?, ScoreOptions::default());
+    let ids = ids(tokens)?;
+    let options = ScoreOptions::default();
     let fresh = || Tensor::randn(0f32, 2.0, (tokens, V), &Device::Cpu)?.to_dtype(dtype);
     let z = Var::from_tensor(&fresh()?)?;
-    let (g, h) = (
-        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
-        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
-    );
+    let g = Tensor::ones(tokens, DType::F32, &Device::Cpu)?;
+    let h = Tensor::full(0.1f32, tokens, &Device::Cpu)?;
     let prepare = || match variant {
         "in-place" => Ok(z.set(&fresh()?)?),
         _ => Ok(()),
@@ -208,7 +217,7 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     })
 }
 
-/// One and a half times the logits read, and written: what three passes over them move.
+/// Copies one and a half times the logits: the traffic of three passes over them.
 fn copy(numbers: usize) -> Result<()> {
     let from = vec![1f32; numbers];
     let mut to = vec![2f32; from.len()];
@@ -223,11 +232,11 @@ fn copy(numbers: usize) -> Result<()> {
 fn linear(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?.to_dtype(dtype)?;
     let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?.to_dtype(dtype)?;
-    let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
-    let (g, h) = (
-        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
-        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
-    );
+    let ids = ids(tokens)?;
+    let head = LmHead::new(&w);
+    let options = ScoreOptions::default();
+    let g = Tensor::ones(tokens, DType::F32, &Device::Cpu)?;
+    let h = Tensor::full(0.1f32, tokens, &Device::Cpu)?;
     let variables = match variant {
         "graph" => Some((Var::from_tensor(&x)?, Var::from_tensor(&w)?)),
         _ => None,

@@ -1,9 +1,10 @@
 //! The operators a policy is trained through, each with a closed-form gradient.
 //!
-//! Every public function takes and returns candle tensors and records one autograd node. On the CPU it runs
-//! this module's own f32/f64 code, parallel over rows and bit-identical for any number of threads. With the `cuda`
-//! and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and [`logprob_entropy`] of f32, bf16 and f16 tensors run
-//! own kernels on such devices; everything else is made of differentiable candle operations ([`composed`]).
+//! Every public function takes and returns candle tensors and records one autograd node. On the
+//! CPU it runs this crate's own f32/f64 code, parallel over rows and bitwise identical for any
+//! number of threads. With the `cuda` and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and
+//! [`logprob_entropy`] of f32, bf16 and f16 tensors run kernels of this crate on such devices. All
+//! other operators are composed of differentiable candle operations there ([`composed`]).
 //!
 //! | function | value |
 //! |---|---|
@@ -14,10 +15,14 @@
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
 //! | [`swiglu`], [`silu_mul`] | silu(x W_gᵀ) ∘ (x W_uᵀ), silu(a) ∘ b |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
-//! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
-//! | [`checkpoint()`] | any function, of which only the input is kept for backward |
-//! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
-//! | [`linear_logprob_entropy`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
+//! | [`attention_branch`], [`feed_forward`] | the two residual branches of a pre-norm block |
+//! | [`checkpoint()`] | any function, recomputed in the backward pass |
+//! | [`logprob_entropy`], [`logprob_entropy_with`] | log p of a token, entropy of its distribution |
+//! | [`linear_logprob_entropy`] | the same from hidden states, in tiles of logits |
+//! | [`evaluate`], [`evaluate_linear`] | both without autograd, gradients on demand |
+//!
+//! A trainer uses [`linear_logprob_entropy`], through
+//! [`Decoder::score`](crate::policy::Decoder::score).
 
 pub(crate) mod autograd;
 pub(crate) mod cpu;

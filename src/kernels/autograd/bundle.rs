@@ -6,6 +6,7 @@
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::with_float;
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,7 +58,7 @@ impl CustomOp2 for Link {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        with_float!(candle_core::backend::BackendStorage::dtype(bundle), "bundle", T => {
+        with_float!(BackendStorage::dtype(bundle), "bundle", T => {
             Ok((T::to_cpu_storage_owned(zeros(1)), 1.into()))
         })
     }

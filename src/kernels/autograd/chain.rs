@@ -34,7 +34,8 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn begin(x: &Tensor) -> Result<Self> {
-        let (x, gradient) = (x.contiguous()?, Found::default());
+        let x = x.contiguous()?;
+        let gradient = Found::default();
         let link = x.apply_op1(Begin { gradient: gradient.clone() })?;
         Ok(Self { x: x.detach(), link, gradient })
     }
@@ -45,8 +46,10 @@ impl Chain {
     }
 
     pub(crate) fn through(&self, branch: impl Residual, bundle: &Tensor) -> Result<Self> {
-        let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
-        let (before, after) = (self.gradient.clone(), gradient.clone());
+        let y = self.x.apply_op2_no_bwd(bundle, &branch)?;
+        let gradient = Found::default();
+        let before = self.gradient.clone();
+        let after = gradient.clone();
         let link =
             self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
         Ok(Self { x: y, link, gradient })
@@ -58,7 +61,9 @@ impl Chain {
 }
 
 fn link(like: &CpuStorage) -> Result<(CpuStorage, Shape)> {
-    with_float!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
+    with_float!(BackendStorage::dtype(like), "chain", T => {
+        Ok((T::to_cpu_storage_owned(zeros(1)), 1.into()))
+    })
 }
 
 struct Begin {
@@ -169,10 +174,12 @@ mod tests {
 
     #[test]
     fn a_chain_has_the_value_and_the_gradients_of_its_branches_each_time() {
-        let (x, layers) = (var(&[5, 4], 99), layers(3));
+        let x = var(&[5, 4], 99);
+        let layers = layers(3);
         for frozen in [false, true] {
             let x = if frozen { x.detach() } else { x.as_tensor().clone() };
-            let (want, got) = (apart(&x, &layers), chained(&x, &layers));
+            let want = apart(&x, &layers);
+            let got = chained(&x, &layers);
             assert_eq!(numbers(&got), numbers(&want));
             let want = want.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let loss = got.sqr().unwrap().sum_all().unwrap();

@@ -215,7 +215,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_sum_is_taken_in_place_and_shapes_must_agree() {
-        let (a, b) = (var(&[3, 2], 1).detach().copy().unwrap(), var(&[3, 2], 2).detach());
+        let a = var(&[3, 2], 1).detach().copy().unwrap();
+        let b = var(&[3, 2], 2).detach();
         let want = numbers(&(&a + &b).unwrap());
         let seen = a.clone();
         assert_eq!(numbers(&add_into(a, &b).unwrap()), want);

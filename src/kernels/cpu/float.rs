@@ -207,7 +207,8 @@ pub(crate) fn largest<T: Float>(row: &[T]) -> T {
 #[inline(always)]
 pub(crate) fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::from_f64(0.0); 8];
-    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let (a, a_tail) = a.as_chunks::<8>();
+    let (b, b_tail) = b.as_chunks::<8>();
     for (a, b) in a.iter().zip(b) {
         for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
             *lane += f(x, y);
@@ -246,20 +247,36 @@ pub(crate) use with_float;
 /// fused. Without it, all versions compute the same bits; with it, the versions with FMA agree with
 /// each other.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         crate::kernels::cpu::float::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, FMA>($($arg: $ty),*) $(-> $ret)? $body
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, FMA>
+            ($($arg: $ty),*) $(-> $ret)? $body
         }
     };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::float::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
-    };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         crate::kernels::cpu::float::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, $F>($($arg: $ty),*) $(-> $ret)? $body
+            $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, $F>
+            ($($arg: $ty),*) $(-> $ret)? $body
+        }
+    };
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
         pub(crate) fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
@@ -269,7 +286,11 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[rustversion::attr(since(1.89), target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma"))]
+                use crate::kernels::cpu::float::{vector_unit, VectorUnit};
+                #[rustversion::attr(
+                    since(1.89),
+                    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")
+                )]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
@@ -279,13 +300,12 @@ macro_rules! vectorised {
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
-                // SAFETY: each function requires only the features that its branch has just
-                // detected.
+                // SAFETY: each function requires only the features that its branch has just detected.
                 #[allow(unsafe_code, unused_unsafe)]
-                match crate::kernels::cpu::float::vector_unit() {
-                    crate::kernels::cpu::float::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
-                    crate::kernels::cpu::float::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
-                    crate::kernels::cpu::float::VectorUnit::Baseline => {}
+                match vector_unit() {
+                    VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
+                    VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
+                    VectorUnit::Baseline => {}
                 }
             }
             body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)

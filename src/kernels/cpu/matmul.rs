@@ -43,8 +43,8 @@ pub(crate) fn matmul<T: Float>(
     }
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     let one = T::from_f64(1.0);
-    // SAFETY: the constructors of the views checked that every element (row, column) lies inside its slice,
-    // `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.
+    // SAFETY: the constructors of the views checked that every element (row, column) lies inside
+    // its slice, `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.
     unsafe {
         gemm::gemm(
             out.rows,
@@ -84,7 +84,9 @@ fn packed_product<T: Float>(
         return false;
     }
     let (Some(left), Some(right)) = (T::as_f32(a.data), T::as_f32(b.data)) else { return false };
-    let (rows, cols, row_stride) = (out.rows, out.cols, out.row_stride);
+    let rows = out.rows;
+    let cols = out.cols;
+    let row_stride = out.row_stride;
     let Some(data) = T::as_f32_mut(out.data) else { return false };
     let mut out = ViewMut { data, rows, cols, row_stride };
     let alpha = alpha.to_f64() as f32;

@@ -7,7 +7,8 @@ use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Elements per parallel task: fixed, so that the order of additions does not depend on the thread count.
+/// Elements per parallel task: fixed, so that the order of additions does not depend on the thread
+/// count.
 const CHUNK: usize = 1 << 14;
 
 /// Coefficients of one AdamW step of one parameter.
@@ -30,12 +31,23 @@ pub(crate) struct AdamWStep {
 }
 
 vectorised! {
-    fn adamw_slice<T>(values: &mut [T], grad: &[T], first: &mut [T], second: &mut [T], s: AdamWStep) {
+    fn adamw_slice<T>(
+        values: &mut [T],
+        grad: &[T],
+        first: &mut [T],
+        second: &mut [T],
+        s: AdamWStep,
+    ) {
         let number = T::from_f64;
-        let (scale, beta1, beta2) = (number(s.scale), number(s.beta1), number(s.beta2));
-        let (gain1, gain2) = (number(1.0) - beta1, number(1.0) - beta2);
-        let (keep, rate, root_scale, eps) =
-            (number(s.keep), number(s.rate), number(s.root_scale), number(s.eps));
+        let scale = number(s.scale);
+        let beta1 = number(s.beta1);
+        let beta2 = number(s.beta2);
+        let gain1 = number(1.0) - beta1;
+        let gain2 = number(1.0) - beta2;
+        let keep = number(s.keep);
+        let rate = number(s.rate);
+        let root_scale = number(s.root_scale);
+        let eps = number(s.eps);
         for (((x, &g), m), v) in values.iter_mut().zip(grad).zip(first).zip(second) {
             let g = g * scale;
             *m = beta1 * *m + gain1 * g;

@@ -80,7 +80,8 @@ pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
         out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0,
         "product: shapes"
     );
-    let (b, terms) = (b.t(), a.cols);
+    let b = b.t();
+    let terms = a.cols;
     let out = ViewMut::new(out.data, out.rows, out.cols, out.row_stride);
     let mut target = Target { out: Disjoint::from(out), alpha, accumulate };
     let mut buffers = BUFFERS.take();
@@ -108,7 +109,8 @@ struct Buffers {
 }
 
 thread_local! {
-    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers { left: Vec::new(), right: Vec::new() }) };
+    static BUFFERS: Cell<Buffers> =
+        const { Cell::new(Buffers { left: Vec::new(), right: Vec::new() }) };
 }
 
 /// Splits a range into consecutive blocks of at most `size`.
@@ -206,7 +208,8 @@ fn add_panels<W: Word>(
 ) {
     let across = columns.len().div_ceil(TASK[1] * COLUMNS);
     let task = |i: usize| {
-        let (down, across) = (i / across, i % across);
+        let down = i / across;
+        let across = i % across;
         let left = left.chunks(words).enumerate().skip(down * TASK[0]).take(TASK[0]);
         for (j, b) in right.chunks(words).enumerate().skip(across * TASK[1]).take(TASK[1]) {
             let start = columns.start + j * COLUMNS;
@@ -275,10 +278,12 @@ mod tests {
     ) {
         for [left, right] in [[false, false], [true, false], [false, true], [true, true]] {
             let mut out = vec![0.5; m * n];
-            let (x, y) = (view(a, m, k, left), view(b, k, n, right));
+            let x = view(a, m, k, left);
+            let y = view(b, k, n, right);
             product::<W, A, B>(&mut ViewMut::new(&mut out, m, n, n), x, y, 2.0, true, 2);
             for (at, &got) in out.iter().enumerate().step_by(7) {
-                let (i, j) = (at / n, at % n);
+                let i = at / n;
+                let j = at % n;
                 let term = |t: usize| {
                     let a = wide.0(a[if left { t * m + i } else { i * k + t }]);
                     let b = wide.1(b[if right { j * k + t } else { t * n + j }]);
@@ -294,7 +299,8 @@ mod tests {
     #[test]
     fn products_of_single_terms_are_right_at_every_border() {
         for (m, n, k) in SHAPES {
-            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let a = numbers(m * k, 1);
+            let b = numbers(k * n, 2);
             check::<Single, f32, f32>((m, n, k), (&a, &b), (|x| x, |x| x), 1e-4);
         }
     }
@@ -302,7 +308,8 @@ mod tests {
     #[test]
     fn products_of_bf16_are_right_at_every_border_and_lose_little_of_f32() {
         for (m, n, k) in SHAPES {
-            let (a, b) = (numbers(m * k, 3), narrow(&numbers(k * n, 4)));
+            let a = numbers(m * k, 3);
+            let b = narrow(&numbers(k * n, 4));
             check::<Pair, bf16, bf16>(
                 (m, n, k),
                 (&narrow(&a), &b),
@@ -315,11 +322,15 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_and_what_was_there_is_replaced() {
-        let (m, n, k) = (301, 530, 700);
-        let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
+        let m = 301;
+        let n = 530;
+        let k = 700;
+        let a = numbers(m * k, 5);
+        let b = numbers(k * n, 6);
         let made = |threads: usize| {
             let mut out = vec![f32::NAN; m * (n + 3)];
-            let (x, y) = (view(&a, m, k, false), view(&b, k, n, true));
+            let x = view(&a, m, k, false);
+            let y = view(&b, k, n, true);
             product::<Single, f32, f32>(
                 &mut ViewMut::new(&mut out, m, n, n + 3),
                 x,

@@ -95,7 +95,10 @@ mod avx512 {
 
     /// Adds the products of all words to `sums`; false if this processor has no such instruction.
     macro_rules! tile {
-        ($name:ident, $which:literal, $features:literal, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
+        (
+            $name:ident, $which:literal, $features:literal,
+            |$sum:ident, $a:ident, $b:ident| $add:expr
+        ) => {
             // Stable since Rust 1.89, which this module requires.
             #[allow(unsafe_code, clippy::incompatible_msrv)]
             pub(crate) fn $name(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], sums: &mut Tile) -> bool {
@@ -112,7 +115,8 @@ mod avx512 {
                         for i in 0..ROWS {
                             let $a = _mm512_set1_epi32(a[i] as i32);
                             for j in 0..2 {
-                                let ($sum, $b) = (all[i][j], b[j]);
+                                let $sum = all[i][j];
+                                let $b = b[j];
                                 all[i][j] = $add;
                             }
                         }

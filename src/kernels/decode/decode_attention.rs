@@ -33,7 +33,8 @@ pub(crate) fn attend_one(
 ) {
     let dims = Heads { group: heads / kv, kv, d };
     let [(shared_keys, shared_values), (keys, values)] = past;
-    let (shared, own) = (shared_keys.len() / (kv * d), keys.len() / (kv * d));
+    let shared = shared_keys.len() / (kv * d);
+    let own = keys.len() / (kv * d);
     let len = shared + own;
     let first_value = if shared > 0 { shared_values } else { values }.as_ptr();
     let mut tile = Scratch::new(heads * len);
@@ -68,7 +69,14 @@ fn look_ahead<T>(all: &[T], before: usize, next: *const T, dims: Heads, head: us
 vectorised! {
     /// Computes the scores q k / √d of all heads with consecutive keys; `len` is the row stride of
     /// `scores`.
-    fn score<T, FMA>(q: &[T], keys: &[T], dims: Heads, scores: &mut [T], len: usize, next: *const T) {
+    fn score<T, FMA>(
+        q: &[T],
+        keys: &[T],
+        dims: Heads,
+        scores: &mut [T],
+        len: usize,
+        next: *const T,
+    ) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
@@ -143,9 +151,11 @@ fn cross<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: [&[T]; G],
     keys: [&[T]; K],
 ) -> [[[T; 8]; K]; G] {
-    let (whole_q, whole_k) = (q.map(|q| q.as_chunks::<8>().0), keys.map(|k| k.as_chunks::<8>().0));
+    let whole_q = q.map(|q| q.as_chunks::<8>().0);
+    let whole_k = keys.map(|k| k.as_chunks::<8>().0);
     let chunks = whole_q[0].len();
-    let (whole_q, whole_k) = (whole_q.map(|q| &q[..chunks]), whole_k.map(|k| &k[..chunks]));
+    let whole_q = whole_q.map(|q| &q[..chunks]);
+    let whole_k = whole_k.map(|k| &k[..chunks]);
     let mut lanes = [[[T::from_f64(0.0); 8]; K]; G];
     for c in 0..chunks {
         for g in 0..G {
@@ -171,22 +181,35 @@ fn cross<T: Float, const G: usize, const K: usize, const FMA: bool>(
 vectorised! {
     /// out `[H·d]` += Σ_j p_j v_j of all heads over consecutive values; `len` is the row stride of
     /// `probs`.
-    fn mix<T, FMA>(probs: &[T], len: usize, values: &[T], dims: Heads, next: *const T, out: &mut [T]) {
+    fn mix<T, FMA>(
+        probs: &[T],
+        len: usize,
+        values: &[T],
+        dims: Heads,
+        next: *const T,
+        out: &mut [T],
+    ) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
+        let size = (d, stride);
         for (start, block) in (0..len).step_by(BLOCK).zip(values.chunks(BLOCK * stride)) {
             for head in 0..kv {
                 look_ahead(values, (start + BLOCK) * stride, next, dims, head);
                 for first in (head * group..(head + 1) * group).step_by(4) {
                     let out = &mut out[first * d..(first + 4).min((head + 1) * group) * d];
-                    let (probs, values) = (&probs[first * len + start..], &block[head * d..]);
+                    let probs = &probs[first * len + start..];
+                    let values = &block[head * d..];
                     match out.len() / d {
-                        1 if d.is_multiple_of(64) => sums::<T, 1, 64, FMA>(probs, len, values, (d, stride), out),
-                        1 => sums::<T, 1, 16, FMA>(probs, len, values, (d, stride), out),
-                        2 if d.is_multiple_of(32) => sums::<T, 2, 32, FMA>(probs, len, values, (d, stride), out),
-                        2 => sums::<T, 2, 16, FMA>(probs, len, values, (d, stride), out),
-                        3 => sums::<T, 3, 16, FMA>(probs, len, values, (d, stride), out),
-                        _ => sums::<T, 4, 16, FMA>(probs, len, values, (d, stride), out),
+                        1 if d.is_multiple_of(64) => {
+                            sums::<T, 1, 64, FMA>(probs, len, values, size, out)
+                        }
+                        1 => sums::<T, 1, 16, FMA>(probs, len, values, size, out),
+                        2 if d.is_multiple_of(32) => {
+                            sums::<T, 2, 32, FMA>(probs, len, values, size, out)
+                        }
+                        2 => sums::<T, 2, 16, FMA>(probs, len, values, size, out),
+                        3 => sums::<T, 3, 16, FMA>(probs, len, values, size, out),
+                        _ => sums::<T, 4, 16, FMA>(probs, len, values, size, out),
                     }
                 }
             }

@@ -100,7 +100,9 @@ impl Panels {
         gate: &[L],
         up: &[L],
     ) -> Panels {
-        let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
+        let o = gate.len() / self.depth;
+        let registers = self.registers();
+        let width = self.width;
         let mut columns = Scratch::new(o * registers * LANES);
         let line = o * width * LANES;
         let panels = Disjoint::from(ViewMut::new(&mut columns, registers / width, line, line));
@@ -175,7 +177,12 @@ vectorised! {
 vectorised! {
     /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them if
     /// `accumulate`.
-    fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, accumulate: bool, rows: &mut [&mut [T]]) {
+    fn add_lanes<T, FMA>(
+        products: &[[T; LANES]],
+        registers: usize,
+        accumulate: bool,
+        rows: &mut [&mut [T]],
+    ) {
         let zero = T::from_f32(0.0);
         let o = rows.first().map_or(0, |row| row.len());
         let whole = if rows.len() == LANES { o / LANES * LANES } else { 0 };
@@ -184,7 +191,9 @@ vectorised! {
             let transposed = T::transposed::<FMA>(block);
             for (row, values) in rows.iter_mut().zip(transposed) {
                 let row = &mut row[start..start + LANES];
-                row.iter_mut().zip(values).for_each(|(y, value)| *y = if accumulate { *y } else { zero } + value);
+                for (y, value) in row.iter_mut().zip(values) {
+                    *y = if accumulate { *y } else { zero } + value;
+                }
             }
         }
         for at in whole..o {
@@ -199,7 +208,12 @@ vectorised! {
 vectorised! {
     /// out `[o, registers]` = W xᵀ. Meanwhile the memory at `next`, which is read afterwards, is
     /// prefetched.
-    fn multiply<L: Inline<Float = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
+    fn multiply<L: Inline<Float = f32>, FMA>(
+        w: &[L],
+        next: *const L,
+        x: &Panels,
+        out: &mut [[f32; LANES]],
+    ) {
         let rest = (w, out);
         match x.width {
             1 => {
@@ -235,7 +249,8 @@ fn multiply_by<
         let (products, others) = out.split_at_mut(B * R * x.registers());
         let next = if rest.is_empty() { next } else { rest.as_ptr() };
         multiply_rows::<L, B, R, P, FMA>(rows, next, x, products);
-        (w, out) = (rest, others);
+        w = rest;
+        out = others;
     }
     (w, out)
 }
@@ -254,7 +269,8 @@ fn multiply_rows<
     x: &Panels,
     out: &mut [[f32; LANES]],
 ) {
-    let (registers, depth) = (x.registers(), x.depth);
+    let registers = x.registers();
+    let depth = x.depth;
     let mut buffers = [[[0.0; DEPTH]; R]; B];
     for start in (0..depth).step_by(DEPTH) {
         let end = depth.min(start + DEPTH);
@@ -293,7 +309,7 @@ pub(crate) const LINE: usize = 16;
 /// line read, one line from `next` on is prefetched: the hardware prefetcher cannot follow this
 /// many streams.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // loops over indices of known length are what is unrolled into registers
+#[allow(clippy::needless_range_loop)] // constant ranges of indices unroll into registers
 fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
     x: &[[[f32; LANES]; P]],
     (w, stride): (&[f32], usize),
@@ -350,13 +366,16 @@ pub(crate) mod tests {
             (17, 7, 1025),
             (40, 1100, 64),
         ] {
-            let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
-            let (mut y, mut alone) = (vec![0.5; n * o], vec![f32::NAN; n * o]);
+            let x = numbers(n * i, 1);
+            let w = numbers(o * i, 2);
+            let mut y = vec![0.5; n * o];
+            let mut alone = vec![f32::NAN; n * o];
             Panels::new(&x, i).products(Team::Pool, [&w], [(&mut y, true)]);
             Panels::new(&x, i).products(Team::Pool, [&w], [(&mut alone, false)]);
             for (at, got) in y.iter().enumerate() {
                 assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
-                let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
+                let x = &x[at / o * i..][..i];
+                let w = &w[at % o * i..][..i];
                 let want =
                     0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
                 assert!(
@@ -369,8 +388,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_beside_any_others_and_with_any_threads() {
-        let (n, o, i) = (35, 700, 96);
-        let (x, w) = (numbers(n * i, 3), numbers(o * i, 4));
+        let n = 35;
+        let o = 700;
+        let i = 96;
+        let x = numbers(n * i, 3);
+        let w = numbers(o * i, 4);
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
@@ -388,7 +410,9 @@ pub(crate) mod tests {
 
     #[test]
     fn gated_rows_are_multiplied_as_if_they_had_been_rows_in_between() {
-        let (i, f, o) = (24, 35, 10);
+        let i = 24;
+        let f = 35;
+        let o = 10;
         let [gate, up, down] =
             [(f * i, 7), (f * i, 8), (o * f, 9)].map(|(len, seed)| numbers(len, seed));
         for n in [1, 8, 9, 16, 17, 40] {
@@ -405,10 +429,12 @@ pub(crate) mod tests {
 
     #[test]
     fn narrow_weights_are_widened() {
-        let (x, w) = (numbers(5 * 600, 5), numbers(9 * 600, 6));
+        let x = numbers(5 * 600, 5);
+        let w = numbers(9 * 600, 6);
         let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
-        let (mut a, mut b) = (vec![0.0; 45], vec![0.0; 45]);
+        let mut a = vec![0.0; 45];
+        let mut b = vec![0.0; 45];
         Panels::new(&x, 600).products(Team::Pool, [&narrow], [(&mut a, false)]);
         Panels::new(&x, 600).products(Team::Pool, [&wide], [(&mut b, false)]);
         assert_eq!(a, b);

@@ -143,7 +143,8 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
 
 /// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`.
 fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
-    let (n, o) = (x.len() / i, w.len() / i);
+    let n = x.len() / i;
+    let o = w.len() / i;
     // Narrow weights are widened a few rows at a time; others are multiplied in one go.
     let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
     let mut buffer = Vec::new();
@@ -154,7 +155,8 @@ fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], 
         let width = w.len() / i;
         let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
         let out = ViewMut::new(&mut y[start..], n, width, o);
-        let (x, w) = (View::new(x, n, i, i), View::new(w, width, i, i));
+        let x = View::new(x, n, i, i);
+        let w = View::new(w, width, i, i);
         matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
     }
 }
@@ -203,11 +205,13 @@ pub(crate) fn attend(
     (heads, kv_heads, d): (usize, usize, usize),
     out: &mut [f32],
 ) {
-    let (width, stride) = (heads * d, kv_heads * d);
+    let width = heads * d;
+    let stride = kv_heads * d;
     let count = q.len() / width;
     let [(shared_keys, shared_values), (keys, values)] = past;
     if count > 1 && !shared_keys.is_empty() {
-        let (keys, values) = ([shared_keys, keys].concat(), [shared_values, values].concat());
+        let keys = [shared_keys, keys].concat();
+        let values = [shared_values, values].concat();
         return attend(q, [(&[], &[]), (&keys, &values)], position, (heads, kv_heads, d), out);
     }
     let len = position + count;
@@ -246,7 +250,8 @@ fn attend_many(
         for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
             softmax_in_place(row, position + start + i + 1);
         }
-        let (probs, values) = (View::new(tile, rows, len, len), View::new(values, len, d, stride));
+        let probs = View::new(tile, rows, len, len);
+        let values = View::new(values, len, d, stride);
         matmul(
             ViewMut::new(&mut out[start * width..], rows, d, width),
             probs,
@@ -267,12 +272,15 @@ mod tests {
     fn attention_over_two_parts_has_the_bits_of_one() {
         for heads in [(4, 2, 8), (7, 1, 24), (12, 2, 64), (3, 3, 16)] {
             let (h, kv_heads, d) = heads;
-            let (len, stride) = (70, kv_heads * d);
-            let (keys, values) = (numbers(len * stride, 1), numbers(len * stride, 2));
+            let len = 70;
+            let stride = kv_heads * d;
+            let keys = numbers(len * stride, 1);
+            let values = numbers(len * stride, 2);
             for count in [1, 5] {
                 let q = numbers(count * h * d, 3);
                 let attend_at = |border: usize| {
-                    let (k, v) = (keys.split_at(border * stride), values.split_at(border * stride));
+                    let k = keys.split_at(border * stride);
+                    let v = values.split_at(border * stride);
                     let mut out = vec![0.0; q.len()];
                     attend(&q, [(k.0, v.0), (k.1, v.1)], len - count, heads, &mut out);
                     out

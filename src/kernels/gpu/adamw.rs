@@ -18,7 +18,7 @@ impl Moments {
         let view = View::of(var)?;
         with_storage!(var, S => {
             let device = view.get::<S>()?.device();
-            let upload = |values| Ok::<_, candle_core::Error>(device.storage_from_slice::<f32>(values)?.wrap());
+            let upload = |values| device.storage_from_slice::<f32>(values).map(S::wrap);
             Ok(Self(Box::new([upload(first)?, upload(second)?])))
         })
     }
@@ -77,7 +77,9 @@ impl Update<'_> {
         let (Some(first), Some(second)) = (S::of_mut(first), S::of_mut(second)) else {
             candle_core::bail!("adamw: the moments are on another device than the parameter");
         };
-        let (device, dtype, count) = (x.device().clone(), x.dtype(), layout.shape().elem_count());
+        let device = x.device().clone();
+        let dtype = x.dtype();
+        let count = layout.shape().elem_count();
         let mut arguments = vec![
             Argument::Out(x, start_of(layout)?),
             Argument::In(grad, start_of(lg)?),

@@ -1,5 +1,5 @@
-//! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an element type; candle
-//! keeps the loaded module per device.
+//! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an
+//! element type; candle keeps the loaded module per device.
 
 use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::cuda_backend::cudarc::driver::{
@@ -56,7 +56,8 @@ fn function(device: &CudaDevice, kernel: &str, dtype: DType) -> Result<CudaFunct
         }
     };
     drop(compiled);
-    let (name, module) = (format!("{kernel}_{element}"), format!("epo_{element}"));
+    let name = format!("{kernel}_{element}");
+    let module = format!("epo_{element}");
     Ok(device.get_or_load_custom_func(&name, &module, &ptx)?.into_cuda_function())
 }
 
@@ -129,7 +130,8 @@ impl DeviceStorage for CudaStorage {
         let function = function(device, launch.kernel, launch.dtype)?;
         let groups = u32::try_from(launch.groups).map_err(candle_core::Error::wrap)?;
         let stream = device.cuda_stream();
-        let (mut values, mut records) = (Vec::new(), Vec::new());
+        let mut values = Vec::new();
+        let mut records = Vec::new();
         for argument in &mut launch.arguments {
             let (value, record) = value(argument, &values, &stream)?;
             values.push(value);

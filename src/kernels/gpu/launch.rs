@@ -59,7 +59,8 @@ pub(crate) trait DeviceStorage:
 
     /// Allocates an uninitialised storage, which a kernel must fill.
     fn unfilled(device: &Self::Device, count: usize, dtype: DType) -> Result<Self> {
-        // SAFETY: numbers have no invalid bit patterns, and the callers' kernels write every element.
+        // SAFETY: numbers have no invalid bit patterns, and the callers' kernels write every
+        // element.
         #[allow(unsafe_code)]
         unsafe {
             device.alloc_uninit(&Shape::from(count), dtype)

@@ -1,4 +1,5 @@
-//! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and one write backward.
+//! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and
+//! one write backward.
 
 use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
 use crate::kernels::gpu::operator::{forward_on_devices, update_on_devices, with_storage};
@@ -34,7 +35,9 @@ impl Rows {
         temperature: f64,
         device: &Device,
     ) -> Result<Self> {
-        let (mut start, mut count, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = Vec::new();
+        let mut count = Vec::new();
+        let mut allowed = Vec::new();
         for support in supports {
             start.push(allowed.len() as u32);
             count.push(support.map_or(WHOLE, |list| list.len() as u32));
@@ -88,7 +91,8 @@ impl Rows {
     fn check(&self, layout: &Layout) -> Result<(usize, usize)> {
         let (n, v) = layout.shape().dims2()?;
         if self.ids.elem_count() != n || self.largest as usize >= v {
-            let (ids, largest) = (self.ids.elem_count(), self.largest);
+            let ids = self.ids.elem_count();
+            let largest = self.largest;
             candle_core::bail!("logprob_entropy: logits [{n}, {v}] for {ids} ids up to {largest}");
         }
         Ok((n, v))
@@ -170,11 +174,14 @@ impl LogprobEntropy {
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
         let grads = self.rows.gradients(grads)?;
         with_storage!(logits, S => {
-            let (logits_view, grads) = (View::of(logits)?, View::of(&grads)?);
+            let logits_view = View::of(logits)?;
+            let grads = View::of(&grads)?;
             let storage = logits_view.get::<S>()?;
             let mut out = S::unfilled(storage.device(), logits.elem_count(), logits.dtype())?;
             let place = (Argument::In(storage, logits_view.start), Argument::Out(&mut out, 0));
-            self.launch_gradient(storage.device(), logits.dtype(), logits.layout(), place, grads.argument()?)?;
+            let device = storage.device();
+            let grads = grads.argument()?;
+            self.launch_gradient(device, logits.dtype(), logits.layout(), place, grads)?;
             Ok(out.tensor(logits.shape()))
         })
     }
@@ -192,7 +199,8 @@ impl LogprobEntropy {
         let Some(statistics) = self.statistics.get() else {
             candle_core::bail!("logprob_entropy: backward before forward");
         };
-        let (views, statistics) = (self.rows.views()?, View::of(statistics)?);
+        let views = self.rows.views()?;
+        let statistics = View::of(statistics)?;
         let mut arguments = vec![logits];
         for view in &views {
             arguments.push(view.argument()?);
@@ -229,7 +237,8 @@ impl InPlace<'_> {
         grads: &S,
         lg: &Layout,
     ) -> Result<()> {
-        let (device, dtype) = (logits.device().clone(), logits.dtype());
+        let device = logits.device().clone();
+        let dtype = logits.dtype();
         let place = (Argument::Out(logits, start_of(layout)?), Argument::Same(0));
         self.0.launch_gradient(&device, dtype, layout, place, Argument::In(grads, start_of(lg)?))
     }

@@ -1,4 +1,5 @@
-//! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept per device.
+//! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept
+//! per device.
 
 use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::backend::BackendStorage;

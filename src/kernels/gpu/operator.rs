@@ -1,4 +1,5 @@
-//! The parts of candle operators that run on a device: which tensors they serve, and their methods per back end.
+//! The parts of candle operators that run on a device: which tensors they serve, and their methods
+//! per back end.
 
 use candle_core::{DType, DeviceLocation, Tensor};
 
@@ -68,8 +69,12 @@ macro_rules! forward_on_devices {
                 candle_core::bail!("{} is a device kernel", self.name())
             }
         }
-        crate::kernels::gpu::operator::forward_on_devices!(@ "cuda" cuda_fwd CudaStorage $($s $l),+);
-        crate::kernels::gpu::operator::forward_on_devices!(@ "metal" metal_fwd MetalStorage $($s $l),+);
+        crate::kernels::gpu::operator::forward_on_devices!(
+            @ "cuda" cuda_fwd CudaStorage $($s $l),+
+        );
+        crate::kernels::gpu::operator::forward_on_devices!(
+            @ "metal" metal_fwd MetalStorage $($s $l),+
+        );
     };
 }
 pub(crate) use forward_on_devices;

@@ -21,7 +21,8 @@ impl Rope {
     fn forward<S: DeviceStorage>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let (n, width) = layout.shape().dims2()?;
         let (_, limit, half) = self.angles.dims3()?;
-        let (angles, positions) = (View::of(&self.angles)?, View::of(&self.positions)?);
+        let angles = View::of(&self.angles)?;
+        let positions = View::of(&self.positions)?;
         let mut y = S::unfilled(x.device(), n * width, x.dtype())?;
         let arguments = vec![
             Argument::In(x, start_of(layout)?),

@@ -13,7 +13,8 @@ use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::attention_rows::AttentionShape;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::residual::tensor_like;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
 /// Computes o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j within every packed sequence. Query head
@@ -86,13 +87,16 @@ impl<'a, T: Float> Piece<'a, T> {
         let rows = |x: &'a [T], heads: usize| {
             &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim]
         };
-        let (q, k, v) = (rows(q, shape.heads), rows(k, shape.kv_heads), rows(v, shape.kv_heads));
+        let q = rows(q, shape.heads);
+        let k = rows(k, shape.kv_heads);
+        let v = rows(v, shape.kv_heads);
         Self { q, k, v, len, head, shape }
     }
 
     /// Returns rows `range` of query-sized data for head `g` of the group.
     fn queries<'b>(&self, data: &'b [T], range: &std::ops::Range<usize>, g: usize) -> View<'b, T> {
-        let (d, stride) = (self.shape.head_dim, self.shape.heads * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.heads * self.shape.head_dim;
         let offset = range.start * stride + (self.head * self.shape.group() + g) * d;
         View::new(&data[offset..], range.len(), d, stride)
     }
@@ -105,9 +109,11 @@ impl<'a, T: Float> Piece<'a, T> {
 
     /// Computes softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
     fn probabilities(&self, range: &std::ops::Range<usize>, g: usize, tile: &mut [T]) {
-        let (rows, width) = (range.len(), range.end);
+        let rows = range.len();
+        let width = range.end;
         let scale = T::from_f64(1.0 / (self.shape.head_dim as f64).sqrt());
-        let (q, k) = (self.queries(self.q, range, g), self.keys(self.k, width));
+        let q = self.queries(self.q, range, g);
+        let k = self.keys(self.k, width);
         matmul(ViewMut::new(tile, rows, width, width), q, k.t(), scale, false, 1);
         for (i, row) in tile.chunks_exact_mut(width).take(rows).enumerate() {
             softmax_in_place(row, range.start + i + 1);
@@ -127,7 +133,8 @@ impl<'a, T: Float> Piece<'a, T> {
 
     /// Computes the output of the piece's heads, `[len, group·d]`.
     fn forward(&self) -> Vec<T> {
-        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.group() * self.shape.head_dim;
         let mut out = vec![T::from_f64(0.0); self.len * stride];
         let mut tile = self.tile();
         for (g, range) in self.blocks() {
@@ -141,14 +148,19 @@ impl<'a, T: Float> Piece<'a, T> {
 
     /// Computes (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
     fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.group() * self.shape.head_dim;
         let zeros = |n: usize| vec![T::from_f64(0.0); n];
-        let (mut dq, mut dk, mut dv) =
-            (zeros(self.len * stride), zeros(self.len * d), zeros(self.len * d));
-        let (mut tile, mut dtile) = (self.tile(), self.tile());
-        let (one, scale) = (T::from_f64(1.0), T::from_f64(1.0 / (d as f64).sqrt()));
+        let mut dq = zeros(self.len * stride);
+        let mut dk = zeros(self.len * d);
+        let mut dv = zeros(self.len * d);
+        let mut tile = self.tile();
+        let mut dtile = self.tile();
+        let one = T::from_f64(1.0);
+        let scale = T::from_f64(1.0 / (d as f64).sqrt());
         for (g, range) in self.blocks() {
-            let (rows, width) = (range.len(), range.end);
+            let rows = range.len();
+            let width = range.end;
             self.probabilities(&range, g, &mut tile);
             let dout = self.queries(grad, &range, g);
             let dp = ViewMut::new(&mut dtile, rows, width, width);
@@ -156,8 +168,8 @@ impl<'a, T: Float> Piece<'a, T> {
             for (p, dp) in tile.chunks_exact(width).zip(dtile.chunks_exact_mut(width)).take(rows) {
                 softmax_backward(p, dp);
             }
-            let (p, ds) =
-                (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
+            let p = View::new(&tile, rows, width, width);
+            let ds = View::new(&dtile, rows, width, width);
             let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
             matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
             matmul(
@@ -239,9 +251,11 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = with_float!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
-            let out = attend::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape);
-            Ok(candle_core::WithDType::to_cpu_storage_owned(out))
+        let out = with_float!(BackendStorage::dtype(q), "attention", T => {
+            let q = slice_of::<T>(q, lq)?;
+            let k = slice_of::<T>(k, lk)?;
+            let v = slice_of::<T>(v, lv)?;
+            Ok(T::to_cpu_storage_owned(attend(q, k, v, &self.shape)))
         })?;
         Ok((out, lq.shape().clone()))
     }

@@ -16,6 +16,7 @@ use crate::kernels::layers::residual::{
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
 use crate::kernels::layers::rope_table::{rotate_rows, TableFloat};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -68,16 +69,19 @@ fn separately(
 }
 
 fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<()> {
-    let ((n, h), s) = (x.dims2()?, &rows.shape);
+    let (n, h) = x.dims2()?;
+    let s = &rows.shape;
     s.validate()?;
     rows.table.check(&rows.positions)?;
-    let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let wide = s.heads * s.head_dim;
+    let narrow = s.kv_heads * s.head_dim;
     if rows.computed() != n
         || !rows.is_consistent()
         || rows.positions.len() != n
         || rows.table.head_dim() != s.head_dim
     {
-        let (p, d) = (rows.positions.len(), rows.table.head_dim());
+        let p = rows.positions.len();
+        let d = rows.table.head_dim();
         candle_core::bail!(
             "attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}"
         );
@@ -170,7 +174,9 @@ impl AttentionBranch {
             Ok(())
         })?;
         let [q, k, v] = [0, 1, 2].map(|which| self.project(&z, which, (n, h)));
-        let (mut q, mut k, v) = (q?, k?, v?);
+        let mut q = q?;
+        let mut k = k?;
+        let v = v?;
         drop(z);
         self.rotate(&mut q, false);
         self.rotate(&mut k, false);
@@ -194,7 +200,8 @@ impl AttentionBranch {
         let Some([q, k, v, mixed]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
-        let ((n, h), [wide, ..]) = (x.dims2()?, self.widths());
+        let (n, h) = x.dims2()?;
+        let [wide, ..] = self.widths();
         let output = &self.matrices[4];
         let (d_output, dqkv) =
             with_slices::<T, _, 6>([grad, q, k, v, mixed, output], |[g, q, k, v, mixed, w]| {
@@ -222,7 +229,8 @@ impl AttentionBranch {
         x: &Tensor,
         dqkv: &[Vec<T>; 3],
     ) -> Result<Vec<Option<Tensor>>> {
-        let ((n, h), widths) = (x.dims2()?, self.widths());
+        let (n, h) = x.dims2()?;
+        let widths = self.widths();
         let mut z = zeros(n * h);
         with_slices([x, &self.matrices[0]], |[x, w]| {
             norm(x, w, self.eps, &mut z);
@@ -252,7 +260,9 @@ impl AttentionBranch {
         grad: &Tensor,
         dqkv: &[Vec<T>; 3],
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let ((n, h), widths, weight) = (x.dims2()?, self.widths(), &self.matrices[0]);
+        let (n, h) = x.dims2()?;
+        let widths = self.widths();
+        let weight = &self.matrices[0];
         if !wanted && !weight.track_op() {
             return Ok((None, None));
         }
@@ -297,7 +307,7 @@ impl CustomOp2 for AttentionBranch {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = lx.shape().dims2()?;
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "attention_branch", T => {
+        let y = with_float!(BackendStorage::dtype(x), "attention_branch", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))

@@ -2,6 +2,7 @@
 
 use crate::kernels::autograd::gradient_sink::{offer_rows, RowGradient};
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -36,9 +37,10 @@ impl CustomOp1 for Embedding {
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let h = layout.shape().dims2()?.1;
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(table), "embedding", T => {
+        let y = with_float!(BackendStorage::dtype(table), "embedding", T => {
             let table = slice_of::<T>(table, layout)?;
-            let rows = self.ids.par_iter().with_min_len(64).flat_map_iter(|&id| &table[id as usize * h..][..h]);
+            let row = |&id: &u32| &table[id as usize * h..][..h];
+            let rows = self.ids.par_iter().with_min_len(64).flat_map_iter(row);
             Ok(T::to_cpu_storage_owned(rows.copied().collect()))
         })?;
         Ok((y, (self.ids.len(), h).into()))

@@ -13,6 +13,7 @@ use crate::kernels::layers::residual::{
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::swiglu::swiglu;
 use crate::kernels::layers::swiglu::{sigmoid, swiglu_slice};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -46,7 +47,8 @@ pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64)
 }
 
 fn check(x: &Tensor, weights: [&Tensor; 4]) -> Result<()> {
-    let ((_, h), (f, _)) = (x.dims2()?, weights[1].dims2()?);
+    let (_, h) = x.dims2()?;
+    let (f, _) = weights[1].dims2()?;
     let shapes = weights.map(Tensor::dims);
     if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
         candle_core::bail!("feed_forward: x {:?}, weights {shapes:?}", x.dims());
@@ -76,7 +78,8 @@ vectorised! {
         let outputs = e.iter_mut().zip(db).zip(p);
         for (((e, db), p), (&a, &b)) in outputs.zip(gate.iter().zip(up)) {
             let s = sigmoid(a);
-            let (silu, slope) = (a * s, b * s * (one + a * (one - s)));
+            let silu = a * s;
+            let slope = b * s * (one + a * (one - s));
             *p = silu * b;
             *db = *e * silu;
             *e *= slope;
@@ -124,13 +127,17 @@ impl FeedForward {
 
     fn forward<T: Float>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
         let mut y = x.to_vec();
-        let (mut a, mut b) = (zeros::<T>(n * f), zeros::<T>(n * f));
-        let (mut z, mut p) = (zeros::<T>(n.min(ROWS) * h), zeros::<T>(n.min(ROWS) * f));
+        let mut a = zeros::<T>(n * f);
+        let mut b = zeros::<T>(n * f);
+        let mut z = zeros::<T>(n.min(ROWS) * h);
+        let mut p = zeros::<T>(n.min(ROWS) * f);
         with_slices(self.weights.each_ref(), |[weight, gate, up, down]| {
             for rows in blocks(n) {
-                let (z, p) = (&mut z[..rows.len() * h], &mut p[..rows.len() * f]);
+                let z = &mut z[..rows.len() * h];
+                let p = &mut p[..rows.len() * f];
                 norm(part(x, &rows, h), weight, self.eps, z);
-                let (a, b) = (part_mut(&mut a, &rows, f), part_mut(&mut b, &rows, f));
+                let a = part_mut(&mut a, &rows, f);
+                let b = part_mut(&mut b, &rows, f);
                 multiply(view_mut(a, f), view(z, h), view(gate, h).t(), false);
                 multiply(view_mut(b, f), view(z, h), view(up, h).t(), false);
                 let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
@@ -166,7 +173,8 @@ impl FeedForward {
         let [w, gate, up, down] = &self.weights;
         with_slices([x, grad, a, b, w, gate, up, down], |[x, g, a, b, w, gate, up, down]| {
             let wide = || zeros::<T>(n.min(ROWS) * f);
-            let (mut inner, mut z) = ([wide(), wide(), wide()], zeros::<T>(n.min(ROWS) * h));
+            let mut inner = [wide(), wide(), wide()];
+            let mut z = zeros::<T>(n.min(ROWS) * h);
             for rows in blocks(n) {
                 let [e, db, p] = inner.each_mut().map(|buffer| &mut buffer[..rows.len() * f]);
                 multiply(view_mut(e, f), view(part(g, &rows, h), h), view(down, f), false);
@@ -211,8 +219,10 @@ struct Sums<T> {
 impl<T: Float> Sums<T> {
     /// Adds a block's contribution, given its da, db, p and a buffer of the size of its rows.
     fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
-        let (h, f) = (block.h, block.f);
-        let (x, g) = (part(block.x, &block.rows, h), part(block.g, &block.rows, h));
+        let h = block.h;
+        let f = block.f;
+        let x = part(block.x, &block.rows, h);
+        let g = part(block.g, &block.rows, h);
         let [w, gate, up, down] = &mut self.weights;
         if let Some(sum) = down {
             multiply(view_mut(sum, f), view(g, h).t(), view(p, f), true);
@@ -259,7 +269,7 @@ impl CustomOp2 for FeedForward {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = self.size(lx.shape())?;
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "feed_forward", T => {
+        let y = with_float!(BackendStorage::dtype(x), "feed_forward", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))

@@ -5,6 +5,7 @@ use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
@@ -29,7 +30,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             bias.map(|b| b.dims())
         );
     }
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let x = x.contiguous()?;
+    let weight = weight.contiguous()?;
     match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
         None => x.apply_op2(&weight, Linear),
@@ -47,7 +49,8 @@ pub(crate) fn product<T: Float>(
 ) -> Vec<T> {
     let accumulate = start.is_some();
     let mut y = start.unwrap_or_else(|| vec![T::from_f64(0.0); n * o]);
-    let (x, weight) = (View::new(x, n, i, i), View::new(weight, o, i, i));
+    let x = View::new(x, n, i, i);
+    let weight = View::new(weight, o, i, i);
     let out = ViewMut::new(&mut y, n, o, o);
     matmul(out, x, weight.t(), T::from_f64(1.0), accumulate, rayon::current_num_threads());
     y
@@ -61,7 +64,8 @@ pub(crate) fn product<T: Float>(
 /// # Errors
 /// Mismatched shapes.
 pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let ((n, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
+    let (n, i) = x.dims2()?;
+    let (o, wi) = weight.dims2()?;
     if i != wi || residual.dims() != [n, o] {
         candle_core::bail!(
             "linear_residual: residual {:?}, x {:?}, weight {:?}",
@@ -93,9 +97,10 @@ impl CustomOp3 for LinearResidual {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "linear_residual", T => {
+        let y = with_float!(BackendStorage::dtype(x), "linear_residual", T => {
             let start = slice_of::<T>(r, lr)?.to_vec();
-            Ok(T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)))
+            let y = product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size);
+            Ok(T::to_cpu_storage_owned(y))
         })?;
         Ok((y, lr.shape().clone()))
     }
@@ -114,7 +119,8 @@ impl CustomOp3 for LinearResidual {
 }
 
 fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
-    let ((n, i), (o, _)) = (x.shape().dims2()?, weight.shape().dims2()?);
+    let (n, i) = x.shape().dims2()?;
+    let (o, _) = weight.shape().dims2()?;
     Ok((n, i, o))
 }
 
@@ -125,11 +131,13 @@ pub(crate) fn add_input_gradient<T: Float>(
     dx: &mut [T],
     accumulate: bool,
 ) -> Result<()> {
-    let ((n, o), (_, i)) = (grad.dims2()?, weight.dims2()?);
+    let (n, o) = grad.dims2()?;
+    let (_, i) = weight.dims2()?;
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(weight, |w| {
-            let (out, g, w) =
-                (ViewMut::new(dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
+            let out = ViewMut::new(dx, n, i, i);
+            let g = View::new(g, n, o, o);
+            let w = View::new(w, o, i, i);
             matmul(out, g, w, T::from_f64(1.0), accumulate, rayon::current_num_threads());
             Ok(())
         })
@@ -145,12 +153,14 @@ fn input_gradient<T: Float>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
 
 /// dW = gᵀ x.
 pub(crate) fn weight_gradient<T: Float>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
+    let (n, o) = grad.dims2()?;
+    let (_, i) = x.dims2()?;
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(x, |x| {
-            let (out, g, x) =
-                (ViewMut::new(&mut dw, o, i, i), View::new(g, n, o, o), View::new(x, n, i, i));
+            let out = ViewMut::new(&mut dw, o, i, i);
+            let g = View::new(g, n, o, o);
+            let x = View::new(x, n, i, i);
             matmul(out, g.t(), x, T::from_f64(1.0), false, rayon::current_num_threads());
             Ok(())
         })
@@ -221,7 +231,8 @@ fn backward(
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     with_float!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
-        Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, gradient_sink::offer(weight, of_weight)))
+        let dx = when(x.track_op(), || input_gradient::<T>(grad, weight))?;
+        Ok((dx, gradient_sink::offer(weight, of_weight)))
     })
 }
 
@@ -238,8 +249,9 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_float!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
-            Ok((T::to_cpu_storage_owned(product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size)), (size.0, size.2).into()))
+        with_float!(BackendStorage::dtype(x), "linear", T => {
+            let y = product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size);
+            Ok((T::to_cpu_storage_owned(y), (size.0, size.2).into()))
         })
     }
 
@@ -269,9 +281,10 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_float!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+        with_float!(BackendStorage::dtype(x), "linear", T => {
             let start = slice_of::<T>(b, lb)?.repeat(size.0);
-            Ok((T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)), (size.0, size.2).into()))
+            let y = product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size);
+            Ok((T::to_cpu_storage_owned(y), (size.0, size.2).into()))
         })
     }
 

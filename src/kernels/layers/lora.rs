@@ -5,6 +5,7 @@ use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
@@ -23,11 +24,16 @@ pub fn linear_lora(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
-    let ((_, i), (o, _), (r, _)) = (x.dims2()?, weight.dims2()?, a.dims2()?);
+    let (_, i) = x.dims2()?;
+    let (o, _) = weight.dims2()?;
+    let (r, _) = a.dims2()?;
     let bias_fits = bias.is_none_or(|bias| bias.dims() == [o]);
     if weight.dims() != [o, i] || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
         let bias = bias.map(|b| b.dims());
-        let (x, weight, a, b) = (x.dims(), weight.dims(), a.dims(), b.dims());
+        let x = x.dims();
+        let weight = weight.dims();
+        let a = a.dims();
+        let b = b.dims();
         candle_core::bail!(
             "linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}"
         );
@@ -68,7 +74,8 @@ impl LinearLora {
         };
         let mut y = with_slice::<T, _>(&self.weight, |w| Ok(product(x, w, start, (n, i, o))))?;
         let u = product(x, a, None, (n, i, r));
-        let (left, right) = (View::new(&u, n, r, r), View::new(b, o, r, r).t());
+        let left = View::new(&u, n, r, r);
+        let right = View::new(b, o, r, r).t();
         let out = ViewMut::new(&mut y, n, o, o);
         matmul(out, left, right, T::from_f64(self.scale), true, rayon::current_num_threads());
         let u = Tensor::from_vec(u, (n, r), &candle_core::Device::Cpu)?;
@@ -86,7 +93,8 @@ impl LinearLora {
         let Some(u) = self.inner.get() else {
             candle_core::bail!("linear_lora: backward before forward");
         };
-        let ((n, i), r) = (x.dims2()?, a.dim(0)?);
+        let (n, i) = x.dims2()?;
+        let r = a.dim(0)?;
         let inner = when(x.track_op() || a.track_op(), || {
             let mut e = vec![T::from_f64(0.0); n * r];
             add_input_gradient(grad, b, &mut e, false)?;
@@ -120,9 +128,11 @@ impl CustomOp3 for LinearLora {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((n, i), o) = (lx.shape().dims2()?, lb.shape().dims2()?.0);
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "linear_lora", T => {
-            let y = self.forward::<T>(slice_of(x, lx)?, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
+        let (n, i) = lx.shape().dims2()?;
+        let o = lb.shape().dims2()?.0;
+        let y = with_float!(BackendStorage::dtype(x), "linear_lora", T => {
+            let x = slice_of::<T>(x, lx)?;
+            let y = self.forward(x, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
             Ok(candle_core::WithDType::to_cpu_storage_owned(y))
         })?;
         Ok((y, (n, o).into()))

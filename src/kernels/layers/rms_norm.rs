@@ -6,6 +6,7 @@ use crate::kernels::cpu::float::{
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{sum_over_rows, when};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -129,7 +130,7 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
+        let y = with_float!(BackendStorage::dtype(x), "rms_norm", T => {
             Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
         })?;
         Ok((y, lx.shape().clone()))

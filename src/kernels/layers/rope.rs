@@ -1,9 +1,11 @@
-//! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
+//! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face
+//! checkpoints.
 
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice};
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::rope_table::{rotate_rows, RopeTable, TableFloat};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::sync::Arc;
 
@@ -56,7 +58,7 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "rope", T => {
+        let y = with_float!(BackendStorage::dtype(x), "rope", T => {
             Ok(candle_core::WithDType::to_cpu_storage_owned(self.apply::<T>(slice_of(x, layout)?)))
         })?;
         Ok((y, layout.shape().clone()))

@@ -124,7 +124,9 @@ vectorised! {
         for head in row.chunks_exact_mut(2 * cos.len()) {
             let (first, second) = head.split_at_mut(cos.len());
             for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                let (x, y, s) = (*a, *b, sign * s);
+                let x = *a;
+                let y = *b;
+                let s = sign * s;
                 *a = x * c - y * s;
                 *b = y * c + x * s;
             }

@@ -25,7 +25,8 @@ impl SharedPrefixes {
     /// Finds the prefixes that `rows` share with earlier rows; `None` if none is long enough.
     pub fn of_rows(rows: &[&[u32]]) -> Option<Self> {
         let tokens = rows.iter().map(|row| row.len()).sum();
-        let (mut of, mut first) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+        let mut of = Vec::with_capacity(tokens);
+        let mut first = Vec::with_capacity(tokens);
         let mut starts: Vec<usize> = Vec::with_capacity(rows.len());
         for (i, row) in rows.iter().enumerate() {
             let common = |j: &usize| row.iter().zip(rows[*j]).take_while(|(a, b)| a == b).count();
@@ -137,7 +138,8 @@ mod tests {
         let shared = SharedPrefixes::of_rows(&rows).unwrap();
         let numbers =
             |n: usize, a: usize| (0..n).map(|i| ((i * a) % 17) as f64 - 8.0).collect::<Vec<_>>();
-        let (computed, all) = (numbers(2 * shared.computed(), 5), numbers(2 * shared.tokens(), 7));
+        let computed = numbers(2 * shared.computed(), 5);
+        let all = numbers(2 * shared.tokens(), 7);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         assert_eq!(dot(&shared.spread(&computed, 2), &all), dot(&computed, &shared.sum(&all, 2)));
         assert_eq!(dot(&shared.gather(&all, 2), &computed), dot(&all, &shared.place(&computed, 2)));

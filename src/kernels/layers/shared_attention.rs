@@ -11,8 +11,9 @@ impl AttentionRows {
     pub(crate) fn attend<T: Float>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
         let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
         let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let q = shared.spread(q, wide);
+        let k = shared.spread(k, narrow);
+        let v = shared.spread(v, narrow);
         shared.gather(&attend(&q, &k, &v, &self.shape), wide)
     }
 
@@ -26,8 +27,9 @@ impl AttentionRows {
     ) -> (Vec<T>, Vec<T>, Vec<T>) {
         let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
         let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
+        let q = shared.spread(q, wide);
+        let k = shared.spread(k, narrow);
+        let v = shared.spread(v, narrow);
         let grad = shared.place(grad, wide);
         let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
         (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))

@@ -4,6 +4,7 @@ use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -73,7 +74,7 @@ impl CustomOp2 for SiluMul {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(a), "silu_mul", T => {
+        let y = with_float!(BackendStorage::dtype(a), "silu_mul", T => {
             Ok(T::to_cpu_storage_owned(activation::<T>(slice_of(a, la)?, slice_of(b, lb)?)))
         })?;
         Ok((y, la.shape().clone()))
@@ -152,7 +153,8 @@ fn activation_gradients<T: Float>(
     grad: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let zeros = || vec![T::from_f64(0.0); gate.elem_count()];
-    let (mut dgate, mut dup) = (zeros(), zeros());
+    let mut dgate = zeros();
+    let mut dup = zeros();
     with_slice::<T, _>(gate, |gate| {
         with_slice::<T, _>(up, |up| {
             with_slice::<T, _>(grad, |grad| {
@@ -181,7 +183,8 @@ impl SwiGlu {
         (n, i): (usize, usize),
     ) -> Result<CpuStorage> {
         let f = gate.len() / i.max(1);
-        let (a, b) = (product(x, gate, None, (n, i, f)), product(x, up, None, (n, i, f)));
+        let a = product(x, gate, None, (n, i, f));
+        let b = product(x, up, None, (n, i, f));
         let y = activation(&a, &b);
         let keep = |data| Tensor::from_vec(data, (n, f), &candle_core::Device::Cpu);
         let inner = (keep(a)?, keep(b)?);
@@ -227,8 +230,9 @@ impl CustomOp3 for SwiGlu {
         up: &CpuStorage,
         lu: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (size, f) = (lx.shape().dims2()?, lg.shape().dims2()?.0);
-        let y = with_float!(candle_core::backend::BackendStorage::dtype(x), "swiglu", T => {
+        let size = lx.shape().dims2()?;
+        let f = lg.shape().dims2()?.0;
+        let y = with_float!(BackendStorage::dtype(x), "swiglu", T => {
             self.forward::<T>(slice_of(x, lx)?, slice_of(gate, lg)?, slice_of(up, lu)?, size)
         })?;
         Ok((y, (size.0, f).into()))

@@ -65,7 +65,8 @@ impl<T: Logit> Head<'_, T> {
 
     /// Calls `f` for every tile with its first column and its width.
     fn for_tiles(&self, mut f: impl FnMut(usize, usize)) {
-        let (v, width) = (self.scoring.vocabulary, self.tile());
+        let v = self.scoring.vocabulary;
+        let width = self.tile();
         (0..v).step_by(width).for_each(|start| f(start, width.min(v - start)));
     }
 
@@ -96,7 +97,8 @@ impl<T: Logit> Head<'_, T> {
     pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Float>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
-        let (mut z, mut buffers) = (zeros::<T::Float>(n * self.tile()), [vec![], vec![]]);
+        let mut z = zeros::<T::Float>(n * self.tile());
+        let mut buffers = [vec![], vec![]];
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
             self.logits((start, width), z, &mut buffers);
@@ -120,7 +122,8 @@ impl<T: Logit> Head<'_, T> {
     ) -> HeadGradients<T> {
         let n = self.tokens();
         let mut gradients = Gradients::new(self, wanted, bias);
-        let (known, mut buffers) = (kept.is_some(), [vec![], vec![]]);
+        let known = kept.is_some();
+        let mut buffers = [vec![], vec![]];
         let mut z = kept.unwrap_or_else(|| zeros(n * self.tile()));
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];

@@ -16,6 +16,7 @@ use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::kernels::score::softmax::ScoreGradient;
 use crate::kernels::score::support::RowSupport;
 use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -65,7 +66,8 @@ impl<'a> LmHead<'a> {
     }
 
     fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
-        let ((n, h), (v, _)) = (hidden.dims2()?, self.weight.dims2()?);
+        let (n, h) = hidden.dims2()?;
+        let (v, _) = self.weight.dims2()?;
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
                 let reason = format!("must be {}, as the hidden states", hidden.dtype().as_str());
@@ -362,7 +364,7 @@ impl CustomOp3 for LinearLogprobEntropy {
         z: &CpuStorage,
         lz: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let out = with_logit!(candle_core::backend::BackendStorage::dtype(x), T => {
+        let out = with_logit!(BackendStorage::dtype(x), T => {
             self.forward::<T>([slice_of(x, lx)?, slice_of(y, ly)?, slice_of(z, lz)?])
         })?;
         Ok((out, (2, self.scoring.ids.len()).into()))

@@ -2,12 +2,14 @@
 //!
 //! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::softmax`].
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::slice_of;
 use crate::kernels::dispatch::on_device;
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::kernels::score::softmax::ScoreGradient;
 use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var,
     WithDType,
@@ -46,7 +48,10 @@ pub fn logprob_entropy_with(
     options: &ScoreOptions,
 ) -> Result<(Tensor, Tensor)> {
     let scoring = Scoring::new(logits, ids, options)?;
-    on_device!(logits => split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, scoring.on(logits.device())?)?));
+    on_device!(logits => {
+        let rows = scoring.on(logits.device())?;
+        split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, rows)?)
+    });
     if logits.device().is_cpu() {
         return split(
             &rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?,
@@ -63,7 +68,9 @@ pub fn logprob_entropy_with(
 pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
     let op = LogprobEntropy { scoring: Scoring::new(logits, ids, options)?, rows: OnceLock::new() };
     on_device!(logits => {
-        let (both, device) = crate::kernels::gpu::logprob_entropy::evaluate(&logits.detach(), op.scoring.on(logits.device())?)?;
+        let rows = op.scoring.on(logits.device())?;
+        let (both, device) =
+            crate::kernels::gpu::logprob_entropy::evaluate(&logits.detach(), rows)?;
         let (log_probs, entropies) = split(&both)?;
         Ok(Evaluation { log_probs, entropies, op, device: Some(device) })
     });
@@ -242,7 +249,8 @@ pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<ScoreGradient>> {
 
 impl LogprobEntropy {
     fn forward<T: Logit>(&self, logits: &[T], layout: &Layout) -> candle_core::Result<CpuStorage> {
-        let (v, (start, apart)) = (self.scoring.vocabulary, even_rows(layout)?);
+        let v = self.scoring.vocabulary;
+        let (start, apart) = even_rows(layout)?;
         let n = self.scoring.ids.len();
         let row = |i: usize| &logits[start + i * apart..][..v];
         let rows: Vec<RowScore> =
@@ -254,7 +262,7 @@ impl LogprobEntropy {
 
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {
         let dx = with_logit!(logits.dtype(), T => {
-            Tensor::from_vec(crate::kernels::cpu::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
+            Tensor::from_vec(zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
         })?;
         let op = Apart(InPlace { op: self, grads: pairs(grads)? });
         dx.inplace_op2(&logits.contiguous()?, &op)?;
@@ -272,8 +280,8 @@ impl LogprobEntropy {
     ) {
         /// Elements that stay in the L1 cache.
         const PIECE: usize = 4096;
-        let (v, scores) =
-            (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
+        let v = self.scoring.vocabulary;
+        let scores = self.rows.get().map(Vec::as_slice).unwrap_or_default();
         let work = rows.par_chunks_mut(apart.max(1)).zip(scores).zip(grads).enumerate();
         work.for_each(|(i, ((row, (s, _)), &grad))| {
             for (j, piece) in row[..v].chunks_mut(PIECE).enumerate() {
@@ -294,7 +302,7 @@ impl CustomOp1 for LogprobEntropy {
         logits: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let out = with_logit!(candle_core::backend::BackendStorage::dtype(logits), T => {
+        let out = with_logit!(BackendStorage::dtype(logits), T => {
             self.forward::<T>(T::cpu_storage_as_slice(logits)?, layout)
         })?;
         Ok((out, (2, self.scoring.ids.len()).into()))
@@ -324,7 +332,7 @@ macro_rules! with_elements {
             CpuStorage::F16($data) => $body,
             CpuStorage::F64($data) => $body,
             other => {
-                let dtype = candle_core::backend::BackendStorage::dtype(other);
+                let dtype = BackendStorage::dtype(other);
                 Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "logprob_entropy"))
             }
         }
@@ -363,7 +371,9 @@ impl InplaceOp2 for Apart<'_> {
         let (start, apart) = even_rows(layout)?;
         with_elements!(out, out => {
             let x = slice_of(logits, logits_layout)?;
-            let copy = |first: usize, piece: &mut [_]| piece.copy_from_slice(&x[first..][..piece.len()]);
+            let copy = |first: usize, piece: &mut [_]| {
+                piece.copy_from_slice(&x[first..][..piece.len()]);
+            };
             self.0.op.for_rows(&mut out[start..], apart, &self.0.grads, copy);
             Ok(())
         })

@@ -1,4 +1,5 @@
-//! Scores of tokens: log-probabilities and entropies of logits, and of hidden states through a head.
+//! Scores of tokens: log-probabilities and entropies of logits, and of hidden states through a
+//! head.
 
 pub(crate) mod block;
 pub(crate) mod head;

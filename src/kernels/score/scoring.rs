@@ -126,7 +126,8 @@ impl Scoring {
 
     /// Computes both outputs `[2, n]` with differentiable candle operations, on any device.
     pub(crate) fn composed(&self, logits: &Tensor) -> Result<Tensor> {
-        let (n, device) = (self.ids.len(), logits.device());
+        let n = self.ids.len();
+        let device = logits.device();
         let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
         let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
         let ids = Tensor::from_vec(ids, n, device)?;

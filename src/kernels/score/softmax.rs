@@ -86,7 +86,8 @@ impl Running {
     fn raise(&mut self, max: f64) {
         if self.max != f64::NEG_INFINITY {
             let d = self.max - max;
-            let (factor, sum) = (d.exp(), self.rest + self.tops);
+            let factor = d.exp();
+            let sum = self.rest + self.tops;
             *self = Self {
                 max,
                 rest: factor * sum,
