@@ -1,15 +1,17 @@
-//! A training step of a small decoder beside PyTorch's: forward, backward, clipping and AdamW.
+//! A training step of a small decoder (forward, backward, clipping, AdamW), compared with PyTorch.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench decoder`
 //!
-//! 4 layers of width 256, 4 query and 2 key/value heads, feed-forward 1024, 2048 tokens tied, 8 rows of 512; the loss
-//! is the mean of log-probability plus a tenth of the entropy, negated. Both sides start from the same weights in
-//! processes of their own, take turns, and are measured alike from outside (`/proc`); their losses are printed beside
-//! each other. PyTorch runs twice: as it comes, and tuned: with a glibc `malloc` that keeps its memory, which saves it
-//! the page faults of fresh tensors at the price of a larger peak, and with OpenMP threads that sleep while they wait,
-//! without which the waiting counts as CPU time and, on a machine that does other work too, takes the time of what is
-//! waited for. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps follow one round of warm-up, on
-//! `EPO_BENCH_THREADS` (2) threads.
+//! 4 layers of width 256, 4 query and 2 key/value heads, feed-forward 1024, vocabulary 2048 with
+//! tied embeddings, 8 rows of 512 tokens. The loss is the negated mean of log-probability plus a
+//! tenth of the entropy. Both sides start from the same weights in their own processes, take turns,
+//! and are measured from outside (`/proc`); their losses are printed for comparison.
+//!
+//! PyTorch runs twice: with defaults, and tuned. Tuned means a glibc `malloc` that keeps its
+//! memory, which avoids page faults for fresh tensors at the price of a higher peak, and OpenMP
+//! threads that sleep while they wait. Spinning threads count as CPU time and, on a busy machine,
+//! slow down the thread they wait for. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps
+//! follow one warm-up round, on `EPO_BENCH_THREADS` (2) threads.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -56,7 +58,8 @@ fn main() -> Result<()> {
             Err(reason) => println!("{name} does not run: {reason:#}"),
         }
     }
-    let (rounds, steps) = (setting("EPO_BENCH_ROUNDS", 7)?, setting("EPO_BENCH_STEPS", 3)?);
+    let rounds = setting("EPO_BENCH_ROUNDS", 7)?;
+    let steps = setting("EPO_BENCH_STEPS", 3)?;
     println!("{threads} threads a side");
     for round in 0..=rounds {
         for side in &mut sides {
@@ -91,7 +94,7 @@ fn torch_command(weights: &Path, threads: usize, tuned: bool) -> Command {
     command
 }
 
-/// This crate's side: a training step for every line on stdin, answered by its loss.
+/// This crate's side: takes a training step for every line on stdin and answers with its loss.
 fn own_side(weights: &Path) -> Result<()> {
     let config = config();
     let parameters = Parameters::load(weights, &config, DType::F32, &Device::Cpu)?;
@@ -117,7 +120,7 @@ fn own_side(weights: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A process that takes one training step for each line it is sent.
+/// A process that takes one training step per line it receives.
 struct Side {
     name: String,
     child: Child,
@@ -126,14 +129,15 @@ struct Side {
     /// Resident MB before the first step.
     base: f64,
     loss: f64,
-    /// (wall, CPU) milliseconds of a step, of each measured round.
+    /// (wall, CPU) milliseconds per step, of each measured round.
     rounds: Vec<[f64; 2]>,
 }
 
 impl Side {
     fn start(name: &str, mut command: Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let input = child.stdin.take();
+        let output = child.stdout.take();
         let mut side = Self {
             name: name.to_owned(),
             input: input.context("no stdin")?,
@@ -158,7 +162,8 @@ impl Side {
     }
 
     fn round(&mut self, steps: usize, keep: bool) -> Result<()> {
-        let (start, cpu) = (Instant::now(), self.cpu_seconds());
+        let start = Instant::now();
+        let cpu = self.cpu_seconds();
         for _ in 0..steps {
             writeln!(self.input, "step")?;
             self.loss = self.answer()?.trim().parse()?;
@@ -175,7 +180,7 @@ impl Side {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
     }
 
-    /// CPU seconds of the process so far, all threads (Linux; 0 elsewhere).
+    /// Returns the CPU seconds of the process so far, all threads (Linux; 0 elsewhere).
     fn cpu_seconds(&self) -> f64 {
         let stat = self.proc_file("stat");
         let fields: Vec<&str> =
@@ -184,7 +189,7 @@ impl Side {
         (ticks(11) + ticks(12)) / 100.0
     }
 
-    /// MB under `field` of the process's status (Linux; 0 elsewhere).
+    /// Returns the MB in `field` of the process's status (Linux; 0 elsewhere).
     fn memory(&self, field: &str) -> f64 {
         let status = self.proc_file("status");
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -192,7 +197,7 @@ impl Side {
         kilobytes.unwrap_or(0.0) / 1024.0
     }
 
-    /// Median wall and CPU milliseconds of a step, and peak MB.
+    /// Returns the median wall and CPU milliseconds of a step, and the peak MB.
     fn summary(&self) -> [f64; 3] {
         let median = |which: usize| {
             let mut values: Vec<f64> = self.rounds.iter().map(|round| round[which]).collect();
@@ -206,14 +211,18 @@ impl Side {
         let [wall, cpu, peak] = self.summary();
         let tokens = (BATCH * LENGTH) as f64;
         println!(
-            "{:27} step: wall {wall:6.0} ms ({:5.0} tokens/s), CPU {cpu:6.0} ms; peak {peak:5.0} MB, {:5.0} MB at the start; last loss {:.5}",
-            self.name, tokens / wall * 1e3, self.base, self.loss
+            "{:27} step: wall {wall:6.0} ms ({:5.0} tokens/s), CPU {cpu:6.0} ms; \
+             peak {peak:5.0} MB, {:5.0} MB at the start; last loss {:.5}",
+            self.name,
+            tokens / wall * 1e3,
+            self.base,
+            self.loss
         );
     }
 
     fn compare(&self, torch: &Side) {
-        let ([wall, cpu, peak], [torch_wall, torch_cpu, torch_peak]) =
-            (self.summary(), torch.summary());
+        let [wall, cpu, peak] = self.summary();
+        let [torch_wall, torch_cpu, torch_peak] = torch.summary();
         println!(
             "epo / {}: wall {:.2}, CPU {:.2}, peak {:.2}, peak over the start {:.2}",
             torch.name,

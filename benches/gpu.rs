@@ -1,10 +1,14 @@
-//! log-prob + entropy, forward and backward in place, over bf16 logits on a CUDA device, beside the device's own copy.
+//! Log-probability and entropy, forward and backward in place, over bf16 logits on a CUDA device,
+//! compared with the device's copy bandwidth.
 //!
-//! `EPO_REQUIRE_CUDA=1 cargo bench --features cuda --bench gpu` on the machine with the device (a CUDA toolkit for
-//! candle's own build; `LD_LIBRARY_PATH` must reach libnvrtc, libcublas and libcurand of the same version). The
-//! forward pass reads the logits once, the gradient reads and writes them: three passes of 2 n v bytes, and the copy
-//! counts its reads and writes likewise. Medians of single calls, each ended by a synchronisation. Without a device it
-//! says so and succeeds, unless EPO_REQUIRE_CUDA=1.
+//! `EPO_REQUIRE_CUDA=1 cargo bench --features cuda --bench gpu` on the machine with the device.
+//! Candle's own build needs a CUDA toolkit; `LD_LIBRARY_PATH` must contain libnvrtc, libcublas and
+//! libcurand of the same version.
+//!
+//! The forward pass reads the logits once, the gradient reads and writes them: three passes of 2 n
+//! v bytes. Reads and writes of the copy are counted the same way. Printed are medians of single
+//! calls, each followed by a synchronisation. Without a device it prints a note and succeeds,
+//! unless EPO_REQUIRE_CUDA=1.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -14,7 +18,7 @@ use std::time::Instant;
 const VOCABULARY: usize = 151_936;
 const CALLS: usize = 21;
 
-/// Median seconds of a call on the device.
+/// Returns the median seconds of a call on the device.
 fn median(device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut seconds = Vec::with_capacity(CALLS);
     for warm_up in [true, true].into_iter().chain([false; CALLS]) {
@@ -43,7 +47,8 @@ fn bench(device: &Device, n: usize) -> Result<()> {
     let logits =
         (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
     let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
-    let (ids, options) = (Tensor::new(ids, device)?, ScoreOptions::default());
+    let ids = Tensor::new(ids, device)?;
+    let options = ScoreOptions::default();
     let grads = Tensor::ones(n, DType::F32, device)?;
     let pass = (2 * n * VOCABULARY) as f64;
     println!("T = {n}, V = {VOCABULARY}, bf16, {:.2} GB of logits", pass / 1e9);
@@ -58,7 +63,7 @@ fn bench(device: &Device, n: usize) -> Result<()> {
     let seconds = median(device, || forward().map(|_| ()))?;
     line("forward", pass, seconds, copy);
     let scores = forward()?;
-    // Written over its own input: the values decay, the bytes do not.
+    // In place: the values shrink from call to call, the bytes stay the same.
     let seconds = median(device, || Ok(scores.gradient_in_place(&logits, &grads, &grads)?))?;
     line("backward in place", 2.0 * pass, seconds, copy);
     let both = || Ok(forward()?.gradient_in_place(&logits, &grads, &grads)?);

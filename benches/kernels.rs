@@ -1,11 +1,13 @@
-//! Log-probability and entropy, forward and backward, beside PyTorch and beside this machine's memory and products.
+//! Log-probability and entropy, forward and backward, compared with PyTorch and with this machine's
+//! memory bandwidth and matrix multiplication.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench kernels [-- WORDS]`
 //!
-//! Every case runs in a process of its own, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times; printed are
-//! medians of wall and CPU time and the peak memory over the inputs. WORDS keep the cases whose name has one of them.
-//! `kept` writes the gradient to a buffer that is there already; `copy` is what this machine takes to move three times the
-//! logits (12 bytes each in f32); `products` are the four matrix products of a head.
+//! Each case runs in its own process, ours and PyTorch's in turn, `EPO_BENCH_ROUNDS` (3) times.
+//! Medians of wall and CPU time are printed, and the peak memory in addition to the inputs. WORDS
+//! select cases by parts of their names. `graph` uses candle's autograd, as a trainer does; `copy`
+//! is the time to move three times the logits (12 bytes each in f32); `products` are the four
+//! matrix multiplications of a head.
 
 use std::process::Command;
 use std::time::Instant;
@@ -13,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use epo::kernels::{
-    evaluate, evaluate_linear, linear_token_loss, logprob_entropy, LmHead, ScoreOptions, TokenLoss,
+    evaluate, evaluate_linear, linear_logprob_entropy, logprob_entropy, LmHead, ScoreOptions,
 };
 use rayon::prelude::*;
 
@@ -24,7 +26,8 @@ mod common;
 const V: usize = 151_936;
 const H: usize = 896;
 
-/// (group, tokens, element type, our variants, PyTorch's variants); the first of ours is what the others are compared with.
+/// (group, tokens, element type, our variants, PyTorch's variants); times are relative to our first
+/// variant.
 type Group = (&'static str, usize, DType, &'static [&'static str], &'static [&'static str]);
 
 const GROUPS: [Group; 6] = [
@@ -32,35 +35,29 @@ const GROUPS: [Group; 6] = [
         "logits",
         1024,
         DType::F32,
-        &["in-place", "kept", "apart", "graph", "copy"],
+        &["in-place", "apart", "graph", "copy"],
         &["naive", "naive-kept", "verl"],
     ),
-    (
-        "logits",
-        1024,
-        DType::BF16,
-        &["in-place", "kept", "apart", "copy"],
-        &["naive", "naive-kept", "verl"],
-    ),
+    ("logits", 1024, DType::BF16, &["in-place", "apart", "copy"], &["naive", "naive-kept", "verl"]),
     (
         "linear",
         256,
         DType::F32,
-        &["four", "three", "products"],
+        &["evaluate", "graph", "products"],
         &["naive", "naive-kept", "verl", "trl"],
     ),
     (
         "linear",
         1024,
         DType::F32,
-        &["four", "three", "products"],
+        &["evaluate", "graph", "products"],
         &["naive", "naive-kept", "verl", "trl"],
     ),
-    ("linear", 256, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
-    ("linear", 1024, DType::BF16, &["four"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 256, DType::BF16, &["evaluate"], &["naive", "naive-kept", "verl", "trl"]),
+    ("linear", 1024, DType::BF16, &["evaluate"], &["naive", "naive-kept", "verl", "trl"]),
 ];
 
-/// Wall and CPU milliseconds, and MB over the inputs at the peak.
+/// Wall and CPU milliseconds, and peak MB in addition to the inputs.
 type Figures = [f64; 3];
 
 fn main() -> Result<()> {
@@ -77,7 +74,10 @@ fn main() -> Result<()> {
             continue;
         }
         if group == "linear" && dtype == DType::BF16 && !multiplies_bf16() {
-            println!("{name}: left out, this processor has no AVX512_BF16, and PyTorch takes minutes a product without");
+            println!(
+                "{name}: skipped, this processor has no AVX512_BF16, \
+                 without which PyTorch takes minutes per product"
+            );
         } else {
             compare(&name, rounds, &[group, &tokens.to_string(), dtype.as_str()], own, torch)?;
         }
@@ -116,7 +116,8 @@ fn compare(name: &str, rounds: usize, shape: &[&str], own: &[&str], torch: &[&st
     {
         let times = [wall / base[0], cpu / base[1]];
         println!(
-            "  {side:20} wall {wall:8.0} ms ({:6.2} x), CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
+            "  {side:20} wall {wall:8.0} ms ({:6.2} x), \
+             CPU {cpu:8.0} ms ({:6.2} x), {memory:6.0} MB",
             times[0], times[1]
         );
     }
@@ -142,29 +143,32 @@ fn median(rounds: &[Figures]) -> Option<Figures> {
     Some([middle(0)?, middle(1)?, middle(2)?])
 }
 
-/// One case of ours, in this process: prints the median of three runs after one.
+/// Runs one of our cases in this process and prints the median of three runs after a warm-up.
 fn case(arguments: &[String]) -> Result<()> {
     let [group, tokens, dtype, variant] = arguments else {
         anyhow::bail!("--case GROUP TOKENS TYPE VARIANT")
     };
-    let (tokens, dtype) =
-        (tokens.parse::<usize>()?, if dtype == "bf16" { DType::BF16 } else { DType::F32 });
+    let tokens = tokens.parse::<usize>()?;
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
     match group.as_str() {
         "logits" => logits(tokens, dtype, variant),
         _ => linear(tokens, dtype, variant),
     }
 }
 
-/// Prints the medians of three runs after a first one; `prepare` makes what a run has written over.
+/// Prints the medians of three runs after a warm-up; `prepare` restores inputs that a run
+/// overwrites.
 fn measure(prepare: impl Fn() -> Result<()>, mut run: impl FnMut() -> Result<()>) -> Result<()> {
     let mut figures = Vec::new();
     for _ in 0..4 {
         prepare()?;
         forget_peak();
         let base = memory("VmRSS");
-        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let start = Instant::now();
+        let cpu = cpu_seconds();
         run()?;
-        let (wall, cpu) = (start.elapsed().as_secs_f64() * 1e3, (cpu_seconds() - cpu) * 1e3);
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        let cpu = (cpu_seconds() - cpu) * 1e3;
         figures.push([wall, cpu, memory("VmHWM") - base]);
     }
     let [wall, cpu, peak] = median(&figures[1..]).context("no run")?;
@@ -188,17 +192,12 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     if variant == "copy" {
         return copy(tokens * V * 3 / 8 * dtype.size_in_bytes());
     }
-    let (ids, options) = (ids(tokens)?, ScoreOptions::default());
+    let ids = ids(tokens)?;
+    let options = ScoreOptions::default();
     let fresh = || Tensor::randn(0f32, 2.0, (tokens, V), &Device::Cpu)?.to_dtype(dtype);
     let z = Var::from_tensor(&fresh()?)?;
-    let kept = match variant {
-        "kept" => Some(z.ones_like()?),
-        _ => None,
-    };
-    let (g, h) = (
-        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
-        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
-    );
+    let g = Tensor::ones(tokens, DType::F32, &Device::Cpu)?;
+    let h = Tensor::full(0.1f32, tokens, &Device::Cpu)?;
     let prepare = || match variant {
         "in-place" => Ok(z.set(&fresh()?)?),
         _ => Ok(()),
@@ -210,15 +209,15 @@ fn logits(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
             return Ok(());
         }
         let scores = evaluate(&z, &ids, &options)?;
-        match (variant, &kept) {
-            ("in-place", _) => Ok(scores.gradient_in_place(&z, &g, &h)?),
-            (_, Some(kept)) => Ok(scores.gradient_into(&z, &g, &h, kept)?),
-            _ => Ok(scores.gradient(&z, &g, &h).map(drop)?),
+        if variant == "in-place" {
+            return Ok(scores.gradient_in_place(&z, &g, &h)?);
         }
+        scores.gradient(&z, &g, &h)?;
+        Ok(())
     })
 }
 
-/// One and a half times the logits read, and written: what three passes over them move.
+/// Copies one and a half times the logits: the traffic of three passes over them.
 fn copy(numbers: usize) -> Result<()> {
     let from = vec![1f32; numbers];
     let mut to = vec![2f32; from.len()];
@@ -233,30 +232,36 @@ fn copy(numbers: usize) -> Result<()> {
 fn linear(tokens: usize, dtype: DType, variant: &str) -> Result<()> {
     let x = Tensor::randn(0f32, 1.0, (tokens, H), &Device::Cpu)?.to_dtype(dtype)?;
     let w = Tensor::randn(0f32, 2.0 / (H as f32).sqrt(), (V, H), &Device::Cpu)?.to_dtype(dtype)?;
-    let (ids, head, options) = (ids(tokens)?, LmHead::new(&w), ScoreOptions::default());
-    let (g, h) = (
-        Tensor::ones(tokens, DType::F32, &Device::Cpu)?,
-        Tensor::full(0.1f32, tokens, &Device::Cpu)?,
-    );
-    let (x_var, w_var) = match variant {
-        "three" => (Some(Var::from_tensor(&x)?), Some(Var::from_tensor(&w)?)),
-        _ => (None, None),
+    let ids = ids(tokens)?;
+    let head = LmHead::new(&w);
+    let options = ScoreOptions::default();
+    let g = Tensor::ones(tokens, DType::F32, &Device::Cpu)?;
+    let h = Tensor::full(0.1f32, tokens, &Device::Cpu)?;
+    let variables = match variant {
+        "graph" => Some((Var::from_tensor(&x)?, Var::from_tensor(&w)?)),
+        _ => None,
     };
-    measure(nothing, || match (variant, &x_var, &w_var) {
-        ("three", Some(x), Some(w)) => {
-            let loss =
-                |_, p: f64, e: f64| TokenLoss { value: p + 0.1 * e, log_prob: 1.0, entropy: 0.1 };
-            linear_token_loss(x, &LmHead::new(w), &ids, &options, loss)?.loss.backward()?;
-            Ok(())
+    measure(nothing, || {
+        if let Some((x, w)) = &variables {
+            let head = LmHead::new(w);
+            let (log_probs, entropies) = linear_logprob_entropy(x, &head, &ids, &options)?;
+            ((log_probs * &g)? + (entropies * &h)?)?.sum_all()?.backward()?;
+            return Ok(());
         }
-        ("products", ..) => {
-            let z = x.matmul(&w.t()?)?;
-            drop(z);
-            let z = x.matmul(&w.t()?)?;
-            let (dx, dw) = (z.matmul(&w)?, z.t()?.matmul(&x)?);
-            drop((dx, dw));
-            Ok(())
+        if variant == "products" {
+            return products(&x, &w);
         }
-        _ => Ok(evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h).map(drop)?),
+        evaluate_linear(&x, &head, &ids, &options)?.gradient(&g, &h)?;
+        Ok(())
     })
+}
+
+/// The four matrix multiplications of a head: logits, logits again, dX and dW.
+fn products(x: &Tensor, w: &Tensor) -> Result<()> {
+    drop(x.matmul(&w.t()?)?);
+    let z = x.matmul(&w.t()?)?;
+    let dx = z.matmul(w)?;
+    let dw = z.t()?.matmul(x)?;
+    drop((dx, dw));
+    Ok(())
 }

@@ -1,11 +1,12 @@
-//! One policy update (GRPO's loss, EPO's entropy term, AdamW) of a randomly initialised model of Qwen2.5-0.5B's shape, beside
-//! PyTorch with transformers and PEFT.
+//! One policy update (GRPO loss, EPO's entropy term, AdamW) of a randomly initialised model of the
+//! shape of Qwen2.5-0.5B, compared with PyTorch with transformers and PEFT.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench model [-- CASES]`
 //!
-//! Cases: `full` trains all weights in f32, `bf16` all weights stored in bf16 (ours with f32 copies beside them, PyTorch
-//! without), `lora` corrections of rank 16. Every case runs in a process of its own, ours and PyTorch's in turn: the second of
-//! two updates is timed, the peak is the whole process's. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
+//! Cases: `full` trains all weights in f32, `bf16` trains all weights stored in bf16 (ours with f32
+//! master copies, PyTorch without), `lora` trains LoRA adapters of rank 16. Each case runs in its
+//! own process, ours and PyTorch's in turn. The second of two updates is timed; the peak is that of
+//! the whole process. `EPO_BENCH_SHAPE=ROWS,LENGTH,LAYERS` (4,512,24).
 
 use std::process::Command;
 use std::time::Instant;
@@ -50,7 +51,10 @@ fn compare(case: &str, shape: &[usize; 3]) -> Result<()> {
     println!("{case}, {rows} x {length} tokens, {layers} layers");
     let print = |side: &str, [wall, cpu, peak]: [f64; 3]| {
         let token = wall / (shape[0] * shape[1]) as f64 * 1e3;
-        println!("  {side:8} wall {wall:7.1} s ({token:.1} ms a token), CPU {cpu:7.1} s, peak {peak:6.0} MB");
+        println!(
+            "  {side:8} wall {wall:7.1} s ({token:.1} ms per token), \
+             CPU {cpu:7.1} s, peak {peak:6.0} MB"
+        );
     };
     print("epo", ours);
     let mut torch = python("model_torch.py");
@@ -107,7 +111,8 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
     let entropy = EntropyConfig::paper_v2().build()?;
     let mut figures = (0.0, 0.0);
     for step in 0..2 {
-        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let start = Instant::now();
+        let cpu = cpu_seconds();
         let batch =
             PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
         learner.policy_step(&batch, &settings, &entropy, 1e-6)?;

@@ -1,5 +1,5 @@
-//! Medians of the policy's three costs: a decode step, a prefill, and a forward+backward, the latter beside the
-//! same model built from differentiable candle operations.
+//! Medians of the policy's three costs: a decode step, a prefill, and forward + backward, the last
+//! also for the same model of differentiable candle operations.
 //!
 //! `cargo bench --bench policy`
 
@@ -33,13 +33,21 @@ fn ids(n: usize, salt: u64) -> Vec<u32> {
     (0..n).map(|i| (stream.uniform(0, i as u64) * 1500.0) as u32).collect()
 }
 
-/// Prints the CPU milliseconds of one call of every operator, forward and forward+backward, n tokens wide.
+/// Prints the CPU milliseconds per call of every operator, forward and forward + backward, for n
+/// tokens.
 fn operators(n: usize) -> Result<()> {
     let tensor = |shape: &[usize]| Tensor::randn(0f32, 1f32, shape, &Device::Cpu);
     let var = |shape: &[usize]| -> Result<Var> { Ok(Var::from_tensor(&tensor(shape)?)?) };
-    let (x, gate, b, norm) = (var(&[n, 128])?, var(&[n, 384])?, var(&[384])?, var(&[128])?);
-    let (w, w2, down) = (var(&[384, 128])?, var(&[384, 128])?, var(&[128, 384])?);
-    let (k, v, logits) = (var(&[n, 64])?, var(&[n, 64])?, var(&[n, 1500])?);
+    let x = var(&[n, 128])?;
+    let gate = var(&[n, 384])?;
+    let b = var(&[384])?;
+    let norm = var(&[128])?;
+    let w = var(&[384, 128])?;
+    let w2 = var(&[384, 128])?;
+    let down = var(&[128, 384])?;
+    let k = var(&[n, 64])?;
+    let v = var(&[n, 64])?;
+    let logits = var(&[n, 1500])?;
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 32, lengths: vec![n / 16; 16] };
     let table = std::sync::Arc::new(RopeTable::new(32, n / 16, 1e4));
     let positions: std::sync::Arc<[u32]> = (0..n).map(|i| (i % (n / 16)) as u32).collect();
@@ -70,7 +78,7 @@ fn operators(n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Median milliseconds of `n` calls after two unmeasured ones.
+/// Returns the median milliseconds of `n` calls after two warm-up calls.
 fn median(n: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(n);
     let cpu = cpu_seconds();
@@ -113,12 +121,16 @@ fn decoding(rows: usize, context: usize) -> Result<()> {
         Ok(())
     })?;
     let tokens = (rows * context) as f64;
-    println!("2 layers, {rows:2} rows, context {context:3}: decode step {:.3} ms (sampling included), prefill {prefill:.2} ms = {:.0} tokens/s",
-        generate / 32.0, tokens / prefill * 1e3);
+    println!(
+        "2 layers, {rows:2} rows, context {context:3}: decode step {:.3} ms (with sampling), \
+         prefill {prefill:.2} ms = {:.0} tokens/s",
+        generate / 32.0,
+        tokens / prefill * 1e3
+    );
     Ok(())
 }
 
-/// Mean of log p and a tenth of the entropy over every `every`-th position.
+/// Returns the mean of log p plus a tenth of the entropy over every `every`-th position.
 fn loss(
     hidden: &Tensor,
     every: usize,
@@ -138,7 +150,7 @@ fn loss(
     Ok((log_probs + (entropies * 0.1)?)?.mean_all()?)
 }
 
-/// The model from differentiable candle operations.
+/// The same model of differentiable candle operations.
 fn rival(
     config: &DecoderConfig,
     p: &Parameters,
@@ -154,10 +166,8 @@ fn rival(
         let get = |name: &str| p.get(&format!("model.layers.{i}.{name}")).map(|v| v.as_tensor());
         let y = composed::rms_norm(&x, get("input_layernorm.weight")?, config.rms_norm_eps)?;
         let project = |x: &str| -> Result<Tensor> {
-            let (w, b) = (
-                get(&format!("self_attn.{x}_proj.weight"))?,
-                get(&format!("self_attn.{x}_proj.bias"))?,
-            );
+            let w = get(&format!("self_attn.{x}_proj.weight"))?;
+            let b = get(&format!("self_attn.{x}_proj.bias"))?;
             Ok(composed::linear(&y, w, Some(b))?)
         };
         let q = composed::rope(&project("q")?, table, &positions)?;
@@ -195,7 +205,12 @@ fn training(every: usize, with_rival: bool) -> Result<()> {
         Ok(())
     })?;
     let rate = |ms: f64| 16.0 * 400.0 / ms * 1e3;
-    println!("3 layers, 16 x 400 tokens, head on 1/{every}: forward+backward {whole:.0} ms = {:.0} tokens/s; as two micro-batches on two threads {halves:.0} ms = {:.0} tokens/s", rate(whole), rate(halves));
+    println!(
+        "3 layers, 16 x 400 tokens, head on 1/{every}: forward+backward {whole:.0} ms \
+         = {:.0} tokens/s; as two micro-batches on two threads {halves:.0} ms = {:.0} tokens/s",
+        rate(whole),
+        rate(halves)
+    );
     if with_rival {
         let table = RopeTable::new(config.head_dim(), 2048, config.rope_theta);
         let composed = median(1, || {
@@ -206,7 +221,8 @@ fn training(every: usize, with_rival: bool) -> Result<()> {
             Ok(())
         })?;
         println!(
-            "  the same from candle operations: {composed:.0} ms = {:.0} tokens/s, {:.1} times slower",
+            "  the same model of candle operations: {composed:.0} ms = {:.0} tokens/s, \
+             {:.1} times slower",
             rate(composed),
             composed / whole
         );

@@ -1,4 +1,5 @@
-//! The kernels on a CUDA device. Without one the tests pass and say so, unless EPO_REQUIRE_CUDA=1.
+//! The kernels on a CUDA device. Without one, the tests pass with a note, unless
+//! EPO_REQUIRE_CUDA=1.
 
 #[macro_use]
 mod device;

@@ -1,8 +1,9 @@
-//! The device kernels run on this machine's processor: the source that CUDA and Metal compile, after a prelude for the
-//! host and after Metal's own prelude, against double precision. It needs a C++ compiler and no device.
+//! The device kernels, run on the host's processor and compared with f64: the source that CUDA and
+//! Metal compile, once with a prelude for the host and once with Metal's own. Needs a C++ compiler
+//! and no device.
 //!
-//! What this leaves open: a device's exponential and logarithm, warps that do not run in step, and races that two
-//! orders of the threads do not show.
+//! Not covered: a device's exponential and logarithm, warps that do not run in lockstep, and races
+//! that two orders of the threads do not reveal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 

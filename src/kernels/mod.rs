@@ -1,62 +1,56 @@
 //! The operators a policy is trained through, each with a closed-form gradient.
 //!
-//! Every public function takes and returns candle tensors and records one autograd node. On the CPU it runs
-//! this module's own f32/f64 code, parallel over rows and bit-identical for any number of threads. With the `cuda`
-//! and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and [`logprob_entropy`] of f32, bf16 and f16 tensors run
-//! own kernels on such devices; everything else is made of differentiable candle operations ([`composed`]).
+//! Every public function takes and returns candle tensors and records one autograd node. On the
+//! CPU it runs this crate's own f32/f64 code, parallel over rows and bitwise identical for any
+//! number of threads. With the `cuda` and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and
+//! [`logprob_entropy`] of f32, bf16 and f16 tensors run kernels of this crate on such devices. All
+//! other operators are composed of differentiable candle operations there ([`composed`]).
 //!
 //! | function | value |
 //! |---|---|
 //! | [`embedding`] | rows of a table |
 //! | [`linear`], [`linear_residual`] | x Wᵀ + b, r + x Wᵀ |
 //! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
-//! | [`rms_norm`], [`rms_norm_residual`] | x / √(mean x² + ε) · w, the same of r + x beside r + x |
+//! | [`rms_norm`] | x / √(mean x² + ε) · w |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
 //! | [`swiglu`], [`silu_mul`] | silu(x W_gᵀ) ∘ (x W_uᵀ), silu(a) ∘ b |
 //! | [`attention`] | causal grouped-query attention over packed sequences |
-//! | [`attention_branch`], [`feed_forward`] | the halves of a pre-norm block, each in one operator |
-//! | [`checkpoint()`] | any function, of which only the input is kept for backward |
-//! | [`logprob_entropy`], [`logprob_entropy_with`], [`evaluate`] | log-probability of a token and entropy of its distribution |
-//! | [`linear_logprob_entropy`], [`linear_token_loss`], [`evaluate_linear`] | the same from hidden states, without all logits at once |
-
-/// Returns the value where the tensor's device has a kernel for it; nothing without a device feature but in tests.
-macro_rules! on_device {
-    ($tensor:expr => $value:expr) => {
-        #[cfg(any(test, feature = "cuda", feature = "metal"))]
-        if crate::kernels::gpu::serves($tensor) {
-            return $value;
-        }
-    };
-}
-pub(crate) use on_device;
+//! | [`attention_branch`], [`feed_forward`] | the two residual branches of a pre-norm block |
+//! | [`checkpoint()`] | any function, recomputed in the backward pass |
+//! | [`logprob_entropy`], [`logprob_entropy_with`] | log p of a token, entropy of its distribution |
+//! | [`linear_logprob_entropy`] | the same from hidden states, in tiles of logits |
+//! | [`evaluate`], [`evaluate_linear`] | both without autograd, gradients on demand |
+//!
+//! A trainer uses [`linear_logprob_entropy`], through
+//! [`Decoder::score`](crate::policy::Decoder::score).
 
 pub(crate) mod autograd;
-pub mod composed;
 pub(crate) mod cpu;
 pub(crate) mod decode;
+pub(crate) mod dispatch;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 pub(crate) mod gpu;
 pub(crate) mod layers;
 pub mod reference;
 pub(crate) mod score;
 
-pub use layers::attention::{attention, AttentionShape};
-pub use layers::attention_branch::{attention_branch, AttentionRows, AttentionWeights};
+pub use layers::attention::attention;
+pub use layers::attention_branch::attention_branch;
+pub use layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
 pub use layers::checkpoint::checkpoint;
+pub use layers::composed;
 pub use layers::embedding::embedding;
 pub use layers::feed_forward::feed_forward;
 pub use layers::linear::{linear, linear_residual};
 pub use layers::lora::linear_lora;
 pub use layers::rms_norm::rms_norm;
-pub use layers::rms_norm_residual::rms_norm_residual;
-pub use layers::rope::{rope, RopeTable};
+pub use layers::rope::rope;
+pub use layers::rope_table::RopeTable;
 pub use layers::shared::SharedPrefixes;
 pub use layers::swiglu::{silu_mul, swiglu};
-pub use score::head::TokenLoss;
 pub use score::linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
-pub use score::linear_token_loss::{linear_token_loss, TokenLosses};
 pub use score::logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
 pub use score::scoring::ScoreOptions;
 pub use score::support::{RowSupport, Support};

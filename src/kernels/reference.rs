@@ -1,4 +1,4 @@
-//! Naive double-precision definitions, one row at a time: what every kernel is compared with.
+//! Naive double-precision definitions, one row at a time. Every kernel is tested against them.
 
 /// Log-probability of `id` and entropy (nats) of softmax(logits / τ), straight from the definition.
 ///

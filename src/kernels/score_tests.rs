@@ -1,4 +1,5 @@
-//! `logprob_entropy` and the heads above it: element types, supports, layouts, thread counts, bad input.
+//! `logprob_entropy` and language-model heads: element types, supports, layouts, thread counts,
+//! invalid input.
 
 use crate::kernels::tests::{check_gradients, gradients, max_gap, random, values, Op};
 use crate::kernels::*;
@@ -14,7 +15,7 @@ fn stacked((log_probs, entropies): (Tensor, Tensor)) -> candle_core::Result<Tens
     Tensor::stack(&[log_probs, entropies], 0)
 }
 
-/// Random logits, a third of them −∞ in every second row; ids 0.. are never −∞.
+/// Returns random logits, a third of them −∞ in every second row; ids 0.. are never −∞.
 fn logits(n: usize, v: usize, dtype: DType) -> Tensor {
     let mut x = values(&(random(&[n, v], 5) * 6.0).unwrap());
     for i in (0..n * v).filter(|i| (i / v) % 2 == 1 && i % v >= n && i % 3 == 0) {
@@ -23,19 +24,24 @@ fn logits(n: usize, v: usize, dtype: DType) -> Tensor {
     Tensor::from_vec(x, (n, v), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
-/// Largest differences of value and gradient from the definition on the logits the kernel really sees.
+/// Returns the largest differences of value and gradient from the definition on the rounded logits.
 fn errors(logits: &Tensor) -> (f64, f64) {
     let (n, v) = logits.dims2().unwrap();
     let options = ScoreOptions::at(TAU);
     let taken: Vec<u32> = (0..n as u32).map(|i| i.min(v as u32 - 1)).collect();
     let scores = evaluate(logits, &ids(&taken), &options).unwrap();
-    let (g, h) = ((random(&[n], 6) + 0.1).unwrap(), random(&[n], 7));
+    let g = (random(&[n], 6) + 0.1).unwrap();
+    let h = random(&[n], 7);
     let dx = values(&scores.gradient(logits, &g, &h).unwrap());
-    let (x, got) = (values(logits), [values(&scores.log_probs), values(&scores.entropies)]);
-    let (g, h) = (values(&g), values(&h));
-    let (mut value, mut gradient) = (0f64, 0f64);
+    let x = values(logits);
+    let got = [values(&scores.log_probs), values(&scores.entropies)];
+    let g = values(&g);
+    let h = values(&h);
+    let mut value = 0f64;
+    let mut gradient = 0f64;
     for i in 0..n {
-        let (row, id) = (&x[i * v..(i + 1) * v], taken[i] as usize);
+        let row = &x[i * v..(i + 1) * v];
+        let id = taken[i] as usize;
         let (p, e) = reference::logprob_entropy(row, id, TAU);
         value = value.max((got[0][i] - p).abs()).max((got[1][i] - e).abs());
         let want = reference::logprob_entropy_gradient(row, id, TAU, g[i], h[i]);
@@ -63,7 +69,7 @@ fn every_element_type_and_width_follows_the_definition() {
 
 #[test]
 fn the_largest_logits_are_counted_wherever_they_stand() {
-    // Few distinct values: every block of a row holds its largest.
+    // Few distinct values: every block of a row contains its maximum.
     let x = (random(&[3, 5000], 8) * 2.0).unwrap().round().unwrap();
     for (dtype, gradient) in [(DType::F64, 1e-12), (DType::F32, 2e-6), (DType::BF16, 8e-3)] {
         let (a, b) = errors(&x.to_dtype(dtype).unwrap());
@@ -73,10 +79,8 @@ fn the_largest_logits_are_counted_wherever_they_stand() {
 
 #[test]
 fn a_gradient_that_is_nan_makes_its_row_nan() {
-    let (g, h) = (
-        Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap(),
-        Tensor::ones(2, DType::F32, &Device::Cpu).unwrap(),
-    );
+    let g = Tensor::new(&[f32::NAN, 1.0], &Device::Cpu).unwrap();
+    let h = Tensor::ones(2, DType::F32, &Device::Cpu).unwrap();
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let x = logits(2, 40, dtype);
         let dx = values(
@@ -108,45 +112,26 @@ fn a_gradient_in_place_is_the_gradient() {
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let logits = logits(5, 9500, dtype);
         let scores = evaluate(&logits, &ids(&[0, 1, 2, 3, 9000]), &ScoreOptions::at(TAU)).unwrap();
-        let (g, h) = (random(&[5], 6), random(&[5], 7));
+        let g = random(&[5], 6);
+        let h = random(&[5], 7);
         let apart = scores.gradient(&logits, &g, &h).unwrap();
-        let kept = logits.ones_like().unwrap();
-        scores.gradient_into(&logits, &g, &h, &kept).unwrap();
         scores.gradient_in_place(&logits, &g, &h).unwrap();
         assert_eq!(values(&apart), values(&logits));
-        assert_eq!(values(&kept), values(&logits));
-    }
-}
-
-#[test]
-fn a_gradient_goes_only_where_it_fits() {
-    let logits = logits(3, 40, DType::F32);
-    let scores = evaluate(&logits, &ids(&[0, 1, 2]), &ScoreOptions::at(TAU)).unwrap();
-    let g = random(&[3], 6);
-    let wide = Tensor::zeros((3, 80), DType::F32, &Device::Cpu).unwrap();
-    let others = [
-        logits.clone(),
-        logits.narrow(0, 0, 3).unwrap(),
-        wide.narrow(1, 0, 40).unwrap(),
-        wide.clone(),
-        logits.to_dtype(DType::BF16).unwrap(),
-    ];
-    for out in others {
-        let error = scores.gradient_into(&logits, &g, &g, &out).unwrap_err().to_string();
-        assert!(error.contains("out"), "{error}");
     }
 }
 
 #[test]
 fn evaluation_has_no_graph_and_the_same_gradient_as_backward() {
     let var = Var::from_tensor(&logits(4, 300, DType::F32)).unwrap();
-    let (taken, options) = (ids(&[0, 1, 2, 3]), ScoreOptions::at(TAU));
+    let taken = ids(&[0, 1, 2, 3]);
+    let options = ScoreOptions::at(TAU);
     let scores = evaluate(&var, &taken, &options).unwrap();
     assert!(!scores.log_probs.track_op() && !scores.entropies.track_op());
     let both = stacked(logprob_entropy(&var, &taken, TAU).unwrap()).unwrap();
     let weights = random(&[2, 4], 9).to_dtype(DType::F32).unwrap();
     let grads = (both * &weights).unwrap().sum_all().unwrap().backward().unwrap();
-    let (g, h) = (weights.get(0).unwrap(), weights.get(1).unwrap());
+    let g = weights.get(0).unwrap();
+    let h = weights.get(1).unwrap();
     assert_eq!(values(grads.get(&var).unwrap()), values(&scores.gradient(&var, &g, &h).unwrap()));
 }
 
@@ -164,8 +149,9 @@ fn strided_logits_are_read_where_they_lie() {
             values(&b.gradient(&plain, &g, &g).unwrap())
         );
     }
-    // In place between other columns, which stay.
-    let (before, part) = (values(&wide), wide.narrow(1, 100, 300).unwrap());
+    // In place between other columns, which must not change.
+    let before = values(&wide);
+    let part = wide.narrow(1, 100, 300).unwrap();
     let scores = evaluate(&part, &ids(&[2; 4]), &ScoreOptions::at(TAU)).unwrap();
     let g = random(&[4], 6);
     let want = values(&scores.gradient(&part, &g, &g).unwrap());
@@ -175,7 +161,7 @@ fn strided_logits_are_read_where_they_lie() {
     assert_eq!(outside(&values(&wide)), outside(&before));
 }
 
-/// A row of each kind of support, with its twin: −∞ outside the list.
+/// Returns rows with each kind of support, and a twin with −∞ outside the support.
 fn supported(n: usize, v: usize) -> (Tensor, Tensor, Support) {
     let x = (random(&[n, v], 8) * 3.0).unwrap();
     let list: Vec<u32> = (0..v as u32).filter(|i| i % 3 == 1 || *i == 0).collect();
@@ -194,7 +180,8 @@ fn supported(n: usize, v: usize) -> (Tensor, Tensor, Support) {
 
 #[test]
 fn a_support_is_minus_infinity_outside_it_and_nothing_where_skipped() {
-    let (n, v) = (9, 130);
+    let n = 9;
+    let v = 130;
     let (x, masked, support) = supported(n, v);
     let taken = ids(&(0..n as u32).map(|i| 3 * i + 1).collect::<Vec<_>>());
     let options = ScoreOptions { support: Some(support), ..ScoreOptions::at(TAU) };
@@ -207,7 +194,8 @@ fn a_support_is_minus_infinity_outside_it_and_nothing_where_skipped() {
     };
     let inputs = [x.clone()];
     assert!(max_gap(&op(&inputs).unwrap(), &twin(std::slice::from_ref(&masked)).unwrap()) < 1e-12);
-    let (a, b) = (gradients(op, &inputs), gradients(twin, &[masked]));
+    let a = gradients(op, &inputs);
+    let b = gradients(twin, &[masked]);
     assert!(max_gap(&a[0], &b[0]) < 1e-12);
     let skipped = values(&a[0].narrow(0, 2, 1).unwrap());
     assert!(skipped.iter().all(|&g| g == 0.0));
@@ -223,7 +211,7 @@ fn skipped_rows_may_hold_anything() {
     assert_eq!((values(&scores.log_probs)[1], values(&scores.entropies)[1]), (0.0, 0.0));
 }
 
-/// hidden, W, b and the low-rank A and B.
+/// Returns hidden states, W, b, and a LoRA adapter's A and B.
 fn head_inputs(n: usize, h: usize, v: usize) -> [Tensor; 5] {
     [&[n, h][..], &[v, h], &[v], &[3, h], &[v, 3]].map(|shape| random(shape, 20 + shape[0] as u64))
 }
@@ -235,7 +223,9 @@ fn options(n: usize, v: usize, tiles: usize, support: bool) -> ScoreOptions {
 
 #[test]
 fn a_linear_head_equals_its_logits() {
-    let (n, h, v) = (9, 5, 700);
+    let n = 9;
+    let h = 5;
+    let v = 700;
     let [x, w, b, ..] = head_inputs(n, h, v);
     let taken = ids(&(0..n as u32).map(|i| 3 * i + 1).collect::<Vec<_>>());
     for (tiles, support) in [(1, false), (4, false), (100, false), (4, true)] {
@@ -284,7 +274,8 @@ fn a_linear_head_has_its_gradients() {
 #[test]
 fn an_evaluated_head_has_the_gradients_of_its_graph() {
     let [x, w, b, ..] = head_inputs(6, 3, 90);
-    let (taken, options) = (ids(&[1, 4, 7, 10, 13, 16]), options(6, 90, 2, true));
+    let taken = ids(&[1, 4, 7, 10, 13, 16]);
+    let options = options(6, 90, 2, true);
     let op: Op = &|t| {
         let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
         stacked(linear_logprob_entropy(&t[0], &head, &taken, &options).unwrap())
@@ -299,7 +290,7 @@ fn an_evaluated_head_has_the_gradients_of_its_graph() {
     }
 }
 
-/// One tile's logits are kept for the first backward pass, and a second computes them again.
+/// A single tile's logits are kept for the first backward pass; a second one recomputes them.
 #[test]
 fn a_head_goes_back_twice() {
     let inputs = head_inputs(6, 3, 90).map(|t| Var::from_tensor(&t).unwrap());
@@ -343,7 +334,7 @@ fn frozen_weights_get_no_gradient() {
 
 #[test]
 fn half_precision_heads_are_rounded_once() {
-    // Large enough for the products of pairs, where there are such.
+    // Large enough for the bf16 products of processors that have them.
     let n = 24;
     let inputs = head_inputs(n, 33, 300);
     let half: Vec<Tensor> = inputs[..3].iter().map(|t| t.to_dtype(DType::BF16).unwrap()).collect();
@@ -357,53 +348,6 @@ fn half_precision_heads_are_rounded_once() {
     for (a, b) in gradients(op, &half).iter().zip(gradients(op, &single)) {
         let largest = values(&b).iter().fold(0f64, |m, x| m.max(x.abs()));
         assert!(max_gap(a, &b) < largest / 250.0, "{} of {largest}", max_gap(a, &b));
-    }
-}
-
-#[test]
-fn a_token_loss_in_three_products_equals_four() {
-    let (n, h, v) = (9, 5, 260);
-    let inputs = head_inputs(n, h, v);
-    let taken = ids(&(0..n as u32).map(|i| 3 * i + 1).collect::<Vec<_>>());
-    for (rows, support) in [(1, false), (4, true)] {
-        let options = ScoreOptions { chunk_bytes: rows * v * 8, ..options(n, v, 1, support) };
-        let counts = |i: usize| !support || i % 3 != 2;
-        let op: Op = &|t| {
-            let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
-            let loss = move |i: usize, p: f64, e: f64| {
-                assert!(!support || i % 3 != 2, "row {i} is skipped");
-                TokenLoss {
-                    value: i as f64 * p * p + e,
-                    log_prob: 2.0 * i as f64 * p,
-                    entropy: 1.0,
-                }
-            };
-            linear_token_loss(&t[0], &head, &taken, &options, loss).unwrap().loss * 3.0
-        };
-        let weights: Vec<f64> = (0..n).map(|i| if counts(i) { i as f64 } else { 0.0 }).collect();
-        let weights = Tensor::new(weights, &Device::Cpu).unwrap();
-        let twin: Op = &|t| {
-            let head = LmHead { bias: Some(&t[2]), ..LmHead::new(&t[1]) };
-            let (p, e) = linear_logprob_entropy(&t[0], &head, &taken, &options).unwrap();
-            ((p.sqr()? * &weights)?.sum_all()? + e.sum_all()?)? * 3.0
-        };
-        assert!(max_gap(&op(&inputs).unwrap(), &twin(&inputs).unwrap()) < 1e-10);
-        for (a, b) in gradients(op, &inputs[..3]).iter().zip(gradients(twin, &inputs[..3])) {
-            assert!(max_gap(a, &b) < 1e-10);
-        }
-    }
-}
-
-#[test]
-fn a_token_loss_can_be_differentiated_twice() {
-    let [x, w, ..] = head_inputs(4, 3, 50).map(|t| Var::from_tensor(&t).unwrap());
-    let loss = |_: usize, p: f64, e: f64| TokenLoss { value: p - e, log_prob: 1.0, entropy: -1.0 };
-    let taken = ids(&[1, 2, 3, 4]);
-    let losses =
-        linear_token_loss(&x, &LmHead::new(&w), &taken, &ScoreOptions::default(), loss).unwrap();
-    let [a, b] = [1, 2].map(|_| losses.loss.backward().unwrap());
-    for var in [&x, &w] {
-        assert_eq!(values(a.get(var).unwrap()), values(b.get(var).unwrap()));
     }
 }
 
@@ -465,7 +409,8 @@ fn what_does_not_fit_is_named() {
         evaluate(&logits.narrow(0, 0, 0).unwrap(), &ids(&[]), &ScoreOptions::default()).unwrap();
     assert_eq!(none.log_probs.dims(), [0]);
     let scores = evaluate(&logits, &ids(&[0, 0]), &ScoreOptions::default()).unwrap();
-    let (two, three) = (random(&[2], 1), random(&[3], 1));
+    let two = random(&[2], 1);
+    let three = random(&[3], 1);
     assert!(scores.gradient(&logits, &three, &two).is_err());
     assert!(scores.gradient(&logits.narrow(1, 0, 4).unwrap(), &two, &two).is_err());
 }

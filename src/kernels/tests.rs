@@ -1,6 +1,7 @@
-//! Every kernel against its composed twin, and every gradient against central differences in f64.
+//! Every kernel compared with its composed twin, and every gradient with central differences in
+//! f64.
 
-use crate::kernels::autograd::collect::{collecting, Collected};
+use crate::kernels::autograd::gradient_sink::{collecting, Collected};
 use crate::kernels::cpu::optimizer::{adamw, sum_of_squares, AdamWStep};
 use crate::kernels::*;
 use crate::rng::{Purpose, Stream};
@@ -25,7 +26,7 @@ pub(crate) fn max_gap(a: &Tensor, b: &Tensor) -> f64 {
     values(a).iter().zip(values(b)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
 }
 
-/// A scalar that weighs every output differently, so that no error cancels.
+/// Returns a scalar that weights every output differently, so that no errors cancel.
 fn loss(op: Op<'_>, inputs: &[Tensor]) -> Tensor {
     let y = op(inputs).unwrap();
     (&y * random(y.dims(), 99).to_dtype(y.dtype()).unwrap()).unwrap().sum_all().unwrap()
@@ -38,7 +39,7 @@ pub(crate) fn gradients(op: Op<'_>, inputs: &[Tensor]) -> Vec<Tensor> {
     vars.iter().map(|v| store.get(v).expect("a gradient for every input").clone()).collect()
 }
 
-/// Central differences of every input element.
+/// Checks the gradients against central differences of every input element.
 pub(crate) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
     let exact = gradients(op, inputs);
     let step = 1e-5;
@@ -62,7 +63,7 @@ pub(crate) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
     }
 }
 
-/// Value and gradients of `op` equal `twin`'s in f64, and in f32 up to its rounding.
+/// Checks that value and gradients of `op` equal those of `twin` in f64, and in f32 up to rounding.
 fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
     check_twin_within(op, twin, inputs, 2e-5);
 }
@@ -90,7 +91,8 @@ fn linear_has_its_gradient() {
 
 #[test]
 fn linear_leaves_frozen_weights_without_gradient() {
-    let (x, w) = (Var::from_tensor(&random(&[5, 3], 1)).unwrap(), random(&[4, 3], 2));
+    let x = Var::from_tensor(&random(&[5, 3], 1)).unwrap();
+    let w = random(&[4, 3], 2);
     let store = linear(&x, &w, None).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(store.get(&x).is_some() && store.get(&w).is_none());
 }
@@ -159,11 +161,13 @@ fn feed_forward_has_its_gradient() {
         ]
     };
     check_gradients(op, &inputs(3, 5, 7), 1e-8);
-    // Longer than one block of rows, and not a multiple of it; the weights' sums over 1100 rows are of size 50.
+    // Longer than one block of rows and not a multiple of it. The weights' gradients, sums over
+    // 1100 rows, are of magnitude 50.
     check_twin_within(op, twin, &inputs(1100, 9, 33), 5e-4);
 }
 
-/// The branch of 4 heads over 2, of 4 features, on sequences of these lengths, through own kernels or composed ones.
+/// Returns the branch with 4 query heads over 2 key/value heads of 4 features on sequences of these
+/// lengths, by the kernel or composed.
 fn branch_over(lengths: &[usize], own: bool) -> impl Fn(&[Tensor]) -> candle_core::Result<Tensor> {
     let rows = AttentionRows {
         shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, lengths: lengths.to_vec() },
@@ -193,7 +197,8 @@ fn branch_inputs(n: usize, h: usize) -> Vec<Tensor> {
 #[test]
 fn attention_branch_has_its_gradient() {
     check_gradients(&branch_over(&[3, 1, 2], true), &branch_inputs(6, 5), 1e-8);
-    let (op, twin) = (branch_over(&[70, 130, 2], true), branch_over(&[70, 130, 2], false));
+    let op = branch_over(&[70, 130, 2], true);
+    let twin = branch_over(&[70, 130, 2], false);
     check_twin_within(&op, &twin, &branch_inputs(202, 6), 2e-4);
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, lengths: vec![2] };
     let table = Arc::new(RopeTable::new(4, 3, 100.0));
@@ -217,7 +222,8 @@ fn attention_branch_has_its_gradient() {
 
 #[test]
 fn linear_lora_has_its_gradient() {
-    let (w, bias) = (random(&[4, 5], 7), random(&[4], 8));
+    let w = random(&[4, 5], 7);
+    let bias = random(&[4], 8);
     let op: Op = &|t| {
         let frozen = |x: &Tensor| x.to_dtype(t[0].dtype());
         linear_lora(&t[0], &frozen(&w)?, Some(&frozen(&bias)?), (&t[1], &t[2]), 0.7)
@@ -228,25 +234,11 @@ fn linear_lora_has_its_gradient() {
     };
     check_gradients(op, &[random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)], 1e-8);
     check_twin(op, twin, &[random(&[70, 5], 1), random(&[3, 5], 2), random(&[4, 3], 3)]);
-    // The definition: one matrix W + s B A.
+    // By definition: one matrix W + s B A.
     let [x, a, b] = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
     let merged = (&w + (b.matmul(&a).unwrap() * 0.7).unwrap()).unwrap();
     let want = linear(&x, &merged, Some(&bias)).unwrap();
     assert!(max_gap(&linear_lora(&x, &w, Some(&bias), (&a, &b), 0.7).unwrap(), &want) < 1e-12);
-}
-
-#[test]
-fn rms_norm_residual_has_its_gradient_through_both_outputs() {
-    let join = |(a, b): (Tensor, Tensor)| Tensor::cat(&[a, b], 0);
-    let op: Op = &|t| join(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
-    let twin: Op = &|t| join(composed::rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?);
-    check_gradients(op, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
-    check_twin(op, twin, &[random(&[130, 37], 1), random(&[130, 37], 2), random(&[37], 3)]);
-    // Each output alone.
-    let norm: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?.0);
-    check_gradients(norm, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)], 1e-8);
-    let sum: Op = &|t| Ok(rms_norm_residual(&t[0], &t[1], &random(&[10], 3), 1e-3)?.1);
-    check_gradients(sum, &[random(&[3, 10], 1), random(&[3, 10], 2)], 1e-8);
 }
 
 #[test]
@@ -268,13 +260,14 @@ fn collected_rows_are_the_dense_gradient() {
     let (store, Collected { rows, .. }) = collecting(|| loss.backward());
     assert!(store.unwrap().get(&table).is_none() && rows.len() == 1 && rows[0].table == table.id());
     assert_eq!(max_gap(&rows[0].add_to(dense.zeros_like().unwrap()).unwrap(), &dense), 0.0);
-    // In place, onto what is there; and nothing is collected once the call is over.
+    // Adds in place to existing values; and nothing is collected after the call.
     let twice = rows[0].add_to(dense.copy().unwrap()).unwrap();
     assert_eq!(max_gap(&twice, &(&dense * 2.0).unwrap()), 0.0);
     assert!(loss.backward().unwrap().get(&table).is_some());
 }
 
-/// Gradients of the inputs for which `trainable` holds; the others are frozen and must have none.
+/// Checks, for every subset of trainable inputs, that these get their gradients and frozen inputs
+/// get none.
 fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
     let all = gradients(op, inputs);
     for pattern in 1..1u32 << inputs.len() {
@@ -315,14 +308,10 @@ fn frozen_inputs_get_no_gradient_and_change_no_other() {
     let lora = [random(&[3, 5], 1), random(&[2, 5], 2), random(&[4, 2], 3)];
     check_frozen(&|t| linear_lora(&t[0], &w, None, (&t[1], &t[2]), 0.7), &lora);
     check_frozen(&|t| rms_norm(&t[0], &t[1], 1e-3), &[random(&[3, 10], 1), random(&[10], 2)]);
-    let both: Op = &|t| {
-        let (norm, sum) = rms_norm_residual(&t[0], &t[1], &t[2], 1e-3)?;
-        Tensor::cat(&[norm, sum], 0)
-    };
-    check_frozen(both, &[random(&[3, 10], 1), random(&[3, 10], 2), random(&[10], 3)]);
 }
 
-/// Value and gradients of every layer above the size from which products use the pool, and of an optimiser step.
+/// Returns the bits of value and gradients of every layer, large enough for products on the pool,
+/// and of an optimiser step.
 fn bits_of_a_step() -> Vec<u64> {
     let single = |t: Tensor| t.to_dtype(DType::F32).unwrap();
     let tensors = |shapes: &[&[usize]]| -> Vec<Tensor> {
@@ -341,10 +330,7 @@ fn bits_of_a_step() -> Vec<u64> {
             &|t| linear_lora(&t[0], &weight, None, (&t[1], &t[2]), 0.7),
             tensors(&[&[700, 96], &[70, 96], &[96, 70]]),
         ),
-        (
-            &|t| Ok(rms_norm_residual(&t[0], &t[1], &t[2], 1e-6)?.0),
-            tensors(&[&[700, 96], &[700, 96], &[96]]),
-        ),
+        (&|t| rms_norm(&t[0], &t[1], 1e-6), tensors(&[&[700, 96], &[96]])),
         (&|t| embedding(&t[0], &ids), tensors(&[&[90, 96]])),
     ];
     let results = cases.iter().flat_map(|(op, inputs)| {
@@ -354,8 +340,11 @@ fn bits_of_a_step() -> Vec<u64> {
     let x = single(random(&[50_000], 3));
     bits.push(sum_of_squares(&x).unwrap().to_bits());
     let grad = x.to_vec1::<f32>().unwrap();
-    let (mut x, mut m, mut v) = (grad.clone(), grad.clone(), vec![0.5; grad.len()]);
-    let (beta1, beta2) = (0.9, 0.99);
+    let mut x = grad.clone();
+    let mut m = grad.clone();
+    let mut v = vec![0.5; grad.len()];
+    let beta1 = 0.9;
+    let beta2 = 0.99;
     let numbers =
         AdamWStep { scale: 0.3, beta1, beta2, keep: 0.9, rate: 0.1, root_scale: 2.0, eps: 1e-8 };
     adamw(&mut x, &grad, &mut m, &mut v, numbers);
@@ -386,7 +375,7 @@ fn attention_has_its_gradient() {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 3, lengths: vec![3, 1, 5] };
     let op: Op = &|t| attention(&t[0], &t[1], &t[2], &shape);
     check_gradients(op, &[random(&[9, 12], 1), random(&[9, 6], 2), random(&[9, 6], 3)], 1e-8);
-    // Longer than one tile, and not a multiple of it.
+    // Longer than one tile and not a multiple of it.
     let shape = AttentionShape { lengths: vec![70, 130, 2], ..shape };
     let op: Op = &|t| attention(&t[0], &t[1], &t[2], &shape);
     let large = [random(&[202, 12], 1), random(&[202, 6], 2), random(&[202, 6], 3)];
@@ -426,7 +415,7 @@ fn both(
     (values(&a), values(&b))
 }
 
-/// Rows that trip naive formulae: peaked with an offset, flat, partly and wholly masked, huge.
+/// Rows on which naive formulas fail: peaked with an offset, flat, partly and wholly masked, huge.
 fn edge_rows() -> Vec<Vec<f64>> {
     let base = values(&random(&[300], 4));
     let inf = f64::NEG_INFINITY;
@@ -449,7 +438,7 @@ fn logprob_entropy_equals_its_definition_on_hard_rows() {
     for (row, logits) in edge_rows().iter().enumerate() {
         for id in [7usize, 9] {
             for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-6)] {
-                // The definition on the logits the kernel really sees.
+                // The definition on the rounded logits, which the kernel reads.
                 let seen: Vec<f64> = logits
                     .iter()
                     .map(|&x| if dtype == DType::F32 { f64::from(x as f32) } else { x })
@@ -481,7 +470,8 @@ fn logprob_entropy_gradient_equals_its_definition_on_hard_rows() {
             Var::from_tensor(&Tensor::from_slice(logits, (1, 300), &Device::Cpu).unwrap()).unwrap();
         let ids = Tensor::new(&[7u32], &Device::Cpu).unwrap();
         let (p, h) = logprob_entropy(&var, &ids, 0.5).unwrap();
-        let (g, e) = (0.9, -1.7);
+        let g = 0.9;
+        let e = -1.7;
         let loss = ((p * g).unwrap() + (h * e).unwrap()).unwrap().sum_all().unwrap();
         let got = values(loss.backward().unwrap().get(&var).unwrap());
         let want = reference::logprob_entropy_gradient(logits, 7, 0.5, g, e);
@@ -544,7 +534,6 @@ fn shapes_are_checked() {
     assert!(linear_residual(&t(&[2, 3]), &t(&[2, 3]), &t(&[4, 3])).is_err());
     assert!(rms_norm(&t(&[2, 3]), &t(&[2]), 1e-6).is_err());
     assert!(swiglu(&t(&[2, 3]), &t(&[4, 3]), &t(&[5, 3])).is_err());
-    assert!(rms_norm_residual(&t(&[2, 3]), &t(&[3, 3]), &t(&[3]), 1e-6).is_err());
     let ff = |x: &[usize], norm: &[usize], down: &[usize]| {
         feed_forward(&t(x), [&t(norm), &t(&[4, 3]), &t(&[4, 3]), &t(down)], 1e-6)
     };

@@ -1,9 +1,9 @@
 //! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
 
+use crate::kernels::cpu::element::Element;
+use crate::kernels::cpu::float::with_slice;
 use crate::kernels::cpu::optimizer::{adamw, adamw_narrow, AdamWStep};
-use crate::kernels::cpu::real::with_slice;
-use crate::kernels::on_device;
-use crate::kernels::score::logit::Logit;
+use crate::kernels::dispatch::on_device;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::gradients::Gradients;
 use crate::policy::parameters::Parameters;
@@ -305,7 +305,7 @@ fn update_on_host(
 }
 
 /// By way of the f32 copy of a narrow variable, which becomes its rounding.
-fn update_narrow<L: Logit<Real = f32>>(
+fn update_narrow<L: Element<Float = f32>>(
     var: &Var,
     master: &mut [f32],
     grad: &Tensor,

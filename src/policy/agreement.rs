@@ -5,7 +5,7 @@
 //! can be measured by users.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy;
-use crate::kernels::score::rows::row_statistics;
+use crate::kernels::score::softmax::row_statistics;
 use crate::policy::cache::KvCache;
 use crate::policy::decoder::Decoder;
 use crate::{Error, Result};

@@ -7,7 +7,7 @@
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};
-use crate::kernels::layers::attention_branch::{AttentionRows, AttentionWeights};
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
 use crate::kernels::layers::checkpoint::checkpoint;
 use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
 use crate::kernels::layers::linear::{linear, linear_residual};

@@ -5,7 +5,7 @@
 //! the others go on. A prompt that several rows have in common, such as that of a GRPO group, is
 //! stored once.
 
-use crate::kernels::decode::inference::Past;
+use crate::kernels::decode::decode_attention::Past;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::{Error, Result};
 use std::sync::Arc;

@@ -5,11 +5,11 @@
 //! Shapes: n = new tokens of all rows packed one after another, h = hidden width, v = vocabulary,
 //! r = rows of the call.
 
-use crate::kernels::cpu::real::with_slice;
-use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, FEW};
+use crate::kernels::cpu::float::with_slice;
+use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, GEMV_ROWS};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
-use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::rope_table::RopeTable;
 use crate::policy::block::{Block, LoraAdapter, Projection};
 use crate::policy::cache::{KvCache, Slot};
 use crate::policy::decoder::Decoder;
@@ -48,7 +48,7 @@ impl Decoder {
             .map(|&row| cache.slots.get(row).map_or(0, |slot| slot.pending.len()))
             .sum::<usize>()
             + tokens.iter().map(|chunk| chunk.len()).sum::<usize>();
-        if count > FEW {
+        if count > GEMV_ROWS {
             return self.extend_with(Team::Pool, cache, rows, tokens).map(Vec::from);
         }
         Team::awake(|team| self.extend_with(team, cache, rows, tokens)).map(Vec::from)

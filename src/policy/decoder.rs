@@ -13,12 +13,11 @@
 //! width, v = vocabulary.
 
 use crate::kernels::autograd::chain::Chain;
-use crate::kernels::layers::attention::AttentionShape;
-use crate::kernels::layers::attention_branch::AttentionRows;
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape};
 use crate::kernels::layers::embedding::embedding;
 use crate::kernels::layers::linear::linear;
 use crate::kernels::layers::rms_norm::rms_norm;
-use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::rope_table::RopeTable;
 use crate::kernels::layers::shared::SharedPrefixes;
 use crate::kernels::score::linear_logprob_entropy::linear_logprob_entropy;
 use crate::kernels::score::linear_logprob_entropy::LmHead;

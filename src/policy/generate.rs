@@ -5,7 +5,7 @@
 //! threads that stays awake between tokens, because waking the pool would take longer than the
 //! work.
 
-use crate::kernels::decode::inference::FEW;
+use crate::kernels::decode::inference::GEMV_ROWS;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::policy::cache::KvCache;
@@ -64,7 +64,7 @@ impl Decoder {
         }
         let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
         let mut logits = self.read_prompts(cache, &prompts)?;
-        self.sample_until(Team::Pool, cache, &mut active, &mut logits, sampling, FEW)?;
+        self.sample_until(Team::Pool, cache, &mut active, &mut logits, sampling, GEMV_ROWS)?;
         if !active.is_empty() {
             Team::awake(|team| {
                 self.sample_until(team, cache, &mut active, &mut logits, sampling, 0)

@@ -3,9 +3,8 @@
 //! candle identifies gradients by tensor ids, which differ between runs. Names give every sum and
 //! norm a fixed order, so results do not depend on how many threads computed the micro-batches.
 
-use crate::kernels::autograd::collect::{add_into, collecting, Collected};
+use crate::kernels::autograd::gradient_sink::{add_into, collecting, Collected, RowGradient};
 use crate::kernels::cpu::optimizer::sum_of_squares;
-use crate::kernels::layers::embedding::RowGradient;
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;

@@ -5,7 +5,7 @@
 //! every token is recorded with it.
 
 use crate::kernels::decode::scratch::Scratch;
-use crate::kernels::score::rows::{probabilities, row_statistics};
+use crate::kernels::score::softmax::{probabilities, row_statistics};
 use crate::policy::request::{Generated, Request};
 use crate::policy::trie::TokenTrie;
 use crate::{Error, Result};

@@ -1,4 +1,4 @@
-//! The layers and their gradients against the CPU's double precision.
+//! The layers and their gradients, compared with the CPU in f64.
 
 use super::{assert_near, exact, values, DTYPES};
 use candle_core::{DType, Device, Tensor, Var};
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 type Operator<'a> = &'a dyn Fn(&[Tensor]) -> Tensor;
 
-/// The value and the gradients of a weighted sum of it.
+/// Computes the value, and the gradients of a weighted sum of it.
 fn run(operator: Operator<'_>, inputs: &[Tensor], dtype: DType, device: &Device) -> Vec<Vec<f64>> {
     let place = |t: &Tensor| t.to_dtype(dtype).unwrap().to_device(device).unwrap();
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&place(t)).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let y = operator(&tensors);
     assert_eq!(y.dtype(), dtype);
-    // Exact in every type.
+    // Exact in every element type.
     let weights = place(&exact(y.dims(), 99, DType::BF16));
     let grads = (&y * weights).unwrap().sum_all().unwrap().backward().unwrap();
     let grads = vars.iter().map(|var| values(grads.get(var).unwrap()));
@@ -33,7 +33,7 @@ fn check(device: &Device, what: &str, operator: Operator<'_>, shapes: &[&[usize]
     }
 }
 
-/// All rows but the first: a start that no vector load may rely on.
+/// Drops the first row, so that the data starts at an unaligned address.
 fn rest(t: &Tensor) -> Tensor {
     t.narrow(0, 1, t.dim(0).unwrap() - 1).unwrap()
 }

@@ -1,7 +1,7 @@
-//! The tests of the device kernels, the same for every back end: each takes the device to run on.
+//! Tests of the device kernels, the same for every back end; each takes the device to run on.
 //!
-//! Inputs are numbers that the element type holds exactly, so that the double-precision result on the CPU is the one
-//! to reach.
+//! Inputs are numbers that the element type represents exactly, so results are compared with f64 on
+//! the CPU.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod layers;
@@ -13,11 +13,11 @@ pub mod training;
 use candle_core::{DType, Device, Tensor};
 use support::random;
 
-/// Element types with the relative error that a result may have: two roundings to the type, or f32 arithmetic.
+/// Element types with the relative error allowed: two roundings to the type, or f32 arithmetic.
 pub const DTYPES: [(DType, f64); 3] =
     [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
 
-/// The device, unless it cannot be opened; then the tests pass unless `require` is set to 1 in the environment.
+/// Opens the device. Without it, tests pass unless the environment variable `require` is 1.
 pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> Option<Device> {
     match device {
         Ok(device) => Some(device),
@@ -36,20 +36,22 @@ pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> O
     }
 }
 
-/// Calls `$define!` with the back end's `$open` and the name of every test.
+/// Calls `$define!` with the back end's `$open` and the names of all tests.
 macro_rules! device_tests {
     ($define:ident, $open:expr) => {
-        $define!($open, layers: rms_norm_and_its_gradient rope_and_its_gradient swiglu_and_its_gradient
-            a_frozen_norm_gets_no_gradient shapes_and_positions_are_checked);
-        $define!($open, scores: hard_rows_follow_the_definition every_vocabulary_size_follows_the_definition
-            supports_are_all_that_exists the_gradient_in_place_is_the_gradient autograd_gives_the_same_gradient
+        $define!($open, layers: rms_norm_and_its_gradient rope_and_its_gradient
+            swiglu_and_its_gradient a_frozen_norm_gets_no_gradient
+            shapes_and_positions_are_checked);
+        $define!($open, scores: hard_rows_follow_the_definition
+            every_vocabulary_size_follows_the_definition supports_are_all_that_exists
+            the_gradient_in_place_is_the_gradient autograd_gives_the_same_gradient
             bad_logits_and_ids_are_errors);
         $define!($open, training: adamw_follows_the_cpu a_saved_optimizer_continues_to_the_bit
             a_decoder_follows_the_cpu);
     };
 }
 
-/// Defines tests of a module on the device that `$open` returns, if any.
+/// Defines the tests of a module on the device that `$open` returns, if any.
 macro_rules! define_tests {
     ($open:expr, $module:ident: $($test:ident)+) => {
         $(#[test]
@@ -61,20 +63,20 @@ macro_rules! define_tests {
     };
 }
 
-/// Random numbers of a shape in [-2, 2), exact in `dtype`, as f64 on the CPU.
+/// Returns random numbers in [-2, 2) of a shape, exact in `dtype`, as f64 on the CPU.
 pub fn exact(shape: &[usize], seed: u64, dtype: DType) -> Tensor {
     let values = random(seed, shape.iter().product(), -2.0, 2.0);
     let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
     tensor.to_dtype(dtype).unwrap().to_dtype(DType::F64).unwrap()
 }
 
-/// All elements in double precision.
+/// Returns all elements in f64.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
     let host = tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
     host.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Requires an error relative to the largest number of at most `tolerance`.
+/// Checks that the error relative to the largest number is at most `tolerance`.
 pub fn assert_near(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want.iter().fold(0.0f64, |a, b| a.max(b.abs()));

@@ -1,4 +1,4 @@
-//! Log-probability and entropy against their definition in double precision.
+//! Log-probability and entropy, compared with their definition in f64.
 
 use super::support::random;
 use super::{exact, values};
@@ -8,12 +8,12 @@ use epo::kernels::{
 };
 
 const TEMPERATURE: f64 = 0.5;
-/// Element types with the relative error of one rounding to them and the smallest number they hold.
+/// Element types with the relative error of one rounding and the smallest number they represent.
 const TYPES: [(DType, f64, f64); 3] =
     [(DType::F32, 1e-7, 0.0), (DType::BF16, 4e-3, 1e-38), (DType::F16, 5e-4, 6e-8)];
 const NONE: f64 = f64::NEG_INFINITY;
 
-/// One row of a call: logits as the element type holds them, the token, and what it was chosen from.
+/// One row of a call: logits as rounded to the element type, the token, and its candidate set.
 struct Row {
     logits: Vec<f64>,
     id: u32,
@@ -25,7 +25,7 @@ impl Row {
         Self { logits, id: id as u32, support: None }
     }
 
-    /// Places, logits, and the place of the token of what exists.
+    /// Returns columns and logits of the support, and the token's index within it.
     fn seen(&self) -> (Vec<usize>, Vec<f64>, usize) {
         let places: Vec<usize> = match &self.support {
             None => (0..self.logits.len()).collect(),
@@ -43,7 +43,7 @@ impl Row {
         }
     }
 
-    /// The gradient of g · log p + h · H, and the size of the terms that it is the sum of.
+    /// Returns the gradient of g · log p + h · H, with the magnitude of its terms.
     fn want_gradient(&self, g: f64, h: f64) -> Vec<(f64, f64)> {
         let mut out = vec![(0.0, 0.0); self.logits.len()];
         let (places, logits, id) = self.seen();
@@ -55,7 +55,8 @@ impl Row {
         let log_sum = logits.iter().map(|x| (x / TEMPERATURE - max).exp()).sum::<f64>().ln();
         for (i, (&place, &x)) in places.iter().zip(&logits).enumerate() {
             let log_p = x / TEMPERATURE - max - log_sum;
-            let (p, one) = (log_p.exp(), if i == id { 1.0 } else { 0.0 });
+            let p = log_p.exp();
+            let one = if i == id { 1.0 } else { 0.0 };
             let log_p = if p == 0.0 { 0.0 } else { log_p };
             let value = g * (one - p) - h * p * (log_p + entropy);
             let terms = g.abs() * (one + p) + h.abs() * p * (log_p.abs() + entropy);
@@ -70,7 +71,8 @@ fn round(logits: Vec<f64>, dtype: DType) -> Vec<f64> {
     values(&Tensor::from_vec(logits, n, &Device::Cpu).unwrap().to_dtype(dtype).unwrap())
 }
 
-/// The logits of all rows, starting one element behind the start of their storage where that is asked for.
+/// Uploads the logits of all rows; if `shifted`, they start one element after the start of their
+/// storage.
 fn place(rows: &[Row], dtype: DType, device: &Device, shifted: bool) -> Tensor {
     let v = rows[0].logits.len();
     let logits = rows.iter().flat_map(|row| row.logits.iter().copied());
@@ -94,7 +96,7 @@ fn score(logits: &Tensor, rows: &[Row]) -> Evaluation {
     evaluate(logits, &Tensor::new(ids, logits.device()).unwrap(), &options).unwrap()
 }
 
-/// (∂L/∂log p, ∂L/∂H) of every row, both `[n]`.
+/// Returns (∂L/∂log p, ∂L/∂H) of every row, both `[n]`.
 fn weights(n: usize) -> [Vec<f64>; 2] {
     [1, 2].map(|seed| values(&exact(&[n], seed, DType::F32)))
 }
@@ -109,10 +111,12 @@ fn assert_scores(what: &str, rows: &[Row], log_probs: &Tensor, entropies: &Tenso
     for scores in [log_probs, entropies] {
         assert_eq!((scores.dtype(), scores.dims()), (DType::F32, &[rows.len()][..]));
     }
-    let (log_probs, entropies) = (values(log_probs), values(entropies));
+    let log_probs = values(log_probs);
+    let entropies = values(entropies);
     let close = |a: f64, b: f64| a == b || (a - b).abs() <= 5e-6 * (1.0 + b.abs());
     for (i, row) in rows.iter().enumerate() {
-        let (want, got) = (row.want(), (log_probs[i], entropies[i]));
+        let want = row.want();
+        let got = (log_probs[i], entropies[i]);
         assert!(
             close(got.0, want.0) && close(got.1, want.1),
             "{what} row {i}: {got:?} against {want:?}"
@@ -126,7 +130,7 @@ fn assert_gradient(what: &str, rows: &[Row], got: &Tensor, (rounding, smallest):
     for (i, row) in rows.iter().enumerate() {
         for (j, (want, terms)) in row.want_gradient(g[i], h[i]).into_iter().enumerate() {
             let got = got[i * row.logits.len() + j];
-            // A probability near the smallest normal number may be 0.
+            // Probabilities near the smallest normal number may be flushed to 0.
             let bound = 2e-5 * terms + rounding * want.abs() + smallest.max(1e-36);
             assert!(
                 (got - want).abs() <= bound,
@@ -136,7 +140,7 @@ fn assert_gradient(what: &str, rows: &[Row], got: &Tensor, (rounding, smallest):
     }
 }
 
-/// Values and gradient of rows in every element type, on even and uneven starts.
+/// Checks values and gradient of rows in every element type, on aligned and unaligned starts.
 fn check(device: &Device, what: &str, make: &dyn Fn(DType) -> Vec<Row>) {
     for (dtype, rounding, smallest) in TYPES {
         let rows = make(dtype);
@@ -206,7 +210,8 @@ pub fn the_gradient_in_place_is_the_gradient(device: &Device) {
         let mut rows: Vec<Row> = (0..5).map(row).collect();
         rows[1].support = Some(vec![17, 4000]);
         rows[3].support = Some(vec![]);
-        let (logits, [g, h]) = (place(&rows, dtype, device, true), weights_on(rows.len(), device));
+        let logits = place(&rows, dtype, device, true);
+        let [g, h] = weights_on(rows.len(), device);
         let scores = score(&logits, &rows);
         let apart = scores.gradient(&logits, &g, &h).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! AdamW and a whole decoder against the CPU.
+//! AdamW and a whole decoder, compared with the CPU.
 
 use super::{assert_near, exact, values};
 use candle_core::{DType, Device, Tensor};
@@ -13,7 +13,7 @@ fn parameters(dtype: DType, device: &Device) -> Parameters {
     Parameters::init(&config(), 3, dtype, device).unwrap()
 }
 
-/// Gradients that are the same numbers on every device.
+/// Returns gradients that are the same numbers on every device.
 fn gradients(parameters: &Parameters, step: u64) -> Gradients {
     let mut loss: Option<Tensor> = None;
     for (i, (_, var)) in parameters.trainable().enumerate() {
@@ -42,9 +42,10 @@ fn trained(dtype: DType, device: &Device) -> Parameters {
 }
 
 pub fn adamw_follows_the_cpu(device: &Device) {
-    // Four steps' roundings of the parameter to its type.
+    // Allows for the roundings of the parameter in four steps.
     for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)] {
-        let (want, got) = (trained(DType::F64, &Device::Cpu), trained(dtype, device));
+        let want = trained(DType::F64, &Device::Cpu);
+        let got = trained(dtype, device);
         for ((name, want), (_, got)) in want.iter().zip(got.iter()) {
             assert_near(&format!("{name} {dtype:?}"), &values(got), &values(want), tolerance);
         }
@@ -54,7 +55,8 @@ pub fn adamw_follows_the_cpu(device: &Device) {
 pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("optimizer.safetensors");
-    let (whole, halves) = (parameters(DType::F32, device), parameters(DType::F32, device));
+    let whole = parameters(DType::F32, device);
+    let halves = parameters(DType::F32, device);
     let mut one = AdamW::new(AdamWConfig::default()).unwrap();
     (0..4).for_each(|i| step(&mut one, &whole, i));
     let mut two = AdamW::new(AdamWConfig::default()).unwrap();
@@ -65,7 +67,7 @@ pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     for ((name, a), (_, b)) in whole.iter().zip(halves.iter()) {
         assert_eq!(values(a), values(b), "{name}");
     }
-    // The file does not know the device.
+    // The file can be loaded on another device.
     assert_eq!(
         AdamW::load(&path, AdamWConfig::default(), &parameters(DType::F32, &Device::Cpu))
             .unwrap()
@@ -74,7 +76,7 @@ pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     );
 }
 
-/// Hidden states of two packed rows and the gradients of a sum of them.
+/// Returns the hidden states of two packed rows and the gradients of a sum of them.
 fn decode(dtype: DType, device: &Device) -> (Tensor, Gradients) {
     let parameters = parameters(dtype, device);
     let decoder = Decoder::new(&config(), &parameters).unwrap();
@@ -92,6 +94,7 @@ pub fn a_decoder_follows_the_cpu(device: &Device) {
     for ((name, want), (_, got)) in want_gradients.iter().zip(gradients.iter()) {
         assert_near(name, &values(got), &values(want), 1e-4);
     }
-    let (a, b) = (gradients.global_norm().unwrap(), want_gradients.global_norm().unwrap());
+    let a = gradients.global_norm().unwrap();
+    let b = want_gradients.global_norm().unwrap();
     assert!((a - b).abs() < 1e-4 * b, "{a} against {b}");
 }

@@ -1,6 +1,7 @@
-// Runs one kernel: reads a launch from standard input and writes its buffers, as they are afterwards, to
-// standard output. Buffers lie between guards. A launch runs twice, with the threads of its groups in
-// opposite orders: results that differ, a touched guard and threads that stop at different places are errors.
+// Runs one kernel: reads a launch from standard input and writes the resulting buffers to standard
+// output. Buffers lie between guards. A launch runs twice, with the threads of its groups in
+// opposite orders. Results that differ, an overwritten guard, and threads that stop at different
+// places are errors.
 #ifdef METAL
 #include "metal.inc"
 #undef SHARED // `threadgroup` stands for `static`, which a parameter cannot be
@@ -40,7 +41,8 @@ std::vector<unsigned char> read_bytes(size_t length) {
 
 // A buffer (or the place of an earlier one) or a scalar of four bytes.
 struct Argument {
-    uint32_t kind; // 0: a buffer `place` bytes after an address divisible by 64; 1: buffer `place`; 2: a scalar
+    // 0: a buffer `place` bytes after an address divisible by 64; 1: buffer `place`; 2: a scalar
+    uint32_t kind;
     uint32_t place;
     std::vector<unsigned char> bytes, memory;
 
@@ -67,8 +69,11 @@ template <typename P>
 P take(size_t i) {
     using Value = std::remove_cv_t<std::remove_reference_t<P>>;
     if constexpr (std::is_pointer_v<Value>) {
-        if (i >= arguments.size() || arguments[i].kind > 1) fail(std::to_string(i) + " is no buffer");
-        return (Value)(arguments[i].kind == 0 ? arguments[i] : arguments[arguments[i].place]).data();
+        if (i >= arguments.size() || arguments[i].kind > 1) {
+            fail(std::to_string(i) + " is no buffer");
+        }
+        Argument& argument = arguments[i];
+        return (Value)(argument.kind == 0 ? argument : arguments[argument.place]).data();
     } else if (i < arguments.size()) {
         if (arguments[i].kind != 2) fail(std::to_string(i) + " is no scalar");
         return *(const Value*)arguments[i].bytes.data();

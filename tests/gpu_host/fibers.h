@@ -1,5 +1,5 @@
-// The threads of a group as fibers of one thread: each runs until it meets the others at a barrier or a
-// shuffle.
+// The threads of a group as fibers of one thread: each runs until it has to wait for the others at
+// a barrier or a shuffle.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -34,7 +34,8 @@ inline void stop(Stop where) {
 }
 
 inline float shuffle_xor(float x, uint32_t step) {
-    // Two rows by turns: a fast fiber writes the next value before a slow one has read this one.
+    // Alternates between two rows, since a fast fiber writes the next value before a slow one has
+    // read this one.
     float* row = exchanged[all[rank].shuffles++ % 2];
     row[rank] = x;
     stop(SHUFFLE_STOP);
@@ -61,7 +62,7 @@ inline Stop run_fiber(uint32_t i) {
     return all[i].stop;
 }
 
-// Runs a warp up to a stop that is no shuffle; whether all its threads meet there.
+// Runs a warp up to a stop other than a shuffle; returns true if all its threads meet there.
 inline bool run_warp(uint32_t first, bool descending) {
     Stop where = DONE;
     do {
@@ -74,8 +75,8 @@ inline bool run_warp(uint32_t first, bool descending) {
     return true;
 }
 
-// Runs `body` on every thread of the current group, from the first or from the last on. Warps meet at
-// barriers only, the threads of a warp at shuffles as well.
+// Runs `body` on every thread of the current group, in ascending or descending order. Warps meet
+// only at barriers, the threads of a warp also at shuffles.
 inline void run_group(bool descending) {
     if (all.size() < size) all.resize(size);
     for (uint32_t i = 0; i < size; ++i) start(all[i]);

@@ -1,4 +1,4 @@
-//! Compiles the device kernels for this machine's processor and runs them there.
+//! Compiles the device kernels for the host's processor and runs them there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +31,8 @@ impl Element {
         }
     }
 
-    /// The largest relative error of a rounded result, and the largest absolute one of a subnormal result.
+    /// Returns the largest relative error of a rounded result, and the largest absolute error of a
+    /// subnormal one.
     pub(crate) fn rounding(self) -> (f64, f64) {
         match self {
             Self::F32 => (0.0, 1e-38),
@@ -40,7 +41,7 @@ impl Element {
         }
     }
 
-    /// Values near `x` of this type: rounded towards zero, subnormal ones to zero.
+    /// Encodes values near `x`: rounded towards zero, subnormal ones to zero.
     pub(crate) fn encode(self, x: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => x.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -75,7 +76,8 @@ fn to_f16(x: f32) -> u16 {
 
 fn from_f16(bits: u16) -> f64 {
     let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023) / 1024.0);
+    let exponent = i32::from(bits >> 10 & 31);
+    let mantissa = f64::from(bits & 1023) / 1024.0;
     sign * match exponent {
         0 => mantissa * 2f64.powi(-14),
         31 if mantissa == 0.0 => f64::INFINITY,
@@ -108,12 +110,12 @@ pub(crate) enum Argument {
 }
 
 impl Argument {
-    /// An aligned buffer.
+    /// Creates an aligned buffer.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self::Buffer(bytes, 0)
     }
 
-    /// An aligned buffer of NaN to be filled.
+    /// Creates an aligned buffer of NaN for the kernel to fill.
     pub(crate) fn out(bytes: usize) -> Self {
         Self::new(vec![0xff; bytes])
     }
@@ -130,7 +132,7 @@ impl Argument {
     }
 }
 
-/// The dialect whose prelude is put before the kernels.
+/// The dialect whose prelude precedes the kernels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Dialect {
     Host,
@@ -146,14 +148,16 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// None, with a note, where the machine has no C++ compiler; on continuous integration that is a failure.
+    /// Compiles the kernels. Without a C++ compiler it prints a note and returns `None`, or panics
+    /// on continuous integration.
     pub(crate) fn compile(dialect: Dialect, element: Element) -> Option<Self> {
         if Command::new("c++").arg("--version").output().is_err() {
             assert!(std::env::var_os("CI").is_none(), "no C++ compiler `c++`");
             println!("skipped: no C++ compiler `c++`");
             return None;
         }
-        let (root, folder) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir().unwrap());
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("c++");
         command.args(["-std=c++17", "-O1", "-w"]);
         command.arg(format!("-DELEMENT_{}", element.name()));
@@ -172,7 +176,7 @@ impl Machine {
         Some(Self { element, dialect, folder, worst: RefCell::default() })
     }
 
-    /// The buffers among the arguments after a launch, in their order.
+    /// Runs a kernel and returns the buffers among its arguments, in order.
     pub(crate) fn run(
         &self,
         kernel: &str,
@@ -206,7 +210,8 @@ impl Machine {
         buffers.collect()
     }
 
-    /// Fails where a value is further from its reference than its bound, and keeps the largest share of the bound.
+    /// Checks that every value is within its bound of the reference, and records the largest error
+    /// relative to its bound.
     pub(crate) fn compare(
         &self,
         what: &str,
@@ -232,7 +237,7 @@ impl Machine {
         }
     }
 
-    /// Prints the largest errors as shares of their bounds.
+    /// Prints the largest errors relative to their bounds.
     pub(crate) fn report(&self) {
         let worst = self.worst.borrow();
         assert!(!worst.is_empty());
@@ -240,7 +245,7 @@ impl Machine {
     }
 }
 
-/// Uniform numbers of a seed.
+/// A generator of uniform random numbers.
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -258,7 +263,7 @@ impl Numbers {
         (self.bits() % limit as u64) as usize
     }
 
-    /// Within ±`size`.
+    /// Returns a number within ±`size`.
     pub(crate) fn next(&mut self, size: f32) -> f32 {
         size * ((self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
     }

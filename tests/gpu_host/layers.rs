@@ -1,10 +1,10 @@
-//! The kernels of the training layers and of the optimiser against double precision.
+//! The kernels of the training layers and of the optimiser, compared with f64.
 
 use crate::launch::{decode_f32, encode_f32, encode_u32, Argument, Element, Machine, Numbers};
 
 const EPS: f32 = 1e-6;
 
-/// Random numbers as the element type holds them.
+/// Returns random numbers as rounded to the element type.
 struct Values {
     bytes: Vec<u8>,
     wide: Vec<f64>,
@@ -16,7 +16,7 @@ impl Values {
         Self { wide: machine.element.decode(&bytes), bytes }
     }
 
-    /// An argument that starts some elements after an aligned address.
+    /// Creates an argument that starts some elements after an aligned address.
     fn at(&self, machine: &Machine, start: usize) -> Argument {
         Argument::Buffer(self.bytes.clone(), start * machine.element.size())
     }
@@ -30,7 +30,7 @@ fn sizes<const N: usize>(sizes: [usize; N]) -> [Argument; N] {
     sizes.map(|size| Argument::U32(size as u32))
 }
 
-/// Fails unless `got` is `want` up to rounding and 1e-6 of the terms' size.
+/// Checks that `got` is `want` up to rounding and 1e-6 of the terms' magnitude.
 fn check(machine: &Machine, what: &str, context: &str, got: &[u8], want: &[(f64, f64)]) {
     let (relative, absolute) = machine.element.rounding();
     let values: Vec<f64> = want.iter().map(|w| w.0).collect();
@@ -48,8 +48,12 @@ fn rms_norm(
     let context = format!("[{n}, {h}], {threads} threads, {groups} groups, from {start}");
     let mut numbers = Numbers::new((h + threads) as u64);
     let mut draw = |count: usize, size: f32| Values::new(machine, &numbers.many(count, size));
-    let (x, w, dy) = (draw(n * h, 3.0), draw(h, 2.0), draw(n * h, 1.0));
-    let (px, pw, pg) = (x.at(machine, start), w.at(machine, 0), dy.at(machine, start));
+    let x = draw(n * h, 3.0);
+    let w = draw(h, 2.0);
+    let dy = draw(n * h, 1.0);
+    let px = x.at(machine, start);
+    let pw = w.at(machine, 0);
+    let pg = dy.at(machine, start);
     let [pn, ph] = sizes([n, h]);
     let tail = [pn, ph, Argument::F32(EPS)];
 
@@ -58,18 +62,22 @@ fn rms_norm(
     let partial = Argument::out(4 * groups * h);
     let arguments = [&[px, pw, pg, out(machine, n * h, start), partial][..], &tail].concat();
     let mut results = machine.run("rms_norm_gradient", groups, threads, &arguments);
-    let (partial, dx) = (decode_f32(&results.swap_remove(4)), results.swap_remove(3));
+    let partial = decode_f32(&results.swap_remove(4));
+    let dx = results.swap_remove(3);
 
     let mut partial_want = vec![(0.0, 0.0); groups * h];
-    let (mut y_want, mut dx_want) = (vec![], vec![]);
+    let mut y_want = vec![];
+    let mut dx_want = vec![];
     for row in 0..n {
-        let (x, dy) = (&x.wide[row * h..][..h], &dy.wide[row * h..][..h]);
+        let x = &x.wide[row * h..][..h];
+        let dy = &dy.wide[row * h..][..h];
         let r = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / h as f64 + f64::from(EPS)).sqrt();
         let mean = (0..h).map(|i| dy[i] * w.wide[i] * x[i]).sum::<f64>() / h as f64;
         for i in 0..h {
             let value = x[i] * r * w.wide[i];
             y_want.push((value, value.abs()));
-            let (a, b) = (r * dy[i] * w.wide[i], r * r * r * mean * x[i]);
+            let a = r * dy[i] * w.wide[i];
+            let b = r * r * r * mean * x[i];
             dx_want.push((a - b, a.abs() + b.abs() + r * r * r * x[i].abs()));
             let sum = &mut partial_want[row % groups * h + i];
             *sum = (sum.0 + dy[i] * x[i] * r, sum.1 + (dy[i] * x[i] * r).abs());
@@ -95,7 +103,8 @@ fn sum_columns(machine: &Machine, rows: usize, h: usize, threads: usize, groups:
     check(machine, "sum_columns", &context, &sums, &want);
 }
 
-/// Bits before and after rounding to an element type: ties, a NaN of all ones, overflow, the smallest number.
+/// Bits before and after rounding to an element type: ties, a NaN of all ones, overflow, the
+/// smallest number.
 fn rounding(machine: &Machine) {
     let bits = [
         0x3f80_8000,
@@ -123,7 +132,9 @@ fn rounding(machine: &Machine) {
 }
 
 fn rope(machine: &Machine, heads: usize, d: usize, start: usize, sign: f32) {
-    let (n, half, limit) = (5, d / 2, 11);
+    let n = 5;
+    let half = d / 2;
+    let limit = 11;
     let mut numbers = Numbers::new(d as u64);
     let x = Values::new(machine, &numbers.many(n * heads * d, 2.0));
     let positions: Vec<u32> = (0..n).map(|_| numbers.below(limit) as u32).collect();
@@ -142,9 +153,11 @@ fn rope(machine: &Machine, heads: usize, d: usize, start: usize, sign: f32) {
     ];
     let want: Vec<(f64, f64)> = (0..n * heads * d)
         .map(|i| {
-            let (row, column) = (i / (heads * d), i % d);
+            let row = i / (heads * d);
+            let column = i % d;
             let at = positions[row] as usize * half + column % half;
-            let (c, s) = (f64::from(cos[at]), f64::from(sign * sin[at]));
+            let c = f64::from(cos[at]);
+            let s = f64::from(sign * sin[at]);
             let value = if column < half {
                 x.wide[i] * c - x.wide[i + half] * s
             } else {
@@ -171,8 +184,11 @@ fn swiglu(machine: &Machine, count: usize, threads: usize, groups: usize, start:
     a[count - 1] = -200.0;
     let a = Values::new(machine, &a);
     let mut draw = |size: f32| Values::new(machine, &numbers.many(count, size));
-    let (b, dy) = (draw(2.0), draw(1.0));
-    let (pa, pb, pg) = (a.at(machine, start), b.at(machine, start), dy.at(machine, 0));
+    let b = draw(2.0);
+    let dy = draw(1.0);
+    let pa = a.at(machine, start);
+    let pb = b.at(machine, start);
+    let pg = dy.at(machine, 0);
     let [size] = sizes([count]);
     let arguments = [pa.clone(), pb.clone(), out(machine, count, start), size.clone()];
     let y = machine.run("swiglu", groups, threads, &arguments).swap_remove(2);
@@ -202,7 +218,8 @@ fn adamw(machine: &Machine, count: usize, threads: usize, groups: usize, start: 
     let context = format!("{count} elements, {threads} threads, {groups} groups, from {start}");
     let mut numbers = Numbers::new(count as u64);
     let mut draw = |size: f32| Values::new(machine, &numbers.many(count, size));
-    let (x, g) = (draw(1.0), draw(0.5));
+    let x = draw(1.0);
+    let g = draw(0.5);
     let m = numbers.many(count, 0.3);
     let v: Vec<f32> = numbers.many(count, 0.2).iter().map(|v| v.abs()).collect();
     let c = [0.9, 0.99, 0.98, 0.01, 1.7, 1e-4f32];

@@ -1,18 +1,19 @@
-//! `logprob_entropy` and its gradient against double precision.
+//! `logprob_entropy` and its gradient, compared with f64.
 
 use crate::launch::{decode_f32, encode_f32, encode_u32, Argument, Element, Machine, Numbers};
 
 const WHOLE: u32 = u32::MAX;
 
-/// What a row is scored on.
+/// A row's token, logits and candidate set.
 struct Row {
     logits: Vec<f32>,
     id: usize,
-    /// Ascending; none for the whole vocabulary, empty for a skipped row.
+    /// Ascending; `None` for the whole vocabulary, empty for a skipped row.
     support: Option<Vec<usize>>,
 }
 
-/// log p, H, (max x, ln s, Ē) and the gradient of a row, with the size of the gradient's terms.
+/// log p, H, (max x, ln s, Ē) and the gradient of a row, with the magnitude of the gradient's
+/// terms.
 struct Expected {
     log_p: f64,
     entropy: f64,
@@ -30,10 +31,11 @@ fn with(mut logits: Vec<f32>, place: usize, value: f32) -> Vec<f32> {
     logits
 }
 
-/// A row of every kind that has a rule of its own.
+/// Returns rows that cover every special case.
 fn rows(numbers: &mut Numbers, v: usize, element: Element) -> Vec<Row> {
     let lowest = if element == Element::F16 { -65504.0 } else { f32::MIN };
-    let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+    let low = f32::NEG_INFINITY;
+    let nan = f32::NAN;
     let place = numbers.below(v);
     let third: Vec<usize> = (0..v).step_by(3).collect();
     let id = third[numbers.below(third.len())];
@@ -70,7 +72,7 @@ fn rows(numbers: &mut Numbers, v: usize, element: Element) -> Vec<Row> {
     rows
 }
 
-/// The definitions on the row's support, in double precision; the logits as they were rounded.
+/// Evaluates the definitions on the row's support in f64, for the rounded logits.
 fn expected(row: &Row, logits: &[f64], inv_tau: f64, g: f64, h: f64) -> Expected {
     let v = logits.len();
     let support = row.support.clone().unwrap_or_else(|| (0..v).collect());
@@ -96,7 +98,8 @@ fn expected(row: &Row, logits: &[f64], inv_tau: f64, g: f64, h: f64) -> Expected
     expected.entropy = log_s - mean;
     expected.statistics = [max, log_s, mean];
     for &i in &support {
-        let (p, u) = (p(logits[i]), shifted(logits[i]));
+        let p = p(logits[i]);
+        let u = shifted(logits[i]);
         if p != 0.0 {
             expected.gradient[i] = inv_tau * p * (h * (mean - u) - g);
             expected.terms[i] =
@@ -115,20 +118,22 @@ fn expected(row: &Row, logits: &[f64], inv_tau: f64, g: f64, h: f64) -> Expected
     expected
 }
 
-/// How the kernels are launched.
+/// Launch parameters of the kernels.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     v: usize,
     threads: usize,
-    /// Elements between an aligned address and the logits, and the gradient.
+    /// Offsets, in elements, of the logits and the gradient from an aligned address.
     starts: (usize, usize),
     in_place: bool,
     inv_tau: f32,
 }
 
-/// The arguments that both kernels begin with.
+/// Returns the leading arguments of both kernels.
 fn inputs(machine: &Machine, rows: &[Row], setting: Setting) -> Vec<Argument> {
-    let (mut start, mut count, mut allowed) = (vec![], vec![], vec![]);
+    let mut start = vec![];
+    let mut count = vec![];
+    let mut allowed = vec![];
     for row in rows {
         start.push(allowed.len() as u32);
         count.push(row.support.as_ref().map_or(WHOLE, |support| support.len() as u32));
@@ -145,7 +150,9 @@ fn inputs(machine: &Machine, rows: &[Row], setting: Setting) -> Vec<Argument> {
 }
 
 fn check(machine: &Machine, setting: Setting, seed: u64) {
-    let (mut numbers, v, element) = (Numbers::new(seed), setting.v, machine.element);
+    let mut numbers = Numbers::new(seed);
+    let v = setting.v;
+    let element = machine.element;
     let rows = rows(&mut numbers, v, element);
     let n = rows.len();
     let inputs = inputs(machine, &rows, setting);
@@ -153,7 +160,8 @@ fn check(machine: &Machine, setting: Setting, seed: u64) {
 
     let forward = [&inputs[..], &[Argument::out(8 * n), Argument::out(12 * n)], &sizes].concat();
     let results = machine.run("logprob_entropy", n, setting.threads, &forward);
-    let (out, stats) = (decode_f32(&results[5]), decode_f32(&results[6]));
+    let out = decode_f32(&results[5]);
+    let stats = decode_f32(&results[6]);
 
     let grad = numbers.many(2 * n, 2.0);
     let place = if setting.in_place {
@@ -169,7 +177,8 @@ fn check(machine: &Machine, setting: Setting, seed: u64) {
     for (i, row) in rows.iter().enumerate() {
         let context = format!("{setting:?}, row {i}");
         let logits = element.decode(&element.encode(&row.logits));
-        let (g, h) = (f64::from(grad[i]), f64::from(grad[n + i]));
+        let g = f64::from(grad[i]);
+        let h = f64::from(grad[n + i]);
         let want = expected(row, &logits, setting.inv_tau.into(), g, h);
         let log_bound = 2e-6 + 3e-7 * if want.log_p.is_finite() { want.log_p.abs() } else { 0.0 };
         machine.compare("log p", &context, &[out[i]], &[want.log_p], |_| log_bound);
@@ -211,11 +220,14 @@ pub(crate) fn check_all(machine: &Machine) {
     }
 }
 
-/// The reference above against the crate's.
+/// Compares the reference above with the crate's.
 #[test]
 fn references_agree() {
     let mut numbers = Numbers::new(7);
-    let (v, temperature, g, h) = (23, 0.7, 0.8, -1.3);
+    let v = 23;
+    let temperature = 0.7;
+    let g = 0.8;
+    let h = -1.3;
     let logits = normal(&mut numbers, v, 5.0);
     let wide: Vec<f64> = logits.iter().map(|&x| x.into()).collect();
     let row = Row { logits, id: 4, support: None };

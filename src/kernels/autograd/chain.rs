@@ -1,47 +1,55 @@
-//! Residual branches one after another, between which the gradient of x passes beside candle's graph.
+//! Residual branches in sequence, with the gradient of the hidden state passed outside candle's
+//! graph.
 //!
-//! Candle adds every gradient to fresh zeros, on a pool of threads of its own that wait awake. Here its graph links single
-//! zeros, as in [`crate::kernels::bundle`], and each branch finds the gradient of its output where the next has left it.
+//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. For hidden
+//! states that costs more than the additions themselves. Here candle's graph links only single
+//! zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each branch finds the
+//! gradient of its output where the next branch left it.
 
+use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::with_real;
-use crate::kernels::layers::branch::Found;
+use crate::kernels::cpu::float::with_float;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, WithDType,
 };
 
-/// An operator on (x, bundle of weights) that can go back by itself.
-pub(crate) trait Branch: CustomOp2 + Send + Sync + 'static {
-    /// The gradient of x for that of the output, where it is wanted; those of the weights go to their bundle.
+/// A residual branch: an operator on (x, bundle of weights) whose backward pass can run outside
+/// candle's graph.
+pub(crate) trait Residual: CustomOp2 + Send + Sync + 'static {
+    /// Returns the gradient of x, if `wanted`, given that of the output; the gradients of the
+    /// weights go to their bundle.
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>>;
 }
 
-/// A hidden state on its way through branches, on the CPU.
+/// A hidden state on its way through residual branches, on the CPU.
 pub(crate) struct Chain {
-    /// Without a graph.
+    /// The value, detached.
     x: Tensor,
-    /// A zero with one.
+    /// A zero that keeps this step on candle's tape.
     link: Tensor,
-    /// Of x, in the backward pass.
+    /// Where the backward pass leaves ∂L/∂x.
     gradient: Found,
 }
 
 impl Chain {
     pub(crate) fn begin(x: &Tensor) -> Result<Self> {
-        let (x, gradient) = (x.contiguous()?, Found::default());
+        let x = x.contiguous()?;
+        let gradient = Found::default();
         let link = x.apply_op1(Begin { gradient: gradient.clone() })?;
         Ok(Self { x: x.detach(), link, gradient })
     }
 
-    /// What is gone through.
+    /// Returns the current hidden state.
     pub(crate) fn x(&self) -> &Tensor {
         &self.x
     }
 
-    pub(crate) fn through(&self, branch: impl Branch, bundle: &Tensor) -> Result<Self> {
-        let (y, gradient) = (self.x.apply_op2_no_bwd(bundle, &branch)?, Found::default());
-        let (before, after) = (self.gradient.clone(), gradient.clone());
+    pub(crate) fn through(&self, branch: impl Residual, bundle: &Tensor) -> Result<Self> {
+        let y = self.x.apply_op2_no_bwd(bundle, &branch)?;
+        let gradient = Found::default();
+        let before = self.gradient.clone();
+        let after = gradient.clone();
         let link =
             self.link.apply_op2(bundle, Step { branch, x: self.x.clone(), before, after })?;
         Ok(Self { x: y, link, gradient })
@@ -53,12 +61,9 @@ impl Chain {
 }
 
 fn link(like: &CpuStorage) -> Result<(CpuStorage, Shape)> {
-    with_real!(BackendStorage::dtype(like), "chain", T => Ok((T::to_cpu_storage_owned(zeros(1)), 1.into())))
-}
-
-/// The gradient that is passed on in candle's graph.
-fn token(link: &Tensor) -> Result<Option<Tensor>> {
-    link.track_op().then(|| link.zeros_like()).transpose()
+    with_float!(BackendStorage::dtype(like), "chain", T => {
+        Ok((T::to_cpu_storage_owned(zeros(1)), 1.into()))
+    })
 }
 
 struct Begin {
@@ -82,12 +87,12 @@ impl CustomOp1 for Begin {
 struct Step<B> {
     branch: B,
     x: Tensor,
-    /// The gradients of x and of what becomes of it.
+    /// Where the backward pass leaves the gradients of the input and of the output.
     before: Found,
     after: Found,
 }
 
-impl<B: Branch> CustomOp2 for Step<B> {
+impl<B: Residual> CustomOp2 for Step<B> {
     fn name(&self) -> &'static str {
         "chain-step"
     }
@@ -145,7 +150,7 @@ impl CustomOp1 for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::autograd::collect::tests::{numbers, var};
+    use crate::kernels::autograd::gradient_sink::tests::{numbers, var};
     use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
     use candle_core::Var;
 
@@ -169,10 +174,12 @@ mod tests {
 
     #[test]
     fn a_chain_has_the_value_and_the_gradients_of_its_branches_each_time() {
-        let (x, layers) = (var(&[5, 4], 99), layers(3));
+        let x = var(&[5, 4], 99);
+        let layers = layers(3);
         for frozen in [false, true] {
             let x = if frozen { x.detach() } else { x.as_tensor().clone() };
-            let (want, got) = (apart(&x, &layers), chained(&x, &layers));
+            let want = apart(&x, &layers);
+            let got = chained(&x, &layers);
             assert_eq!(numbers(&got), numbers(&want));
             let want = want.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let loss = got.sqr().unwrap().sum_all().unwrap();

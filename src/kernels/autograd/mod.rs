@@ -1,4 +1,6 @@
-//! What works around candle's tape: gradients handed on beside the graph, and gradients collected as lists.
+//! Extensions of candle's autograd: gradients passed outside the graph, and gradients collected as
+//! lists.
 
+pub(crate) mod bundle;
 pub(crate) mod chain;
-pub(crate) mod collect;
+pub(crate) mod gradient_sink;

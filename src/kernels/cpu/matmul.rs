@@ -1,117 +1,21 @@
-//! Products of strided matrix views over slices: by the `gemm` crate, or by [`packed`](crate::kernels::cpu::packed) where the machine has
-//! AVX-512: that crate's code for it needs a newer compiler than our oldest.
+//! Multiplication of strided matrices on the CPU.
+//!
+//! The `gemm` crate does it, except on processors with AVX-512: that crate's AVX-512 code requires
+//! a newer compiler than this crate's minimum, and [`packed`](crate::kernels::cpu::packed) uses a
+//! quarter less CPU time.
 
-use crate::kernels::cpu::real::Real;
+use crate::kernels::cpu::float::Float;
+use crate::kernels::cpu::packed;
+use crate::kernels::cpu::tile;
+use crate::kernels::cpu::tile::Single;
+use crate::kernels::cpu::view::{View, ViewMut};
 use gemm::Parallelism;
-use std::marker::PhantomData;
-use std::ops::Range;
 
-/// A read-only strided matrix over a slice.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a, T> {
-    pub(crate) data: &'a [T],
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) row_stride: usize,
-    pub(crate) col_stride: usize,
-}
-
-/// A writable strided matrix over a slice.
-pub(crate) struct ViewMut<'a, T> {
-    pub(crate) data: &'a mut [T],
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) row_stride: usize,
-}
-
-impl<'a, T> View<'a, T> {
-    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
-    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
-        assert!(
-            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
-            "view leaves its slice"
-        );
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The same places of other data.
-    pub(crate) fn with<U>(self, data: &[U]) -> View<'_, U> {
-        assert_eq!(data.len(), self.data.len(), "view leaves its slice");
-        let View { rows, cols, row_stride, col_stride, .. } = self;
-        View { data, rows, cols, row_stride, col_stride }
-    }
-
-    /// The transpose.
-    pub(crate) fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-}
-
-impl<'a, T> ViewMut<'a, T> {
-    /// `rows` rows of `cols` contiguous elements, `row_stride` apart.
-    pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(cols <= row_stride || rows <= 1, "rows of a view overlap");
-        assert!(
-            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
-            "view leaves its slice"
-        );
-        Self { data, rows, cols, row_stride }
-    }
-}
-
-/// A writable matrix whose elements are shared out among threads.
-pub(crate) struct Disjoint<'a, T> {
-    data: *mut T,
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    borrowed: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: it hands out no elements but by `row`, whose callers see to it that nobody else has them.
-#[allow(unsafe_code)]
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
-
-impl<'a, T> From<ViewMut<'a, T>> for Disjoint<'a, T> {
-    fn from(view: ViewMut<'a, T>) -> Self {
-        let ViewMut { data, rows, cols, row_stride } = view;
-        Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrowed: PhantomData }
-    }
-}
-
-impl<T> Disjoint<'_, T> {
-    /// Consecutive elements of a row.
-    ///
-    /// # Safety
-    /// None of them is in use elsewhere while the slice lives.
-    #[allow(unsafe_code, clippy::mut_from_ref)]
-    #[inline(always)]
-    pub(crate) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
-        assert!(
-            row < self.rows && columns.start <= columns.end && columns.end <= self.cols,
-            "outside the matrix"
-        );
-        // SAFETY: the elements lie inside the matrix, which is borrowed, and are the caller's alone.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.data.add(row * self.row_stride + columns.start),
-                columns.len(),
-            )
-        }
-    }
-}
-
-/// Multiply-adds below which a product stays on the calling thread: waking another one costs more.
+/// Multiply-adds below which a product runs on the calling thread: waking another one takes longer.
 const THREADING: usize = 1 << 22;
 
-/// How many of `threads` a product of this many rows, columns and terms is worth.
+/// Returns the number of threads, 1 or `threads`, for a product of this many rows, columns and
+/// terms.
 pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads: usize) -> usize {
     if rows * columns * terms < THREADING {
         1
@@ -120,11 +24,11 @@ pub(crate) fn threads_for((rows, columns, terms): (usize, usize, usize), threads
     }
 }
 
-/// out = α a b, or out += α a b where `accumulate`; `threads` > 1 lets the product use the rayon pool.
+/// out = α a b, or out += α a b if `accumulate`; with `threads` > 1 it runs on the rayon pool.
 ///
-/// The order of every element's sum does not depend on the number of threads.
+/// Each element is summed in an order that does not depend on the number of threads.
 #[allow(unsafe_code)]
-pub(crate) fn matmul<T: Real>(
+pub(crate) fn matmul<T: Float>(
     mut out: ViewMut<'_, T>,
     a: View<'_, T>,
     b: View<'_, T>,
@@ -134,13 +38,13 @@ pub(crate) fn matmul<T: Real>(
 ) {
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows, "matmul shapes");
     let threads = threads_for((out.rows, out.cols, a.cols), threads);
-    if T::packed_product(&mut out, a, b, alpha, accumulate, threads) {
+    if packed_product(&mut out, a, b, alpha, accumulate, threads) {
         return;
     }
     let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
     let one = T::from_f64(1.0);
-    // SAFETY: the constructors of the views checked that every element (row, column) lies inside its slice,
-    // `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.
+    // SAFETY: the constructors of the views checked that every element (row, column) lies inside
+    // its slice, `out` is uniquely borrowed and its rows do not overlap, and the shapes agree.
     unsafe {
         gemm::gemm(
             out.rows,
@@ -164,4 +68,35 @@ pub(crate) fn matmul<T: Real>(
             parallelism,
         );
     }
+}
+
+/// Computes the product with this crate's AVX-512 code; false if the type, the size or the
+/// processor rules that out.
+fn packed_product<T: Float>(
+    out: &mut ViewMut<'_, T>,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    alpha: T,
+    accumulate: bool,
+    threads: usize,
+) -> bool {
+    if !(tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols))) {
+        return false;
+    }
+    let (Some(left), Some(right)) = (T::as_f32(a.data), T::as_f32(b.data)) else { return false };
+    let rows = out.rows;
+    let cols = out.cols;
+    let row_stride = out.row_stride;
+    let Some(data) = T::as_f32_mut(out.data) else { return false };
+    let mut out = ViewMut { data, rows, cols, row_stride };
+    let alpha = alpha.to_f64() as f32;
+    packed::product::<Single, _, _>(
+        &mut out,
+        a.with(left),
+        b.with(right),
+        alpha,
+        accumulate,
+        threads,
+    );
+    true
 }

@@ -1,19 +1,20 @@
-//! The passes of an optimiser over gradients and weights: parallel, vectorised, without temporaries.
+//! The optimiser's passes over gradients and weights: parallel, vectorised, without temporaries.
 
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::real::{lane_sum, vectorised, with_slice};
-use crate::kernels::score::logit::{widened, Logit};
+use crate::kernels::cpu::element::{widened, Element};
+use crate::kernels::cpu::float::{lane_sum, vectorised, with_slice};
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Elements per parallel task: fixed, so that the order of additions does not depend on the thread count.
+/// Elements per parallel task: fixed, so that the order of additions does not depend on the thread
+/// count.
 const CHUNK: usize = 1 << 14;
 
-/// The numbers of one AdamW step for one parameter.
+/// Coefficients of one AdamW step of one parameter.
 #[derive(Clone, Copy)]
 pub(crate) struct AdamWStep {
-    /// Factor on the gradient (clipping).
+    /// Factor on the gradient, from clipping.
     pub(crate) scale: f64,
     /// β₁.
     pub(crate) beta1: f64,
@@ -30,12 +31,23 @@ pub(crate) struct AdamWStep {
 }
 
 vectorised! {
-    fn adamw_slice<T>(values: &mut [T], grad: &[T], first: &mut [T], second: &mut [T], s: AdamWStep) {
+    fn adamw_slice<T>(
+        values: &mut [T],
+        grad: &[T],
+        first: &mut [T],
+        second: &mut [T],
+        s: AdamWStep,
+    ) {
         let number = T::from_f64;
-        let (scale, beta1, beta2) = (number(s.scale), number(s.beta1), number(s.beta2));
-        let (gain1, gain2) = (number(1.0) - beta1, number(1.0) - beta2);
-        let (keep, rate, root_scale, eps) =
-            (number(s.keep), number(s.rate), number(s.root_scale), number(s.eps));
+        let scale = number(s.scale);
+        let beta1 = number(s.beta1);
+        let beta2 = number(s.beta2);
+        let gain1 = number(1.0) - beta1;
+        let gain2 = number(1.0) - beta2;
+        let keep = number(s.keep);
+        let rate = number(s.rate);
+        let root_scale = number(s.root_scale);
+        let eps = number(s.eps);
         for (((x, &g), m), v) in values.iter_mut().zip(grad).zip(first).zip(second) {
             let g = g * scale;
             *m = beta1 * *m + gain1 * g;
@@ -45,8 +57,8 @@ vectorised! {
     }
 }
 
-/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g = scale · `grad`, all in
-/// place.
+/// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep · x − rate · m / (root_scale √v + ε) with g =
+/// scale · `grad`, all in place.
 pub(crate) fn adamw(
     values: &mut [f32],
     grad: &[f32],
@@ -59,8 +71,8 @@ pub(crate) fn adamw(
     weights.zip(moments).for_each(|((x, g), (m, v))| adamw_slice(x, g, m, v, s));
 }
 
-/// The same of the f32 copy `master` of narrow weights; returns its rounding.
-pub(crate) fn adamw_narrow<L: Logit<Real = f32>>(
+/// [`adamw`] on the f32 master copy of bf16 or f16 weights; returns the rounded weights.
+pub(crate) fn adamw_narrow<L: Element<Float = f32>>(
     master: &mut [f32],
     grad: &[L],
     first: &mut [f32],
@@ -78,7 +90,7 @@ pub(crate) fn adamw_narrow<L: Logit<Real = f32>>(
 }
 
 vectorised! {
-    /// Σ x² in double precision, in eight lanes.
+    /// Σ x² in f64, in eight lanes.
     fn squares_slice<T>(x: &[T]) -> f64 {
         let mut lanes = [0.0f64; 8];
         let (chunks, tail) = x.as_chunks::<8>();
@@ -92,13 +104,13 @@ vectorised! {
     }
 }
 
-fn squares<L: Logit>(x: &[L]) -> f64 {
+fn squares<L: Element>(x: &[L]) -> f64 {
     let parts: Vec<f64> =
         x.par_chunks(CHUNK).map(|x| squares_slice(widened(x, &mut Vec::new()))).collect();
     parts.iter().sum()
 }
 
-/// Σ x² of a float tensor: in double precision on the CPU, in single precision on a device.
+/// Returns Σ x² of a float tensor, summed in f64 on the CPU and in f32 on a device.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !x.device().is_cpu() {
         return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));

@@ -1,11 +1,13 @@
-//! Products of packed panels by AVX-512: of f32, and of bf16 by `VDPBF16PS`, which adds two products to a sum in f32.
+//! Multiplication of packed matrices with AVX-512: f32, and bf16 with `VDPBF16PS`, which adds two
+//! products to an f32 accumulator.
 //!
-//! Both matrices are packed into panels of words, lines beside each other as many as a tile of sums ([`Word::tile`]) is high
-//! and wide. Every sum has its terms in one order, whatever the number of threads.
+//! Both matrices are packed into panels of words. A panel holds as many lines side by side as a
+//! tile of accumulators ([`Word::tile`]) has rows or columns. Each sum takes its terms in one
+//! order, whatever the number of threads.
 
-use crate::kernels::cpu::matmul::{Disjoint, View, ViewMut};
+use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::tile::{Pair, Single, Split, Tile, Word, COLUMNS, ROWS};
-use crate::kernels::score::logit::Inline;
+use crate::kernels::cpu::view::{Disjoint, View, ViewMut};
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -15,18 +17,19 @@ use std::ops::Range;
 const DEPTH: usize = 256;
 /// Rows and columns that are packed at a time.
 const PACKED: [usize; 2] = [170 * ROWS, 64 * COLUMNS];
-/// Tiles that one thread works on, down and across.
+/// Tiles per task, down and across.
 const TASK: [usize; 2] = [10, 8];
 
-/// Whether a product is large enough for its packing: others fill too little of a tile.
+/// Returns true if a product is large enough for packing to pay off; smaller ones fill too little
+/// of a tile.
 pub(crate) fn worth_it((rows, columns, terms): (usize, usize, usize)) -> bool {
     rows >= ROWS && columns >= COLUMNS && terms >= 16
 }
 
-/// An element that words of kind `W` are made of.
+/// An element type that words of kind `W` are made of.
 pub(crate) trait Term<W>: Copy + Sync {
     const ZERO: Self;
-    /// The word of two neighbouring terms, or of the first where a word has one.
+    /// Packs two consecutive terms into a word, or only the first if a word holds one.
     fn word(first: Self, second: Self) -> u32;
 }
 
@@ -63,8 +66,8 @@ impl Term<Split> for f32 {
     }
 }
 
-/// out = α a b, or out += α a b where `accumulate`, with the terms of every sum in words of kind `W`; on rayon's pool where
-/// `threads` > 1.
+/// out = α a b, or out += α a b if `accumulate`, with terms packed in words of kind `W`; with
+/// `threads` > 1 it runs on the rayon pool.
 pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
     out: &mut ViewMut<'_, f32>,
     a: View<'_, A>,
@@ -77,7 +80,8 @@ pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
         out.rows == a.rows && out.cols == b.cols && a.cols == b.rows && a.cols > 0,
         "product: shapes"
     );
-    let (b, terms) = (b.t(), a.cols);
+    let b = b.t();
+    let terms = a.cols;
     let out = ViewMut::new(out.data, out.rows, out.cols, out.row_stride);
     let mut target = Target { out: Disjoint::from(out), alpha, accumulate };
     let mut buffers = BUFFERS.take();
@@ -96,7 +100,8 @@ pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
     BUFFERS.set(buffers);
 }
 
-/// Panels of both matrices, kept from product to product: fresh memory costs more than packing.
+/// Panels of both matrices. They are reused from call to call, since touching fresh memory takes
+/// longer than packing.
 #[derive(Default)]
 struct Buffers {
     left: Vec<[u32; ROWS]>,
@@ -104,17 +109,18 @@ struct Buffers {
 }
 
 thread_local! {
-    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers { left: Vec::new(), right: Vec::new() }) };
+    static BUFFERS: Cell<Buffers> =
+        const { Cell::new(Buffers { left: Vec::new(), right: Vec::new() }) };
 }
 
-/// Consecutive parts of at most `size`.
+/// Splits a range into consecutive blocks of at most `size`.
 fn blocks(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = all.end;
     all.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// Packs `L` lines of `matrix` beside each other, as often as there are lines: word p of a panel has the terms p of its lines.
-/// Lines that are missing are 0.
+/// Packs lines of `matrix` into panels of `L`: word p of a panel has the p-th terms of its `L`
+/// lines. Missing lines are 0.
 fn pack<W: Word, S: Term<W>, const L: usize>(
     matrix: View<'_, S>,
     lines: Range<usize>,
@@ -143,7 +149,7 @@ fn pack<W: Word, S: Term<W>, const L: usize>(
     }
 }
 
-/// The terms of a line are neighbours.
+/// Packs a matrix in which the terms of a line are contiguous.
 fn pack_along<W: Word, S: Term<W>, const L: usize>(
     matrix: View<'_, S>,
     lines: Range<usize>,
@@ -166,7 +172,7 @@ fn pack_along<W: Word, S: Term<W>, const L: usize>(
     }
 }
 
-/// The lines' terms of one place are neighbours.
+/// Packs a matrix in which the lines' terms of one position are contiguous.
 fn pack_across<W: Word, S: Term<W>, const L: usize>(
     matrix: View<'_, S>,
     lines: Range<usize>,
@@ -184,14 +190,15 @@ fn pack_across<W: Word, S: Term<W>, const L: usize>(
     }
 }
 
-/// Where α times the sums are added, or written where not `accumulate`.
+/// The output of a product: α times the sums is added if `accumulate`, otherwise written.
 struct Target<'a> {
     out: Disjoint<'a, f32>,
     alpha: f32,
     accumulate: bool,
 }
 
-/// Adds the products of all panels of both sides, each of `words` words, to rows × columns of `target`.
+/// Adds the products of all panels of both sides, each of `words` words, to the given rows and
+/// columns of `target`.
 fn add_panels<W: Word>(
     target: &Target<'_>,
     (rows, columns): (Range<usize>, Range<usize>),
@@ -201,7 +208,8 @@ fn add_panels<W: Word>(
 ) {
     let across = columns.len().div_ceil(TASK[1] * COLUMNS);
     let task = |i: usize| {
-        let (down, across) = (i / across, i % across);
+        let down = i / across;
+        let across = i % across;
         let left = left.chunks(words).enumerate().skip(down * TASK[0]).take(TASK[0]);
         for (j, b) in right.chunks(words).enumerate().skip(across * TASK[1]).take(TASK[1]) {
             let start = columns.start + j * COLUMNS;
@@ -228,7 +236,7 @@ fn add_panels<W: Word>(
 #[inline(always)]
 fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile: &Tile) {
     for (row, sums) in rows.zip(tile) {
-        // SAFETY: this tile's rows and columns are no other task's.
+        // SAFETY: no other task writes this tile's rows and columns.
         #[allow(unsafe_code)]
         let out = unsafe { target.out.row(row, columns.clone()) };
         let terms = out.iter_mut().zip(sums.map(|sum| target.alpha * sum));
@@ -243,13 +251,13 @@ fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::decode::few_rows::tests::numbers;
+    use crate::kernels::decode::gemv::tests::numbers;
 
     fn narrow(x: &[f32]) -> Vec<bf16> {
         x.iter().map(|&x| bf16::from_f32(x)).collect()
     }
 
-    /// `rows` × `cols` numbers as a view, of columns that lie in memory one after another where `across`.
+    /// A view of `rows` × `cols` numbers, stored column by column if `across`.
     fn view<T>(data: &[T], rows: usize, cols: usize, across: bool) -> View<'_, T> {
         if across {
             View::new(data, cols, rows, rows).t()
@@ -261,7 +269,7 @@ mod tests {
     const SHAPES: [(usize, usize, usize); 6] =
         [(1, 1, 1), (12, 32, 2), (13, 33, 3), (5, 70, 515), (125, 40, 1031), (2050, 35, 4)];
 
-    /// out = 0.5 + 2 a b, made by `product`, against the same in f64.
+    /// Compares out = 0.5 + 2 a b by `product` with the same in f64.
     fn check<W: Word, A: Term<W>, B: Term<W>>(
         (m, n, k): (usize, usize, usize),
         (a, b): (&[A], &[B]),
@@ -270,10 +278,12 @@ mod tests {
     ) {
         for [left, right] in [[false, false], [true, false], [false, true], [true, true]] {
             let mut out = vec![0.5; m * n];
-            let (x, y) = (view(a, m, k, left), view(b, k, n, right));
+            let x = view(a, m, k, left);
+            let y = view(b, k, n, right);
             product::<W, A, B>(&mut ViewMut::new(&mut out, m, n, n), x, y, 2.0, true, 2);
             for (at, &got) in out.iter().enumerate().step_by(7) {
-                let (i, j) = (at / n, at % n);
+                let i = at / n;
+                let j = at % n;
                 let term = |t: usize| {
                     let a = wide.0(a[if left { t * m + i } else { i * k + t }]);
                     let b = wide.1(b[if right { j * k + t } else { t * n + j }]);
@@ -289,7 +299,8 @@ mod tests {
     #[test]
     fn products_of_single_terms_are_right_at_every_border() {
         for (m, n, k) in SHAPES {
-            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let a = numbers(m * k, 1);
+            let b = numbers(k * n, 2);
             check::<Single, f32, f32>((m, n, k), (&a, &b), (|x| x, |x| x), 1e-4);
         }
     }
@@ -297,7 +308,8 @@ mod tests {
     #[test]
     fn products_of_bf16_are_right_at_every_border_and_lose_little_of_f32() {
         for (m, n, k) in SHAPES {
-            let (a, b) = (numbers(m * k, 3), narrow(&numbers(k * n, 4)));
+            let a = numbers(m * k, 3);
+            let b = narrow(&numbers(k * n, 4));
             check::<Pair, bf16, bf16>(
                 (m, n, k),
                 (&narrow(&a), &b),
@@ -310,11 +322,15 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_and_what_was_there_is_replaced() {
-        let (m, n, k) = (301, 530, 700);
-        let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
+        let m = 301;
+        let n = 530;
+        let k = 700;
+        let a = numbers(m * k, 5);
+        let b = numbers(k * n, 6);
         let made = |threads: usize| {
             let mut out = vec![f32::NAN; m * (n + 3)];
-            let (x, y) = (view(&a, m, k, false), view(&b, k, n, true));
+            let x = view(&a, m, k, false);
+            let y = view(&b, k, n, true);
             product::<Single, f32, f32>(
                 &mut ViewMut::new(&mut out, m, n, n + 3),
                 x,

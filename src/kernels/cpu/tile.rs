@@ -1,6 +1,8 @@
-//! A tile of sums that stays in registers while words of two packed matrices pass: what a product consists of.
+//! The innermost kernel of a product: a tile of accumulators that stays in registers while words of
+//! two packed matrices stream through.
 //!
-//! A word has 32 bits: one number in f32, or two in bf16, whose products with another two `VDPBF16PS` adds to a sum in f32.
+//! A word has 32 bits: one f32, or two bf16, whose products with another two `VDPBF16PS` adds to an
+//! f32 accumulator.
 
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 12;
@@ -9,21 +11,22 @@ pub(crate) const COLUMNS: usize = 32;
 
 pub(crate) type Tile = [[f32; COLUMNS]; ROWS];
 
-/// What a word is.
+/// The contents of a word.
 pub(crate) trait Word {
-    /// Terms of a sum in a word.
+    /// Terms of a sum per word.
     const TERMS: usize;
-    /// Sums over the words of a panel of each side.
+    /// Computes the tile of sums over the words of one panel of each side.
     fn tile(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]]) -> Tile;
 }
 
-/// One term in single precision.
+/// One f32 term.
 pub(crate) struct Single;
 
-/// Two neighbouring terms in bf16, the first in the lower half.
+/// Two consecutive bf16 terms, the first in the lower half.
 pub(crate) struct Pair;
 
-/// One term of which the left side has f32 as two parts in bf16, for 16 bits of its 24, and the right side bf16, twice.
+/// One term. The left word has an f32 split into two bf16 parts (16 of its 24 significant bits);
+/// the right word has a bf16 twice.
 pub(crate) struct Split;
 
 impl Word for Single {
@@ -57,7 +60,7 @@ impl Word for Split {
     }
 }
 
-/// What the instructions do, for machines without them.
+/// The same arithmetic without the instructions, for tests on other processors.
 #[inline(always)]
 fn add_words(
     a: &[[u32; ROWS]],
@@ -72,7 +75,7 @@ fn add_words(
     }
 }
 
-/// Whether this machine has the instructions for words in f32, and for those in bf16.
+/// Returns true, for f32 words and for bf16 words, if this processor has the instructions.
 pub(crate) fn instructions() -> [bool; 2] {
     avx512::found()
 }
@@ -81,7 +84,7 @@ pub(crate) fn instructions() -> [bool; 2] {
 #[rustversion::since(1.89)]
 mod avx512 {
     use super::{Tile, COLUMNS, ROWS};
-    use crate::kernels::cpu::real::{vector_unit, VectorUnit};
+    use crate::kernels::cpu::float::{vector_unit, VectorUnit};
     use std::arch::is_x86_feature_detected as has;
     use std::arch::x86_64::*;
 
@@ -90,10 +93,13 @@ mod avx512 {
         [wide, wide && has!("avx512bf16")]
     }
 
-    /// Adds the products of all words to `sums`; false: this machine cannot.
+    /// Adds the products of all words to `sums`; false if this processor has no such instruction.
     macro_rules! tile {
-        ($name:ident, $which:literal, $features:literal, |$sum:ident, $a:ident, $b:ident| $add:expr) => {
-            // Of Rust 1.89, as this module is.
+        (
+            $name:ident, $which:literal, $features:literal,
+            |$sum:ident, $a:ident, $b:ident| $add:expr
+        ) => {
+            // Stable since Rust 1.89, which this module requires.
             #[allow(unsafe_code, clippy::incompatible_msrv)]
             pub(crate) fn $name(a: &[[u32; ROWS]], b: &[[u32; COLUMNS]], sums: &mut Tile) -> bool {
                 #[target_feature(enable = $features)]
@@ -109,7 +115,8 @@ mod avx512 {
                         for i in 0..ROWS {
                             let $a = _mm512_set1_epi32(a[i] as i32);
                             for j in 0..2 {
-                                let ($sum, $b) = (all[i][j], b[j]);
+                                let $sum = all[i][j];
+                                let $b = b[j];
                                 all[i][j] = $add;
                             }
                         }
@@ -141,7 +148,7 @@ mod avx512 {
     });
 }
 
-/// Where there are no such instructions, or the compiler does not know them.
+/// For targets without these instructions and compilers that do not support them.
 #[cfg_attr(target_arch = "x86_64", rustversion::before(1.89))]
 mod avx512 {
     use super::{Tile, COLUMNS, ROWS};

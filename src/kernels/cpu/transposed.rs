@@ -1,12 +1,12 @@
-//! The transpose of eight rows of eight.
+//! Transposes an 8 × 8 block.
 
-/// One element after another.
+/// Transposes element by element.
 #[inline(always)]
 pub(crate) fn by_elements<T: Copy>(rows: [[T; 8]; 8]) -> [[T; 8]; 8] {
     std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
 }
 
-/// By exchanging single elements, pairs and halves between registers.
+/// Transposes by exchanging single elements, pairs and halves between registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[inline]
@@ -17,26 +17,8 @@ pub(crate) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
     #[allow(unsafe_code)]
     let [a, b, c, d, e, f, g, h] =
         rows.each_ref().map(|row| unsafe { _mm256_loadu_ps(row.as_ptr()) });
-    // Of two rows: elements 0, 1, 4, 5 in turn, or 2, 3, 6, 7.
-    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-    let (ef, gh) = (_mm256_unpacklo_ps(e, f), _mm256_unpacklo_ps(g, h));
-    let (ab2, cd2) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-    let (ef2, gh2) = (_mm256_unpackhi_ps(e, f), _mm256_unpackhi_ps(g, h));
-    // Of four rows: columns 0 and 4, 1 and 5, 2 and 6, 3 and 7.
-    const LOW: i32 = 0b01_00_01_00;
-    const HIGH: i32 = 0b11_10_11_10;
-    let upper = [
-        _mm256_shuffle_ps::<LOW>(ab, cd),
-        _mm256_shuffle_ps::<HIGH>(ab, cd),
-        _mm256_shuffle_ps::<LOW>(ab2, cd2),
-        _mm256_shuffle_ps::<HIGH>(ab2, cd2),
-    ];
-    let lower = [
-        _mm256_shuffle_ps::<LOW>(ef, gh),
-        _mm256_shuffle_ps::<HIGH>(ef, gh),
-        _mm256_shuffle_ps::<LOW>(ef2, gh2),
-        _mm256_shuffle_ps::<HIGH>(ef2, gh2),
-    ];
+    let upper = transposed_quarters([a, b, c, d]);
+    let lower = transposed_quarters([e, f, g, h]);
     for i in 0..4 {
         let columns = [
             _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]),
@@ -51,6 +33,29 @@ pub(crate) fn by_registers(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
         }
     }
     out
+}
+
+/// Transposes the two 4 × 4 blocks of four rows: columns 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline]
+fn transposed_quarters(
+    [a, b, c, d]: [std::arch::x86_64::__m256; 4],
+) -> [std::arch::x86_64::__m256; 4] {
+    use std::arch::x86_64::*;
+    const LOW: i32 = 0b01_00_01_00;
+    const HIGH: i32 = 0b11_10_11_10;
+    // Interleaves two rows: elements 0, 1, 4, 5, or 2, 3, 6, 7.
+    let ab = _mm256_unpacklo_ps(a, b);
+    let cd = _mm256_unpacklo_ps(c, d);
+    let ab2 = _mm256_unpackhi_ps(a, b);
+    let cd2 = _mm256_unpackhi_ps(c, d);
+    [
+        _mm256_shuffle_ps::<LOW>(ab, cd),
+        _mm256_shuffle_ps::<HIGH>(ab, cd),
+        _mm256_shuffle_ps::<LOW>(ab2, cd2),
+        _mm256_shuffle_ps::<HIGH>(ab2, cd2),
+    ]
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -1,15 +1,17 @@
-//! The operators of decoding: the training kernels' arithmetic on plain slices, without gradients.
+//! The operators of decoding: the arithmetic of the training kernels on plain slices, without
+//! gradients.
 
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
-use crate::kernels::cpu::real::{with_slice, with_slices};
-use crate::kernels::decode::few_rows::Panels;
-use crate::kernels::decode::one_query::attend_one;
+use crate::kernels::cpu::element::Inline;
+use crate::kernels::cpu::float::{with_slice, with_slices};
+use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::decode::decode_attention::{attend_one, Past};
+use crate::kernels::decode::gemv::Panels;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::attention::softmax_in_place;
 use crate::kernels::layers::rms_norm::rms_norm_row;
 use crate::kernels::layers::swiglu::swiglu_in_place;
-use crate::kernels::score::logit::Inline;
 use crate::Result;
 use candle_core::{DType, Tensor};
 use half::bf16;
@@ -17,33 +19,34 @@ use half::bf16;
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
 
-/// Rows up to which [`Panels`] beat packing the weights for a general product. So few have the same bits beside any others.
-pub(crate) const FEW: usize = 64;
+/// Rows up to which [`Panels`] beat packing the weights for a general product. Up to this size a
+/// row has the same bits whatever the other rows.
+pub(crate) const GEMV_ROWS: usize = 64;
 
-/// Rows `[n, i]` to be multiplied with weights.
+/// Rows `[n, i]` to multiply with weights.
 pub(crate) enum Input {
-    Few(Panels),
-    Many { x: Scratch, width: usize },
+    Small(Panels),
+    Large { x: Scratch, width: usize },
 }
 
 impl Input {
-    /// Rows `width` wide.
+    /// Prepares rows `width` wide.
     pub(crate) fn new(x: Scratch, width: usize) -> Self {
-        if x.len() <= FEW * width {
-            Self::Few(Panels::new(&x, width))
+        if x.len() <= GEMV_ROWS * width {
+            Self::Small(Panels::new(&x, width))
         } else {
-            Self::Many { x, width }
+            Self::Large { x, width }
         }
     }
 
     fn rows(&self) -> usize {
         match self {
-            Self::Few(panels) => panels.rows(),
-            Self::Many { x, width } => x.len() / width,
+            Self::Small(panels) => panels.rows(),
+            Self::Large { x, width } => x.len() / width,
         }
     }
 
-    /// x Wᵀ + b for every (W, b), f32, bf16 or f16.
+    /// Computes x Wᵀ + b for every (W, b) in f32, bf16 or f16.
     pub(crate) fn linear<const N: usize>(
         &self,
         team: Team<'_>,
@@ -73,20 +76,20 @@ impl Input {
         self.products(team, [weight], [(y, true)])
     }
 
-    /// silu(x Gᵀ) ∘ (x Uᵀ); G and U f32, bf16 or f16.
+    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U in f32, bf16 or f16.
     pub(crate) fn gated(&self, team: Team<'_>, weights: [&Tensor; 2]) -> Result<Self> {
-        let Self::Few(panels) = self else {
+        let Self::Small(panels) = self else {
             let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
             return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
         };
-        Ok(Self::Few(if weights.iter().all(|w| w.dtype() == DType::BF16) {
+        Ok(Self::Small(if weights.iter().all(|w| w.dtype() == DType::BF16) {
             with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
         } else {
             with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
         }))
     }
 
-    /// silu(gate) ∘ up, of rows `width` wide.
+    /// Computes silu(gate) ∘ up for rows `width` wide.
     pub(crate) fn activated(team: Team<'_>, mut gate: Scratch, up: &[f32], width: usize) -> Self {
         const CHUNK: usize = 1 << 11;
         let len = gate.len();
@@ -95,7 +98,7 @@ impl Input {
         Self::new(gate, width)
     }
 
-    /// y = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W and (y, `accumulate`).
+    /// y = x Wᵀ, or y += x Wᵀ if `accumulate`, for every W and its (y, `accumulate`).
     fn products<const N: usize>(
         &self,
         team: Team<'_>,
@@ -111,15 +114,15 @@ impl Input {
         Ok(result?)
     }
 
-    fn products_of<L: Inline<Real = f32>, const N: usize>(
+    fn products_of<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         w: [&[L]; N],
         y: [(&mut [f32], bool); N],
     ) -> candle_core::Result<()> {
         match self {
-            Self::Few(panels) => panels.products(team, w, y),
-            Self::Many { x, width } => {
+            Self::Small(panels) => panels.products(team, w, y),
+            Self::Large { x, width } => {
                 w.into_iter()
                     .zip(y)
                     .for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
@@ -138,10 +141,11 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
     })?)
 }
 
-/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ where `accumulate`.
-fn product<L: Inline<Real = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
-    let (n, o) = (x.len() / i, w.len() / i);
-    // Rows of W at a time, widened where they are narrow: all of them where they are not.
+/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`.
+fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
+    let n = x.len() / i;
+    let o = w.len() / i;
+    // Narrow weights are widened a few rows at a time; others are multiplied in one go.
     let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
     let mut buffer = Vec::new();
     if L::DTYPE != DType::F32 {
@@ -151,18 +155,19 @@ fn product<L: Inline<Real = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], a
         let width = w.len() / i;
         let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
         let out = ViewMut::new(&mut y[start..], n, width, o);
-        let (x, w) = (View::new(x, n, i, i), View::new(w, width, i, i));
+        let x = View::new(x, n, i, i);
+        let w = View::new(w, width, i, i);
         matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
     }
 }
 
-/// Rows of a bf16 matrix that are widened for one product.
+/// Rows of a bf16 matrix that are widened at a time.
 const WIDENED: usize = 1024;
 
-/// The rows `ids` of a table `[v, h]`.
+/// Looks up the rows `ids` of a table `[v, h]`.
 pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     let (_, h) = table.dims2()?;
-    fn rows<L: Inline<Real = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
+    fn rows<L: Inline<Float = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
         let mut out = Scratch::new(ids.len() * h);
         for (out, &id) in out.chunks_exact_mut(h).zip(ids) {
             let row = &table[id as usize * h..(id as usize + 1) * h];
@@ -176,7 +181,7 @@ pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
     })
 }
 
-/// RMSNorm of every row of x `[n, h]`.
+/// Computes RMSNorm of every row of x `[n, h]`.
 pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> Scratch {
     const ROWS: usize = 16;
     let mut y = Scratch::new(x.len());
@@ -190,11 +195,9 @@ pub(crate) fn norm_rows(team: Team<'_>, x: &[f32], weight: &[f32], eps: f32) -> 
     y
 }
 
-/// Cached keys and values `[n, K·d]` of all positions, in two parts.
-pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
-
-/// Attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and values of all up to the last, for
-/// (H, K, d) heads. How these are parted makes no difference to any bit.
+/// Computes attention of consecutive queries `[c, H·d]`, the first at `position`, over the keys and
+/// values of all positions up to the last query's, for (H, K, d) heads. The result does not depend
+/// on where the two parts of `past` are split.
 pub(crate) fn attend(
     q: &[f32],
     past: Past<'_>,
@@ -202,11 +205,13 @@ pub(crate) fn attend(
     (heads, kv_heads, d): (usize, usize, usize),
     out: &mut [f32],
 ) {
-    let (width, stride) = (heads * d, kv_heads * d);
+    let width = heads * d;
+    let stride = kv_heads * d;
     let count = q.len() / width;
     let [(shared_keys, shared_values), (keys, values)] = past;
     if count > 1 && !shared_keys.is_empty() {
-        let (keys, values) = ([shared_keys, keys].concat(), [shared_values, values].concat());
+        let keys = [shared_keys, keys].concat();
+        let values = [shared_values, values].concat();
         return attend(q, [(&[], &[]), (&keys, &values)], position, (heads, kv_heads, d), out);
     }
     let len = position + count;
@@ -221,13 +226,13 @@ pub(crate) fn attend(
     }
 }
 
-/// Rows of several heads' features, from one head's in the first row on.
+/// Returns the rows from one head's features on.
 fn head(rows: &[f32], head: usize, d: usize) -> &[f32] {
     rows.get(head * d..).unwrap_or_default()
 }
 
-/// One head's `count` queries, [`BLOCK`] at a time; rows of queries and outputs are `width` apart, those of keys and values
-/// `stride`.
+/// Computes attention of one head's `count` queries, [`BLOCK`] at a time. `width` is the row stride
+/// of queries and outputs, `stride` that of keys and values.
 fn attend_many(
     (q, keys, values): (&[f32], &[f32], &[f32]),
     (position, count): (usize, usize),
@@ -245,7 +250,8 @@ fn attend_many(
         for (i, row) in tile.chunks_exact_mut(len).take(rows).enumerate() {
             softmax_in_place(row, position + start + i + 1);
         }
-        let (probs, values) = (View::new(tile, rows, len, len), View::new(values, len, d, stride));
+        let probs = View::new(tile, rows, len, len);
+        let values = View::new(values, len, d, stride);
         matmul(
             ViewMut::new(&mut out[start * width..], rows, d, width),
             probs,
@@ -260,18 +266,21 @@ fn attend_many(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::decode::few_rows::tests::numbers;
+    use crate::kernels::decode::gemv::tests::numbers;
 
     #[test]
     fn attention_over_two_parts_has_the_bits_of_one() {
         for heads in [(4, 2, 8), (7, 1, 24), (12, 2, 64), (3, 3, 16)] {
             let (h, kv_heads, d) = heads;
-            let (len, stride) = (70, kv_heads * d);
-            let (keys, values) = (numbers(len * stride, 1), numbers(len * stride, 2));
+            let len = 70;
+            let stride = kv_heads * d;
+            let keys = numbers(len * stride, 1);
+            let values = numbers(len * stride, 2);
             for count in [1, 5] {
                 let q = numbers(count * h * d, 3);
                 let attend_at = |border: usize| {
-                    let (k, v) = (keys.split_at(border * stride), values.split_at(border * stride));
+                    let k = keys.split_at(border * stride);
+                    let v = values.split_at(border * stride);
                     let mut out = vec![0.0; q.len()];
                     attend(&q, [(k.0, v.0), (k.1, v.1)], len - count, heads, &mut out);
                     out

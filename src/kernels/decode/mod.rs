@@ -1,7 +1,8 @@
-//! Inference kernels: small-batch matrix multiplication, attention of one query, threads that stay awake.
+//! Kernels of decoding, without gradients: small-batch matrix multiplication, attention of one
+//! query per head, and threads that stay awake between short tasks.
 
-pub(crate) mod few_rows;
+pub(crate) mod decode_attention;
+pub(crate) mod gemv;
 pub(crate) mod inference;
-pub(crate) mod one_query;
 pub(crate) mod scratch;
 pub(crate) mod team;

@@ -1,18 +1,18 @@
-//! Memory that a thread uses again: an allocator may hand what is freed back to the system, and the next touch of it then
-//! costs a page fault, in the middle of work of microseconds.
+//! Buffers that a thread reuses. An allocator may return freed memory to the system; touching it
+//! again then costs page faults, in tasks that take microseconds.
 
 use crate::kernels::cpu::buffer::zeros;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Numbers whose memory the thread keeps for its next ones.
+/// A buffer of f32 whose memory the thread keeps for later buffers.
 pub(crate) struct Scratch {
-    /// At least `len` numbers.
+    /// Holds at least `len` numbers.
     buffer: Vec<f32>,
     len: usize,
 }
 
-/// Numbers in all the buffers that a thread keeps.
+/// Upper bound on the numbers in all buffers that a thread keeps.
 const KEPT: usize = 1 << 23;
 
 thread_local! {
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 impl Scratch {
-    /// `n` numbers of any value.
+    /// Creates a buffer of `n` numbers of any value.
     pub(crate) fn new(n: usize) -> Self {
         let spare = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
@@ -32,7 +32,7 @@ impl Scratch {
         Self { buffer, len: n }
     }
 
-    /// `n` zeros.
+    /// Creates a buffer of `n` zeros.
     pub(crate) fn zeros(n: usize) -> Self {
         let mut out = Self::new(n);
         out.fill(0.0);
@@ -71,7 +71,7 @@ impl DerefMut for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // Not where the thread is ending.
+        // Fails only if the thread is ending.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             let kept: usize = spare.iter().map(Vec::len).sum();

@@ -1,27 +1,29 @@
-//! Threads that wait for work awake: a decoding step is a hundred pieces of work of a few microseconds, each over before a
-//! sleeping thread would be up.
+//! Threads that spin while they wait for work.
+//!
+//! A decoding step consists of about a hundred tasks of a few microseconds, each shorter than the
+//! time in which a sleeping thread wakes up.
 
 use rayon::prelude::*;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Who shares pieces of work.
+/// The threads that share a task.
 #[derive(Clone, Copy)]
 pub(crate) enum Team<'a> {
-    /// rayon's pool, whose threads sleep between two calls.
+    /// rayon's pool, whose threads sleep between calls.
     Pool,
-    /// The calling thread and some that are awake.
+    /// The calling thread, and threads that spin at a gate.
     Awake(&'a Gate),
 }
 
 impl Team<'_> {
-    /// Calls `f` with as many threads as rayon's pool has, awake until it returns.
+    /// Calls `f` with as many threads as rayon's pool has; they stay awake until it returns.
     pub(crate) fn awake<R>(f: impl FnOnce(Team<'_>) -> R) -> R {
         let gate = Gate::default();
         std::thread::scope(|scope| {
             for _ in 1..rayon::current_num_threads() {
-                // Without them there is less help.
+                // If a thread cannot be started, fewer threads share the work.
                 let _ = std::thread::Builder::new().spawn_scoped(scope, || gate.serve());
             }
             let _end = End(&gate);
@@ -29,7 +31,8 @@ impl Team<'_> {
         })
     }
 
-    /// Multiply-adds below which a piece of work stays on the calling thread: another one would come too late.
+    /// Multiply-adds below which a task runs on the calling thread: another thread would come too
+    /// late.
     fn worth_sharing(self) -> usize {
         match self {
             Team::Pool => 1 << 20,
@@ -37,7 +40,7 @@ impl Team<'_> {
         }
     }
 
-    /// How many threads would share so many multiply-adds.
+    /// Returns the number of threads that would share so many multiply-adds.
     pub(crate) fn threads_for(self, multiply_adds: usize) -> usize {
         if multiply_adds < self.worth_sharing() {
             1
@@ -46,7 +49,7 @@ impl Team<'_> {
         }
     }
 
-    /// Calls `work` with every item, of `multiply_adds` all together.
+    /// Calls `work` with every item; `multiply_adds` is the cost of all items together.
     pub(crate) fn each<I: Send>(
         self,
         items: Vec<I>,
@@ -61,7 +64,8 @@ impl Team<'_> {
         });
     }
 
-    /// Calls `work` with 0, 1, … `count` − 1, of `multiply_adds` all together; a thread takes them in this order.
+    /// Calls `work` with 0, 1, … `count` − 1, which each thread takes in this order;
+    /// `multiply_adds` is the cost of all together.
     pub(crate) fn each_index(
         self,
         count: usize,
@@ -86,9 +90,10 @@ impl Team<'_> {
     }
 }
 
-/// What threads that are awake wait at.
+/// The gate at which awake threads wait for work.
 ///
-/// `state` counts openings from [`OPENING`] on; its bit [`OPEN`] says that a thread may come in, the bits below count those inside.
+/// `state` counts openings in units of [`OPENING`]. Its bit [`OPEN`] is set while threads may
+/// enter; the bits below count the threads inside.
 #[derive(Default)]
 pub(crate) struct Gate {
     state: AtomicUsize,
@@ -100,7 +105,7 @@ pub(crate) struct Gate {
 const OPEN: usize = 1 << 15;
 const OPENING: usize = 1 << 16;
 
-/// Work that a thread inside the gate may do.
+/// Pointer to the work of the threads inside the gate.
 #[derive(Clone, Copy)]
 struct Work(*const (dyn Fn() + Sync));
 
@@ -109,15 +114,17 @@ struct Work(*const (dyn Fn() + Sync));
 unsafe impl Send for Work {}
 
 impl Gate {
-    /// Calls `work`, which must not open it again, here and on every thread that comes in meanwhile; returns when all have left.
+    /// Calls `work` here and on every thread that enters meanwhile; returns when all have left.
+    /// `work` must not open the gate again.
     fn open(&self, work: &(dyn Fn() + Sync)) {
         assert_eq!(
             self.state.load(Ordering::Acquire) & OPEN,
             0,
             "work that a team shares must not share any"
         );
-        // SAFETY: only the lifetime is changed. A thread calls the closure between coming in and leaving; none comes in after
-        // the gate has closed, and this function does not return, nor unwind, before it has and all inside have left.
+        // SAFETY: only the lifetime changes. Threads call the closure only between entering and
+        // leaving. None enters after the gate has closed, and this function neither returns nor
+        // unwinds before the gate has closed and all threads inside have left.
         #[allow(unsafe_code)]
         let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
         *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(Work(work));
@@ -131,7 +138,7 @@ impl Gate {
     }
 
     fn call(&self, work: Work) {
-        // SAFETY: the caller is inside, or is `open` itself: see there.
+        // SAFETY: the caller is inside the gate or is `open` itself; see there.
         #[allow(unsafe_code)]
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work.0)() }));
         if let Err(panic) = result {
@@ -139,7 +146,7 @@ impl Gate {
         }
     }
 
-    /// Comes in whenever the gate opens, until the end.
+    /// Enters whenever the gate opens, until the end.
     fn serve(&self) {
         let mut seen = 0;
         loop {
@@ -166,7 +173,7 @@ impl Gate {
     }
 }
 
-/// Sends the threads home, also when the work has panicked.
+/// Ends the threads on drop, also after a panic.
 struct End<'a>(&'a Gate);
 
 impl Drop for End<'_> {
@@ -175,7 +182,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// Turns to wait before others are let run, some tens of microseconds.
+/// Iterations of spinning before yielding, some tens of microseconds.
 const TURNS: usize = 1 << 10;
 
 fn wait_until(mut done: impl FnMut() -> bool) {

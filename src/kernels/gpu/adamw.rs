@@ -1,9 +1,9 @@
 //! AdamW on a device: parameter and moments updated in place, in one pass.
 
-use crate::kernels::gpu::{
-    element_groups, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
-    Launch, View,
+use crate::kernels::gpu::launch::{
+    element_groups, size, start_of, Argument, DeviceStorage, Launch, View,
 };
+use crate::kernels::gpu::operator::{update_on_devices, with_storage};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Storage, Tensor, Var};
 use std::sync::{Mutex, PoisonError};
@@ -13,23 +13,24 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Moments(Box<[Storage; 2]>);
 
 impl Moments {
-    /// The moments with these values, on the device of `var`.
+    /// Uploads moments with these values to the device of `var`.
     pub(crate) fn new(var: &Var, first: &[f32], second: &[f32]) -> Result<Self> {
         let view = View::of(var)?;
         with_storage!(var, S => {
             let device = view.get::<S>()?.device();
-            let upload = |values| Ok::<_, candle_core::Error>(device.storage_from_slice::<f32>(values)?.wrap());
+            let upload = |values| device.storage_from_slice::<f32>(values).map(S::wrap);
             Ok(Self(Box::new([upload(first)?, upload(second)?])))
         })
     }
 
-    /// Their values.
+    /// Downloads the moments.
     pub(crate) fn to_host(&self) -> Result<[Vec<f32>; 2]> {
         let [first, second] = &*self.0;
         Ok([download(first)?, download(second)?])
     }
 
-    /// One step of `var` with its gradient; `coefficients` are β₁, β₂, 1 − ηλ, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) and ε.
+    /// Applies one step to `var`; `coefficients` are β₁, β₂, 1 − ηλ, η/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) and
+    /// ε.
     pub(crate) fn update(
         &mut self,
         var: &Var,
@@ -76,7 +77,9 @@ impl Update<'_> {
         let (Some(first), Some(second)) = (S::of_mut(first), S::of_mut(second)) else {
             candle_core::bail!("adamw: the moments are on another device than the parameter");
         };
-        let (device, dtype, count) = (x.device().clone(), x.dtype(), layout.shape().elem_count());
+        let device = x.device().clone();
+        let dtype = x.dtype();
+        let count = layout.shape().elem_count();
         let mut arguments = vec![
             Argument::Out(x, start_of(layout)?),
             Argument::In(grad, start_of(lg)?),

@@ -1,7 +1,7 @@
-//! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an element type; candle
-//! keeps the loaded module per device.
+//! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an
+//! element type; candle keeps the loaded module per device.
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
@@ -15,13 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 const PRELUDE: &str = include_str!("cuda.inc");
 
-/// The newest architecture that code is generated for; later devices run it through the driver's compiler.
+/// The newest architecture that code is generated for; the driver compiles the PTX for later
+/// devices.
 const NEWEST: i32 = 90;
 
 /// PTX by (architecture, element type).
 static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
 
-/// PTX of all kernels over one element type, for compute capability `architecture` (80 is 8.0).
+/// Compiles all kernels for one element type and a compute capability (80 is 8.0) to PTX.
 fn compile(architecture: i32, element: &str) -> Result<String> {
     let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
     let options = CompileOptions {
@@ -55,7 +56,8 @@ fn function(device: &CudaDevice, kernel: &str, dtype: DType) -> Result<CudaFunct
         }
     };
     drop(compiled);
-    let (name, module) = (format!("{kernel}_{element}"), format!("epo_{element}"));
+    let name = format!("{kernel}_{element}");
+    let module = format!("epo_{element}");
     Ok(device.get_or_load_custom_func(&name, &module, &ptx)?.into_cuda_function())
 }
 
@@ -79,7 +81,8 @@ enum Value {
     F32(f32),
 }
 
-/// The parameter of an argument, and what records its use once the kernel is queued.
+/// Converts an argument to a kernel parameter, and returns the guard that records its use when the
+/// kernel is queued.
 fn value<'a>(
     argument: &'a mut Argument<'_, CudaStorage>,
     earlier: &[Value],
@@ -127,7 +130,8 @@ impl DeviceStorage for CudaStorage {
         let function = function(device, launch.kernel, launch.dtype)?;
         let groups = u32::try_from(launch.groups).map_err(candle_core::Error::wrap)?;
         let stream = device.cuda_stream();
-        let (mut values, mut records) = (Vec::new(), Vec::new());
+        let mut values = Vec::new();
+        let mut records = Vec::new();
         for argument in &mut launch.arguments {
             let (value, record) = value(argument, &values, &stream)?;
             values.push(value);
@@ -146,8 +150,8 @@ impl DeviceStorage for CudaStorage {
             block_dim: (THREADS as u32, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are those of the kernel's declaration, in its order; every buffer is as long as the
-        // sizes among them say, and stays alive until its recorded use is over.
+        // SAFETY: the arguments match the kernel's declaration; every buffer is as long as the
+        // sizes among them imply, and lives until its recorded use ends.
         #[allow(unsafe_code)]
         unsafe { builder.launch(config) }.w()?;
         Ok(())

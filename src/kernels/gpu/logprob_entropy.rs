@@ -1,9 +1,8 @@
-//! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and one write backward.
+//! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and
+//! one write backward.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, update_on_devices, with_storage, Argument, DeviceStorage,
-    Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::{forward_on_devices, update_on_devices, with_storage};
 use candle_core::backend::BackendStorage;
 use candle_core::{CustomOp1, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
@@ -11,10 +10,11 @@ use std::sync::{Arc, OnceLock};
 /// The count of a row whose support is the whole vocabulary.
 const WHOLE: u32 = u32::MAX;
 
-/// What the rows of a call are scored on, held on the device.
+/// Ids and supports of the rows of a call, on the device.
 #[derive(Debug, Clone)]
 pub(crate) struct Rows {
-    /// ids `[n]`; first place and length `[n]` of each row's list in `allowed`; the lists, one after another: u32.
+    /// ids `[n]`; start and length `[n]` of each row's list in `allowed`; all lists, concatenated.
+    /// All u32.
     ids: Tensor,
     start: Tensor,
     count: Tensor,
@@ -24,18 +24,20 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows with their ids, supports and temperature τ: a support of none is the whole vocabulary, an empty one a
-    /// skipped row, and a list the only logits that exist.
+    /// Uploads the ids and supports of rows and sets the temperature τ. A support of `None` is the
+    /// whole vocabulary, an empty list skips the row.
     ///
     /// # Errors
-    /// Another number of supports than ids, and a failed copy to the device.
+    /// A number of supports other than that of ids, and a failed copy to the device.
     pub(crate) fn new<'a>(
         ids: &[u32],
         supports: impl IntoIterator<Item = Option<&'a [u32]>>,
         temperature: f64,
         device: &Device,
     ) -> Result<Self> {
-        let (mut start, mut count, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = Vec::new();
+        let mut count = Vec::new();
+        let mut allowed = Vec::new();
         for support in supports {
             start.push(allowed.len() as u32);
             count.push(support.map_or(WHOLE, |list| list.len() as u32));
@@ -74,7 +76,7 @@ impl Rows {
         ])
     }
 
-    /// The gradients of both outputs as the kernel takes them.
+    /// Converts the gradients of both outputs for the kernel.
     fn gradients(&self, grads: &Tensor) -> Result<Tensor> {
         if grads.dims() != [2, self.ids.elem_count()] {
             candle_core::bail!(
@@ -89,47 +91,50 @@ impl Rows {
     fn check(&self, layout: &Layout) -> Result<(usize, usize)> {
         let (n, v) = layout.shape().dims2()?;
         if self.ids.elem_count() != n || self.largest as usize >= v {
-            let (ids, largest) = (self.ids.elem_count(), self.largest);
+            let ids = self.ids.elem_count();
+            let largest = self.largest;
             candle_core::bail!("logprob_entropy: logits [{n}, {v}] for {ids} ids up to {largest}");
         }
         Ok((n, v))
     }
 }
 
-/// (log p, H) stacked `[2, n]` in f32 for logits `[n, v]`, with a graph.
+/// Computes (log p, H) stacked `[2, n]` in f32 for logits `[n, v]`, with autograd.
 pub(crate) fn logprob_entropy(logits: &Tensor, rows: Rows) -> Result<Tensor> {
     logits.contiguous()?.apply_op1(LogprobEntropy { rows, statistics: Arc::default() })
 }
 
-/// log p and H in nats, stacked `[2, n]` in f32, of logits `[n, v]` (f32, bf16 or f16) without a graph, and what their
-/// gradient needs: 12 bytes a row. A skipped row gives 0 and 0, a NaN or +∞ among a row's logits H = NaN.
+/// Computes log p and H in nats, stacked `[2, n]` in f32, of logits `[n, v]` (f32, bf16 or f16)
+/// without autograd. The statistics for the gradient are kept (12 bytes per row). A skipped row
+/// gives 0 and 0; a NaN or +∞ among a row's logits gives H = NaN.
 ///
 /// # Errors
-/// Logits that are not `[n, v]` for the `n` rows or not on their device, and an id outside the vocabulary.
+/// Logits that are not `[n, v]` or not on the rows' device, and an id outside the vocabulary.
 pub(crate) fn evaluate(logits: &Tensor, rows: Rows) -> Result<(Tensor, Evaluated)> {
     let op = LogprobEntropy { rows, statistics: Arc::default() };
     let both = logits.contiguous()?.apply_op1_no_bwd(&op)?;
     Ok((both, Evaluated(op)))
 }
 
-/// The rows and statistics of an evaluation; from [`evaluate`].
+/// Rows and statistics of an evaluation; returned by [`evaluate`].
 pub(crate) struct Evaluated(LogprobEntropy);
 
 impl Evaluated {
-    /// ∂L/∂logits `[n, v]` for the gradients `[2, n]` of both outputs, by the formula of
+    /// Computes ∂L/∂logits `[n, v]` from the gradients `[2, n]` of both outputs, by the formula of
     /// [`crate::kernels::logprob_entropy()`]; 0 outside a row's support and in skipped rows.
     ///
     /// # Errors
-    /// Logits of another shape or device than the evaluated ones, gradients that are not `[2, n]`.
+    /// Logits of another shape or device than the evaluated ones, or gradients that are not `[2,
+    /// n]`.
     pub(crate) fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
         self.0.gradient(&logits.contiguous()?, grads)
     }
 
-    /// The same, written over contiguous logits: no further memory. The logits are gone after it, in every tensor that
-    /// shares their storage.
+    /// Replaces contiguous logits by their gradient, without further memory. This overwrites the
+    /// logits in every tensor that shares their storage.
     ///
     /// # Errors
-    /// As [`Evaluated::gradient`], and logits that are not contiguous.
+    /// The errors of [`Evaluated::gradient`], and logits that are not contiguous.
     pub(crate) fn gradient_in_place(&self, logits: &Tensor, grads: &Tensor) -> Result<()> {
         logits.inplace_op2(&self.0.rows.gradients(grads)?, &InPlace(&self.0))
     }
@@ -169,16 +174,19 @@ impl LogprobEntropy {
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> Result<Tensor> {
         let grads = self.rows.gradients(grads)?;
         with_storage!(logits, S => {
-            let (logits_view, grads) = (View::of(logits)?, View::of(&grads)?);
+            let logits_view = View::of(logits)?;
+            let grads = View::of(&grads)?;
             let storage = logits_view.get::<S>()?;
             let mut out = S::unfilled(storage.device(), logits.elem_count(), logits.dtype())?;
             let place = (Argument::In(storage, logits_view.start), Argument::Out(&mut out, 0));
-            self.launch_gradient(storage.device(), logits.dtype(), logits.layout(), place, grads.argument()?)?;
+            let device = storage.device();
+            let grads = grads.argument()?;
+            self.launch_gradient(device, logits.dtype(), logits.layout(), place, grads)?;
             Ok(out.tensor(logits.shape()))
         })
     }
 
-    /// The gradient kernel from its logits to its output, which may be [`Argument::Same`].
+    /// Launches the gradient kernel; the output may be [`Argument::Same`].
     fn launch_gradient<'a, S: DeviceStorage>(
         &'a self,
         device: &S::Device,
@@ -191,7 +199,8 @@ impl LogprobEntropy {
         let Some(statistics) = self.statistics.get() else {
             candle_core::bail!("logprob_entropy: backward before forward");
         };
-        let (views, statistics) = (self.rows.views()?, View::of(statistics)?);
+        let views = self.rows.views()?;
+        let statistics = View::of(statistics)?;
         let mut arguments = vec![logits];
         for view in &views {
             arguments.push(view.argument()?);
@@ -228,7 +237,8 @@ impl InPlace<'_> {
         grads: &S,
         lg: &Layout,
     ) -> Result<()> {
-        let (device, dtype) = (logits.device().clone(), logits.dtype());
+        let device = logits.device().clone();
+        let dtype = logits.dtype();
         let place = (Argument::Out(logits, start_of(layout)?), Argument::Same(0));
         self.0.launch_gradient(&device, dtype, layout, place, Argument::In(grads, start_of(lg)?))
     }

@@ -1,6 +1,7 @@
-//! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept per device.
+//! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept
+//! per device.
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::backend::BackendStorage;
 use candle_core::{DType, Error, MetalDevice, MetalStorage, Result, Storage};
 use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline, Library};
@@ -27,7 +28,7 @@ impl Compiled {
         }
         let source = format!("#define ELEMENT_{element}\n{PRELUDE}\n{KERNELS}");
         let options = MTLCompileOptions::new();
-        // The replacement needs macOS 15; this one works on every version.
+        // The replacement requires macOS 15; this method works on every version.
         #[allow(deprecated)]
         options.setFastMathEnabled(false);
         let library = device

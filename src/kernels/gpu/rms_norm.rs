@@ -1,11 +1,10 @@
 //! [`crate::kernels::rms_norm()`] on a device.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, with_storage, Argument, DeviceStorage, Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::{forward_on_devices, with_storage};
 use candle_core::{CustomOp2, DType, Layout, Result, Shape, Tensor};
 
-/// y = x / √(mean x² + ε) · w for x `[n, h]`, w `[h]`.
+/// Computes y = x / √(mean x² + ε) · w for x `[n, h]`, w `[h]`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
 }
@@ -14,7 +13,8 @@ struct RmsNorm {
     eps: f64,
 }
 
-/// Partial sums of the weight's gradient: enough groups to fill a device, few enough to add up cheaply.
+/// Maximum number of partial sums of the weight's gradient: enough groups to fill a device, few
+/// enough to add up cheaply.
 const GROUPS: usize = 512;
 
 impl RmsNorm {
@@ -40,7 +40,7 @@ impl RmsNorm {
         Ok((y, lx.shape().clone()))
     }
 
-    /// (dx, partial sums `[groups, h]` of dw).
+    /// Computes (dx, partial sums `[groups, h]` of dw).
     fn gradient<S: DeviceStorage>(
         &self,
         x: &Tensor,
@@ -69,10 +69,10 @@ impl RmsNorm {
     }
 }
 
-/// Columns that a group of `sum_columns` adds up.
+/// Columns per group of `sum_columns`.
 const COLUMNS: usize = 32;
 
-/// Σ over the rows of a partial sum, in the type of the result.
+/// Adds the rows of partial sums, in the type of the result.
 fn sum_columns<S: DeviceStorage>(partial: &Tensor, dtype: DType) -> Result<Tensor> {
     let (rows, h) = partial.dims2()?;
     let view = View::of(partial)?;

@@ -1,12 +1,11 @@
 //! [`crate::kernels::rope()`] on a device.
 
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, Argument, DeviceStorage, Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::forward_on_devices;
 use candle_core::{CustomOp1, Layout, Result, Shape, Tensor};
 
-/// Rotates the heads of x `[n, heads·d]` by the angles of its rows' positions: `angles` is cos over sin
-/// `[2, positions, d/2]` in f32, `positions` `[n]` in u32, both on the device of x.
+/// Rotates the heads of x `[n, heads·d]` by the angles of their rows' positions. `angles` is cos
+/// over sin `[2, positions, d/2]` in f32, `positions` `[n]` in u32, both on the device of x.
 pub(crate) fn rope(x: &Tensor, angles: Tensor, positions: Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Rope { angles, positions, sign: 1.0 })
 }
@@ -22,7 +21,8 @@ impl Rope {
     fn forward<S: DeviceStorage>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let (n, width) = layout.shape().dims2()?;
         let (_, limit, half) = self.angles.dims3()?;
-        let (angles, positions) = (View::of(&self.angles)?, View::of(&self.positions)?);
+        let angles = View::of(&self.angles)?;
+        let positions = View::of(&self.positions)?;
         let mut y = S::unfilled(x.device(), n * width, x.dtype())?;
         let arguments = vec![
             Argument::In(x, start_of(layout)?),

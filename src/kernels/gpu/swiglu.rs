@@ -1,14 +1,11 @@
-//! [`crate::kernels::swiglu()`] on a device: candle's matrix products and one element-wise kernel.
+//! The element-wise half of [`crate::kernels::swiglu()`] on a device.
 
-use crate::kernels::composed;
-use crate::kernels::gpu::{
-    forward_on_devices, size, start_of, with_storage, Argument, DeviceStorage, Launch, View,
-};
+use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
+use crate::kernels::gpu::operator::{forward_on_devices, with_storage};
 use candle_core::{CustomOp2, Layout, Result, Shape, Tensor};
 
-/// y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`.
-pub(crate) fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let (a, b) = (composed::linear(x, gate, None)?, composed::linear(x, up, None)?);
+/// Computes silu(a) ∘ b for a and b of one shape.
+pub(crate) fn silu_mul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.contiguous()?.apply_op2(&b.contiguous()?, Gate)
 }
 
@@ -31,7 +28,7 @@ impl Gate {
             Argument::Out(&mut y, 0),
             size(count)?,
         ];
-        let groups = crate::kernels::gpu::element_groups(count);
+        let groups = crate::kernels::gpu::launch::element_groups(count);
         S::launch(a.device(), Launch { kernel: "swiglu", dtype: a.dtype(), groups, arguments })?;
         Ok((y, la.shape().clone()))
     }
@@ -45,7 +42,7 @@ impl Gate {
         let mut db = S::unfilled(device, count, a.dtype())?;
         let mut arguments = views.iter().map(View::argument).collect::<Result<Vec<_>>>()?;
         arguments.extend([Argument::Out(&mut da, 0), Argument::Out(&mut db, 0), size(count)?]);
-        let groups = crate::kernels::gpu::element_groups(count);
+        let groups = crate::kernels::gpu::launch::element_groups(count);
         S::launch(
             device,
             Launch { kernel: "swiglu_gradient", dtype: a.dtype(), groups, arguments },

@@ -1,6 +1,7 @@
-//! The device tests on a back end of their own: CPU storages, and the host's build of the kernels behind the launches.
+//! The device tests on a CPU back end: CPU storages, and kernels compiled for the host.
 //!
-//! It shows that every launch passes what its kernel declares, from the public operators down. Needs a C++ compiler.
+//! They show that every launch passes the arguments that its kernel declares, from the public
+//! operators down. They need a C++ compiler.
 #![allow(clippy::unwrap_used)]
 
 #[macro_use]
@@ -11,7 +12,7 @@ mod device;
 #[path = "../../../tests/gpu_host/launch.rs"]
 mod launch;
 
-use crate::kernels::gpu::{Argument, DeviceStorage, Launch, THREADS};
+use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, THREADS};
 use candle_core::backend::BackendDevice;
 use candle_core::cpu_backend::CpuDevice;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, WithDType};
@@ -23,7 +24,7 @@ thread_local! {
     static MACHINES: RefCell<Vec<Machine>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Whether this thread runs the kernels on the CPU.
+/// Returns true if this thread runs the device kernels on the CPU.
 pub(crate) fn on_host() -> bool {
     MACHINES.with_borrow(|machines| !machines.is_empty())
 }
@@ -65,7 +66,8 @@ fn write(storage: &mut CpuStorage, start: usize, bytes: &[u8]) {
 
 /// `IN ELEMENT`, `U32` and so on for every parameter of a kernel's declaration.
 fn declaration(kernel: &str) -> Vec<String> {
-    let (_, rest) = crate::kernels::gpu::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
+    let (_, rest) =
+        crate::kernels::gpu::launch::KERNELS.split_once(&format!("KERNEL({kernel}, ")).unwrap();
     let (parameters, _) = rest.split_once(") {").unwrap();
     let parameter = |(place, text): (usize, &str)| {
         let (kind, words) = text.trim().split_once('(').unwrap();
@@ -119,7 +121,7 @@ impl DeviceStorage for CpuStorage {
         Storage::Cpu(self)
     }
 
-    /// Full of NaN, so that what a kernel leaves out shows.
+    /// Filled with NaN, so that elements a kernel does not write are noticed.
     fn unfilled(device: &CpuDevice, count: usize, dtype: DType) -> Result<Self> {
         let mut storage = device.zeros_impl(&Shape::from(count), dtype)?;
         let ones = vec![0xff; count * dtype.size_in_bytes()];
@@ -160,7 +162,8 @@ impl DeviceStorage for CpuStorage {
     }
 }
 
-/// The arguments are of the declared kinds; elements and other floats cannot be told apart in f32.
+/// Checks that the arguments have the declared kinds; in f32, elements and other floats cannot be
+/// distinguished.
 fn check_kinds(launch: &Launch<'_, CpuStorage>) {
     let element = |kind: &String| match launch.dtype {
         DType::F32 => kind.replace("float", "ELEMENT"),
@@ -174,7 +177,7 @@ fn check_kinds(launch: &Launch<'_, CpuStorage>) {
         }
     }
     let mut given: Vec<String> = launch.arguments.iter().map(given).collect();
-    // A buffer that is written over is given for writing where it is declared for reading.
+    // A buffer that is overwritten in place is passed for writing and declared for reading.
     if launch.arguments.iter().any(|argument| matches!(argument, Argument::Same(0))) {
         given[0] = given[0].replace("OUT", "IN");
     }

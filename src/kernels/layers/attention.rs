@@ -1,79 +1,27 @@
-//! Causal grouped-query attention over packed sequences, with a backward that recomputes the probabilities.
+//! Causal grouped-query attention over packed sequences, with a backward pass that recomputes the
+//! probabilities.
 //!
-//! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = one sequence's
-//! length. Only a [`BLOCK`]`·L` tile of scores exists at a time (after FlashAttention-2, Dao 2023, without
-//! its online softmax: whole rows of a CPU tile fit in the cache).
+//! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = length of
+//! one sequence. Only one [`BLOCK`]`·L` tile of scores exists at a time, as in FlashAttention-2
+//! (Dao 2023). An online softmax is not needed: whole rows of a tile fit in a CPU's cache.
 
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
-use crate::kernels::cpu::real::{
-    largest, on_cpu, slice_of, sum_of, vectorised, with_real, with_slices, Real,
+use crate::kernels::cpu::float::{
+    largest, on_cpu, slice_of, sum_of, vectorised, with_float, with_slices, Float,
 };
-use crate::kernels::layers::branch::tensor_like;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::attention_rows::AttentionShape;
+use crate::kernels::layers::composed;
+use crate::kernels::layers::residual::tensor_like;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-/// Heads and sequence lengths of one attention call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Query heads H.
-    pub heads: usize,
-    /// Key/value heads K; H is a multiple of it.
-    pub kv_heads: usize,
-    /// Features per head d.
-    pub head_dim: usize,
-    /// Tokens of every packed sequence, in order.
-    pub lengths: Vec<usize>,
-}
-
-impl AttentionShape {
-    /// Requires whole groups of heads and no empty sequence.
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.kv_heads == 0
-            || !self.heads.is_multiple_of(self.kv_heads)
-            || self.lengths.contains(&0)
-        {
-            candle_core::bail!("attention: {self:?}");
-        }
-        Ok(())
-    }
-
-    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
-        self.validate()?;
-        let n = self.lengths.iter().sum::<usize>();
-        let kv = [n, self.kv_heads * self.head_dim];
-        if q.dims() != [n, self.heads * self.head_dim] || k.dims() != kv || v.dims() != kv {
-            candle_core::bail!(
-                "attention: q {:?}, k {:?}, v {:?} with {self:?}",
-                q.shape(),
-                k.shape(),
-                v.shape()
-            );
-        }
-        Ok(())
-    }
-
-    fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    /// (first row, length, key/value head) of every independent piece of work.
-    fn pieces(&self) -> Vec<(usize, usize, usize)> {
-        let mut start = 0;
-        let mut pieces = Vec::with_capacity(self.lengths.len() * self.kv_heads);
-        for &len in &self.lengths {
-            pieces.extend((0..self.kv_heads).map(|head| (start, len, head)));
-            start += len;
-        }
-        pieces
-    }
-}
-
-/// o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j inside every packed sequence; query head h reads key/value
-/// head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
+/// Computes o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j within every packed sequence. Query head
+/// h reads key/value head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     shape.check(q, k, v)?;
     if !on_cpu(q) {
@@ -91,7 +39,7 @@ struct Attention {
 const BLOCK: usize = 64;
 
 vectorised! {
-    /// softmax of `row[..valid]` in place; the rest becomes 0.
+    /// Softmax of `row[..valid]` in place; the rest becomes 0.
     fn softmax_in_place<T>(row: &mut [T], valid: usize) {
         let (row, rest) = row.split_at_mut(valid);
         rest.fill(T::from_f64(0.0));
@@ -117,7 +65,7 @@ vectorised! {
     }
 }
 
-/// Slices of one (sequence, key/value head) and how to index them.
+/// Slices of one (sequence, key/value head), and how to index them.
 struct Piece<'a, T> {
     q: &'a [T],
     k: &'a [T],
@@ -127,7 +75,7 @@ struct Piece<'a, T> {
     shape: &'a AttentionShape,
 }
 
-impl<'a, T: Real> Piece<'a, T> {
+impl<'a, T: Float> Piece<'a, T> {
     fn new(
         q: &'a [T],
         k: &'a [T],
@@ -139,28 +87,33 @@ impl<'a, T: Real> Piece<'a, T> {
         let rows = |x: &'a [T], heads: usize| {
             &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim]
         };
-        let (q, k, v) = (rows(q, shape.heads), rows(k, shape.kv_heads), rows(v, shape.kv_heads));
+        let q = rows(q, shape.heads);
+        let k = rows(k, shape.kv_heads);
+        let v = rows(v, shape.kv_heads);
         Self { q, k, v, len, head, shape }
     }
 
-    /// Rows `range` of query-sized data for head `g` of the group.
+    /// Returns rows `range` of query-sized data for head `g` of the group.
     fn queries<'b>(&self, data: &'b [T], range: &std::ops::Range<usize>, g: usize) -> View<'b, T> {
-        let (d, stride) = (self.shape.head_dim, self.shape.heads * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.heads * self.shape.head_dim;
         let offset = range.start * stride + (self.head * self.shape.group() + g) * d;
         View::new(&data[offset..], range.len(), d, stride)
     }
 
-    /// The first `rows` rows of key/value-sized data.
+    /// Returns the first `rows` rows of key/value-sized data.
     fn keys<'b>(&self, data: &'b [T], rows: usize) -> View<'b, T> {
         let d = self.shape.head_dim;
         View::new(&data[self.head * d..], rows, d, self.shape.kv_heads * d)
     }
 
-    /// softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
+    /// Computes softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
     fn probabilities(&self, range: &std::ops::Range<usize>, g: usize, tile: &mut [T]) {
-        let (rows, width) = (range.len(), range.end);
+        let rows = range.len();
+        let width = range.end;
         let scale = T::from_f64(1.0 / (self.shape.head_dim as f64).sqrt());
-        let (q, k) = (self.queries(self.q, range, g), self.keys(self.k, width));
+        let q = self.queries(self.q, range, g);
+        let k = self.keys(self.k, width);
         matmul(ViewMut::new(tile, rows, width, width), q, k.t(), scale, false, 1);
         for (i, row) in tile.chunks_exact_mut(width).take(rows).enumerate() {
             softmax_in_place(row, range.start + i + 1);
@@ -178,9 +131,10 @@ impl<'a, T: Real> Piece<'a, T> {
         vec![T::from_f64(0.0); BLOCK.min(self.len) * self.len]
     }
 
-    /// Output of the piece's heads, `[len, group·d]`.
+    /// Computes the output of the piece's heads, `[len, group·d]`.
     fn forward(&self) -> Vec<T> {
-        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.group() * self.shape.head_dim;
         let mut out = vec![T::from_f64(0.0); self.len * stride];
         let mut tile = self.tile();
         for (g, range) in self.blocks() {
@@ -192,16 +146,21 @@ impl<'a, T: Real> Piece<'a, T> {
         out
     }
 
-    /// (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
+    /// Computes (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
     fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let (d, stride) = (self.shape.head_dim, self.shape.group() * self.shape.head_dim);
+        let d = self.shape.head_dim;
+        let stride = self.shape.group() * self.shape.head_dim;
         let zeros = |n: usize| vec![T::from_f64(0.0); n];
-        let (mut dq, mut dk, mut dv) =
-            (zeros(self.len * stride), zeros(self.len * d), zeros(self.len * d));
-        let (mut tile, mut dtile) = (self.tile(), self.tile());
-        let (one, scale) = (T::from_f64(1.0), T::from_f64(1.0 / (d as f64).sqrt()));
+        let mut dq = zeros(self.len * stride);
+        let mut dk = zeros(self.len * d);
+        let mut dv = zeros(self.len * d);
+        let mut tile = self.tile();
+        let mut dtile = self.tile();
+        let one = T::from_f64(1.0);
+        let scale = T::from_f64(1.0 / (d as f64).sqrt());
         for (g, range) in self.blocks() {
-            let (rows, width) = (range.len(), range.end);
+            let rows = range.len();
+            let width = range.end;
             self.probabilities(&range, g, &mut tile);
             let dout = self.queries(grad, &range, g);
             let dp = ViewMut::new(&mut dtile, rows, width, width);
@@ -209,8 +168,8 @@ impl<'a, T: Real> Piece<'a, T> {
             for (p, dp) in tile.chunks_exact(width).zip(dtile.chunks_exact_mut(width)).take(rows) {
                 softmax_backward(p, dp);
             }
-            let (p, ds) =
-                (View::new(&tile, rows, width, width), View::new(&dtile, rows, width, width));
+            let p = View::new(&tile, rows, width, width);
+            let ds = View::new(&dtile, rows, width, width);
             let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
             matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
             matmul(
@@ -227,8 +186,8 @@ impl<'a, T: Real> Piece<'a, T> {
     }
 }
 
-/// Writes every piece's compact columns (`[len, width]`) into their place in `[n, K·width]`.
-fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
+/// Writes every piece's compact columns (`[len, width]`) to their place in `[n, K·width]`.
+fn scatter<T: Float>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
     let n: usize = shape.lengths.iter().sum();
     let stride = shape.kv_heads * width;
     let mut out = vec![T::from_f64(0.0); n * stride];
@@ -241,16 +200,16 @@ fn scatter<T: Real>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> V
     out
 }
 
-/// The value of [`attention`].
-pub(crate) fn attend<T: Real>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
+/// Computes the value of [`attention`].
+pub(crate) fn attend<T: Float>(q: &[T], k: &[T], v: &[T], shape: &AttentionShape) -> Vec<T> {
     let pieces = shape.pieces();
     let parts: Vec<Vec<T>> =
         pieces.into_par_iter().map(|at| Piece::new(q, k, v, at, shape).forward()).collect();
     scatter(&parts, shape, shape.group() * shape.head_dim)
 }
 
-/// (dq, dk, dv) of [`attention`].
-pub(crate) fn attend_backward<T: Real>(
+/// Computes (dq, dk, dv) of [`attention`].
+pub(crate) fn attend_backward<T: Float>(
     q: &[T],
     k: &[T],
     v: &[T],
@@ -268,7 +227,7 @@ pub(crate) fn attend_backward<T: Real>(
     (scatter(&dq, shape, shape.group() * d), scatter(&dk, shape, d), scatter(&dv, shape, d))
 }
 
-fn backward<T: Real>(
+fn backward<T: Float>(
     [q, k, v, grad]: [&Tensor; 4],
     shape: &AttentionShape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
@@ -292,9 +251,11 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = with_real!(candle_core::backend::BackendStorage::dtype(q), "attention", T => {
-            let out = attend::<T>(slice_of(q, lq)?, slice_of(k, lk)?, slice_of(v, lv)?, &self.shape);
-            Ok(candle_core::WithDType::to_cpu_storage_owned(out))
+        let out = with_float!(BackendStorage::dtype(q), "attention", T => {
+            let q = slice_of::<T>(q, lq)?;
+            let k = slice_of::<T>(k, lk)?;
+            let v = slice_of::<T>(v, lv)?;
+            Ok(T::to_cpu_storage_owned(attend(q, k, v, &self.shape)))
         })?;
         Ok((out, lq.shape().clone()))
     }
@@ -308,7 +269,7 @@ impl CustomOp3 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dq, dk, dv) = with_real!(grad.dtype(), "attention", T => {
+        let (dq, dk, dv) = with_float!(grad.dtype(), "attention", T => {
             backward::<T>([q, k, v, &grad], &self.shape)
         })?;
         Ok((Some(dq), Some(dk), Some(dv)))

@@ -1,57 +1,35 @@
-//! The whole attention branch of a pre-norm block as one operator.
+//! The attention branch of a pre-norm block as one operator.
+//!
+//! One operator instead of seven keeps fewer activations, and candle adds up one gradient of the
+//! hidden state instead of ten.
 
-use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::autograd::bundle::{bundle, token, Found};
+use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, with_slices};
-use crate::kernels::layers::attention::AttentionShape;
-use crate::kernels::layers::branch::{
-    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, with_slices};
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
+use crate::kernels::layers::linear::{linear, linear_residual, product};
+use crate::kernels::layers::residual::{
+    add_norm_weight_gradient, multiply, norm, norm_gradient, row_sum, tensor_like,
 };
-use crate::kernels::layers::branch::{row_sum, tensor_like, Found};
-use crate::kernels::layers::linear::product;
-use crate::kernels::layers::linear::{linear, linear_residual};
 use crate::kernels::layers::rms_norm::rms_norm;
-use crate::kernels::layers::rope::{rope, RopeTable};
-use crate::kernels::layers::rope::{rotate_rows, TableReal};
-use crate::kernels::layers::shared::SharedPrefixes;
+use crate::kernels::layers::rope::rope;
+use crate::kernels::layers::rope_table::{rotate_rows, TableFloat};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-/// Weights of an attention branch; H heads, K key/value heads, d features of a head, h hidden width.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionWeights<'a> {
-    /// The norm's `[h]`.
-    pub norm: &'a Tensor,
-    /// Query `[H·d, h]`, key and value `[K·d, h]` projections.
-    pub qkv: [&'a Tensor; 3],
-    /// Their biases.
-    pub biases: [Option<&'a Tensor>; 3],
-    /// Output projection `[h, H·d]`.
-    pub output: &'a Tensor,
-}
-
-/// Where the rows of a batch stand.
-#[derive(Debug, Clone)]
-pub struct AttentionRows {
-    /// Heads, and the lengths of the packed sequences.
-    pub shape: AttentionShape,
-    /// Angles.
-    pub table: Arc<RopeTable>,
-    /// Position of every computed token in its sequence.
-    pub positions: Arc<[u32]>,
-    /// Which tokens stand for several; without it all are computed.
-    pub shared: Option<SharedPrefixes>,
-}
-
-/// y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z = norm(x) · w, for x `[n, h]`.
+/// Computes y = x + attention(rope(z W_qᵀ + b_q), rope(z W_kᵀ + b_k), z W_vᵀ + b_v) W_oᵀ with z =
+/// norm(x) · w, for x `[n, h]`.
 ///
-/// The composition of [`crate::kernels::rms_norm()`], [`crate::kernels::linear()`], [`crate::kernels::rope()`], [`crate::kernels::attention()`] and
-/// [`crate::kernels::linear_residual()`], value and gradients. The projections and attention's output are kept, the norm is
-/// computed again, and candle adds up one gradient instead of ten.
+/// Same value and gradients as [`crate::kernels::rms_norm()`], [`crate::kernels::linear()`],
+/// [`crate::kernels::rope()`], [`crate::kernels::attention()`] and
+/// [`crate::kernels::linear_residual()`] in sequence. The projections and attention's output are
+/// kept for the backward pass; the norm is recomputed.
 ///
 /// # Errors
-/// Shapes that do not fit, or a position outside the table.
+/// Mismatched shapes, or a position outside the table.
 pub fn attention_branch(
     x: &Tensor,
     weights: &AttentionWeights<'_>,
@@ -65,7 +43,7 @@ pub fn attention_branch(
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// [`attention_branch()`] in a chain.
+/// Appends [`attention_branch()`] to a chain.
 pub(crate) fn chain_attention(
     chain: &Chain,
     weights: &AttentionWeights<'_>,
@@ -76,7 +54,7 @@ pub(crate) fn chain_attention(
     chain.through(branch, &bundle)
 }
 
-/// The branch as its layers.
+/// The branch composed of its layers.
 fn separately(
     x: &Tensor,
     w: &AttentionWeights<'_>,
@@ -91,16 +69,19 @@ fn separately(
 }
 
 fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<()> {
-    let ((n, h), s) = (x.dims2()?, &rows.shape);
+    let (n, h) = x.dims2()?;
+    let s = &rows.shape;
     s.validate()?;
     rows.table.check(&rows.positions)?;
-    let (wide, narrow) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let wide = s.heads * s.head_dim;
+    let narrow = s.kv_heads * s.head_dim;
     if rows.computed() != n
         || !rows.is_consistent()
         || rows.positions.len() != n
         || rows.table.head_dim() != s.head_dim
     {
-        let (p, d) = (rows.positions.len(), rows.table.head_dim());
+        let p = rows.positions.len();
+        let d = rows.table.head_dim();
         candle_core::bail!(
             "attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}"
         );
@@ -123,13 +104,13 @@ struct AttentionBranch {
     biases: [Option<Tensor>; 3],
     rows: AttentionRows,
     eps: f64,
-    /// Rotated queries and keys, values, and attention's output, for the backward pass.
+    /// Rotated queries and keys, values, and attention's output, kept for the backward pass.
     inner: OnceLock<[Tensor; 4]>,
     found: Found,
 }
 
-/// aᵀ b for a and b of the same number of rows.
-fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
+/// Computes aᵀ b for a and b with the same number of rows.
+fn transposed_product<T: TableFloat>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
     let mut out = zeros(i * o);
     multiply(
         ViewMut::new(&mut out, i, o, o),
@@ -141,7 +122,7 @@ fn transposed_product<T: TableReal>(a: &[T], b: &[T], (n, i, o): (usize, usize, 
 }
 
 impl AttentionBranch {
-    /// The operator and the bundle of its weights.
+    /// Creates the operator and the bundle of its weights.
     fn new(
         x: &Tensor,
         w: &AttentionWeights<'_>,
@@ -162,17 +143,17 @@ impl AttentionBranch {
         ))
     }
 
-    /// Widths of queries, keys and values.
+    /// Returns the widths of queries, keys and values.
     fn widths(&self) -> [usize; 3] {
         let s = &self.rows.shape;
         [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head_dim)
     }
 
-    fn rotate<T: TableReal>(&self, data: &mut [T], inverse: bool) {
+    fn rotate<T: TableFloat>(&self, data: &mut [T], inverse: bool) {
         rotate_rows(&self.rows.table, &self.rows.positions, data, inverse);
     }
 
-    fn project<T: TableReal>(
+    fn project<T: TableFloat>(
         &self,
         z: &[T],
         which: usize,
@@ -186,14 +167,16 @@ impl AttentionBranch {
         with_slice::<T, _>(&self.matrices[1 + which], |w| Ok(product(z, w, start, size)))
     }
 
-    fn forward<T: TableReal>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
+    fn forward<T: TableFloat>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
         let mut z = zeros(n * h);
         with_slice::<T, _>(&self.matrices[0], |w| {
             norm(x, w, self.eps, &mut z);
             Ok(())
         })?;
         let [q, k, v] = [0, 1, 2].map(|which| self.project(&z, which, (n, h)));
-        let (mut q, mut k, v) = (q?, k?, v?);
+        let mut q = q?;
+        let mut k = k?;
+        let v = v?;
         drop(z);
         self.rotate(&mut q, false);
         self.rotate(&mut k, false);
@@ -208,7 +191,7 @@ impl AttentionBranch {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: TableReal>(
+    fn gradients<T: TableFloat>(
         &self,
         x: &Tensor,
         wanted: bool,
@@ -217,7 +200,8 @@ impl AttentionBranch {
         let Some([q, k, v, mixed]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
-        let ((n, h), [wide, ..]) = (x.dims2()?, self.widths());
+        let (n, h) = x.dims2()?;
+        let [wide, ..] = self.widths();
         let output = &self.matrices[4];
         let (d_output, dqkv) =
             with_slices::<T, _, 6>([grad, q, k, v, mixed, output], |[g, q, k, v, mixed, w]| {
@@ -239,13 +223,14 @@ impl AttentionBranch {
         Ok(dx)
     }
 
-    /// Gradients of the projections and their biases at their places in the bundle.
-    fn projection_gradients<T: TableReal>(
+    /// Computes the gradients of the projections and their biases, at their places in the bundle.
+    fn projection_gradients<T: TableFloat>(
         &self,
         x: &Tensor,
         dqkv: &[Vec<T>; 3],
     ) -> Result<Vec<Option<Tensor>>> {
-        let ((n, h), widths) = (x.dims2()?, self.widths());
+        let (n, h) = x.dims2()?;
+        let widths = self.widths();
         let mut z = zeros(n * h);
         with_slices([x, &self.matrices[0]], |[x, w]| {
             norm(x, w, self.eps, &mut z);
@@ -268,14 +253,16 @@ impl AttentionBranch {
         Ok(found)
     }
 
-    /// Gradients of x and of the norm's weight, where they are needed.
-    fn input_gradients<T: TableReal>(
+    /// Computes the gradients of x and of the norm's weight, if needed.
+    fn input_gradients<T: TableFloat>(
         &self,
         (x, wanted): (&Tensor, bool),
         grad: &Tensor,
         dqkv: &[Vec<T>; 3],
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let ((n, h), widths, weight) = (x.dims2()?, self.widths(), &self.matrices[0]);
+        let (n, h) = x.dims2()?;
+        let widths = self.widths();
+        let weight = &self.matrices[0];
         if !wanted && !weight.track_op() {
             return Ok((None, None));
         }
@@ -300,10 +287,10 @@ impl AttentionBranch {
     }
 }
 
-impl Branch for AttentionBranch {
+impl Residual for AttentionBranch {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))
+        with_float!(grad.dtype(), "attention_branch", T => self.gradients::<T>(x, wanted, &grad))
     }
 }
 
@@ -320,7 +307,7 @@ impl CustomOp2 for AttentionBranch {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = lx.shape().dims2()?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "attention_branch", T => {
+        let y = with_float!(BackendStorage::dtype(x), "attention_branch", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))
@@ -334,6 +321,6 @@ impl CustomOp2 for AttentionBranch {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = self.backward(x, x.track_op(), grad)?;
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }

@@ -1,16 +1,18 @@
-//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keep a block's input, compute the rest of it again.
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): keeps a block's input and
+//! recomputes its activations in the backward pass.
 
-use crate::kernels::autograd::collect::without_collecting;
-use crate::kernels::layers::branch::{bundle, Found};
+use crate::kernels::autograd::bundle::{bundle, token, Found};
+use crate::kernels::autograd::gradient_sink::without_collecting;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
 
-/// f(x), of which only x and the value are kept; backward computes f again and goes back through it.
+/// Computes f(x) and keeps only x and the value; the backward pass computes f again.
 ///
-/// `weights` are the tensors that f depends on beside x and that may need gradients; values and gradients are those of
-/// f to the bit, at the price of a second forward pass. f must give the same value each time.
+/// `weights` are all tensors besides x that f depends on and that may need gradients. Values and
+/// gradients are bitwise identical to those of f, for the cost of a second forward pass. f must be
+/// deterministic.
 ///
 /// # Errors
-/// What f rejects.
+/// The errors of f.
 pub fn checkpoint<'a>(
     x: &Tensor,
     weights: impl IntoIterator<Item = &'a Tensor>,
@@ -38,7 +40,7 @@ struct Checkpoint {
     f: Box<Function>,
 }
 
-/// The forward pass on a device: the value is there already.
+/// The forward pass on one back end: it returns the value, which exists already.
 macro_rules! forward {
     ($name:ident, $Storage:ty, $Variant:ident) => {
         fn $name(
@@ -86,7 +88,7 @@ impl CustomOp2 for Checkpoint {
         let mut store = without_collecting(|| (again * grad)?.sum_all()?.backward())?;
         self.found.set(self.weights.iter().map(|weight| store.remove(weight)).collect());
         let dx = x.track_op().then(|| store.remove(&input)).flatten();
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }
 

@@ -1,32 +1,34 @@
-//! The whole feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks of rows.
+//! The feed-forward branch of a pre-norm block (Shazeer 2020) as one operator, computed in blocks
+//! of rows.
 
-use crate::kernels::autograd::chain::{Branch, Chain};
+use crate::kernels::autograd::bundle::{bundle, token, Found};
+use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slices, Real};
-use crate::kernels::layers::branch::{
-    add_norm_weight_gradient, bundle, multiply, norm, norm_gradient,
-};
-use crate::kernels::layers::branch::{tensor_like, Found};
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slices, Float};
+use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::linear::linear_residual;
+use crate::kernels::layers::residual::{
+    add_norm_weight_gradient, multiply, norm, norm_gradient, tensor_like,
+};
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::swiglu::swiglu;
 use crate::kernels::layers::swiglu::{sigmoid, swiglu_slice};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// y = x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w, for x `[n, h]` and weights \[w, W_g, W_u, W_d\] of
-/// shapes `[h]`, `[f, h]`, `[f, h]`, `[h, f]`; y `[n, h]`.
+/// Computes y = x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w, for x `[n, h]` and weights
+/// \[w, W_g, W_u, W_d\] of shapes `[h]`, `[f, h]`, `[f, h]`, `[h, f]`; y `[n, h]`.
 ///
 /// Backward with a = z W_gᵀ, b = z W_uᵀ, σ = σ(a), p = a σ b, e = g W_d: dW_d = gᵀ p, db = e a σ,
-/// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the norm's
-/// ([`crate::kernels::rms_norm()`]). Only a and b are kept; everything else exists in blocks of 1024 rows, in one buffer, and
-/// candle adds up one gradient instead of five.
+/// da = e b σ (1 + a (1 − σ)), dW_g = daᵀ z, dW_u = dbᵀ z, dz = da W_g + db W_u, and dx = g + the
+/// gradient of the norm ([`crate::kernels::rms_norm()`]). Only a and b are kept. Everything else
+/// exists in blocks of 1024 rows, and candle adds up one gradient instead of five.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tensor> {
     check(x, weights)?;
     if !on_cpu(x) {
@@ -37,7 +39,7 @@ pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tenso
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// [`feed_forward()`] in a chain.
+/// Appends [`feed_forward()`] to a chain.
 pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64) -> Result<Chain> {
     check(chain.x(), weights)?;
     let (branch, bundle) = FeedForward::new(chain.x(), weights, eps)?;
@@ -45,7 +47,8 @@ pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64)
 }
 
 fn check(x: &Tensor, weights: [&Tensor; 4]) -> Result<()> {
-    let ((_, h), (f, _)) = (x.dims2()?, weights[1].dims2()?);
+    let (_, h) = x.dims2()?;
+    let (f, _) = weights[1].dims2()?;
     let shapes = weights.map(Tensor::dims);
     if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
         candle_core::bail!("feed_forward: x {:?}, weights {shapes:?}", x.dims());
@@ -57,7 +60,7 @@ struct FeedForward {
     /// w, W_g, W_u, W_d.
     weights: [Tensor; 4],
     eps: f64,
-    /// (a, b), for the backward pass.
+    /// (a, b), kept for the backward pass.
     inner: OnceLock<[Tensor; 2]>,
     found: Found,
 }
@@ -69,13 +72,14 @@ const ROWS: usize = 1024;
 const CHUNK: usize = 1 << 14;
 
 vectorised! {
-    /// From a, b and e: e ← da, `db`, and `p` = silu(a) b.
+    /// Given a, b and e: e ← da, `db`, and `p` = silu(a) b.
     fn backward_slice<T>(gate: &[T], up: &[T], e: &mut [T], db: &mut [T], p: &mut [T]) {
         let one = T::from_f64(1.0);
         let outputs = e.iter_mut().zip(db).zip(p);
         for (((e, db), p), (&a, &b)) in outputs.zip(gate.iter().zip(up)) {
             let s = sigmoid(a);
-            let (silu, slope) = (a * s, b * s * (one + a * (one - s)));
+            let silu = a * s;
+            let slope = b * s * (one + a * (one - s));
             *p = silu * b;
             *db = *e * silu;
             *e *= slope;
@@ -87,7 +91,7 @@ fn blocks(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(ROWS).map(move |start| start..n.min(start + ROWS))
 }
 
-/// The rows `rows` of data `width` wide.
+/// Returns rows `rows` of data `width` wide.
 fn part<'a, T>(data: &'a [T], rows: &Range<usize>, width: usize) -> &'a [T] {
     &data[rows.start * width..rows.end * width]
 }
@@ -96,17 +100,17 @@ fn part_mut<'a, T>(data: &'a mut [T], rows: &Range<usize>, width: usize) -> &'a 
     &mut data[rows.start * width..rows.end * width]
 }
 
-fn view<T: Real>(data: &[T], width: usize) -> View<'_, T> {
+fn view<T: Float>(data: &[T], width: usize) -> View<'_, T> {
     View::new(data, data.len() / width.max(1), width, width)
 }
 
-fn view_mut<T: Real>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
+fn view_mut<T: Float>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
     let rows = data.len() / width.max(1);
     ViewMut::new(data, rows, width, width)
 }
 
 impl FeedForward {
-    /// The operator and the bundle of its weights.
+    /// Creates the operator and the bundle of its weights.
     fn new(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<(Self, Tensor)> {
         let found = Found::default();
         let [norm, gate, up, down] = weights.map(Tensor::contiguous);
@@ -121,15 +125,19 @@ impl FeedForward {
         Ok((n, h, self.weights[1].dim(0)?))
     }
 
-    fn forward<T: Real>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
+    fn forward<T: Float>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
         let mut y = x.to_vec();
-        let (mut a, mut b) = (zeros::<T>(n * f), zeros::<T>(n * f));
-        let (mut z, mut p) = (zeros::<T>(n.min(ROWS) * h), zeros::<T>(n.min(ROWS) * f));
+        let mut a = zeros::<T>(n * f);
+        let mut b = zeros::<T>(n * f);
+        let mut z = zeros::<T>(n.min(ROWS) * h);
+        let mut p = zeros::<T>(n.min(ROWS) * f);
         with_slices(self.weights.each_ref(), |[weight, gate, up, down]| {
             for rows in blocks(n) {
-                let (z, p) = (&mut z[..rows.len() * h], &mut p[..rows.len() * f]);
+                let z = &mut z[..rows.len() * h];
+                let p = &mut p[..rows.len() * f];
                 norm(part(x, &rows, h), weight, self.eps, z);
-                let (a, b) = (part_mut(&mut a, &rows, f), part_mut(&mut b, &rows, f));
+                let a = part_mut(&mut a, &rows, f);
+                let b = part_mut(&mut b, &rows, f);
                 multiply(view_mut(a, f), view(z, h), view(gate, h).t(), false);
                 multiply(view_mut(b, f), view(z, h), view(up, h).t(), false);
                 let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
@@ -149,7 +157,7 @@ impl FeedForward {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn gradients<T: Real>(
+    fn gradients<T: Float>(
         &self,
         x: &Tensor,
         wanted_x: bool,
@@ -165,7 +173,8 @@ impl FeedForward {
         let [w, gate, up, down] = &self.weights;
         with_slices([x, grad, a, b, w, gate, up, down], |[x, g, a, b, w, gate, up, down]| {
             let wide = || zeros::<T>(n.min(ROWS) * f);
-            let (mut inner, mut z) = ([wide(), wide(), wide()], zeros::<T>(n.min(ROWS) * h));
+            let mut inner = [wide(), wide(), wide()];
+            let mut z = zeros::<T>(n.min(ROWS) * h);
             for rows in blocks(n) {
                 let [e, db, p] = inner.each_mut().map(|buffer| &mut buffer[..rows.len() * f]);
                 multiply(view_mut(e, f), view(part(g, &rows, h), h), view(down, f), false);
@@ -188,7 +197,7 @@ impl FeedForward {
     }
 }
 
-/// One block of rows, and what all of them share.
+/// One block of rows, and the inputs that all blocks share.
 struct Block<'a, T> {
     rows: Range<usize>,
     h: usize,
@@ -201,17 +210,19 @@ struct Block<'a, T> {
     up: &'a [T],
 }
 
-/// The gradients that are needed: of x, and of w, W_g, W_u, W_d.
+/// Gradients during accumulation, if needed: of x, and of w, W_g, W_u, W_d.
 struct Sums<T> {
     x: Option<Vec<T>>,
     weights: [Option<Vec<T>>; 4],
 }
 
-impl<T: Real> Sums<T> {
-    /// Adds a block's share, given its da, db, p and a buffer of the size of its rows.
+impl<T: Float> Sums<T> {
+    /// Adds a block's contribution, given its da, db, p and a buffer of the size of its rows.
     fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
-        let (h, f) = (block.h, block.f);
-        let (x, g) = (part(block.x, &block.rows, h), part(block.g, &block.rows, h));
+        let h = block.h;
+        let f = block.f;
+        let x = part(block.x, &block.rows, h);
+        let g = part(block.g, &block.rows, h);
         let [w, gate, up, down] = &mut self.weights;
         if let Some(sum) = down {
             multiply(view_mut(sum, f), view(g, h).t(), view(p, f), true);
@@ -238,10 +249,10 @@ impl<T: Real> Sums<T> {
     }
 }
 
-impl Branch for FeedForward {
+impl Residual for FeedForward {
     fn backward(&self, x: &Tensor, wanted: bool, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
+        with_float!(grad.dtype(), "feed_forward", T => self.gradients::<T>(x, wanted, &grad))
     }
 }
 
@@ -258,7 +269,7 @@ impl CustomOp2 for FeedForward {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = self.size(lx.shape())?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "feed_forward", T => {
+        let y = with_float!(BackendStorage::dtype(x), "feed_forward", T => {
             self.forward::<T>(slice_of(x, lx)?, size)
         })?;
         Ok((y, lx.shape().clone()))
@@ -272,6 +283,6 @@ impl CustomOp2 for FeedForward {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = self.backward(x, x.track_op(), grad)?;
-        Ok((dx, bundle.track_op().then(|| bundle.zeros_like()).transpose()?))
+        Ok((dx, token(bundle)?))
     }
 }

@@ -1,19 +1,21 @@
-//! Affine maps whose backward computes only the gradients that are needed.
+//! Affine maps whose backward pass computes only the gradients that are needed.
 
-use crate::kernels::autograd::collect;
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::autograd::gradient_sink;
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
+use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::composed;
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 
-/// y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
+/// Computes y = x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`; y `[n, o]`.
 ///
-/// Backward: dx = g W, dW = gᵀ x, db = Σₙ g. Unlike candle's matmul rule, an input that needs no gradient
-/// (a frozen weight) costs nothing.
+/// Backward: dx = g W, dW = gᵀ x, db = Σₙ g. Unlike in candle's matmul, an input that needs no
+/// gradient (a frozen weight) costs nothing.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if !on_cpu(x) {
         return composed::linear(x, weight, bias);
@@ -28,7 +30,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             bias.map(|b| b.dims())
         );
     }
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let x = x.contiguous()?;
+    let weight = weight.contiguous()?;
     match bias {
         Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
         None => x.apply_op2(&weight, Linear),
@@ -37,8 +40,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 struct Linear;
 
-/// x Wᵀ, started from `start` (`[n, o]`) where given.
-pub(crate) fn product<T: Real>(
+/// Computes x Wᵀ, or `start` + x Wᵀ (`start` `[n, o]`).
+pub(crate) fn product<T: Float>(
     x: &[T],
     weight: &[T],
     start: Option<Vec<T>>,
@@ -46,20 +49,23 @@ pub(crate) fn product<T: Real>(
 ) -> Vec<T> {
     let accumulate = start.is_some();
     let mut y = start.unwrap_or_else(|| vec![T::from_f64(0.0); n * o]);
-    let (x, weight) = (View::new(x, n, i, i), View::new(weight, o, i, i));
+    let x = View::new(x, n, i, i);
+    let weight = View::new(weight, o, i, i);
     let out = ViewMut::new(&mut y, n, o, o);
     matmul(out, x, weight.t(), T::from_f64(1.0), accumulate, rayon::current_num_threads());
     y
 }
 
-/// y = r + x Wᵀ for r `[n, o]`, x `[n, i]`, W `[o, i]`: the end of a residual branch in one pass.
+/// Computes y = r + x Wᵀ for r `[n, o]`, x `[n, i]`, W `[o, i]`: the end of a residual branch in
+/// one pass.
 ///
 /// Backward: dr = g, dx = g W, dW = gᵀ x.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let ((n, i), (o, wi)) = (x.dims2()?, weight.dims2()?);
+    let (n, i) = x.dims2()?;
+    let (o, wi) = weight.dims2()?;
     if i != wi || residual.dims() != [n, o] {
         candle_core::bail!(
             "linear_residual: residual {:?}, x {:?}, weight {:?}",
@@ -91,9 +97,10 @@ impl CustomOp3 for LinearResidual {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_residual", T => {
+        let y = with_float!(BackendStorage::dtype(x), "linear_residual", T => {
             let start = slice_of::<T>(r, lr)?.to_vec();
-            Ok(T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)))
+            let y = product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size);
+            Ok(T::to_cpu_storage_owned(y))
         })?;
         Ok((y, lr.shape().clone()))
     }
@@ -112,29 +119,32 @@ impl CustomOp3 for LinearResidual {
 }
 
 fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
-    let ((n, i), (o, _)) = (x.shape().dims2()?, weight.shape().dims2()?);
+    let (n, i) = x.shape().dims2()?;
+    let (o, _) = weight.shape().dims2()?;
     Ok((n, i, o))
 }
 
-/// dx = g W, or dx += g W.
-pub(crate) fn add_input_gradient<T: Real>(
+/// dx = g W, or dx += g W if `accumulate`.
+pub(crate) fn add_input_gradient<T: Float>(
     grad: &Tensor,
     weight: &Tensor,
     dx: &mut [T],
     accumulate: bool,
 ) -> Result<()> {
-    let ((n, o), (_, i)) = (grad.dims2()?, weight.dims2()?);
+    let (n, o) = grad.dims2()?;
+    let (_, i) = weight.dims2()?;
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(weight, |w| {
-            let (out, g, w) =
-                (ViewMut::new(dx, n, i, i), View::new(g, n, o, o), View::new(w, o, i, i));
+            let out = ViewMut::new(dx, n, i, i);
+            let g = View::new(g, n, o, o);
+            let w = View::new(w, o, i, i);
             matmul(out, g, w, T::from_f64(1.0), accumulate, rayon::current_num_threads());
             Ok(())
         })
     })
 }
 
-fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+fn input_gradient<T: Float>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let shape = (grad.dim(0)?, weight.dim(1)?);
     let mut dx = vec![T::from_f64(0.0); shape.0 * shape.1];
     add_input_gradient(grad, weight, &mut dx, false)?;
@@ -142,13 +152,15 @@ fn input_gradient<T: Real>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// dW = gᵀ x.
-pub(crate) fn weight_gradient<T: Real>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let ((n, o), (_, i)) = (grad.dims2()?, x.dims2()?);
+pub(crate) fn weight_gradient<T: Float>(grad: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (n, o) = grad.dims2()?;
+    let (_, i) = x.dims2()?;
     let mut dw = vec![T::from_f64(0.0); o * i];
     with_slice::<T, _>(grad, |g| {
         with_slice::<T, _>(x, |x| {
-            let (out, g, x) =
-                (ViewMut::new(&mut dw, o, i, i), View::new(g, n, o, o), View::new(x, n, i, i));
+            let out = ViewMut::new(&mut dw, o, i, i);
+            let g = View::new(g, n, o, o);
+            let x = View::new(x, n, i, i);
             matmul(out, g.t(), x, T::from_f64(1.0), false, rayon::current_num_threads());
             Ok(())
         })
@@ -170,8 +182,8 @@ vectorised! {
 /// Rows per partial sum: fixed, so that the order of additions does not depend on the thread count.
 const CHUNK: usize = 64;
 
-/// Σ over chunks of rows of the vectors that `partial` adds to its accumulator, in chunk order.
-pub(crate) fn sum_over_rows<T: Real>(
+/// Returns the sum, over chunks of rows in order, of what `partial` adds to its accumulator.
+pub(crate) fn sum_over_rows<T: Float>(
     rows: usize,
     width: usize,
     partial: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
@@ -193,7 +205,7 @@ pub(crate) fn sum_over_rows<T: Real>(
 }
 
 /// db = Σₙ g.
-fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
+fn bias_gradient<T: Float>(grad: &Tensor) -> Result<Tensor> {
     let (n, o) = grad.dims2()?;
     let db = with_slice::<T, _>(grad, |g| {
         Ok(sum_over_rows(n, o, |rows, acc: &mut [T]| {
@@ -203,7 +215,7 @@ fn bias_gradient<T: Real>(grad: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(db, o, grad.device())
 }
 
-/// `f` where its result is needed.
+/// Calls `f` if its result is needed.
 pub(crate) fn when<R>(needed: bool, f: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
     if needed {
         f().map(Some)
@@ -217,9 +229,10 @@ fn backward(
     weight: &Tensor,
     grad: &Tensor,
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    with_real!(grad.dtype(), "linear", T => {
+    with_float!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
-        Ok((when(x.track_op(), || input_gradient::<T>(grad, weight))?, collect::offer(weight, of_weight)))
+        let dx = when(x.track_op(), || input_gradient::<T>(grad, weight))?;
+        Ok((dx, gradient_sink::offer(weight, of_weight)))
     })
 }
 
@@ -236,8 +249,9 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
-            Ok((T::to_cpu_storage_owned(product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size)), (size.0, size.2).into()))
+        with_float!(BackendStorage::dtype(x), "linear", T => {
+            let y = product::<T>(slice_of(x, lx)?, slice_of(w, lw)?, None, size);
+            Ok((T::to_cpu_storage_owned(y), (size.0, size.2).into()))
         })
     }
 
@@ -267,9 +281,10 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let size = sizes(lx, lw)?;
-        with_real!(candle_core::backend::BackendStorage::dtype(x), "linear", T => {
+        with_float!(BackendStorage::dtype(x), "linear", T => {
             let start = slice_of::<T>(b, lb)?.repeat(size.0);
-            Ok((T::to_cpu_storage_owned(product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size)), (size.0, size.2).into()))
+            let y = product(slice_of(x, lx)?, slice_of(w, lw)?, Some(start), size);
+            Ok((T::to_cpu_storage_owned(y), (size.0, size.2).into()))
         })
     }
 
@@ -285,7 +300,7 @@ impl CustomOp3 for Linear {
         let (dx, dw) = backward(x, w, &grad)?;
         let db = when(
             b.track_op(),
-            || with_real!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)),
+            || with_float!(grad.dtype(), "linear", T => bias_gradient::<T>(&grad)),
         )?;
         Ok((dx, dw, db))
     }

@@ -1,19 +1,22 @@
-//! A frozen affine map with a trainable correction of low rank (LoRA, Hu et al. 2021).
+//! A frozen affine map with a trainable LoRA adapter (Hu et al. 2021).
 
-use crate::kernels::composed;
-use crate::kernels::cpu::matmul::{matmul, View, ViewMut};
-use crate::kernels::cpu::real::{on_cpu, slice_of, with_real, with_slice, Real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
+use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
-/// y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B `[o, r]`; y `[n, o]`.
+/// Computes y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B
+/// `[o, r]`; y `[n, o]`.
 ///
-/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is computed for W and
-/// b, nor for an input that needs no gradient; only u `[n, r]` is kept.
+/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is
+/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
 ///
 /// # Errors
-/// Shapes that do not fit, and a weight or bias that is not frozen.
+/// Mismatched shapes, or a weight or bias that is not frozen.
 pub fn linear_lora(
     x: &Tensor,
     weight: &Tensor,
@@ -21,11 +24,16 @@ pub fn linear_lora(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
-    let ((_, i), (o, _), (r, _)) = (x.dims2()?, weight.dims2()?, a.dims2()?);
+    let (_, i) = x.dims2()?;
+    let (o, _) = weight.dims2()?;
+    let (r, _) = a.dims2()?;
     let bias_fits = bias.is_none_or(|bias| bias.dims() == [o]);
     if weight.dims() != [o, i] || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
         let bias = bias.map(|b| b.dims());
-        let (x, weight, a, b) = (x.dims(), weight.dims(), a.dims(), b.dims());
+        let x = x.dims();
+        let weight = weight.dims();
+        let a = a.dims();
+        let b = b.dims();
         candle_core::bail!(
             "linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}"
         );
@@ -45,14 +53,14 @@ struct LinearLora {
     weight: Tensor,
     bias: Option<Tensor>,
     scale: f64,
-    /// u = x Aᵀ, for the backward pass.
+    /// u = x Aᵀ, kept for the backward pass.
     inner: OnceLock<Tensor>,
 }
 
 type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLora {
-    fn forward<T: Real>(
+    fn forward<T: Float>(
         &self,
         x: &[T],
         a: &[T],
@@ -66,7 +74,8 @@ impl LinearLora {
         };
         let mut y = with_slice::<T, _>(&self.weight, |w| Ok(product(x, w, start, (n, i, o))))?;
         let u = product(x, a, None, (n, i, r));
-        let (left, right) = (View::new(&u, n, r, r), View::new(b, o, r, r).t());
+        let left = View::new(&u, n, r, r);
+        let right = View::new(b, o, r, r).t();
         let out = ViewMut::new(&mut y, n, o, o);
         matmul(out, left, right, T::from_f64(self.scale), true, rayon::current_num_threads());
         let u = Tensor::from_vec(u, (n, r), &candle_core::Device::Cpu)?;
@@ -74,7 +83,7 @@ impl LinearLora {
         Ok(y)
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         x: &Tensor,
         a: &Tensor,
@@ -84,7 +93,8 @@ impl LinearLora {
         let Some(u) = self.inner.get() else {
             candle_core::bail!("linear_lora: backward before forward");
         };
-        let ((n, i), r) = (x.dims2()?, a.dim(0)?);
+        let (n, i) = x.dims2()?;
+        let r = a.dim(0)?;
         let inner = when(x.track_op() || a.track_op(), || {
             let mut e = vec![T::from_f64(0.0); n * r];
             add_input_gradient(grad, b, &mut e, false)?;
@@ -118,9 +128,11 @@ impl CustomOp3 for LinearLora {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((n, i), o) = (lx.shape().dims2()?, lb.shape().dims2()?.0);
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "linear_lora", T => {
-            let y = self.forward::<T>(slice_of(x, lx)?, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
+        let (n, i) = lx.shape().dims2()?;
+        let o = lb.shape().dims2()?.0;
+        let y = with_float!(BackendStorage::dtype(x), "linear_lora", T => {
+            let x = slice_of::<T>(x, lx)?;
+            let y = self.forward(x, slice_of(a, la)?, slice_of(b, lb)?, (n, i, o))?;
             Ok(candle_core::WithDType::to_cpu_storage_owned(y))
         })?;
         Ok((y, (n, o).into()))
@@ -135,6 +147,6 @@ impl CustomOp3 for LinearLora {
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
+        with_float!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
     }
 }

@@ -1,20 +1,22 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
-use crate::kernels::composed;
-use crate::kernels::cpu::real::{
-    on_cpu, slice_of, sum_of, vectorised, with_real, with_slice, Real,
+use crate::kernels::cpu::float::{
+    on_cpu, slice_of, sum_of, vectorised, with_float, with_slice, Float,
 };
+use crate::kernels::dispatch::on_device;
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{sum_over_rows, when};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex};
 
-/// y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
+/// Computes y = x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
 ///
-/// Backward with r = 1/√(mean x² + ε) and a = g ∘ w: dx = r (a − x r² mean(a ∘ x)), dw = Σₙ g ∘ x r.
+/// Backward with r = 1/√(mean x² + ε) and a = g ∘ w: dx = r (a − x r² mean(a ∘ x)), dw = Σₙ g ∘ x
+/// r.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (_, h) = x.dims2()?;
     if weight.dims() != [h] {
@@ -24,23 +26,15 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !on_cpu(x) {
         return composed::rms_norm(x, weight, eps);
     }
-    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps, ready: None })
+    x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps })
 }
 
-pub(crate) struct RmsNorm {
-    pub(crate) eps: f64,
-    /// The output, where it has been computed together with the input.
-    pub(crate) ready: Option<Arc<Mutex<Option<CpuStorage>>>>,
-}
-
-impl RmsNorm {
-    fn take_ready(&self) -> Option<CpuStorage> {
-        self.ready.as_ref()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-    }
+struct RmsNorm {
+    eps: f64,
 }
 
 #[inline(always)]
-fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+fn dot<T: Float>(a: &[T], b: &[T]) -> T {
     sum_of(a, b, |x, y| x * y)
 }
 
@@ -56,7 +50,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// One row of the backward: writes dx, adds to dw.
+    /// One row of the backward pass: writes dx.
     fn backward_row<T>(x: &[T], weight: &[T], grad: &[T], eps: T, dx: &mut [T]) {
         let inverse_width = T::from_f64(1.0 / x.len() as f64);
         let r = T::from_f64(1.0) / (dot(x, x) * inverse_width + eps).sqrt();
@@ -80,7 +74,12 @@ vectorised! {
     }
 }
 
-fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
+fn input_gradient<T: Float>(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
     let mut dx = vec![T::from_f64(0.0); n * h];
     with_slice::<T, _>(x, |x| {
@@ -96,7 +95,7 @@ fn input_gradient<T: Real>(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64)
     Tensor::from_vec(dx, (n, h), x.device())
 }
 
-fn weight_gradient<T: Real>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
+fn weight_gradient<T: Float>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
     let dw = with_slice::<T, _>(x, |x| {
         with_slice::<T, _>(grad, |g| {
@@ -111,7 +110,7 @@ fn weight_gradient<T: Real>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tenso
     Tensor::from_vec(dw, h, x.device())
 }
 
-fn forward<T: Real>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
+fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
     let h = weight.len();
     let mut y = vec![T::from_f64(0.0); x.len()];
     let rows = y.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
@@ -131,10 +130,7 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        if let Some(y) = self.take_ready() {
-            return Ok((y, lx.shape().clone()));
-        }
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rms_norm", T => {
+        let y = with_float!(BackendStorage::dtype(x), "rms_norm", T => {
             Ok(forward::<T>(slice_of(x, lx)?, slice_of(w, lw)?, self.eps))
         })?;
         Ok((y, lx.shape().clone()))
@@ -148,7 +144,7 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "rms_norm", T => Ok((
+        with_float!(grad.dtype(), "rms_norm", T => Ok((
             when(x.track_op(), || input_gradient::<T>(x, w, &grad, self.eps))?,
             when(w.track_op(), || weight_gradient::<T>(x, &grad, self.eps))?,
         )))

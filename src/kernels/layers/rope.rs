@@ -1,169 +1,29 @@
-//! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
+//! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face
+//! checkpoints.
 
-use crate::kernels::composed;
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice};
+use crate::kernels::dispatch::on_device;
+use crate::kernels::layers::composed;
+use crate::kernels::layers::rope_table::{rotate_rows, RopeTable, TableFloat};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use std::sync::Arc;
 
-/// cos and sin of position · frequency, base^(−2j/d) unless others are given, for every position below a limit.
-#[derive(Debug, Clone)]
-pub struct RopeTable {
-    head_dim: usize,
-    double: Angles<f64>,
-    single: Angles<f32>,
-    #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    uploaded: std::sync::OnceLock<Tensor>,
-}
-
-/// cos and sin `[positions · d/2]`.
-#[derive(Debug, Clone)]
-pub(crate) struct Angles<T> {
-    cos: Vec<T>,
-    sin: Vec<T>,
-}
-
-impl RopeTable {
-    /// The table for heads of `head_dim` features (even), positions 0..`positions`, and base θ.
-    pub fn new(head_dim: usize, positions: usize, theta: f64) -> Self {
-        let frequency = |j: usize| theta.powf(-2.0 * j as f64 / head_dim as f64);
-        Self::of_frequencies(&(0..head_dim / 2).map(frequency).collect::<Vec<_>>(), positions)
-    }
-
-    /// The table of the angles position · frequency for positions 0..`positions` and one frequency `[d/2]`, in
-    /// radians per position, for every pair of features.
-    pub fn of_frequencies(frequencies: &[f64], positions: usize) -> Self {
-        let half = frequencies.len();
-        let head_dim = 2 * half;
-        let angle = |i: usize| (i / half) as f64 * frequencies[i % half];
-        let (sin, cos): (Vec<f64>, Vec<f64>) =
-            (0..positions * half).into_par_iter().map(|i| angle(i).sin_cos()).unzip();
-        let single = |x: &[f64]| x.iter().map(|&x| x as f32).collect();
-        Self {
-            head_dim,
-            single: Angles { cos: single(&cos), sin: single(&sin) },
-            double: Angles { cos, sin },
-            #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            uploaded: std::sync::OnceLock::new(),
-        }
-    }
-
-    /// cos over sin `[2, positions, d/2]` in f32 on a device; kept for the first one that asks.
-    #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    fn on(&self, device: &Device) -> Result<Tensor> {
-        if let Some(tensor) =
-            self.uploaded.get().filter(|tensor| tensor.device().same_device(device))
-        {
-            return Ok(tensor.clone());
-        }
-        let values = [self.single.cos.as_slice(), &self.single.sin].concat();
-        let tensor = Tensor::from_vec(values, (2, self.positions(), self.head_dim / 2), device)?;
-        self.uploaded.get_or_init(|| tensor.clone());
-        Ok(tensor)
-    }
-
-    /// Features per head.
-    pub fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
-    /// The first position outside the table.
-    pub fn positions(&self) -> usize {
-        2 * self.double.cos.len() / self.head_dim
-    }
-
-    /// cos and sin rows of `positions` as two `[n, 1, 1, d/2]` tensors.
-    ///
-    /// # Errors
-    /// A position outside the table.
-    pub fn tensors(
-        &self,
-        positions: &[u32],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<(Tensor, Tensor)> {
-        self.check(positions)?;
-        let half = self.head_dim / 2;
-        let gather = |table: &[f64]| {
-            let rows: Vec<f64> = positions
-                .iter()
-                .flat_map(|&p| &table[p as usize * half..(p as usize + 1) * half])
-                .copied()
-                .collect();
-            Tensor::from_vec(rows, (positions.len(), 1, 1, half), &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)
-        };
-        Ok((gather(&self.double.cos)?, gather(&self.double.sin)?))
-    }
-
-    /// Requires every position to be in the table.
-    pub(crate) fn check(&self, positions: &[u32]) -> Result<()> {
-        match positions.iter().find(|&&p| p as usize >= self.positions()) {
-            Some(p) => {
-                candle_core::bail!("rope: position {p} outside the table of {}", self.positions())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Rotates one row (`[heads·d]`) in place by its position's angles, backwards where `inverse`.
-    pub(crate) fn rotate<T: TableReal>(&self, row: &mut [T], position: usize, inverse: bool) {
-        let half = self.head_dim / 2;
-        let range = position * half..(position + 1) * half;
-        let angles = T::angles(self);
-        let sign = T::from_f64(if inverse { -1.0 } else { 1.0 });
-        rotate_row(row, &angles.cos[range.clone()], &angles.sin[range], sign);
-    }
-}
-
-vectorised! {
-    /// (a, b) ← (a cos − b sin, b cos + a sin) with sin of the given sign, for every head of a row.
-    fn rotate_row<T>(row: &mut [T], cos: &[T], sin: &[T], sign: T) {
-        for head in row.chunks_exact_mut(2 * cos.len()) {
-            let (first, second) = head.split_at_mut(cos.len());
-            for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                let (x, y, s) = (*a, *b, sign * s);
-                *a = x * c - y * s;
-                *b = y * c + x * s;
-            }
-        }
-    }
-}
-
-/// An element type that has its own table.
-pub(crate) trait TableReal: Real {
-    /// The angles in this type.
-    fn angles(table: &RopeTable) -> &Angles<Self>;
-}
-
-impl TableReal for f32 {
-    fn angles(table: &RopeTable) -> &Angles<f32> {
-        &table.single
-    }
-}
-
-impl TableReal for f64 {
-    fn angles(table: &RopeTable) -> &Angles<f64> {
-        &table.double
-    }
-}
-
-/// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin), where row i
-/// stands at `positions[i]`.
+/// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin),
+/// with the angles of position `positions[i]` for row i.
 ///
 /// Backward: the rotation by the opposite angles.
 ///
 /// # Errors
-/// A position outside the table, or shapes that do not fit.
+/// A position outside the table, or mismatched shapes.
 pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
-    if n != positions.len() || width % table.head_dim != 0 {
+    if n != positions.len() || width % table.head_dim() != 0 {
         candle_core::bail!(
             "rope: x {:?}, {} positions, head {}",
             x.shape(),
             positions.len(),
-            table.head_dim
+            table.head_dim()
         );
     }
     table.check(positions)?;
@@ -184,20 +44,8 @@ struct Rope {
     inverse: bool,
 }
 
-/// Rotates the rows of `data` in place by the angles of their positions, backwards where `inverse`.
-pub(crate) fn rotate_rows<T: TableReal>(
-    table: &RopeTable,
-    positions: &[u32],
-    data: &mut [T],
-    inverse: bool,
-) {
-    let width = data.len() / positions.len().max(1);
-    let rows = data.par_chunks_mut(width.max(1)).zip(positions).with_min_len(64);
-    rows.for_each(|(row, &p)| table.rotate(row, p as usize, inverse));
-}
-
 impl Rope {
-    fn apply<T: TableReal>(&self, x: &[T]) -> Vec<T> {
+    fn apply<T: TableFloat>(&self, x: &[T]) -> Vec<T> {
         let mut y = x.to_vec();
         rotate_rows(&self.table, &self.positions, &mut y, self.inverse);
         y
@@ -210,7 +58,7 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "rope", T => {
+        let y = with_float!(BackendStorage::dtype(x), "rope", T => {
             Ok(candle_core::WithDType::to_cpu_storage_owned(self.apply::<T>(slice_of(x, layout)?)))
         })?;
         Ok((y, layout.shape().clone()))
@@ -219,7 +67,7 @@ impl CustomOp1 for Rope {
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let inverse =
             Rope { table: self.table.clone(), positions: self.positions.clone(), inverse: true };
-        let dx = with_real!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
+        let dx = with_float!(grad.dtype(), "rope", T => with_slice::<T, _>(grad, |g| {
             Tensor::from_vec(inverse.apply(g), grad.shape(), grad.device())
         }))?;
         Ok(Some(dx))

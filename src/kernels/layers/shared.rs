@@ -1,32 +1,32 @@
-//! Beginnings that packed sequences have in common, computed once.
+//! Prefixes that packed sequences share, computed once.
 //!
-//! Under a causal mask what a layer makes of a token depends on the tokens before it alone: where sequences begin alike, as
-//! those of a group or of a trajectory's turns do, they share all of it. Only attention looks at whole sequences; it is handed
-//! each with its copies of shared queries, keys and values, and their gradients are summed.
+//! Under a causal mask, a layer's output for a token depends only on the tokens before it.
+//! Sequences with a common prefix, such as the members of a group or the turns of a trajectory,
+//! therefore have the same activations there. Only attention looks at whole sequences: it receives
+//! each with copies of the shared queries, keys and values, and their gradients are summed.
 
-use crate::kernels::cpu::real::Real;
-use crate::kernels::layers::attention::{attend, attend_backward, attention};
-use crate::kernels::layers::attention_branch::AttentionRows;
+use crate::kernels::cpu::float::Float;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
-/// Which token of packed sequences is which computed one.
+/// Mapping between the tokens of packed sequences and the computed tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedPrefixes {
-    /// For each of the sequences' tokens, its computed one.
+    /// Computed token of each token of the sequences.
     of: Arc<[u32]>,
-    /// For each computed token, the first place it stands at.
-    first: Arc<[u32]>,
+    /// First position of each computed token among all tokens.
+    pub(super) first: Arc<[u32]>,
 }
 
-/// Tokens below which a common beginning is computed again: indexing it would cost as much.
+/// Length below which a common prefix is computed again: indexing it would cost as much.
 const LEAST: usize = 8;
 
 impl SharedPrefixes {
-    /// The beginnings that `rows` share with earlier ones; `None` where none is long enough.
+    /// Finds the prefixes that `rows` share with earlier rows; `None` if none is long enough.
     pub fn of_rows(rows: &[&[u32]]) -> Option<Self> {
         let tokens = rows.iter().map(|row| row.len()).sum();
-        let (mut of, mut first) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
+        let mut of = Vec::with_capacity(tokens);
+        let mut first = Vec::with_capacity(tokens);
         let mut starts: Vec<usize> = Vec::with_capacity(rows.len());
         for (i, row) in rows.iter().enumerate() {
             let common = |j: &usize| row.iter().zip(rows[*j]).take_while(|(a, b)| a == b).count();
@@ -47,33 +47,33 @@ impl SharedPrefixes {
         (first.len() < of.len()).then(|| Self { of: of.into(), first: first.into() })
     }
 
-    /// Tokens of all sequences.
+    /// Returns the number of tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.of.len()
     }
 
-    /// Tokens that are computed.
+    /// Returns the number of computed tokens.
     pub fn computed(&self) -> usize {
         self.first.len()
     }
 
-    /// One number for each computed token out of one for each token.
+    /// Returns the entry of each computed token from `all` tokens' entries.
     pub(crate) fn pick<T: Copy>(&self, all: &[T]) -> Vec<T> {
         self.first.iter().map(|&at| all[at as usize]).collect()
     }
 
-    /// Rows of all tokens out of those of the computed ones, `width` wide.
-    fn spread<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    /// Returns the rows of all tokens, given those of the computed ones, `width` wide.
+    pub(super) fn spread<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         copied(&self.of, computed, width)
     }
 
-    /// Rows of the computed tokens out of those of all.
-    fn gather<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    /// Returns the rows of the computed tokens, given those of all tokens.
+    pub(super) fn gather<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         copied(&self.first, all, width)
     }
 
-    /// The adjoint of `gather`: zero at every other place.
-    fn place<T: Real>(&self, computed: &[T], width: usize) -> Vec<T> {
+    /// The adjoint of `gather`: zero at every other position.
+    pub(super) fn place<T: Float>(&self, computed: &[T], width: usize) -> Vec<T> {
         let mut all = vec![T::from_f64(0.0); self.of.len() * width];
         for (&at, row) in self.first.iter().zip(computed.chunks_exact(width)) {
             all[at as usize * width..][..width].copy_from_slice(row);
@@ -81,8 +81,8 @@ impl SharedPrefixes {
         all
     }
 
-    /// The adjoint of `spread`: summed over the places, in their order.
-    fn sum<T: Real>(&self, all: &[T], width: usize) -> Vec<T> {
+    /// The adjoint of `spread`: the sum over a computed token's positions, in order.
+    pub(super) fn sum<T: Float>(&self, all: &[T], width: usize) -> Vec<T> {
         let mut computed = vec![T::from_f64(0.0); self.first.len() * width];
         for (&u, row) in self.of.iter().zip(all.chunks_exact(width)) {
             let sums = &mut computed[u as usize * width..][..width];
@@ -91,7 +91,7 @@ impl SharedPrefixes {
         computed
     }
 
-    /// Rows of all tokens `[tokens, h]` out of those of the computed ones.
+    /// Returns the rows of all tokens `[tokens, h]`, given those of the computed ones.
     ///
     /// # Errors
     /// A failed tensor operation.
@@ -100,68 +100,11 @@ impl SharedPrefixes {
     }
 }
 
-/// The rows `at` of `from`, one after another.
-fn copied<T: Real>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
+/// Copies the rows `at` of `from`.
+fn copied<T: Float>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
     let mut rows = Vec::with_capacity(at.len() * width);
     at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
     rows
-}
-
-impl AttentionRows {
-    /// Tokens that are computed.
-    pub(crate) fn computed(&self) -> usize {
-        self.shared
-            .as_ref()
-            .map_or_else(|| self.shape.lengths.iter().sum(), SharedPrefixes::computed)
-    }
-
-    /// Whether the sequences have as many tokens as the shared beginnings say.
-    pub(crate) fn is_consistent(&self) -> bool {
-        let tokens: usize = self.shape.lengths.iter().sum();
-        self.shared.as_ref().is_none_or(|shared| shared.tokens() == tokens)
-    }
-
-    /// Widths of queries and keys.
-    fn widths(&self) -> [usize; 2] {
-        [self.shape.heads, self.shape.kv_heads].map(|heads| heads * self.shape.head_dim)
-    }
-
-    /// [`attention()`] of computed tokens.
-    pub(crate) fn attend<T: Real>(&self, q: &[T], k: &[T], v: &[T]) -> Vec<T> {
-        let Some(shared) = &self.shared else { return attend(q, k, v, &self.shape) };
-        let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
-        shared.gather(&attend(&q, &k, &v, &self.shape), wide)
-    }
-
-    /// (dq, dk, dv) of it.
-    pub(crate) fn attend_backward<T: Real>(
-        &self,
-        q: &[T],
-        k: &[T],
-        v: &[T],
-        grad: &[T],
-    ) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let Some(shared) = &self.shared else { return attend_backward(q, k, v, grad, &self.shape) };
-        let [wide, narrow] = self.widths();
-        let (q, k, v) =
-            (shared.spread(q, wide), shared.spread(k, narrow), shared.spread(v, narrow));
-        let grad = shared.place(grad, wide);
-        let (dq, dk, dv) = attend_backward(&q, &k, &v, &grad, &self.shape);
-        (shared.sum(&dq, wide), shared.sum(&dk, narrow), shared.sum(&dv, narrow))
-    }
-
-    /// [`attention()`] of computed tokens' queries, keys and values, as tensors with gradients.
-    ///
-    /// # Errors
-    /// As [`attention()`].
-    pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
-        let first = Tensor::new(&shared.first[..], q.device())?;
-        let [q, k, v] = [q, k, v].map(|x| shared.spread_rows(x));
-        attention(&q?, &k?, &v?, &self.shape)?.index_select(&first, 0)
-    }
 }
 
 #[cfg(test)]
@@ -177,7 +120,8 @@ mod tests {
         let shared = SharedPrefixes::of_rows(&[&long, &other, &further, &short]).unwrap();
         let computed = 12 + 2 + 1 + LEAST;
         assert_eq!((shared.tokens(), shared.computed()), (12 + 12 + 13 + LEAST, computed));
-        // The second goes on from the first, the third from the second, the fourth begins too briefly like them.
+        // The second continues the first, the third the second; the fourth shares too short a
+        // prefix.
         assert_eq!(shared.of[12..24], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]);
         assert_eq!(shared.of[24..37], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14]);
         assert_eq!(shared.of[37], 15);
@@ -194,7 +138,8 @@ mod tests {
         let shared = SharedPrefixes::of_rows(&rows).unwrap();
         let numbers =
             |n: usize, a: usize| (0..n).map(|i| ((i * a) % 17) as f64 - 8.0).collect::<Vec<_>>();
-        let (computed, all) = (numbers(2 * shared.computed(), 5), numbers(2 * shared.tokens(), 7));
+        let computed = numbers(2 * shared.computed(), 5);
+        let all = numbers(2 * shared.tokens(), 7);
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         assert_eq!(dot(&shared.spread(&computed, 2), &all), dot(&computed, &shared.sum(&all, 2)));
         assert_eq!(dot(&shared.gather(&all, 2), &computed), dot(&all, &shared.place(&computed, 2)));

@@ -1,20 +1,23 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
-use crate::kernels::composed;
-use crate::kernels::cpu::real::{on_cpu, slice_of, vectorised, with_real, with_slice, Real};
+use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
+use crate::kernels::dispatch::on_device;
+use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`; silu(a) = a σ(a); y `[n, f]`.
+/// Computes y = silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`; silu(a) = a σ(a); y
+/// `[n, f]`.
 ///
-/// Backward with a = x W_gᵀ, b = x W_uᵀ: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)),
-/// dx = da W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. One operator instead of three saves four passes over
-/// `[n, f]` in candle's accumulation of gradients.
+/// Backward with a = x W_gᵀ, b = x W_uᵀ: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)), dx = da
+/// W_g + db W_u, dW_g = daᵀ x, dW_u = dbᵀ x. One operator instead of three saves four passes over
+/// `[n, f]` when candle accumulates gradients.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (_, i) = x.dims2()?;
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
@@ -25,7 +28,11 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             up.shape()
         );
     }
-    on_device!(x => crate::kernels::gpu::swiglu::swiglu(x, gate, up));
+    on_device!(x => {
+        let a = composed::linear(x, gate, None)?;
+        let b = composed::linear(x, up, None)?;
+        crate::kernels::gpu::swiglu::silu_mul(&a, &b)
+    });
     if !on_cpu(x) {
         return composed::swiglu(x, gate, up);
     }
@@ -36,7 +43,8 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     )
 }
 
-/// silu(a) ∘ b for a and b of one shape: what [`swiglu()`] does after its products, where those are made apart (LoRA).
+/// Computes silu(a) ∘ b for a and b of one shape: the second half of [`swiglu()`], for products
+/// with LoRA adapters.
 ///
 /// Backward: db = g silu(a), da = g ∘ b ∘ σ (1 + a (1 − σ)).
 ///
@@ -66,7 +74,7 @@ impl CustomOp2 for SiluMul {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(a), "silu_mul", T => {
+        let y = with_float!(BackendStorage::dtype(a), "silu_mul", T => {
             Ok(T::to_cpu_storage_owned(activation::<T>(slice_of(a, la)?, slice_of(b, lb)?)))
         })?;
         Ok((y, la.shape().clone()))
@@ -81,20 +89,20 @@ impl CustomOp2 for SiluMul {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (da, db) =
-            with_real!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
+            with_float!(grad.dtype(), "silu_mul", T => activation_gradients::<T>(a, b, &grad))?;
         Ok((a.track_op().then_some(da), b.track_op().then_some(db)))
     }
 }
 
 /// silu(a) ∘ b.
-fn activation<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
+fn activation<T: Float>(a: &[T], b: &[T]) -> Vec<T> {
     let mut y = vec![T::from_f64(0.0); a.len()];
     let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
     chunks.for_each(|((y, a), b)| swiglu_slice(a, b, y));
     y
 }
 
-/// Keeps (x W_gᵀ, x W_uᵀ) for the backward pass.
+/// The operator, which keeps (x W_gᵀ, x W_uᵀ) for the backward pass.
 struct SwiGlu {
     inner: OnceLock<(Tensor, Tensor)>,
 }
@@ -103,7 +111,7 @@ struct SwiGlu {
 const CHUNK: usize = 1 << 14;
 
 #[inline(always)]
-pub(crate) fn sigmoid<T: Real>(x: T) -> T {
+pub(crate) fn sigmoid<T: Float>(x: T) -> T {
     let one = T::from_f64(1.0);
     one / (one + (T::from_f64(0.0) - x).exp::<false>())
 }
@@ -139,13 +147,14 @@ vectorised! {
     }
 }
 
-fn activation_gradients<T: Real>(
+fn activation_gradients<T: Float>(
     gate: &Tensor,
     up: &Tensor,
     grad: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let zeros = || vec![T::from_f64(0.0); gate.elem_count()];
-    let (mut dgate, mut dup) = (zeros(), zeros());
+    let mut dgate = zeros();
+    let mut dup = zeros();
     with_slice::<T, _>(gate, |gate| {
         with_slice::<T, _>(up, |up| {
             with_slice::<T, _>(grad, |grad| {
@@ -166,7 +175,7 @@ fn activation_gradients<T: Real>(
 type Inputs3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl SwiGlu {
-    fn forward<T: Real>(
+    fn forward<T: Float>(
         &self,
         x: &[T],
         gate: &[T],
@@ -174,7 +183,8 @@ impl SwiGlu {
         (n, i): (usize, usize),
     ) -> Result<CpuStorage> {
         let f = gate.len() / i.max(1);
-        let (a, b) = (product(x, gate, None, (n, i, f)), product(x, up, None, (n, i, f)));
+        let a = product(x, gate, None, (n, i, f));
+        let b = product(x, up, None, (n, i, f));
         let y = activation(&a, &b);
         let keep = |data| Tensor::from_vec(data, (n, f), &candle_core::Device::Cpu);
         let inner = (keep(a)?, keep(b)?);
@@ -182,7 +192,7 @@ impl SwiGlu {
         Ok(T::to_cpu_storage_owned(y))
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         x: &Tensor,
         gate: &Tensor,
@@ -220,8 +230,9 @@ impl CustomOp3 for SwiGlu {
         up: &CpuStorage,
         lu: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (size, f) = (lx.shape().dims2()?, lg.shape().dims2()?.0);
-        let y = with_real!(candle_core::backend::BackendStorage::dtype(x), "swiglu", T => {
+        let size = lx.shape().dims2()?;
+        let f = lg.shape().dims2()?.0;
+        let y = with_float!(BackendStorage::dtype(x), "swiglu", T => {
             self.forward::<T>(slice_of(x, lx)?, slice_of(gate, lg)?, slice_of(up, lu)?, size)
         })?;
         Ok((y, (size.0, f).into()))
@@ -236,6 +247,6 @@ impl CustomOp3 for SwiGlu {
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
-        with_real!(grad.dtype(), "swiglu", T => self.backward::<T>(x, gate, up, &grad))
+        with_float!(grad.dtype(), "swiglu", T => self.backward::<T>(x, gate, up, &grad))
     }
 }

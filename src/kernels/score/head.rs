@@ -1,19 +1,20 @@
-//! The product and the row arithmetic of a language-model head, one tile of the vocabulary at a time.
+//! A language-model head, one tile of the vocabulary at a time.
 //!
-//! Shapes: n = tokens, h = hidden width, v = vocabulary, w = columns of a tile. Only a tile of logits `[n, w]` exists;
-//! the statistics of its rows are carried from tile to tile, and the backward pass computes the logits again
-//! (four products in all) unless one tile held all of them, which is kept then (three). A tile's part of dW is written once, so nothing is rounded twice.
+//! Shapes: n = tokens, h = hidden width, v = vocabulary, w = columns of a tile. Only one tile of
+//! logits `[n, w]` exists at a time. The rows' statistics are carried from tile to tile, and the
+//! backward pass recomputes the logits, which makes four matrix multiplications in all. If one tile
+//! holds the whole vocabulary, its logits are kept and three suffice. Each tile's part of dW is
+//! written once, so nothing is rounded twice.
 
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::real::Real;
-use crate::kernels::score::logit::{widened, Factor, Logit};
-use crate::kernels::score::rows::{RowGradient, Running};
+use crate::kernels::cpu::element::{widened, Element};
+use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::score::logit::{Factor, Logit};
 use crate::kernels::score::scoring::{RowScore, Scoring};
-use crate::kernels::score::support::RowSupport;
+use crate::kernels::score::softmax::{Running, ScoreGradient};
 use rayon::prelude::*;
 
-/// x `[n, width]` and W `[v, width]`: one term of logits = Σ x Wᵀ + b.
+/// One term x Wᵀ of the logits: x `[n, width]` and W `[v, width]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Term<'a, T> {
     pub(crate) x: &'a [T],
@@ -21,8 +22,8 @@ pub(crate) struct Term<'a, T> {
     pub(crate) width: usize,
 }
 
-/// Hidden states and weights of one call; `terms` has the head's own, and that of a low-rank update where there is
-/// one.
+/// Hidden states and weights of one call. `terms` contains the head's own term and, with a LoRA
+/// adapter, the adapter's.
 pub(crate) struct Head<'a, T> {
     pub(crate) terms: Vec<Term<'a, T>>,
     pub(crate) bias: Option<&'a [T]>,
@@ -30,31 +31,20 @@ pub(crate) struct Head<'a, T> {
     pub(crate) chunk_bytes: usize,
 }
 
-/// One token's part of a loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TokenLoss {
-    /// ℓ(log p, H).
-    pub value: f64,
-    /// ∂ℓ/∂log p.
-    pub log_prob: f64,
-    /// ∂ℓ/∂H.
-    pub entropy: f64,
-}
-
-/// Which gradients of a term are needed.
+/// Flags for the gradients of a term that are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) x: bool,
     pub(crate) weight: bool,
 }
 
-/// Gradients of all terms and of the bias; empty where they were not wanted.
+/// Gradients of all terms and of the bias; empty if not requested.
 pub(crate) struct HeadGradients<T> {
     pub(crate) terms: Vec<TermGradient<T>>,
     pub(crate) bias: Vec<T>,
 }
 
-/// Gradients of one term; empty where they were not wanted.
+/// Gradients of one term; empty if not requested.
 pub(crate) struct TermGradient<T> {
     pub(crate) x: Vec<T>,
     pub(crate) weight: Vec<T>,
@@ -65,29 +55,29 @@ impl<T: Logit> Head<'_, T> {
         self.scoring.ids.len()
     }
 
-    /// Columns of a tile.
+    /// Returns the number of columns of a tile.
     fn tile(&self) -> usize {
-        let bytes = self.tokens().max(1) * std::mem::size_of::<T::Real>();
+        let bytes = self.tokens().max(1) * std::mem::size_of::<T::Float>();
         let most = (self.chunk_bytes / bytes).max(64);
-        // Tiles of one size, so that the last is not a sliver.
+        // Tiles of about equal width, so that the last one is not a sliver.
         self.scoring.vocabulary.div_ceil(self.scoring.vocabulary.div_ceil(most))
     }
 
     /// Calls `f` for every tile with its first column and its width.
     fn for_tiles(&self, mut f: impl FnMut(usize, usize)) {
-        let (v, width) = (self.scoring.vocabulary, self.tile());
+        let v = self.scoring.vocabulary;
+        let width = self.tile();
         (0..v).step_by(width).for_each(|start| f(start, width.min(v - start)));
     }
 
-    /// The logits of columns `start..start + width` of rows `rows`, written to `z`.
+    /// Writes the logits of columns `start..start + width` to `z`.
     fn logits(
         &self,
-        rows: std::ops::Range<usize>,
         (start, width): (usize, usize),
-        z: &mut [T::Real],
-        buffers: &mut [Vec<T::Real>; 2],
+        z: &mut [T::Float],
+        buffers: &mut [Vec<T::Float>; 2],
     ) {
-        let n = rows.len();
+        let n = self.tokens();
         if let Some(bias) = self.bias {
             let bias = widened(&bias[start..start + width], &mut buffers[0]);
             z.par_chunks_mut(width).for_each(|row| row.copy_from_slice(bias));
@@ -95,21 +85,23 @@ impl<T: Logit> Head<'_, T> {
         let [left, right] = buffers;
         for (i, term) in self.terms.iter().enumerate() {
             let k = term.width;
-            let x = View::new(&term.x[rows.start * k..rows.end * k], n, k, k);
+            let x = View::new(term.x, n, k, k);
             let w = View::new(&term.weight[start * k..(start + width) * k], width, k, k);
             let out = ViewMut::new(z, n, width, width);
             T::product(out, Factor::Own(x, left), (w.t(), right), i > 0 || self.bias.is_some());
         }
     }
 
-    /// One pass over the vocabulary: the statistics of every row and its own logit; the logits too where one tile holds all.
-    pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Real>>) {
+    /// Computes every row's statistics and its token's logit in one pass over the vocabulary. Also
+    /// returns the logits if one tile holds them all.
+    pub(crate) fn score(&self) -> (Vec<RowScore>, Option<Vec<T::Float>>) {
         let n = self.tokens();
         let mut rows = vec![(Running::EMPTY, 0.0); n];
-        let (mut z, mut buffers) = (zeros::<T::Real>(n * self.tile()), [vec![], vec![]]);
+        let mut z = zeros::<T::Float>(n * self.tile());
+        let mut buffers = [vec![], vec![]];
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
-            self.logits(0..n, (start, width), z, &mut buffers);
+            self.logits((start, width), z, &mut buffers);
             z.par_chunks(width).zip(&mut rows).enumerate().for_each(|(i, (z, row))| {
                 self.scoring.add_part(i, z, start, row);
             });
@@ -118,85 +110,44 @@ impl<T: Logit> Head<'_, T> {
         (scores, (self.tile() == self.scoring.vocabulary).then_some(z))
     }
 
-    /// The gradients of all terms, and of the bias where `bias` is wanted; from the logits where [`Head::score`]'s were kept.
+    /// Computes the gradients of all terms, and of the bias if `bias`. `kept` are the logits from
+    /// [`Head::score`], if it returned them.
     pub(crate) fn gradient(
         &self,
-        kept: Option<Vec<T::Real>>,
+        kept: Option<Vec<T::Float>>,
         scored: &[RowScore],
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
         wanted: &[Wanted],
         bias: bool,
     ) -> HeadGradients<T> {
         let n = self.tokens();
         let mut gradients = Gradients::new(self, wanted, bias);
-        let (known, mut buffers) = (kept.is_some(), [vec![], vec![]]);
+        let known = kept.is_some();
+        let mut buffers = [vec![], vec![]];
         let mut z = kept.unwrap_or_else(|| zeros(n * self.tile()));
         self.for_tiles(|start, width| {
             let z = &mut z[..n * width];
             if !known {
-                self.logits(0..n, (start, width), z, &mut buffers);
+                self.logits((start, width), z, &mut buffers);
             }
             let rows = z.par_chunks_mut(width).zip(scored).zip(grads).enumerate();
             rows.for_each(|(i, ((z, (s, _)), &grad))| {
                 self.scoring.gradient_part(i, z, start, s, grad)
             });
-            gradients.add_tile(self, 0..n, (start, width), z, &mut buffers);
+            gradients.add_tile(self, (start, width), z, &mut buffers);
         });
         gradients.finish()
     }
-
-    /// Scores, the loss of every row, and gradients together, a few whole rows of logits at a time: three products
-    /// instead of four. `loss` is not asked about skipped rows; theirs is 0.
-    pub(crate) fn score_and_gradient(
-        &self,
-        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
-        wanted: &[Wanted],
-        bias: bool,
-    ) -> (Vec<(RowScore, f64)>, HeadGradients<T>) {
-        let (n, v) = (self.tokens(), self.scoring.vocabulary);
-        let at_once = (self.chunk_bytes / (v * std::mem::size_of::<T::Real>())).clamp(1, n.max(1));
-        let mut gradients = Gradients::new(self, wanted, bias);
-        let (mut z, mut buffers) = (zeros::<T::Real>(at_once * v), [vec![], vec![]]);
-        let mut scored = Vec::with_capacity(n);
-        for first in (0..n).step_by(at_once) {
-            let rows = first..n.min(first + at_once);
-            let z = &mut z[..rows.len() * v];
-            self.logits(rows.clone(), (0, v), z, &mut buffers);
-            let work =
-                z.par_chunks_mut(v).enumerate().map(|(i, z)| self.row_loss(first + i, z, loss));
-            scored.extend(work.collect::<Vec<_>>());
-            gradients.add_tile(self, rows, (0, v), z, &mut buffers);
-        }
-        (scored, gradients.finish())
-    }
-
-    /// The score and the loss of row `i`, whose logits become their gradient.
-    fn row_loss(
-        &self,
-        i: usize,
-        z: &mut [T::Real],
-        loss: &(dyn Fn(usize, f64, f64) -> TokenLoss + Send + Sync),
-    ) -> (RowScore, f64) {
-        let score = self.scoring.score(i, z);
-        if self.scoring.row(i) == RowSupport::Skipped {
-            z.fill(T::Real::from_f32(0.0));
-            return (score, 0.0);
-        }
-        let (log_prob, entropy) = self.scoring.value(i, &score);
-        let TokenLoss { value, log_prob, entropy } = loss(i, log_prob, entropy);
-        self.scoring.gradient_part(i, z, 0, &score.0, RowGradient { log_prob, entropy });
-        (score, value)
-    }
 }
 
-/// dx and dW of one term, where they are wanted.
-type Sums<T> = (Option<Vec<<T as Logit>::Real>>, Option<Vec<T>>);
+/// dx and dW of one term, if requested.
+type Sums<T> = (Option<Vec<<T as Element>::Float>>, Option<Vec<T>>);
 
-/// Gradients while they are summed: those of the inputs in the type of the arithmetic, those of the weights in
-/// their own, since each tile's part is written once.
+/// Gradients during accumulation. Those of the inputs are in the type of the arithmetic; those of
+/// the weights in their own type, since each tile's part is written once.
 struct Gradients<T: Logit> {
     terms: Vec<Sums<T>>,
-    bias: Option<Vec<T::Real>>,
+    bias: Option<Vec<T::Float>>,
 }
 
 impl<T: Logit> Gradients<T> {
@@ -210,30 +161,29 @@ impl<T: Logit> Gradients<T> {
         }
     }
 
-    /// Adds what the gradient `z` of a tile of logits contributes.
+    /// Adds the contribution of a tile, given the gradient `z` of its logits.
     fn add_tile(
         &mut self,
         head: &Head<'_, T>,
-        rows: std::ops::Range<usize>,
         (start, width): (usize, usize),
-        z: &[T::Real],
-        [left, right]: &mut [Vec<T::Real>; 2],
+        z: &[T::Float],
+        [left, right]: &mut [Vec<T::Float>; 2],
     ) {
-        let n = rows.len();
+        let n = head.tokens();
         let z_view = View::new(z, n, width, width);
         for (term, (dx, dw)) in head.terms.iter().zip(&mut self.terms) {
             let k = term.width;
-            let (tokens, columns) = (rows.start * k..rows.end * k, start * k..(start + width) * k);
+            let columns = start * k..(start + width) * k;
             if let Some(dx) = dx {
                 let w = View::new(&term.weight[columns.clone()], width, k, k);
-                let out = ViewMut::new(&mut dx[tokens.clone()], n, k, k);
+                let out = ViewMut::new(dx, n, k, k);
                 T::product(out, Factor::Wide(z_view), (w, right), start > 0);
             }
             if let Some(dw) = dw {
-                let x = View::new(&term.x[tokens], n, k, k);
+                let x = View::new(term.x, n, k, k);
                 T::fill(&mut dw[columns], right, |dw| {
                     let out = ViewMut::new(dw, width, k, k);
-                    T::product(out, Factor::Wide(z_view.t()), (x, left), rows.start > 0);
+                    T::product(out, Factor::Wide(z_view.t()), (x, left), false);
                 });
             }
         }
@@ -245,7 +195,7 @@ impl<T: Logit> Gradients<T> {
     }
 
     fn finish(self) -> HeadGradients<T> {
-        let own = |sum: Option<Vec<T::Real>>| sum.map(T::own).unwrap_or_default();
+        let own = |sum: Option<Vec<T::Float>>| sum.map(T::rounded).unwrap_or_default();
         let terms = self
             .terms
             .into_iter()

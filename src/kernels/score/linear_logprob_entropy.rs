@@ -1,31 +1,34 @@
-//! Log-probability and entropy straight from hidden states: the head's logits `[n, v]` never exist at once.
+//! Log-probability and entropy from hidden states, without storing all logits.
 //!
-//! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a low-rank update.
+//! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a LoRA adapter. With v =
+//! 150,000 the logits `[n, v]` would take more memory than the rest of a small model's training
+//! step. Here they exist one tile at a time.
 
-use crate::kernels::autograd::collect;
-use crate::kernels::composed;
-use crate::kernels::cpu::real::{slice_of, with_slices};
+use crate::kernels::autograd::gradient_sink;
+use crate::kernels::cpu::float::{slice_of, with_slices};
+use crate::kernels::layers::composed;
 use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::logprob_entropy::{
     logprob_entropy_with, pairs, split, stack, with_logit,
 };
-use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::score::softmax::ScoreGradient;
 use crate::kernels::score::support::RowSupport;
 use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A language-model head: logits = hidden Wᵀ + b, and with a low-rank update + s (hidden Aᵀ) Bᵀ.
+/// A language-model head: logits = hidden Wᵀ + b, plus s (hidden Aᵀ) Bᵀ with a LoRA adapter.
 #[derive(Debug, Clone, Copy)]
 pub struct LmHead<'a> {
     /// W `[v, h]`.
     pub weight: &'a Tensor,
     /// b `[v]`.
     pub bias: Option<&'a Tensor>,
-    /// A LoRA update of the weight; W and b get no gradient beside it (Hu et al. 2021).
+    /// A LoRA adapter of the weight (Hu et al. 2021); with it, W and b get no gradient.
     pub low_rank: Option<LowRank<'a>>,
 }
 
@@ -36,25 +39,25 @@ pub struct LowRank<'a> {
     pub a: &'a Tensor,
     /// B `[v, r]`.
     pub b: &'a Tensor,
-    /// s, α/r in the paper.
+    /// Scale s, which is α/r in the paper.
     pub scale: f64,
 }
 
 impl<'a> LmHead<'a> {
-    /// A head without bias and update.
+    /// Creates a head without bias and LoRA adapter.
     pub fn new(weight: &'a Tensor) -> Self {
         Self { weight, bias: None, low_rank: None }
     }
 
-    /// Its logits `[n, v]`, from differentiable operations.
+    /// Computes the logits `[n, v]` with differentiable candle operations.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = composed::linear(hidden, self.weight, self.bias)?;
         let Some(LowRank { a, b, scale }) = self.low_rank else { return Ok(logits) };
         Ok((logits + (hidden.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?)?)
     }
 
-    /// The hidden states, W and b as the operators take them: contiguous, and no bias one without elements.
-    pub(crate) fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
+    /// Returns contiguous hidden states, W and b; a missing bias becomes an empty tensor.
+    fn inputs(&self, hidden: &Tensor) -> Result<[Tensor; 3]> {
         let bias = match self.bias {
             Some(bias) => bias.contiguous()?,
             None => Tensor::zeros(0, hidden.dtype(), hidden.device())?,
@@ -62,8 +65,9 @@ impl<'a> LmHead<'a> {
         Ok([hidden.contiguous()?, self.weight.contiguous()?, bias])
     }
 
-    pub(crate) fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
-        let ((n, h), (v, _)) = (hidden.dims2()?, self.weight.dims2()?);
+    fn check(&self, hidden: &Tensor) -> Result<(usize, usize)> {
+        let (n, h) = hidden.dims2()?;
+        let (v, _) = self.weight.dims2()?;
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
                 let reason = format!("must be {}, as the hidden states", hidden.dtype().as_str());
@@ -97,15 +101,18 @@ impl<'a> LmHead<'a> {
     }
 }
 
-/// log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), logits from `hidden` `[n, h]` through `head`.
+/// Computes log p(id) `[n]` and entropy `[n]` in nats of softmax(logits/τ), with logits from
+/// `hidden` `[n, h]` through `head`.
 ///
-/// The values and gradients of [`crate::kernels::logprob_entropy()`] after the head's product, in four products (one forward,
-/// three backward) over tiles of `options.chunk_bytes`, or in three where all logits are one tile, kept until the backward
-/// pass; skipped rows cost nothing, and neither does a gradient that nobody needs (a frozen weight). bf16 and f16 are
-/// multiplied in f32, and every gradient is rounded once.
+/// Same values and gradients as [`crate::kernels::logprob_entropy()`] on the head's logits. The
+/// logits exist in tiles of `options.chunk_bytes`, which takes four matrix multiplications (one
+/// forward, three backward); if all logits fit in one tile, they are kept for the backward pass and
+/// three suffice. Skipped rows and gradients that are not needed (a frozen weight) cost nothing.
+/// bf16 and f16 are computed in f32, and every gradient is rounded once.
 ///
 /// # Errors
-/// Shapes or element types that do not fit, and what [`crate::kernels::logprob_entropy_with`] refuses.
+/// Mismatched shapes or element types, an id outside the vocabulary or its row's support, τ that is
+/// not a positive number, and a NaN or +∞ among the logits.
 pub fn linear_logprob_entropy(
     hidden: &Tensor,
     head: &LmHead<'_>,
@@ -132,13 +139,15 @@ pub fn linear_logprob_entropy(
     split(&spread(&both, &kept, n)?)
 }
 
-/// The values of [`linear_logprob_entropy`] without a graph, for hidden states and a head on the CPU.
+/// Computes the values of [`linear_logprob_entropy`] without autograd, for hidden states and a head
+/// on the CPU.
 ///
-/// Its gradient takes no memory beside itself and one tile of logits, where candle's graph holds three of every
-/// gradient for a moment.
+/// [`LinearEvaluation::gradient`] allocates the gradients and one tile of logits. Candle's autograd
+/// holds up to three copies of every gradient for a moment.
 ///
 /// # Errors
-/// As [`linear_logprob_entropy`]; a head with a low-rank update, or another device.
+/// The errors of [`linear_logprob_entropy`], a head with a LoRA adapter, and tensors on another
+/// device.
 pub fn evaluate_linear(
     hidden: &Tensor,
     head: &LmHead<'_>,
@@ -157,7 +166,7 @@ pub fn evaluate_linear(
     Ok(LinearEvaluation { log_probs, entropies, op, inputs })
 }
 
-/// Scores of tokens, and the gradient of their head on demand; from [`evaluate_linear`].
+/// Scores of tokens, and the gradient of their head on demand; returned by [`evaluate_linear`].
 pub struct LinearEvaluation {
     /// log p `[n]`.
     pub log_probs: Tensor,
@@ -167,19 +176,19 @@ pub struct LinearEvaluation {
     inputs: [Tensor; 3],
 }
 
-/// What a head's inputs get.
+/// Gradients of a head's inputs.
 #[derive(Debug, Clone)]
 pub struct LinearGradients {
     /// `[n, h]`.
     pub hidden: Tensor,
     /// `[v, h]`.
     pub weight: Tensor,
-    /// `[v]`, where there is a bias.
+    /// `[v]`, if there is a bias.
     pub bias: Option<Tensor>,
 }
 
 impl LinearEvaluation {
-    /// The gradients for those of `log_probs` and `entropies`, both `[n]`.
+    /// Computes the gradients of the inputs from those of `log_probs` and `entropies`, both `[n]`.
     ///
     /// # Errors
     /// Gradients that are not `[n]`.
@@ -197,7 +206,7 @@ impl LinearEvaluation {
     }
 }
 
-/// The columns of `both` `[2, k]` at their places among n, with 0 at the others.
+/// Places the columns of `both` `[2, k]` at rows `kept` of n, with 0 at all others.
 fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
     let mut places = vec![kept.len() as u32; n];
     kept.iter().enumerate().for_each(|(i, &row)| places[row as usize] = i as u32);
@@ -231,22 +240,24 @@ fn apply(
     })
 }
 
-/// On (hidden, W, b); with `frozen` = [W, b] on (hidden, s hidden Aᵀ, B). A bias without elements is none.
-pub(crate) struct LinearLogprobEntropy {
-    pub(crate) scoring: Scoring,
+/// The operator on (hidden, W, b); with `frozen` = [W, b], on (hidden, s hidden Aᵀ, B). An empty
+/// bias means none.
+struct LinearLogprobEntropy {
+    scoring: Scoring,
     chunk_bytes: usize,
     frozen: Option<[Tensor; 2]>,
     rows: OnceLock<Vec<RowScore>>,
-    /// All logits, a `Vec` of the arithmetic's type, where one tile held them and a backward pass is to come.
+    /// All logits, a `Vec` in the type of the arithmetic, if one tile held them and a backward pass
+    /// will follow.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
     keeps: bool,
 }
 
-/// The gradients of an operator's three inputs.
-pub(crate) type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+/// Gradients of an operator's three inputs.
+type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
-    pub(crate) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
+    fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
         Self {
             scoring,
             chunk_bytes,
@@ -261,8 +272,8 @@ impl LinearLogprobEntropy {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls `f` with the problem over the slices of the three inputs.
-    pub(crate) fn with_head<T: Logit, R>(
+    /// Calls `f` with the head over the slices of the three inputs.
+    fn with_head<T: Logit, R>(
         &self,
         [x, y, z]: [&[T]; 3],
         f: impl FnOnce(Head<'_, T>) -> candle_core::Result<R>,
@@ -283,7 +294,7 @@ impl LinearLogprobEntropy {
     }
 }
 
-/// The gradients of the terms' inputs and of the bias as tensors of their inputs' shapes, where they were wanted.
+/// Returns `values` as a tensor of the shape of `like`, if requested.
 fn tensor<T: WithDType>(
     values: Vec<T>,
     like: &Tensor,
@@ -298,16 +309,16 @@ impl LinearLogprobEntropy {
         if let Some(logits) = logits.filter(|_| self.keeps) {
             *self.kept() = Some(Box::new(logits));
         }
-        let out = self.scoring.values::<T::Real>(&scored);
+        let out = self.scoring.values::<T::Float>(&scored);
         self.rows.get_or_init(|| scored);
-        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+        Ok(<T::Float as WithDType>::to_cpu_storage_owned(out))
     }
 
     fn backward<T: Logit>(
         &self,
         inputs: [&Tensor; 3],
         [x, y, z]: [bool; 3],
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
     ) -> candle_core::Result<Gradients3> {
         let Some(scored) = self.rows.get() else {
             candle_core::bail!("linear_logprob_entropy: backward before forward");
@@ -331,7 +342,7 @@ impl LinearLogprobEntropy {
         Ok(match second {
             None => (
                 dx,
-                collect::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
+                gradient_sink::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
                 tensor(bias, inputs[2], z && inputs[2].elem_count() > 0)?,
             ),
             Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),
@@ -353,7 +364,7 @@ impl CustomOp3 for LinearLogprobEntropy {
         z: &CpuStorage,
         lz: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let out = with_logit!(candle_core::backend::BackendStorage::dtype(x), T => {
+        let out = with_logit!(BackendStorage::dtype(x), T => {
             self.forward::<T>([slice_of(x, lx)?, slice_of(y, ly)?, slice_of(z, lz)?])
         })?;
         Ok((out, (2, self.scoring.ids.len()).into()))

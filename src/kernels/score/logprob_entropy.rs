@@ -1,12 +1,15 @@
 //! Log-probability of a token and entropy of its distribution in one pass over the logits.
 //!
-//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::rows`].
+//! Shapes: n = tokens, v = vocabulary. The row arithmetic is in [`crate::kernels::score::softmax`].
 
-use crate::kernels::cpu::real::slice_of;
+use crate::kernels::cpu::buffer::zeros;
+use crate::kernels::cpu::float::slice_of;
+use crate::kernels::dispatch::on_device;
 use crate::kernels::score::logit::Logit;
-use crate::kernels::score::rows::RowGradient;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
+use crate::kernels::score::softmax::ScoreGradient;
 use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor, Var,
     WithDType,
@@ -14,16 +17,17 @@ use candle_core::{
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]` and ids `[n]` (u32).
+/// Computes log p(id) `[n]` and entropy H `[n]` in nats of softmax(logits/τ), for logits `[n, v]`
+/// and ids `[n]` (u32).
 ///
-/// Logits may be f32, bf16 or f16 (computed in f32; both outputs are f32) or f64. Differentiable through both
-/// outputs: ∂L/∂logits = (1/τ) [ g (1_id − p) + h p (Ē − u) ] with u = z − max z and Ē = Σ p u, where g and h are the
-/// gradients of log p and H. A logit of −∞ is outside the support and gets no gradient; a row of −∞ has
-/// log p = −∞, H = 0 and gradient 0.
+/// Logits may be f32, bf16 or f16 (computed in f32; both outputs are f32) or f64. Both outputs are
+/// differentiable: ∂L/∂logits = (1/τ) [ g (1_id − p) + h p (Ē − u) ] with u = z − max z and Ē = Σ p
+/// u, where g and h are the gradients of log p and H. A logit of −∞ is outside the support and gets
+/// no gradient; a row of −∞ has log p = −∞, H = 0 and gradient 0.
 ///
 /// # Errors
-/// Shapes that do not fit, an id outside the vocabulary, τ that is not a positive number, and a NaN or +∞
-/// among the logits.
+/// Mismatched shapes, an id outside the vocabulary, τ that is not a positive number, and a NaN or
+/// +∞ among the logits.
 pub fn logprob_entropy(
     logits: &Tensor,
     ids: &Tensor,
@@ -32,18 +36,22 @@ pub fn logprob_entropy(
     logprob_entropy_with(logits, ids, &ScoreOptions::at(temperature))
 }
 
-/// [`logprob_entropy()`] where each row has a support: only its logits exist, and skipped rows give 0 and 0.
+/// [`logprob_entropy()`] with a support per row: only logits within it exist, and skipped rows give
+/// 0 and 0.
 ///
 /// # Errors
-/// As [`logprob_entropy()`]; a support that has another number of rows, an id outside the vocabulary, or not the
-/// row's own id.
+/// The errors of [`logprob_entropy()`], and a support with another number of rows, an id outside
+/// the vocabulary, or without the row's own id.
 pub fn logprob_entropy_with(
     logits: &Tensor,
     ids: &Tensor,
     options: &ScoreOptions,
 ) -> Result<(Tensor, Tensor)> {
     let scoring = Scoring::new(logits, ids, options)?;
-    on_device!(logits => split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, scoring.on(logits.device())?)?));
+    on_device!(logits => {
+        let rows = scoring.on(logits.device())?;
+        split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, rows)?)
+    });
     if logits.device().is_cpu() {
         return split(
             &rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?,
@@ -52,14 +60,17 @@ pub fn logprob_entropy_with(
     split(&scoring.composed(logits)?)
 }
 
-/// The same values without a graph, with what their gradient needs: 32 bytes a row.
+/// Computes the values of [`logprob_entropy_with`] without autograd, and keeps the row statistics
+/// (32 bytes per row) for their gradient.
 ///
 /// # Errors
-/// As [`logprob_entropy_with`].
+/// The errors of [`logprob_entropy_with`].
 pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result<Evaluation> {
     let op = LogprobEntropy { scoring: Scoring::new(logits, ids, options)?, rows: OnceLock::new() };
     on_device!(logits => {
-        let (both, device) = crate::kernels::gpu::logprob_entropy::evaluate(&logits.detach(), op.scoring.on(logits.device())?)?;
+        let rows = op.scoring.on(logits.device())?;
+        let (both, device) =
+            crate::kernels::gpu::logprob_entropy::evaluate(&logits.detach(), rows)?;
         let (log_probs, entropies) = split(&both)?;
         Ok(Evaluation { log_probs, entropies, op, device: Some(device) })
     });
@@ -78,7 +89,7 @@ pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result
     })
 }
 
-/// Scores of tokens, and their gradient on demand; from [`evaluate`].
+/// Scores of tokens, and their gradient on demand; returned by [`evaluate`].
 pub struct Evaluation {
     /// log p `[n]`.
     pub log_probs: Tensor,
@@ -90,7 +101,8 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// ∂L/∂logits `[n, v]` for the gradients of `log_probs` and `entropies`, both `[n]`, in a tensor of its own.
+    /// Computes ∂L/∂logits `[n, v]` from the gradients of `log_probs` and `entropies`, both `[n]`,
+    /// in a new tensor.
     ///
     /// # Errors
     /// Gradients that are not `[n]`, or logits of another shape than the evaluated ones.
@@ -115,37 +127,11 @@ impl Evaluation {
         Ok(grads.get(&var).map_or_else(|| logits.zeros_like(), |grad| Ok(grad.clone()))?)
     }
 
-    /// The same gradient written to `out` `[n, v]` of the logits' type: a buffer that is kept costs no fresh pages, which take longer
-    /// than the arithmetic.
+    /// Replaces the logits by the gradient of [`Evaluation::gradient`], without further memory.
+    /// This overwrites the logits in every tensor that shares their storage.
     ///
     /// # Errors
-    /// As [`Evaluation::gradient`]; an `out` of another shape, type or device, one that is not contiguous, or the logits
-    /// themselves.
-    pub fn gradient_into(
-        &self,
-        logits: &Tensor,
-        log_probs: &Tensor,
-        entropies: &Tensor,
-        out: &Tensor,
-    ) -> Result<()> {
-        let grads = stack(self.op.scoring.ids.len(), log_probs, entropies)?;
-        self.check("logits", logits)?;
-        self.check("out", out)?;
-        if out.dtype() != logits.dtype() || !out.is_contiguous() || share_storage(out, logits) {
-            let reason = format!("must be contiguous {} of its own", logits.dtype().as_str());
-            return Err(Error::setting("out", format!("{:?}", out.layout()), reason));
-        }
-        if logits.device().is_cpu() {
-            return Ok(self.op.gradient_into(logits, &grads, out)?);
-        }
-        Ok(out.slice_set(&self.gradient(logits, log_probs, entropies)?, 0, 0)?)
-    }
-
-    /// The same gradient written over the logits: no further memory. The logits are gone after it, in every
-    /// tensor that shares their storage.
-    ///
-    /// # Errors
-    /// As [`Evaluation::gradient`], and logits that are not contiguous.
+    /// The errors of [`Evaluation::gradient`], and logits that are not contiguous.
     pub fn gradient_in_place(
         &self,
         logits: &Tensor,
@@ -175,14 +161,15 @@ impl Evaluation {
     }
 }
 
-/// The tensor itself where its rows lie apart evenly, else a contiguous copy.
+/// Returns the tensor itself if its rows are contiguous and evenly spaced, otherwise a contiguous
+/// copy.
 fn rows_of(logits: &Tensor) -> Result<Tensor> {
     let (_, v) = logits.dims2()?;
     let even = logits.stride()[1] == 1 && logits.stride()[0] >= v;
     Ok(if even { logits.clone() } else { logits.contiguous()? })
 }
 
-/// The gradients of both outputs as `[2, n]`.
+/// Stacks the gradients of both outputs to `[2, n]`.
 pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<Tensor> {
     for (name, grad) in [("log_probs", log_probs), ("entropies", entropies)] {
         if grad.dims() != [n] {
@@ -196,7 +183,7 @@ pub(crate) fn stack(n: usize, log_probs: &Tensor, entropies: &Tensor) -> Result<
     Ok(Tensor::stack(&[log_probs, entropies], 0)?)
 }
 
-/// Both outputs of a stacked `[2, n]`, and the error that a NaN among the logits is.
+/// Splits a stacked `[2, n]` into both outputs; a NaN, which stems from the logits, is an error.
 pub(crate) fn split(both: &Tensor) -> Result<(Tensor, Tensor)> {
     let entropies = both.get(1)?;
     let host = entropies.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
@@ -241,7 +228,7 @@ macro_rules! with_logit {
 }
 pub(crate) use with_logit;
 
-/// (first element, elements from one row to the next) of logits laid out in even rows.
+/// Returns (first element, row stride) of logits with evenly spaced rows.
 fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
     let (_, v) = layout.shape().dims2()?;
     match layout.stride() {
@@ -250,58 +237,51 @@ fn even_rows(layout: &Layout) -> candle_core::Result<(usize, usize)> {
     }
 }
 
-/// (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
-pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<RowGradient>> {
+/// Returns (∂L/∂log p, ∂L/∂H) of every row of a stacked `[2, n]`.
+pub(crate) fn pairs(grads: &Tensor) -> candle_core::Result<Vec<ScoreGradient>> {
     let [g, h] = [0, 1].map(|i| grads.get(i)?.to_dtype(DType::F64)?.to_vec1::<f64>());
     Ok(g?
         .into_iter()
         .zip(h?)
-        .map(|(log_prob, entropy)| RowGradient { log_prob, entropy })
+        .map(|(log_prob, entropy)| ScoreGradient { log_prob, entropy })
         .collect())
 }
 
 impl LogprobEntropy {
     fn forward<T: Logit>(&self, logits: &[T], layout: &Layout) -> candle_core::Result<CpuStorage> {
-        let (v, (start, apart)) = (self.scoring.vocabulary, even_rows(layout)?);
+        let v = self.scoring.vocabulary;
+        let (start, apart) = even_rows(layout)?;
         let n = self.scoring.ids.len();
         let row = |i: usize| &logits[start + i * apart..][..v];
         let rows: Vec<RowScore> =
             (0..n).into_par_iter().map(|i| self.scoring.score(i, row(i))).collect();
-        let out = self.scoring.values::<T::Real>(&rows);
+        let out = self.scoring.values::<T::Float>(&rows);
         self.rows.get_or_init(|| rows);
-        Ok(<T::Real as WithDType>::to_cpu_storage_owned(out))
+        Ok(<T::Float as WithDType>::to_cpu_storage_owned(out))
     }
 
     fn gradient(&self, logits: &Tensor, grads: &Tensor) -> candle_core::Result<Tensor> {
         let dx = with_logit!(logits.dtype(), T => {
-            Tensor::from_vec(crate::kernels::cpu::buffer::zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
+            Tensor::from_vec(zeros::<T>(logits.elem_count()), logits.shape(), &Device::Cpu)
         })?;
-        self.gradient_into(logits, grads, &dx)?;
+        let op = Apart(InPlace { op: self, grads: pairs(grads)? });
+        dx.inplace_op2(&logits.contiguous()?, &op)?;
         Ok(dx)
     }
 
-    fn gradient_into(
-        &self,
-        logits: &Tensor,
-        grads: &Tensor,
-        out: &Tensor,
-    ) -> candle_core::Result<()> {
-        out.inplace_op2(&logits.contiguous()?, &Apart(InPlace { op: self, grads: pairs(grads)? }))
-    }
-
-    /// Turns rows that lie `apart` into their gradients, a few elements at a time, each time after
-    /// `prepare(first element, elements)`.
+    /// Replaces rows of a given stride by their gradients, a few elements at a time, each time
+    /// after `prepare(first element, elements)`.
     fn for_rows<T: Logit>(
         &self,
         rows: &mut [T],
         apart: usize,
-        grads: &[RowGradient],
+        grads: &[ScoreGradient],
         prepare: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        /// Elements that stay in the nearest cache.
+        /// Elements that stay in the L1 cache.
         const PIECE: usize = 4096;
-        let (v, scores) =
-            (self.scoring.vocabulary, self.rows.get().map(Vec::as_slice).unwrap_or_default());
+        let v = self.scoring.vocabulary;
+        let scores = self.rows.get().map(Vec::as_slice).unwrap_or_default();
         let work = rows.par_chunks_mut(apart.max(1)).zip(scores).zip(grads).enumerate();
         work.for_each(|(i, ((row, (s, _)), &grad))| {
             for (j, piece) in row[..v].chunks_mut(PIECE).enumerate() {
@@ -322,7 +302,7 @@ impl CustomOp1 for LogprobEntropy {
         logits: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let out = with_logit!(candle_core::backend::BackendStorage::dtype(logits), T => {
+        let out = with_logit!(BackendStorage::dtype(logits), T => {
             self.forward::<T>(T::cpu_storage_as_slice(logits)?, layout)
         })?;
         Ok((out, (2, self.scoring.ids.len()).into()))
@@ -340,7 +320,7 @@ impl CustomOp1 for LogprobEntropy {
 
 struct InPlace<'a> {
     op: &'a LogprobEntropy,
-    grads: Vec<RowGradient>,
+    grads: Vec<ScoreGradient>,
 }
 
 /// Runs `$body` with `$data` bound to the elements of a storage of logits.
@@ -352,7 +332,7 @@ macro_rules! with_elements {
             CpuStorage::F16($data) => $body,
             CpuStorage::F64($data) => $body,
             other => {
-                let dtype = candle_core::backend::BackendStorage::dtype(other);
+                let dtype = BackendStorage::dtype(other);
                 Err(candle_core::Error::UnsupportedDTypeForOp(dtype, "logprob_entropy"))
             }
         }
@@ -373,7 +353,7 @@ impl InplaceOp1 for InPlace<'_> {
     }
 }
 
-/// From logits that are kept.
+/// The gradient in a new buffer, from logits that are kept.
 struct Apart<'a>(InPlace<'a>);
 
 impl InplaceOp2 for Apart<'_> {
@@ -391,15 +371,11 @@ impl InplaceOp2 for Apart<'_> {
         let (start, apart) = even_rows(layout)?;
         with_elements!(out, out => {
             let x = slice_of(logits, logits_layout)?;
-            let copy = |first: usize, piece: &mut [_]| piece.copy_from_slice(&x[first..][..piece.len()]);
+            let copy = |first: usize, piece: &mut [_]| {
+                piece.copy_from_slice(&x[first..][..piece.len()]);
+            };
             self.0.op.for_rows(&mut out[start..], apart, &self.0.grads, copy);
             Ok(())
         })
     }
-}
-
-/// Whether two tensors are views of one storage, which cannot be read while it is written.
-fn share_storage(a: &Tensor, b: &Tensor) -> bool {
-    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
-    std::ptr::eq(&*a, &*b)
 }

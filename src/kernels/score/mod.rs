@@ -1,10 +1,11 @@
-//! Scores of tokens: log-probabilities and entropies of logits, and of hidden states through a head.
+//! Scores of tokens: log-probabilities and entropies of logits, and of hidden states through a
+//! head.
 
+pub(crate) mod block;
 pub(crate) mod head;
 pub(crate) mod linear_logprob_entropy;
-pub(crate) mod linear_token_loss;
 pub(crate) mod logit;
 pub(crate) mod logprob_entropy;
-pub(crate) mod rows;
 pub(crate) mod scoring;
+pub(crate) mod softmax;
 pub(crate) mod support;

@@ -1,20 +1,23 @@
-//! What the tokens of a call are scored on, and the arithmetic of its rows, whole or in parts.
+//! The checked arguments of a scoring call, and the arithmetic of its rows, whole or in parts.
+//!
+//! The kernel on logits reads whole rows, the language-model head one tile of columns at a time.
+//! Both go through the methods of [`Scoring`], which know each row's support.
 
-use crate::kernels::composed;
+use crate::kernels::layers::composed;
 use crate::kernels::score::logit::Logit;
-use crate::kernels::score::rows::{gradient_in_place, RowGradient, RowStatistics, Running};
+use crate::kernels::score::softmax::{gradient_in_place, RowStatistics, Running, ScoreGradient};
 use crate::kernels::score::support::{RowSupport, Support};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, WithDType};
 
-/// How the tokens of a call are scored.
+/// Options of a scoring call: temperature, supports, and memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreOptions {
     /// Temperature τ > 0 of the distribution softmax(logits/τ).
     pub temperature: f64,
-    /// What each row's token was chosen from; none: every row from the whole vocabulary.
+    /// Candidate set of each row; `None` means the whole vocabulary for every row.
     pub support: Option<Support>,
-    /// Bytes of logits that [`crate::kernels::linear_logprob_entropy()`] holds at a time.
+    /// Bytes of logits that [`crate::kernels::linear_logprob_entropy()`] keeps in memory at a time.
     pub chunk_bytes: usize,
 }
 
@@ -25,13 +28,13 @@ impl Default for ScoreOptions {
 }
 
 impl ScoreOptions {
-    /// The whole vocabulary at a temperature.
+    /// Options for the whole vocabulary at a temperature.
     pub fn at(temperature: f64) -> Self {
         Self { temperature, ..Self::default() }
     }
 }
 
-/// Checked arguments of one call.
+/// Checked arguments of one scoring call.
 pub(crate) struct Scoring {
     pub(crate) ids: Vec<u32>,
     pub(crate) support: Option<Support>,
@@ -90,7 +93,7 @@ impl Scoring {
         }
     }
 
-    /// Of the rows `kept` alone.
+    /// Returns the arguments of the rows `kept`.
     pub(crate) fn select(&self, kept: &[u32]) -> Self {
         let rows = || kept.iter().map(|&i| i as usize);
         let support = self.support.as_ref().map(|support| support.select(rows()));
@@ -101,7 +104,7 @@ impl Scoring {
         self.support.as_ref().map_or(RowSupport::Whole, |support| support.row(i))
     }
 
-    /// The rows as the kernels of a device take them.
+    /// Uploads the rows to a device.
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
     pub(crate) fn on(
         &self,
@@ -121,9 +124,10 @@ impl Scoring {
         )?)
     }
 
-    /// Both outputs `[2, n]` from differentiable operations, on any device.
+    /// Computes both outputs `[2, n]` with differentiable candle operations, on any device.
     pub(crate) fn composed(&self, logits: &Tensor) -> Result<Tensor> {
-        let (n, device) = (self.ids.len(), logits.device());
+        let n = self.ids.len();
+        let device = logits.device();
         let skipped = |i: usize| self.row(i) == RowSupport::Skipped;
         let ids: Vec<u32> = (0..n).map(|i| if skipped(i) { 0 } else { self.ids[i] }).collect();
         let ids = Tensor::from_vec(ids, n, device)?;
@@ -136,7 +140,7 @@ impl Scoring {
         Ok(Tensor::from_vec(kept, (2, n), device)?.where_cond(&both, &both.zeros_like()?)?)
     }
 
-    /// Logits with −∞ outside the supports.
+    /// Returns the logits with −∞ outside the supports.
     fn restrict(&self, logits: &Tensor) -> Result<Tensor> {
         let Some(support) = &self.support else { return Ok(logits.clone()) };
         let (n, v) = logits.dims2()?;
@@ -154,7 +158,7 @@ impl Scoring {
         Ok(keep.where_cond(logits, &outside.broadcast_as((n, v))?)?)
     }
 
-    /// Takes in a part of row `i` that begins at column `start`.
+    /// Adds a part of row `i` that begins at column `start` to its statistics.
     pub(crate) fn add_part<T: Logit>(
         &self,
         i: usize,
@@ -175,14 +179,14 @@ impl Scoring {
         }
     }
 
-    /// The score of row `i` from all its logits.
+    /// Computes the score of row `i` from all its logits.
     pub(crate) fn score<T: Logit>(&self, i: usize, row: &[T]) -> RowScore {
         let mut running = (Running::EMPTY, 0.0);
         self.add_part(i, row, 0, &mut running);
         (running.0.finish(), running.1)
     }
 
-    /// (log p, H) of row `i`; zeros for a skipped one.
+    /// Returns (log p, H) of row `i`; zeros for a skipped row.
     pub(crate) fn value(&self, i: usize, (s, logit): &RowScore) -> (f64, f64) {
         match self.row(i) {
             RowSupport::Skipped => (0.0, 0.0),
@@ -190,21 +194,21 @@ impl Scoring {
         }
     }
 
-    /// Both outputs `[2, n]` of all rows.
+    /// Returns both outputs `[2, n]` of all rows.
     pub(crate) fn values<T: WithDType>(&self, rows: &[RowScore]) -> Vec<T> {
         let values: Vec<(f64, f64)> =
             rows.iter().enumerate().map(|(i, row)| self.value(i, row)).collect();
         values.iter().map(|v| v.0).chain(values.iter().map(|v| v.1)).map(T::from_f64).collect()
     }
 
-    /// Writes the gradient of a part of row `i`, which begins at column `start`, over its logits.
+    /// Replaces a part of row `i`'s logits, which begins at column `start`, by their gradient.
     pub(crate) fn gradient_part<T: Logit>(
         &self,
         i: usize,
         part: &mut [T],
         start: usize,
         s: &RowStatistics,
-        grad: RowGradient,
+        grad: ScoreGradient,
     ) {
         let id = (self.ids[i] as usize).checked_sub(start).filter(|&j| j < part.len());
         match self.row(i) {
@@ -222,10 +226,10 @@ impl Scoring {
     }
 }
 
-/// Statistics of a row, and the logit of its id.
+/// Statistics of a row, and the logit of its token.
 pub(crate) type RowScore = (RowStatistics, f64);
 
-/// The ids of an ascending list that lie in columns `start..start + width`, counted from `start`.
+/// Returns the ids of an ascending list within columns `start..start + width`, relative to `start`.
 fn places_in(list: &[u32], start: usize, width: usize) -> impl Iterator<Item = usize> + Clone + '_ {
     let place = |column: usize| list.partition_point(|&id| (id as usize) < column);
     list[place(start)..place(start + width)].iter().map(move |&id| id as usize - start)

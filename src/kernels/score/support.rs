@@ -1,13 +1,16 @@
-//! Which logits of each row exist: everything, a list of allowed tokens, or nothing.
+//! The support of each row: the whole vocabulary, a list of allowed tokens, or none.
+//!
+//! With constrained sampling a token is drawn from the allowed ids of its row only. Its
+//! log-probability and entropy are those of the distribution over these ids.
 
 use crate::{Error, Result};
 
-/// The support of one row's distribution.
+/// The candidate set of one row's distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowSupport<'a> {
     /// The whole vocabulary.
     Whole,
-    /// These ids, ascending; the others have no probability and no gradient.
+    /// These ids, in ascending order; all others have probability and gradient 0.
     Allowed(&'a [u32]),
     /// The row is not computed: log-probability, entropy and gradient are 0.
     Skipped,
@@ -16,22 +19,22 @@ pub enum RowSupport<'a> {
 /// The supports of all rows of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Support {
-    /// Where each row's list begins in `allowed`.
+    /// Start of each row's list in `allowed`.
     pub(crate) start: Vec<u32>,
-    /// The length of each row's list; 0 for a skipped row, [`WHOLE`] for the whole vocabulary.
+    /// Length of each row's list; 0 for a skipped row, [`WHOLE`] for the whole vocabulary.
     pub(crate) count: Vec<u32>,
-    /// The lists, one after another.
+    /// All lists, concatenated.
     pub(crate) allowed: Vec<u32>,
 }
 
-/// The count of a row that is not restricted.
+/// The `count` of a row whose support is the whole vocabulary.
 pub(crate) const WHOLE: u32 = u32::MAX;
 
 impl Support {
-    /// One support a row.
+    /// Creates the supports of a call, one per row.
     ///
     /// # Errors
-    /// An empty list, or one that is not ascending.
+    /// A list that is empty or not ascending.
     pub fn new<'a>(rows: impl IntoIterator<Item = RowSupport<'a>>) -> Result<Self> {
         let mut support = Self::default();
         for (i, row) in rows.into_iter().enumerate() {
@@ -49,7 +52,8 @@ impl Support {
         Ok(support)
     }
 
-    /// The whole vocabulary where `mask` is true; the other rows are skipped.
+    /// Creates the support for a mask: the whole vocabulary for rows where `mask` is true, all
+    /// other rows are skipped.
     pub fn masked(mask: &[bool]) -> Self {
         let count = mask.iter().map(|&kept| if kept { WHOLE } else { 0 }).collect();
         Self { start: vec![0; mask.len()], count, allowed: vec![] }
@@ -60,12 +64,12 @@ impl Support {
         self.count.len()
     }
 
-    /// Whether there is no row.
+    /// Returns true if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.count.is_empty()
     }
 
-    /// The support of row `i`.
+    /// Returns the support of row `i`.
     pub fn row(&self, i: usize) -> RowSupport<'_> {
         match self.count[i] {
             WHOLE => RowSupport::Whole,
@@ -74,13 +78,14 @@ impl Support {
         }
     }
 
-    /// The supports of some of the rows.
+    /// Returns the supports of some of the rows.
     pub(crate) fn select(&self, rows: impl Iterator<Item = usize>) -> Self {
         let (start, count) = rows.map(|i| (self.start[i], self.count[i])).unzip();
         Self { start, count, allowed: self.allowed.clone() }
     }
 
-    /// Requires one support for each of `ids`, lists below `v`, and every taken id to be in its list.
+    /// Checks that there is one support for each of `ids`, that lists are below `v`, and that every
+    /// id is in its row's list.
     pub(crate) fn check(&self, ids: &[u32], v: usize) -> Result<()> {
         if self.len() != ids.len() {
             let expected = format!("{} rows", ids.len());

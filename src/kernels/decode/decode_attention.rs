@@ -1,16 +1,22 @@
-//! Attention of one query over cached keys and values, which a step of decoding consists of beside its products: bound by
-//! memory, so all heads' are read once, in the order in which they lie, while the next are on their way.
+//! Attention of one query per head over cached keys and values, as in each step of decoding.
+//!
+//! It is bound by memory. The keys and values of all heads are read once, in memory order, while
+//! the next block is prefetched.
 
-use crate::kernels::cpu::real::{lane_sum, prefetch, vectorised, Real};
-use crate::kernels::decode::few_rows::LINE;
-use crate::kernels::decode::inference::Past;
+use crate::kernels::cpu::float::{lane_sum, prefetch, vectorised, Float};
+use crate::kernels::decode::gemv::LINE;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::layers::attention::softmax_in_place;
 
-/// Positions that are worked on while the next are asked for: with 128 numbers each a page of memory.
+/// Positions per block; the next block is prefetched meanwhile. With 128 features a block is one
+/// page of memory.
 const BLOCK: usize = 8;
 
-/// Query heads of a key/value head, key/value heads, features of a head.
+/// Cached keys and values `[n, K·d]` of all positions, in two parts: a shared prefix and the row's
+/// own.
+pub(crate) type Past<'a> = [(&'a [f32], &'a [f32]); 2];
+
+/// Query heads per key/value head, key/value heads, and features per head.
 #[derive(Clone, Copy)]
 pub(crate) struct Heads {
     group: usize,
@@ -18,7 +24,7 @@ pub(crate) struct Heads {
     d: usize,
 }
 
-/// One query `[H·d]` of (H, K, d) heads against all positions.
+/// Computes attention of one query `[H·d]` of (H, K, d) heads over all positions.
 pub(crate) fn attend_one(
     q: &[f32],
     past: Past<'_>,
@@ -27,7 +33,8 @@ pub(crate) fn attend_one(
 ) {
     let dims = Heads { group: heads / kv, kv, d };
     let [(shared_keys, shared_values), (keys, values)] = past;
-    let (shared, own) = (shared_keys.len() / (kv * d), keys.len() / (kv * d));
+    let shared = shared_keys.len() / (kv * d);
+    let own = keys.len() / (kv * d);
     let len = shared + own;
     let first_value = if shared > 0 { shared_values } else { values }.as_ptr();
     let mut tile = Scratch::new(heads * len);
@@ -47,8 +54,8 @@ pub(crate) fn attend_one(
     mix(&tile[shared..], len, values, dims, std::ptr::null(), out);
 }
 
-/// Asks for the part of the next block that is due while key/value head `head` of this one is worked on: it lies behind
-/// `before` elements of `all`, or is what is read after these, at `next`.
+/// Prefetches the part of the next block that belongs to key/value head `head`. The next block
+/// begins after `before` elements of `all`, or, at the end of `all`, at `next`.
 #[inline(always)]
 fn look_ahead<T>(all: &[T], before: usize, next: *const T, dims: Heads, head: usize) {
     let start = if before < all.len() { all.as_ptr().wrapping_add(before) } else { next };
@@ -60,12 +67,20 @@ fn look_ahead<T>(all: &[T], before: usize, next: *const T, dims: Heads, head: us
 }
 
 vectorised! {
-    /// Scores q k / √d of all heads with consecutive keys, one head's `len` from the next one's.
-    fn score<T, FMA>(q: &[T], keys: &[T], dims: Heads, scores: &mut [T], len: usize, next: *const T) {
+    /// Computes the scores q k / √d of all heads with consecutive keys; `len` is the row stride of
+    /// `scores`.
+    fn score<T, FMA>(
+        q: &[T],
+        keys: &[T],
+        dims: Heads,
+        scores: &mut [T],
+        len: usize,
+        next: *const T,
+    ) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
-        // Summed over lanes afterwards: within the loop the compiler would take the lanes apart.
+        // Lanes are summed afterwards: inside the loop the compiler would split them up.
         let mut lanes = [[T::from_f64(0.0); 8]; 4 * BLOCK];
         for (start, block) in (0..len).step_by(BLOCK).zip(keys.chunks(BLOCK * stride)) {
             let count = block.len() / stride;
@@ -92,7 +107,7 @@ vectorised! {
 
 /// scores = scale · the sums of `lanes`, in the order of [`lane_sum`].
 #[inline(always)]
-fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
+fn sum_lanes<T: Float, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut [T]) {
     if let (Ok(&block), Ok(scores)) =
         (<&[_; 8]>::try_from(lanes), <&mut [T; 8]>::try_from(&mut *scores))
     {
@@ -107,9 +122,10 @@ fn sum_lanes<T: Real, const FMA: bool>(lanes: &[[T; 8]], scale: T, scores: &mut 
     }
 }
 
-/// The products of `G` queries with up to [`BLOCK`] keys, in eight lanes each: lanes `[g, BLOCK]`.
+/// Computes the products of `G` queries with up to [`BLOCK`] keys, in eight lanes each: lanes `[g,
+/// BLOCK]`.
 #[inline(always)]
-fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
+fn dots<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: &[T],
     keys: &[T],
     d: usize,
@@ -131,13 +147,15 @@ fn dots<T: Real, const G: usize, const K: usize, const FMA: bool>(
 }
 
 #[inline(always)]
-fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
+fn cross<T: Float, const G: usize, const K: usize, const FMA: bool>(
     q: [&[T]; G],
     keys: [&[T]; K],
 ) -> [[[T; 8]; K]; G] {
-    let (whole_q, whole_k) = (q.map(|q| q.as_chunks::<8>().0), keys.map(|k| k.as_chunks::<8>().0));
+    let whole_q = q.map(|q| q.as_chunks::<8>().0);
+    let whole_k = keys.map(|k| k.as_chunks::<8>().0);
     let chunks = whole_q[0].len();
-    let (whole_q, whole_k) = (whole_q.map(|q| &q[..chunks]), whole_k.map(|k| &k[..chunks]));
+    let whole_q = whole_q.map(|q| &q[..chunks]);
+    let whole_k = whole_k.map(|k| &k[..chunks]);
     let mut lanes = [[[T::from_f64(0.0); 8]; K]; G];
     for c in 0..chunks {
         for g in 0..G {
@@ -161,23 +179,37 @@ fn cross<T: Real, const G: usize, const K: usize, const FMA: bool>(
 }
 
 vectorised! {
-    /// out `[H·d]` += Σ_j p_j v_j of all heads over consecutive values, one head's probabilities `len` from the next one's.
-    fn mix<T, FMA>(probs: &[T], len: usize, values: &[T], dims: Heads, next: *const T, out: &mut [T]) {
+    /// out `[H·d]` += Σ_j p_j v_j of all heads over consecutive values; `len` is the row stride of
+    /// `probs`.
+    fn mix<T, FMA>(
+        probs: &[T],
+        len: usize,
+        values: &[T],
+        dims: Heads,
+        next: *const T,
+        out: &mut [T],
+    ) {
         let Heads { group, kv, d } = dims;
         let stride = kv * d;
+        let size = (d, stride);
         for (start, block) in (0..len).step_by(BLOCK).zip(values.chunks(BLOCK * stride)) {
             for head in 0..kv {
                 look_ahead(values, (start + BLOCK) * stride, next, dims, head);
                 for first in (head * group..(head + 1) * group).step_by(4) {
                     let out = &mut out[first * d..(first + 4).min((head + 1) * group) * d];
-                    let (probs, values) = (&probs[first * len + start..], &block[head * d..]);
+                    let probs = &probs[first * len + start..];
+                    let values = &block[head * d..];
                     match out.len() / d {
-                        1 if d.is_multiple_of(64) => sums::<T, 1, 64, FMA>(probs, len, values, (d, stride), out),
-                        1 => sums::<T, 1, 16, FMA>(probs, len, values, (d, stride), out),
-                        2 if d.is_multiple_of(32) => sums::<T, 2, 32, FMA>(probs, len, values, (d, stride), out),
-                        2 => sums::<T, 2, 16, FMA>(probs, len, values, (d, stride), out),
-                        3 => sums::<T, 3, 16, FMA>(probs, len, values, (d, stride), out),
-                        _ => sums::<T, 4, 16, FMA>(probs, len, values, (d, stride), out),
+                        1 if d.is_multiple_of(64) => {
+                            sums::<T, 1, 64, FMA>(probs, len, values, size, out)
+                        }
+                        1 => sums::<T, 1, 16, FMA>(probs, len, values, size, out),
+                        2 if d.is_multiple_of(32) => {
+                            sums::<T, 2, 32, FMA>(probs, len, values, size, out)
+                        }
+                        2 => sums::<T, 2, 16, FMA>(probs, len, values, size, out),
+                        3 => sums::<T, 3, 16, FMA>(probs, len, values, size, out),
+                        _ => sums::<T, 4, 16, FMA>(probs, len, values, size, out),
                     }
                 }
             }
@@ -185,9 +217,9 @@ vectorised! {
     }
 }
 
-/// `F` features at a time, whose sums stay in registers.
+/// Sums the values of `F` features at a time in registers.
 #[inline(always)]
-fn sums<T: Real, const G: usize, const F: usize, const FMA: bool>(
+fn sums<T: Float, const G: usize, const F: usize, const FMA: bool>(
     probs: &[T],
     len: usize,
     values: &[T],

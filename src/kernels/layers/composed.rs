@@ -1,15 +1,15 @@
-//! The same operators written with differentiable candle operations: the path for devices without own
-//! kernels, and the independent implementation that the CPU kernels are tested against.
+//! The layers and scores written with differentiable candle operations.
+//!
+//! Devices without a kernel of their own run these, and the CPU kernels are tested against them.
 
-use crate::kernels::layers::attention::AttentionShape;
-use crate::kernels::layers::attention_branch::{AttentionRows, AttentionWeights};
-use crate::kernels::layers::rope::RopeTable;
+use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
+use crate::kernels::layers::rope_table::RopeTable;
 use candle_core::{Result, Tensor, D};
 
 /// x Wᵀ + b for x `[n, i]`, W `[o, i]`, b `[o]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = x.matmul(&weight.t()?)?;
     match bias {
@@ -21,7 +21,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 /// x / √(mean x² + ε) · w over the last dimension of x `[n, h]`, w `[h]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&scale)?.broadcast_mul(weight)
@@ -30,7 +30,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, W `[o, i]`, b `[o]`, A `[r, i]`, B `[o, r]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn linear_lora(
     x: &Tensor,
     weight: &Tensor,
@@ -41,29 +41,16 @@ pub fn linear_lora(
     linear(x, weight, bias)? + (linear(&linear(x, a, None)?, b, None)? * scale)?
 }
 
-/// The norm of r + x and r + x itself, for r and x `[n, h]`, w `[h]`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn rms_norm_residual(
-    residual: &Tensor,
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f64,
-) -> Result<(Tensor, Tensor)> {
-    let sum = (residual + x)?;
-    Ok((rms_norm(&sum, weight, eps)?, sum))
-}
-
 /// Rotates the halves (a, b) of every head of x `[n, heads·d]` to (a cos − b sin, b cos + a sin).
 ///
 /// # Errors
-/// A position outside the table, or shapes that do not fit.
+/// A position outside the table, or mismatched shapes.
 pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     let half = table.head_dim() / 2;
     let x4 = x.reshape((n, width / table.head_dim(), 2, half))?;
-    let (a, b) = (x4.narrow(2, 0, 1)?, x4.narrow(2, 1, 1)?);
+    let a = x4.narrow(2, 0, 1)?;
+    let b = x4.narrow(2, 1, 1)?;
     let (cos, sin) = table.tensors(positions, x.dtype(), x.device())?;
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
@@ -73,7 +60,7 @@ pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> 
 /// silu(x W_gᵀ) ∘ (x W_uᵀ) for x `[n, i]`, W_g and W_u `[f, i]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     linear(x, gate, None)?.silu()? * linear(x, up, None)?
 }
@@ -81,15 +68,16 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// x + (silu(z W_gᵀ) ∘ (z W_uᵀ)) W_dᵀ with z = norm(x) · w; see [`crate::kernels::feed_forward()`].
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn feed_forward(x: &Tensor, [norm, gate, up, down]: [&Tensor; 4], eps: f64) -> Result<Tensor> {
     x + linear(&swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down, None)?
 }
 
-/// x + attention over rotated projections of norm(x) · w, projected; see [`crate::kernels::attention_branch()`].
+/// x + attention over rotated projections of norm(x) · w, projected; see
+/// [`crate::kernels::attention_branch()`].
 ///
 /// # Errors
-/// Shapes that do not fit, or tokens that stand for several.
+/// Mismatched shapes, or rows with shared prefixes.
 pub fn attention_branch(
     x: &Tensor,
     w: &AttentionWeights<'_>,
@@ -105,10 +93,11 @@ pub fn attention_branch(
     x + linear(&attention(&rope(q?)?, &rope(k?)?, &v?, &rows.shape)?, w.output, None)?
 }
 
-/// Causal grouped-query attention over packed sequences: q `[n, heads·d]`, k and v `[n, kv_heads·d]`.
+/// Causal grouped-query attention over packed sequences: q `[n, heads·d]`, k and v `[n,
+/// kv_heads·d]`.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     let mut start = 0;
     let mut outputs = Vec::with_capacity(shape.lengths.len());
@@ -121,8 +110,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
 }
 
 fn attention_one(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
-    let (t, d) = (q.dim(0)?, shape.head_dim);
-    let (heads, kv_heads) = (shape.heads, shape.kv_heads);
+    let t = q.dim(0)?;
+    let d = shape.head_dim;
+    let heads = shape.heads;
+    let kv_heads = shape.kv_heads;
     let split = |x: &Tensor, count: usize| x.reshape((t, count, d))?.transpose(0, 1)?.contiguous();
     let repeat = |x: &Tensor| {
         let x = split(x, kv_heads)?.unsqueeze(1)?;
@@ -140,7 +131,7 @@ fn attention_one(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> 
 /// Log-probabilities and entropies, stacked `[2, n]`; see [`crate::kernels::logprob_entropy()`].
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Mismatched shapes.
 pub fn logprob_entropy(logits: &Tensor, ids: &Tensor, temperature: f64) -> Result<Tensor> {
     let z = (logits * (1.0 / temperature))?;
     let max = z.max_keepdim(D::Minus1)?.detach();

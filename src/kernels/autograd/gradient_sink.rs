@@ -1,17 +1,20 @@
-//! Gradients of variables that leave a backward pass by the side door: candle would add each to fresh zeros first, and
-//! make those of looked-up rows dense.
+//! A sink for the gradients of variables during a backward pass.
+//!
+//! Candle adds each gradient to a fresh tensor of zeros and makes the gradients of embedding rows
+//! dense. Inside [`collecting`], the layers put the gradients of variables into a thread-local sink
+//! instead.
 
-use crate::kernels::cpu::real::{on_cpu, slice_of, Real};
-use crate::kernels::layers::embedding::RowGradient;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, TensorId};
+use crate::kernels::cpu::float::{on_cpu, slice_of, with_slice, Float};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, TensorId};
 use std::cell::RefCell;
+use std::sync::Arc;
 
-/// What a backward pass has handed out.
+/// Gradients collected from a backward pass.
 #[derive(Default)]
 pub(crate) struct Collected {
-    /// Of looked-up rows.
+    /// Gradients of embedding rows.
     pub(crate) rows: Vec<RowGradient>,
-    /// Of whole variables; nothing else shares these tensors.
+    /// Gradients of whole variables; nothing else shares these tensors.
     pub(crate) whole: Vec<(TensorId, Tensor)>,
 }
 
@@ -19,7 +22,7 @@ thread_local! {
     static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
 }
 
-/// Hands a gradient to the collection of this thread, or back where there is none.
+/// Puts a gradient into this thread's sink, or returns it if there is none.
 pub(crate) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
     COLLECTED.with_borrow_mut(|collected| match collected {
         Some(collected) => {
@@ -30,7 +33,8 @@ pub(crate) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
     })
 }
 
-/// As [`offer_rows`], with the gradient of `weight`, a tensor just made; what is no variable keeps it.
+/// Puts the gradient of a variable into this thread's sink. `gradient` must be freshly allocated;
+/// the gradient of a tensor that is no variable, or without a sink, is returned.
 pub(crate) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
     let gradient = gradient?;
     COLLECTED.with_borrow_mut(|collected| match collected {
@@ -42,7 +46,7 @@ pub(crate) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor>
     })
 }
 
-/// Puts the outer collection back, after a panic too.
+/// Restores the outer sink, even after a panic.
 struct Outer(Option<Collected>);
 
 impl Drop for Outer {
@@ -51,10 +55,10 @@ impl Drop for Outer {
     }
 }
 
-/// Runs `f`, a backward pass, and takes gradients of variables out of it.
+/// Runs a backward pass and collects the gradients of variables.
 ///
-/// On a thread of the rayon pool nothing is taken: while such a thread waits for a kernel it may run another backward
-/// pass, whose gradients do not belong here.
+/// On a thread of the rayon pool nothing is collected: while such a thread waits for a kernel, it
+/// may run another backward pass, whose gradients do not belong here.
 pub(crate) fn collecting<R>(f: impl FnOnce() -> R) -> (R, Collected) {
     if rayon::current_thread_index().is_some() {
         return (f(), Collected::default());
@@ -66,13 +70,13 @@ pub(crate) fn collecting<R>(f: impl FnOnce() -> R) -> (R, Collected) {
     (result, collected)
 }
 
-/// Runs `f`, a backward pass inside another one, whose gradients all stay with it.
+/// Runs a backward pass nested in another one without collecting its gradients.
 pub(crate) fn without_collecting<R>(f: impl FnOnce() -> R) -> R {
     let _outer = Outer(COLLECTED.take());
     f()
 }
 
-/// `sum` + `part`, in the memory of `sum` on the CPU: nothing else may share it.
+/// Returns `sum` + `part`, computed in the memory of `sum` on the CPU: nothing else may share it.
 pub(crate) fn add_into(sum: Tensor, part: &Tensor) -> Result<Tensor> {
     if !(on_cpu(&sum) && on_cpu(part) && sum.is_contiguous() && part.is_contiguous()) {
         return sum + part;
@@ -95,7 +99,7 @@ impl InplaceOp2 for AddInto {
         part: &CpuStorage,
         from: &Layout,
     ) -> Result<()> {
-        fn add<T: Real>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
+        fn add<T: Float>(sum: &mut [T], at: &Layout, part: &[T]) -> Result<()> {
             match at.contiguous_offsets() {
                 Some((start, end)) if end - start == part.len() => {
                     sum[start..end].iter_mut().zip(part).for_each(|(sum, &part)| *sum += part);
@@ -114,6 +118,52 @@ impl InplaceOp2 for AddInto {
             _ => candle_core::bail!("add_into: single or double precision is required"),
         }
     }
+}
+
+/// A gradient of a table that is zero outside some rows.
+pub(crate) struct RowGradient {
+    /// The table.
+    pub(crate) table: TensorId,
+    pub(crate) ids: Arc<[u32]>,
+    pub(crate) rows: Tensor,
+}
+
+impl RowGradient {
+    /// Adds gₙ to row idₙ of `dense`, in place on the CPU.
+    pub(crate) fn add_to(&self, dense: Tensor) -> Result<Tensor> {
+        if !on_cpu(&dense) {
+            return dense.index_add(&Tensor::new(&self.ids[..], dense.device())?, &self.rows, 0);
+        }
+        dense.inplace_op1(self)?;
+        Ok(dense)
+    }
+}
+
+impl InplaceOp1 for RowGradient {
+    fn name(&self) -> &'static str {
+        "add_rows"
+    }
+
+    fn cpu_fwd(&self, dense: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let h = layout.shape().dims2()?.1;
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("add_rows: a contiguous table is required");
+        };
+        match dense {
+            CpuStorage::F32(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
+            CpuStorage::F64(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
+            _ => candle_core::bail!("add_rows: a float table is required"),
+        }
+    }
+}
+
+fn add_rows<T: Float>(dense: &mut [T], h: usize, ids: &[u32], rows: &Tensor) -> Result<()> {
+    with_slice::<T, _>(rows, |rows| {
+        for (&id, row) in ids.iter().zip(rows.chunks_exact(h)) {
+            dense[id as usize * h..][..h].iter_mut().zip(row).for_each(|(d, &r)| *d += r);
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -165,7 +215,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_sum_is_taken_in_place_and_shapes_must_agree() {
-        let (a, b) = (var(&[3, 2], 1).detach().copy().unwrap(), var(&[3, 2], 2).detach());
+        let a = var(&[3, 2], 1).detach().copy().unwrap();
+        let b = var(&[3, 2], 2).detach();
         let want = numbers(&(&a + &b).unwrap());
         let seen = a.clone();
         assert_eq!(numbers(&add_into(a, &b).unwrap()), want);

@@ -1,56 +1,58 @@
-//! The two element types the CPU kernels run in, vectorised elementary functions, and slice access.
+//! The element types that the CPU kernels compute in (f32 and f64), vectorised elementary
+//! functions, and access to slices of tensors.
 
-use crate::kernels::cpu::matmul::{View, ViewMut};
-use crate::kernels::cpu::{packed, tile, transposed};
+use crate::kernels::cpu::transposed;
 use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
 
-/// An element type of the CPU kernels: `f32` for training, `f64` for finite differences.
+/// The type of a kernel's arithmetic: `f32` for training, `f64` for gradient checks by finite
+/// differences.
 ///
-/// `FMA` says whether the code is compiled for a machine with fused multiply-add (see [`vectorised`]).
-pub(crate) trait Real: WithDType {
-    /// eˣ, exactly 0 for −∞; relative error in f32 below 2.4·10⁻⁷, where `FMA` + 3·10⁻⁹ |x|.
+/// `FMA` is true if the code is compiled for a processor with fused multiply-add (see
+/// [`vectorised`]).
+pub(crate) trait Float: WithDType {
+    /// Returns eˣ, exactly 0 for −∞. The relative error in f32 is below 2.4·10⁻⁷, plus 3·10⁻⁹ |x|
+    /// if `FMA`.
     fn exp<const FMA: bool>(self) -> Self;
-    /// eˣ for x ≤ 0, 0 from about the smallest normal number on; as exact as [`Real::exp`].
+    /// Returns eˣ for x ≤ 0; below about the smallest normal number it is 0. As accurate as
+    /// [`Float::exp`].
     #[inline(always)]
     fn exp_nonpositive<const FMA: bool>(self) -> Self {
         self.clamped_exp::<FMA>().1
     }
-    /// x or, where eˣ is 0, a finite number; and eˣ, for x ≤ 0 as in [`Real::exp_nonpositive`]. So that x eˣ is 0 for −∞.
+    /// Returns (x, eˣ) for x ≤ 0, with x replaced by a finite number where eˣ is 0, so that x eˣ is
+    /// 0 for −∞. See [`Float::exp_nonpositive`].
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self);
-    /// self · a + b, rounded once where `FMA`.
+    /// Returns self · a + b, rounded once if `FMA`.
     fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self;
-    /// √x.
+    /// Returns √x.
     fn sqrt(self) -> Self;
-    /// The larger of two numbers; NaN in `self` is kept.
+    /// Returns the larger of two numbers; NaN in `self` is kept.
     fn larger(self, other: Self) -> Self;
-    /// From single precision.
+    /// Converts from f32.
     fn from_f32(x: f32) -> Self;
-    /// The transpose of eight rows of eight.
+    /// Transposes an 8 × 8 block.
     #[inline(always)]
     fn transposed<const FMA: bool>(rows: [[Self; 8]; 8]) -> [[Self; 8]; 8] {
         transposed::by_elements(rows)
     }
-    /// Makes a product as [`matmul`](crate::kernels::matmul) does, where this library's own code is faster; else false.
-    fn packed_product(
-        _out: &mut ViewMut<'_, Self>,
-        _a: View<'_, Self>,
-        _b: View<'_, Self>,
-        _alpha: Self,
-        _accumulate: bool,
-        _threads: usize,
-    ) -> bool {
-        false
+    /// Returns the slice itself if this type is f32, for callers with a faster path for f32 alone.
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
+    /// [`Float::as_f32`] for writing.
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 }
 
-impl Real for f32 {
+impl Float for f32 {
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         exp_f32::<FMA>(self)
     }
     #[inline(always)]
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
-        // Below −87.7 n is −127, which as bits is the number 0.
+        // Below −87.7, n is −127: the bit pattern of the number 0.
         let clamped = if self < -88.0 { -88.0 } else { self };
         let (p, power) = exp_parts::<FMA>(clamped);
         (clamped, p * f32::from_bits(power << 23))
@@ -83,7 +85,7 @@ impl Real for f32 {
     #[inline(always)]
     fn transposed<const FMA: bool>(rows: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
         if FMA {
-            // SAFETY: code with FMA is compiled for machines with AVX2, and runs on no other.
+            // SAFETY: code with FMA is compiled for processors with AVX2 and runs only on them.
             #[allow(unsafe_code)]
             unsafe {
                 return transposed::by_registers(rows);
@@ -91,23 +93,15 @@ impl Real for f32 {
         }
         transposed::by_elements(rows)
     }
-    fn packed_product(
-        out: &mut ViewMut<'_, f32>,
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        alpha: f32,
-        accumulate: bool,
-        threads: usize,
-    ) -> bool {
-        let made = tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols));
-        if made {
-            packed::product::<tile::Single, _, _>(out, a, b, alpha, accumulate, threads);
-        }
-        made
+    fn as_f32(slice: &[f32]) -> Option<&[f32]> {
+        Some(slice)
+    }
+    fn as_f32_mut(slice: &mut [f32]) -> Option<&mut [f32]> {
+        Some(slice)
     }
 }
 
-impl Real for f64 {
+impl Float for f64 {
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         f64::exp(self)
@@ -143,8 +137,8 @@ impl Real for f64 {
     }
 }
 
-/// eʳ and n + 127 (in the lowest nine bits) of x = n ln 2 + r with |r| ≤ ln 2 / 2, for |x| < 128 ln 2: without branches, so
-/// that loops vectorise.
+/// Returns eʳ and n + 127 (in the lowest nine bits) with x = n ln 2 + r and |r| ≤ ln 2 / 2, for |x|
+/// < 128 ln 2. It has no branches, so loops over it vectorise.
 ///
 /// eʳ is a polynomial of degree 6, minimax in the relative error (3.1·10⁻⁹ before rounding).
 #[inline(always)]
@@ -152,9 +146,9 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0 + 127.0; // 1.5 · 2²³: adding it rounds to an integer
-    let shifted = Real::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = Float::mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // One step where the product is not rounded: ln 2 itself is off by 1.9·10⁻⁹ in single precision.
+    // One step if the product is not rounded: ln 2 in f32 is off by 1.9·10⁻⁹.
     let r = if FMA {
         f32::mul_add(n, -std::f32::consts::LN_2, x)
     } else {
@@ -162,18 +156,19 @@ fn exp_parts<const FMA: bool>(x: f32) -> (f32, u32) {
     };
     let mut p = 1.381_459_9e-3;
     for c in [8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
-        p = Real::mul_add::<FMA>(p, r, c);
+        p = Float::mul_add::<FMA>(p, r, c);
     }
     (p, shifted.to_bits())
 }
 
-/// 2ᵉ for −126 ≤ e ≤ 127.
+/// Returns 2ᵉ for −126 ≤ e ≤ 127.
 #[inline(always)]
 fn power_of_two(e: i32) -> f32 {
     f32::from_bits(((e + 127) as u32) << 23)
 }
 
-/// eˣ in single precision: 2ⁿ in two factors, so that subnormal results and n = 128 are reached; 0 below e⁻¹⁰⁴.
+/// Returns eˣ in f32; 0 below e⁻¹⁰⁴. 2ⁿ is split into two factors to reach subnormal results and n
+/// = 128.
 #[inline(always)]
 fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     let clamped = if x < -104.0 { -104.0 } else { x };
@@ -189,15 +184,15 @@ fn exp_f32<const FMA: bool>(x: f32) -> f32 {
     }
 }
 
-/// Sum of eight lanes, pairwise.
+/// Adds eight lanes pairwise.
 #[inline(always)]
-pub(crate) fn lane_sum<T: Real>(l: [T; 8]) -> T {
+pub(crate) fn lane_sum<T: Float>(l: [T; 8]) -> T {
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
-/// Largest element of a row that is not empty; a NaN may or may not show.
+/// Returns the largest element of a non-empty row; NaNs may be ignored.
 #[inline(always)]
-pub(crate) fn largest<T: Real>(row: &[T]) -> T {
+pub(crate) fn largest<T: Float>(row: &[T]) -> T {
     let (chunks, tail) = row.as_chunks::<16>();
     let mut lanes = [row[0]; 16];
     for chunk in chunks {
@@ -208,11 +203,12 @@ pub(crate) fn largest<T: Real>(row: &[T]) -> T {
     lanes.iter().chain(tail).fold(row[0], |a, &b| a.larger(b))
 }
 
-/// Σ f(a_i, b_i) in eight lanes.
+/// Returns Σ f(a_i, b_i), accumulated in eight lanes.
 #[inline(always)]
-pub(crate) fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+pub(crate) fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::from_f64(0.0); 8];
-    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let (a, a_tail) = a.as_chunks::<8>();
+    let (b, b_tail) = b.as_chunks::<8>();
     for (a, b) in a.iter().zip(b) {
         for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
             *lane += f(x, y);
@@ -226,7 +222,7 @@ pub(crate) fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 }
 
 /// Runs `$body` with the type alias `$T` bound to the element type of `$dtype`, f32 or f64.
-macro_rules! with_real {
+macro_rules! with_float {
     ($dtype:expr, $name:literal, $T:ident => $body:expr) => {
         match $dtype {
             candle_core::DType::F32 => {
@@ -241,28 +237,46 @@ macro_rules! with_real {
         }
     };
 }
-pub(crate) use with_real;
+pub(crate) use with_float;
 
-/// Defines a function over a [`Real`] type whose loops are compiled for AVX-512, for AVX2 with FMA, and for any
-/// machine; the first that this one can run is called.
+/// Defines a function over a [`Float`] type that is compiled three times: for AVX-512, for AVX2
+/// with FMA, and for the target's baseline. A call runs the first version that this processor
+/// supports.
 ///
-/// A second generic name, as in `fn f<T, FMA>`, is a constant that says whether multiply-adds are fused. Without it
-/// every version computes the same bits; with it those with FMA do.
+/// A second generic name, as in `fn f<T, FMA>`, is a constant that is true if multiply-adds are
+/// fused. Without it, all versions compute the same bits; with it, the versions with FMA agree with
+/// each other.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* fn $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, FMA>($($arg: $ty),*) $(-> $ret)? $body
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, FMA>
+            ($($arg: $ty),*) $(-> $ret)? $body
         }
     };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! { $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body }
-    };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        crate::kernels::cpu::real::vectorised! {
-            $(#[$meta])* fn $name<$T: crate::kernels::cpu::real::Real, $F>($($arg: $ty),*) $(-> $ret)? $body
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: $bound, FMA>($($arg: $ty),*) $(-> $ret)? $body
         }
     };
-    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident, $F:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
+        crate::kernels::cpu::float::vectorised! {
+            $(#[$meta])* fn $name<$T: crate::kernels::cpu::float::Float, $F>
+            ($($arg: $ty),*) $(-> $ret)? $body
+        }
+    };
+    (
+        $(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path, $F:ident>
+        ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
         pub(crate) fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
@@ -272,7 +286,11 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[rustversion::attr(since(1.89), target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma"))]
+                use crate::kernels::cpu::float::{vector_unit, VectorUnit};
+                #[rustversion::attr(
+                    since(1.89),
+                    target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")
+                )]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
@@ -282,12 +300,12 @@ macro_rules! vectorised {
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
-                // SAFETY: each function needs the features that its branch has just found, and nothing else.
+                // SAFETY: each function requires only the features that its branch has just detected.
                 #[allow(unsafe_code, unused_unsafe)]
-                match crate::kernels::cpu::real::vector_unit() {
-                    crate::kernels::cpu::real::VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
-                    crate::kernels::cpu::real::VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
-                    crate::kernels::cpu::real::VectorUnit::Baseline => {}
+                match vector_unit() {
+                    VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },
+                    VectorUnit::Avx2 => return unsafe { avx2::<$T>($($arg),*) },
+                    VectorUnit::Baseline => {}
                 }
             }
             body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)
@@ -296,18 +314,18 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// The widest instruction set that the kernels have code for and this machine runs.
+/// Instruction sets that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VectorUnit {
-    /// AVX-512 F, BW, DQ and VL, with FMA; needs Rust 1.89 to be compiled for.
+    /// AVX-512 F, BW, DQ and VL, with FMA; requires Rust 1.89.
     Avx512,
     /// AVX2 and FMA.
     Avx2,
-    /// What every machine of the target has.
+    /// The target's baseline.
     Baseline,
 }
 
-/// What [`vectorised`] functions run on here.
+/// Returns the widest supported instruction set of this processor.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn vector_unit() -> VectorUnit {
@@ -320,11 +338,11 @@ pub(crate) fn vector_unit() -> VectorUnit {
     }
 }
 
-/// Asks for the cache line at an address that will be read soon, or may be: it need not be anybody's.
+/// Prefetches the cache line at an address. The address does not have to be valid.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: an address that is only prefetched is never read, wherever it points.
+    // SAFETY: a prefetch never reads memory, wherever the address points.
     #[allow(unsafe_code)]
     unsafe {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
@@ -334,7 +352,7 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// The contiguous elements of a CPU storage seen through `layout`.
+/// Returns the contiguous elements of a CPU storage seen through `layout`.
 pub(crate) fn slice_of<'a, T: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
@@ -346,7 +364,8 @@ pub(crate) fn slice_of<'a, T: WithDType>(
     }
 }
 
-/// Calls `f` with the tensor's elements: in place for a contiguous CPU tensor of type `T`, else with a copy.
+/// Calls `f` with the tensor's elements: borrowed from a contiguous CPU tensor of type `T`,
+/// otherwise copied.
 pub(crate) fn with_slice<T: WithDType, R>(
     tensor: &Tensor,
     f: impl FnOnce(&[T]) -> candle_core::Result<R>,
@@ -354,7 +373,8 @@ pub(crate) fn with_slice<T: WithDType, R>(
     with_slices([tensor], |[slice]| f(slice))
 }
 
-/// Calls `f` with the elements of tensors: in place for contiguous CPU tensors of type `T`, else with copies.
+/// Calls `f` with the elements of tensors: borrowed from contiguous CPU tensors of type `T`,
+/// otherwise copied.
 pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> candle_core::Result<R>,
@@ -375,7 +395,7 @@ pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     f(slices)
 }
 
-/// Whether the CPU kernels can serve this tensor.
+/// Returns true if the CPU kernels support this tensor's device and type.
 pub(crate) fn on_cpu(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
 }

@@ -1,33 +1,38 @@
-//! x Wᵀ for few rows of x, the product that decoding consists of: W is read once, as it lies.
+//! x Wᵀ for a small batch of rows (GEMV): the matrix multiplication of decoding, bound by reading W
+//! once.
 //!
-//! Rows of x stand in the lanes of vector registers ([`Panels`]), an element of W is broadcast, and nothing has to be
-//! summed across lanes. Every element is the sum over blocks of [`DEPTH`] terms, whatever rows stand beside it and whatever
-//! the number of threads.
+//! General matrix multiplication packs W first, which costs as much as the product itself when x
+//! has few rows. Here W is read in place. Rows of x occupy the lanes of vector registers
+//! ([`Panels`]) and elements of W are broadcast, so no sums across lanes are needed. Each output
+//! element is a sum over blocks of [`DEPTH`] terms, so it has the same bits whatever the other rows
+//! of the batch and whatever the number of threads.
 
-use crate::kernels::cpu::matmul::{Disjoint, ViewMut};
-use crate::kernels::cpu::real::{prefetch, vectorised, Real};
+use crate::kernels::cpu::element::Inline;
+use crate::kernels::cpu::float::{prefetch, vectorised, Float};
+use crate::kernels::cpu::view::{Disjoint, ViewMut};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::swiglu::swiglu_in_place;
-use crate::kernels::score::logit::Inline;
 use candle_core::DType;
 use std::ops::Range;
 
 /// Rows of x in one register.
 const LANES: usize = 8;
-/// Sums kept in registers: rows of W multiplied with a panel at once, times the panel's registers.
+/// Accumulators kept in registers: rows of W multiplied at once with a panel, times the panel's
+/// registers.
 const SUMS: usize = 12;
-/// Terms summed before they are added to the rest.
+/// Terms summed before they are added to the total.
 const DEPTH: usize = 512;
-/// Parts of W for a thread: the more, the less it waits for the others at the end.
+/// Parts of W per thread: more parts mean less idle time at the end.
 const PARTS: usize = 8;
 
-/// Rows of x `[n, i]`, eight or sixteen to a panel and column by column; the last panel is filled up with zeros.
+/// Rows of x `[n, i]` in panels of eight or sixteen rows, stored column by column; the last panel
+/// is padded with zeros.
 pub(crate) struct Panels {
     columns: Scratch,
     rows: usize,
     depth: usize,
-    /// Registers of a panel's column: 1 or 2.
+    /// Registers per column of a panel: 1 or 2.
     width: usize,
 }
 
@@ -48,19 +53,20 @@ impl Panels {
         self.rows
     }
 
-    /// Registers that a row of W has sums in.
+    /// Returns the number of accumulator registers per row of W.
     fn registers(&self) -> usize {
         self.columns.len() / LANES / self.depth
     }
 
-    /// The columns of `P` registers of a panel.
+    /// Returns the columns of a panel of `P` registers.
     #[inline(always)]
     fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
         &self.columns.as_chunks().0.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
-    /// y (`[n, o]`) = x Wᵀ, or y += x Wᵀ where `accumulate`, for every W, y and `accumulate`.
-    pub(crate) fn products<L: Inline<Real = f32>, const N: usize>(
+    /// Computes y (`[n, o]`) = x Wᵀ, or y += x Wᵀ if `accumulate`, for every W and its (y,
+    /// `accumulate`).
+    pub(crate) fn products<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         w: [&[L]; N],
@@ -76,7 +82,7 @@ impl Panels {
             for (register, start) in (0..self.rows).step_by(LANES).enumerate() {
                 let mut rows: [&mut [f32]; LANES] = Default::default();
                 for (row, at) in rows.iter_mut().zip(start..self.rows) {
-                    // SAFETY: the columns are this part's alone.
+                    // SAFETY: no other part writes these columns.
                     #[allow(unsafe_code)]
                     let columns = unsafe { y.row(at, columns.clone()) };
                     *row = columns;
@@ -87,14 +93,16 @@ impl Panels {
         });
     }
 
-    /// silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
-    pub(crate) fn gated<L: Inline<Real = f32>>(
+    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
+    pub(crate) fn gated<L: Inline<Float = f32>>(
         &self,
         team: Team<'_>,
         gate: &[L],
         up: &[L],
     ) -> Panels {
-        let (o, registers, width) = (gate.len() / self.depth, self.registers(), self.width);
+        let o = gate.len() / self.depth;
+        let registers = self.registers();
+        let width = self.width;
         let mut columns = Scratch::new(o * registers * LANES);
         let line = o * width * LANES;
         let panels = Disjoint::from(ViewMut::new(&mut columns, registers / width, line, line));
@@ -102,7 +110,7 @@ impl Panels {
             swiglu_in_place(gate.as_flattened_mut(), up.as_flattened());
             for panel in 0..registers / width {
                 let numbers = rows.start * width * LANES..rows.end * width * LANES;
-                // SAFETY: the columns, made by rows of G and U, are this part's alone.
+                // SAFETY: the columns belong to rows of G and U that only this part computes.
                 #[allow(unsafe_code)]
                 let columns = unsafe { panels.row(panel, numbers) };
                 let products = gate.chunks(registers).map(|gate| &gate[panel * width..][..width]);
@@ -114,9 +122,10 @@ impl Panels {
         Panels { columns, rows: self.rows, depth: o, width }
     }
 
-    /// Calls `work` with some rows of all matrices of a group, which are of one shape, and with their products with all panels,
-    /// `[rows, registers]` for each; for all rows of all groups.
-    fn each_part<L: Inline<Real = f32>, const N: usize>(
+    /// Calls `work` with a range of rows of the matrices of a group (all of one shape) and their
+    /// products with all panels, `[rows, registers]` each, until all rows of all groups are
+    /// covered.
+    fn each_part<L: Inline<Float = f32>, const N: usize>(
         &self,
         team: Team<'_>,
         groups: &[[&[L]; N]],
@@ -133,7 +142,7 @@ impl Panels {
         let parts: Vec<(usize, Range<usize>)> = heights.enumerate().flat_map(parts_of).collect();
         team.each_index(parts.len(), multiply_adds, |i| {
             let (at, rows) = parts[i].clone();
-            // What this thread takes next, if all are as fast.
+            // The part that this thread takes next if all threads are equally fast.
             let later =
                 parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
             let len = rows.len() * self.registers() * LANES;
@@ -149,7 +158,7 @@ impl Panels {
 }
 
 vectorised! {
-    /// Every `width`-th of `columns` ← the columns of up to eight rows.
+    /// Writes the columns of up to eight rows to every `width`-th of `columns`.
     fn pack<T, FMA>(rows: &[T], depth: usize, width: usize, columns: &mut [[T; LANES]]) {
         let count = rows.len() / depth;
         let whole = if count == LANES { depth / LANES * LANES } else { 0 };
@@ -166,8 +175,14 @@ vectorised! {
 }
 
 vectorised! {
-    /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them where `accumulate`.
-    fn add_lanes<T, FMA>(products: &[[T; LANES]], registers: usize, accumulate: bool, rows: &mut [&mut [T]]) {
+    /// rows `[≤ 8][o]` = the lanes of every `registers`-th of `products`, or += them if
+    /// `accumulate`.
+    fn add_lanes<T, FMA>(
+        products: &[[T; LANES]],
+        registers: usize,
+        accumulate: bool,
+        rows: &mut [&mut [T]],
+    ) {
         let zero = T::from_f32(0.0);
         let o = rows.first().map_or(0, |row| row.len());
         let whole = if rows.len() == LANES { o / LANES * LANES } else { 0 };
@@ -176,7 +191,9 @@ vectorised! {
             let transposed = T::transposed::<FMA>(block);
             for (row, values) in rows.iter_mut().zip(transposed) {
                 let row = &mut row[start..start + LANES];
-                row.iter_mut().zip(values).for_each(|(y, value)| *y = if accumulate { *y } else { zero } + value);
+                for (y, value) in row.iter_mut().zip(values) {
+                    *y = if accumulate { *y } else { zero } + value;
+                }
             }
         }
         for at in whole..o {
@@ -189,8 +206,14 @@ vectorised! {
 }
 
 vectorised! {
-    /// out `[o, registers]` = W xᵀ, while what will be read afterwards, at `next`, is asked for.
-    fn multiply<L: Inline<Real = f32>, FMA>(w: &[L], next: *const L, x: &Panels, out: &mut [[f32; LANES]]) {
+    /// out `[o, registers]` = W xᵀ. Meanwhile the memory at `next`, which is read afterwards, is
+    /// prefetched.
+    fn multiply<L: Inline<Float = f32>, FMA>(
+        w: &[L],
+        next: *const L,
+        x: &Panels,
+        out: &mut [[f32; LANES]],
+    ) {
         let rest = (w, out);
         match x.width {
             1 => {
@@ -207,11 +230,12 @@ vectorised! {
     }
 }
 
-/// Multiplies `B` · `R` rows of W at a time with all panels, as often as there are so many; the rest of W and of `out`.
+/// Multiplies `B` · `R` rows of W at a time with all panels; returns the remaining rows of W and of
+/// `out`.
 #[inline(always)]
 fn multiply_by<
     'a,
-    L: Inline<Real = f32>,
+    L: Inline<Float = f32>,
     const B: usize,
     const R: usize,
     const P: usize,
@@ -225,15 +249,16 @@ fn multiply_by<
         let (products, others) = out.split_at_mut(B * R * x.registers());
         let next = if rest.is_empty() { next } else { rest.as_ptr() };
         multiply_rows::<L, B, R, P, FMA>(rows, next, x, products);
-        (w, out) = (rest, others);
+        w = rest;
+        out = others;
     }
     (w, out)
 }
 
-/// `B` · `R` rows of W with all panels, `P` registers wide.
+/// Multiplies `B` · `R` rows of W with all panels of `P` registers.
 #[inline(always)]
 fn multiply_rows<
-    L: Inline<Real = f32>,
+    L: Inline<Float = f32>,
     const B: usize,
     const R: usize,
     const P: usize,
@@ -244,7 +269,8 @@ fn multiply_rows<
     x: &Panels,
     out: &mut [[f32; LANES]],
 ) {
-    let (registers, depth) = (x.registers(), x.depth);
+    let registers = x.registers();
+    let depth = x.depth;
     let mut buffers = [[[0.0; DEPTH]; R]; B];
     for start in (0..depth).step_by(DEPTH) {
         let end = depth.min(start + DEPTH);
@@ -273,15 +299,17 @@ fn multiply_rows<
     }
 }
 
-/// Elements of a cache line of single precision.
+/// f32 elements per cache line.
 pub(crate) const LINE: usize = 16;
 
-/// The products of `B` · `R` rows of W, given with the distance between two, with a panel over one block of columns.
+/// Multiplies `B` · `R` rows of W, given with their row stride, with one block of columns of a
+/// panel.
 ///
-/// Of every `R` rows only the first has a pointer, as many as fit the registers. Meanwhile as much of what stands at `next` is
-/// asked for as is read here, line after line: the processor itself sees few of so many rows coming.
+/// Keeps one pointer per group of `R` rows, so that all pointers fit in registers. For each cache
+/// line read, one line from `next` on is prefetched: the hardware prefetcher cannot follow this
+/// many streams.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // loops over indices of known length are what is unrolled into registers
+#[allow(clippy::needless_range_loop)] // constant ranges of indices unroll into registers
 fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
     x: &[[[f32; LANES]; P]],
     (w, stride): (&[f32], usize),
@@ -304,7 +332,7 @@ fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
                     let w = unsafe { *first[b].wrapping_add(r * stride) };
                     for p in 0..P {
                         for l in 0..LANES {
-                            sums[b][r][p][l] = Real::mul_add::<FMA>(x[p][l], w, sums[b][r][p][l]);
+                            sums[b][r][p][l] = Float::mul_add::<FMA>(x[p][l], w, sums[b][r][p][l]);
                         }
                     }
                 }
@@ -320,7 +348,7 @@ pub(crate) mod tests {
     use super::*;
     use half::bf16;
 
-    /// `n` numbers in [−1, 1).
+    /// Returns `n` pseudo-random numbers in [−1, 1).
     pub(crate) fn numbers(n: usize, seed: u32) -> Vec<f32> {
         let next = |s: &u32| Some(s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
         let states = std::iter::successors(Some(seed), next);
@@ -338,13 +366,16 @@ pub(crate) mod tests {
             (17, 7, 1025),
             (40, 1100, 64),
         ] {
-            let (x, w) = (numbers(n * i, 1), numbers(o * i, 2));
-            let (mut y, mut alone) = (vec![0.5; n * o], vec![f32::NAN; n * o]);
+            let x = numbers(n * i, 1);
+            let w = numbers(o * i, 2);
+            let mut y = vec![0.5; n * o];
+            let mut alone = vec![f32::NAN; n * o];
             Panels::new(&x, i).products(Team::Pool, [&w], [(&mut y, true)]);
             Panels::new(&x, i).products(Team::Pool, [&w], [(&mut alone, false)]);
             for (at, got) in y.iter().enumerate() {
                 assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
-                let (x, w) = (&x[at / o * i..][..i], &w[at % o * i..][..i]);
+                let x = &x[at / o * i..][..i];
+                let w = &w[at % o * i..][..i];
                 let want =
                     0.5 + x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
                 assert!(
@@ -357,8 +388,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_beside_any_others_and_with_any_threads() {
-        let (n, o, i) = (35, 700, 96);
-        let (x, w) = (numbers(n * i, 3), numbers(o * i, 4));
+        let n = 35;
+        let o = 700;
+        let i = 96;
+        let x = numbers(n * i, 3);
+        let w = numbers(o * i, 4);
         let product = |x: &[f32], threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
@@ -376,7 +410,9 @@ pub(crate) mod tests {
 
     #[test]
     fn gated_rows_are_multiplied_as_if_they_had_been_rows_in_between() {
-        let (i, f, o) = (24, 35, 10);
+        let i = 24;
+        let f = 35;
+        let o = 10;
         let [gate, up, down] =
             [(f * i, 7), (f * i, 8), (o * f, 9)].map(|(len, seed)| numbers(len, seed));
         for n in [1, 8, 9, 16, 17, 40] {
@@ -393,10 +429,12 @@ pub(crate) mod tests {
 
     #[test]
     fn narrow_weights_are_widened() {
-        let (x, w) = (numbers(5 * 600, 5), numbers(9 * 600, 6));
+        let x = numbers(5 * 600, 5);
+        let w = numbers(9 * 600, 6);
         let narrow: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
-        let (mut a, mut b) = (vec![0.0; 45], vec![0.0; 45]);
+        let mut a = vec![0.0; 45];
+        let mut b = vec![0.0; 45];
         Panels::new(&x, 600).products(Team::Pool, [&narrow], [(&mut a, false)]);
         Panels::new(&x, 600).products(Team::Pool, [&wide], [(&mut b, false)]);
         assert_eq!(a, b);

@@ -1,0 +1,114 @@
+//! Launches of the device kernels, the same for CUDA and Metal: source, arguments and storages.
+
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::op::BackpropOp;
+use candle_core::{DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
+
+/// Source of the kernels, to be preceded by the prelude of a dialect.
+pub(crate) const KERNELS: &str =
+    concat!(include_str!("elements.inc"), include_str!("scores.inc"), include_str!("layers.inc"));
+
+/// Threads per group.
+pub(crate) const THREADS: usize = 256;
+
+/// Maximum number of elements per thread of an element-wise kernel.
+const ELEMENTS: usize = 8;
+
+/// Returns the number of groups of an element-wise kernel.
+pub(crate) fn element_groups(count: usize) -> usize {
+    count.div_ceil(THREADS * ELEMENTS)
+}
+
+/// A kernel launch over groups of [`THREADS`] threads. The arguments are in the order of the
+/// kernel's parameters.
+pub(crate) struct Launch<'a, S> {
+    /// Name without the suffix of the element type.
+    pub(crate) kernel: &'static str,
+    /// The element type.
+    pub(crate) dtype: DType,
+    pub(crate) groups: usize,
+    pub(crate) arguments: Vec<Argument<'a, S>>,
+}
+
+pub(crate) enum Argument<'a, S> {
+    /// A buffer to read, starting at an element.
+    In(&'a S, usize),
+    /// A buffer to write, starting at an element.
+    Out(&'a mut S, usize),
+    /// The buffer of an earlier argument, by its position.
+    Same(usize),
+    U32(u32),
+    F32(f32),
+}
+
+/// A storage on which the kernels run.
+pub(crate) trait DeviceStorage:
+    BackendStorage<Device: BackendDevice<Storage = Self>>
+{
+    /// Returns the storage if it belongs to this back end.
+    fn of(storage: &Storage) -> Option<&Self>;
+
+    /// Returns the storage for writing if it belongs to this back end.
+    fn of_mut(storage: &mut Storage) -> Option<&mut Self>;
+
+    /// Wraps the storage in candle's enum.
+    fn wrap(self) -> Storage;
+
+    /// Queues the kernel behind all earlier work of the device.
+    fn launch(device: &Self::Device, launch: Launch<'_, Self>) -> Result<()>;
+
+    /// Allocates an uninitialised storage, which a kernel must fill.
+    fn unfilled(device: &Self::Device, count: usize, dtype: DType) -> Result<Self> {
+        // SAFETY: numbers have no invalid bit patterns, and the callers' kernels write every
+        // element.
+        #[allow(unsafe_code)]
+        unsafe {
+            device.alloc_uninit(&Shape::from(count), dtype)
+        }
+    }
+
+    /// Wraps the storage in a tensor without autograd.
+    fn tensor(self, shape: impl Into<Shape>) -> Tensor {
+        Tensor::from_storage(self.wrap(), shape, BackpropOp::none(), false)
+    }
+}
+
+/// A contiguous tensor held for reading.
+pub(crate) struct View<'a> {
+    storage: StorageRef<'a>,
+    pub(crate) start: usize,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        Ok(Self { storage, start: start_of(layout)? })
+    }
+
+    pub(crate) fn get<S: DeviceStorage>(&self) -> Result<&S> {
+        match S::of(&self.storage) {
+            Some(storage) => Ok(storage),
+            None => candle_core::bail!("a kernel's tensors must all lie on its device"),
+        }
+    }
+
+    pub(crate) fn argument<S: DeviceStorage>(&self) -> Result<Argument<'_, S>> {
+        Ok(Argument::In(self.get()?, self.start))
+    }
+}
+
+/// Returns the index of the first element of a contiguous layout.
+pub(crate) fn start_of(layout: &Layout) -> Result<usize> {
+    match layout.contiguous_offsets() {
+        Some((start, _)) => Ok(start),
+        None => Err(candle_core::Error::RequiresContiguous { op: "device kernel" }),
+    }
+}
+
+/// Converts a size to a kernel argument.
+pub(crate) fn size<'a, S>(value: usize) -> Result<Argument<'a, S>> {
+    match u32::try_from(value) {
+        Ok(value) => Ok(Argument::U32(value)),
+        Err(_) => candle_core::bail!("a device kernel takes sizes below 2³², not {value}"),
+    }
+}
