@@ -9,7 +9,7 @@
 use candle_core::{DType, Device, Tensor, Var, D};
 use epo::entropy::{
     AverageHistory, Averaging, BetaSchedule, EntropyControl, EntropyHistory, EntropyInputs,
-    EntropyRegularizer, StepEntropy,
+    EntropyRegularizer, State, StepEntropy,
 };
 use epo::objective::{Aggregation, LossOutput, Metrics, TokenBatch, TokenLayout};
 use epo::Result;
@@ -18,6 +18,8 @@ use epo::Result;
 struct Spring {
     lambda: f64,
 }
+
+impl State for Spring {}
 
 impl EntropyRegularizer for Spring {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {

@@ -4,11 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use crate::entropy::regularizer::{entropy_term, weight};
-use crate::entropy::stats::read_state;
 use crate::entropy::stats::StepEntropy;
-use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::entropy::traits::{read_state, EntropyInputs, EntropyRegularizer, State};
 use crate::objective::metrics::Metrics;
-use crate::objective::LossOutput;
+use crate::objective::output::LossOutput;
 use crate::{Error, Result};
 
 /// A bonus that follows the schedule of β: −λ·β_k·L_H. With β from 1 to 0 along a line or a cosine it is the
@@ -27,6 +26,8 @@ impl DecayedBonus {
         Ok(Self { lambda: weight("entropy.lambda", lambda)? })
     }
 }
+
+impl State for DecayedBonus {}
 
 impl EntropyRegularizer for DecayedBonus {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
@@ -141,7 +142,9 @@ impl EntropyRegularizer for AdaptiveBonus {
         output.metrics.max("entropy/lambda", self.current);
         Ok(output)
     }
+}
 
+impl State for AdaptiveBonus {
     fn state(&self) -> Value {
         json!({ "lambda": self.next })
     }
@@ -149,10 +152,10 @@ impl EntropyRegularizer for AdaptiveBonus {
     fn load_state(&mut self, state: &Value) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct State {
+        struct Saved {
             lambda: f64,
         }
-        let State { lambda } = read_state("regularizer", state)?;
+        let Saved { lambda } = read_state(state)?;
         let restored = Self::new(lambda, self.settings)?;
         *self = restored;
         Ok(())

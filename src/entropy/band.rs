@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::{EntropyHistory, EntropyInputs};
+use crate::entropy::traits::{EntropyHistory, EntropyInputs};
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 

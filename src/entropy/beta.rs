@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::AdaptiveBeta;
+use crate::entropy::traits::{AdaptiveBeta, State};
 use crate::{Error, Result};
 
 /// β_k = 1 + exp(−γ·k / ⌊K/2⌋): from 2 down to 1 (paper v2, eq. 5 and alg. 1).
@@ -104,6 +104,8 @@ impl BetaSchedule {
 fn bad(field: &str, value: impl ToString, reason: &str) -> Error {
     Error::setting(format!("entropy.beta.{field}"), value, reason)
 }
+
+impl State for BetaSchedule {}
 
 impl AdaptiveBeta for BetaSchedule {
     fn beta(&self, step: u64) -> f64 {

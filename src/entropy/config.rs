@@ -11,7 +11,7 @@ use crate::entropy::history::{AverageHistory, Averaging};
 use crate::entropy::official::{EpoIndicator, OfficialHistory};
 use crate::entropy::regularizer::{EntropyBonus, EpoHinge, NoEntropy};
 use crate::entropy::top_entropy::TopEntropy;
-use crate::entropy::{EntropyHistory, EntropyRegularizer};
+use crate::entropy::traits::{EntropyHistory, EntropyRegularizer};
 use crate::{Error, Result};
 
 /// The built-in regularisers by name.

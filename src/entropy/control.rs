@@ -6,10 +6,12 @@ use serde_json::{json, Value};
 use crate::entropy::band::Band;
 use crate::entropy::selection::{PolicyInputs, StepTokens, TokenSelection};
 use crate::entropy::stats::StepEntropy;
-use crate::entropy::{AdaptiveBeta, EntropyHistory, EntropyInputs, EntropyRegularizer};
+use crate::entropy::traits::{
+    AdaptiveBeta, EntropyHistory, EntropyInputs, EntropyRegularizer, State,
+};
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
-use crate::objective::LossOutput;
+use crate::objective::output::LossOutput;
 use crate::{Error, Result};
 
 /// A regulariser with its history and β: what a trainer holds.
@@ -202,10 +204,21 @@ impl EntropyControl {
                 "must be a step number",
             ));
         };
-        self.regularizer.load_state(&state["regularizer"])?;
-        self.history.load_state(&state["history"])?;
-        self.beta.load_state(&state["beta"])?;
-        (self.step, self.current) = (step, None);
+        restore("regularizer", self.regularizer.as_mut(), state)?;
+        restore("history", self.history.as_mut(), state)?;
+        restore("beta", self.beta.as_mut(), state)?;
+        self.step = step;
+        self.current = None;
         Ok(())
     }
+}
+
+/// Gives a part its state back; an error about the `state` itself says whose it is.
+fn restore(name: &str, part: &mut dyn State, states: &Value) -> Result<()> {
+    part.load_state(&states[name]).map_err(|error| match error {
+        Error::Setting { field, value, reason } if field == "state" => {
+            Error::setting(format!("entropy.{name}.state"), value, reason)
+        }
+        other => other,
+    })
 }

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::entropy::regularizer::{weight, zero_term};
 use crate::entropy::selection::{StepTokens, TokenSelection};
-use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
 use crate::objective::metrics::Metrics;
+use crate::objective::output::LossOutput;
 use crate::objective::policy::scalar;
-use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; means over the step's
@@ -59,6 +59,8 @@ impl ClipCov {
         }
     }
 }
+
+impl State for ClipCov {}
 
 impl EntropyRegularizer for ClipCov {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
@@ -112,6 +114,8 @@ impl KlCov {
         weight("entropy.kl_cov.coef", self.coef).map(drop)
     }
 }
+
+impl State for KlCov {}
 
 impl EntropyRegularizer for KlCov {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {

@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use crate::entropy::stats::read_state;
 use crate::entropy::stats::StepEntropy;
-use crate::entropy::EntropyHistory;
+use crate::entropy::traits::{read_state, EntropyHistory, State};
 use crate::{Error, Result};
 
 /// How the recorded step means become one reference.
@@ -134,7 +133,9 @@ impl EntropyHistory for AverageHistory {
         }
         Ok(())
     }
+}
 
+impl State for AverageHistory {
     fn state(&self) -> Value {
         json!({ "averaging": self.averaging, "per_turn": self.per_turn, "slots": self.slots })
     }
@@ -142,16 +143,16 @@ impl EntropyHistory for AverageHistory {
     fn load_state(&mut self, state: &Value) -> Result<()> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct State {
+        struct Saved {
             averaging: Averaging,
             per_turn: bool,
             slots: Vec<Slot>,
         }
-        let read: State = read_state("history", state)?;
+        let read: Saved = read_state(state)?;
         if (read.averaging, read.per_turn) != (self.averaging, self.per_turn) {
             let reason =
                 format!("the history is {:?}, per turn: {}", self.averaging, self.per_turn);
-            return Err(Error::setting("entropy.history.state", state, reason));
+            return Err(Error::setting("state", state, reason));
         }
         self.slots = read.slots;
         Ok(())

@@ -42,6 +42,7 @@ pub(crate) mod regularizer;
 pub(crate) mod selection;
 pub(crate) mod stats;
 pub(crate) mod top_entropy;
+pub(crate) mod traits;
 
 pub use adaptive::{AdaptiveBonus, AdaptiveRule, AdaptiveTarget, DecayedBonus};
 pub use band::{Band, Granularity};
@@ -55,110 +56,6 @@ pub use regularizer::{EntropyBonus, EpoHinge, NoEntropy};
 pub use selection::{PolicyInputs, StepTokens, TokenSelection};
 pub use stats::StepEntropy;
 pub use top_entropy::TopEntropy;
-
-use candle_core::Tensor;
-use serde_json::Value;
-
-use crate::objective::aggregate::TokenBatch;
-use crate::objective::LossOutput;
-use crate::Result;
-
-/// What the entropy has been: gives the reference H̄ of a turn and records one step at a time.
-pub trait EntropyHistory: Send + Sync {
-    /// The reference H̄ (nats) for a turn index, `None` while there is none: then nothing is penalised.
-    ///
-    /// # Errors
-    /// A turn index that this history cannot hold.
-    fn reference(&self, turn: usize) -> Result<Option<f64>>;
-
-    /// Records the masked entropy means of one training step, with their counts.
-    ///
-    /// # Errors
-    /// A statistic that this history cannot hold.
-    fn record(&mut self, step: &StepEntropy) -> Result<()>;
-
-    /// Everything needed to continue, for a checkpoint.
-    fn state(&self) -> Value;
-
-    /// Continues from a state that [`EntropyHistory::state`] gave.
-    ///
-    /// # Errors
-    /// A state of another shape or kind.
-    fn load_state(&mut self, state: &Value) -> Result<()>;
-}
-
-/// The weight β_k of the smoothing term.
-pub trait AdaptiveBeta: Send + Sync {
-    /// β at training step k, counted from 0.
-    fn beta(&self, step: u64) -> f64;
-
-    /// Everything needed to continue, for a checkpoint; `Null` where β depends on the step alone.
-    fn state(&self) -> Value {
-        Value::Null
-    }
-
-    /// Continues from a state that [`AdaptiveBeta::state`] gave.
-    ///
-    /// # Errors
-    /// A state of another shape or kind.
-    fn load_state(&mut self, state: &Value) -> Result<()> {
-        stats::expect_null("beta", state)
-    }
-}
-
-/// What a regulariser sees of a micro-batch. Suffixes: b rows, t token positions.
-#[derive(Clone, Copy)]
-pub struct EntropyInputs<'a> {
-    /// Token entropies H [B, T] in nats, differentiable; masked-out entries may hold anything.
-    pub entropy_bt: &'a Tensor,
-    /// Mask, turn indices and aggregation weights of these rows.
-    pub batch: &'a TokenBatch,
-    /// The reference H̄ per turn.
-    pub history: &'a dyn EntropyHistory,
-    /// β of this step.
-    pub beta: f64,
-    /// What the policy loss sees, and the step's selection; `None` where the caller has only entropies.
-    pub policy: Option<PolicyInputs<'a>>,
-}
-
-/// Turns token entropies into a term of the loss.
-///
-/// Implementing it takes about twenty lines, see `examples/custom_regularizer.rs`.
-pub trait EntropyRegularizer: Send + Sync {
-    /// The term to be *added* to the policy loss, λ and signs included, with metrics that add up over
-    /// micro-batches.
-    ///
-    /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) and [`Error::NonFinite`](crate::Error::NonFinite) naming the input.
-    fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput>;
-
-    /// Sees the mean entropies of a training step's rollouts before its first micro-batch.
-    ///
-    /// # Errors
-    /// What the regulariser cannot use.
-    fn begin_step(&mut self, _step: u64, _rollout: &StepEntropy) -> Result<()> {
-        Ok(())
-    }
-
-    /// Singles out tokens of a training step, once, before its first optimiser step: what it returns cannot
-    /// depend on how the step is cut into mini-batches and micro-batches. `None` leaves every token alone.
-    ///
-    /// # Errors
-    /// What the regulariser needs and `tokens` lack.
-    fn select(&self, _tokens: &StepTokens) -> Result<Option<TokenSelection>> {
-        Ok(None)
-    }
-
-    /// Everything needed to continue, for a checkpoint; `Null` where there is nothing.
-    fn state(&self) -> Value {
-        Value::Null
-    }
-
-    /// Continues from a state that [`EntropyRegularizer::state`] gave.
-    ///
-    /// # Errors
-    /// A state of another shape or kind.
-    fn load_state(&mut self, state: &Value) -> Result<()> {
-        stats::expect_null("regularizer", state)
-    }
-}
+pub use traits::{
+    read_state, AdaptiveBeta, EntropyHistory, EntropyInputs, EntropyRegularizer, State,
+};

@@ -7,10 +7,11 @@ use serde_json::{json, Value};
 
 use crate::entropy::band::{Band, Granularity};
 use crate::entropy::regularizer::{entropy_term, weight};
-use crate::entropy::stats::read_state;
 use crate::entropy::stats::StepEntropy;
-use crate::entropy::{EntropyHistory, EntropyInputs, EntropyRegularizer};
-use crate::objective::LossOutput;
+use crate::entropy::traits::{
+    read_state, EntropyHistory, EntropyInputs, EntropyRegularizer, State,
+};
+use crate::objective::output::LossOutput;
 use crate::{Error, Result};
 
 /// The published smoothing term: −λ[L_H − c·β·agg(P)], where P is 0 strictly inside the band and α outside
@@ -101,6 +102,8 @@ impl EpoIndicator {
     }
 }
 
+impl State for EpoIndicator {}
+
 impl EntropyRegularizer for EpoIndicator {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
         let mut metrics = crate::objective::metrics::Metrics::new();
@@ -172,13 +175,15 @@ impl EntropyHistory for OfficialHistory {
         self.steps += 1;
         Ok(())
     }
+}
 
+impl State for OfficialHistory {
     fn state(&self) -> Value {
         json!(self)
     }
 
     fn load_state(&mut self, state: &Value) -> Result<()> {
-        let read: Self = read_state("history", state)?;
+        let read: Self = read_state(state)?;
         if read.sums.len() != self.sums.len() {
             let reason = format!("the checkpoint's history has max_steps = {}", read.sums.len());
             return Err(Error::setting("entropy.history.max_steps", self.sums.len(), reason));

@@ -4,14 +4,16 @@ use candle_core::Tensor;
 
 use crate::entropy::band::Units;
 use crate::entropy::band::{Band, Granularity};
-use crate::entropy::{EntropyInputs, EntropyRegularizer};
+use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
 use crate::objective::metrics::Metrics;
-use crate::objective::LossOutput;
+use crate::objective::output::LossOutput;
 use crate::{Error, Result};
 
 /// No regularisation: a zero term without a gradient.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoEntropy;
+
+impl State for NoEntropy {}
 
 impl EntropyRegularizer for NoEntropy {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
@@ -34,6 +36,8 @@ impl EntropyBonus {
         Ok(Self { lambda: weight("entropy.lambda", lambda)? })
     }
 }
+
+impl State for EntropyBonus {}
 
 impl EntropyRegularizer for EntropyBonus {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
@@ -80,6 +84,8 @@ impl EpoHinge {
         Ok(((below_u + above_u)?.mul(&weights_u)?.sum_all()? * self.alpha)?)
     }
 }
+
+impl State for EpoHinge {}
 
 impl EntropyRegularizer for EpoHinge {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {

@@ -1,7 +1,6 @@
 //! One training step's entropy statistic.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
@@ -87,20 +86,6 @@ impl StepEntropy {
         let count: u64 = self.counts.iter().sum();
         (count > 0).then(|| self.sums.iter().sum::<f64>() / count as f64)
     }
-}
-
-/// A part without state accepts no state but `Null`.
-pub(crate) fn expect_null(part: &str, state: &Value) -> Result<()> {
-    if state.is_null() {
-        return Ok(());
-    }
-    Err(Error::setting(format!("entropy.{part}.state"), state, "this part keeps no state"))
-}
-
-/// A state read back, or an error that names the part.
-pub(crate) fn read_state<T: for<'de> Deserialize<'de>>(part: &str, state: &Value) -> Result<T> {
-    T::deserialize(state)
-        .map_err(|e| Error::setting(format!("entropy.{part}.state"), state, e.to_string()))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::entropy::covariance::share;
 use crate::entropy::regularizer::zero_term;
 use crate::entropy::selection::{StepTokens, TokenSelection};
-use crate::entropy::{EntropyInputs, EntropyRegularizer};
-use crate::objective::LossOutput;
+use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
+use crate::objective::output::LossOutput;
 use crate::{Error, Result};
 
 /// Only the tokens of the highest entropy have a policy gradient: H ≥ the (1 − ρ) quantile of the step's
@@ -37,6 +37,8 @@ impl TopEntropy {
         share("entropy.top_entropy.share", self.share)
     }
 }
+
+impl State for TopEntropy {}
 
 impl EntropyRegularizer for TopEntropy {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {

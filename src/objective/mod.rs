@@ -18,6 +18,7 @@ pub(crate) mod kl_reward;
 pub(crate) mod layout;
 pub(crate) mod metrics;
 pub(crate) mod off;
+pub(crate) mod output;
 pub(crate) mod policy;
 pub(crate) mod settings;
 pub(crate) mod value;
@@ -30,31 +31,7 @@ pub use kl::{kl_penalty, KlKind};
 pub use kl_reward::{kl_in_reward, AdaptiveKl, KlControl};
 pub use layout::{Segments, TokenLayout};
 pub use metrics::Metrics;
+pub use output::LossOutput;
 pub use policy::{policy_loss, LossInputs};
 pub use settings::{KlLoss, PolicyLoss, PolicyLossKind};
 pub use value::{value_loss, ValueInputs};
-
-use candle_core::Tensor;
-
-use crate::Result;
-
-/// What every loss term returns: a scalar to be minimised and the metrics that belong to it.
-#[derive(Clone, Debug)]
-pub struct LossOutput {
-    /// Scalar, differentiable where the term is.
-    pub loss: Tensor,
-    /// Additive over micro-batches.
-    pub metrics: Metrics,
-}
-
-impl LossOutput {
-    /// The sum of two terms with the metrics of both.
-    ///
-    /// # Errors
-    /// [`Error::Candle`](crate::Error::Candle) where dtypes or devices differ.
-    pub fn plus(mut self, other: LossOutput) -> Result<Self> {
-        self.loss = self.loss.add(&other.loss)?;
-        self.metrics.merge(&other.metrics);
-        Ok(self)
-    }
-}

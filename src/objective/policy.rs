@@ -7,8 +7,8 @@ use crate::objective::cispo::{cispo_loss, reinforce_loss};
 use crate::objective::gspo::sequence_ratio;
 use crate::objective::kl::kl_penalty;
 use crate::objective::metrics::Metrics;
+use crate::objective::output::LossOutput;
 use crate::objective::settings::{KlLoss, PolicyLoss, PolicyLossKind};
-use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// The tensors of the policy loss, each [B, T] of one dtype; entries that are masked out may hold anything.

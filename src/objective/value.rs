@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
+use crate::objective::output::LossOutput;
 use crate::objective::policy::{scalar, share_of};
-use crate::objective::LossOutput;
 use crate::{Error, Result};
 
 /// The tensors of the value loss, each [B, T] of one dtype; entries that are masked out may hold anything.

@@ -70,17 +70,13 @@ fn entropy_inputs<'a>(
 /// A history without references.
 struct Nothing;
 
+impl epo::entropy::State for Nothing {}
+
 impl epo::entropy::EntropyHistory for Nothing {
     fn reference(&self, _: usize) -> epo::Result<Option<f64>> {
         Ok(None)
     }
     fn record(&mut self, _: &epo::entropy::StepEntropy) -> epo::Result<()> {
-        Ok(())
-    }
-    fn state(&self) -> Value {
-        Value::Null
-    }
-    fn load_state(&mut self, _: &Value) -> epo::Result<()> {
         Ok(())
     }
 }

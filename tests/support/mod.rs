@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor, Var, D};
-use epo::entropy::{EntropyHistory, StepEntropy};
+use epo::entropy::{EntropyHistory, State, StepEntropy};
 use epo::{Error, Result};
 use serde_json::Value;
 
@@ -128,17 +128,13 @@ pub fn logprob_entropy(
 /// A history that holds fixed references per turn index.
 pub struct Fixed(pub Vec<Option<f64>>);
 
+impl State for Fixed {}
+
 impl EntropyHistory for Fixed {
     fn reference(&self, turn: usize) -> Result<Option<f64>> {
         self.0.get(turn).copied().ok_or_else(|| Error::setting("turn", turn, "beyond the history"))
     }
     fn record(&mut self, _: &StepEntropy) -> Result<()> {
-        Ok(())
-    }
-    fn state(&self) -> Value {
-        Value::Null
-    }
-    fn load_state(&mut self, _: &Value) -> Result<()> {
         Ok(())
     }
 }

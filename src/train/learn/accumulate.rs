@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
-use crate::objective::LossOutput;
+use crate::objective::output::LossOutput;
 use crate::policy::gradients::{GradientSum, Gradients, MicroGradients};
 use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
