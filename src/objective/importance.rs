@@ -1,4 +1,4 @@
-//! Correction of samples that another engine, or another precision, has drawn.
+//! ImportanceCorrection of samples that another engine, or another precision, has drawn.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub enum RatioLevel {
 /// what the sampling engine reported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Correction {
+pub enum ImportanceCorrection {
     /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is usual.
     Truncate {
         /// Whose ratio.
@@ -46,7 +46,7 @@ pub enum Correction {
     },
 }
 
-impl Correction {
+impl ImportanceCorrection {
     /// Checks every setting.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ pub fn importance_weights(
     old_log_probs: &[f64],
     rollout_log_probs: &[f64],
     layout: &TokenLayout,
-    correction: Correction,
+    correction: ImportanceCorrection,
 ) -> Result<ImportanceWeights> {
     correction.validate()?;
     let mask = layout.mask();

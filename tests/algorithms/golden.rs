@@ -71,9 +71,9 @@ fn importance_corrections() {
         let what = format!("{} {}", case["method"], case["level"]);
         let (level, max) = (named(&case["level"]), number(&case["max"]));
         let correction = if case["method"] == "truncate" {
-            Correction::Truncate { level, max }
+            ImportanceCorrection::Truncate { level, max }
         } else {
-            Correction::Mask { level, min: number(&case["min"]), max }
+            ImportanceCorrection::Mask { level, min: number(&case["min"]), max }
         };
         let got = importance_weights(&old, &rollout, &golden.layout(), correction).unwrap();
         assert_close(&what, &got.weights, &flat(&case["weights"]), F64);

@@ -64,7 +64,7 @@ fn entropy_inputs<'a>(
     policy: Option<PolicyInputs<'a>>,
 ) -> EntropyInputs<'a> {
     const NOTHING: &Nothing = &Nothing;
-    EntropyInputs { entropy_bt, batch, history: NOTHING, beta, policy }
+    EntropyInputs::new(entropy_bt, batch, NOTHING, beta).unwrap().with_policy(policy)
 }
 
 /// A history without references.

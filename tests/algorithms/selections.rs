@@ -128,7 +128,7 @@ fn an_adaptive_weight_is_in_the_checkpoint() {
     let run = |control: &mut EntropyControl, k: u64| {
         let mut step = StepEntropy::new();
         step.add_turn(0, &[0.2 * k as f64]).unwrap();
-        control.begin_step(k, step).unwrap();
+        control.begin_step_with(k, step).unwrap();
         let term = control.term(&entropy_bt, &batch).unwrap();
         control.finish_step().unwrap();
         (host(&term.loss)[0], term.metrics.get("entropy/lambda").unwrap())

@@ -32,7 +32,7 @@ fn step(values: &[f64]) -> StepEntropy {
 
 fn run(control: &mut EntropyControl, k: u64) -> Vec<(String, f64)> {
     let x = 0.3 + 0.1 * k as f64;
-    control.begin_step(k, step(&[x, 2.0 * x])).unwrap();
+    control.begin_step_with(k, step(&[x, 2.0 * x])).unwrap();
     let output = control.term(&entropies([[0.2, 1.3], [0.9, f64::NAN]]), &batch()).unwrap();
     let mut metrics = output.metrics;
     metrics.merge(&control.report().unwrap());
@@ -44,7 +44,7 @@ fn run(control: &mut EntropyControl, k: u64) -> Vec<(String, f64)> {
 #[test]
 fn the_paper_excludes_the_current_step_and_the_published_code_includes_it() {
     let mut paper = EntropyConfig::paper_v2().build().unwrap();
-    paper.begin_step(0, step(&[1.0, 3.0])).unwrap();
+    paper.begin_step_with(0, step(&[1.0, 3.0])).unwrap();
     assert_eq!(paper.reference(0).unwrap(), None);
     let first = paper.term(&entropies([[9.0; 2]; 2]), &batch()).unwrap();
     // No history, no penalty: the plain bonus is left.
@@ -53,7 +53,7 @@ fn the_paper_excludes_the_current_step_and_the_published_code_includes_it() {
     assert_eq!(paper.reference(7).unwrap(), Some(2.0));
 
     let mut official = EntropyConfig::official_code().build().unwrap();
-    official.begin_step(0, step(&[1.0, 3.0])).unwrap();
+    official.begin_step_with(0, step(&[1.0, 3.0])).unwrap();
     assert_eq!(official.reference(49).unwrap(), Some(3.0));
     assert_eq!(official.reference(0).unwrap(), Some(0.0));
     official.finish_step().unwrap();
@@ -110,8 +110,8 @@ fn a_restored_control_continues_as_the_original() {
 fn steps_are_begun_and_finished_in_turn() {
     let mut control = EntropyConfig::default().build().unwrap();
     assert!(matches!(control.finish_step(), Err(Error::Setting { .. })));
-    control.begin_step(0, step(&[1.0])).unwrap();
-    assert!(matches!(control.begin_step(1, step(&[1.0])), Err(Error::Setting { .. })));
+    control.begin_step_with(0, step(&[1.0])).unwrap();
+    assert!(matches!(control.begin_step_with(1, step(&[1.0])), Err(Error::Setting { .. })));
 }
 
 #[test]

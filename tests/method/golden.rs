@@ -245,13 +245,7 @@ impl<'a> LossCase<'a> {
         want: &Value,
     ) -> LossOutput {
         let lambda = self.number("entropy_coeff");
-        let inputs = EntropyInputs {
-            entropy_bt,
-            batch,
-            history: &self.history,
-            beta: self.beta,
-            policy: None,
-        };
+        let inputs = EntropyInputs::new(entropy_bt, batch, &self.history, self.beta).unwrap();
         if self.config["entropy_smooth"] != true {
             return EntropyBonus::new(lambda).unwrap().term(&inputs).unwrap();
         }
@@ -349,13 +343,7 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
     let logits = Var::from_tensor(&tensor(logits, DType::F64)).unwrap();
     let ids = Tensor::zeros(shape.as_slice(), DType::U32, &Device::Cpu).unwrap();
     let (_, entropy_bt) = logprob_entropy(&logits, &ids, 1.0).unwrap();
-    let inputs = EntropyInputs {
-        entropy_bt: &entropy_bt,
-        batch: &batch,
-        history: &history,
-        beta: number("beta"),
-        policy: None,
-    };
+    let inputs = EntropyInputs::new(&entropy_bt, &batch, &history, number("beta")).unwrap();
     let term = hinge.term(&inputs).unwrap();
     let check = |key: &str, got: &[f64]| {
         assert_close(&format!("{what} {key}"), got, &flat(&case[key]), F64)
@@ -377,13 +365,7 @@ fn hinge_of_each(entropies: &[f64], band: Band, reference: Option<f64>) -> Vec<f
     let history = Fixed(vec![reference]);
     let of = |&entropy: &f64| {
         let entropy_bt = Tensor::new(&[[entropy]], &Device::Cpu).unwrap();
-        let inputs = EntropyInputs {
-            entropy_bt: &entropy_bt,
-            batch: &batch,
-            history: &history,
-            beta: 1.0,
-            policy: None,
-        };
+        let inputs = EntropyInputs::new(&entropy_bt, &batch, &history, 1.0).unwrap();
         host(&hinge.smoothing(&inputs).unwrap())[0]
     };
     entropies.iter().map(of).collect()
@@ -485,13 +467,8 @@ fn golden_penalty_edges() {
             let band = Band { kappa_low, kappa_high };
             let indicator = EpoIndicator::new(1.0, 0.1, band, granularity).unwrap();
             let history = Fixed(vec![Some(reference)]);
-            let inputs = EntropyInputs {
-                entropy_bt: &entropy_bt,
-                batch: &batch(0),
-                history: &history,
-                beta: 1.0,
-                policy: None,
-            };
+            let batch = batch(0);
+            let inputs = EntropyInputs::new(&entropy_bt, &batch, &history, 1.0).unwrap();
             let (penalties, ratio) = indicator.penalties(&inputs).unwrap().unwrap();
             assert_close(&format!("{name} {case}"), &penalties, &flat(&want["mask"]), F32);
             assert_close(&format!("{name} {case} ratio"), &[ratio], &flat(&want["ratio"]), F64);
@@ -512,7 +489,7 @@ fn beyond_the_history(entropy_bt: &Tensor, batch: &dyn Fn(usize) -> TokenBatch, 
     let indicator = EpoIndicator::new(1.0, 0.1, band, Granularity::Token).unwrap();
     let penalties = |history: &OfficialHistory, turn| {
         let batch = batch(turn);
-        let inputs = EntropyInputs { entropy_bt, batch: &batch, history, beta: 1.0, policy: None };
+        let inputs = EntropyInputs::new(entropy_bt, &batch, history, 1.0).unwrap();
         indicator.penalties(&inputs)
     };
     let (none, ratio) = penalties(&history, 0).unwrap().unwrap();

@@ -58,8 +58,7 @@ fn check_logits(what: &str, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
 fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Aggregation) {
     let (batch, history) = (batch(aggregation), history());
     check_logits(&format!("{what} {aggregation:?}"), |_, entropy_bt| {
-        let inputs =
-            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
+        let inputs = EntropyInputs::new(entropy_bt, &batch, &history, 1.7)?;
         Ok(regularizer.term(&inputs)?.loss)
     });
 }
@@ -87,7 +86,7 @@ fn the_hinge_alone_pushes_entropy_back_into_the_band() {
         let hinge = EpoHinge::new(1.0, 0.2, band, granularity).unwrap();
         let (batch, history) = (&batch, &history);
         move |entropy_bt: &Tensor| {
-            hinge.smoothing(&EntropyInputs { entropy_bt, batch, history, beta: 1.0, policy: None })
+            hinge.smoothing(&EntropyInputs::new(entropy_bt, batch, history, 1.0)?)
         }
     };
     // Below, on the edge, inside, above: descending the loss raises the first and lowers the last.
@@ -110,13 +109,7 @@ fn the_indicator_has_no_gradient() {
             let (batch, history) = (&batch, &history);
             move |logits: &Tensor| {
                 let (_, entropy_bt) = logprob_entropy(logits, &ids(), 1.0)?;
-                let inputs = EntropyInputs {
-                    entropy_bt: &entropy_bt,
-                    batch,
-                    history,
-                    beta: 1.7,
-                    policy: None,
-                };
+                let inputs = EntropyInputs::new(&entropy_bt, batch, history, 1.7)?;
                 Ok(EpoIndicator::new(0.7, alpha, band, granularity)?.term(&inputs)?.loss)
             }
         };
@@ -137,8 +130,7 @@ fn the_indicator_has_no_gradient() {
 fn no_entropy_term_leaves_the_graph_alone() {
     let (batch, history) = (batch(Aggregation::TurnMean), history());
     let term = |entropy_bt: &Tensor| {
-        let inputs =
-            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
+        let inputs = EntropyInputs::new(entropy_bt, &batch, &history, 1.0)?;
         Ok(NoEntropy.term(&inputs)?.loss)
     };
     assert_eq!(gradient(&random(1, 12, 0.1, 2.0), &[ROWS, TOKENS], &term), [0.0; 12]);
@@ -247,13 +239,7 @@ fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> 
             .unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
-        let inputs = EntropyInputs {
-            entropy_bt: x_bt,
-            batch: &batch,
-            history: &history,
-            beta: 1.7,
-            policy: None,
-        };
+        let inputs = EntropyInputs::new(x_bt, &batch, &history, 1.7)?;
         let policy = LossInputs {
             log_probs_bt: x_bt,
             old_log_probs_bt: &zeros,

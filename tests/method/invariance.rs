@@ -88,9 +88,9 @@ fn control(granularity: Granularity, per_turn: bool) -> EntropyControl {
     for (turn, mean) in [1.2, 0.9, 0.6].into_iter().enumerate() {
         step.add_turn(turn, &[mean]).unwrap();
     }
-    control.begin_step(0, step).unwrap();
+    control.begin_step_with(0, step).unwrap();
     control.finish_step().unwrap();
-    control.begin_step(1, StepEntropy::new()).unwrap();
+    control.begin_step_with(1, StepEntropy::new()).unwrap();
     control
 }
 

@@ -1,7 +1,7 @@
 //! The settings of a policy update.
 
 use crate::objective::aggregate::Aggregation;
-use crate::objective::importance::Correction;
+use crate::objective::importance::ImportanceCorrection;
 use crate::objective::off;
 use crate::objective::settings::PolicyLoss;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub struct UpdateConfig {
     /// Importance correction of samples that another engine drew; the learner then computes π_old by its own
     /// forward pass. Off where `None` (`false` in a file): the samples' log-probabilities are π_old.
     #[serde(with = "off")]
-    pub correction: Option<Correction>,
+    pub correction: Option<ImportanceCorrection>,
     /// How token losses become one loss.
     pub aggregation: Aggregation,
 }

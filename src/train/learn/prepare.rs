@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::entropy::control::EntropyControl;
 use crate::entropy::selection::{PolicyInputs, StepTokens};
-use crate::objective::importance::{importance_weights, Correction};
+use crate::objective::importance::{importance_weights, ImportanceCorrection};
 use crate::objective::layout::TokenLayout;
 use crate::objective::metrics::Metrics;
 use crate::rng::{Purpose, Stream};
@@ -92,7 +92,7 @@ impl<'a> Prepared<'a> {
     fn correct(
         &mut self,
         layout: &TokenLayout,
-        correction: Correction,
+        correction: ImportanceCorrection,
         old: Vec<Vec<f32>>,
     ) -> Result<()> {
         let recomputed = flat(layout, "recomputed log_probs", old.iter().map(Vec::as_slice))?;
