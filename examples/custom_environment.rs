@@ -5,20 +5,27 @@
 //!
 //! `cargo run --release --example custom_environment`
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Start, Step, Task};
 use epo::evaluation::TaskSet;
+use epo::optim::LrSchedule;
 use epo::rollout::ActionSpace;
-use epo::run::{stop_on_ctrl_c, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, Overrides, TaskSettings, TrainConfig};
-use epo::train::learn::{CriticConfig, PolicyConfig};
+use epo::run::stop_on_ctrl_c;
+use epo::settings::{Count, Positive};
+use epo::train::config::{
+    Algorithm, AlgorithmConfig, ModelConfig, NoSettings, SmallConfig, TrainConfig,
+};
+use epo::train::credit::{GaeConfig, GaeLevel, RewardConfig};
+use epo::train::learn::CriticConfig;
 use epo::train::{update_critic, update_policy, Advantages, Setup, Trainer};
 use epo::Error;
-use serde::{Deserialize, Serialize};
+
+use common::RunArgs;
+
+mod common;
 
 /// Rooms on either side of the middle.
 const REACH: i32 = 2;
@@ -49,7 +56,8 @@ impl Environment for Corridor {
             "go east" => 1,
             _ => 0,
         };
-        (self.room, self.steps) = (self.room + moved, self.steps + 1);
+        self.room += moved;
+        self.steps += 1;
         let success = self.room == self.treasure;
         self.over = self.room.abs() == REACH || self.steps == 8;
         let observation = match (success, self.over) {
@@ -67,102 +75,92 @@ impl Environment for Corridor {
     }
 }
 
-/// `[environment]` of the configuration: this world has nothing to set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-impl TaskSettings for Nothing {}
-
 /// Learns to follow a sign to a treasure.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "The last line of standard output is `summary {…}`, a JSON object."
-)]
+#[command(version, after_help = common::AFTER_HELP)]
 struct Args {
-    /// Decides every random draw [default: 0]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Training steps in all, those before a resume included [default: 12]
-    #[arg(long, value_name = "N")]
-    steps: Option<u64>,
-    /// Folder of a new run [default: runs/corridor]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Continue the run in this folder; only --steps may change
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config", "seed", "smoke"])]
-    resume: Option<PathBuf>,
-    /// Settings over this example's, in TOML
-    #[arg(long, value_name = "FILE", conflicts_with = "smoke")]
-    config: Option<PathBuf>,
-    /// Two steps
-    #[arg(long)]
-    smoke: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
-fn config() -> TrainConfig<Nothing> {
-    let mut config = TrainConfig::small(Benchmark::AlfWorld, Algorithm::Ppo, Nothing {});
-    (config.steps, config.environments, config.evaluation.episodes) = (12, 8, 20);
-    (config.rollout.tasks, config.rollout.max_turns) = (32, 8);
+fn config(smoke: bool) -> TrainConfig {
+    let mut config = TrainConfig::small(Algorithm::Ppo, NoSettings {});
+    config.steps = if smoke { 2 } else { 12 };
+    config.learning_rate = Positive::literal(1e-3);
+    config.schedule = LrSchedule::default();
+    config.environments = Count::literal(8);
+    config.evaluation.episodes = Count::literal(20);
+    config.reward = RewardConfig::Progress { points: Positive::literal(1.0) };
+    config.rollout.tasks = Count::literal(32);
+    config.rollout.max_turns = Count::literal(8);
     config.rollout.actions = ActionSpace::Admissible;
-    config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 160 };
-    (config.learning_rate, config.cloning.epochs) = (1e-3, 1);
-    config.critic = Some(CriticConfig::default());
+    config.model = ModelConfig::Small(SmallConfig {
+        vocabulary: Count::literal(300),
+        hidden_size: Count::literal(32),
+        context: Count::literal(160),
+        ..SmallConfig::default()
+    });
+    if let Some(cloning) = &mut config.cloning {
+        cloning.epochs = Count::literal(1);
+    }
+    let gae = GaeConfig { level: GaeLevel::Turn, ..GaeConfig::default() };
+    config.algorithm = AlgorithmConfig::Ppo { gae, critic: CriticConfig::default() };
     config
 }
 
-fn folder(args: &Args) -> Result<RunFolder<TrainConfig<Nothing>>> {
-    if let Some(dir) = &args.resume {
-        return Ok(RunFolder::resume(dir, TrainConfig::resumed(args.steps, None))?);
-    }
-    let steps = if args.smoke { args.steps.or(Some(2)) } else { args.steps };
-    let overrides = Overrides { seed: args.seed, steps, ..Overrides::default() };
-    let config = config().with(args.config.as_deref(), &overrides)?;
-    config.ppo()?;
-    config.validate()?;
-    Ok(RunFolder::create(args.out.clone().unwrap_or_else(|| "runs/corridor".into()), config)?)
+fn task(variation: u32) -> Task {
+    Task { name: "corridor".into(), variation }
 }
 
-/// Only the tokenizer has to know the texts; one pass over two walks is not enough to follow the sign.
-fn begin() -> epo::Result<Setup> {
-    let task = |variation| Task { name: "corridor".into(), variation };
-    let walk = |variation| -> epo::Result<Demonstration> {
-        let (mut world, mut turns) = (Corridor::default(), Vec::new());
-        let start = world.reset(&task(variation))?;
-        let action = if world.treasure < 0 { "go west" } else { "go east" };
-        while !world.over {
-            turns.push(DemonstratedTurn {
-                action: action.into(),
-                step: world.step(action)?,
-                imitated: true,
-            });
-        }
-        Ok(Demonstration { task: task(variation), start, turns })
-    };
-    let panel = |name: &str| TaskSet::new(name, vec![task(0), task(1)]);
-    let demonstrations = vec![walk(0)?, walk(1)?];
-    Ok(Setup { train: panel("train")?, evaluation: vec![panel("test")?], demonstrations })
+/// Walks to the treasure.
+fn walk(variation: u32) -> epo::Result<Demonstration> {
+    let mut world = Corridor::default();
+    let mut turns = Vec::new();
+    let start = world.reset(&task(variation))?;
+    let action = if world.treasure < 0 { "go west" } else { "go east" };
+    while !world.over {
+        let step = world.step(action)?;
+        turns.push(DemonstratedTurn { action: action.into(), step, imitated: true });
+    }
+    Ok(Demonstration { task: task(variation), start, turns })
+}
+
+/// The tasks, and two walks: one pass over them teaches the tokenizer the texts, but not to follow the
+/// sign.
+fn setup() -> epo::Result<Setup> {
+    let tasks = vec![task(0), task(1)];
+    Ok(Setup {
+        train: TaskSet::new("train", tasks.clone())?,
+        evaluation: vec![TaskSet::new("test", tasks)?],
+        demonstrations: vec![walk(0)?, walk(1)?],
+    })
 }
 
 fn main() -> Result<()> {
-    let (began, folder, stop) = (Instant::now(), folder(&Args::parse())?, stop_on_ctrl_c()?);
+    let began = Instant::now();
+    let args = Args::parse();
+    let base = config(args.run.smoke);
+    let Some(folder) = args.run.folder("corridor", base)? else { return Ok(()) };
     let config = folder.config.clone();
-    let (gae, _) = config.ppo()?;
-    let worlds =
-        (0..config.environments).map(|_| Box::new(Corridor::default()) as Box<dyn Environment>);
-    let beginning = folder.checkpoint.is_none().then(begin).transpose()?;
-    let mut run = Trainer::open(folder, worlds.collect(), beginning)?.stopping_at(stop);
+    let (gae, _) = config.algorithm.ppo()?;
+    let stop = stop_on_ctrl_c()?;
+    let setup = folder.checkpoint.is_none().then(setup).transpose()?;
+    let mut environments = Vec::new();
+    for _ in 0..config.environments.get() {
+        environments.push(Box::new(Corridor::default()) as Box<dyn Environment>);
+    }
+    let mut run = Trainer::open(folder, environments, setup)?.stopping_at(stop);
     while let Some(step) = run.next_step() {
-        let (began, rollouts) = (Instant::now(), run.play(step)?);
+        let began = Instant::now();
+        let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
-        let (settings, (agent, critic)) =
-            (config.settings(step, run.lr_factor()), run.actor_critic()?);
+        let returns = rewards.returns();
+        let settings = config.settings(step, run.lr_factor());
+        let (agent, critic) = run.actor_critic()?;
         let values = critic.values(&rollouts.trajectories, config.rollout.rows, &config.update)?;
         let credit = rewards.credit(&rollouts.trajectories, &values, &gae)?;
         let advantages = Advantages::Tokens(credit.advantages);
-        let mut record =
-            update_policy(agent, &rollouts, &rewards.returns(), &advantages, &settings)?;
+        let mut record = update_policy(agent, &rollouts, &returns, &advantages, &settings)?;
         update_critic(critic, &rollouts, &values, &credit.returns, &settings, &mut record)?;
         run.record(record, &rollouts, began)?;
         run.evaluate_and_save()?;

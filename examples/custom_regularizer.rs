@@ -12,6 +12,7 @@ use epo::entropy::{
     EntropyRegularizer, State, StepEntropy,
 };
 use epo::objective::{Aggregation, LossOutput, Metrics, TokenBatch, TokenLayout};
+use epo::settings::{Count, NonNegative};
 use epo::Result;
 
 /// λ·β·agg((H − H̄)²): a spring of stiffness λ·β between the entropies and their reference.
@@ -51,9 +52,13 @@ fn main() -> Result<()> {
     let strength = Tensor::new(&[[0.5f64], [2.0], [4.0], [6.0]], &Device::Cpu)?;
     let logits = Var::from_tensor(&strength.broadcast_mul(&first)?.unsqueeze(0)?)?;
 
-    let mut history = AverageHistory::new(Averaging::Anchored { steps: 1 }, false)?;
+    let mut history = AverageHistory::new(Averaging::Anchored { steps: Count::literal(1) }, false);
     history.record(&StepEntropy::from_tokens(&[1.2; 4], &layout)?)?;
-    let beta = BetaSchedule::Linear { from: 1.0, to: 0.25, total_steps: 60 };
+    let beta = BetaSchedule::Linear {
+        from: NonNegative::literal(1.0),
+        to: NonNegative::literal(0.25),
+        total_steps: Count::literal(60),
+    };
     let mut control =
         EntropyControl::new(Box::new(Spring { lambda: 2.0 }), Box::new(history), Box::new(beta));
 

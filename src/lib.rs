@@ -36,6 +36,7 @@ pub mod rng;
 #[cfg(feature = "text")]
 pub mod rollout;
 pub mod run;
+pub mod settings;
 #[cfg(feature = "text")]
 pub mod train;
 #[cfg(feature = "text")]

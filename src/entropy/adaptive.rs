@@ -7,6 +7,7 @@ use crate::entropy::regularizer::{bonus, weight};
 use crate::entropy::stats::StepEntropy;
 use crate::entropy::traits::{read_state, EntropyInputs, EntropyRegularizer, State};
 use crate::objective::output::LossOutput;
+use crate::settings::Positive;
 use crate::{Error, Result};
 
 /// A bonus that follows the schedule of β: −λ·β_k·L_H. With β from 1 to 0 along a line or a cosine it is the
@@ -22,7 +23,7 @@ impl DecayedBonus {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ.
     pub fn new(lambda: f64) -> Result<Self> {
-        Ok(Self { lambda: weight("entropy.lambda", lambda)? })
+        Ok(Self { lambda: weight("lambda", lambda)? })
     }
 }
 
@@ -52,11 +53,11 @@ pub enum AdaptiveRule {
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptiveTarget {
     /// The mean token entropy to be kept, nats, > 0.
-    pub target: f64,
+    pub target: Positive,
     /// How fast λ moves per training step, > 0.
-    pub rate: f64,
+    pub rate: Positive,
     /// λ never exceeds this, > 0.
-    pub max: f64,
+    pub max: Positive,
     /// How it moves.
     pub rule: AdaptiveRule,
 }
@@ -64,7 +65,12 @@ pub struct AdaptiveTarget {
 impl Default for AdaptiveTarget {
     /// TRL's defaults (`entropy_target`, `entropy_coef_delta`, `entropy_coef_max`), for long answers of large models.
     fn default() -> Self {
-        Self { target: 0.2, rate: 0.005, max: 1.0, rule: AdaptiveRule::Skywork }
+        Self {
+            target: Positive::literal(0.2),
+            rate: Positive::literal(0.005),
+            max: Positive::literal(1.0),
+            rule: AdaptiveRule::Skywork,
+        }
     }
 }
 
@@ -86,25 +92,16 @@ impl AdaptiveBonus {
     /// Starts from λ₀, which is at least 0 and at most `settings.max`; above 0 with [`AdaptiveRule::Sac`].
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `entropy.lambda` or the field (`entropy.adaptive.target`, …).
+    /// [`Error::Setting`] for a λ out of range.
     pub fn new(lambda: f64, settings: AdaptiveTarget) -> Result<Self> {
-        let fields = [
-            ("entropy.adaptive.target", settings.target),
-            ("entropy.adaptive.rate", settings.rate),
-            ("entropy.adaptive.max", settings.max),
-        ];
-        if let Some((field, value)) = fields.into_iter().find(|(_, v)| !(*v > 0.0 && v.is_finite()))
-        {
-            return Err(Error::setting(field, value, "must be finite and greater than 0"));
-        }
-        weight("entropy.lambda", lambda)?;
-        if lambda > settings.max {
-            let reason = format!("must not exceed entropy.adaptive.max = {}", settings.max);
-            return Err(Error::setting("entropy.lambda", lambda, reason));
+        weight("lambda", lambda)?;
+        let max = settings.max;
+        if lambda > max.get() {
+            return Err(Error::setting("lambda", lambda, format!("must not exceed max = {max}")));
         }
         if settings.rule == AdaptiveRule::Sac && lambda == 0.0 {
             let reason = "must be greater than 0 with the rule `sac`, which multiplies";
-            return Err(Error::setting("entropy.lambda", lambda, reason));
+            return Err(Error::setting("lambda", lambda, reason));
         }
         Ok(Self { settings, current: lambda, next: lambda })
     }
@@ -115,8 +112,10 @@ impl AdaptiveBonus {
     }
 
     fn moved(&self, entropy: f64) -> f64 {
-        let AdaptiveTarget { target, rate, max, rule } = self.settings;
-        match rule {
+        let target = self.settings.target.get();
+        let rate = self.settings.rate.get();
+        let max = self.settings.max.get();
+        match self.settings.rule {
             AdaptiveRule::Skywork if entropy <= target => (self.next + rate).min(max),
             AdaptiveRule::Skywork => (self.next - rate).max(0.0),
             AdaptiveRule::Sac => (self.next * (rate * (target - entropy)).exp()).min(max),
@@ -130,7 +129,8 @@ impl EntropyRegularizer for AdaptiveBonus {
             self.current = self.next;
             return Ok(());
         };
-        let off = self.settings.rule == AdaptiveRule::Skywork && entropy > self.settings.target;
+        let off =
+            self.settings.rule == AdaptiveRule::Skywork && entropy > self.settings.target.get();
         self.current = if off { 0.0 } else { self.next };
         self.next = self.moved(entropy);
         Ok(())

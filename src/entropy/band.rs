@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::entropy::traits::EntropyInputs;
+use crate::settings::NonNegative;
 use crate::{Error, Result};
 
 /// What is held inside the band.
@@ -18,32 +19,81 @@ pub enum Granularity {
     Sequence,
 }
 
-/// The band [κ_l·H̄, κ_r·H̄] (paper v2, eq. 3).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The band [κ_l·H̄, κ_r·H̄] with 0 ≤ κ_l ≤ κ_r (paper v2, eq. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Edges", into = "Edges")]
 pub struct Band {
-    /// κ_l ≥ 0.
-    pub kappa_low: f64,
-    /// κ_r ≥ κ_l.
-    pub kappa_high: f64,
+    low: f64,
+    high: f64,
+}
+
+/// A [`Band`] as a file writes it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edges {
+    #[serde(default = "half")]
+    kappa_low: NonNegative,
+    #[serde(default = "one_and_a_half")]
+    kappa_high: NonNegative,
+}
+
+fn half() -> NonNegative {
+    NonNegative::literal(0.5)
+}
+
+fn one_and_a_half() -> NonNegative {
+    NonNegative::literal(1.5)
+}
+
+impl TryFrom<Edges> for Band {
+    type Error = String;
+
+    fn try_from(edges: Edges) -> Result<Self, String> {
+        let low = edges.kappa_low.get();
+        let high = edges.kappa_high.get();
+        if low > high {
+            return Err(format!("kappa_low must not exceed kappa_high = {high}, got {low}"));
+        }
+        Ok(Self { low, high })
+    }
+}
+
+impl From<Band> for Edges {
+    fn from(band: Band) -> Self {
+        Self {
+            kappa_low: NonNegative::literal(band.low),
+            kappa_high: NonNegative::literal(band.high),
+        }
+    }
 }
 
 impl Band {
-    /// Checks 0 ≤ κ_l ≤ κ_r.
+    /// The band from κ_l to κ_r.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `entropy.kappa_low` or `entropy.kappa_high`.
-    pub fn validate(&self) -> Result<()> {
-        let (low, high) = (self.kappa_low, self.kappa_high);
-        for (field, value) in [("entropy.kappa_low", low), ("entropy.kappa_high", high)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::setting(field, value, "must be finite and at least 0"));
-            }
-        }
-        if low > high {
-            let reason = format!("must not exceed entropy.kappa_high = {high}");
-            return Err(Error::setting("entropy.kappa_low", low, reason));
-        }
-        Ok(())
+    /// [`Error::Setting`] for a number that is negative or not finite, or κ_l > κ_r.
+    pub fn new(kappa_low: f64, kappa_high: f64) -> Result<Self> {
+        let edges = Edges { kappa_low: kappa_low.try_into()?, kappa_high: kappa_high.try_into()? };
+        edges.try_into().map_err(|reason: String| Error::setting("kappa_low", kappa_low, reason))
+    }
+
+    /// A band known when the program is written.
+    ///
+    /// # Panics
+    /// See [`Band::new`].
+    pub const fn literal(kappa_low: f64, kappa_high: f64) -> Self {
+        assert!(kappa_low >= 0.0 && kappa_low <= kappa_high && kappa_high.is_finite());
+        Self { low: kappa_low, high: kappa_high }
+    }
+
+    /// κ_l.
+    pub const fn kappa_low(&self) -> f64 {
+        self.low
+    }
+
+    /// κ_r.
+    pub const fn kappa_high(&self) -> f64 {
+        self.high
     }
 
     /// Counts the tokens below, inside and above the closed band; those without a reference are in
@@ -52,8 +102,8 @@ impl Band {
         let mut counts = [0.0; 3];
         for (&entropy, reference) in entropies.iter().zip(references) {
             if let Some(reference) = reference {
-                let below = entropy < self.kappa_low * reference;
-                let above = entropy > self.kappa_high * reference;
+                let below = entropy < self.low * reference;
+                let above = entropy > self.high * reference;
                 counts[if below { 0 } else { 1 + usize::from(above) }] += 1.0;
             }
         }

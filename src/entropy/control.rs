@@ -63,18 +63,15 @@ impl EntropyControl {
         history: Box<dyn EntropyHistory>,
         beta: Box<dyn AdaptiveBeta>,
     ) -> Self {
-        let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+        let band = Band::literal(0.5, 1.5);
         Self { regularizer, history, beta, band, include_current: false, step: 0, current: None }
     }
 
     /// Sets the band whose occupancy is reported. A regulariser may act on a band of its own.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming `entropy.kappa_low` or `entropy.kappa_high`.
-    pub fn with_band(mut self, band: Band) -> Result<Self> {
-        band.validate()?;
+    #[must_use]
+    pub fn with_band(mut self, band: Band) -> Self {
         self.band = band;
-        Ok(self)
+        self
     }
 
     /// Includes the current step in the reference, as the published code does, or not, as in the paper

@@ -3,11 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::regularizer::weight;
 use crate::entropy::selection::{StepTokens, TokenSelection};
 use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
 use crate::objective::output::LossOutput;
 use crate::objective::readout::Readout;
+use crate::settings::{Finite, Positive, Share};
 use crate::{Error, Result};
 
 /// (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; means over the step's
@@ -29,33 +29,17 @@ pub fn token_covariances(tokens: &StepTokens) -> Vec<(usize, f64)> {
 #[serde(default, deny_unknown_fields)]
 pub struct ClipCov {
     /// r in (0, 1]: ⌊r·N⌋ tokens of the step's N are taken, at least one.
-    pub share: f64,
+    pub share: Share,
     /// ω_low.
-    pub low: f64,
+    pub low: Finite,
     /// ω_high > ω_low.
-    pub high: f64,
+    pub high: Finite,
 }
 
 impl Default for ClipCov {
     /// The published settings: r = 2·10⁻⁴ between 1 and 5.
     fn default() -> Self {
-        Self { share: 2e-4, low: 1.0, high: 5.0 }
-    }
-}
-
-impl ClipCov {
-    /// Checks every setting.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field (`entropy.clip_cov.share`, …).
-    pub fn validate(&self) -> Result<()> {
-        share("entropy.clip_cov.share", self.share)?;
-        if self.low < self.high && self.low.is_finite() && self.high.is_finite() {
-            Ok(())
-        } else {
-            let reason = format!("must be finite and below entropy.clip_cov.high = {}", self.high);
-            Err(Error::setting("entropy.clip_cov.low", self.low, reason))
-        }
+        Self { share: Share::literal(2e-4), low: Finite::literal(1.0), high: Finite::literal(5.0) }
     }
 }
 
@@ -68,12 +52,14 @@ impl EntropyRegularizer for ClipCov {
 
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
         let covariances = token_covariances(tokens);
-        let number = taken(self.share, covariances.len());
+        let number = taken(self.share.get(), covariances.len());
         // The draw of a token depends on its place among the generated tokens: padding changes nothing.
         let mut candidates: Vec<(f64, usize)> = covariances
             .iter()
             .enumerate()
-            .filter(|(_, (_, covariance))| self.low < *covariance && *covariance < self.high)
+            .filter(|(_, (_, covariance))| {
+                self.low.get() < *covariance && *covariance < self.high.get()
+            })
             .map(|(place, (i, _))| (tokens.stream.uniform(0, place as u64), *i))
             .collect();
         candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -91,26 +77,15 @@ impl EntropyRegularizer for ClipCov {
 #[serde(default, deny_unknown_fields)]
 pub struct KlCov {
     /// k in (0, 1]: ⌊k·N⌋ tokens of the step's N are taken, at least one.
-    pub share: f64,
+    pub share: Share,
     /// β ≥ 0.
-    pub coef: f64,
+    pub coef: Positive,
 }
 
 impl Default for KlCov {
     /// The published settings for 7 B parameters: k = 2·10⁻³, β = 1.
     fn default() -> Self {
-        Self { share: 2e-3, coef: 1.0 }
-    }
-}
-
-impl KlCov {
-    /// Checks every setting.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field (`entropy.kl_cov.share`, …).
-    pub fn validate(&self) -> Result<()> {
-        share("entropy.kl_cov.share", self.share)?;
-        weight("entropy.kl_cov.coef", self.coef).map(drop)
+        Self { share: Share::literal(2e-3), coef: Positive::literal(1.0) }
     }
 }
 
@@ -135,13 +110,13 @@ impl EntropyRegularizer for KlCov {
         let chosen_bt = chosen_bt.to_dtype(moved_bt.dtype())?;
         let kl = batch.aggregate(&(distance_bt * chosen_bt)?)?;
         readout.scalar("entropy/kl_cov", &kl);
-        Ok(LossOutput { loss: (kl * self.coef)?, metrics: readout.finish()? })
+        Ok(LossOutput { loss: (kl * self.coef.get())?, metrics: readout.finish()? })
     }
 
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
         let mut covariances = token_covariances(tokens);
         covariances.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let number = taken(self.share, covariances.len());
+        let number = taken(self.share.get(), covariances.len());
         let chosen = flags(tokens, covariances.into_iter().take(number).map(|(i, _)| i));
         Ok(Some(TokenSelection { chosen, policy_weights: None }))
     }
@@ -156,13 +131,4 @@ fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> 
     let mut flags = vec![false; tokens.layout.mask().len()];
     chosen.for_each(|i| flags[i] = true);
     flags
-}
-
-/// A share that must lie in (0, 1].
-pub(crate) fn share(field: &str, value: f64) -> Result<()> {
-    if value > 0.0 && value <= 1.0 {
-        Ok(())
-    } else {
-        Err(Error::setting(field, value, "must be greater than 0 and at most 1"))
-    }
 }

@@ -7,6 +7,7 @@ use serde_json::{json, Value};
 
 use crate::entropy::stats::StepEntropy;
 use crate::entropy::traits::{read_state, EntropyHistory, State};
+use crate::settings::{Count, Decay};
 use crate::{Error, Result};
 
 /// How the recorded step means become one reference.
@@ -18,36 +19,18 @@ pub enum Averaging {
     /// Mean of the last `steps`.
     Window {
         /// Length n ≥ 1.
-        steps: usize,
+        steps: Count,
     },
     /// h ← decay·h + (1 − decay)·new, started at the first one.
     Ema {
         /// In [0, 1).
-        decay: f64,
+        decay: Decay,
     },
     /// Mean of the first `steps`, fixed from then on; while warming up, the mean so far.
     Anchored {
         /// Warm-up n ≥ 1.
-        steps: usize,
+        steps: Count,
     },
-}
-
-impl Averaging {
-    /// Checks the setting.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field (`entropy.history.steps`, `entropy.history.decay`).
-    pub fn validate(&self) -> Result<()> {
-        match *self {
-            Self::Window { steps: 0 } | Self::Anchored { steps: 0 } => {
-                Err(Error::setting("entropy.history.steps", 0, "must be at least 1"))
-            }
-            Self::Ema { decay } if !(0.0..1.0).contains(&decay) => {
-                Err(Error::setting("entropy.history.decay", decay, "must lie in [0, 1)"))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The average of one slot: its values' count and the little that each [`Averaging`] must remember.
@@ -65,13 +48,16 @@ struct Slot {
 impl Slot {
     fn push(&mut self, value: f64, averaging: Averaging) {
         match averaging {
-            Averaging::Anchored { steps } if self.count >= steps as u64 => return,
+            Averaging::Anchored { steps } if self.count >= steps.get() as u64 => return,
             Averaging::Cumulative {} | Averaging::Anchored { .. } => self.total += value,
             Averaging::Ema { .. } if self.count == 0 => self.total = value,
-            Averaging::Ema { decay } => self.total = decay * self.total + (1.0 - decay) * value,
+            Averaging::Ema { decay } => {
+                let decay = decay.get();
+                self.total = decay * self.total + (1.0 - decay) * value;
+            }
             Averaging::Window { steps } => {
                 self.recent.push_back(value);
-                self.recent.drain(..self.recent.len().saturating_sub(steps));
+                self.recent.drain(..self.recent.len().saturating_sub(steps.get()));
             }
         }
         self.count += 1;
@@ -101,12 +87,8 @@ pub struct AverageHistory {
 
 impl AverageHistory {
     /// An empty history.
-    ///
-    /// # Errors
-    /// As [`Averaging::validate`].
-    pub fn new(averaging: Averaging, per_turn: bool) -> Result<Self> {
-        averaging.validate()?;
-        Ok(Self { averaging, per_turn, slots: Vec::new() })
+    pub fn new(averaging: Averaging, per_turn: bool) -> Self {
+        Self { averaging, per_turn, slots: Vec::new() }
     }
 
     fn push(&mut self, slot: usize, value: Option<f64>) {

@@ -13,6 +13,7 @@ use crate::entropy::traits::{
 };
 use crate::objective::output::LossOutput;
 use crate::objective::readout::Readout;
+use crate::settings::Count;
 use crate::{Error, Result};
 
 /// The published smoothing term: −λ[L_H − c·β·agg(P)], where P is 0 strictly inside the band and α outside
@@ -43,8 +44,7 @@ impl EpoIndicator {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        band.validate()?;
-        let (lambda, alpha) = (weight("entropy.lambda", lambda)?, weight("entropy.alpha", alpha)?);
+        let (lambda, alpha) = (weight("lambda", lambda)?, weight("alpha", alpha)?);
         Ok(Self { lambda, alpha, band, granularity, smooth_coef: 1.0, gate: None })
     }
 
@@ -53,7 +53,7 @@ impl EpoIndicator {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite c.
     pub fn with_smooth_coef(mut self, smooth_coef: f64) -> Result<Self> {
-        self.smooth_coef = weight("entropy.smooth_coef", smooth_coef)?;
+        self.smooth_coef = weight("smooth_coef", smooth_coef)?;
         Ok(self)
     }
 
@@ -99,7 +99,7 @@ impl EpoIndicator {
                 reference * kappa
             }
         };
-        edge(self.band.kappa_low) < entropy && entropy < edge(self.band.kappa_high)
+        edge(self.band.kappa_low()) < entropy && entropy < edge(self.band.kappa_high())
     }
 }
 
@@ -142,14 +142,8 @@ pub struct OfficialHistory {
 
 impl OfficialHistory {
     /// An empty history for episodes of up to `max_steps` turns.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for `max_steps` = 0.
-    pub fn new(max_steps: usize) -> Result<Self> {
-        if max_steps == 0 {
-            return Err(Error::setting("entropy.history.max_steps", 0, "must be at least 1"));
-        }
-        Ok(Self { sums: vec![0.0; max_steps], steps: 0 })
+    pub fn new(max_steps: Count) -> Self {
+        Self { sums: vec![0.0; max_steps.get()], steps: 0 }
     }
 }
 

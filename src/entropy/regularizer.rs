@@ -32,7 +32,7 @@ impl EntropyBonus {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ.
     pub fn new(lambda: f64) -> Result<Self> {
-        Ok(Self { lambda: weight("entropy.lambda", lambda)? })
+        Ok(Self { lambda: weight("lambda", lambda)? })
     }
 }
 
@@ -63,9 +63,8 @@ impl EpoHinge {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ or α or a bad band.
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        band.validate()?;
-        let lambda = weight("entropy.lambda", lambda)?;
-        let alpha = weight("entropy.alpha", alpha)?;
+        let lambda = weight("lambda", lambda)?;
+        let alpha = weight("alpha", alpha)?;
         Ok(Self { lambda, alpha, band, granularity })
     }
 
@@ -76,8 +75,8 @@ impl EpoHinge {
     pub fn smoothing(&self, inputs: &EntropyInputs) -> Result<Tensor> {
         let units = Units::new(inputs, self.granularity)?;
         let edge = |kappa: f64| units.tensor(units.references.iter().map(|h| kappa * h).collect());
-        let below_u = positive_part(&(edge(self.band.kappa_low)? - &units.entropy_u)?)?;
-        let above_u = positive_part(&(&units.entropy_u - edge(self.band.kappa_high)?)?)?;
+        let below_u = positive_part(&(edge(self.band.kappa_low())? - &units.entropy_u)?)?;
+        let above_u = positive_part(&(&units.entropy_u - edge(self.band.kappa_high())?)?)?;
         let weights_u = units.tensor(units.weights.clone())?;
         Ok(((below_u + above_u)?.mul(&weights_u)?.sum_all()? * self.alpha)?)
     }

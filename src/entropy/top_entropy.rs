@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::covariance::share;
 use crate::entropy::selection::{StepTokens, TokenSelection};
 use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
 use crate::objective::output::LossOutput;
+use crate::settings::Share;
 use crate::{Error, Result};
 
 /// Only the tokens of the highest entropy have a policy gradient: H ≥ the (1 − ρ) quantile of the step's
@@ -17,23 +17,13 @@ use crate::{Error, Result};
 #[serde(default, deny_unknown_fields)]
 pub struct TopEntropy {
     /// ρ in (0, 1].
-    pub share: f64,
+    pub share: Share,
 }
 
 impl Default for TopEntropy {
     /// The paper's ρ = 0.2.
     fn default() -> Self {
-        Self { share: 0.2 }
-    }
-}
-
-impl TopEntropy {
-    /// Checks the setting.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming `entropy.top_entropy.share`.
-    pub fn validate(&self) -> Result<()> {
-        share("entropy.top_entropy.share", self.share)
+        Self { share: Share::literal(0.2) }
     }
 }
 
@@ -51,7 +41,7 @@ impl EntropyRegularizer for TopEntropy {
         };
         let mut sorted: Vec<f64> = tokens.counted().map(|i| entropies[i]).collect();
         sorted.sort_by(f64::total_cmp);
-        let threshold = quantile(&sorted, 1.0 - self.share);
+        let threshold = quantile(&sorted, 1.0 - self.share.get());
         let mask = tokens.layout.mask();
         let chosen: Vec<bool> =
             mask.iter().zip(entropies).map(|(&m, &h)| m && h >= threshold).collect();

@@ -17,7 +17,6 @@ pub(crate) mod kl;
 pub(crate) mod kl_reward;
 pub(crate) mod layout;
 pub(crate) mod metrics;
-pub(crate) mod off;
 pub(crate) mod output;
 pub(crate) mod policy;
 pub(crate) mod readout;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::objective::kl::KlKind;
-use crate::objective::off;
+use crate::settings::off;
 use crate::{Error, Result};
 
 /// The policy losses by name; all of them minimise, with r = π/π_old and A the advantage of a token.

@@ -29,7 +29,7 @@ pub struct ValueInputs<'a> {
 /// [`Error::Setting`] if ε is negative or not finite, [`Error::Shape`], [`Error::NonFinite`].
 pub fn value_loss(inputs: &ValueInputs, clip: f64) -> Result<LossOutput> {
     if !(clip >= 0.0 && clip.is_finite()) {
-        return Err(Error::setting("critic.value_clip", clip, "must be finite and at least 0"));
+        return Err(Error::setting("value_clip", clip, "must be finite and at least 0"));
     }
     let batch = inputs.batch;
     let mut readout = Readout::new(batch);

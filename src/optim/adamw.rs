@@ -7,6 +7,7 @@ use crate::kernels::score::logit::Logit;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::gradients::Gradients;
 use crate::policy::parameters::Parameters;
+use crate::settings::{Decay, NonNegative};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use half::{bf16, f16};
@@ -21,13 +22,13 @@ use std::time::{Duration, Instant};
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
     /// Decay rate of the first moment.
-    pub beta1: f64,
+    pub beta1: Decay,
     /// Decay rate of the second moment.
-    pub beta2: f64,
+    pub beta2: Decay,
     /// ε added to the root of the second moment.
-    pub eps: f64,
+    pub eps: NonNegative,
     /// Decoupled weight decay λ.
-    pub weight_decay: f64,
+    pub weight_decay: NonNegative,
     /// Parameters whose name ends with one of these are not decayed.
     pub no_decay: Vec<String>,
 }
@@ -35,34 +36,22 @@ pub struct AdamWConfig {
 impl Default for AdamWConfig {
     fn default() -> Self {
         let no_decay = vec![".bias".to_owned(), "norm.weight".to_owned()];
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, no_decay }
+        Self {
+            beta1: Decay::literal(0.9),
+            beta2: Decay::literal(0.999),
+            eps: NonNegative::literal(1e-8),
+            weight_decay: NonNegative::literal(0.01),
+            no_decay,
+        }
     }
 }
 
 impl AdamWConfig {
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// β outside [0, 1), ε or λ negative or not finite.
-    pub fn validate(&self) -> Result<()> {
-        for (field, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&value) {
-                return Err(Error::setting(field, value, "must be in [0, 1)"));
-            }
-        }
-        for (field, value) in [("eps", self.eps), ("weight_decay", self.weight_decay)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::setting(field, value, "must be finite and not negative"));
-            }
-        }
-        Ok(())
-    }
-
     fn decay_of(&self, name: &str) -> f64 {
         if self.no_decay.iter().any(|suffix| name.ends_with(suffix)) {
             0.0
         } else {
-            self.weight_decay
+            self.weight_decay.get()
         }
     }
 }
@@ -99,12 +88,8 @@ pub struct AdamW {
 
 impl AdamW {
     /// An optimiser without history.
-    ///
-    /// # Errors
-    /// An invalid configuration.
-    pub fn new(config: AdamWConfig) -> Result<Self> {
-        config.validate()?;
-        Ok(Self { config, step: 0, moments: BTreeMap::new(), time: Duration::ZERO })
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, step: 0, moments: BTreeMap::new(), time: Duration::ZERO }
     }
 
     /// Forgets moments and step count: those of one loss mislead the steps of another.
@@ -168,15 +153,17 @@ impl AdamW {
 
     fn numbers(&self, name: &str, lr: f64, scale: f64) -> AdamWStep {
         let c = &self.config;
+        let beta1 = c.beta1.get();
+        let beta2 = c.beta2.get();
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         AdamWStep {
             scale,
-            beta1: c.beta1,
-            beta2: c.beta2,
+            beta1,
+            beta2,
             keep: 1.0 - lr * c.decay_of(name),
-            rate: lr / correction(c.beta1),
-            root_scale: 1.0 / correction(c.beta2).sqrt(),
-            eps: c.eps,
+            rate: lr / correction(beta1),
+            root_scale: 1.0 / correction(beta2).sqrt(),
+            eps: c.eps.get(),
         }
     }
 
@@ -210,7 +197,7 @@ impl AdamW {
         parameters: &Parameters,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let mut optimizer = Self::new(config)?;
+        let mut optimizer = Self::new(config);
         let mut tensors = load_tensors(path, &Device::Cpu)?;
         let bad = |name: &str, reason: String| Error::file(path, name, reason);
         let step = tensors.remove("step").ok_or_else(|| bad("step", "missing".into()))?;

@@ -1,5 +1,6 @@
 //! Learning-rate schedules.
 
+use crate::settings::{Count, Positive, Unit};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -21,18 +22,22 @@ pub enum LrSchedule {
         /// Steps of warm-up.
         warmup_steps: u64,
         /// Steps of the whole run; the rate stays where the cosine ends after them.
-        total_steps: u64,
+        total_steps: Count,
         /// The lowest fraction r in \[0, 1\].
-        #[serde(default)]
-        min_ratio: f64,
+        #[serde(default = "zero")]
+        min_ratio: Unit,
         /// Waves of the cosine; one half falls once from 1 to r.
         #[serde(default = "half")]
-        cycles: f64,
+        cycles: Positive,
     },
 }
 
-fn half() -> f64 {
-    0.5
+fn zero() -> Unit {
+    Unit::literal(0.0)
+}
+
+fn half() -> Positive {
+    Positive::literal(0.5)
 }
 
 impl Default for LrSchedule {
@@ -42,31 +47,20 @@ impl Default for LrSchedule {
 }
 
 impl LrSchedule {
-    /// Checks every field.
+    /// Checks that the warm-up is no longer than the run; `key` is the schedule's own.
     ///
     /// # Errors
-    /// A run of no steps, warm-up longer than the run, r outside [0, 1], or cycles that are not positive.
-    pub fn validate(&self) -> Result<()> {
-        let Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } = self else {
-            return Ok(());
-        };
-        if *total_steps == 0 {
-            return Err(Error::setting("total_steps", 0, "must be positive"));
+    /// [`Error::Setting`] naming `key.warmup_steps`.
+    pub fn check(&self, key: &str) -> Result<()> {
+        match self {
+            Self::Cosine { warmup_steps, total_steps, .. }
+                if *warmup_steps > total_steps.get() as u64 =>
+            {
+                let reason = format!("must be at most {key}.total_steps = {total_steps}");
+                Err(Error::setting(format!("{key}.warmup_steps"), warmup_steps, reason))
+            }
+            _ => Ok(()),
         }
-        if warmup_steps > total_steps {
-            return Err(Error::setting(
-                "warmup_steps",
-                warmup_steps,
-                format!("total_steps is {total_steps}"),
-            ));
-        }
-        if !(0.0..=1.0).contains(min_ratio) {
-            return Err(Error::setting("min_ratio", min_ratio, "must be in [0, 1]"));
-        }
-        if !(*cycles > 0.0 && cycles.is_finite()) {
-            return Err(Error::setting("cycles", cycles, "must be positive"));
-        }
-        Ok(())
     }
 
     /// The fraction of the base learning rate at `step`.
@@ -77,9 +71,13 @@ impl LrSchedule {
             }
             Self::Constant { .. } => 1.0,
             Self::Cosine { warmup_steps, min_ratio, .. } if step < warmup_steps => {
+                let min_ratio = min_ratio.get();
                 min_ratio + (1.0 - min_ratio) * step as f64 / warmup_steps as f64
             }
             Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } => {
+                let total_steps = total_steps.get() as u64;
+                let min_ratio = min_ratio.get();
+                let cycles = cycles.get();
                 let after = (total_steps - warmup_steps.min(total_steps)).max(1);
                 let progress = ((step - warmup_steps) as f64 / after as f64).min(1.0);
                 let wave = (std::f64::consts::TAU * cycles * progress).cos();

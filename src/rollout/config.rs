@@ -1,16 +1,13 @@
 //! The settings of a training step's episodes.
 
-use crate::policy::sampling::SamplingParams;
 use crate::rollout::rows::RowKind;
-use crate::{Error, Result};
+use crate::settings::{Count, Positive, Share, Unit};
 
 /// Limits of an episode.
 #[derive(Debug, Clone, Copy)]
 pub struct PlayConfig {
     /// Most turns of an episode.
     pub max_turns: usize,
-    /// Most sampled tokens of an action.
-    pub max_action_tokens: usize,
     /// Sampling temperature; 0 takes the most probable token.
     pub temperature: f64,
     /// Only the k most probable ids; 0: all.
@@ -23,27 +20,39 @@ pub struct PlayConfig {
     pub actions: ActionSpace,
 }
 
-/// What a policy may write as its action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// The actions that a policy may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ActionSpace {
     /// Any text.
-    #[default]
-    Free,
-    /// One of the environment's admissible actions: every token is sampled among those that continue one, and
-    /// its log-probability and entropy are those of that choice.
+    Free {
+        /// Most sampled tokens of an action.
+        #[serde(default = "free_tokens")]
+        max_tokens: Count,
+    },
+    /// One of the environment's admissible actions: every token is sampled among those that continue
+    /// one, and its log-probability and entropy are over these candidates.
     Admissible,
 }
 
-impl std::str::FromStr for ActionSpace {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "free" => Ok(Self::Free),
-            "admissible" => Ok(Self::Admissible),
-            _ => Err(Error::setting("actions", name, "must be `free` or `admissible`")),
+impl ActionSpace {
+    /// Most sampled tokens of an action; an admissible action is as long as its text.
+    pub fn max_tokens(self) -> usize {
+        match self {
+            Self::Free { max_tokens } => max_tokens.get(),
+            Self::Admissible => usize::MAX,
         }
+    }
+}
+
+/// The default of [`ActionSpace::Free`].
+fn free_tokens() -> Count {
+    Count::literal(12)
+}
+
+impl Default for ActionSpace {
+    fn default() -> Self {
+        Self::Free { max_tokens: free_tokens() }
     }
 }
 
@@ -51,78 +60,55 @@ impl std::str::FromStr for ActionSpace {
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutConfig {
-    /// Tasks of a step.
-    pub tasks: usize,
-    /// Episodes of each task: the group that GRPO compares; PPO needs no more than one.
-    pub group: usize,
+    /// Tasks per training step.
+    pub tasks: Count,
+    /// Episodes per task: the group that GRPO compares; PPO needs no more than one.
+    pub group: Count,
     /// Most turns of an episode.
-    pub max_turns: usize,
-    /// Most sampled tokens of an action that is free text.
-    pub max_action_tokens: usize,
+    pub max_turns: Count,
     /// Tokens kept of each observation.
-    pub max_observation_tokens: usize,
-    /// Sampling temperature, above 0.
-    pub temperature: f64,
-    /// Only the k most probable ids are sampled, and learned over; 0: all.
+    pub max_observation_tokens: Count,
+    /// Sampling temperature.
+    pub temperature: Positive,
+    /// Sample, and learn over, only the k most probable tokens; 0: all.
     pub top_k: usize,
-    /// Only the fewest ids whose probabilities reach this sum; 1: all.
-    pub top_p: f64,
-    /// Only ids at least this share as probable as the most probable one; 0: all.
-    pub min_p: f64,
-    /// One row a trajectory, or one a turn.
+    /// Only the fewest tokens whose probabilities reach this sum; 1: all.
+    pub top_p: Share,
+    /// Only tokens at least this share as probable as the most probable one; 0: all.
+    pub min_p: Unit,
+    /// One row per trajectory, or one per turn.
     pub rows: RowKind,
-    /// What the policy may write.
+    /// The actions that the policy may write.
     pub actions: ActionSpace,
 }
 
 impl Default for RolloutConfig {
     fn default() -> Self {
         Self {
-            tasks: 8,
-            group: 8,
-            max_turns: 10,
-            max_action_tokens: 12,
-            max_observation_tokens: 256,
-            temperature: 1.0,
+            tasks: Count::literal(8),
+            group: Count::literal(8),
+            max_turns: Count::literal(10),
+            max_observation_tokens: Count::literal(256),
+            temperature: Positive::literal(1.0),
             top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
+            top_p: Share::literal(1.0),
+            min_p: Unit::literal(0.0),
             rows: RowKind::Trajectory,
-            actions: ActionSpace::Free,
+            actions: ActionSpace::default(),
         }
     }
 }
 
 impl RolloutConfig {
-    /// Refuses what cannot be played.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a count of 0, or a temperature that is not positive and finite.
-    pub fn validate(&self) -> Result<()> {
-        let counts = [
-            ("tasks", self.tasks),
-            ("group", self.group),
-            ("max_turns", self.max_turns),
-            ("max_action_tokens", self.max_action_tokens),
-            ("max_observation_tokens", self.max_observation_tokens),
-        ];
-        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
-            return Err(Error::setting(format!("rollout.{name}"), 0, "must be at least 1"));
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::setting(
-                "rollout.temperature",
-                self.temperature,
-                "must be positive and finite",
-            ));
-        }
-        let Self { temperature, top_k, top_p, min_p, .. } = *self;
-        SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() }.validate()
-    }
-
     /// The limits of an episode, at another temperature.
     pub fn play(&self, temperature: f64) -> PlayConfig {
-        let Self { max_turns, max_action_tokens, top_k, top_p, min_p, actions, .. } = *self;
-        PlayConfig { max_turns, max_action_tokens, temperature, top_k, top_p, min_p, actions }
+        PlayConfig {
+            max_turns: self.max_turns.get(),
+            temperature,
+            top_k: self.top_k,
+            top_p: self.top_p.get(),
+            min_p: self.min_p.get(),
+            actions: self.actions,
+        }
     }
 }

@@ -53,7 +53,7 @@ impl Sampler for PolicySampler<'_> {
             top_k: config.top_k,
             top_p: config.top_p,
             min_p: config.min_p,
-            max_tokens: config.max_action_tokens,
+            max_tokens: config.actions.max_tokens(),
             stop_ids: vec![self.end_id],
             stop_strings: self.stop_strings.clone(),
         };

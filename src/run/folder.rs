@@ -135,23 +135,6 @@ pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
     toml::from_str(&text).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-/// Puts the settings of `over` into `base`, key by key: what `over` leaves out stays as it is.
-///
-/// A table that says another `kind` than that of `base` replaces it: the kinds have different keys.
-pub(crate) fn overlay(base: &mut toml::Table, over: toml::Table) {
-    use toml::Value::Table;
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(Table(old)), Table(new))
-                if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind)) =>
-            {
-                overlay(old, new);
-            }
-            (_, value) => drop(base.insert(key, value)),
-        }
-    }
-}
-
 /// A configuration as the TOML that [`read_config`] reads.
 ///
 /// # Errors
@@ -173,11 +156,11 @@ fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, 
     let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
     let (mut settings, absent) =
         (BTreeMap::<String, [Option<String>; 2]>::new(), || "absent".to_owned());
-    flatten(String::new(), &before, &mut |key, value| {
-        settings.entry(key).or_default()[0] = Some(value)
+    flatten("", &before, &mut |key, value| {
+        settings.entry(key).or_default()[0] = Some(value.to_string());
     });
-    flatten(String::new(), &now, &mut |key, value| {
-        settings.entry(key).or_default()[1] = Some(value)
+    flatten("", &now, &mut |key, value| {
+        settings.entry(key).or_default()[1] = Some(value.to_string());
     });
     let may_not = |key: &str| !MAY_CHANGE.contains(&key);
     let changed = settings.into_iter().filter(|(key, [before, now])| before != now && may_not(key));
@@ -187,12 +170,16 @@ fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, 
     Ok(changed.map(show).collect::<Vec<_>>().join("; "))
 }
 
-/// Calls `each` with the dotted name and the text of every value that is no table.
-pub(crate) fn flatten(name: String, value: &toml::Value, each: &mut dyn FnMut(String, String)) {
-    let toml::Value::Table(table) = value else { return each(name, value.to_string()) };
+/// Calls `each` with the dotted key of every value that is not a table.
+pub(crate) fn flatten(
+    prefix: &str,
+    value: &toml::Value,
+    each: &mut dyn FnMut(String, &toml::Value),
+) {
+    let toml::Value::Table(table) = value else { return each(prefix.to_owned(), value) };
     for (key, value) in table {
-        let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-        flatten(name, value, each);
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        flatten(&key, value, each);
     }
 }
 
@@ -297,19 +284,6 @@ mod tests {
             checkpoint_steps(folder.path()).unwrap().into_iter().collect::<Vec<_>>(),
             [2, 3]
         );
-    }
-
-    #[test]
-    fn a_table_over_another_changes_what_it_names() {
-        let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
-        let mut base =
-            table("a = 1\n[b]\nc = 2\nd = 3\n[e]\nkind = \"x\"\nn = 1\n[f]\nkind = \"x\"\nn = 1\n");
-        overlay(
-            &mut base,
-            table("[b]\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n"),
-        );
-        let want = "a = 1\n[b]\nc = 2\nd = 4\n[e]\nkind = \"y\"\nm = 2\n[f]\nkind = \"x\"\nn = 3\n";
-        assert_eq!(base, table(want));
     }
 
     #[test]

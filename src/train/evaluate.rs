@@ -13,6 +13,7 @@ use crate::run::episodes::EpisodeRef;
 use crate::run::progress::Progress;
 use crate::run::record::Record;
 use crate::run::recorder::Recorder;
+use crate::settings::{Count, NonNegative};
 use crate::train::learn::agent::Agent;
 use crate::{Error, Result};
 
@@ -41,9 +42,9 @@ pub struct EvaluationConfig {
     /// Training steps between evaluations; 0: only before and after training.
     pub every: u64,
     /// Episodes of each task of the panel.
-    pub episodes: u32,
+    pub episodes: Count,
     /// Sampling temperature; 0 takes the most probable token.
-    pub temperature: f64,
+    pub temperature: NonNegative,
     /// Each panel is also evaluated with the most probable tokens, one episode a task, under its name with
     /// [`GREEDY`] at the end.
     pub greedy: bool,
@@ -54,35 +55,26 @@ pub const GREEDY: &str = "-greedy";
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: 30, episodes: 3, temperature: 1.0, greedy: false }
+        Self {
+            every: 30,
+            episodes: Count::literal(3),
+            temperature: NonNegative::literal(1.0),
+            greedy: false,
+        }
     }
 }
 
 impl EvaluationConfig {
-    /// Refuses an evaluation of nothing and a temperature that is none.
+    /// Checks that greedy evaluation differs from the sampled one.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field.
-    pub fn validate(&self) -> Result<()> {
-        if self.episodes == 0 {
-            return Err(Error::setting("evaluation.episodes", 0, "must be at least 1"));
+    /// [`Error::Setting`] if both have temperature 0.
+    pub fn check(&self) -> Result<()> {
+        if self.greedy && self.temperature.get() == 0.0 {
+            let reason = "evaluation.temperature = 0 is greedy already";
+            return Err(Error::setting("evaluation.greedy", true, reason));
         }
-        if self.greedy && self.temperature == 0.0 {
-            return Err(Error::setting(
-                "evaluation.greedy",
-                true,
-                "evaluation.temperature = 0 is greedy already",
-            ));
-        }
-        if self.temperature >= 0.0 && self.temperature.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::setting(
-                "evaluation.temperature",
-                self.temperature,
-                "must be finite and at least 0",
-            ))
-        }
+        Ok(())
     }
 }
 
@@ -145,8 +137,9 @@ pub fn evaluate_all(
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::with_capacity(panels.len());
     for &panel in panels {
-        let limits = rollout.play(config.temperature);
-        let evaluation = Evaluation { panel, episodes: config.episodes, limits, seed, step };
+        let limits = rollout.play(config.temperature.get());
+        let evaluation =
+            Evaluation { panel, episodes: config.episodes.get() as u32, limits, seed, step };
         outcomes.push(evaluate(agent, environments, &evaluation, recorder)?);
         if config.greedy {
             let panel =

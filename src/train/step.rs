@@ -137,8 +137,10 @@ pub fn update_policy(
         let metrics = agent.learner.policy_step(&data, update, &agent.entropy, lr)?;
         record.set("lr", lr);
         metrics.iter().for_each(|(name, value)| record.set(name, value));
-        record
-            .set("updated_tokens", rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs);
+        record.set(
+            "updated_tokens",
+            rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs.get(),
+        );
         add_times(record, began.elapsed(), agent.learner.optimizer.time() - before);
         Ok(())
     })

@@ -6,12 +6,12 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::entropy::control::EntropyControl;
 use crate::env::{Demonstration, Environment};
 use crate::evaluation::task_set::{TaskSchedule, TaskSet};
 use crate::objective::kl_reward::KlControl;
 #[cfg(feature = "report")]
 use crate::report::write_report;
-use crate::rollout::config::ActionSpace;
 use crate::rollout::engine::{Episode, Rollouts};
 use crate::rollout::prompt::demonstration_texts;
 use crate::rollout::trajectory::Trajectory;
@@ -21,8 +21,7 @@ use crate::run::folder::{best_checkpoint, RunFolder};
 use crate::run::progress::Progress;
 use crate::run::record::Record;
 use crate::run::recorder::{Position, Recorder};
-use crate::train::config::unused::TaskSettings;
-use crate::train::config::TrainConfig;
+use crate::train::config::run::TrainConfig;
 use crate::train::credit::sampling::sample_informative;
 use crate::train::credit::shaping::{kl_rewards, overlong_rewards, Rewards};
 use crate::train::evaluate::{evaluate_all, Outcome};
@@ -102,7 +101,7 @@ pub struct Trainer<E> {
     stop: Option<&'static AtomicBool>,
 }
 
-impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
+impl<E: Serialize + DeserializeOwned> Trainer<E> {
     /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the evaluation that training
     /// has to beat, critic, first checkpoint.
     ///
@@ -112,17 +111,30 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     pub fn open(
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
-        beginning: Option<Setup>,
+        setup: Option<Setup>,
     ) -> Result<Self> {
-        folder.config.validate()?;
+        Self::open_with(folder, environments, setup, None)
+    }
+
+    /// [`Trainer::open`] with an entropy control of the program's own: its regulariser, its history and
+    /// its β. The settings say so with `entropy.method.kind = "custom"`; a resumed run gives the control
+    /// its state back.
+    ///
+    /// # Errors
+    /// See [`Trainer::open`]; settings of another method.
+    pub fn open_with(
+        folder: RunFolder<TrainConfig<E>>,
+        environments: Vec<Box<dyn Environment>>,
+        setup: Option<Setup>,
+        entropy: Option<EntropyControl>,
+    ) -> Result<Self> {
+        folder.config.check()?;
         folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
-        match (folder.checkpoint.clone(), beginning) {
-            (Some(checkpoint), None) => Self::continued(folder, environments, &checkpoint),
-            (None, Some(beginning)) => Self::begun(folder, environments, beginning),
-            (Some(_), Some(_)) => {
-                Err(Error::setting("beginning", "given", "the run has one already"))
-            }
-            (None, None) => Err(Error::setting("beginning", "missing", "a new run needs one")),
+        match (folder.checkpoint.clone(), setup) {
+            (Some(checkpoint), None) => Self::continued(folder, environments, &checkpoint, entropy),
+            (None, Some(setup)) => Self::begun(folder, environments, setup, entropy),
+            (Some(_), Some(_)) => Err(Error::setting("setup", "given", "this run has begun")),
+            (None, None) => Err(Error::setting("setup", "missing", "a new run needs one")),
         }
     }
 
@@ -130,13 +142,16 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
         checkpoint: &Checkpoint,
+        entropy: Option<EntropyControl>,
     ) -> Result<Self> {
-        let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
-        let critic = folder.config.critic.as_ref();
+        let agent = Agent::restore(&folder.config.agent(), checkpoint, entropy)?;
+        let critic = folder.config.algorithm.critic();
         let critic =
             critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
         let mut run = Self::assemble(folder, environments, agent, State::restore(checkpoint)?)?;
-        (run.critic, run.step, run.saved) = (critic, checkpoint.step(), checkpoint.step());
+        run.critic = critic;
+        run.step = checkpoint.step();
+        run.saved = run.step;
         run.progress =
             Progress::new("step", run.config().steps as usize).starting_at(run.step as usize);
         Ok(run)
@@ -145,11 +160,12 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     fn begun(
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
-        beginning: Setup,
+        setup: Setup,
+        entropy: Option<EntropyControl>,
     ) -> Result<Self> {
-        let Setup { train, evaluation, demonstrations } = beginning;
+        let Setup { train, evaluation, demonstrations } = setup;
         let texts = demonstrations.iter().flat_map(demonstration_texts);
-        let agent = Agent::new(&folder.config.agent(), texts, folder.config.seed)?;
+        let agent = Agent::new(&folder.config.agent(), texts, folder.config.seed, entropy)?;
         let state = State {
             position: Position::default(),
             train,
@@ -159,20 +175,24 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
             kl: folder.config.kl_reward.map(|kl| kl.control),
         };
         let mut run = Self::assemble(folder, environments, agent, state)?;
-        let TrainConfig { cloning, update, seed, critic, kl_reward, .. } = &run.folder.config;
-        clone_demonstrations(
-            &mut run.agent,
-            &demonstrations,
-            cloning,
-            update,
-            *seed,
-            &mut run.recorder,
-        )?;
-        if kl_reward.is_some() && run.agent.learner.reference.is_none() {
+        let TrainConfig { cloning, update, seed, algorithm, kl_reward, .. } = &run.folder.config;
+        if let Some(cloning) = cloning {
+            let recorder = &mut run.recorder;
+            clone_demonstrations(
+                &mut run.agent,
+                &demonstrations,
+                cloning,
+                update,
+                *seed,
+                recorder,
+            )?;
+        }
+        if kl_reward.is_some() || update.policy.kl.is_some() {
             run.agent.learner.freeze_reference()?;
         }
-        run.critic =
-            critic.as_ref().map(|c| Critic::new(c, &run.agent.learner, *seed)).transpose()?;
+        if let Some(critic) = algorithm.critic() {
+            run.critic = Some(Critic::new(critic, &run.agent.learner, *seed)?);
+        }
         run.state.before = run.evaluate()?;
         run.save()?;
         run.progress = Progress::new("step", run.config().steps as usize);
@@ -188,26 +208,26 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
         if environments.is_empty() {
             return Err(Error::setting("environments", 0, "must be at least 1"));
         }
-        let recorder = Recorder::resume(&folder.dir, state.position)?;
-        let recorder =
-            recorder.keeping_rollouts(folder.config.dump_megabytes.saturating_mul(1_000_000));
-        let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone())?;
-        let (throughput, progress) = (Throughput::default(), Progress::new("step", 0));
-        let (critic, step, saved, stop) = (None, 0, 0, None);
+        let mut recorder = Recorder::resume(&folder.dir, state.position)?;
+        if let Some(dump) = folder.config.dump {
+            let bytes = (dump.megabytes.get() as u64).saturating_mul(1_000_000);
+            recorder = recorder.keeping_rollouts(bytes);
+        }
+        let alarms = Alarms::restore(folder.config.alarm, state.alarms.clone());
         Ok(Self {
             agent,
-            critic,
+            critic: None,
             folder,
             recorder,
             environments,
             state,
             notes: Notes::default(),
-            throughput,
+            throughput: Throughput::default(),
             alarms,
-            progress,
-            step,
-            saved,
-            stop,
+            progress: Progress::new("step", 0),
+            step: 0,
+            saved: 0,
+            stop: None,
         })
     }
 
@@ -249,18 +269,18 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     pub fn play(&mut self, step: u64) -> Result<Rollouts> {
         let Self { agent, environments, progress, state, notes, folder, .. } = self;
         let TrainConfig { seed, rollout, reward, dynamic_sampling, .. } = &folder.config;
-        let schedule = TaskSchedule::new(&state.train, *seed, rollout.tasks)?;
-        let limits = rollout.play(rollout.temperature);
+        let schedule = TaskSchedule::new(&state.train, *seed, rollout.tasks.get())?;
+        let limits = rollout.play(rollout.temperature.get());
         let mut play = |episodes: &[Episode]| {
             agent.play(environments, episodes, &limits, &mut |done| {
                 progress.set(step as usize, &format!("playing {done}/{}", episodes.len()));
             })
         };
         let Some(sampling) = *dynamic_sampling else {
-            return play(&group_episodes(&schedule, *seed, step, rollout.group));
+            return play(&group_episodes(&schedule, *seed, step, rollout.group.get()));
         };
-        let sampled = sample_informative(sampling, rollout.tasks, reward, &mut |round| {
-            play(&round_episodes(&schedule, *seed, step, round, sampling, rollout.group))
+        let sampled = sample_informative(sampling, rollout.tasks.get(), reward, &mut |round| {
+            play(&round_episodes(&schedule, *seed, step, round, sampling, rollout.group.get()))
         })?;
         notes.metrics.extend(sampled.metrics());
         notes.unused = sampled.unused;
@@ -310,21 +330,18 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     ) -> Result<()> {
         let TrainConfig { rollout, dump, .. } = &self.folder.config;
         let notes = std::mem::take(&mut self.notes);
-        notes.metrics.iter().for_each(|&(key, value)| record.set(key, value));
+        for &(key, value) in &notes.metrics {
+            record.set(key, value);
+        }
         if let (Some((kl, samples)), Some(control)) = (notes.kl, &mut self.state.kl) {
             control.update(kl, samples)?;
         }
-        let limit = if rollout.actions == ActionSpace::Free {
-            rollout.max_action_tokens
-        } else {
-            usize::MAX
-        };
-        length_metrics(&mut record, &rollouts.trajectories, limit);
+        length_metrics(&mut record, &rollouts.trajectories, rollout.actions.max_tokens());
         self.throughput.add(&mut record, &rollouts.stats, began);
         for alarm in self.alarms.observe(&mut record) {
             self.progress.line(&alarm.to_string());
         }
-        if *dump {
+        if dump.is_some() {
             dump_rollouts(&mut self.recorder, self.step, &rollouts.trajectories, &notes.unused)?;
         }
         self.recorder.record(&record)?;
@@ -345,7 +362,9 @@ impl<E: Serialize + DeserializeOwned + TaskSettings> Trainer<E> {
     /// As [`Trainer::evaluate`] and [`Trainer::save`].
     pub fn evaluate_and_save(&mut self) -> Result<()> {
         let TrainConfig { evaluation, checkpoint_every, steps, .. } = &self.folder.config;
-        let (every, saves, last) = (evaluation.every, *checkpoint_every, self.step == *steps);
+        let every = evaluation.every;
+        let saves = checkpoint_every.get() as u64;
+        let last = self.step == *steps;
         if every > 0 && self.step.is_multiple_of(every) && !last {
             self.evaluate()?;
         }

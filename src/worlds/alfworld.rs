@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::entropy::config::EntropyConfig;
 use crate::env::alfworld::environment::{AlfWorld, DataFolder, Games};
 use crate::env::alfworld::search::demonstrate::expert_demonstrations;
 use crate::env::alfworld::task::{Split, TaskType};
@@ -13,18 +14,26 @@ use crate::env::household::games::Household;
 use crate::env::household::generator::GeneratorConfig;
 use crate::env::Environment;
 use crate::evaluation::task_set::TaskSet;
-use crate::train::config::presets::Preset;
-use crate::train::config::unused::{TaskSettings, Unused};
-use crate::train::config::TrainConfig;
+use crate::objective::aggregate::Aggregation;
+use crate::rollout::action::ActionFormat;
+use crate::rollout::config::ActionSpace;
+use crate::rollout::rows::RowKind;
+use crate::settings::{Count, NonNegative, Positive, Unit};
+use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
+use crate::train::config::model::ModelConfig;
+use crate::train::config::presets::{paper_model, small_schedule, Preset};
+use crate::train::config::run::TrainConfig;
+use crate::train::credit::reward::RewardConfig;
 use crate::train::trainer::Setup;
+use crate::worlds::benchmark::Benchmark;
 use crate::Result;
 
 /// Which of ALFWorld's text games a run plays, and how they are shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlfWorldTasks {
-    /// The folder of ALFWorld's games; none: households made here.
-    pub data: Option<PathBuf>,
+    /// Where the games come from.
+    pub games: GameSource,
     /// Observations end with the admissible commands; their tokens have to fit into the context.
     pub show_admissible: bool,
     /// The kinds of tasks.
@@ -33,29 +42,54 @@ pub struct AlfWorldTasks {
     pub train_games: usize,
     /// Games of each kind to be evaluated on, in rooms seen and unseen.
     pub test_games: usize,
-    /// How households are made, where `data` names no folder.
-    pub household: GeneratorConfig,
+}
+
+/// Where games come from, by `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum GameSource {
+    /// Household games made by this crate.
+    Household(GeneratorConfig),
+    /// ALFWorld's own games.
+    Folder {
+        /// The data folder that ALFWorld's download makes.
+        path: PathBuf,
+    },
+}
+
+impl std::fmt::Display for GameSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Household(_) => f.write_str("household games made by this crate"),
+            Self::Folder { path } => write!(f, "ALFWorld's games in {}", path.display()),
+        }
+    }
+}
+
+impl Default for GameSource {
+    fn default() -> Self {
+        Self::Household(GeneratorConfig {
+            receptacles: (4, 10),
+            items: (8, 10),
+            ..GeneratorConfig::default()
+        })
+    }
 }
 
 impl Default for AlfWorldTasks {
     fn default() -> Self {
         Self {
-            data: None,
+            games: GameSource::default(),
             show_admissible: false,
             tasks: TaskType::ALL.to_vec(),
             train_games: 4000,
             test_games: 16,
-            household: GeneratorConfig {
-                receptacles: (4, 10),
-                items: (8, 10),
-                ..Default::default()
-            },
         }
     }
 }
 
 impl AlfWorldTasks {
-    /// The tasks of a preset: the paper's runs show the admissible commands, and are evaluated here on both splits whole.
+    /// The tasks of a preset: the paper's runs show the admissible commands.
     pub fn of(preset: Preset) -> Self {
         match preset {
             Preset::Small => Self::default(),
@@ -65,28 +99,24 @@ impl AlfWorldTasks {
         }
     }
 
-    /// Few of them, for a run of less than two minutes.
-    #[must_use]
-    pub fn smoke(self) -> Self {
-        Self { train_games: 8, test_games: 2, ..self }
-    }
-
-    /// With the folder that the variable `ALFWORLD_DATA` names, where it does and `data` is not set.
+    /// These tasks on the games of the folder that the variable `ALFWORLD_DATA` names, if it is set.
     #[must_use]
     pub fn found(mut self) -> Self {
         let data = std::env::var_os("ALFWORLD_DATA").filter(|folder| !folder.is_empty());
-        self.data = self.data.or(data.map(PathBuf::from));
+        if let Some(path) = data.map(PathBuf::from) {
+            self.games = GameSource::Folder { path };
+        }
         self
     }
 
-    /// The games.
+    /// Opens the games.
     ///
     /// # Errors
-    /// A folder that does not hold ALFWorld's games, or households that cannot be made.
+    /// A folder that does not hold ALFWorld's games, or settings for which no household can be made.
     pub fn games(&self) -> Result<Arc<dyn Games>> {
-        Ok(match &self.data {
-            Some(folder) => Arc::new(DataFolder::open(folder)?),
-            None => Arc::new(Household::new(self.household.clone())?),
+        Ok(match &self.games {
+            GameSource::Folder { path } => Arc::new(DataFolder::open(path)?),
+            GameSource::Household(config) => Arc::new(Household::new(config.clone())?),
         })
     }
 
@@ -106,14 +136,6 @@ impl AlfWorldTasks {
         TaskSet::new(split.name(), tasks.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// As [`AlfWorldTasks::games`] and [`AlfWorldTasks::panels`].
-    pub fn validate(&self) -> Result<()> {
-        self.panels(&*self.games()?).map(drop)
-    }
-
     /// `n` environments that play `games`.
     pub fn environments(&self, games: &Arc<dyn Games>, n: usize) -> Vec<Box<dyn Environment>> {
         (0..n)
@@ -128,25 +150,103 @@ impl AlfWorldTasks {
     pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Setup> {
         let world = &config.environment;
         let [train, seen, unseen] = world.panels(&**games)?;
-        if !config.learns_from_demonstrations() {
+        if !config.needs_demonstrations() {
             return Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations: Vec::new() });
         }
-        let tasks = world.panel(&**games, Split::Train, config.cloning.demonstrations)?.tasks;
+        let tasks = world.panel(&**games, Split::Train, config.demonstrations.get())?.tasks;
         let mut environment = show_admissible(AlfWorld::new(games.clone()), world.show_admissible);
-        let turns = config.rollout.max_turns;
+        let turns = config.rollout.max_turns.get();
         let demonstrations = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
         eprintln!("the expert solved {} of {} games", demonstrations.len(), tasks.len());
         Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations })
     }
 }
 
-impl TaskSettings for AlfWorldTasks {
-    fn unused(config: &TrainConfig<Self>) -> Vec<Unused> {
-        let reason =
-            "no households are made where environment.data (or ALFWORLD_DATA) names a folder of games";
-        let games = config.environment.data.as_ref();
-        games.map(|_| Unused::new("environment.household", reason)).into_iter().collect()
+impl Benchmark for AlfWorldTasks {
+    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and `official`,
+    /// Qwen2.5-3B-Instruct as in the paper's ALFWorld runs, evaluated on whole splits.
+    ///
+    /// `official` is the published code with the commands of its README: rows of turns, the token mean,
+    /// the indicator penalty (which has no gradient) with its gate, history and β of two phases. It
+    /// still differs in this: the code normalises every micro-batch by itself, and weighs long episodes
+    /// more in GRPO's means because it compares rows of turns. Neither has been trained here.
+    fn preset(preset: Preset, algorithm: Algorithm) -> TrainConfig<Self> {
+        let tasks = Self::of(preset).found();
+        match preset {
+            Preset::Small => small(algorithm, tasks),
+            Preset::Paper => paper(algorithm, tasks),
+            Preset::Official => {
+                let mut config = paper(algorithm, tasks);
+                config.rollout.rows = RowKind::Turn;
+                config.update.aggregation = Aggregation::TokenMean;
+                config.entropy = EntropyConfig::official_code().alfworld();
+                config
+            }
+        }
     }
+
+    fn smoke(config: TrainConfig<Self>) -> TrainConfig<Self> {
+        let mut config = config.smoke();
+        config.rollout.max_turns = Count::literal(12);
+        if let Some(cloning) = &mut config.cloning {
+            cloning.epochs = Count::literal(8);
+        }
+        config.environment.train_games = 8;
+        config.environment.test_games = 2;
+        config
+    }
+
+    /// Checks that there are games for every task set.
+    ///
+    /// # Errors
+    /// See [`AlfWorldTasks::games`] and [`AlfWorldTasks::panels`].
+    fn check(&self) -> Result<()> {
+        self.panels(&*self.games()?).map(drop)
+    }
+}
+
+fn small(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
+    let mut config = TrainConfig::small(algorithm, tasks);
+    config.steps = 150;
+    config.schedule = small_schedule(150);
+    config.environments = Count::literal(16);
+    config.evaluation.every = 50;
+    config.reward = RewardConfig::Progress { points: Positive::literal(1.0) };
+    config.demonstrations = Count::literal(500);
+    config.rollout.max_turns = Count::literal(20);
+    config.rollout.actions = ActionSpace::Admissible;
+    if let ModelConfig::Small(model) = &mut config.model {
+        model.context = Count::literal(1536);
+    }
+    if let Some(cloning) = &mut config.cloning {
+        cloning.epochs = Count::literal(2);
+    }
+    // A game pays once, at its end: a discount favours the shorter way, and a penalty of 0.1 per
+    // action would teach a policy that writes free text to be understood and nothing else.
+    let discount = Unit::literal(0.95);
+    let penalty = NonNegative::literal(0.02);
+    match &mut config.algorithm {
+        AlgorithmConfig::Grpo { advantage } => {
+            config.learning_rate = Positive::literal(3e-4);
+            advantage.gamma = discount;
+            advantage.invalid_penalty = penalty;
+        }
+        AlgorithmConfig::Ppo { gae, .. } => {
+            // At GRPO's rate, PPO loses late in the episode what it has gained (docs/ALFWORLD.md).
+            config.learning_rate = Positive::literal(1.5e-4);
+            gae.gamma = discount;
+            gae.invalid_penalty = penalty;
+        }
+    }
+    config
+}
+
+fn paper(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
+    let mut config = TrainConfig::paper(algorithm, 150, tasks);
+    config.rollout.max_turns = Count::literal(50);
+    config.entropy = EntropyConfig::paper_v2().alfworld();
+    paper_model(&mut config, "Qwen/Qwen2.5-3B-Instruct", ActionFormat::OfficialAlfworld);
+    config
 }
 
 #[cfg(test)]
@@ -157,7 +257,7 @@ mod tests {
     fn every_preset_has_tasks_and_few_of_them_for_a_smoke_run() {
         for preset in [Preset::Small, Preset::Paper, Preset::Official] {
             let tasks = AlfWorldTasks::of(preset).smoke();
-            tasks.validate().unwrap();
+            tasks.check().unwrap();
             let games = tasks.games().unwrap();
             let sizes = tasks.panels(&*games).unwrap().map(|panel| panel.tasks.len());
             assert_eq!(

@@ -2,10 +2,13 @@
 
 #[cfg(feature = "alfworld")]
 mod alfworld;
+mod benchmark;
 #[cfg(feature = "scienceworld")]
 mod scienceworld;
 
+pub use benchmark::Benchmark;
+
 #[cfg(feature = "alfworld")]
-pub use alfworld::AlfWorldTasks;
+pub use alfworld::{AlfWorldTasks, GameSource};
 #[cfg(feature = "scienceworld")]
 pub use scienceworld::ScienceWorldTasks;

@@ -2,17 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::entropy::config::{EntropyConfig, HistoryConfig};
 use crate::env::scienceworld::config::{ScienceWorldConfig, SuccessRule};
 use crate::env::scienceworld::demonstrate::DemonstrationConfig;
 use crate::env::scienceworld::pool::ScienceWorldPool;
 use crate::env::scienceworld::tasks::{task_names, variations, Split};
 use crate::env::{Demonstration, Task};
 use crate::evaluation::task_set::TaskSet;
+use crate::objective::aggregate::Aggregation;
+use crate::rollout::action::ActionFormat;
+use crate::rollout::rows::RowKind;
 use crate::run::progress::Progress;
-use crate::train::config::presets::Preset;
-use crate::train::config::unused::{TaskSettings, Unused};
-use crate::train::config::TrainConfig;
+use crate::settings::{Count, Positive};
+use crate::train::config::algorithm::Algorithm;
+use crate::train::config::presets::{paper_model, Preset};
+use crate::train::config::run::TrainConfig;
 use crate::train::trainer::Setup;
+use crate::worlds::benchmark::Benchmark;
 use crate::Result;
 
 /// Which tasks of ScienceWorld a run plays, and the simulator's settings.
@@ -60,12 +66,6 @@ impl ScienceWorldTasks {
         tasks
     }
 
-    /// Few of them, for a run of less than two minutes.
-    #[must_use]
-    pub fn smoke(self) -> Self {
-        Self { train_variations: 4, test_variations: 4, ..self }
-    }
-
     /// The panels to learn on and to be evaluated on: `train` and `test`.
     ///
     /// # Errors
@@ -83,16 +83,6 @@ impl ScienceWorldTasks {
             tasks.extend(TaskSet::new(name, all.collect())?.thin(of_each)?.tasks);
         }
         TaskSet::new(name, tasks)
-    }
-
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// The first that is out of range, by name; as [`ScienceWorldTasks::panels`].
-    pub fn validate(&self) -> Result<()> {
-        self.demonstrations.validate()?;
-        self.simulator.validate()?;
-        self.panels().map(drop)
     }
 
     /// What a new run begins with: the panels, and the simulator's own solutions of some training variations.
@@ -113,11 +103,10 @@ impl ScienceWorldTasks {
         config: &TrainConfig<Self>,
         pool: &mut ScienceWorldPool,
     ) -> Result<Vec<Demonstration>> {
-        if !config.learns_from_demonstrations() {
+        if !config.needs_demonstrations() {
             return Ok(Vec::new());
         }
-        let tasks =
-            self.panel("demonstrations", Split::Train, config.cloning.demonstrations)?.tasks;
+        let tasks = self.panel("demonstrations", Split::Train, config.demonstrations.get())?.tasks;
         let mut progress = Progress::new("gold paths", tasks.len());
         let mut show = |done| progress.set(done, "");
         let demonstrations =
@@ -127,15 +116,65 @@ impl ScienceWorldTasks {
     }
 }
 
-impl TaskSettings for ScienceWorldTasks {
-    fn unused(config: &TrainConfig<Self>) -> Vec<Unused> {
-        let unused = Unused::new("environment.demonstrations", "cloning.epochs = 0 clones nothing");
-        if config.learns_from_demonstrations() {
-            Vec::new()
-        } else {
-            vec![unused]
+impl Benchmark for ScienceWorldTasks {
+    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and `official`,
+    /// Qwen2.5-7B-Instruct as in the paper's ScienceWorld runs, evaluated on whole test sets.
+    ///
+    /// The paper's numbers do not carry over everywhere: its mini-batches are of rows of turns, these of
+    /// episodes; it gives no learning rate for the critic (10⁻⁵ is verl's); its prompts are cut to 2048
+    /// tokens with two turns of history, here an episode is one conversation in the model's context.
+    /// `official` is as [`AlfWorldTasks::preset`](crate::worlds::AlfWorldTasks::preset) describes; its
+    /// ScienceWorld groups mix tasks, and its script never switches the penalty on for PPO, which
+    /// `entropy.method.kind = "bonus"` reproduces. Neither has been trained here.
+    fn preset(preset: Preset, algorithm: Algorithm) -> TrainConfig<Self> {
+        let tasks = Self::of(preset);
+        match preset {
+            Preset::Small => TrainConfig::small(algorithm, tasks),
+            Preset::Paper => paper(algorithm, tasks),
+            Preset::Official => {
+                let mut config = paper(algorithm, tasks);
+                config.rollout.rows = RowKind::Turn;
+                config.update.aggregation = Aggregation::TokenMean;
+                let entropy = EntropyConfig::official_code().scienceworld();
+                let history = HistoryConfig::Official { max_steps: config.rollout.max_turns };
+                config.entropy = EntropyConfig { history, ..entropy };
+                config
+            }
         }
     }
+
+    fn smoke(config: TrainConfig<Self>) -> TrainConfig<Self> {
+        let mut config = config.smoke();
+        config.rollout.max_turns = Count::literal(6);
+        if let Some(cloning) = &mut config.cloning {
+            cloning.epochs = Count::literal(12);
+        }
+        config.environment.train_variations = 4;
+        config.environment.test_variations = 4;
+        config
+    }
+
+    /// Checks the simulator's settings, and that there are tasks for every task set.
+    ///
+    /// # Errors
+    /// The first setting that does not fit; see [`ScienceWorldTasks::panels`].
+    fn check(&self) -> Result<()> {
+        self.demonstrations.validate()?;
+        self.simulator.validate()?;
+        self.panels().map(drop)
+    }
+}
+
+fn paper(algorithm: Algorithm, tasks: ScienceWorldTasks) -> TrainConfig<ScienceWorldTasks> {
+    let mut config = TrainConfig::paper(algorithm, 125, tasks);
+    config.rollout.max_turns = Count::literal(30);
+    config.entropy = EntropyConfig::paper_v2().scienceworld();
+    if algorithm == Algorithm::Ppo {
+        config.learning_rate = Positive::literal(3e-6);
+        config.update.mini_batches = Count::literal(2);
+    }
+    paper_model(&mut config, "Qwen/Qwen2.5-7B-Instruct", ActionFormat::OfficialScienceworld);
+    config
 }
 
 #[cfg(test)]
@@ -146,10 +185,10 @@ mod tests {
     fn every_preset_has_tasks_and_none_is_examined_on_what_it_learns() {
         for preset in [Preset::Small, Preset::Paper, Preset::Official] {
             let tasks = ScienceWorldTasks::of(preset);
-            tasks.validate().unwrap();
+            tasks.check().unwrap();
             let [train, test] = tasks.panels().unwrap();
             assert!(test.tasks.iter().all(|task| !train.tasks.contains(task)));
-            tasks.smoke().validate().unwrap();
+            tasks.smoke().check().unwrap();
         }
         assert_eq!(ScienceWorldTasks::of(Preset::Paper).panels().unwrap()[0].tasks.len(), 3322);
     }

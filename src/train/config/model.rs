@@ -1,36 +1,242 @@
-//! Which policy a run trains: a small one of its own, or a checkpoint.
+//! The policy of a run: a small one of its own, or a model checkpoint.
 
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::config::DecoderConfig;
 use crate::policy::lora::LoraConfig;
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::source::Source;
 use crate::policy::pretrained::Pretrained;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::prompt::Prompter;
-use crate::train::learn::agent::PolicyConfig;
+use crate::settings::{off, Count};
 use crate::{Error, Result};
-use candle_core::{DType, Device};
-use serde::{Deserialize, Serialize};
-use std::str::FromStr;
 
-/// A pretrained checkpoint as the policy, and how it is trained.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Width of an attention head of a small policy.
+const HEAD: usize = 32;
+
+/// The policy of a run, by `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// A small decoder with seeded fresh weights and a tokenizer of its own.
+    Small(SmallConfig),
+    /// A model checkpoint in Hugging Face's layout.
+    Checkpoint(CheckpointConfig),
+}
+
+/// A small policy: a decoder of the Qwen2 family with heads of width 32, two query heads per key/value
+/// head if their number is even, and tied embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ModelConfig {
-    /// A folder in Hugging Face's layout, or with the feature `hub` a repository `owner/name`; none: a small policy of the run's
-    /// own ([`PolicyConfig`]).
-    pub source: Option<String>,
-    /// Most tokens of an episode; none: as many as the checkpoint was made for.
-    pub context: Option<usize>,
-    /// Train corrections of low rank beside frozen weights; none: all weights.
-    pub lora: Option<LoraConfig>,
-    /// What the weights are stored in.
+pub struct SmallConfig {
+    /// Most entries of the tokenizer's vocabulary.
+    pub vocabulary: Count,
+    /// Width, a multiple of 32.
+    pub hidden_size: Count,
+    /// Decoder blocks.
+    pub layers: Count,
+    /// Most tokens of an episode.
+    pub context: Count,
+    /// Element type of the weights.
     pub dtype: WeightType,
-    /// How the policy writes its actions.
-    pub format: ActionFormat,
-    /// Keep only the blocks' inputs for the backward pass, and compute the rest twice.
-    pub checkpointing: bool,
-    /// Where the policy is computed.
+    /// Device of the policy.
     pub device: DeviceKind,
+}
+
+impl Default for SmallConfig {
+    fn default() -> Self {
+        Self {
+            vocabulary: Count::literal(1024),
+            hidden_size: Count::literal(128),
+            layers: Count::literal(2),
+            context: Count::literal(1024),
+            dtype: WeightType::F32,
+            device: DeviceKind::Cpu,
+        }
+    }
+}
+
+impl SmallConfig {
+    /// The decoder for a vocabulary of `vocab_size` entries.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a width that is not a multiple of 32.
+    pub fn decoder(&self, vocab_size: usize) -> Result<DecoderConfig> {
+        let hidden_size = self.hidden_size.get();
+        if !hidden_size.is_multiple_of(HEAD) {
+            let reason = "must be a multiple of 32";
+            return Err(Error::setting("model.hidden_size", hidden_size, reason));
+        }
+        let heads = hidden_size / HEAD;
+        let config = DecoderConfig {
+            hidden_size,
+            intermediate_size: 3 * hidden_size,
+            num_hidden_layers: self.layers.get(),
+            num_attention_heads: heads,
+            num_key_value_heads: heads / (2 - heads % 2),
+            max_position_embeddings: self.context.get(),
+            // 0.02 suits widths of thousands: with it, a narrow policy hardly gets past token frequencies.
+            initializer_range: (hidden_size as f64).sqrt().recip(),
+            ..DecoderConfig::tiny(vocab_size)
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// A model checkpoint as the policy, and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// A folder in Hugging Face's layout, or with the feature `hub` a repository `owner/name`.
+    pub source: String,
+    /// Most tokens of an episode; `false` for as many as the model was made for.
+    #[serde(with = "off", default)]
+    pub context: Option<Count>,
+    /// LoRA adapters on frozen weights; `false` trains all weights.
+    #[serde(with = "off", default)]
+    pub lora: Option<LoraConfig>,
+    /// The form in which the policy writes its actions.
+    #[serde(default)]
+    pub format: ActionFormat,
+    /// Gradient checkpointing: keep the inputs of the blocks alone, and compute the rest twice.
+    #[serde(default)]
+    pub checkpointing: bool,
+    /// Element type of the weights.
+    #[serde(default)]
+    pub dtype: WeightType,
+    /// Device of the policy.
+    #[serde(default)]
+    pub device: DeviceKind,
+}
+
+impl CheckpointConfig {
+    /// All weights of the checkpoint `source` in f32 on the CPU, actions written plainly.
+    pub fn new(source: impl Into<String>) -> Self {
+        Self {
+            source: source.into(),
+            context: None,
+            lora: None,
+            format: ActionFormat::default(),
+            checkpointing: false,
+            dtype: WeightType::default(),
+            device: DeviceKind::default(),
+        }
+    }
+
+    /// Opens the checkpoint.
+    ///
+    /// # Errors
+    /// See [`Pretrained::open`] and [`Pretrained::with_context`].
+    pub fn open(&self) -> Result<Pretrained> {
+        let model = Pretrained::open(Source::open(&self.source)?)?;
+        match self.context {
+            Some(tokens) => model.with_context(tokens.get()),
+            None => Ok(model),
+        }
+    }
+
+    /// Its weights, with fresh LoRA adapters if those are trained.
+    pub(crate) fn parameters(
+        &self,
+        model: &Pretrained,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Parameters> {
+        let parameters = model.parameters(self.dtype.dtype(), device)?;
+        match &self.lora {
+            Some(lora) => parameters.with_lora(model.config(), lora, seed),
+            None => Ok(parameters),
+        }
+    }
+
+    /// Its chat template as prompts.
+    pub(crate) fn prompter(
+        &self,
+        model: &Pretrained,
+        observation_tokens: usize,
+    ) -> Result<Prompter> {
+        Prompter::chat(model.tokenizer()?, &model.chat_template()?, self.format, observation_tokens)
+    }
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self::Small(SmallConfig::default())
+    }
+}
+
+impl ModelConfig {
+    /// The model checkpoint's settings, if the policy is one.
+    pub fn checkpoint(&self) -> Option<&CheckpointConfig> {
+        match self {
+            Self::Small(_) => None,
+            Self::Checkpoint(config) => Some(config),
+        }
+    }
+
+    /// Element type of the weights.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Small(config) => config.dtype.dtype(),
+            Self::Checkpoint(config) => config.dtype.dtype(),
+        }
+    }
+
+    /// Opens the device of the policy.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a device that this machine or this build does not have.
+    pub fn open_device(&self) -> Result<Device> {
+        let kind = match self {
+            Self::Small(config) => config.device,
+            Self::Checkpoint(config) => config.device,
+        };
+        kind.open()
+    }
+
+    /// Opens device and model checkpoint, so that what is missing is reported before a run folder exists.
+    ///
+    /// # Errors
+    /// See [`ModelConfig::open_device`] and [`CheckpointConfig::open`].
+    pub fn available(&self) -> Result<()> {
+        self.open_device()?;
+        match self.checkpoint() {
+            Some(checkpoint) => checkpoint.open().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the checkpoint's folder by its whole path, so that the run can be resumed from another folder.
+    pub fn make_absolute(&mut self) {
+        if let Self::Checkpoint(config) = self {
+            config.source = absolute(&config.source);
+        }
+    }
+
+    /// Changes where the model checkpoint of a resumed run is.
+    pub(crate) fn relocate(&mut self, source: &str) -> Result<()> {
+        match self {
+            Self::Checkpoint(config) => {
+                config.source = absolute(source);
+                Ok(())
+            }
+            Self::Small(_) => {
+                let reason = "this run did not start from a model checkpoint";
+                Err(Error::setting("model.source", source, reason))
+            }
+        }
+    }
+}
+
+/// The whole path of a folder, and any other text as it is.
+fn absolute(name: &str) -> String {
+    match std::fs::canonicalize(name) {
+        Ok(folder) => folder.display().to_string(),
+        Err(_) => name.to_owned(),
+    }
 }
 
 /// The element type of a policy's weights.
@@ -45,23 +251,11 @@ pub enum WeightType {
 }
 
 impl WeightType {
-    /// candle's name for it.
+    /// candle's name of the type.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
-impl FromStr for WeightType {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(Error::setting("dtype", name, "must be `f32` or `bf16`")),
         }
     }
 }
@@ -80,145 +274,16 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// A device that this machine or this build does not have.
+    /// [`Error::Setting`] for a device that this machine or this build does not have.
     pub fn open(self) -> Result<Device> {
-        let device = match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => Device::new_cuda(0),
-            Self::Metal => Device::new_metal(0),
+        let (name, device) = match self {
+            Self::Cpu => ("cpu", Ok(Device::Cpu)),
+            Self::Cuda => ("cuda", Device::new_cuda(0)),
+            Self::Metal => ("metal", Device::new_metal(0)),
         };
-        device.map_err(|e| {
-            Error::setting("device", format!("{self:?}").to_lowercase(), e.to_string())
-        })
-    }
-}
-
-impl FromStr for DeviceKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            "metal" => Ok(Self::Metal),
-            _ => Err(Error::setting("device", name, "must be `cpu`, `cuda` or `metal`")),
-        }
-    }
-}
-
-impl ModelConfig {
-    /// Refuses settings that nothing would follow.
-    ///
-    /// # Errors
-    /// The first such setting, by name; corrections that are out of range.
-    pub fn validate(&self, policy: &PolicyConfig) -> Result<()> {
-        if let Some(lora) = &self.lora {
-            lora.validate()?;
-        }
-        let unused = PolicyConfig { context: policy.context, ..PolicyConfig::default() };
-        match (&self.source, &self.lora) {
-            (None, Some(_)) => {
-                Err(Error::setting("model.lora", "set", "needs a checkpoint: set model.source"))
-            }
-            (None, None) if self.format != ActionFormat::Plain => {
-                let reason = "a small policy writes its actions plainly; set model.source";
-                Err(Error::setting("model.format", format!("{:?}", self.format), reason))
-            }
-            (Some(_), _) if *policy != unused => {
-                let reason =
-                    "is the shape of a small policy; the checkpoint of model.source has its own";
-                Err(Error::setting("policy", format!("{policy:?}"), reason))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes over what is given, as from a command line. A folder becomes absolute, so that a run can be resumed elsewhere;
-    /// with a checkpoint the shape of a small policy goes back to its default, which nothing uses.
-    pub fn choose(
-        &mut self,
-        policy: &mut PolicyConfig,
-        source: Option<&str>,
-        lora_rank: Option<usize>,
-        dtype: Option<WeightType>,
-        device: Option<DeviceKind>,
-    ) {
-        if source.is_some() {
-            *policy = PolicyConfig { context: policy.context, ..PolicyConfig::default() };
-        }
-        self.source = source.map(absolute).or(self.source.take());
-        self.lora = lora_rank.map(LoraConfig::of_rank).or(self.lora.take());
-        (self.dtype, self.device) = (dtype.unwrap_or(self.dtype), device.unwrap_or(self.device));
-    }
-
-    /// Says where the checkpoint is now, for a run that goes on.
-    pub(crate) fn moved(&mut self, place: &str) -> Result<()> {
-        let Some(source) = &mut self.source else {
-            let reason = "this run's policy did not begin as a checkpoint";
-            return Err(Error::setting("model.source", place, reason));
-        };
-        *source = absolute(place);
-        Ok(())
-    }
-
-    /// Opens device and checkpoint, to say what is missing before a run has a folder.
-    ///
-    /// # Errors
-    /// As [`DeviceKind::open`] and [`ModelConfig::open`].
-    pub fn available(&self) -> Result<()> {
-        self.device.open()?;
-        self.open().map(drop)
-    }
-
-    /// The checkpoint, where there is one.
-    ///
-    /// # Errors
-    /// As [`Pretrained::open`] and [`Pretrained::with_context`].
-    pub fn open(&self) -> Result<Option<Pretrained>> {
-        let Some(name) = &self.source else { return Ok(None) };
-        let model = Pretrained::open(Source::open(name)?)?;
-        match self.context {
-            Some(tokens) => model.with_context(tokens).map(Some),
-            None => Ok(Some(model)),
-        }
-    }
-
-    /// Its weights, with fresh corrections where those are trained.
-    pub(crate) fn parameters(
-        &self,
-        model: &Pretrained,
-        seed: u64,
-        device: &Device,
-    ) -> Result<Parameters> {
-        let parameters = model.parameters(self.dtype.dtype(), device)?;
-        match &self.lora {
-            Some(lora) => parameters.with_lora(model.config(), lora, seed),
-            None => Ok(parameters),
-        }
-    }
-
-    /// Its chat template as prompts.
-    pub(crate) fn prompter(
-        &self,
-        model: &Pretrained,
-        max_observation_tokens: usize,
-    ) -> Result<Prompter> {
-        Prompter::chat(
-            model.tokenizer()?,
-            &model.chat_template()?,
-            self.format,
-            max_observation_tokens,
-        )
-    }
-}
-
-/// The whole path of a folder, and anything else as it is.
-fn absolute(name: &str) -> String {
-    match std::fs::canonicalize(name) {
-        Ok(folder) => folder.display().to_string(),
-        Err(_) => name.to_owned(),
+        device.map_err(|e| Error::setting("model.device", name, e.to_string()))
     }
 }

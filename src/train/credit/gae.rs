@@ -6,6 +6,7 @@ use crate::advantage::critic::{gae_over_trajectories, gae_over_turns, gae_within
 use crate::advantage::whiten::whiten_tokens;
 use crate::objective::layout::TokenLayout;
 use crate::rollout::trajectory::Trajectory;
+use crate::settings::{NonNegative, Unit};
 use crate::train::credit::group::penalised;
 use crate::{Error, Result};
 
@@ -35,47 +36,24 @@ pub struct GaeConfig {
     /// What a step is.
     pub level: GaeLevel,
     /// γ, the discount of a step, in [0, 1].
-    pub gamma: f64,
+    pub gamma: Unit,
     /// λ in [0, 1]: 1 takes what was earned, 0 believes the next value.
-    pub lambda: f64,
+    pub lambda: Unit,
     /// Shift and scale the advantages of all sampled tokens of a step to mean 0 and variance 1 (verl `masked_whiten`); value
     /// targets stay as they are.
     pub whiten: bool,
     /// What an action that the environment does not understand costs, in units of the reward.
-    pub invalid_penalty: f64,
+    pub invalid_penalty: NonNegative,
 }
 
 impl Default for GaeConfig {
     fn default() -> Self {
         Self {
             level: GaeLevel::Trajectory,
-            gamma: 1.0,
-            lambda: 1.0,
+            gamma: Unit::literal(1.0),
+            lambda: Unit::literal(1.0),
             whiten: true,
-            invalid_penalty: 0.1,
-        }
-    }
-}
-
-impl GaeConfig {
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field.
-    pub fn validate(&self) -> Result<()> {
-        for (name, value) in [("gae.gamma", self.gamma), ("gae.lambda", self.lambda)] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(Error::setting(name, value, "must be in [0, 1]"));
-            }
-        }
-        if self.invalid_penalty >= 0.0 && self.invalid_penalty.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::setting(
-                "gae.invalid_penalty",
-                self.invalid_penalty,
-                "must be finite and at least 0",
-            ))
+            invalid_penalty: NonNegative::literal(0.1),
         }
     }
 }
@@ -106,8 +84,7 @@ pub fn token_advantages(
     values: &[Vec<f64>],
     config: &GaeConfig,
 ) -> Result<TokenCredit> {
-    config.validate()?;
-    let mut paid = penalised(trajectories, rewards, config.invalid_penalty)?;
+    let mut paid = penalised(trajectories, rewards, config.invalid_penalty.get())?;
     if config.level == GaeLevel::Token {
         // Every turn is paid the whole episode, less its own penalty.
         for (paid, rewards) in paid.iter_mut().zip(rewards) {
@@ -123,7 +100,8 @@ pub fn token_advantages(
     }
     let layout = one_token_a_row(&lengths)?;
     let (turns, beside, lengths) = (paid.concat(), tokens.map(<[_]>::concat), lengths.concat());
-    let (values_n, gae) = (values.concat(), Gae { gamma: config.gamma, lambda: config.lambda });
+    let (values_n, gae) =
+        (values.concat(), Gae { gamma: config.gamma.get(), lambda: config.lambda.get() });
     let at_tokens = || at_last_tokens(&turns, beside.as_deref(), &lengths);
     let (mut advantages, returns) = match config.level {
         GaeLevel::Token => gae_within_turns(&at_tokens(), &values_n, &layout, gae)?,

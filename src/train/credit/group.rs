@@ -6,6 +6,7 @@ use crate::advantage::gigpo::{discounted_returns, gigpo};
 use crate::advantage::group::{Groups, OutcomeEstimator};
 use crate::advantage::whiten::whiten_counted;
 use crate::rollout::trajectory::Trajectory;
+use crate::settings::{NonNegative, Unit};
 use crate::{Error, Result};
 
 /// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
@@ -21,51 +22,51 @@ pub struct AdvantageConfig {
     /// How the returns of a group's episodes are compared.
     pub estimator: OutcomeEstimator,
     /// w_e, the weight of that comparison.
-    pub episode_weight: f64,
+    pub episode_weight: NonNegative,
     /// w_t, the weight of comparing turns.
-    pub turn_weight: f64,
+    pub turn_weight: NonNegative,
     /// Discount of a turn's later rewards, in [0, 1].
-    pub gamma: f64,
+    pub gamma: Unit,
     /// What an action that the environment does not understand costs, in units of the reward.
-    pub invalid_penalty: f64,
+    pub invalid_penalty: NonNegative,
 }
 
 impl Default for AdvantageConfig {
     fn default() -> Self {
         Self {
             estimator: OutcomeEstimator::Grpo,
-            episode_weight: 1.0,
-            turn_weight: 1.0,
-            gamma: 1.0,
-            invalid_penalty: 0.1,
+            episode_weight: NonNegative::literal(1.0),
+            turn_weight: NonNegative::literal(1.0),
+            gamma: Unit::literal(1.0),
+            invalid_penalty: NonNegative::literal(0.1),
         }
     }
 }
 
 impl AdvantageConfig {
-    /// Refuses weights of which none counts, and numbers out of range.
+    /// Checks that one comparison counts, and that the discount and the estimator are used.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field.
-    pub fn validate(&self) -> Result<()> {
-        for (name, value) in [
-            ("advantage.episode_weight", self.episode_weight),
-            ("advantage.turn_weight", self.turn_weight),
-            ("advantage.invalid_penalty", self.invalid_penalty),
-        ] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(Error::setting(name, value, "must be finite and at least 0"));
-            }
+    /// [`Error::Setting`] for a setting without effect.
+    pub fn check(&self) -> Result<()> {
+        let no_episodes = self.episode_weight.get() == 0.0;
+        let no_turns = self.turn_weight.get() == 0.0;
+        let discounts_episodes = self.estimator == OutcomeEstimator::ReinforcePp && !no_episodes;
+        if no_episodes && no_turns {
+            let reason = "must be positive if algorithm.advantage.episode_weight is 0";
+            return Err(Error::setting("algorithm.advantage.turn_weight", 0, reason));
         }
-        if self.episode_weight + self.turn_weight == 0.0 {
-            let reason = "must be positive where advantage.episode_weight is 0";
-            return Err(Error::setting("advantage.turn_weight", 0, reason));
+        if no_turns && !discounts_episodes && self.gamma.get() != 1.0 {
+            let reason = "discounts turns, which algorithm.advantage.turn_weight = 0 leaves out";
+            return Err(Error::setting("algorithm.advantage.gamma", self.gamma, reason));
         }
-        if (0.0..=1.0).contains(&self.gamma) {
-            Ok(())
-        } else {
-            Err(Error::setting("advantage.gamma", self.gamma, "must be in [0, 1]"))
+        if no_episodes && self.estimator != OutcomeEstimator::Grpo {
+            let value = format!("{:?}", self.estimator);
+            let reason =
+                "compares episodes, which algorithm.advantage.episode_weight = 0 leaves out";
+            return Err(Error::setting("algorithm.advantage.estimator", value, reason));
         }
+        Ok(())
     }
 }
 
@@ -85,11 +86,13 @@ pub fn turn_advantages(
     rewards: &[Vec<f64>],
     config: &AdvantageConfig,
 ) -> Result<Vec<Vec<f64>>> {
-    config.validate()?;
-    let rewards = penalised(trajectories, rewards, config.invalid_penalty)?;
+    config.check()?;
+    let rewards = penalised(trajectories, rewards, config.invalid_penalty.get())?;
     let of_episodes = compare_episodes(trajectories, &rewards, config)?;
-    let of_turns = compare_turns(trajectories, &rewards, config.gamma)?;
-    let total = |(episode, turn)| config.episode_weight * episode + config.turn_weight * turn;
+    let of_turns = compare_turns(trajectories, &rewards, config.gamma.get())?;
+    let episode_weight = config.episode_weight.get();
+    let turn_weight = config.turn_weight.get();
+    let total = |(episode, turn)| episode_weight * episode + turn_weight * turn;
     let mut totals = of_episodes.into_iter().zip(of_turns).map(total);
     Ok(trajectories.iter().map(|t| totals.by_ref().take(t.turns.len()).collect()).collect())
 }
@@ -106,7 +109,7 @@ fn compare_episodes(
     let episodes: Vec<usize> =
         rewards.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, r.len())).collect();
     if config.estimator == OutcomeEstimator::ReinforcePp {
-        let returns = discounted_returns(&rewards.concat(), &episodes, config.gamma)?;
+        let returns = discounted_returns(&rewards.concat(), &episodes, config.gamma.get())?;
         return whiten_counted(&returns, &tokens.concat());
     }
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::trajectory::Trajectory;
-use crate::{Error, Result};
+use crate::settings::Positive;
 
 /// The reward of turns.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -13,40 +13,24 @@ pub enum RewardConfig {
     /// failure: otherwise waiting would pay.
     Progress {
         /// Points of the environment that are a reward of 1.
-        points: f64,
+        points: Positive,
     },
     /// The last turn of a solved episode is paid, and nothing else (EPO's authors pay 10).
     Success {
         /// Its reward.
-        value: f64,
+        value: Positive,
     },
 }
 
 impl RewardConfig {
-    /// Checks its number.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a number that is not positive and finite.
-    pub fn validate(&self) -> Result<()> {
-        let (name, value) = match *self {
-            Self::Progress { points } => ("reward.points", points),
-            Self::Success { value } => ("reward.value", value),
-        };
-        if value > 0.0 && value.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::setting(name, value, "must be positive and finite"))
-        }
-    }
-
     /// One reward for each turn of each trajectory.
     pub fn of(&self, trajectories: &[Trajectory]) -> Vec<Vec<f64>> {
         let rewards = |t: &Trajectory| match *self {
-            Self::Progress { points } => t.gains().iter().map(|gain| gain / points).collect(),
+            Self::Progress { points } => t.gains().iter().map(|gain| gain / points.get()).collect(),
             Self::Success { value } => {
                 let last = t.turns.len().saturating_sub(1);
                 (0..t.turns.len())
-                    .map(|i| if t.success && i == last { value } else { 0.0 })
+                    .map(|i| if t.success && i == last { value.get() } else { 0.0 })
                     .collect()
             }
         };

@@ -70,9 +70,9 @@ pub(crate) fn optimizer_steps(
 ) -> Vec<Vec<usize>> {
     let epoch = |epoch: usize| {
         let order = Stream::new(seed, Purpose::Shuffle, step, epoch as u32, 0).permutation(0, rows);
-        split(&order, config.mini_batches).into_iter().map(sorted).collect::<Vec<_>>()
+        split(&order, config.mini_batches.get()).into_iter().map(sorted).collect::<Vec<_>>()
     };
-    (0..config.epochs).flat_map(epoch).collect()
+    (0..config.epochs.get()).flat_map(epoch).collect()
 }
 
 fn sorted(rows: &[usize]) -> Vec<usize> {
@@ -94,7 +94,7 @@ pub(crate) fn accumulate(
     whole: &TokenBatch,
     loss: &MicroLoss,
 ) -> Result<(Gradients, Metrics)> {
-    let plan = micro_batches(rows, config.micro_batch_tokens);
+    let plan = micro_batches(rows, config.micro_batch_tokens.get());
     let (width, device) = (widest(rows), device_of(parameters));
     let one = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
         let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();

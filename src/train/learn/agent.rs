@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::entropy::config::EntropyConfig;
+use crate::entropy::config::{EntropyConfig, EntropyMethod};
 use crate::entropy::control::EntropyControl;
 use crate::env::Environment;
 use crate::optim::adamw::{AdamW, AdamWConfig};
-use crate::policy::config::DecoderConfig;
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::Pretrained;
 use crate::policy::tokenizer::Tokenizer;
@@ -17,98 +16,46 @@ use crate::rollout::prompt::{Prompter, SPECIAL_TOKENS};
 use crate::rollout::sampler::PolicySampler;
 use crate::run::checkpoint::{checksum, read_json};
 use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
-use crate::train::config::model::ModelConfig;
+use crate::train::config::model::{CheckpointConfig, ModelConfig};
 use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
-
-/// The shape of a small policy: a decoder of the Qwen2 family with heads 32 wide, two query heads to a
-/// key/value head where their number is even, and a tied output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PolicyConfig {
-    /// Most entries of the tokenizer's vocabulary.
-    pub vocabulary: usize,
-    /// Width, a multiple of 32.
-    pub hidden_size: usize,
-    /// Blocks.
-    pub layers: usize,
-    /// Most tokens of an episode.
-    pub context: usize,
-}
-
-impl Default for PolicyConfig {
-    fn default() -> Self {
-        Self { vocabulary: 1024, hidden_size: 128, layers: 2, context: 1024 }
-    }
-}
-
-impl PolicyConfig {
-    /// The decoder for a vocabulary of `vocab_size` entries.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a width that is no multiple of 32, or a size of 0.
-    pub fn decoder(&self, vocab_size: usize) -> Result<DecoderConfig> {
-        if self.hidden_size == 0 || !self.hidden_size.is_multiple_of(32) {
-            return Err(Error::setting(
-                "policy.hidden_size",
-                self.hidden_size,
-                "must be a multiple of 32",
-            ));
-        }
-        let heads = self.hidden_size / 32;
-        let config = DecoderConfig {
-            hidden_size: self.hidden_size,
-            intermediate_size: 3 * self.hidden_size,
-            num_hidden_layers: self.layers,
-            num_attention_heads: heads,
-            num_key_value_heads: heads / (2 - heads % 2),
-            max_position_embeddings: self.context,
-            // 0.02 suits widths of thousands: a narrow policy started there barely leaves the unigram plateau.
-            initializer_range: (self.hidden_size as f64).sqrt().recip(),
-            ..DecoderConfig::tiny(vocab_size)
-        };
-        config.validate()?;
-        Ok(config)
-    }
-}
 
 /// The settings of an [`Agent`].
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
-    /// The policy's, for a new agent.
-    pub policy: PolicyConfig,
-    /// The checkpoint's, where the policy is one.
+    /// The policy.
     pub model: ModelConfig,
-    /// The optimiser's.
+    /// Its optimiser.
     pub optimizer: AdamWConfig,
-    /// The entropy control's.
+    /// Its entropy control.
     pub entropy: EntropyConfig,
     /// Temperature and observation length.
     pub rollout: RolloutConfig,
 }
 
 impl AgentConfig {
-    /// The settings together.
-    pub fn new(
-        policy: PolicyConfig,
-        model: &ModelConfig,
-        optimizer: &AdamWConfig,
-        entropy: EntropyConfig,
-        rollout: RolloutConfig,
-    ) -> Self {
-        Self { policy, model: model.clone(), optimizer: optimizer.clone(), entropy, rollout }
-    }
-
-    /// Refuses what no agent can be made with, before anything is made.
+    /// Checks the shape of a small policy and the LoRA settings, before anything is allocated.
     ///
     /// # Errors
-    /// The first setting that is out of range, by name.
-    pub fn validate(&self) -> Result<()> {
-        self.policy.decoder(SPECIAL_TOKENS.len())?;
-        self.model.validate(&self.policy)?;
-        self.optimizer.validate()?;
-        self.rollout.validate()?;
-        self.entropy.build().map(drop)
+    /// [`Error::Setting`] naming the first that does not fit.
+    pub fn check(&self) -> Result<()> {
+        match &self.model {
+            ModelConfig::Small(shape) => shape.decoder(SPECIAL_TOKENS.len()).map(drop),
+            ModelConfig::Checkpoint(CheckpointConfig { lora: Some(lora), .. }) => lora.validate(),
+            ModelConfig::Checkpoint(_) => Ok(()),
+        }
+    }
+
+    /// The program's own entropy control, or the one that the settings describe.
+    fn entropy(&self, own: Option<EntropyControl>) -> Result<EntropyControl> {
+        match (own, self.entropy.method) {
+            (Some(control), EntropyMethod::Custom) => Ok(control),
+            (Some(_), _) => {
+                let reason = "must be `custom` for a program that brings its own entropy control";
+                Err(Error::setting("entropy.method.kind", "another", reason))
+            }
+            (None, _) => self.entropy.build(),
+        }
     }
 }
 
@@ -125,37 +72,41 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A new agent: a checkpoint, or a tokenizer trained on `texts` and seeded fresh weights.
+    /// A new agent: a model checkpoint, or a small policy with seeded fresh weights and a tokenizer
+    /// trained on `texts`.
+    ///
+    /// `entropy` is a control of the program's own, for [`EntropyMethod::Custom`].
     ///
     /// # Errors
-    /// A setting out of range, texts without tokens, or a checkpoint that cannot be read.
+    /// Contradicting settings, texts without tokens, or a model checkpoint that cannot be read.
     pub fn new<'t>(
         config: &AgentConfig,
         texts: impl IntoIterator<Item = &'t str>,
         seed: u64,
+        entropy: Option<EntropyControl>,
     ) -> Result<Self> {
-        config.validate()?;
-        let device = &config.model.device.open()?;
-        let optimizer = AdamW::new(config.optimizer.clone())?;
-        let (model, pretrained) = (&config.model, config.model.open()?);
-        let (shape, parameters, prompter) = match &pretrained {
-            Some(source) => {
-                let prompter = model.prompter(source, config.rollout.max_observation_tokens)?;
-                (source.config().clone(), model.parameters(source, seed, device)?, prompter)
+        config.check()?;
+        let entropy = config.entropy(entropy)?;
+        let device = &config.model.open_device()?;
+        let observation_tokens = config.rollout.max_observation_tokens.get();
+        let (shape, parameters, prompter, pretrained) = match &config.model {
+            ModelConfig::Checkpoint(model) => {
+                let pretrained = model.open()?;
+                let prompter = model.prompter(&pretrained, observation_tokens)?;
+                let parameters = model.parameters(&pretrained, seed, device)?;
+                (pretrained.config().clone(), parameters, prompter, Some(pretrained))
             }
-            None => {
-                let tokenizer = Tokenizer::train(texts, config.policy.vocabulary, &SPECIAL_TOKENS)?;
-                let shape = config.policy.decoder(tokenizer.vocab_size())?;
+            ModelConfig::Small(model) => {
+                let tokenizer = Tokenizer::train(texts, model.vocabulary.get(), &SPECIAL_TOKENS)?;
+                let shape = model.decoder(tokenizer.vocab_size())?;
                 let parameters = Parameters::init(&shape, seed, model.dtype.dtype(), device)?;
-                (
-                    shape,
-                    parameters,
-                    Prompter::new(tokenizer, config.rollout.max_observation_tokens)?,
-                )
+                (shape, parameters, Prompter::new(tokenizer, observation_tokens)?, None)
             }
         };
-        let learner = Learner::new(&shape, parameters, optimizer, config.rollout.temperature)?;
-        Self::assemble(config, learner, prompter, pretrained)
+        let optimizer = AdamW::new(config.optimizer.clone());
+        let learner =
+            Learner::new(&shape, parameters, optimizer, config.rollout.temperature.get())?;
+        Self::assemble(config, learner, prompter, pretrained, entropy)
     }
 
     fn assemble(
@@ -163,12 +114,14 @@ impl Agent {
         mut learner: Learner,
         prompter: Prompter,
         pretrained: Option<Pretrained>,
+        entropy: EntropyControl,
     ) -> Result<Self> {
         prompter.tokenizer().check_fits(learner.decoder.config())?;
-        learner.set_checkpointing(config.model.checkpointing);
-        let began_as =
-            pretrained.map(|model| Base::new(model, config.model.lora.is_some())).transpose()?;
-        Ok(Self { learner, prompter, entropy: config.entropy.build()?, began_as })
+        let checkpoint = config.model.checkpoint();
+        learner.set_checkpointing(checkpoint.is_some_and(|model| model.checkpointing));
+        let lora = checkpoint.is_some_and(|model| model.lora.is_some());
+        let began_as = pretrained.map(|model| Base::new(model, lora)).transpose()?;
+        Ok(Self { learner, prompter, entropy, began_as })
     }
 
     /// Plays `episodes` with its policy, as many at a time as there are environments.
@@ -218,33 +171,47 @@ impl Agent {
         }
     }
 
-    /// The agent that [`Agent::save`] wrote.
+    /// The agent that [`Agent::save`] wrote; `entropy` is a control of the program's own, built as for
+    /// [`Agent::new`], which gets its state back.
     ///
     /// # Errors
     /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy state of
-    /// another configuration, and a model in the place of the one that the run began with, by the file that differs.
-    pub fn restore(config: &AgentConfig, checkpoint: &Checkpoint) -> Result<Self> {
-        config.validate()?;
-        let device = &config.model.device.open()?;
-        let (model, rollout) = (&config.model, &config.rollout);
-        let (dtype, optimizer) = (model.dtype.dtype(), config.optimizer.clone());
-        let pretrained = model.open()?;
-        let prompter = match &pretrained {
-            Some(source) => model.prompter(source, rollout.max_observation_tokens)?,
-            None => Prompter::new(
-                Tokenizer::load(checkpoint.file("tokenizer.json")?)?,
-                rollout.max_observation_tokens,
-            )?,
-        };
-        let learner = match (&pretrained, &model.lora) {
-            (Some(source), Some(_)) => {
-                let base = source.parameters(dtype, device)?;
-                Learner::restore_adapter(checkpoint, base, optimizer, rollout.temperature)?
+    /// other settings, and a model checkpoint whose files are not those that the run started from.
+    pub fn restore(
+        config: &AgentConfig,
+        checkpoint: &Checkpoint,
+        entropy: Option<EntropyControl>,
+    ) -> Result<Self> {
+        config.check()?;
+        let entropy = config.entropy(entropy)?;
+        let device = &config.model.open_device()?;
+        let observation_tokens = config.rollout.max_observation_tokens.get();
+        let temperature = config.rollout.temperature.get();
+        let dtype = config.model.dtype();
+        let optimizer = config.optimizer.clone();
+        let (learner, prompter, pretrained) = match &config.model {
+            ModelConfig::Checkpoint(model) => {
+                let pretrained = model.open()?;
+                let prompter = model.prompter(&pretrained, observation_tokens)?;
+                let learner = if model.lora.is_some() {
+                    let base = pretrained.parameters(dtype, device)?;
+                    Learner::restore_adapter(checkpoint, base, optimizer, temperature)?
+                } else {
+                    Learner::restore(checkpoint, optimizer, temperature, dtype, device)?
+                };
+                (learner, prompter, Some(pretrained))
             }
-            _ => Learner::restore(checkpoint, optimizer, rollout.temperature, dtype, device)?,
+            ModelConfig::Small(_) => {
+                let tokenizer = Tokenizer::load(checkpoint.file("tokenizer.json")?)?;
+                let prompter = Prompter::new(tokenizer, observation_tokens)?;
+                let learner = Learner::restore(checkpoint, optimizer, temperature, dtype, device)?;
+                (learner, prompter, None)
+            }
         };
-        let mut agent = Self::assemble(config, learner, prompter, pretrained)?;
-        agent.began_as.as_ref().map_or(Ok(()), |base| base.check(checkpoint))?;
+        let mut agent = Self::assemble(config, learner, prompter, pretrained, entropy)?;
+        if let Some(base) = &agent.began_as {
+            base.check(checkpoint)?;
+        }
         agent.entropy.load_state(&read_json(&checkpoint.file(ENTROPY)?, "entropy")?)?;
         Ok(agent)
     }

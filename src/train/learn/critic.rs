@@ -12,15 +12,15 @@ use crate::optim::schedule::LrSchedule;
 use crate::policy::parameters::Parameters;
 use crate::policy::value::ValueModel;
 use crate::rng::{Purpose, Stream};
-use crate::rollout::prompt::SPECIAL_TOKENS;
 use crate::rollout::rows::{MicroBatch, Row, RowKind};
 use crate::rollout::trajectory::Trajectory;
 use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::settings::{Count, Positive};
+use crate::train::config::model::SmallConfig;
 use crate::train::config::update::UpdateConfig;
 use crate::train::learn::accumulate::{
     accumulate, check_tokens, of_members, optimizer_steps, row_values, rows_of, whole,
 };
-use crate::train::learn::agent::PolicyConfig;
 use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
@@ -29,14 +29,14 @@ use crate::{Error, Result};
 #[serde(default, deny_unknown_fields)]
 pub struct CriticConfig {
     /// Highest learning rate.
-    pub learning_rate: f64,
+    pub learning_rate: Positive,
     /// Training steps at the beginning in which the critic learns and the policy does not.
     pub warmup_steps: u64,
     /// ε of the value loss: a value moves by at most this from what it was when the tokens were sampled, or costs at least
     /// as much as if it had (verl `cliprange_value`). Rewards of size 1 want about 0.5.
-    pub value_clip: f64,
+    pub value_clip: Positive,
     /// Global gradient norm above which gradients are scaled down.
-    pub max_grad_norm: f64,
+    pub max_grad_norm: Positive,
     /// What the value head stands on.
     pub body: CriticBody,
     /// The learning rate over the training steps.
@@ -48,10 +48,10 @@ pub struct CriticConfig {
 impl Default for CriticConfig {
     fn default() -> Self {
         Self {
-            learning_rate: 1e-3,
+            learning_rate: Positive::literal(1e-3),
             warmup_steps: 0,
-            value_clip: 0.5,
-            max_grad_norm: 1.0,
+            value_clip: Positive::literal(0.5),
+            max_grad_norm: Positive::literal(1.0),
             body: CriticBody::Policy,
             schedule: LrSchedule::default(),
             optimizer: AdamWConfig::default(),
@@ -69,48 +69,41 @@ pub enum CriticBody {
     /// A small f32 decoder of its own over the policy's vocabulary, from seeded fresh weights.
     Own {
         /// Width, a multiple of 32.
-        hidden_size: usize,
+        hidden_size: Count,
         /// Blocks.
-        layers: usize,
+        layers: Count,
     },
 }
 
 impl CriticBody {
-    fn shape(self) -> Option<PolicyConfig> {
+    fn shape(self) -> Option<SmallConfig> {
         match self {
             Self::Policy => None,
             Self::Own { hidden_size, layers } => {
-                Some(PolicyConfig { hidden_size, layers, ..PolicyConfig::default() })
+                Some(SmallConfig { hidden_size, layers, ..SmallConfig::default() })
             }
         }
     }
 }
 
 impl CriticConfig {
-    /// Checks every field.
+    /// Checks the shape of a body of its own and the schedule.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field.
-    pub fn validate(&self) -> Result<()> {
-        for (name, value) in [
-            ("critic.learning_rate", self.learning_rate),
-            ("critic.value_clip", self.value_clip),
-            ("critic.max_grad_norm", self.max_grad_norm),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return Err(Error::setting(name, value, "must be positive and finite"));
+    /// [`Error::Setting`] for a width that is not a multiple of 32, and see [`LrSchedule::check`].
+    pub fn check(&self) -> Result<()> {
+        if let CriticBody::Own { hidden_size, .. } = self.body {
+            if !hidden_size.get().is_multiple_of(32) {
+                let key = "algorithm.critic.body.hidden_size";
+                return Err(Error::setting(key, hidden_size, "must be a multiple of 32"));
             }
         }
-        if let Some(shape) = self.body.shape() {
-            shape.decoder(SPECIAL_TOKENS.len())?;
-        }
-        self.schedule.validate()?;
-        self.optimizer.validate()
+        self.schedule.check("algorithm.critic.schedule")
     }
 
     /// The learning rate of training step `step`.
     pub fn lr(&self, step: u64) -> f64 {
-        self.learning_rate * self.schedule.factor(step)
+        self.learning_rate.get() * self.schedule.factor(step)
     }
 }
 
@@ -147,12 +140,13 @@ impl Critic {
     /// # Errors
     /// A setting out of range, a failed copy.
     pub fn new(config: &CriticConfig, policy: &Learner, seed: u64) -> Result<Self> {
-        config.validate()?;
+        config.check()?;
         let stream = Stream::new(seed, Purpose::Critic, 0, 0, 0);
         let decoder = policy.decoder.config();
         let (body, parameters) = match (config.body.shape(), policy.parameters.lora()) {
             (Some(shape), _) => {
-                let shape = PolicyConfig { context: decoder.max_position_embeddings, ..shape };
+                let context = Count::try_from(decoder.max_position_embeddings)?;
+                let shape = SmallConfig { context, ..shape };
                 let body = shape.decoder(decoder.vocab_size)?;
                 let (dtype, device) = (DType::F32, policy.decoder.device());
                 let parameters = Parameters::init_from(&body, &stream, dtype, device)?;
@@ -167,7 +161,7 @@ impl Critic {
         let (body, parameters) = (ValueModel::body(&body), parameters.with_value_head()?);
         let model =
             ValueModel::new(&body, &parameters)?.with_checkpointing(policy.decoder.checkpointing());
-        let optimizer = AdamW::new(config.optimizer.clone())?;
+        let optimizer = AdamW::new(config.optimizer.clone());
         Ok(Self {
             model,
             parameters,
@@ -220,7 +214,9 @@ impl Critic {
         let began = Instant::now();
         let rows = rows_of(trajectories, rows)?;
         let mut values = vec![Vec::new(); trajectories.len()];
-        for (row, of_row) in rows.iter().zip(self.row_values(&rows, update.micro_batch_tokens)?) {
+        for (row, of_row) in
+            rows.iter().zip(self.row_values(&rows, update.micro_batch_tokens.get())?)
+        {
             values[row.trajectory].extend(of_row.into_iter().map(f64::from));
         }
         self.values_time += began.elapsed();
@@ -265,10 +261,10 @@ impl Critic {
                 returns_bt: &returns_br,
                 batch,
             };
-            value_loss(&inputs, self.config.value_clip)
+            value_loss(&inputs, self.config.value_clip.get())
         };
         let (gradients, mut metrics) = accumulate(&self.parameters, &rows, update, &whole, &loss)?;
-        let (lr, most) = (self.config.lr(data.step), self.config.max_grad_norm);
+        let (lr, most) = (self.config.lr(data.step), self.config.max_grad_norm.get());
         let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, most)?;
         metrics.add("critic_grad_norm", norm);
         Ok(metrics)

@@ -171,7 +171,12 @@ impl Learner {
             Ok(LossOutput { loss: (loss + (others * observation_weight)?)?, metrics })
         };
         let (gradients, metrics) = accumulate(&self.parameters, &rows, config, &imitated, &loss)?;
-        self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
+        self.optimizer.step_clipped(
+            &self.parameters,
+            &gradients,
+            lr,
+            config.max_grad_norm.get(),
+        )?;
         Ok(metrics.get("loss").unwrap_or(f64::NAN))
     }
 
@@ -248,8 +253,12 @@ impl Learner {
             Ok(output)
         };
         let (gradients, mut metrics) = accumulate(parameters, &rows, config, &whole, &loss)?;
-        let norm =
-            self.optimizer.step_clipped(&self.parameters, &gradients, lr, config.max_grad_norm)?;
+        let norm = self.optimizer.step_clipped(
+            &self.parameters,
+            &gradients,
+            lr,
+            config.max_grad_norm.get(),
+        )?;
         metrics.add("grad_norm", norm);
         Ok(metrics)
     }
@@ -277,7 +286,7 @@ impl Learner {
     ) -> Result<Vec<Vec<f32>>> {
         let rows: Vec<&Row> = rows.iter().collect();
         let log_probs = |micro: &MicroBatch| Ok(self.terms_of(decoder, micro)?.0);
-        row_values(&self.parameters, &rows, config.micro_batch_tokens, &log_probs)
+        row_values(&self.parameters, &rows, config.micro_batch_tokens.get(), &log_probs)
     }
 }
 

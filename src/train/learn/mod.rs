@@ -8,7 +8,7 @@ pub(crate) mod learner;
 pub(crate) mod learner_files;
 pub(crate) mod prepare;
 
-pub use agent::{Agent, AgentConfig, PolicyConfig};
+pub use agent::{Agent, AgentConfig};
 pub use cloning::{clone_demonstrations, CloningConfig};
 pub use critic::{Critic, CriticBody, CriticConfig, ValueBatch};
 pub use learner::{Learner, PolicyBatch, PolicyLossFn};

@@ -11,21 +11,27 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::run::record::Record;
-use crate::{Error, Result};
+use crate::settings::{AtLeast, Decay, OpenUnit, Share};
 
 /// What happens when an alarm is raised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum AlarmAction {
-    /// Nothing is watched.
-    Off,
     /// The alarm is recorded and printed.
     #[default]
     Warn,
     /// Training ends after the step, with a checkpoint.
     Stop,
     /// The learning rate is multiplied by `lr_factor` from the next step on, once more with each alarm.
-    LowerLr,
+    LowerLr {
+        /// The factor.
+        #[serde(default = "half")]
+        factor: OpenUnit,
+    },
+}
+
+fn half() -> OpenUnit {
+    OpenUnit::literal(0.5)
 }
 
 /// When an alarm is raised and what it does.
@@ -45,70 +51,40 @@ pub enum AlarmAction {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmConfig {
-    /// What an alarm does; `off` watches nothing.
+    /// What an alarm does.
     pub action: AlarmAction,
-    /// What `lower-lr` multiplies the learning rate by, in (0, 1).
-    pub lr_factor: f64,
     /// Steps that are looked at together, at least 2: the older ⌊n/2⌋ are compared with the others. An alarm of one
     /// kind is raised at most once in as many steps.
-    pub window: usize,
+    pub window: AtLeast<2>,
     /// Early collapse needs at least this mean share of groups without variance, in (0, 1], …
-    pub zero_variance: f64,
+    pub zero_variance: Share,
     /// … and either a valid-action rate that fell by at least this much between the window's halves, in (0, 1], …
-    pub valid_drop: f64,
+    pub valid_drop: Share,
     /// … or a mean entropy of at most this share of the run's first window, in [0, 1).
-    pub entropy_share: f64,
+    pub entropy_share: Decay,
     /// Late blow-up needs an entropy that rises and is above the band in the newer half of the window, and a success
     /// rate that fell by at least this much between the halves, in (0, 1].
-    pub success_drop: f64,
+    pub success_drop: Share,
     /// Collapse of late turns needs a mean entropy there of at most this share of the run's first window, in [0, 1), and a
     /// success rate that is at least `success_drop` below the run's best window.
-    pub late_share: f64,
+    pub late_share: Decay,
 }
 
 impl Default for AlarmConfig {
     fn default() -> Self {
         Self {
             action: AlarmAction::Warn,
-            lr_factor: 0.5,
-            window: 10,
-            zero_variance: 0.9,
-            valid_drop: 0.1,
-            entropy_share: 0.1,
-            success_drop: 0.1,
-            late_share: 0.5,
+            window: AtLeast::literal(10),
+            zero_variance: Share::literal(0.9),
+            valid_drop: Share::literal(0.1),
+            entropy_share: Decay::literal(0.1),
+            success_drop: Share::literal(0.1),
+            late_share: Decay::literal(0.5),
         }
     }
 }
 
 impl AlarmConfig {
-    /// Refuses thresholds out of range.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming the field.
-    pub fn validate(&self) -> Result<()> {
-        if self.window < 2 {
-            return Err(Error::setting("alarm.window", self.window, "must be at least 2"));
-        }
-        if !(self.lr_factor > 0.0 && self.lr_factor < 1.0) {
-            return Err(Error::setting("alarm.lr_factor", self.lr_factor, "must be inside (0, 1)"));
-        }
-        for (field, value) in
-            [("entropy_share", self.entropy_share), ("late_share", self.late_share)]
-        {
-            if !(0.0..1.0).contains(&value) {
-                return Err(Error::setting(format!("alarm.{field}"), value, "must be in [0, 1)"));
-            }
-        }
-        let shares = [("zero_variance", self.zero_variance), ("valid_drop", self.valid_drop)];
-        for (field, value) in shares.into_iter().chain([("success_drop", self.success_drop)]) {
-            if !(value > 0.0 && value <= 1.0) {
-                return Err(Error::setting(format!("alarm.{field}"), value, "must be in (0, 1]"));
-            }
-        }
-        Ok(())
-    }
-
     /// The alarms of one full window of steps, oldest first. Conditions whose numbers some step or the baseline lacks are
     /// not met.
     pub fn check(
@@ -126,13 +102,13 @@ impl AlarmConfig {
 
     fn early_collapse(&self, window: &[StepNumbers], start: Option<f64>) -> Option<String> {
         let flat = mean(window, |s| s.zero_variance)?;
-        if flat < self.zero_variance {
+        if flat < self.zero_variance.get() {
             return None;
         }
         let n = window.len();
         let groups = format!("{:.1} % of the groups of {n} steps have no variance", 100.0 * flat);
         if let Some((before, after)) = halves(window, |s| s.valid_actions) {
-            if before - after >= self.valid_drop {
+            if before - after >= self.valid_drop.get() {
                 return Some(format!(
                     "{groups} and valid actions fell from {before:.3} to {after:.3}"
                 ));
@@ -141,15 +117,16 @@ impl AlarmConfig {
         let (entropy, start) = (mean(window, |s| s.entropy)?, start?);
         let message =
             || format!("{groups} and entropy is {entropy:.4} nats, {start:.4} at the start");
-        (entropy <= self.entropy_share * start).then(message)
+        (entropy <= self.entropy_share.get() * start).then(message)
     }
 
     fn late_blow_up(&self, window: &[StepNumbers]) -> Option<String> {
         let (before, after) = halves(window, |s| s.entropy)?;
         let high = mean(&window[window.len() / 2..], |s| s.band_high)?;
         let (solved_before, solved_after) = halves(window, |s| s.success)?;
-        let fires =
-            after > before && after > high && solved_before - solved_after >= self.success_drop;
+        let fires = after > before
+            && after > high
+            && solved_before - solved_after >= self.success_drop.get();
         fires.then(|| {
             format!(
                 "entropy rose from {before:.4} to {after:.4} nats, above the band's end {high:.4}, and success fell \
@@ -165,7 +142,8 @@ impl AlarmConfig {
     ) -> Option<String> {
         let (entropy, start) = (mean(window, |s| s.entropy_late)?, baseline.entropy_late?);
         let (success, best) = (mean(window, |s| s.success)?, baseline.success?);
-        let fires = entropy <= self.late_share * start && best - success >= self.success_drop;
+        let fires =
+            entropy <= self.late_share.get() * start && best - success >= self.success_drop.get();
         fires.then(|| {
             format!(
                 "entropy of late turns is {entropy:.4} nats, {start:.4} at the start, and success is {success:.3}, \
@@ -322,26 +300,20 @@ impl AlarmState {
 /// Watches the records of a run.
 #[derive(Debug, Clone)]
 pub struct Alarms {
-    config: AlarmConfig,
+    config: Option<AlarmConfig>,
     state: AlarmState,
 }
 
 impl Alarms {
     /// Alarms that have seen nothing.
-    ///
-    /// # Errors
-    /// As [`AlarmConfig::validate`].
-    pub fn new(config: AlarmConfig) -> Result<Self> {
-        Self::restore(config, AlarmState::default())
+    pub fn new(config: AlarmConfig) -> Self {
+        Self::restore(Some(config), AlarmState::default())
     }
 
-    /// Alarms that go on from a checkpoint's state, to the same alarms as without the interruption.
-    ///
-    /// # Errors
-    /// As [`AlarmConfig::validate`].
-    pub fn restore(config: AlarmConfig, state: AlarmState) -> Result<Self> {
-        config.validate()?;
-        Ok(Self { config, state })
+    /// Alarms that go on from a checkpoint's state, to the same alarms as without the interruption;
+    /// none without `config`.
+    pub fn restore(config: Option<AlarmConfig>, state: AlarmState) -> Self {
+        Self { config, state }
     }
 
     /// What goes into a checkpoint.
@@ -352,10 +324,9 @@ impl Alarms {
     /// Looks at a finished training step before it is recorded: returns the alarms it raises, and sets each one's
     /// message in the record under its [`AlarmKind::key`], where the report finds it.
     pub fn observe(&mut self, record: &mut Record) -> Vec<Alarm> {
-        let (AlarmConfig { action, window, lr_factor, .. }, step) = (self.config, record.step());
-        if action == AlarmAction::Off {
-            return Vec::new();
-        }
+        let Some(config) = self.config else { return Vec::new() };
+        let window = config.window.get();
+        let step = record.step();
         let state = &mut self.state;
         state.window.push_back(StepNumbers::of(record));
         while state.window.len() > window {
@@ -365,7 +336,7 @@ impl Alarms {
             return Vec::new();
         }
         let baseline = state.baseline();
-        let mut found = self.config.check(state.window.make_contiguous(), &baseline);
+        let mut found = config.check(state.window.make_contiguous(), &baseline);
         state.quiet.retain(|(_, until)| step < *until);
         found.retain(|(kind, _)| state.quiet.iter().all(|(quiet, _)| quiet != kind));
         for (kind, message) in &found {
@@ -373,8 +344,11 @@ impl Alarms {
             record.set(kind.key(), message.as_str());
         }
         if !found.is_empty() {
-            state.stop |= action == AlarmAction::Stop;
-            state.lr_factor *= if action == AlarmAction::LowerLr { lr_factor } else { 1.0 };
+            match config.action {
+                AlarmAction::Warn => (),
+                AlarmAction::Stop => state.stop = true,
+                AlarmAction::LowerLr { factor } => state.lr_factor *= factor.get(),
+            }
         }
         found.into_iter().map(|(kind, message)| Alarm { kind, step, message }).collect()
     }

@@ -91,7 +91,7 @@ pub fn band_metrics(
         let tokens = entropy.count(turn) as f64;
         all += tokens;
         if let (Some(mean), Some(h)) = (entropy.turn_mean(turn), reference) {
-            let (below, above) = (mean < band.kappa_low * h, mean > band.kappa_high * h);
+            let (below, above) = (mean < band.kappa_low() * h, mean > band.kappa_high() * h);
             counts[if below { 0 } else { 1 + usize::from(above) }] += tokens;
         }
     }
@@ -100,8 +100,8 @@ pub fn band_metrics(
     }
     let first = control.reference(0)?;
     record.set("entropy_reference", first);
-    record.set("band_low", first.map(|h| h * band.kappa_low));
-    record.set("band_high", first.map(|h| h * band.kappa_high));
+    record.set("band_low", first.map(|h| h * band.kappa_low()));
+    record.set("band_high", first.map(|h| h * band.kappa_high()));
     let references: Vec<f64> = references.iter().map(|h| h.unwrap_or(f64::NAN)).collect();
     record.set("entropy_reference_turn", references);
     Ok(())

@@ -1,0 +1,184 @@
+//! The command line of the training examples: each flag is declared here once.
+// Each example uses a part of this module.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+
+use anyhow::{ensure, Result};
+use epo::run::{config_text, RunFolder};
+use epo::train::config::{Algorithm, Preset, TrainConfig};
+use epo::worlds::Benchmark;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+/// The end of every trainer's `--help`.
+pub(crate) const AFTER_HELP: &str = "\
+Settings come from the preset, then from --config, then from the flags; --print-config shows the result.
+A setting that does not exist, is out of range or contradicts another is an error.
+A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/.
+Ctrl-C finishes the step, saves and evaluates; --resume continues, bit for bit.
+The last line of standard output is `summary {…}`, a JSON object.";
+
+/// Flags of every training example.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Seed of every random draw: the same seed gives the same run
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Training steps in all, those before a resume included
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Folder of a new run [default: runs/NAME-SEED]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Continue the run in this folder from its last checkpoint; only --steps may change, and --model
+    /// if the model checkpoint that it trains has moved
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Settings in TOML: any part of what --print-config prints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting by its full key, such as `entropy.method.kind=bonus`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print all settings as TOML and exit
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// A complete run in under two minutes
+    #[arg(long)]
+    pub(crate) smoke: bool,
+}
+
+impl RunArgs {
+    /// The folder of a new run of `base` with the settings of the command line over it, or of the run to
+    /// be continued; `None` if the settings were printed instead.
+    pub(crate) fn folder<E: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        base: TrainConfig<E>,
+    ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
+        self.folder_of(name, base, Vec::new(), None, |_| Ok(()))
+    }
+
+    fn folder_of<E: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        base: TrainConfig<E>,
+        named: Vec<String>,
+        model: Option<&str>,
+        check: impl Fn(&E) -> epo::Result<()>,
+    ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
+        if let Some(dir) = &self.resume {
+            let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
+            let others = others || self.smoke || self.print_config || !self.set.is_empty();
+            ensure!(
+                !others && named.is_empty(),
+                "--resume allows only --steps and --model beside it"
+            );
+            return Ok(Some(RunFolder::resume(dir, TrainConfig::resumed(self.steps, model))?));
+        }
+        let mut sets = named;
+        sets.extend(self.seed.map(|seed| format!("seed={seed}")));
+        sets.extend(self.steps.map(|steps| format!("steps={steps}")));
+        sets.extend(self.set.iter().cloned());
+        let mut config = base.layered(self.config.as_deref(), &sets)?;
+        check(&config.environment)?;
+        config.model.make_absolute();
+        if self.print_config {
+            print!("{}", config_text(&config)?);
+            return Ok(None);
+        }
+        config.model.available()?;
+        let default = || PathBuf::from(format!("runs/{name}-{}", config.seed));
+        let dir = self.out.clone().unwrap_or_else(default);
+        Ok(Some(RunFolder::create(dir, config)?))
+    }
+}
+
+/// Flags of the benchmark trainers: those of every example, and short forms of frequent settings.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Settings to start from: a small policy on a CPU, the paper's runs, or its published code's
+    /// [default: small]
+    #[arg(long, value_name = "small|paper|official")]
+    pub(crate) preset: Option<Preset>,
+    /// Entropy regulariser: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
+    /// top-entropy, with its default settings [entropy.method.kind]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) entropy: Option<String>,
+    /// Actions that the policy may write: any text, or an admissible command [rollout.actions.kind]
+    #[arg(long, value_name = "free|admissible")]
+    pub(crate) actions: Option<String>,
+    /// Train this model checkpoint: a folder in Hugging Face's layout, or `owner/name` on its hub
+    /// (feature `hub`) [model.source]
+    #[arg(long, value_name = "DIR|ID")]
+    pub(crate) model: Option<String>,
+    /// Train LoRA adapters of this rank on frozen weights, with alpha = 2 R [model.lora]
+    #[arg(long, value_name = "R")]
+    pub(crate) lora: Option<usize>,
+    /// Element type of the weights [model.dtype]
+    #[arg(long, value_name = "f32|bf16")]
+    pub(crate) dtype: Option<String>,
+    /// Device of the policy [model.device]
+    #[arg(long, value_name = "cpu|cuda|metal")]
+    pub(crate) device: Option<String>,
+    /// Keep every training episode with its tokens, for `--example replay` [dump]
+    #[arg(long)]
+    pub(crate) dump: bool,
+}
+
+impl TrainArgs {
+    /// See [`RunArgs::folder`]; the settings to start from are the benchmark's preset.
+    pub(crate) fn folder<E: Benchmark>(
+        &self,
+        name: &str,
+        algorithm: Algorithm,
+    ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
+        let mut base = E::preset(self.preset.unwrap_or_default(), algorithm);
+        if self.run.smoke {
+            base = E::smoke(base);
+        }
+        let model = self.model.as_deref();
+        let named = if self.run.resume.is_some() { self.without_model() } else { self.sets() };
+        self.run.folder_of(name, base, named, model, E::check)
+    }
+
+    /// The short forms as `KEY=VALUE`.
+    fn sets(&self) -> Vec<String> {
+        let mut sets = Vec::new();
+        if let Some(source) = &self.model {
+            sets.push("model.kind=checkpoint".to_owned());
+            sets.push(format!("model.source={source:?}"));
+        }
+        sets.extend(self.without_model());
+        sets
+    }
+
+    fn without_model(&self) -> Vec<String> {
+        let mut sets = Vec::new();
+        if let Some(kind) = &self.entropy {
+            sets.push(format!("entropy.method.kind={kind:?}"));
+            if kind == "epo-official" {
+                sets.push("entropy.history={ kind = \"official\", max_steps = 50 }".to_owned());
+            }
+        }
+        let texts = [
+            ("rollout.actions.kind", &self.actions),
+            ("model.dtype", &self.dtype),
+            ("model.device", &self.device),
+        ];
+        for (key, value) in texts {
+            sets.extend(value.iter().map(|value| format!("{key}={value:?}")));
+        }
+        if let Some(rank) = self.lora {
+            sets.push(format!("model.lora.rank={rank}"));
+            sets.push(format!("model.lora.alpha={}", 2 * rank));
+        }
+        if self.dump {
+            sets.push("dump={ }".to_owned());
+        }
+        sets
+    }
+}

@@ -1,0 +1,8 @@
+//! Building blocks of settings: numbers with a range, and settings that can be switched off.
+
+pub(crate) mod off;
+pub(crate) mod range;
+
+pub use range::{
+    AtLeast, Count, Decay, Finite, NonNegative, OpenUnit, OutOfRange, Positive, Share, Unit,
+};

@@ -1,0 +1,161 @@
+//! A file and a command line over a preset: each layer names only what it changes.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::run::folder::{flatten, read_config};
+use crate::train::config::run::TrainConfig;
+use crate::{Error, Result};
+
+/// One setting that a file or the command line gives.
+#[derive(Debug, Clone)]
+struct Given {
+    key: String,
+    value: Value,
+    from_file: bool,
+}
+
+impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
+    /// These settings with those of a TOML file over them, and `sets` (`KEY=VALUE`, such as
+    /// `entropy.method.kind=bonus`) over both. A new `kind` replaces its table by that kind's
+    /// defaults.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and the full key, the value and the rule of a setting that does not
+    /// exist, is out of range, or contradicts another ([`TrainConfig::check`]).
+    pub fn layered(self, file: Option<&Path>, sets: &[String]) -> Result<Self> {
+        let base = Table::try_from(&self)
+            .map_err(|e| Error::setting("config", "as TOML", e.to_string()))?;
+        let mut given = Vec::new();
+        if let Some(path) = file {
+            flatten("", &Value::Table(read_config(path)?), &mut |key, value| {
+                given.push(Given { key, value: value.clone(), from_file: true });
+            });
+            // A table's kind decides which other keys it has.
+            given.sort_by_key(|given| (!is_kind(&given.key), given.key.matches('.').count()));
+        }
+        for set in sets {
+            let (key, value) = parse_set(set)?;
+            given.push(Given { key, value, from_file: false });
+        }
+        let config = match apply::<E>(&base, &given) {
+            Ok(config) => config,
+            Err(_) => return Err(blame::<E>(&base, given, file)),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The changes that a resumed run may make, for
+    /// [`RunFolder::resume`](crate::run::RunFolder::resume): the number of steps, and where its model
+    /// checkpoint is now.
+    ///
+    /// # Errors
+    /// `model` for a run that did not start from a model checkpoint.
+    pub fn resumed(
+        steps: Option<u64>,
+        model: Option<&str>,
+    ) -> impl Fn(&mut Self) -> Result<()> + use<'_, E> {
+        move |config| {
+            if let Some(steps) = steps {
+                config.steps = steps;
+            }
+            match model {
+                Some(source) => config.model.relocate(source),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// `KEY=VALUE` with a TOML value; text that is no TOML value is a string.
+fn parse_set(set: &str) -> Result<(String, Value)> {
+    let Some((key, text)) = set.split_once('=') else {
+        return Err(Error::setting("--set", set, "must be KEY=VALUE"));
+    };
+    let parsed = toml::from_str::<Table>(&format!("value = {text}"));
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    Ok((key.trim().to_owned(), value.unwrap_or_else(|| Value::String(text.trim().to_owned()))))
+}
+
+fn is_kind(key: &str) -> bool {
+    key == "kind" || key.ends_with(".kind")
+}
+
+fn apply<E: DeserializeOwned>(
+    base: &Table,
+    given: &[Given],
+) -> std::result::Result<TrainConfig<E>, toml::de::Error> {
+    let mut table = base.clone();
+    for Given { key, value, .. } in given {
+        put(&mut table, key, value.clone());
+    }
+    table.try_into()
+}
+
+/// The error of settings that do not fit, with the key to blame: settings that the failure does not
+/// depend on are taken away one by one, kinds excepted, until one is left.
+fn blame<E: DeserializeOwned>(base: &Table, given: Vec<Given>, file: Option<&Path>) -> Error {
+    let mut left = given;
+    let mut i = 0;
+    while i < left.len() {
+        let mut fewer = left.clone();
+        fewer.remove(i);
+        if !is_kind(&left[i].key) && apply::<E>(base, &fewer).is_err() {
+            left = fewer;
+        } else {
+            i += 1;
+        }
+    }
+    let reason = match apply::<E>(base, &left) {
+        Ok(_) => "does not fit the other settings".to_owned(),
+        Err(error) => error.message().to_owned(),
+    };
+    let blamed = left.iter().rfind(|given| !is_kind(&given.key)).or(left.last());
+    match (blamed, file) {
+        (Some(Given { key, value, from_file: true }), Some(path)) => {
+            Error::file(path, key.clone(), format!("= {value}: {reason}"))
+        }
+        (Some(Given { key, value, .. }), _) => Error::setting(key, value, reason),
+        (None, _) => Error::setting("config", "the preset", reason),
+    }
+}
+
+/// Sets a dotted key; tables are made where they are missing. A value of another `kind` replaces the
+/// table, whose other keys belong to the old kind.
+fn put(table: &mut Table, key: &str, value: Value) {
+    if let Some((first, rest)) = key.split_once('.') {
+        let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
+        if !inner.is_table() {
+            *inner = Value::Table(Table::new());
+        }
+        if let Value::Table(inner) = inner {
+            put(inner, rest, value);
+        }
+        return;
+    }
+    match value {
+        Value::Table(settings) => {
+            let inner = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+            if !inner.is_table() {
+                *inner = Value::Table(Table::new());
+            }
+            if let Value::Table(inner) = inner {
+                let (kinds, others): (Vec<_>, Vec<_>) =
+                    settings.into_iter().partition(|(key, _)| key == "kind");
+                for (key, value) in kinds.into_iter().chain(others) {
+                    put(inner, &key, value);
+                }
+            }
+        }
+        value => {
+            if key == "kind" && table.get(key) != Some(&value) {
+                table.clear();
+            }
+            table.insert(key.to_owned(), value);
+        }
+    }
+}
