@@ -50,15 +50,15 @@ impl ImportanceCorrection {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `correction.min` or `correction.max`.
+    /// [`Error::Setting`] naming `update.correction.min` or `update.correction.max`.
     pub fn validate(&self) -> Result<()> {
         let (Self::Truncate { max, .. } | Self::Mask { max, .. }) = *self;
         if !(max >= 1.0 && max.is_finite()) {
-            return Err(Error::setting("correction.max", max, "must be finite and at least 1"));
+            return Err(Error::setting("update.correction.max", max, "must be finite and at least 1"));
         }
         match *self {
             Self::Mask { min, .. } if !(0.0..=1.0).contains(&min) => {
-                Err(Error::setting("correction.min", min, "must lie in [0, 1]"))
+                Err(Error::setting("update.correction.min", min, "must lie in [0, 1]"))
             }
             _ => Ok(()),
         }

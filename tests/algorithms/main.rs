@@ -1,4 +1,4 @@
-//! The algorithms beside EPO: their papers' numbers, their gradients, what must not change them, their page.
+//! The algorithms other than EPO: reference numbers, gradients, invariances, and docs/ALGORITHMS.md.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
@@ -7,6 +7,8 @@ mod support;
 mod forms;
 mod golden;
 mod gradients;
+#[cfg(feature = "text")]
+mod own;
 #[cfg(feature = "text")]
 mod page;
 mod selections;

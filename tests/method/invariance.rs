@@ -2,7 +2,11 @@
 
 use super::support::*;
 use candle_core::{Device, Tensor, Var};
-use epo::entropy::{EntropyConfig, EntropyControl, Granularity, HistoryConfig, StepEntropy};
+use epo::entropy::{
+    Band, EntropyConfig, EntropyControl, EntropyMethod, EpoConfig, Granularity, HistoryConfig,
+    StepEntropy,
+};
+use epo::settings::Positive;
 use epo::objective::{
     policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout,
 };
@@ -74,14 +78,16 @@ fn run(control: &EntropyControl, rows: &Rows, batch: &TokenBatch) -> (LossOutput
 
 /// A control that has seen one step, with references for turns 0 to 2 only.
 fn control(granularity: Granularity, per_turn: bool) -> EntropyControl {
-    let config = EntropyConfig {
-        lambda: 0.5,
-        alpha: 0.8,
-        kappa_low: 0.8,
-        kappa_high: 1.2,
+    let epo = EpoConfig {
+        lambda: Positive::literal(0.5),
+        alpha: Positive::literal(0.8),
         granularity,
+        ..EpoConfig::default()
+    };
+    let config = EntropyConfig {
+        method: EntropyMethod::Epo(epo),
+        band: Band::literal(0.8, 1.2),
         history: HistoryConfig::Cumulative { per_turn },
-        ..EntropyConfig::paper_v2()
     };
     let mut control = config.build().unwrap();
     let mut step = StepEntropy::new();

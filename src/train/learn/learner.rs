@@ -263,6 +263,15 @@ impl Learner {
         Ok(metrics)
     }
 
+    /// Returns the log-probabilities of the rows' sampled tokens under the current weights, nats, one
+    /// list per row.
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Vec<Vec<f32>>> {
+        self.log_probs_under(&self.decoder, rows, config)
+    }
+
     /// Log-probabilities of the rows' sampled tokens under the reference, nats, one list a row; `None`
     /// without a reference.
     ///

@@ -78,7 +78,7 @@ impl<'a> Prepared<'a> {
         }
         let layout = layout(&rows, widest(&rows))?;
         if let Some(correction) = config.correction {
-            let old = learner.log_probs_under(&learner.decoder, data.rows, config)?;
+            let old = learner.log_probs(data.rows, config)?;
             prepared.correct(&layout, correction, old)?;
         }
         prepared.select(&layout, control)?;
