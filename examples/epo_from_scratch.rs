@@ -140,8 +140,8 @@ fn play(decoder: &Decoder, step: u64, greedy: bool) -> Result<Rollouts> {
 /// log π and entropies of all sampled tokens under the current weights, both [rows, tokens].
 fn forward(decoder: &Decoder, turns: &[Turn]) -> Result<(Tensor, Tensor)> {
     let rows: Vec<&[u32]> = turns.iter().map(|turn| turn.ids.as_slice()).collect();
-    let mut predictors = Vec::new(); // a token is predicted by the hidden state before it
-    let mut targets = Vec::new();
+    let mut predictors: Vec<u32> = Vec::new(); // a token is predicted by the hidden state before it
+    let mut targets: Vec<u32> = Vec::new();
     let mut end = 0;
     for ids in &rows {
         end += ids.len() as u32;

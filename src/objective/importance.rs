@@ -54,7 +54,11 @@ impl ImportanceCorrection {
     pub fn validate(&self) -> Result<()> {
         let (Self::Truncate { max, .. } | Self::Mask { max, .. }) = *self;
         if !(max >= 1.0 && max.is_finite()) {
-            return Err(Error::setting("update.correction.max", max, "must be finite and at least 1"));
+            return Err(Error::setting(
+                "update.correction.max",
+                max,
+                "must be finite and at least 1",
+            ));
         }
         match *self {
             Self::Mask { min, .. } if !(0.0..=1.0).contains(&min) => {

@@ -111,11 +111,17 @@ impl PolicyLoss {
             return fail("update.policy.clip_low", self.clip_low, "must lie in [0, 1]");
         }
         if !(self.clip_high >= 0.0 && self.clip_high.is_finite()) {
-            return fail("update.policy.clip_high", self.clip_high, "must be finite and at least 0");
+            return fail(
+                "update.policy.clip_high",
+                self.clip_high,
+                "must be finite and at least 0",
+            );
         }
         if self.kind == PolicyLossKind::Reinforce {
-            let clips =
-                [("update.policy.clip_low", self.clip_low), ("update.policy.clip_high", self.clip_high)];
+            let clips = [
+                ("update.policy.clip_low", self.clip_low),
+                ("update.policy.clip_high", self.clip_high),
+            ];
             if let Some((field, value)) = clips.into_iter().find(|(_, value)| *value != 0.0) {
                 return fail(field, value, "`reinforce` has no ratio to clip: leave it out");
             }

@@ -57,13 +57,8 @@ fn train(loss: Option<&PolicyLossFn>) -> Vec<f32> {
     let advantages = over_the_median(&[0.0, 1.0, 0.5], &tokens);
     for step in 0..10 {
         entropy.begin_step_with(step, epo::entropy::StepEntropy::new()).unwrap();
-        let data = PolicyBatch {
-            rows: &rows,
-            advantages: &advantages,
-            reference: None,
-            seed: 1,
-            step,
-        };
+        let data =
+            PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 1, step };
         match loss {
             Some(loss) => learner.policy_step_with(&data, &update, &entropy, 1e-2, loss),
             None => learner.policy_step(&data, &update, &entropy, 1e-2),

@@ -249,7 +249,11 @@ impl<'a> LossCase<'a> {
         if self.config["entropy_smooth"] != true {
             return EntropyBonus::new(lambda).unwrap().term(&inputs).unwrap();
         }
-        let band = Band::new(self.number("entropy_smooth_min_ratio"), self.number("entropy_smooth_max_ratio")).unwrap();
+        let band = Band::new(
+            self.number("entropy_smooth_min_ratio"),
+            self.number("entropy_smooth_max_ratio"),
+        )
+        .unwrap();
         let granularity = granularity(self.config["entropy_smooth_mask_mode"].as_str().unwrap());
         let gate = self.config["max_step"]
             .as_u64()

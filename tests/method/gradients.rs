@@ -235,8 +235,7 @@ fn value_loss_agrees_with_differences() {
 fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> {
     let (batch, history) = (batch(Aggregation::TurnMean), history());
     let hinge =
-        EpoHinge::new(0.7, 0.9, Band::new(0.9, 1.1).unwrap(), Granularity::Sequence)
-            .unwrap();
+        EpoHinge::new(0.7, 0.9, Band::new(0.9, 1.1).unwrap(), Granularity::Sequence).unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
         let inputs = EntropyInputs::new(x_bt, &batch, &history, 1.7)?;

@@ -6,10 +6,10 @@ use epo::entropy::{
     Band, EntropyConfig, EntropyControl, EntropyMethod, EpoConfig, Granularity, HistoryConfig,
     StepEntropy,
 };
-use epo::settings::Positive;
 use epo::objective::{
     policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout,
 };
+use epo::settings::Positive;
 use proptest::prelude::*;
 
 /// A batch as plain lists: rows of (trajectory, turn of each token, mask, values).
