@@ -115,7 +115,7 @@ fn step(learner: &mut Learner, entropy: &mut EntropyControl, step: u64) -> Resul
     let trajectories: Vec<usize> = (0..rows.len()).collect();
     let mask = vec![true; entropies.len()];
     let layout = TokenLayout::per_turn(COMPLETION, mask, &trajectories, vec![0; rows.len()])?;
-    entropy.begin_step(step, StepEntropy::from_tokens(&entropies, &layout)?)?;
+    entropy.begin_step_with(step, StepEntropy::from_tokens(&entropies, &layout)?)?;
     let batch =
         PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
     let update = UpdateConfig {

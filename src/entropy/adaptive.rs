@@ -3,10 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use crate::entropy::regularizer::{entropy_term, weight};
+use crate::entropy::regularizer::{bonus, weight};
 use crate::entropy::stats::StepEntropy;
 use crate::entropy::traits::{read_state, EntropyInputs, EntropyRegularizer, State};
-use crate::objective::metrics::Metrics;
 use crate::objective::output::LossOutput;
 use crate::settings::Positive;
 use crate::{Error, Result};
@@ -160,12 +159,6 @@ impl State for AdaptiveBonus {
         *self = restored;
         Ok(())
     }
-}
-
-fn bonus(inputs: &EntropyInputs, lambda: f64) -> Result<LossOutput> {
-    let mut metrics = Metrics::new();
-    let l_h = entropy_term(inputs, &mut metrics)?;
-    Ok(LossOutput { loss: (l_h * -lambda)?, metrics })
 }
 
 #[cfg(test)]

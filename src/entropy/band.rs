@@ -4,8 +4,7 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::traits::{EntropyHistory, EntropyInputs};
-use crate::objective::layout::TokenLayout;
+use crate::entropy::traits::EntropyInputs;
 use crate::settings::NonNegative;
 use crate::{Error, Result};
 
@@ -97,23 +96,18 @@ impl Band {
         self.high
     }
 
-    /// How many masked-in tokens lie below, inside and above the closed band; `entropies` is row-major [B·T].
-    /// Tokens without a reference are in none of the three.
-    pub(crate) fn occupancy(
-        &self,
-        entropies: &[f64],
-        layout: &TokenLayout,
-        history: &dyn EntropyHistory,
-    ) -> Result<[f64; 3]> {
+    /// Counts the tokens below, inside and above the closed band; those without a reference are in
+    /// none of the three.
+    pub(crate) fn occupancy(&self, entropies: &[f64], references: &[Option<f64>]) -> [f64; 3] {
         let mut counts = [0.0; 3];
-        for (i, &entropy) in entropies.iter().enumerate().filter(|(i, _)| layout.mask()[*i]) {
-            if let Some(reference) = history.reference(layout.turns()[i])? {
+        for (&entropy, reference) in entropies.iter().zip(references) {
+            if let Some(reference) = reference {
                 let below = entropy < self.low * reference;
                 let above = entropy > self.high * reference;
                 counts[if below { 0 } else { 1 + usize::from(above) }] += 1.0;
             }
         }
-        Ok(counts)
+        counts
     }
 }
 
@@ -130,7 +124,7 @@ pub(crate) struct Units {
 impl Units {
     pub(crate) fn new(inputs: &EntropyInputs, granularity: Granularity) -> Result<Self> {
         let layout = inputs.batch.layout();
-        let entropy_n = inputs.batch.zero_masked("entropy_bt", inputs.entropy_bt)?.flatten_all()?;
+        let entropy_n = inputs.entropy_bt.flatten_all()?;
         let (entropy_u, weights, turns) = match granularity {
             Granularity::Token => {
                 (entropy_n, inputs.batch.weights().to_vec(), layout.turns().to_vec())

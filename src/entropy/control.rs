@@ -1,4 +1,4 @@
-//! One regulariser, one history and one β, driven through the training steps.
+//! A regulariser, a history and β, driven through the training steps.
 
 use candle_core::Tensor;
 use serde_json::{json, Value};
@@ -12,14 +12,40 @@ use crate::entropy::traits::{
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
 use crate::objective::output::LossOutput;
+use crate::objective::readout::Readout;
 use crate::{Error, Result};
 
-/// A regulariser with its history and β: what a trainer holds.
+/// A regulariser with its history and β: the part of EPO that a training loop holds.
 ///
-/// A training step is [`begin_step`](Self::begin_step), [`select`](Self::select) where the regulariser may single
-/// out tokens, then [`term`](Self::term) or [`term_with`](Self::term_with) for each micro-batch, then
-/// [`finish_step`](Self::finish_step). The reference is the same for all micro-batches of a step; the step's
-/// own entropies enter it afterwards, as in the paper (v2, alg. 1), or before, as in the published code.
+/// One training step, with its optimiser steps over micro-batches in the middle:
+///
+/// ```text
+/// begin_step(k, rollout entropies)   reference H̄ and β_k are fixed for the whole step
+///  └ select(tokens of the step)      once, if the regulariser selects tokens (Clip-Cov, KL-Cov, …)
+///     └ term(entropies, batch)       for each micro-batch: loss = policy loss + term
+/// finish_step()                      the rollout entropies become history
+/// ```
+///
+/// [`begin_step_with`](Self::begin_step_with) and [`term_with`](Self::term_with) take more: statistics
+/// collected by the caller, and the inputs of the policy loss. A step's own entropies enter the
+/// history when it ends, as in the paper (v2, alg. 1), or when it begins, as in the published code.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use epo::entropy::EntropyConfig;
+/// use epo::objective::TokenBatch;
+///
+/// let mut control = EntropyConfig::default().build()?;
+/// let batch = TokenBatch::turns(&[2, 2], &[0, 0])?;
+/// let entropies = Tensor::new(&[[1.0f32, 0.5], [0.5, 2.0]], &Device::Cpu)?;
+/// control.begin_step(0, &entropies, &batch)?;
+/// assert_eq!(control.reference(0)?, None);
+/// let term = control.term(&entropies, &batch)?;
+/// assert_eq!(term.metrics.get("entropy/mean"), Some(1.0));
+/// control.finish_step()?;
+/// assert_eq!(control.reference(0)?, Some(1.0));
+/// # Ok::<(), epo::Error>(())
+/// ```
 pub struct EntropyControl {
     regularizer: Box<dyn EntropyRegularizer>,
     history: Box<dyn EntropyHistory>,
@@ -31,7 +57,7 @@ pub struct EntropyControl {
 }
 
 impl EntropyControl {
-    /// Holds the three parts; reports the occupancy of the band 0.5–1.5 around the reference.
+    /// Combines the three parts. The reported band is 0.5–1.5 times the reference.
     pub fn new(
         regularizer: Box<dyn EntropyRegularizer>,
         history: Box<dyn EntropyHistory>,
@@ -41,30 +67,37 @@ impl EntropyControl {
         Self { regularizer, history, beta, band, include_current: false, step: 0, current: None }
     }
 
-    /// Reports the occupancy of this band instead; the regulariser's own band is independent of it.
+    /// Sets the band whose occupancy is reported. A regulariser may act on a band of its own.
     #[must_use]
     pub fn with_band(mut self, band: Band) -> Self {
         self.band = band;
         self
     }
 
-    /// Whether the reference includes the current step (the published code) or not (the paper, the default).
+    /// Includes the current step in the reference, as the published code does, or not, as in the paper
+    /// (the default).
+    #[must_use]
     pub fn with_current_step_in_reference(mut self, include: bool) -> Self {
         self.include_current = include;
         self
     }
 
-    /// Starts training step k with the entropies of its rollouts.
+    /// Begins training step k with the entropies [B, T] (nats) of its rollouts.
     ///
     /// # Errors
-    /// [`Error::Setting`] where the step before was not finished; the errors of the parts.
-    pub fn begin_step(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
+    /// [`Error::Shape`], [`Error::NonFinite`], and those of [`begin_step_with`](Self::begin_step_with).
+    pub fn begin_step(&mut self, step: u64, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<()> {
+        self.begin_step_with(step, StepEntropy::from_tensor(entropy_bt, batch)?)
+    }
+
+    /// Begins training step k with statistics that the caller has collected.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the previous step is not finished; the errors of history and regulariser.
+    pub fn begin_step_with(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
         if self.current.is_some() {
-            return Err(Error::setting(
-                "step",
-                step,
-                format!("step {} is not finished", self.step),
-            ));
+            let reason = format!("step {} is not finished: call finish_step first", self.step);
+            return Err(Error::setting("step", step, reason));
         }
         if self.include_current {
             self.history.record(&rollout)?;
@@ -75,7 +108,7 @@ impl EntropyControl {
         Ok(())
     }
 
-    /// The tokens of the whole step that the regulariser singles out, before the first optimiser step.
+    /// Lets the regulariser select tokens of the whole step, before the first optimiser step.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`] at a masked-in token, and the regulariser's errors.
@@ -84,42 +117,44 @@ impl EntropyControl {
         self.regularizer.select(tokens)
     }
 
-    /// [`term_with`](Self::term_with) for regularisers that need the entropies alone.
+    /// Returns the term of one micro-batch from its entropies [B, T] (nats), to be added to the policy
+    /// loss.
     ///
     /// # Errors
-    /// As [`term_with`](Self::term_with).
+    /// [`Error::Shape`], [`Error::NonFinite`], and the errors of history and regulariser.
     pub fn term(&self, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<LossOutput> {
         self.term_with(entropy_bt, batch, None)
     }
 
-    /// The term of one micro-batch, to be added to its policy loss; `entropy_bt` [B, T] in nats.
+    /// [`term`](Self::term) for regularisers that also need the inputs of the policy loss, such as
+    /// KL-Cov.
     ///
-    /// Adds the metrics `entropy/mean` and, where there is a reference, `entropy/below_band`, `entropy/in_band`
-    /// and `entropy/above_band` (shares of the batch's tokens), whatever the regulariser; `entropy/chosen` is the
-    /// share that the step's selection singled out.
+    /// Adds metrics that do not depend on the regulariser: `entropy/mean` and, if there is a reference,
+    /// `entropy/below_band`, `entropy/in_band` and `entropy/above_band` (shares of the batch's tokens).
+    /// `entropy/chosen` is the share of tokens in the step's selection.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFinite`], and the errors of the parts.
+    /// [`Error::Shape`], [`Error::NonFinite`], and the errors of history and regulariser.
     pub fn term_with(
         &self,
         entropy_bt: &Tensor,
         batch: &TokenBatch,
         policy: Option<PolicyInputs>,
     ) -> Result<LossOutput> {
-        let history = self.history.as_ref();
-        let inputs =
-            EntropyInputs { entropy_bt, batch, history, beta: self.beta.beta(self.step), policy };
-        let entropies = batch.host("entropy_bt", entropy_bt)?;
+        let inputs = EntropyInputs::new(entropy_bt, batch, self.history.as_ref(), self.beta())?
+            .with_policy(policy);
         let mut output = self.regularizer.term(&inputs)?;
-        output.metrics.add("entropy/mean", entropies.iter().sum::<f64>() * batch.share());
-        let counts = self.band.occupancy(&entropies, batch.layout(), history)?;
-        for (name, count) in
-            ["entropy/below_band", "entropy/in_band", "entropy/above_band"].iter().zip(counts)
-        {
-            output.metrics.add(*name, count * batch.share());
+        let total: f64 = inputs.entropies().iter().sum();
+        output.metrics.add("entropy/mean", total * batch.share());
+        let names = ["entropy/below_band", "entropy/in_band", "entropy/above_band"];
+        let counts = self.band.occupancy(inputs.entropies(), &inputs.references()?);
+        for (name, count) in names.into_iter().zip(counts) {
+            output.metrics.add(name, count * batch.share());
         }
         if let Some(chosen_bt) = policy.and_then(|policy| policy.chosen_bt) {
-            output.metrics.add("entropy/chosen", batch.token_mean(chosen_bt)?);
+            let mut readout = Readout::new(batch);
+            readout.token_mean("entropy/chosen", chosen_bt, 1.0)?;
+            output.metrics.merge(&readout.finish()?);
         }
         Ok(output)
     }
@@ -127,7 +162,7 @@ impl EntropyControl {
     /// Ends the training step: its entropies become history.
     ///
     /// # Errors
-    /// [`Error::Setting`] where no step was begun; the history's error.
+    /// [`Error::Setting`] if no step was begun; the history's error.
     pub fn finish_step(&mut self) -> Result<()> {
         let Some(current) = self.current.take() else {
             return Err(Error::setting("step", self.step, "no step was begun"));
@@ -139,47 +174,47 @@ impl EntropyControl {
         }
     }
 
-    /// β of the current step.
+    /// Returns β of the current step.
     pub fn beta(&self) -> f64 {
         self.beta.beta(self.step)
     }
 
-    /// The band whose occupancy is reported.
+    /// Returns the band whose occupancy is reported.
     pub fn band(&self) -> Band {
         self.band
     }
 
-    /// The reference H̄ (nats) that the current step is compared with.
+    /// Returns the reference H̄ (nats) of a turn index for the current step.
     ///
     /// # Errors
-    /// A turn index that the history cannot hold.
+    /// [`Error::Setting`] for a turn index that the history cannot hold.
     pub fn reference(&self, turn: usize) -> Result<Option<f64>> {
         self.history.reference(turn)
     }
 
-    /// The current step's rollout entropies (nats): `entropy/rollout`, `entropy/beta`, and per turn index
-    /// `entropy/turn_007` and `entropy/reference_007`, as far as they exist.
+    /// Reports the current step's rollout entropies (nats): `entropy/rollout`, `entropy/beta`, and per
+    /// turn index `entropy/turn_007` and `entropy/reference_007`, as far as they exist.
     ///
     /// # Errors
-    /// A turn index that the history cannot hold.
+    /// [`Error::Setting`] for a turn index that the history cannot hold.
     pub fn report(&self) -> Result<Metrics> {
         let mut metrics = Metrics::new();
         metrics.add("entropy/beta", self.beta());
         let Some(current) = &self.current else { return Ok(metrics) };
-        current.mean().into_iter().for_each(|mean| metrics.add("entropy/rollout", mean));
-        for turn in (0..current.turns()).filter(|&turn| current.count(turn) > 0) {
-            let pairs =
-                [("turn", current.turn_mean(turn)), ("reference", self.history.reference(turn)?)];
-            for (name, value) in pairs {
-                value
-                    .into_iter()
-                    .for_each(|value| metrics.add(format!("entropy/{name}_{turn:03}"), value));
+        if let Some(mean) = current.mean() {
+            metrics.add("entropy/rollout", mean);
+        }
+        for turn in 0..current.turns() {
+            let Some(mean) = current.turn_mean(turn) else { continue };
+            metrics.add(format!("entropy/turn_{turn:03}"), mean);
+            if let Some(reference) = self.history.reference(turn)? {
+                metrics.add(format!("entropy/reference_{turn:03}"), reference);
             }
         }
         Ok(metrics)
     }
 
-    /// Everything needed to continue after the last finished step, for a checkpoint.
+    /// Returns everything needed to continue after the last finished step, for a checkpoint.
     pub fn state(&self) -> Value {
         json!({
             "regularizer": self.regularizer.state(),
@@ -189,7 +224,7 @@ impl EntropyControl {
         })
     }
 
-    /// Continues from a state that [`EntropyControl::state`] gave, built from the same configuration.
+    /// Continues from a value that [`EntropyControl::state`] returned, for a control of the same parts.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the part whose state does not fit.

@@ -3,12 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::regularizer::zero_term;
 use crate::entropy::selection::{StepTokens, TokenSelection};
 use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
-use crate::objective::metrics::Metrics;
 use crate::objective::output::LossOutput;
-use crate::objective::policy::scalar;
+use crate::objective::readout::Readout;
 use crate::settings::{Finite, Positive, Share};
 use crate::{Error, Result};
 
@@ -49,7 +47,7 @@ impl State for ClipCov {}
 
 impl EntropyRegularizer for ClipCov {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        zero_term(inputs)
+        LossOutput::zero(&inputs.entropy_bt)
     }
 
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
@@ -102,15 +100,17 @@ impl EntropyRegularizer for KlCov {
             return Err(Error::setting("entropy.method", "kl-cov", reason));
         };
         let batch = inputs.batch;
-        batch.host("log_probs_bt", policy.log_probs_bt)?;
-        batch.host("old_log_probs_bt", policy.old_log_probs_bt)?;
-        let moved_bt = (policy.log_probs_bt - policy.old_log_probs_bt.detach())?;
-        let moved_bt = batch.zero_masked("log_probs_bt", &moved_bt)?;
+        let mut readout = Readout::new(batch);
+        let log_probs_bt = batch.zero_masked("log_probs_bt", policy.log_probs_bt)?;
+        readout.check("log_probs_bt", &log_probs_bt);
+        let old_bt = batch.zero_masked("old_log_probs_bt", &policy.old_log_probs_bt.detach())?;
+        readout.check("old_log_probs_bt", &old_bt);
+        let moved_bt = (&log_probs_bt - old_bt.to_dtype(log_probs_bt.dtype())?)?;
         let distance_bt = (&moved_bt * moved_bt.detach().sign()?)?;
+        let chosen_bt = chosen_bt.to_dtype(moved_bt.dtype())?;
         let kl = batch.aggregate(&(distance_bt * chosen_bt)?)?;
-        let mut metrics = Metrics::new();
-        metrics.add("entropy/kl_cov", scalar(&kl)?);
-        Ok(LossOutput { loss: (kl * self.coef.get())?, metrics })
+        readout.scalar("entropy/kl_cov", &kl);
+        Ok(LossOutput { loss: (kl * self.coef.get())?, metrics: readout.finish()? })
     }
 
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {

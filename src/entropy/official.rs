@@ -12,6 +12,7 @@ use crate::entropy::traits::{
     read_state, EntropyHistory, EntropyInputs, EntropyRegularizer, State,
 };
 use crate::objective::output::LossOutput;
+use crate::objective::readout::Readout;
 use crate::settings::Count;
 use crate::{Error, Result};
 
@@ -72,7 +73,7 @@ impl EpoIndicator {
         if self.gate.is_some_and(|gate| layout.turns().iter().all(|&turn| turn < gate)) {
             return Ok(None);
         }
-        let entropy_bt = inputs.entropy_bt.detach();
+        let entropy_bt = inputs.unmasked_bt.detach();
         let (judged_bt, stride) = match self.granularity {
             Granularity::Token => (entropy_bt, 1),
             Granularity::Sequence => (entropy_bt.mean_keepdim(D::Minus1)?, layout.tokens()),
@@ -106,8 +107,9 @@ impl State for EpoIndicator {}
 
 impl EntropyRegularizer for EpoIndicator {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let mut metrics = crate::objective::metrics::Metrics::new();
-        let l_h = entropy_term(inputs, &mut metrics)?;
+        let mut readout = Readout::new(inputs.batch);
+        let l_h = entropy_term(inputs, &mut readout)?;
+        let mut metrics = readout.finish()?;
         let penalties = self.penalties(inputs)?.map_or_else(Vec::new, |(penalties, _)| penalties);
         let total: f64 = penalties.iter().zip(inputs.batch.weights()).map(|(p, w)| p * w).sum();
         metrics.add("entropy/beta_l_smooth", inputs.beta * total);

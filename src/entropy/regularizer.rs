@@ -2,11 +2,10 @@
 
 use candle_core::Tensor;
 
-use crate::entropy::band::Units;
-use crate::entropy::band::{Band, Granularity};
+use crate::entropy::band::{Band, Granularity, Units};
 use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
-use crate::objective::metrics::Metrics;
 use crate::objective::output::LossOutput;
+use crate::objective::readout::Readout;
 use crate::{Error, Result};
 
 /// No regularisation: a zero term without a gradient.
@@ -17,11 +16,11 @@ impl State for NoEntropy {}
 
 impl EntropyRegularizer for NoEntropy {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        zero_term(inputs)
+        LossOutput::zero(&inputs.entropy_bt)
     }
 }
 
-/// The plain entropy bonus: −λ·L_H with L_H the aggregated entropy (paper v2, eq. 2).
+/// The plain entropy bonus −λ·L_H, with L_H the aggregated entropy (paper v2, eq. 2).
 #[derive(Clone, Copy, Debug)]
 pub struct EntropyBonus {
     lambda: f64,
@@ -41,17 +40,15 @@ impl State for EntropyBonus {}
 
 impl EntropyRegularizer for EntropyBonus {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let mut metrics = Metrics::new();
-        let l_h = entropy_term(inputs, &mut metrics)?;
-        Ok(LossOutput { loss: (l_h * -self.lambda)?, metrics })
+        bonus(inputs, self.lambda)
     }
 }
 
-/// EPO as the paper defines it (v2, eq. 2–6): −λ[L_H − β·L_smooth], where L_smooth aggregates the hinge
+/// EPO as the paper defines it (v2, eq. 2–6): −λ[L_H − β·L_smooth]. L_smooth aggregates the hinge
 /// α·([κ_l·H̄ − H]₊ + [H − κ_r·H̄]₊).
 ///
-/// On an edge of the band the hinge costs nothing and has no gradient. Units without a reference (an empty
-/// history, a turn never reached) are not penalised.
+/// On an edge of the band the hinge costs nothing and has no gradient. A token or turn without a
+/// reference (an empty history, a turn never reached) is not penalised.
 #[derive(Clone, Copy, Debug)]
 pub struct EpoHinge {
     lambda: f64,
@@ -64,16 +61,17 @@ impl EpoHinge {
     /// A hinge of height α ≥ 0 outside `band`, in a term of weight λ ≥ 0.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
+    /// [`Error::Setting`] for a negative or non-finite λ or α or a bad band.
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        let (lambda, alpha) = (weight("lambda", lambda)?, weight("alpha", alpha)?);
+        let lambda = weight("lambda", lambda)?;
+        let alpha = weight("alpha", alpha)?;
         Ok(Self { lambda, alpha, band, granularity })
     }
 
-    /// L_smooth: the aggregated hinge, differentiable.
+    /// Returns L_smooth, the aggregated hinge, as a differentiable scalar.
     ///
     /// # Errors
-    /// As [`EntropyRegularizer::term`].
+    /// [`Error::Setting`] for a turn index that the history cannot hold.
     pub fn smoothing(&self, inputs: &EntropyInputs) -> Result<Tensor> {
         let units = Units::new(inputs, self.granularity)?;
         let edge = |kappa: f64| units.tensor(units.references.iter().map(|h| kappa * h).collect());
@@ -88,25 +86,26 @@ impl State for EpoHinge {}
 
 impl EntropyRegularizer for EpoHinge {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        let mut metrics = Metrics::new();
-        let l_h = entropy_term(inputs, &mut metrics)?;
+        let mut readout = Readout::new(inputs.batch);
+        let l_h = entropy_term(inputs, &mut readout)?;
         let smooth = (self.smoothing(inputs)? * inputs.beta)?;
-        metrics.add("entropy/beta_l_smooth", crate::objective::policy::scalar(&smooth)?);
-        Ok(LossOutput { loss: ((smooth - l_h)? * self.lambda)?, metrics })
+        readout.scalar("entropy/beta_l_smooth", &smooth);
+        let loss = ((smooth - l_h)? * self.lambda)?;
+        Ok(LossOutput { loss, metrics: readout.finish()? })
     }
 }
 
-/// Zero, without a gradient.
-pub(crate) fn zero_term(inputs: &EntropyInputs) -> Result<LossOutput> {
-    let loss = Tensor::zeros((), inputs.entropy_bt.dtype(), inputs.entropy_bt.device())?;
-    Ok(LossOutput { loss, metrics: Metrics::new() })
+/// Returns −λ·L_H, with the metric of [`entropy_term`].
+pub(crate) fn bonus(inputs: &EntropyInputs, lambda: f64) -> Result<LossOutput> {
+    let mut readout = Readout::new(inputs.batch);
+    let l_h = entropy_term(inputs, &mut readout)?;
+    Ok(LossOutput { loss: (l_h * -lambda)?, metrics: readout.finish()? })
 }
 
-/// L_H, with its value under `entropy/l_h`.
-pub(crate) fn entropy_term(inputs: &EntropyInputs, metrics: &mut Metrics) -> Result<Tensor> {
-    inputs.batch.host("entropy_bt", inputs.entropy_bt)?;
-    let l_h = inputs.batch.aggregate(inputs.entropy_bt)?;
-    metrics.add("entropy/l_h", crate::objective::policy::scalar(&l_h)?);
+/// Returns L_H and reports its value as `entropy/l_h`.
+pub(crate) fn entropy_term(inputs: &EntropyInputs, readout: &mut Readout) -> Result<Tensor> {
+    let l_h = inputs.batch.aggregate(&inputs.entropy_bt)?;
+    readout.scalar("entropy/l_h", &l_h);
     Ok(l_h)
 }
 
@@ -115,7 +114,7 @@ fn positive_part(x: &Tensor) -> Result<Tensor> {
     Ok(x.gt(&x.zeros_like()?)?.where_cond(x, &x.zeros_like()?)?)
 }
 
-/// A weight that must be finite and at least 0.
+/// Requires a weight to be finite and at least 0.
 pub(crate) fn weight(field: &str, value: f64) -> Result<f64> {
     if value >= 0.0 && value.is_finite() {
         Ok(value)

@@ -1,13 +1,15 @@
-//! One training step's entropy statistic.
+//! The entropy statistics of one training step.
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::objective::aggregate::TokenBatch;
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
-/// Σ entropy and token counts of one training step, per turn index: masked means with their counts.
+/// Sums and counts of the token entropies of one training step, per turn index.
 ///
-/// Feed it from the rollouts (plain slices); only generated tokens of running episodes belong in it.
+/// Only generated tokens of running episodes belong in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepEntropy {
@@ -16,15 +18,25 @@ pub struct StepEntropy {
 }
 
 impl StepEntropy {
-    /// An empty statistic.
+    /// Statistics without tokens.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The statistic of one batch: `entropies` [B·T] row-major in nats, masked-out entries ignored.
+    /// Collects the statistics of one batch from its entropies [B, T] (nats) of any float dtype;
+    /// masked-out entries are ignored.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the lengths disagree, [`Error::NonFinite`] for a NaN or infinite entropy.
+    /// [`Error::Shape`], [`Error::NonFinite`] for a NaN or infinite masked-in entropy.
+    pub fn from_tensor(entropy_bt: &Tensor, batch: &TokenBatch) -> Result<Self> {
+        Self::from_tokens(&batch.host("entropy_bt", entropy_bt)?, batch.layout())
+    }
+
+    /// Collects the statistics of one batch from host values, row-major [B·T] in nats; masked-out
+    /// entries are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the lengths disagree, [`Error::NonFinite`] for a NaN or infinite entropy.
     pub fn from_tokens(entropies: &[f64], layout: &TokenLayout) -> Result<Self> {
         let mut step = Self::new();
         if entropies.len() != layout.mask().len() {
@@ -55,7 +67,7 @@ impl StepEntropy {
         Ok(())
     }
 
-    /// Adds the sums and counts of another statistic of the same step.
+    /// Adds other statistics of the same step.
     pub fn merge(&mut self, other: &StepEntropy) {
         let turns = self.turns().max(other.turns());
         self.sums.resize(turns, 0.0);
@@ -66,22 +78,23 @@ impl StepEntropy {
         }
     }
 
-    /// One more than the highest turn index seen.
+    /// Returns one more than the highest turn index seen.
     pub fn turns(&self) -> usize {
         self.sums.len()
     }
 
-    /// Number of tokens of a turn index.
+    /// Counts the tokens of a turn index.
     pub fn count(&self, turn: usize) -> u64 {
         self.counts.get(turn).copied().unwrap_or(0)
     }
 
-    /// Token mean of a turn index over all rows, `None` without tokens.
+    /// Returns the token mean of a turn index over all rows, `None` without tokens.
     pub fn turn_mean(&self, turn: usize) -> Option<f64> {
         (self.count(turn) > 0).then(|| self.sums[turn] / self.counts[turn] as f64)
     }
 
-    /// H̄ of the whole step: the mean over all generated tokens, `None` without tokens (paper v2, alg. 2).
+    /// Returns H̄ of the whole step, the mean over all generated tokens; `None` without tokens (paper v2,
+    /// alg. 2).
     pub fn mean(&self) -> Option<f64> {
         let count: u64 = self.counts.iter().sum();
         (count > 0).then(|| self.sums.iter().sum::<f64>() / count as f64)

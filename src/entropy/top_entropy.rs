@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entropy::regularizer::zero_term;
 use crate::entropy::selection::{StepTokens, TokenSelection};
 use crate::entropy::traits::{EntropyInputs, EntropyRegularizer, State};
 use crate::objective::output::LossOutput;
@@ -32,7 +31,7 @@ impl State for TopEntropy {}
 
 impl EntropyRegularizer for TopEntropy {
     fn term(&self, inputs: &EntropyInputs) -> Result<LossOutput> {
-        zero_term(inputs)
+        LossOutput::zero(&inputs.entropy_bt)
     }
 
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {

@@ -2,7 +2,8 @@
 //!
 //! Each has at most three methods of its own and can be made a trait object. What a checkpoint must
 //! keep is the one supertrait [`State`]: a part without state writes `impl State for Mine {}`, and
-//! whatever a user writes is saved and resumed like the built-in parts.
+//! whatever a user writes is saved and resumed like the built-in parts. Suffixes: b rows, t token
+//! positions.
 
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -12,6 +13,7 @@ use crate::entropy::selection::{PolicyInputs, StepTokens, TokenSelection};
 use crate::entropy::stats::StepEntropy;
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::output::LossOutput;
+use crate::objective::readout::Readout;
 use crate::{Error, Result};
 
 /// State that a checkpoint must keep; the default is a part without any.
@@ -88,20 +90,71 @@ pub trait AdaptiveBeta: State {
     fn beta(&self, step: u64) -> f64;
 }
 
-/// A regulariser's view of one micro-batch. Suffixes: b rows, t token positions.
-#[derive(Clone, Copy)]
+/// One micro-batch as a regulariser sees it.
+///
+/// The entropies are checked and copied to the host once, when this is made; every regulariser and
+/// every metric reads that copy.
 pub struct EntropyInputs<'a> {
-    /// Token entropies H [B, T] in nats, differentiable; masked-out entries may hold anything.
-    pub entropy_bt: &'a Tensor,
+    /// Token entropies H [B, T] in nats, differentiable, finite, zero where masked out; `f32` if the
+    /// caller's are in half precision.
+    pub entropy_bt: Tensor,
     /// Mask, turn indices and aggregation weights of these rows.
     pub batch: &'a TokenBatch,
-    /// The reference H̄ per turn.
+    /// The reference H̄ per turn; [`references`](Self::references) gives it per token.
     pub history: &'a dyn EntropyHistory,
     /// β of this step.
     pub beta: f64,
     /// The inputs of the policy loss and the step's selection; `None` if the caller passed only
     /// entropies.
     pub policy: Option<PolicyInputs<'a>>,
+    /// The caller's tensor, padding included.
+    pub(crate) unmasked_bt: &'a Tensor,
+    entropies: Vec<f64>,
+}
+
+impl<'a> EntropyInputs<'a> {
+    /// Checks the entropies [B, T] and copies them to the host; masked-out entries may hold anything.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], and [`Error::NonFinite`] if a
+    /// masked-in entropy is NaN or infinite.
+    pub fn new(
+        entropy_bt: &'a Tensor,
+        batch: &'a TokenBatch,
+        history: &'a dyn EntropyHistory,
+        beta: f64,
+    ) -> Result<Self> {
+        let unmasked_bt = entropy_bt;
+        let entropy_bt = batch.zero_masked("entropy_bt", unmasked_bt)?;
+        let entropies = Readout::copy(&[entropy_bt.detach()])?;
+        batch.check_finite("entropy_bt", &entropies)?;
+        Ok(Self { entropy_bt, batch, history, beta, policy: None, unmasked_bt, entropies })
+    }
+
+    /// Adds the inputs of the policy loss.
+    #[must_use]
+    pub fn with_policy(self, policy: impl Into<Option<PolicyInputs<'a>>>) -> Self {
+        Self { policy: policy.into(), ..self }
+    }
+
+    /// Returns the entropies on the host, row-major [B·T] in nats, zero where masked out.
+    pub fn entropies(&self) -> &[f64] {
+        &self.entropies
+    }
+
+    /// Returns the reference H̄ (nats) of every token's own turn, row-major [B·T]; `None` where masked
+    /// out and where the history has no reference yet.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a turn index that the history cannot hold.
+    pub fn references(&self) -> Result<Vec<Option<f64>>> {
+        let layout = self.batch.layout();
+        let mut references = Vec::with_capacity(layout.mask().len());
+        for (&counts, &turn) in layout.mask().iter().zip(layout.turns()) {
+            references.push(if counts { self.history.reference(turn)? } else { None });
+        }
+        Ok(references)
+    }
 }
 
 /// A term of the loss computed from token entropies.

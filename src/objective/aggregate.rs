@@ -1,16 +1,20 @@
 //! The one place for every normaliser: each aggregation is a linear weighting of the tokens.
-//! Suffixes: b rows, t token positions.
+//!
+//! Token mean, sequence mean and the paper's mean over turns differ only in the weight of a token.
+//! The weights are computed once, for the whole batch. A micro-batch keeps its tokens' weights, so
+//! neither gradients nor metrics depend on the cut. Suffixes: b rows, t token positions.
 
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::objective::layout::{gather, TokenLayout};
+use crate::objective::layout::{gather, turn_numbers, TokenLayout};
+use crate::objective::tensors::TensorCache;
 use crate::{Error, Result};
 
-/// How per-token values become one number. A "sequence" is a row.
+/// The reduction of per-token values to one number. A "sequence" is a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aggregation {
@@ -20,16 +24,17 @@ pub enum Aggregation {
     SeqMeanTokenSum,
     /// Mean over rows of the row's token mean (verl `seq-mean-token-mean`).
     SeqMeanTokenMean,
-    /// Σ m·x / T with T the padded width of a row (verl `seq-mean-token-sum-norm`, Dr.GRPO): the one mode
-    /// that depends on padding.
+    /// Σ m·x / T with T the padded width of a row (verl `seq-mean-token-sum-norm`, Dr.GRPO). It is
+    /// the only mode that depends on padding.
     SeqMeanTokenSumNorm,
-    /// Token mean of a turn → mean over the turns of a trajectory → mean over trajectories (paper v2, eq. 2).
+    /// Token mean of a turn, then mean over the turns of a trajectory, then mean over trajectories
+    /// (paper v2, eq. 2).
     #[default]
     TurnMean,
 }
 
 impl Aggregation {
-    /// The weights w [B·T] with which the aggregate is Σ w·x, zero where masked out.
+    /// Returns the weights w [B·T] of the aggregate Σ w·x, zero where masked out.
     ///
     /// Rows, turns and trajectories without a masked-in token are not counted in any mean.
     pub fn weights(self, layout: &TokenLayout) -> Vec<f64> {
@@ -42,15 +47,17 @@ impl Aggregation {
                 spread(layout, |row| 1.0 / (rows * layout.row_count(row) as f64))
             }
             Self::SeqMeanTokenSumNorm => spread(layout, |_| 1.0 / layout.tokens() as f64),
-            Self::TurnMean => paper_weights(layout),
+            Self::TurnMean => turn_mean_weights(layout),
         }
     }
 
-    /// The authors' weights: every row counts, empty or not, and the token mean divides by Σ m + 10⁻⁸
-    /// (verl `agg_loss`). [`Aggregation::TurnMean`], which their code lacks, is as in [`Aggregation::weights`].
+    /// Returns the authors' weights: every row counts, empty or not, and the token mean divides by
+    /// Σ m + 10⁻⁸ (verl `agg_loss`). Their code has no [`Aggregation::TurnMean`]; its weights are
+    /// those of [`Aggregation::weights`].
     ///
     /// # Errors
-    /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row, where their code gives NaN.
+    /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row, for which their
+    /// code gives NaN.
     pub fn official_weights(self, layout: &TokenLayout) -> Result<Vec<f64>> {
         let rows = layout.rows() as f64;
         Ok(match self {
@@ -100,7 +107,7 @@ fn official_share(layout: &TokenLayout) -> f64 {
     1.0 / (layout.count() as f64 + 1e-8)
 }
 
-fn paper_weights(layout: &TokenLayout) -> Vec<f64> {
+fn turn_mean_weights(layout: &TokenLayout) -> Vec<f64> {
     let turn_of = |i: usize| (layout.trajectories()[i / layout.tokens()], layout.turns()[i]);
     let mut tokens_of_turn: HashMap<(usize, usize), f64> = HashMap::new();
     for i in (0..layout.mask().len()).filter(|&i| layout.mask()[i]) {
@@ -118,16 +125,18 @@ fn paper_weights(layout: &TokenLayout) -> Vec<f64> {
     layout.mask().iter().enumerate().map(|(i, &m)| if m { weight(i) } else { 0.0 }).collect()
 }
 
-/// A layout with the weights of its tokens: what every loss term sums over.
+/// A batch of token rows: their layout and the weight of each token in the loss.
 ///
-/// The weights come from the *whole* batch. A micro-batch made by [`TokenBatch::select`] takes its rows'
-/// weights along, so losses, gradients and metrics of the micro-batches simply add up to the batch's.
+/// The weights come from the *whole* batch. A micro-batch made by [`TokenBatch::select`] keeps its
+/// rows' weights, so losses, gradients and metrics of the micro-batches add up to the batch's. The
+/// mask and the weights become tensors once per device and dtype.
 ///
 /// ```
-/// use epo::objective::{Aggregation, TokenBatch, TokenLayout};
-/// let mask = vec![true, true, true, false]; // two rows of two positions, one of them padding
-/// let layout = TokenLayout::per_turn(2, mask, &[0, 1], vec![0, 0])?;
-/// let batch = TokenBatch::new(layout, Aggregation::TurnMean);
+/// use epo::objective::TokenBatch;
+/// // One trajectory of two turns: two sampled tokens, then one. Rows are padded to the longest.
+/// let batch = TokenBatch::turns(&[2, 1], &[0, 0])?;
+/// assert_eq!(batch.layout().mask(), [true, true, true, false]);
+/// assert_eq!(batch.layout().turns(), [0, 0, 1, 1]);
 /// assert_eq!(batch.weights(), [0.25, 0.25, 0.5, 0.0]);
 /// assert_eq!(batch.select(&[1])?.weights(), [0.5, 0.0]);
 /// # Ok::<(), epo::Error>(())
@@ -137,98 +146,92 @@ pub struct TokenBatch {
     layout: TokenLayout,
     weights: Vec<f64>,
     share: f64,
+    cache: TensorCache,
 }
 
 impl TokenBatch {
-    /// The whole batch under an aggregation.
+    /// Weighs the tokens of a whole batch.
     pub fn new(layout: TokenLayout, aggregation: Aggregation) -> Self {
-        let (weights, share) = (aggregation.weights(&layout), 1.0 / layout.count() as f64);
-        Self { layout, weights, share }
+        let weights = aggregation.weights(&layout);
+        let share = 1.0 / layout.count() as f64;
+        Self { layout, weights, share, cache: TensorCache::default() }
     }
 
-    /// One micro-batch normalised by itself alone, as the authors' code does; divide each micro-batch's loss
-    /// by the number of accumulation steps. The result depends on how the batch is cut.
+    /// Builds a batch from turns, one per row: [`TokenLayout::turns_of`] with the default aggregation.
     ///
     /// # Errors
-    /// As [`Aggregation::official_weights`].
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if there is no token.
+    pub fn turns(lengths: &[usize], trajectories: &[usize]) -> Result<Self> {
+        Ok(Self::new(TokenLayout::turns_of(lengths, trajectories)?, Aggregation::default()))
+    }
+
+    /// Builds a batch from a mask [B, T] of any dtype, non-zero where a token counts. Each row is one
+    /// turn of the trajectory in `trajectories`; the rows of a trajectory are in the order of its
+    /// turns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the mask is not [B, T] with B trajectories, [`Error::EmptyMask`] if it
+    /// selects no token.
+    pub fn from_mask(mask_bt: &Tensor, trajectories: &[usize]) -> Result<Self> {
+        let &[rows, tokens] = mask_bt.dims() else {
+            let expected = "[rows, tokens]".into();
+            return Err(Error::Shape { name: "mask_bt", expected, got: mask_bt.dims().to_vec() });
+        };
+        let values = mask_bt.to_dtype(DType::F32)?.reshape(rows * tokens)?.to_vec1::<f32>()?;
+        let mask = values.into_iter().map(|value| value != 0.0).collect();
+        let layout = TokenLayout::per_turn(
+            tokens,
+            mask,
+            &turn_numbers(trajectories),
+            trajectories.to_vec(),
+        )?;
+        Ok(Self::new(layout, Aggregation::default()))
+    }
+
+    /// Weighs the tokens by another aggregation.
+    #[must_use]
+    pub fn with_aggregation(self, aggregation: Aggregation) -> Self {
+        Self::new(self.layout, aggregation)
+    }
+
+    /// Normalises one micro-batch by itself, as the authors' code does; divide its loss by the number
+    /// of accumulation steps. The result depends on how the batch is cut.
+    ///
+    /// # Errors
+    /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row.
     pub fn official(layout: TokenLayout, aggregation: Aggregation) -> Result<Self> {
-        let (weights, share) = (aggregation.official_weights(&layout)?, official_share(&layout));
-        Ok(Self { layout, weights, share })
+        let weights = aggregation.official_weights(&layout)?;
+        let share = official_share(&layout);
+        Ok(Self { layout, weights, share, cache: TensorCache::default() })
     }
 
-    /// The given rows, in the given order, with the weights they have in this batch.
+    /// Selects rows, in the given order, with the weights they have in this batch.
     ///
     /// # Errors
-    /// [`Error::Shape`] where a row does not exist.
+    /// [`Error::Shape`] if a row does not exist.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         let weights = gather(&self.weights, &self.layout.spans(rows)?);
-        Ok(Self { layout: self.layout.select(rows)?, weights, share: self.share })
+        let layout = self.layout.select(rows)?;
+        Ok(Self { layout, weights, share: self.share, cache: TensorCache::default() })
     }
 
-    /// The layout of these rows.
+    /// Returns the layout of these rows.
     pub fn layout(&self) -> &TokenLayout {
         &self.layout
     }
 
-    /// The aggregation weights w, row-major [B·T], zero where masked out.
+    /// Returns the aggregation weights w, row-major [B·T], zero where masked out.
     pub fn weights(&self) -> &[f64] {
         &self.weights
     }
 
-    /// 1 / (masked-in tokens of the whole batch): a token's share in a metric that is a token mean.
+    /// Returns 1 / (masked-in tokens of the whole batch): a token's share in a token mean.
     pub fn share(&self) -> f64 {
         self.share
     }
 
-    /// Host values as a tensor [B, T] of the same dtype and device as `like`.
-    pub(crate) fn tensor_like(&self, values: &[f64], like: &Tensor) -> Result<Tensor> {
-        let shape = (self.layout.rows(), self.layout.tokens());
-        Ok(Tensor::from_slice(values, shape, &Device::Cpu)?
-            .to_dtype(like.dtype())?
-            .to_device(like.device())?)
-    }
-
-    /// The aggregate Σ w·x as a differentiable scalar; masked-out entries of `x_bt` may hold anything.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where `x_bt` is not [B, T].
-    pub fn aggregate(&self, x_bt: &Tensor) -> Result<Tensor> {
-        let weights_bt = self.tensor_like(&self.weights, x_bt)?;
-        Ok(self.zero_masked("x_bt", x_bt)?.mul(&weights_bt)?.sum_all()?)
-    }
-
-    /// The token mean Σ share·m·x as a number, for metrics.
-    pub(crate) fn token_mean(&self, x_bt: &Tensor) -> Result<f64> {
-        let total = self.zero_masked("x_bt", &x_bt.detach())?.sum_all()?;
-        Ok(total.to_dtype(DType::F64)?.to_scalar::<f64>()? * self.share)
-    }
-
-    /// `x_bt` with zeros where masked out; gradients flow to the other entries only.
-    pub(crate) fn zero_masked(&self, name: &'static str, x_bt: &Tensor) -> Result<Tensor> {
-        let shape = (self.layout.rows(), self.layout.tokens());
-        if x_bt.dims() != [shape.0, shape.1] {
-            let expected = format!("[rows, tokens] = [{}, {}]", shape.0, shape.1);
-            return Err(Error::Shape { name, expected, got: x_bt.dims().to_vec() });
-        }
-        let mask: Vec<u8> = self.layout.mask().iter().map(|&m| u8::from(m)).collect();
-        let mask_bt = Tensor::from_vec(mask, shape, x_bt.device())?;
-        Ok(mask_bt.where_cond(x_bt, &x_bt.zeros_like()?)?)
-    }
-
-    /// The values of `x_bt` on the host, row-major [B·T], zero where masked out.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where `x_bt` is not [B, T]; [`Error::NonFinite`] where a masked-in entry is NaN or infinite.
-    pub fn host(&self, name: &'static str, x_bt: &Tensor) -> Result<Vec<f64>> {
-        let x_bt = self.zero_masked(name, &x_bt.detach())?;
-        let values = x_bt.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        match values.iter().position(|v| !v.is_finite()) {
-            Some(i) => {
-                let at =
-                    format!("row {}, token {}", i / self.layout.tokens(), i % self.layout.tokens());
-                Err(Error::NonFinite { name: name.into(), value: values[i], at })
-            }
-            None => Ok(values),
-        }
+    /// The tensors built so far.
+    pub(crate) fn cache(&self) -> &TensorCache {
+        &self.cache
     }
 }

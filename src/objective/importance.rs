@@ -1,4 +1,4 @@
-//! Correction of samples that another engine, or another precision, has drawn.
+//! ImportanceCorrection of samples that another engine, or another precision, has drawn.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub enum RatioLevel {
 /// what the sampling engine reported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Correction {
+pub enum ImportanceCorrection {
     /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is usual.
     Truncate {
         /// Whose ratio.
@@ -46,19 +46,23 @@ pub enum Correction {
     },
 }
 
-impl Correction {
+impl ImportanceCorrection {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `correction.min` or `correction.max`.
+    /// [`Error::Setting`] naming `update.correction.min` or `update.correction.max`.
     pub fn validate(&self) -> Result<()> {
         let (Self::Truncate { max, .. } | Self::Mask { max, .. }) = *self;
         if !(max >= 1.0 && max.is_finite()) {
-            return Err(Error::setting("correction.max", max, "must be finite and at least 1"));
+            return Err(Error::setting(
+                "update.correction.max",
+                max,
+                "must be finite and at least 1",
+            ));
         }
         match *self {
             Self::Mask { min, .. } if !(0.0..=1.0).contains(&min) => {
-                Err(Error::setting("correction.min", min, "must lie in [0, 1]"))
+                Err(Error::setting("update.correction.min", min, "must lie in [0, 1]"))
             }
             _ => Ok(()),
         }
@@ -101,7 +105,7 @@ pub fn importance_weights(
     old_log_probs: &[f64],
     rollout_log_probs: &[f64],
     layout: &TokenLayout,
-    correction: Correction,
+    correction: ImportanceCorrection,
 ) -> Result<ImportanceWeights> {
     correction.validate()?;
     let mask = layout.mask();

@@ -1,14 +1,15 @@
-//! Which token belongs to which turn of which trajectory. Suffixes: b rows, t token positions.
+//! The assignment of tokens to turns and trajectories. Suffixes: b rows, t token positions.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// The layout of a batch of token rows: for B rows of T positions a mask, a turn index per token and a
-/// trajectory id per row.
+/// The layout of B token rows of T positions: a mask, a turn index per token and a trajectory id per
+/// row.
 ///
-/// A row may be one turn (as in the authors' code) or a whole trajectory with its turns one after the
-/// other; only the masked-in (generated) tokens enter any statistic. Data live on the host.
+/// A row may be one turn, as in the authors' code, or a whole trajectory with its turns one after the
+/// other. Only the masked-in (generated) tokens enter any statistic. Data live on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLayout {
     tokens: usize,
@@ -18,12 +19,14 @@ pub struct TokenLayout {
 }
 
 impl TokenLayout {
-    /// A layout of B = `trajectories.len()` rows of `tokens` positions; `mask` and `turns` are row-major [B·T].
+    /// Makes a layout of B = `trajectories.len()` rows of `tokens` positions; `mask` and `turns` are
+    /// row-major [B·T].
     ///
-    /// A row without a masked-in token is allowed: it carries no weight and is not counted in any mean.
+    /// A row without a masked-in token is allowed: it carries no weight and is not counted in any
+    /// mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the lengths disagree, [`Error::EmptyMask`] where no token at all is masked in.
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked in.
     pub fn new(
         tokens: usize,
         mask: Vec<bool>,
@@ -40,10 +43,26 @@ impl TokenLayout {
         Ok(Self { tokens, mask, turns, trajectories })
     }
 
-    /// The authors' layout: every row is one turn, with its turn index and its trajectory id.
+    /// Makes the layout of rows that are one turn each, from the sampled tokens of every turn and the
+    /// trajectory it belongs to. Rows are padded on the right to the longest; the turns of a
+    /// trajectory are in order.
     ///
     /// # Errors
-    /// As [`TokenLayout::new`].
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if there is no token.
+    pub fn turns_of(lengths: &[usize], trajectories: &[usize]) -> Result<Self> {
+        let tokens = lengths.iter().copied().max().unwrap_or(0);
+        let mut mask = Vec::with_capacity(lengths.len() * tokens);
+        for &length in lengths {
+            mask.extend((0..tokens).map(|token| token < length));
+        }
+        check_len("lengths", lengths.len(), trajectories.len())?;
+        Self::per_turn(tokens, mask, &turn_numbers(trajectories), trajectories.to_vec())
+    }
+
+    /// Makes the layout of rows that are one turn each, with a turn index and a trajectory id per row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked in.
     pub fn per_turn(
         tokens: usize,
         mask: Vec<bool>,
@@ -56,45 +75,45 @@ impl TokenLayout {
         Self::new(tokens, mask, turns, trajectories)
     }
 
-    /// Number of rows B.
+    /// Returns the number of rows B.
     pub fn rows(&self) -> usize {
         self.trajectories.len()
     }
 
-    /// Number of token positions T of a row, padding included.
+    /// Returns the number of token positions T of a row, padding included.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// The mask, row-major [B·T]: true where the token was generated and counts.
+    /// Returns the mask, row-major [B·T]: true if the token was generated and counts.
     pub fn mask(&self) -> &[bool] {
         &self.mask
     }
 
-    /// The turn index of every position, row-major [B·T]; meaningless where the mask is false.
+    /// Returns the turn index of every position, row-major [B·T]; meaningless where masked out.
     pub fn turns(&self) -> &[usize] {
         &self.turns
     }
 
-    /// The trajectory id of every row `[B]`.
+    /// Returns the trajectory id of every row `[B]`.
     pub fn trajectories(&self) -> &[usize] {
         &self.trajectories
     }
 
-    /// Number of masked-in tokens.
+    /// Counts the masked-in tokens.
     pub fn count(&self) -> usize {
         self.mask.iter().filter(|&&m| m).count()
     }
 
-    /// Number of masked-in tokens of one row.
+    /// Counts the masked-in tokens of one row.
     pub fn row_count(&self, row: usize) -> usize {
         self.mask[self.span(row)].iter().filter(|&&m| m).count()
     }
 
-    /// The given rows, in the given order: a micro-batch. Unlike a whole batch it may be all masked out.
+    /// Selects rows, in the given order: a micro-batch. Unlike a whole batch it may be all masked out.
     ///
     /// # Errors
-    /// [`Error::Shape`] where a row does not exist.
+    /// [`Error::Shape`] if a row does not exist.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         let spans = self.spans(rows)?;
         Ok(Self {
@@ -105,7 +124,7 @@ impl TokenLayout {
         })
     }
 
-    /// Where each of the given rows lies in a row-major [B·T] slice.
+    /// Returns the range of each of the given rows in a row-major [B·T] slice.
     pub(crate) fn spans(&self, rows: &[usize]) -> Result<Vec<Range<usize>>> {
         match rows.iter().find(|&&row| row >= self.rows()) {
             Some(&row) => Err(Error::Shape {
@@ -121,10 +140,10 @@ impl TokenLayout {
         row * self.tokens..(row + 1) * self.tokens
     }
 
-    /// The turn segments: every (row, turn) with at least one masked-in token, in order of first appearance,
-    /// and for each position the number of its segment (`None` where masked out).
+    /// Returns the turn segments: every (row, turn) with at least one masked-in token, in order of
+    /// first appearance, and for each position the number of its segment.
     pub fn segments(&self) -> Segments {
-        let mut index = std::collections::HashMap::new();
+        let mut index = HashMap::new();
         let mut turns = Vec::new();
         let mut counts = Vec::new();
         let of_token = (0..self.mask.len()).map(|i| {
@@ -155,8 +174,8 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// The mean of `values` [B·T] over each token's segment, at the place of every token [B·T]; zero where
-    /// masked out.
+    /// Returns, for every token [B·T], the mean of `values` [B·T] over its segment; zero where masked
+    /// out.
     pub(crate) fn means(&self, values: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; self.counts.len()];
         for (segment, value) in self.of_token.iter().zip(values) {
@@ -168,6 +187,18 @@ impl Segments {
             |segment: &Option<usize>| segment.map_or(0.0, |s| sums[s] / self.counts[s] as f64);
         self.of_token.iter().map(mean).collect()
     }
+}
+
+/// Returns the turn index of each row: how many earlier rows belong to the same trajectory.
+pub(crate) fn turn_numbers(trajectories: &[usize]) -> Vec<usize> {
+    let mut seen: HashMap<usize, usize> = HashMap::new();
+    let mut numbers = Vec::with_capacity(trajectories.len());
+    for &trajectory in trajectories {
+        let turns = seen.entry(trajectory).or_default();
+        numbers.push(*turns);
+        *turns += 1;
+    }
+    numbers
 }
 
 pub(crate) fn gather<T: Copy>(values: &[T], spans: &[Range<usize>]) -> Vec<T> {

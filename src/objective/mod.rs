@@ -19,13 +19,15 @@ pub(crate) mod layout;
 pub(crate) mod metrics;
 pub(crate) mod output;
 pub(crate) mod policy;
+pub(crate) mod readout;
 pub(crate) mod settings;
+pub(crate) mod tensors;
 pub(crate) mod value;
 
 pub use aggregate::{Aggregation, TokenBatch};
-pub use cispo::{cispo_loss, reinforce_loss};
+pub use cispo::{cispo_weight, reinforce_loss};
 pub use gspo::sequence_ratio;
-pub use importance::{importance_weights, Correction, ImportanceWeights, RatioLevel};
+pub use importance::{importance_weights, ImportanceCorrection, ImportanceWeights, RatioLevel};
 pub use kl::{kl_penalty, KlKind};
 pub use kl_reward::{kl_in_reward, AdaptiveKl, KlControl};
 pub use layout::{Segments, TokenLayout};

@@ -170,7 +170,7 @@ fn observe(
     update: impl FnOnce(&mut Agent, &mut Record) -> Result<()>,
 ) -> Result<Record> {
     let entropy = step_entropy(&rollouts.trajectories)?;
-    agent.entropy.begin_step(settings.step, entropy.clone())?;
+    agent.entropy.begin_step_with(settings.step, entropy.clone())?;
     let mut record = Record::new("rl", settings.step).with("beta", agent.entropy.beta());
     trajectory_metrics(&mut record, &rollouts.trajectories, returns, &entropy);
     update(agent, &mut record)?;

@@ -65,7 +65,8 @@ impl Form {
     ) -> (f64, Metrics, Vec<f64>) {
         let part = batch.select(rows).unwrap();
         let width = self.layout.tokens();
-        let correction = Correction::Mask { level: RatioLevel::SequenceMean, min: 0.8, max: 1.2 };
+        let correction =
+            ImportanceCorrection::Mask { level: RatioLevel::SequenceMean, min: 0.8, max: 1.2 };
         let weights = importance_weights(&self.lists[1], &self.lists[0], &self.layout, correction)
             .unwrap()
             .weights;
@@ -177,8 +178,8 @@ fn a_gspo_sequence_is_a_turn() {
 fn importance_weights_agree_in_both_forms() {
     for level in [RatioLevel::Token, RatioLevel::Sequence, RatioLevel::SequenceMean] {
         for correction in [
-            Correction::Truncate { level, max: 1.1 },
-            Correction::Mask { level, min: 0.8, max: 1.1 },
+            ImportanceCorrection::Truncate { level, max: 1.1 },
+            ImportanceCorrection::Mask { level, min: 0.8, max: 1.1 },
         ] {
             let of = |form: Form| {
                 let got =

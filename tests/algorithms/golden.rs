@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use epo::advantage::*;
 use epo::entropy::*;
 use epo::objective::*;
+use epo::settings::Share;
 use serde_json::Value;
 
 use crate::support::*;
@@ -71,9 +72,9 @@ fn importance_corrections() {
         let what = format!("{} {}", case["method"], case["level"]);
         let (level, max) = (named(&case["level"]), number(&case["max"]));
         let correction = if case["method"] == "truncate" {
-            Correction::Truncate { level, max }
+            ImportanceCorrection::Truncate { level, max }
         } else {
-            Correction::Mask { level, min: number(&case["min"]), max }
+            ImportanceCorrection::Mask { level, min: number(&case["min"]), max }
         };
         let got = importance_weights(&old, &rollout, &golden.layout(), correction).unwrap();
         assert_close(&what, &got.weights, &flat(&case["weights"]), F64);
@@ -227,9 +228,14 @@ fn covariances_and_what_they_select() {
     assert_eq!(places.len(), layout.count());
 
     let candidates = mask(&case["candidates"]);
-    let all = ClipCov { share: 1.0, low: get("low"), high: get("high") };
+    let all = ClipCov {
+        share: Share::literal(1.0),
+        low: get("low").try_into().unwrap(),
+        high: get("high").try_into().unwrap(),
+    };
     assert_eq!(all.select(&tokens).unwrap().unwrap().chosen, candidates);
-    let some = ClipCov { share: get("share"), ..all }.select(&tokens).unwrap().unwrap();
+    let some = ClipCov { share: get("share").try_into().unwrap(), ..all };
+    let some = some.select(&tokens).unwrap().unwrap();
     assert_eq!(some.chosen.iter().filter(|&&c| c).count(), get("number") as usize);
     assert!(some.chosen.iter().zip(&candidates).all(|(&chosen, &candidate)| candidate || !chosen));
     let weights = some.policy_weights.unwrap();
@@ -239,7 +245,8 @@ fn covariances_and_what_they_select() {
         .zip(&weights)
         .all(|(&chosen, &w)| w == if chosen { 0.0 } else { 1.0 }));
 
-    let kl_cov = KlCov { share: get("share"), coef: get("coef") };
+    let kl_cov =
+        KlCov { share: get("share").try_into().unwrap(), coef: get("coef").try_into().unwrap() };
     let top = kl_cov.select(&tokens).unwrap().unwrap();
     assert_eq!((top.chosen, top.policy_weights), (mask(&case["top"]), None));
     let chosen_bt = tensor(&case["top"], candle_core::DType::F64);
@@ -266,7 +273,7 @@ fn the_tokens_of_the_highest_entropy() {
     let case = &golden.0["top_entropy"];
     let lists = ["old_log_probs", "entropies", "advantages"].map(|name| golden.list(name));
     let layout = golden.layout();
-    let top = TopEntropy { share: number(&case["share"]) };
+    let top = TopEntropy { share: number(&case["share"]).try_into().unwrap() };
     let selection = top.select(&step_tokens(&lists, &layout)).unwrap().unwrap();
     assert_eq!(selection.chosen, mask(&case["chosen"]));
     assert_eq!(selection.policy_weights.unwrap(), flat(&case["chosen"]));
@@ -277,8 +284,11 @@ fn a_bonus_decays_with_beta() {
     let golden = Golden::read();
     let case = &golden.0["decayed_bonus"];
     let get = |key: &str| number(&case[key]);
-    let (from, to, total_steps) = (get("from"), get("to"), get("total_steps") as u64);
-    let schedule = BetaSchedule::Cosine { from, to, total_steps };
+    let schedule = BetaSchedule::Cosine {
+        from: get("from").try_into().unwrap(),
+        to: get("to").try_into().unwrap(),
+        total_steps: (get("total_steps") as usize).try_into().unwrap(),
+    };
     let bonus = DecayedBonus::new(get("lambda")).unwrap();
     let batch = golden.batch(Aggregation::TurnMean);
     for case in case["cases"].as_array().unwrap() {
@@ -300,8 +310,12 @@ fn an_adaptive_bonus_holds_its_target() {
     let get = |key: &str| number(&case[key]);
     for rule in [AdaptiveRule::Skywork, AdaptiveRule::Sac] {
         let of = &case[if rule == AdaptiveRule::Sac { "sac" } else { "skywork" }];
-        let (target, rate, max) = (get("target"), number(&of["rate"]), get("max"));
-        let settings = AdaptiveTarget { target, rate, max, rule };
+        let settings = AdaptiveTarget {
+            target: get("target").try_into().unwrap(),
+            rate: number(&of["rate"]).try_into().unwrap(),
+            max: get("max").try_into().unwrap(),
+            rule,
+        };
         let mut bonus = AdaptiveBonus::new(get("lambda"), settings).unwrap();
         let (batch, entropies) = (golden.batch(Aggregation::TurnMean), golden.tensor("entropies"));
         let l_h = host(&batch.aggregate(&entropies).unwrap())[0];

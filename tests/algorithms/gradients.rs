@@ -1,7 +1,7 @@
 //! Central differences where nothing stands under a stop-gradient, closed forms where something does.
 
 use candle_core::{Device, Tensor};
-use epo::entropy::{Band, EntropyRegularizer, EpoHinge, Granularity};
+use epo::entropy::{Band, EntropyInputs, EntropyRegularizer, EpoHinge, Granularity};
 use epo::objective::*;
 
 use crate::support::*;
@@ -160,16 +160,13 @@ fn epo_composes_with_every_policy_loss() {
     let golden = Golden::read();
     let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
     let batch = golden.batch(Aggregation::TurnMean);
-    let band = Band { kappa_low: 0.8, kappa_high: 1.2 };
+    let band = Band::new(0.8, 1.2).unwrap();
     let history = Fixed(vec![Some(1.1), Some(0.7)]);
     let hinge = EpoHinge::new(0.5, 0.9, band, Granularity::Token).unwrap();
     // One tensor stands for log-probs and entropies, so that both terms reach its gradient.
     let term = |x: &Tensor| {
         let entropy_bt = x.neg()?;
-        let inputs = epo::entropy::EntropyInputs {
-            history: &history,
-            ..entropy_inputs(&entropy_bt, &batch, 1.5, None)
-        };
+        let inputs = EntropyInputs::new(&entropy_bt, &batch, &history, 1.5)?;
         hinge.term(&inputs)
     };
     let x = golden.list("log_probs");

@@ -1,4 +1,4 @@
-//! The algorithms beside EPO: their papers' numbers, their gradients, what must not change them, their page.
+//! The algorithms other than EPO: reference numbers, gradients, invariances, and docs/ALGORITHMS.md.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
@@ -8,11 +8,12 @@ mod forms;
 mod golden;
 mod gradients;
 #[cfg(feature = "text")]
+mod own;
+#[cfg(feature = "text")]
 mod page;
 mod selections;
 #[cfg(feature = "text")]
 mod settings;
-
 use candle_core::{DType, Tensor};
 use epo::entropy::{EntropyInputs, PolicyInputs};
 use epo::objective::{Aggregation, TokenBatch, TokenLayout};
@@ -64,7 +65,7 @@ fn entropy_inputs<'a>(
     policy: Option<PolicyInputs<'a>>,
 ) -> EntropyInputs<'a> {
     const NOTHING: &Nothing = &Nothing;
-    EntropyInputs { entropy_bt, batch, history: NOTHING, beta, policy }
+    EntropyInputs::new(entropy_bt, batch, NOTHING, beta).unwrap().with_policy(policy)
 }
 
 /// A history without references.

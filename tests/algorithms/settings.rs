@@ -66,9 +66,9 @@ fn contradictions_are_errors() {
     }
     let level = RatioLevel::Token;
     for (correction, name) in [
-        (Correction::Truncate { level, max: 0.5 }, "correction.max"),
-        (Correction::Mask { level, min: 0.5, max: f64::INFINITY }, "correction.max"),
-        (Correction::Mask { level, min: 1.5, max: 2.0 }, "correction.min"),
+        (ImportanceCorrection::Truncate { level, max: 0.5 }, "correction.max"),
+        (ImportanceCorrection::Mask { level, min: 0.5, max: f64::INFINITY }, "correction.max"),
+        (ImportanceCorrection::Mask { level, min: 1.5, max: 2.0 }, "correction.min"),
     ] {
         let update = UpdateConfig { correction: Some(correction), ..UpdateConfig::default() };
         refused(update.validate(), name);
@@ -80,7 +80,7 @@ fn contradictions_are_errors() {
         r#"{ "method": "mask", "level": "token", "max": 2.0 }"#,
         r#"{ "method": "truncate", "level": "row", "max": 2.0 }"#,
     ] {
-        assert!(serde_json::from_str::<Correction>(text).is_err(), "{text}");
+        assert!(serde_json::from_str::<ImportanceCorrection>(text).is_err(), "{text}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod alfworld;
 mod example;
+mod method;
 mod options;
 mod scienceworld;
 #[path = "../scienceworld/simulator.rs"]

@@ -7,8 +7,8 @@ use epo::env::{Environment, Task, ToyEnvironment};
 use epo::rollout::{End, Trajectory, Turn};
 use epo::run::{dump_rollouts, Record, Recorder, ROLLOUTS_FILE};
 
-/// Standard output and error of an example, and whether it succeeded.
-fn example(name: &str, args: &[&str]) -> (String, String, bool) {
+/// The command that runs an example's binary.
+pub(crate) fn command(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(path.is_file(), "{} is not built: cargo build --example {name}", path.display());
@@ -17,7 +17,12 @@ fn example(name: &str, args: &[&str]) -> (String, String, bool) {
         .env_remove("RUST_BACKTRACE")
         .env_remove("RUST_LIB_BACKTRACE")
         .env_remove("ALFWORLD_DATA");
-    let output = command.args(args).output().unwrap();
+    command
+}
+
+/// Standard output and error of an example, and whether it succeeded.
+pub(crate) fn example(name: &str, args: &[&str]) -> (String, String, bool) {
+    let output = command(name).args(args).output().unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(!err.contains("panicked"), "{err}");
     (out, err, output.status.success())

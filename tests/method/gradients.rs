@@ -58,8 +58,7 @@ fn check_logits(what: &str, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) {
 fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Aggregation) {
     let (batch, history) = (batch(aggregation), history());
     check_logits(&format!("{what} {aggregation:?}"), |_, entropy_bt| {
-        let inputs =
-            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.7, policy: None };
+        let inputs = EntropyInputs::new(entropy_bt, &batch, &history, 1.7)?;
         Ok(regularizer.term(&inputs)?.loss)
     });
 }
@@ -67,7 +66,7 @@ fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Agg
 #[test]
 fn entropy_terms_agree_with_differences() {
     // κ such that tokens and turns lie below, inside and above the band.
-    let band = Band { kappa_low: 0.9, kappa_high: 1.1 };
+    let band = Band::new(0.9, 1.1).unwrap();
     for aggregation in MODES {
         check_term("bonus", &EntropyBonus::new(0.7).unwrap(), aggregation);
         for granularity in [Granularity::Token, Granularity::Sequence] {
@@ -79,7 +78,7 @@ fn entropy_terms_agree_with_differences() {
 
 #[test]
 fn the_hinge_alone_pushes_entropy_back_into_the_band() {
-    let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+    let band = Band::new(0.5, 1.5).unwrap();
     let layout = TokenLayout::per_turn(4, vec![true; 4], &[0], vec![0]).unwrap();
     let (batch, history) =
         (TokenBatch::new(layout, Aggregation::TokenMean), Fixed(vec![Some(1.0)]));
@@ -87,7 +86,7 @@ fn the_hinge_alone_pushes_entropy_back_into_the_band() {
         let hinge = EpoHinge::new(1.0, 0.2, band, granularity).unwrap();
         let (batch, history) = (&batch, &history);
         move |entropy_bt: &Tensor| {
-            hinge.smoothing(&EntropyInputs { entropy_bt, batch, history, beta: 1.0, policy: None })
+            hinge.smoothing(&EntropyInputs::new(entropy_bt, batch, history, 1.0)?)
         }
     };
     // Below, on the edge, inside, above: descending the loss raises the first and lowers the last.
@@ -102,7 +101,7 @@ fn the_hinge_alone_pushes_entropy_back_into_the_band() {
 
 #[test]
 fn the_indicator_has_no_gradient() {
-    let band = Band { kappa_low: 0.9, kappa_high: 1.1 };
+    let band = Band::new(0.9, 1.1).unwrap();
     let logits = random(3, ROWS * TOKENS * VOCAB, -2.0, 2.0);
     let (batch, history) = (batch(Aggregation::TokenMean), history());
     for granularity in [Granularity::Token, Granularity::Sequence] {
@@ -110,13 +109,7 @@ fn the_indicator_has_no_gradient() {
             let (batch, history) = (&batch, &history);
             move |logits: &Tensor| {
                 let (_, entropy_bt) = logprob_entropy(logits, &ids(), 1.0)?;
-                let inputs = EntropyInputs {
-                    entropy_bt: &entropy_bt,
-                    batch,
-                    history,
-                    beta: 1.7,
-                    policy: None,
-                };
+                let inputs = EntropyInputs::new(&entropy_bt, batch, history, 1.7)?;
                 Ok(EpoIndicator::new(0.7, alpha, band, granularity)?.term(&inputs)?.loss)
             }
         };
@@ -137,8 +130,7 @@ fn the_indicator_has_no_gradient() {
 fn no_entropy_term_leaves_the_graph_alone() {
     let (batch, history) = (batch(Aggregation::TurnMean), history());
     let term = |entropy_bt: &Tensor| {
-        let inputs =
-            EntropyInputs { entropy_bt, batch: &batch, history: &history, beta: 1.0, policy: None };
+        let inputs = EntropyInputs::new(entropy_bt, &batch, &history, 1.0)?;
         Ok(NoEntropy.term(&inputs)?.loss)
     };
     assert_eq!(gradient(&random(1, 12, 0.1, 2.0), &[ROWS, TOKENS], &term), [0.0; 12]);
@@ -243,17 +235,10 @@ fn value_loss_agrees_with_differences() {
 fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> {
     let (batch, history) = (batch(Aggregation::TurnMean), history());
     let hinge =
-        EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence)
-            .unwrap();
+        EpoHinge::new(0.7, 0.9, Band::new(0.9, 1.1).unwrap(), Granularity::Sequence).unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
-        let inputs = EntropyInputs {
-            entropy_bt: x_bt,
-            batch: &batch,
-            history: &history,
-            beta: 1.7,
-            policy: None,
-        };
+        let inputs = EntropyInputs::new(x_bt, &batch, &history, 1.7)?;
         let policy = LossInputs {
             log_probs_bt: x_bt,
             old_log_probs_bt: &zeros,

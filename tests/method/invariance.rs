@@ -2,10 +2,14 @@
 
 use super::support::*;
 use candle_core::{Device, Tensor, Var};
-use epo::entropy::{EntropyConfig, EntropyControl, Granularity, HistoryConfig, StepEntropy};
+use epo::entropy::{
+    Band, EntropyConfig, EntropyControl, EntropyMethod, EpoConfig, Granularity, HistoryConfig,
+    StepEntropy,
+};
 use epo::objective::{
     policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout,
 };
+use epo::settings::Positive;
 use proptest::prelude::*;
 
 /// A batch as plain lists: rows of (trajectory, turn of each token, mask, values).
@@ -74,23 +78,25 @@ fn run(control: &EntropyControl, rows: &Rows, batch: &TokenBatch) -> (LossOutput
 
 /// A control that has seen one step, with references for turns 0 to 2 only.
 fn control(granularity: Granularity, per_turn: bool) -> EntropyControl {
-    let config = EntropyConfig {
-        lambda: 0.5,
-        alpha: 0.8,
-        kappa_low: 0.8,
-        kappa_high: 1.2,
+    let epo = EpoConfig {
+        lambda: Positive::literal(0.5),
+        alpha: Positive::literal(0.8),
         granularity,
+        ..EpoConfig::default()
+    };
+    let config = EntropyConfig {
+        method: EntropyMethod::Epo(epo),
+        band: Band::literal(0.8, 1.2),
         history: HistoryConfig::Cumulative { per_turn },
-        ..EntropyConfig::paper_v2()
     };
     let mut control = config.build().unwrap();
     let mut step = StepEntropy::new();
     for (turn, mean) in [1.2, 0.9, 0.6].into_iter().enumerate() {
         step.add_turn(turn, &[mean]).unwrap();
     }
-    control.begin_step(0, step).unwrap();
+    control.begin_step_with(0, step).unwrap();
     control.finish_step().unwrap();
-    control.begin_step(1, StepEntropy::new()).unwrap();
+    control.begin_step_with(1, StepEntropy::new()).unwrap();
     control
 }
 

@@ -3,7 +3,7 @@
 use epo::entropy::{
     AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity,
 };
-use epo::objective::{Aggregation, Correction, PolicyLoss, PolicyLossKind, RatioLevel};
+use epo::objective::{Aggregation, ImportanceCorrection, PolicyLoss, PolicyLossKind, RatioLevel};
 use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
 use epo::run::read_metrics;
@@ -160,7 +160,8 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
         ("cispo", |c| c.update.policy = PolicyLoss::of(PolicyLossKind::Cispo)),
         ("reinforce", |c| c.update.policy = PolicyLoss::of(PolicyLossKind::Reinforce)),
         ("tis", |c| {
-            c.update.correction = Some(Correction::Truncate { level: RatioLevel::Token, max: 2.0 });
+            c.update.correction =
+                Some(ImportanceCorrection::Truncate { level: RatioLevel::Token, max: 2.0 });
         }),
         ("decayed bonus", |c| c.entropy.method = EntropyMethod::DecayedBonus),
         ("adaptive", |c| {
@@ -211,7 +212,7 @@ fn samples_of_another_engine_are_weighed() {
     let mut config = Config::default();
     config.update.mini_batches = 1;
     config.update.correction =
-        Some(Correction::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
+        Some(ImportanceCorrection::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
     let mut agent = config.new_agent().unwrap();
     let mut rollouts = config.play(&agent, &config.episodes(0)).unwrap();
     let own = config.update(&mut agent, &rollouts, 0).unwrap();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::objective::aggregate::Aggregation;
-use crate::objective::importance::Correction;
+use crate::objective::importance::ImportanceCorrection;
 use crate::objective::settings::PolicyLoss;
 use crate::settings::{off, Count, Positive};
 
@@ -24,7 +24,7 @@ pub struct UpdateConfig {
     /// Importance-sampling correction of samples that another engine drew; the learner then computes
     /// π_old by its own forward pass. `false` takes the samples' log-probabilities as π_old.
     #[serde(with = "off")]
-    pub correction: Option<Correction>,
+    pub correction: Option<ImportanceCorrection>,
     /// How token losses become one loss.
     pub aggregation: Aggregation,
 }

@@ -65,6 +65,19 @@ impl PolicyBatch<'_> {
     }
 }
 
+/// A policy loss: its inputs are the tensors of one micro-batch.
+pub type PolicyLossFn<'a> = dyn Fn(&LossInputs) -> Result<LossOutput> + Sync + 'a;
+
+/// The settings of one optimiser step.
+struct StepSettings<'a> {
+    config: &'a UpdateConfig,
+    entropy: &'a EntropyControl,
+    loss: &'a PolicyLossFn<'a>,
+    lr: f64,
+    /// It is the first of its training step.
+    first: bool,
+}
+
 impl Learner {
     /// A decoder over `parameters` with its optimiser.
     ///
@@ -180,12 +193,32 @@ impl Learner {
         entropy: &EntropyControl,
         lr: f64,
     ) -> Result<Metrics> {
+        let loss = |inputs: &LossInputs| policy_loss(inputs, &config.policy);
+        self.policy_step_with(data, config, entropy, lr, &loss)
+    }
+
+    /// [`policy_step`](Self::policy_step) with a policy loss of your own in place of `config.policy`.
+    ///
+    /// `loss` is called once per micro-batch, possibly on several threads. It aggregates with
+    /// [`TokenBatch::aggregate`], so that neither gradients nor metrics depend on the micro-batches.
+    ///
+    /// # Errors
+    /// A non-finite loss or gradient, a tensor operation that failed, or an error of `loss`.
+    pub fn policy_step_with(
+        &mut self,
+        data: &PolicyBatch,
+        config: &UpdateConfig,
+        entropy: &EntropyControl,
+        lr: f64,
+        loss: &PolicyLossFn,
+    ) -> Result<Metrics> {
         data.check()?;
         let prepared = Prepared::new(self, data, config, entropy)?;
         let mut total = prepared.metrics.clone();
         let chunks = optimizer_steps(data.seed, data.step, config, data.rows.len());
         for (i, chunk) in chunks.iter().enumerate() {
-            let metrics = self.optimizer_step(&prepared, chunk, config, entropy, lr, i == 0)?;
+            let settings = StepSettings { config, entropy, loss, lr, first: i == 0 };
+            let metrics = self.optimizer_step(&prepared, chunk, &settings)?;
             total.merge(&metrics.scaled(1.0 / chunks.len() as f64));
         }
         Ok(total)
@@ -195,11 +228,9 @@ impl Learner {
         &mut self,
         prepared: &Prepared,
         chunk: &[usize],
-        config: &UpdateConfig,
-        entropy: &EntropyControl,
-        lr: f64,
-        first: bool,
+        settings: &StepSettings,
     ) -> Result<Metrics> {
+        let &StepSettings { config, entropy, loss: policy_loss_of, lr, first } = settings;
         let data = prepared.data;
         let rows: Vec<&Row> = chunk.iter().map(|&i| &data.rows[i]).collect();
         let (whole, parameters) = (whole(&rows, config)?, &self.parameters);
@@ -208,17 +239,13 @@ impl Learner {
                 self.terms_of(&self.dropping(data.seed, members), micro)?;
             let part =
                 prepared.part(micro, &members.iter().map(|&m| chunk[m]).collect::<Vec<_>>())?;
-            let inputs = LossInputs {
-                log_probs_bt: &log_probs_br,
-                old_log_probs_bt: &part.old_log_probs_br,
-                ref_log_probs_bt: part.reference_br.as_ref(),
-                advantages_bt: &part.advantages_br,
-                weights_bt: part.weights_br.as_ref(),
-                batch,
-            };
+            let old = &part.old_log_probs_br;
+            let inputs = LossInputs::new(&log_probs_br, old, &part.advantages_br, batch)
+                .with_reference(part.reference_br.as_ref())
+                .with_weights(part.weights_br.as_ref());
             let policy = part.policy_inputs(&log_probs_br);
-            let mut output = policy_loss(&inputs, &config.policy)?;
-            output = output.plus(entropy.term_with(&entropies_br, batch, Some(policy))?)?;
+            let term = entropy.term_with(&entropies_br, batch, Some(policy))?;
+            let mut output = policy_loss_of(&inputs)?.plus(term)?;
             if first {
                 output.metrics.max("decode_forward_gap", gap(&log_probs_br, micro)?);
             }
@@ -234,6 +261,15 @@ impl Learner {
         )?;
         metrics.add("grad_norm", norm);
         Ok(metrics)
+    }
+
+    /// Returns the log-probabilities of the rows' sampled tokens under the current weights, nats, one
+    /// list per row.
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn log_probs(&self, rows: &[Row], config: &UpdateConfig) -> Result<Vec<Vec<f32>>> {
+        self.log_probs_under(&self.decoder, rows, config)
     }
 
     /// Log-probabilities of the rows' sampled tokens under the reference, nats, one list a row; `None`

@@ -11,4 +11,4 @@ pub(crate) mod prepare;
 pub use agent::{Agent, AgentConfig};
 pub use cloning::{clone_demonstrations, CloningConfig};
 pub use critic::{Critic, CriticBody, CriticConfig, ValueBatch};
-pub use learner::{Learner, PolicyBatch};
+pub use learner::{Learner, PolicyBatch, PolicyLossFn};

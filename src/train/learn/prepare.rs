@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::entropy::control::EntropyControl;
 use crate::entropy::selection::{PolicyInputs, StepTokens};
-use crate::objective::importance::{importance_weights, Correction};
+use crate::objective::importance::{importance_weights, ImportanceCorrection};
 use crate::objective::layout::TokenLayout;
 use crate::objective::metrics::Metrics;
 use crate::rng::{Purpose, Stream};
@@ -78,7 +78,7 @@ impl<'a> Prepared<'a> {
         }
         let layout = layout(&rows, widest(&rows))?;
         if let Some(correction) = config.correction {
-            let old = learner.log_probs_under(&learner.decoder, data.rows, config)?;
+            let old = learner.log_probs(data.rows, config)?;
             prepared.correct(&layout, correction, old)?;
         }
         prepared.select(&layout, control)?;
@@ -92,7 +92,7 @@ impl<'a> Prepared<'a> {
     fn correct(
         &mut self,
         layout: &TokenLayout,
-        correction: Correction,
+        correction: ImportanceCorrection,
         old: Vec<Vec<f32>>,
     ) -> Result<()> {
         let recomputed = flat(layout, "recomputed log_probs", old.iter().map(Vec::as_slice))?;

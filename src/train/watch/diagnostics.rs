@@ -194,7 +194,7 @@ mod tests {
         let mut step = |entropies: &[&[f32]]| {
             let entropy = step_entropy(&[trajectory(0, entropies, 0.0)]).unwrap();
             let mut m = Record::new("rl", 0);
-            control.begin_step(0, entropy.clone()).unwrap();
+            control.begin_step_with(0, entropy.clone()).unwrap();
             band_metrics(&mut m, &entropy, &control).unwrap();
             control.finish_step().unwrap();
             m
