@@ -37,6 +37,8 @@ pub mod rng;
 pub mod rollout;
 pub mod run;
 #[cfg(feature = "text")]
+mod threads;
+#[cfg(feature = "text")]
 pub mod train;
 #[cfg(feature = "text")]
 pub mod worlds;

@@ -1,8 +1,7 @@
 //! What a policy and a critic do alike with rows: the order of a step's updates, micro-batches over threads, gradients
 //! summed in a fixed order.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::panic::resume_unwind;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,6 +13,7 @@ use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::rows::{layout, MicroBatch, Row, RowKind};
 use crate::rollout::trajectory::Trajectory;
+use crate::threads::on_threads;
 use crate::train::config::update::UpdateConfig;
 use crate::{Error, Result};
 
@@ -106,9 +106,10 @@ pub(crate) fn accumulate(
         return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
     }
     let (mut sum, mut metrics) = (GradientSum::default(), Metrics::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for together in plan.chunks(at_once(parameters)) {
-        for part in over_threads(together, &one) {
-            let (gradients, numbers) = part?;
+        for part in on_threads(together.iter().collect(), threads, &one) {
+            let (gradients, numbers) = part.unwrap_or_else(|panic| resume_unwind(panic))?;
             sum.add(gradients)?;
             metrics.merge(&numbers);
         }
@@ -176,30 +177,6 @@ fn at_once(parameters: &Parameters) -> usize {
 
 fn device_of(parameters: &Parameters) -> Device {
     parameters.iter().next().map_or(Device::Cpu, |(_, var)| var.device().clone())
-}
-
-/// Runs `f` over `items` on the machine's threads; results in the order of the items.
-fn over_threads<I: Sync, T: Send>(
-    items: &[I],
-    f: &(dyn Fn(&I) -> Result<T> + Sync),
-) -> Vec<Result<T>> {
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<T>>>> = items.iter().map(|_| Mutex::new(None)).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(i) else { break };
-                let result = f(item);
-                if let Ok(mut place) = results[i].lock() {
-                    *place = Some(result);
-                }
-            });
-        }
-    });
-    let lost = || Err(Error::setting("update", "worker thread", "panicked"));
-    results.into_iter().map(|r| r.into_inner().ok().flatten().unwrap_or_else(lost)).collect()
 }
 
 /// Consecutive rows of at most `tokens` tokens together (a longer row stands alone).
