@@ -1,37 +1,37 @@
-//! The settings of a training step's episodes.
+//! Settings of the rollouts: limits of an episode, sampling, and the episodes of a training step.
 
-use crate::policy::sampling::SamplingParams;
 use crate::rollout::rows::RowKind;
 use crate::{Error, Result};
 
 /// Limits of an episode.
 #[derive(Debug, Clone, Copy)]
 pub struct PlayConfig {
-    /// Most turns of an episode.
+    /// Maximum number of turns per episode.
     pub max_turns: usize,
-    /// Most sampled tokens of an action.
+    /// Maximum number of sampled tokens per action.
     pub max_action_tokens: usize,
-    /// Sampling temperature; 0 takes the most probable token.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Only the k most probable ids; 0: all.
+    /// Top-k sampling: only the k most probable ids; 0 disables it.
     pub top_k: usize,
-    /// Only the fewest ids whose probabilities reach this sum; 1: all.
+    /// Nucleus sampling: the smallest set of ids whose probabilities sum to `top_p`; 1 disables it.
     pub top_p: f64,
-    /// Only ids at least this share as probable as the most probable one; 0: all.
+    /// Min-p sampling: only ids with at least this fraction of the largest probability; 0 disables
+    /// it.
     pub min_p: f64,
-    /// What the policy may write.
+    /// Texts that the policy may write.
     pub actions: ActionSpace,
 }
 
-/// What a policy may write as its action.
+/// The texts that a policy may write as its action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionSpace {
     /// Any text.
     #[default]
     Free,
-    /// One of the environment's admissible actions: every token is sampled among those that continue one, and
-    /// its log-probability and entropy are those of that choice.
+    /// One of the environment's admissible actions. Each token is sampled among those that continue
+    /// such an action, and its log-probability and entropy are over this candidate set.
     Admissible,
 }
 
@@ -42,36 +42,36 @@ impl std::str::FromStr for ActionSpace {
         match name {
             "free" => Ok(Self::Free),
             "admissible" => Ok(Self::Admissible),
-            _ => Err(Error::setting("actions", name, "must be `free` or `admissible`")),
+            _ => Err(Error::setting("rollout.actions", name, "must be `free` or `admissible`")),
         }
     }
 }
 
-/// How the episodes of a training step are chosen and played.
+/// Settings of a training step's episodes (`rollout` in a run's configuration).
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutConfig {
-    /// Tasks of a step.
+    /// Tasks per step.
     pub tasks: usize,
-    /// Episodes of each task: the group that GRPO compares; PPO needs no more than one.
+    /// Episodes per task: the group that GRPO compares. PPO needs only one.
     pub group: usize,
-    /// Most turns of an episode.
+    /// Maximum number of turns per episode.
     pub max_turns: usize,
-    /// Most sampled tokens of an action that is free text.
+    /// Maximum number of sampled tokens per free-text action.
     pub max_action_tokens: usize,
-    /// Tokens kept of each observation.
+    /// Maximum number of tokens per observation; the rest is cut off.
     pub max_observation_tokens: usize,
     /// Sampling temperature, above 0.
     pub temperature: f64,
-    /// Only the k most probable ids are sampled, and learned over; 0: all.
+    /// Top-k for sampling and for the loss: only the k most probable ids; 0 disables it.
     pub top_k: usize,
-    /// Only the fewest ids whose probabilities reach this sum; 1: all.
+    /// Nucleus: the smallest set of ids whose probabilities sum to `top_p`; 1 disables it.
     pub top_p: f64,
-    /// Only ids at least this share as probable as the most probable one; 0: all.
+    /// Min-p: only ids with at least this fraction of the largest probability; 0 disables it.
     pub min_p: f64,
-    /// One row a trajectory, or one a turn.
+    /// Rows of the loss: one per trajectory or one per turn.
     pub rows: RowKind,
-    /// What the policy may write.
+    /// Texts that the policy may write.
     pub actions: ActionSpace,
 }
 
@@ -94,10 +94,10 @@ impl Default for RolloutConfig {
 }
 
 impl RolloutConfig {
-    /// Refuses what cannot be played.
+    /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a count of 0, or a temperature that is not positive and finite.
+    /// [`Error::Setting`] with the key of a field out of range.
     pub fn validate(&self) -> Result<()> {
         let counts = [
             ("tasks", self.tasks),
@@ -116,11 +116,16 @@ impl RolloutConfig {
                 "must be positive and finite",
             ));
         }
-        let Self { temperature, top_k, top_p, min_p, .. } = *self;
-        SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() }.validate()
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::setting("rollout.top_p", self.top_p, "must be in (0, 1]"));
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return Err(Error::setting("rollout.min_p", self.min_p, "must be in [0, 1]"));
+        }
+        Ok(())
     }
 
-    /// The limits of an episode, at another temperature.
+    /// Limits of an episode, sampled at `temperature`.
     pub fn play(&self, temperature: f64) -> PlayConfig {
         let Self { max_turns, max_action_tokens, top_k, top_p, min_p, actions, .. } = *self;
         PlayConfig { max_turns, max_action_tokens, temperature, top_k, top_p, min_p, actions }
