@@ -7,11 +7,9 @@ use crate::env::Task;
 use crate::evaluation::task_set::TaskSchedule;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::engine::{Episode, PlayStats, Rollouts};
-use crate::rollout::rows::RowKind;
 use crate::rollout::trajectory::Trajectory;
 use crate::run::progress::{clock, Progress};
 use crate::run::record::Record;
-use crate::train::config::update::UpdateConfig;
 use crate::train::credit::gae::explained_variance;
 use crate::train::credit::sampling::DynamicSampling;
 use crate::train::evaluate::Outcome;
@@ -19,6 +17,7 @@ use crate::train::learn::accumulate::{over_rows, rows_of};
 use crate::train::learn::agent::Agent;
 use crate::train::learn::critic::{Critic, ValueBatch};
 use crate::train::learn::learner::PolicyBatch;
+use crate::train::learn::step_settings::StepSettings;
 use crate::train::watch::diagnostics::{band_metrics, step_entropy, trajectory_metrics};
 use crate::{Error, Result};
 
@@ -55,21 +54,6 @@ fn episodes_of(tasks: &[Task], first: usize, seed: u64, step: u64, group: usize)
             stream: Stream::new(seed, Purpose::Rollout, step, g as u32, m as u32),
         })
         .collect()
-}
-
-/// What a policy update is told beside the trajectories.
-#[derive(Debug, Clone, Copy)]
-pub struct StepSettings<'a> {
-    /// The run's seed.
-    pub seed: u64,
-    /// The training step, from 0.
-    pub step: u64,
-    /// Learning rate.
-    pub lr: f64,
-    /// One row a trajectory, or one a turn.
-    pub rows: RowKind,
-    /// How rows become optimiser steps.
-    pub update: &'a UpdateConfig,
 }
 
 /// What each sampled token is to be credited with; one list a trajectory.

@@ -28,12 +28,12 @@ use crate::train::credit::gae::GaeConfig;
 use crate::train::credit::group::AdvantageConfig;
 use crate::train::credit::reward::RewardConfig;
 use crate::train::credit::sampling::DynamicSampling;
-use crate::train::credit::shaping::KlReward;
 use crate::train::evaluate::EvaluationConfig;
 use crate::train::learn::agent::{AgentConfig, PolicyConfig};
 use crate::train::learn::cloning::CloningConfig;
 use crate::train::learn::critic::CriticConfig;
-use crate::train::step::StepSettings;
+use crate::train::learn::kl_reward::KlReward;
+use crate::train::learn::step_settings::StepSettings;
 use crate::train::watch::alarm::AlarmConfig;
 use crate::{Error, Result};
 
