@@ -9,8 +9,8 @@ pub(crate) mod trainer;
 pub mod watch;
 
 pub use evaluate::{
-    evaluate, evaluate_all, panel_episodes, panel_metrics, Evaluation, EvaluationConfig, Outcome,
-    GREEDY,
+    evaluate, evaluate_all, evaluation_episodes, evaluation_metrics, Evaluation, EvaluationConfig,
+    Outcome, GREEDY,
 };
 pub use learn::step_settings::StepSettings;
 pub use step::{
