@@ -62,7 +62,7 @@ impl Prompter {
         let (_, rest) = around(&second, action)?;
         let (between, last) = around(rest, observation)?;
         if last != after {
-            return Err(refused(
+            return Err(invalid(
                 last,
                 "the template renders a later turn differently from the first",
             ));
@@ -70,7 +70,7 @@ impl Prompter {
         let special = tokenizer.special_tokens();
         let Some(end) = special.iter().find(|token| between.starts_with(token.as_str())) else {
             let reason = "the template does not end an assistant message with a special token";
-            return Err(refused(between, reason));
+            return Err(invalid(between, reason));
         };
         let frame = Frame {
             goal: tokenizer.encode_with_special(before)?,
@@ -88,13 +88,13 @@ fn render(template: &ChatTemplate, messages: &[Message]) -> Result<String> {
     template.render(&Chat::new(messages)?.with_generation_prompt(true))
 }
 
-fn refused(text: &str, reason: &str) -> Error {
-    Error::setting("chat_template", format!("{text:?}"), reason)
+fn invalid(text: &str, reason: &str) -> Error {
+    Error::file("chat_template", "messages", format!("{reason}: {text:?}"))
 }
 
 /// The texts before and after a placeholder.
 fn around<'t>(text: &'t str, mark: &str) -> Result<(&'t str, &'t str)> {
-    text.split_once(mark).ok_or_else(|| refused(text, "the template omits a message"))
+    text.split_once(mark).ok_or_else(|| invalid(text, "the template omits a message"))
 }
 
 #[cfg(test)]

@@ -174,7 +174,8 @@ impl Prompter {
             turns.resize(ids.len(), i as u32);
         }
         if !imitated.contains(&true) {
-            return Err(Error::setting("demonstration", &demo.task, "has no action to imitate"));
+            let at = format!("{} has no action to imitate", demo.task);
+            return Err(Error::EmptyMask { name: "demonstration", at });
         }
         let positions = (1..ids.len() as u32).collect();
         let turns = turns.split_off(1);
