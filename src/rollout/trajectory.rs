@@ -98,3 +98,19 @@ impl Trajectory {
         self.turns.iter().map(|t| t.action_ids.len()).sum()
     }
 }
+
+#[cfg(test)]
+impl Trajectory {
+    /// An unsolved episode of these turns, for tests.
+    pub(crate) fn of_turns(turns: Vec<Turn>) -> Self {
+        Self {
+            task: Task { name: "t".into(), variation: 0 },
+            group: 0,
+            member: 0,
+            start: Start { goal: String::new(), observation: String::new() },
+            turns,
+            success: false,
+            end: End::Done,
+        }
+    }
+}

@@ -219,20 +219,14 @@ fn set_outcome(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::env::Task;
+    use crate::rollout::trajectory::Turn;
 
     fn episode(name: &str, success: bool) -> Trajectory {
         let score = f64::from(u8::from(success)) * 100.0;
-        Trajectory {
-            task: Task { name: name.into(), variation: 0 },
-            group: 0,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: vec![Turn { score, valid: success, ..Turn::default() }],
-            success,
-            end: End::Done,
-        }
+        let task = Task { name: name.into(), variation: 0 };
+        let turns = vec![Turn { score, valid: success, ..Turn::default() }];
+        Trajectory { task, success, ..Trajectory::of_turns(turns) }
     }
 
     /// 3 of 4 and 0 of 2; the expected values are Wilson's closed form, computed in Python.

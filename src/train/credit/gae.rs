@@ -280,8 +280,7 @@ pub fn explained_variance(values: &[Vec<f64>], returns: &[Vec<f64>]) -> Option<f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
 
     /// An episode of turns of (sampled tokens, understood).
     fn episode(turns: &[(usize, bool)]) -> Trajectory {
@@ -291,10 +290,7 @@ mod tests {
             valid,
             ..Turn::default()
         };
-        let start = Start { goal: String::new(), observation: String::new() };
-        let task = Task { name: "t".into(), variation: 0 };
-        let turns = turns.iter().map(turn).collect();
-        Trajectory { task, group: 0, member: 0, start, turns, success: false, end: End::Done }
+        Trajectory::of_turns(turns.iter().map(turn).collect())
     }
 
     fn config(level: GaeLevel) -> GaeConfig {

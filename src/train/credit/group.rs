@@ -188,17 +188,16 @@ fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::env::Start;
+    use crate::rollout::trajectory::Turn;
 
     fn turn(observation: &str, score: f64, valid: bool) -> Turn {
         Turn { observation: observation.into(), score, valid, ..Turn::default() }
     }
 
     fn trajectory(member: u32, turns: Vec<Turn>) -> Trajectory {
-        let task = Task { name: "t".into(), variation: 0 };
         let start = Start { goal: String::new(), observation: "hall".into() };
-        Trajectory { task, group: 0, member, start, turns, success: false, end: End::Done }
+        Trajectory { member, start, ..Trajectory::of_turns(turns) }
     }
 
     fn only_turns() -> AdvantageConfig {

@@ -28,8 +28,7 @@ pub fn overlong_rewards(trajectories: &[Trajectory], overlong: &Overlong) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
     use crate::train::credit::reward::{RewardConfig, Rewards};
 
     /// A solved episode with these numbers of sampled tokens per turn.
@@ -37,9 +36,7 @@ mod tests {
         let turn = |&n: &usize| Turn { action_ids: vec![7; n], valid: true, ..Turn::default() };
         let mut turns: Vec<Turn> = lengths.iter().map(turn).collect();
         turns.last_mut().unwrap().score = 100.0;
-        let start = Start { goal: String::new(), observation: String::new() };
-        let task = Task { name: "t".into(), variation: 0 };
-        Trajectory { task, group: 0, member: 0, start, turns, success: true, end: End::Done }
+        Trajectory { success: true, ..Trajectory::of_turns(turns) }
     }
 
     const REWARD: RewardConfig = RewardConfig::Success { value: 2.0 };

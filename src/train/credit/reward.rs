@@ -137,22 +137,14 @@ impl Rewards {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
     use crate::train::credit::gae::GaeLevel;
 
     #[test]
     fn progress_is_rewarded_at_its_turn_and_success_at_the_end() {
         let turn = |score| Turn { score, ..Turn::default() };
-        let episode = |success| Trajectory {
-            task: Task { name: "t".into(), variation: 0 },
-            group: 0,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: [25.0, 0.0, 100.0].map(turn).to_vec(),
-            success,
-            end: End::Done,
-        };
+        let turns = || [25.0, 0.0, 100.0].map(turn).to_vec();
+        let episode = |success| Trajectory { success, ..Trajectory::of_turns(turns()) };
         let played = [episode(true), episode(false)];
         assert_eq!(RewardConfig::Progress { points: 100.0 }.of(&played), [[0.25, 0.0, 0.75]; 2]);
         assert_eq!(RewardConfig::Success { value: 10.0 }.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
@@ -168,9 +160,7 @@ mod tests {
         let turn = |&n: &usize| Turn { action_ids: vec![7; n], valid: true, ..Turn::default() };
         let mut turns: Vec<Turn> = lengths.iter().map(turn).collect();
         turns.last_mut().unwrap().score = 100.0;
-        let start = Start { goal: String::new(), observation: String::new() };
-        let task = Task { name: "t".into(), variation: 0 };
-        Trajectory { task, group: 0, member: 0, start, turns, success: true, end: End::Done }
+        Trajectory { success: true, ..Trajectory::of_turns(turns) }
     }
 
     const REWARD: RewardConfig = RewardConfig::Success { value: 2.0 };

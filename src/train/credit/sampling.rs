@@ -157,24 +157,17 @@ fn split(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
     use crate::rollout::engine::PlayStats;
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
 
     const REWARD: RewardConfig = RewardConfig::Progress { points: 100.0 };
 
     /// An episode that ends with the last of `scores`.
     fn episode(group: u32, scores: &[f64]) -> Trajectory {
         let turn = |&score: &f64| Turn { score, ..Turn::default() };
-        Trajectory {
-            task: Task { name: "t".into(), variation: group },
-            group,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: scores.iter().map(turn).collect(),
-            success: scores.last() == Some(&100.0),
-            end: End::Done,
-        }
+        let turns = scores.iter().map(turn).collect();
+        let success = scores.last() == Some(&100.0);
+        Trajectory { group, success, ..Trajectory::of_turns(turns) }
     }
 
     /// Rounds of two groups of two episodes; a group's returns differ if its flag is true.

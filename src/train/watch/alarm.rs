@@ -60,8 +60,7 @@ pub struct AlarmConfig {
     /// Early collapse: minimum mean share of groups without variance, in (0, 1]. In addition,
     /// `valid_drop` or `entropy_share` must be met.
     pub zero_variance: f64,
-    /// Early collapse: minimum drop of the valid-action rate between the window's halves, in (0,
-    /// 1].
+    /// Early collapse: minimum drop, in (0, 1], of the valid-action rate between the window's halves.
     pub valid_drop: f64,
     /// Early collapse: maximum mean entropy as a share of the run's first window, in [0, 1).
     pub entropy_share: f64,

@@ -39,9 +39,9 @@ fn mean_over(step: &StepEntropy, range: std::ops::Range<usize>) -> f64 {
 
 /// Adds success, score, lengths, validity and entropy of a step's trajectories to `record`.
 ///
-/// `returns` holds one number per trajectory. `entropy_early` and `entropy_late` are the token means
-/// over the first and the last third of the turn indices that occur. `zero_variance_groups` is the
-/// share of groups whose members all have the same return, from which GRPO learns nothing.
+/// `returns` holds one number per trajectory. `entropy_early` and `entropy_late` are the token
+/// means over the first and the last third of the turn indices that occur. `zero_variance_groups`
+/// is the share of groups whose members all have the same return, from which GRPO learns nothing.
 pub fn trajectory_metrics(
     record: &mut Record,
     trajectories: &[Trajectory],
@@ -74,13 +74,13 @@ pub fn trajectory_metrics(
     record.set("entropy_turn", turns);
 }
 
-/// Adds the position of a step's entropies relative to the band [κ_l·H̄, κ_r·H̄] to `record`, also if
-/// the loss does not use the band.
+/// Adds the position of a step's entropies relative to the band [κ_l·H̄, κ_r·H̄] to `record`, also
+/// if the loss does not use the band.
 ///
 /// Sets `entropy_reference`, `band_low` and `band_high` (nats, for turn index 0) and
 /// `entropy_reference_turn` (nats per turn index, NaN without a reference). `band/below`,
-/// `band/inside` and `band/above` are the shares of sampled tokens whose turn index has a mean entropy
-/// there, 0 without a reference. Call it between [`EntropyControl::begin_step`] and
+/// `band/inside` and `band/above` are the shares of sampled tokens whose turn index has a mean
+/// entropy there, 0 without a reference. Call it between [`EntropyControl::begin_step`] and
 /// [`EntropyControl::finish_step`].
 ///
 /// # Errors
@@ -122,8 +122,8 @@ pub fn band_metrics(
     Ok(())
 }
 
-/// Adds the lengths of the sampled actions to `record`: `action_tokens` (mean), `action_tokens_max`,
-/// and `action_limit`, the share of actions that reached `max_action_tokens`.
+/// Adds the lengths of the sampled actions to `record`: `action_tokens` (mean),
+/// `action_tokens_max`, and `action_limit`, the share of actions that reached `max_action_tokens`.
 pub fn length_metrics(record: &mut Record, trajectories: &[Trajectory], max_action_tokens: usize) {
     let lengths: Vec<usize> =
         trajectories.iter().flat_map(|t| &t.turns).map(|turn| turn.action_ids.len()).collect();
@@ -147,7 +147,6 @@ fn zero_variance_share(trajectories: &[Trajectory], returns: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
     use crate::rollout::trajectory::Turn;
 
     fn trajectory(group: u32, entropies: &[&[f32]], score: f64) -> Trajectory {
@@ -160,15 +159,8 @@ mod tests {
             valid: h.len() == 1,
             ..Turn::default()
         };
-        Trajectory {
-            task: Task { name: "t".into(), variation: 0 },
-            group,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: entropies.iter().map(turn).collect(),
-            success: score == 100.0,
-            end: End::Done,
-        }
+        let turns = entropies.iter().map(turn).collect();
+        Trajectory { group, success: score == 100.0, ..Trajectory::of_turns(turns) }
     }
 
     #[test]
@@ -194,8 +186,8 @@ mod tests {
         assert_eq!(numbers, [3.0, 4.0, 0.5]);
     }
 
-    /// Band [0.5, 1.5]·H̄ around the H̄ of the step before, without a loss term, with one reference per
-    /// turn index.
+    /// Band [0.5, 1.5]·H̄ around the H̄ of the step before, without a loss term, with one reference
+    /// per turn index.
     #[test]
     fn the_band_is_reported_by_turn_index_without_a_penalty() {
         use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
