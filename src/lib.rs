@@ -43,6 +43,8 @@ pub mod rollout;
 pub mod run;
 pub mod settings;
 #[cfg(feature = "text")]
+mod threads;
+#[cfg(feature = "text")]
 pub mod train;
 #[cfg(feature = "text")]
 pub mod worlds;

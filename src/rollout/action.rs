@@ -1,31 +1,37 @@
-//! How an action is written inside what the policy says.
+//! Parsing of actions out of the text that a policy generates.
+//!
+//! A pretrained chat model reasons before it acts, so its action stands between tags. A small
+//! policy writes nothing but the action. The authors' two projections are here too, so that
+//! published runs can be compared on the same terms.
 
 use serde::{Deserialize, Serialize};
 
-/// The form of a turn's text.
+/// Format of a turn's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionFormat {
-    /// All of it is the action.
+    /// The whole text is the action.
     #[default]
     Plain,
-    /// `<think>…</think><action>…</action>`: the first closed action, whatever stands around it. Without one, all of the
-    /// text is tried as an action, which is not well-formed.
+    /// `<think>…</think><action>…</action>`: the first closed action, whatever surrounds it.
+    /// Without one, the whole text becomes the action and is not well-formed.
     Tagged,
-    /// The authors' rules for ALFWorld (EPO's repository, `projection.py`): as `Tagged`, in lower case; without a closed
-    /// action the last 30 characters are tried, not well-formed; and neither is a text without `<think>` and `</think>` or with a
-    /// character of U+4E00 to U+9FFF.
+    /// The authors' rules for ALFWorld (EPO's repository, `projection.py`): as `Tagged`, in lower
+    /// case. Without a closed action the last 30 characters become the action and are not
+    /// well-formed. A text without `<think>` and `</think>`, or with a character of U+4E00 to
+    /// U+9FFF, is not well-formed either.
     OfficialAlfworld,
-    /// The authors' rules for ScienceWorld: the same, but the case is kept, and the last 20 characters are tried.
+    /// The authors' rules for ScienceWorld: the same, but the case is kept and the fallback is the
+    /// last 20 characters.
     OfficialScienceworld,
 }
 
-/// An action as an environment gets it.
+/// An action as it is passed to the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
-    /// The action, without white space around it.
+    /// The action, without surrounding white space.
     pub text: String,
-    /// It was written in the form that the format asks for.
+    /// The text followed the format.
     pub well_formed: bool,
 }
 
@@ -33,20 +39,20 @@ const OPEN: &str = "<action>";
 const CLOSE: &str = "</action>";
 
 impl ActionFormat {
-    /// The action in what the policy said.
-    pub fn read(self, said: &str) -> Action {
+    /// Parses the action out of a generated text.
+    pub fn read(self, text: &str) -> Action {
         match self {
-            Self::Plain => Action { text: said.trim().to_owned(), well_formed: true },
-            Self::Tagged => match between(said) {
+            Self::Plain => Action { text: text.trim().to_owned(), well_formed: true },
+            Self::Tagged => match tagged(text) {
                 Some(action) => Action { text: action.trim().to_owned(), well_formed: true },
-                None => Action { text: said.trim().to_owned(), well_formed: false },
+                None => Action { text: text.trim().to_owned(), well_formed: false },
             },
-            Self::OfficialAlfworld => official(&said.to_lowercase(), said, 30),
-            Self::OfficialScienceworld => official(said, said, 20),
+            Self::OfficialAlfworld => official(text, &text.to_lowercase(), 30),
+            Self::OfficialScienceworld => official(text, text, 20),
         }
     }
 
-    /// What a policy says that takes `action`.
+    /// The text with which a policy takes `action`.
     pub fn written(self, action: &str) -> String {
         match self {
             Self::Plain => action.to_owned(),
@@ -54,7 +60,7 @@ impl ActionFormat {
         }
     }
 
-    /// Texts that end a turn.
+    /// Texts that end a turn, besides the end token.
     pub fn stop_strings(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &[],
@@ -63,25 +69,26 @@ impl ActionFormat {
     }
 }
 
-/// What stands between the first opening tag and the first closing one behind it.
-fn between(text: &str) -> Option<&str> {
+/// The text between the first opening tag and the first closing tag after it.
+fn tagged(text: &str) -> Option<&str> {
     let rest = &text[text.find(OPEN)? + OPEN.len()..];
     Some(&rest[..rest.find(CLOSE)?])
 }
 
-/// `text` is what the action is taken from, `said` what the tags of the reasoning are looked for in.
-fn official(text: &str, said: &str, last: usize) -> Action {
-    // Python's text[start + len: end], whose tags are the first of each kind wherever they are.
-    let tags = text.find(OPEN).zip(text.find(CLOSE));
-    let action = tags.map(|(open, close)| text.get(open + OPEN.len()..close).unwrap_or_default());
-    let thought = said.contains("<think>") && said.contains("</think>");
-    let foreign = said.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
+/// Applies the authors' rules: reasoning tags are searched in `text`, the action in `folded`, the
+/// text in the case that the environment expects; `last` is the length of the fallback.
+fn official(text: &str, folded: &str, last: usize) -> Action {
+    // As Python's text[start + len: end] with the first tag of each kind, in any order.
+    let tags = folded.find(OPEN).zip(folded.find(CLOSE));
+    let action = tags.map(|(open, close)| folded.get(open + OPEN.len()..close).unwrap_or_default());
+    let thought = text.contains("<think>") && text.contains("</think>");
+    let foreign = text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
     let well_formed = action.is_some() && thought && !foreign;
     let text = match action {
         Some(action) => action.trim().to_owned(),
         None => {
-            let skipped = text.chars().count().saturating_sub(last);
-            text.chars().skip(skipped).collect()
+            let skipped = folded.chars().count().saturating_sub(last);
+            folded.chars().skip(skipped).collect()
         }
     };
     Action { text, well_formed }
@@ -101,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_everything_and_tags_are_what_stands_between_them() {
+    fn plain_takes_the_whole_text_and_tagged_the_text_between_tags() {
         assert_eq!(read(ActionFormat::Plain, " go north\n"), is("go north", true));
         let tagged = |said| read(ActionFormat::Tagged, said);
         assert_eq!(tagged("<think>hm</think>\n<action> Go </action> x"), is("Go", true));
@@ -130,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_action_is_read_back() {
         for format in [ActionFormat::Plain, ActionFormat::Tagged, ActionFormat::OfficialAlfworld] {
             assert_eq!(read(format, &format.written("take mug 1")), is("take mug 1", true));
         }

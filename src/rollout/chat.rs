@@ -1,4 +1,8 @@
-//! Prompts in a checkpoint's own chat template.
+//! Prompts in the chat template of a model checkpoint.
+//!
+//! Training has to see the very ids that were sampled, so a conversation is never rendered and
+//! tokenised again as it grows. Instead the template is rendered twice around placeholders, and the
+//! text that it puts between messages becomes the prompt's fixed ids.
 
 use crate::policy::chat::conversation::{Chat, Message};
 use crate::policy::chat::ChatTemplate;
@@ -8,35 +12,36 @@ use crate::rollout::prompt::Frame;
 use crate::rollout::prompt::Prompter;
 use crate::{Error, Result};
 
-/// What the policy is told before the first goal.
-const TASK: &str =
-    "You act in a world of text. You are given a goal and what you observe; each of your answers is one \
-                    action, and you are told what it has changed.";
+/// The task's instructions, before the first goal.
+const TASK: &str = "You act in a world of text. You are given a goal and what you observe; \
+    each of your answers is one action, and you are told what it has changed.";
 
-/// How it is to write its actions.
+/// The task's instructions and those of the action format.
 fn instructions(format: ActionFormat) -> String {
     let form = match format {
         ActionFormat::Plain => "Answer with the action alone.",
         _ => {
-            "Think first, between <think> and </think>, and then write the action between <action> and </action>."
+            "Think first, between <think> and </think>, and then write the action between \
+             <action> and </action>."
         }
     };
     format!("{TASK} {form}")
 }
 
-/// What stands for the texts that are not known yet.
+/// Placeholders of the texts that vary.
 const MARKS: [&str; 3] = ["@goal and observation@", "@an action@", "@the next observation@"];
 
 impl Prompter {
-    /// A prompter that talks as a checkpoint was trained to: instructions (as the system's message, or before the goal where the
-    /// template has no system), goal and observations as the user's messages, actions as the assistant's.
+    /// Creates a prompter that follows a model checkpoint's chat template.
     ///
-    /// Only what the template writes around a text is tokenised with it; a text itself is tokenised alone, so its first
-    /// and last tokens may be others than those of the whole conversation.
+    /// The instructions become the system message, or precede the goal if the template has no
+    /// system role. Goal and observations are user messages; actions are assistant messages. Each
+    /// text is tokenised alone, apart from the template's text around it, so its first and last
+    /// tokens may differ from those of the conversation tokenised as a whole.
     ///
     /// # Errors
-    /// A template that refuses such a conversation, changes its texts, or ends an assistant's message with no special token; the
-    /// limit is 0.
+    /// The template rejects such a conversation, changes its texts, or does not end an assistant
+    /// message with a special token; or `max_observation_tokens` is 0.
     pub fn chat(
         tokenizer: Tokenizer,
         template: &ChatTemplate,
@@ -45,9 +50,10 @@ impl Prompter {
     ) -> Result<Self> {
         let [opening, action, observation] = MARKS;
         let instructions = instructions(format);
-        let apart = vec![Message::system(&*instructions), Message::user(opening)];
-        let together = vec![Message::user(format!("{instructions}\n\n{opening}"))];
-        let messages = if render(template, &apart).is_ok() { apart } else { together };
+        let with_system = vec![Message::system(&*instructions), Message::user(opening)];
+        let without_system = vec![Message::user(format!("{instructions}\n\n{opening}"))];
+        let has_system = render(template, &with_system).is_ok();
+        let messages = if has_system { with_system } else { without_system };
         let first = render(template, &messages)?;
         let (before, after) = around(&first, opening)?;
         let more = [messages.clone(), vec![Message::assistant(action), Message::user(observation)]]
@@ -56,14 +62,15 @@ impl Prompter {
         let (_, rest) = around(&second, action)?;
         let (between, last) = around(rest, observation)?;
         if last != after {
-            return Err(refused(
+            return Err(invalid(
                 last,
-                "the template asks for a later action otherwise than for the first",
+                "the template renders a later turn differently from the first",
             ));
         }
         let special = tokenizer.special_tokens();
         let Some(end) = special.iter().find(|token| between.starts_with(token.as_str())) else {
-            return Err(refused(between, "the template ends an answer with no special token"));
+            let reason = "the template does not end an assistant message with a special token";
+            return Err(invalid(between, reason));
         };
         let frame = Frame {
             goal: tokenizer.encode_with_special(before)?,
@@ -81,13 +88,13 @@ fn render(template: &ChatTemplate, messages: &[Message]) -> Result<String> {
     template.render(&Chat::new(messages)?.with_generation_prompt(true))
 }
 
-fn refused(text: &str, reason: &str) -> Error {
-    Error::setting("chat_template", format!("{text:?}"), reason)
+fn invalid(text: &str, reason: &str) -> Error {
+    Error::file("chat_template", "messages", format!("{reason}: {text:?}"))
 }
 
-/// What is before and after a mark.
+/// The texts before and after a placeholder.
 fn around<'t>(text: &'t str, mark: &str) -> Result<(&'t str, &'t str)> {
-    text.split_once(mark).ok_or_else(|| refused(text, "the template leaves out a message"))
+    text.split_once(mark).ok_or_else(|| invalid(text, "the template omits a message"))
 }
 
 #[cfg(test)]
@@ -95,9 +102,9 @@ mod tests {
     use super::*;
     use crate::env::Start;
 
-    const CHATML: &str =
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
-                          {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    const CHATML: &str = "{% for m in messages %}\
+        <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
     fn tokenizer() -> Tokenizer {
         let texts = [
@@ -119,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_is_the_templates_own() {
+    fn prompt_ids_spell_the_rendered_conversation() {
         let prompter = prompter(CHATML, ActionFormat::Tagged).unwrap();
         let start = Start { goal: "find it".into(), observation: "a <|im_end|> desk".into() };
         let mut ids = prompter.start(&start).unwrap();
         let action = prompter.tokenizer().encode("<action>look</action>").unwrap();
         ids.extend(&action);
-        // Cut off before its end, which is put there.
-        ids.extend(prompter.answer(&action, "a mug").unwrap());
+        // The action was cut off before its end token, which the next prompt adds.
+        ids.extend(prompter.after_action(&action, "a mug").unwrap());
         let want = Chat::new(&[
             Message::system(instructions(ActionFormat::Tagged)),
             Message::user("find it\n\na <|im_end|> desk"),
@@ -138,7 +145,7 @@ mod tests {
             text(&prompter, &ids),
             ChatTemplate::new(CHATML, &[]).unwrap().render(&want).unwrap()
         );
-        // A text never ends a message.
+        // The end token inside an observation does not end a message.
         let ends = ids.iter().filter(|&&id| id == prompter.end_id()).count();
         assert_eq!(ends, 4);
         assert_eq!(prompter.action(&action).unwrap().text, "look");
@@ -147,16 +154,14 @@ mod tests {
 
     #[test]
     fn templates_without_a_system_or_without_ends() {
-        let no_system =
-            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}\
-                         <|im_start|>{{ m.content }}<|im_end|>{% endfor %}";
+        let no_system = "{% for m in messages %}\
+            {% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}\
+            <|im_start|>{{ m.content }}<|im_end|>{% endfor %}";
         let prompter = prompter(no_system, ActionFormat::Plain).unwrap();
         let ids = prompter.start(&Start { goal: "g".into(), observation: "o".into() }).unwrap();
         assert!(text(&prompter, &ids).contains(TASK));
         for bad in ["{% for m in messages %}{{ m.content }}\n{% endfor %}", "nothing"] {
-            let error = crate::rollout::chat::tests::prompter(bad, ActionFormat::Plain)
-                .unwrap_err()
-                .to_string();
+            let error = super::tests::prompter(bad, ActionFormat::Plain).unwrap_err().to_string();
             assert!(error.contains("chat_template"), "{error}");
         }
     }

@@ -1,4 +1,4 @@
-//! The settings of a training step's episodes.
+//! Settings of the rollouts: limits of an episode, sampling, and the episodes of a training step.
 
 use crate::rollout::rows::RowKind;
 use crate::settings::{Count, Positive, Share, Unit};
@@ -6,37 +6,38 @@ use crate::settings::{Count, Positive, Share, Unit};
 /// Limits of an episode.
 #[derive(Debug, Clone, Copy)]
 pub struct PlayConfig {
-    /// Most turns of an episode.
+    /// Maximum number of turns per episode.
     pub max_turns: usize,
-    /// Sampling temperature; 0 takes the most probable token.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
-    /// Only the k most probable ids; 0: all.
+    /// Top-k sampling: only the k most probable ids; 0 disables it.
     pub top_k: usize,
-    /// Only the fewest ids whose probabilities reach this sum; 1: all.
+    /// Nucleus sampling: the smallest set of ids whose probabilities sum to `top_p`; 1 disables it.
     pub top_p: f64,
-    /// Only ids at least this share as probable as the most probable one; 0: all.
+    /// Min-p sampling: only ids with at least this fraction of the largest probability; 0 disables
+    /// it.
     pub min_p: f64,
-    /// What the policy may write.
+    /// Texts that the policy may write.
     pub actions: ActionSpace,
 }
 
-/// The actions that a policy may write.
+/// The texts that a policy may write as its action, by `kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ActionSpace {
     /// Any text.
     Free {
-        /// Most sampled tokens of an action.
+        /// Maximum number of sampled tokens per action.
         #[serde(default = "free_tokens")]
         max_tokens: Count,
     },
-    /// One of the environment's admissible actions: every token is sampled among those that continue
-    /// one, and its log-probability and entropy are over these candidates.
+    /// One of the environment's admissible actions. Each token is sampled among those that continue
+    /// such an action, and its log-probability and entropy are over this candidate set.
     Admissible,
 }
 
 impl ActionSpace {
-    /// Most sampled tokens of an action; an admissible action is as long as its text.
+    /// Maximum number of sampled tokens per action; an admissible action is as long as its text.
     pub fn max_tokens(self) -> usize {
         match self {
             Self::Free { max_tokens } => max_tokens.get(),
@@ -56,29 +57,29 @@ impl Default for ActionSpace {
     }
 }
 
-/// How the episodes of a training step are chosen and played.
+/// Settings of a training step's episodes (`rollout` in a run's configuration).
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutConfig {
-    /// Tasks per training step.
+    /// Tasks per step.
     pub tasks: Count,
-    /// Episodes per task: the group that GRPO compares; PPO needs no more than one.
+    /// Episodes per task: the group that GRPO compares. PPO needs only one.
     pub group: Count,
-    /// Most turns of an episode.
+    /// Maximum number of turns per episode.
     pub max_turns: Count,
-    /// Tokens kept of each observation.
+    /// Maximum number of tokens per observation; the rest is cut off.
     pub max_observation_tokens: Count,
     /// Sampling temperature.
     pub temperature: Positive,
-    /// Sample, and learn over, only the k most probable tokens; 0: all.
+    /// Top-k for sampling and for the loss: only the k most probable ids; 0 disables it.
     pub top_k: usize,
-    /// Only the fewest tokens whose probabilities reach this sum; 1: all.
+    /// Nucleus: the smallest set of ids whose probabilities sum to `top_p`; 1 disables it.
     pub top_p: Share,
-    /// Only tokens at least this share as probable as the most probable one; 0: all.
+    /// Min-p: only ids with at least this fraction of the largest probability; 0 disables it.
     pub min_p: Unit,
-    /// One row per trajectory, or one per turn.
+    /// Rows of the loss: one per trajectory or one per turn.
     pub rows: RowKind,
-    /// The actions that the policy may write.
+    /// Texts that the policy may write.
     pub actions: ActionSpace,
 }
 
@@ -100,7 +101,7 @@ impl Default for RolloutConfig {
 }
 
 impl RolloutConfig {
-    /// The limits of an episode, at another temperature.
+    /// Limits of an episode, sampled at `temperature`.
     pub fn play(&self, temperature: f64) -> PlayConfig {
         PlayConfig {
             max_turns: self.max_turns.get(),

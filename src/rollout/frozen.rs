@@ -1,4 +1,4 @@
-//! Reference log-probabilities of training rows under a model of another library.
+//! Reference log-probabilities of training rows under a frozen candle-transformers model.
 
 use crate::kernels::score::logprob_entropy::logprob_entropy_with;
 use crate::kernels::score::scoring::ScoreOptions;
@@ -7,11 +7,12 @@ use crate::rollout::rows::{MicroBatch, Row};
 use crate::Result;
 
 impl FrozenModel {
-    /// Log-probabilities of the rows' sampled tokens at temperature τ, each over what it was chosen from, in nats: what
-    /// [`PolicyBatch::reference`](crate::train::learn::PolicyBatch::reference) takes.
+    /// Log-probabilities of the rows' sampled tokens at temperature τ, each over its candidate set,
+    /// in nats, one list per row, as
+    /// [`PolicyBatch::reference`](crate::train::learn::PolicyBatch::reference) takes them.
     ///
     /// # Errors
-    /// A row without sampled tokens, and as [`FrozenModel::logits`].
+    /// A row without sampled tokens, a token outside the vocabulary, or a failed forward pass.
     pub fn reference_log_probs(&mut self, rows: &[Row], temperature: f64) -> Result<Vec<Vec<f32>>> {
         let of_row = |row: &Row| {
             let batch = MicroBatch::new(&[row], row.positions.len(), &self.device)?;

@@ -1,4 +1,5 @@
-//! Prompts as token ids: marked goal, observation, action, or a chat; and demonstrations in them.
+//! Prompts as token ids, in a small policy's markup or as a chat, and demonstrations in the same
+//! form.
 
 use crate::env::{Demonstration, Start};
 use crate::policy::sampling::StopStrings;
@@ -8,16 +9,17 @@ use crate::rollout::action::{Action, ActionFormat};
 use crate::rollout::rows::{DemonstrationRow, Row};
 use crate::{Error, Result};
 
-/// The tokens that structure a prompt, in the order of their ids: padding, goal, observation, action, end
-/// of action. Text from an environment can never produce them.
+/// The tokens that structure a prompt, in the order of their ids: padding, goal, observation,
+/// action, end of action. Text from an environment never encodes to them.
 pub const SPECIAL_TOKENS: [&str; 5] =
     ["<|pad|>", "<|goal|>", "<|observation|>", "<|action|>", "<|end|>"];
 
-/// Turns texts into prompt ids and sampled ids into action text.
+/// Converts texts into prompt ids, and sampled ids into action text.
 ///
-/// A small policy's own form ([`Prompter::new`]) is `goal, text, observation, text, action` in the first turn and
-/// `observation, text, action` in later ones; a checkpoint's is its chat template ([`Prompter::chat`]). The policy answers with
-/// the action's tokens and `end`. What was sampled is never tokenised again.
+/// A small policy's prompt ([`Prompter::new`]) is `goal, text, observation, text, action` in the
+/// first turn and `observation, text, action` in later ones. A model checkpoint's prompt follows
+/// its chat template ([`Prompter::chat`]). The policy responds with the action's tokens and `end`.
+/// Sampled tokens are never tokenised again.
 #[derive(Debug, Clone)]
 pub struct Prompter {
     tokenizer: Tokenizer,
@@ -26,7 +28,7 @@ pub struct Prompter {
     max_observation_tokens: usize,
 }
 
-/// The ids around the texts of a prompt.
+/// The fixed ids around the texts of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Frame {
     /// Before the goal.
@@ -35,23 +37,32 @@ pub(crate) struct Frame {
     pub(crate) first: Vec<u32>,
     /// Before a later observation.
     pub(crate) later: Vec<u32>,
-    /// After an observation: the policy's turn begins.
+    /// After an observation: the start of the policy's turn.
     pub(crate) action: Vec<u32>,
-    /// Ends the policy's turn.
+    /// End of the policy's turn.
     pub(crate) end: u32,
-    /// An action that was cut off gets its end all the same.
+    /// Append the end token to an action that was cut off.
     pub(crate) closes: bool,
 }
 
 impl Prompter {
-    /// A prompter that keeps the first `max_observation_tokens` tokens of each observation.
+    /// Creates a small policy's prompter, which keeps the first `max_observation_tokens` tokens of
+    /// each observation.
     ///
     /// # Errors
     /// The tokenizer lacks one of [`SPECIAL_TOKENS`], or the limit is 0.
     pub fn new(tokenizer: Tokenizer, max_observation_tokens: usize) -> Result<Self> {
-        let [_, goal, first, action, end] = SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
-        let (goal, first, action, end) = (vec![goal?], vec![first?], vec![action?], end?);
-        let frame = Frame { goal, later: first.clone(), first, action, end, closes: false };
+        let [_, goal, observation, action, end] =
+            SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
+        let observation = observation?;
+        let frame = Frame {
+            goal: vec![goal?],
+            first: vec![observation],
+            later: vec![observation],
+            action: vec![action?],
+            end: end?,
+            closes: false,
+        };
         Self::framed(tokenizer, frame, ActionFormat::Plain, max_observation_tokens)
     }
 
@@ -77,7 +88,7 @@ impl Prompter {
         Ok([&self.frame.goal[..], &goal, &first].concat())
     }
 
-    /// The ids of a later turn's prompt: what the environment answered.
+    /// The ids of a later turn's prompt: the environment's response.
     ///
     /// # Errors
     /// The tokenizer failed.
@@ -85,11 +96,12 @@ impl Prompter {
         self.observed(&self.frame.later, text)
     }
 
-    /// [`Prompter::observation`] after the sampled `action`, with the end that it may lack.
+    /// [`Prompter::observation`] after a sampled action, preceded by the end token if the action
+    /// was cut off.
     ///
     /// # Errors
     /// The tokenizer failed.
-    pub fn answer(&self, action: &[u32], text: &str) -> Result<Vec<u32>> {
+    pub fn after_action(&self, action: &[u32], text: &str) -> Result<Vec<u32>> {
         let mut ids = self.observation(text)?;
         if self.frame.closes && action.last() != Some(&self.frame.end) {
             ids.insert(0, self.frame.end);
@@ -103,7 +115,7 @@ impl Prompter {
         Ok([before, &text, &self.frame.action].concat())
     }
 
-    /// The token sequences of `actions`, each with its end.
+    /// The token sequences of `actions`, each with its end token.
     ///
     /// # Errors
     /// The tokenizer failed, or there is no action.
@@ -116,7 +128,7 @@ impl Prompter {
         TokenTrie::new(actions.iter().map(sequence).collect::<Result<Vec<_>>>()?)
     }
 
-    /// The action in the sampled ids, up to the end token; ids that the tokenizer does not have are left out.
+    /// The action in the sampled ids up to the end token; ids unknown to the tokenizer are skipped.
     ///
     /// # Errors
     /// The tokenizer failed.
@@ -127,10 +139,10 @@ impl Prompter {
         Ok(self.format.read(&self.tokenizer.decode(&known)?))
     }
 
-    /// What ends an action beside its end token.
+    /// The texts that end an action, besides its end token.
     ///
     /// # Errors
-    /// None of the formats has an empty one.
+    /// An empty stop text; no format has one.
     pub fn stop_strings(&self) -> Result<Option<StopStrings>> {
         match self.format.stop_strings() {
             [] => Ok(None),
@@ -138,8 +150,8 @@ impl Prompter {
         }
     }
 
-    /// The row that teaches a demonstration: every token of it, those of the imitated actions and their end tokens
-    /// marked.
+    /// The training row of a demonstration: all its tokens, with those of the imitated actions and
+    /// their end tokens marked.
     ///
     /// # Errors
     /// The tokenizer failed, or the demonstration has no action to imitate.
@@ -148,7 +160,9 @@ impl Prompter {
         demo: &Demonstration,
         trajectory: usize,
     ) -> Result<DemonstrationRow> {
-        let (mut ids, mut imitated, mut turns) = (self.start(&demo.start)?, Vec::new(), Vec::new());
+        let mut ids = self.start(&demo.start)?;
+        let mut imitated = Vec::new();
+        let mut turns = Vec::new();
         for (i, turn) in demo.turns.iter().enumerate() {
             if i > 0 {
                 ids.extend(self.observation(&demo.turns[i - 1].step.observation)?);
@@ -160,14 +174,13 @@ impl Prompter {
             turns.resize(ids.len(), i as u32);
         }
         if !imitated.contains(&true) {
-            return Err(Error::setting("demonstration", &demo.task, "has no action to imitate"));
+            let at = format!("{} has no action to imitate", demo.task);
+            return Err(Error::EmptyMask { name: "demonstration", at });
         }
         let positions = (1..ids.len() as u32).collect();
-        let (imitated, turns) = (imitated.split_off(1), turns.split_off(1));
-        Ok(DemonstrationRow {
-            row: Row { ids, positions, turns, trajectory, ..Row::default() },
-            imitated,
-        })
+        let turns = turns.split_off(1);
+        let row = Row { ids, positions, turns, trajectory, ..Row::default() };
+        Ok(DemonstrationRow { row, imitated: imitated.split_off(1) })
     }
 
     /// The id that ends an action.
@@ -181,7 +194,7 @@ impl Prompter {
     }
 }
 
-/// Every text of a demonstration that a prompt or an action may hold: what a tokenizer is trained on.
+/// All texts of a demonstration that occur in prompts or actions, to train a tokenizer on.
 pub fn demonstration_texts(demo: &Demonstration) -> impl Iterator<Item = &str> {
     let turns = demo.turns.iter().flat_map(|t| [t.action.as_str(), t.step.observation.as_str()]);
     [demo.start.goal.as_str(), demo.start.observation.as_str()].into_iter().chain(turns)

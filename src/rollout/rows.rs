@@ -1,4 +1,4 @@
-//! Sequences as the loss sees them, and their packing into tensors.
+//! Rows: the sequences that the loss is computed on, and their packing into tensors.
 //!
 //! Shape suffixes: b = rows, t = tokens of a row, r = sampled tokens of a row.
 
@@ -9,14 +9,14 @@ use crate::objective::layout::TokenLayout;
 use crate::rollout::trajectory::Trajectory;
 use crate::{Error, Result};
 
-/// How trajectories become rows.
+/// Layout of trajectories as rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowKind {
-    /// One row a trajectory: all turns concatenated, each token computed once.
+    /// One row per trajectory: all turns concatenated, each token computed once.
     #[default]
     Trajectory,
-    /// One row a turn, its whole history in front of it, as the paper's authors train.
+    /// One row per turn, preceded by its whole history, as the paper's authors train.
     Turn,
 }
 
@@ -31,20 +31,21 @@ pub struct Row {
     pub turns: Vec<u32>,
     /// Log-probability of each sampled token when it was sampled (empty for demonstrations), nats.
     pub old_log_probs: Vec<f32>,
-    /// Entropy of the distribution each sampled token was drawn from (empty for demonstrations), nats.
+    /// Entropy of the distribution of each sampled token (empty for demonstrations), nats.
     pub entropies: Vec<f32>,
-    /// The ids each sampled token was chosen from; empty where it was the whole vocabulary.
+    /// Candidate set of each sampled token; empty for the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
-    /// Which trajectory the row belongs to.
+    /// Index of the row's trajectory.
     pub trajectory: usize,
 }
 
-/// A demonstration: a row of every token after its first, and which of them are actions to imitate.
+/// A demonstration: a row of all tokens after the first, with those of the actions to imitate
+/// marked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DemonstrationRow {
     /// The row; its positions are all but the first.
     pub row: Row,
-    /// For each position whether it is an imitated action's, its end token included.
+    /// True at the positions of imitated actions, including their end tokens.
     pub imitated: Vec<bool>,
 }
 
@@ -82,7 +83,7 @@ impl Row {
         Ok(rows)
     }
 
-    /// The rows of a played trajectory, with the log-probabilities it was sampled at.
+    /// The rows of a played trajectory, with log-probabilities and entropies at sampling time.
     ///
     /// # Errors
     /// An episode without sampled tokens.
@@ -113,18 +114,18 @@ impl Row {
     }
 }
 
-/// Some rows, packed one after another without padding, with their sampled tokens laid out as [b, r].
+/// Rows packed one after another without padding, with their sampled tokens laid out as [b, r].
 #[derive(Debug, Clone)]
 pub struct MicroBatch<'a> {
     /// The rows' token ids.
     pub ids: Vec<&'a [u32]>,
-    /// Where, in the packed hidden states, each of the n sampled tokens is predicted, u32 `[n]`.
+    /// Index in the packed hidden states that predicts each of the n sampled tokens, u32 `[n]`.
     pub predictors: Tensor,
     /// The sampled ids, u32 `[n]`.
     pub targets: Tensor,
-    /// The ids that each of the n tokens was chosen from; empty where it was the whole vocabulary.
+    /// Candidate set of each of the n tokens; empty for the whole vocabulary.
     pub supports: Vec<&'a [u32]>,
-    /// Which of the n tokens stands at each place of [b, r], u32 [b·r]; padding holds n.
+    /// Index among the n tokens at each place of [b, r], u32 [b·r]; n in padding.
     pub places: Tensor,
     /// 1 for sampled tokens, 0 for padding, f32 [b, r].
     pub mask_br: Tensor,
@@ -136,7 +137,7 @@ pub struct MicroBatch<'a> {
     pub width: usize,
 }
 
-/// The layout of `rows` as the objective sees them, `width` sampled tokens wide.
+/// The objective's layout of `rows`, `width` sampled tokens wide.
 ///
 /// # Errors
 /// No sampled token at all.
@@ -144,7 +145,7 @@ pub fn layout(rows: &[&Row], width: usize) -> Result<TokenLayout> {
     layout_where(rows, width, |_, _| true)
 }
 
-/// The layout of those of the rows' tokens for which `counts(row, token)`.
+/// The layout of the rows' tokens that satisfy `counts(row, token)`.
 fn layout_where(
     rows: &[&Row],
     width: usize,
@@ -161,10 +162,10 @@ fn layout_where(
     TokenLayout::new(width, mask, turns, rows.iter().map(|r| r.trajectory).collect())
 }
 
-/// The layouts of demonstrations, `width` tokens wide: of the imitated tokens, and of all others.
+/// Two layouts of demonstrations, `width` tokens wide: the imitated tokens, and all others.
 ///
 /// # Errors
-/// Rows without any token of one of the two kinds.
+/// No token of one of the two kinds.
 pub fn demonstration_layouts(rows: &[&DemonstrationRow], width: usize) -> Result<[TokenLayout; 2]> {
     let tokens: Vec<&Row> = rows.iter().map(|r| &r.row).collect();
     let of = |imitated| layout_where(&tokens, width, |i, j| rows[i].imitated[j] == imitated);
@@ -175,7 +176,8 @@ impl<'a> MicroBatch<'a> {
     /// Packs `rows`, their sampled tokens laid out `width` wide.
     ///
     /// # Errors
-    /// No sampled token, a row with more than `width` of them, or a device that refused an allocation.
+    /// No sampled token, a row with more than `width` of them, or a failed allocation on the
+    /// device.
     pub fn new(rows: &[&'a Row], width: usize, device: &Device) -> Result<Self> {
         let most = rows.iter().map(|r| r.positions.len()).max().unwrap_or(0);
         if most == 0 {
@@ -185,7 +187,7 @@ impl<'a> MicroBatch<'a> {
             });
         }
         if most > width {
-            let expected = format!("at most {width} sampled tokens a row");
+            let expected = format!("at most {width} sampled tokens per row");
             return Err(Error::Shape { name: "rows", expected, got: vec![most] });
         }
         let n: usize = rows.iter().map(|r| r.positions.len()).sum();
@@ -220,7 +222,7 @@ impl<'a> MicroBatch<'a> {
         })
     }
 
-    /// What each of the n tokens was chosen from; none where all were from the whole vocabulary.
+    /// Candidate sets of the n tokens; `None` if all were sampled from the whole vocabulary.
     ///
     /// # Errors
     /// A list that is not ascending.
@@ -235,10 +237,10 @@ impl<'a> MicroBatch<'a> {
         Support::new(self.supports.iter().map(row)).map(Some)
     }
 
-    /// One value for each sampled token of each row as f32 [b, r], filled up with 0.
+    /// One value per sampled token of each row as f32 [b, r], padded with 0.
     ///
     /// # Errors
-    /// A number of rows or of a row's values that is not the batch's.
+    /// A number of rows, or of a row's values, that differs from the batch's.
     pub fn filled(&self, rows: &[&[f32]]) -> Result<Tensor> {
         let mut values = vec![0f32; self.rows * self.width];
         if rows.len() != self.rows || rows.iter().any(|row| row.len() > self.width) {
@@ -255,7 +257,7 @@ impl<'a> MicroBatch<'a> {
         Ok(Tensor::from_vec(values, (self.rows, self.width), self.mask_br.device())?)
     }
 
-    /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none; differentiable.
+    /// Values of the n sampled tokens laid out as [b, r], padded with 0; differentiable.
     ///
     /// # Errors
     /// `values` is not `[n]`.

@@ -1,15 +1,60 @@
-//! A decoder as the sampler of the turn loop.
+//! Sampling of actions for the turn loop: the trait, and a decoder behind it.
 
 use crate::policy;
 use crate::policy::cache::KvCache;
 use crate::policy::decoder::Decoder;
 use crate::policy::request::Finish;
 use crate::policy::sampling::{SamplingParams, StopStrings};
+use crate::policy::trie::TokenTrie;
+use crate::rng::Stream;
 use crate::rollout::config::PlayConfig;
-use crate::rollout::engine::{Request, Sampled, Sampler};
 use crate::Result;
 
-/// Samples with a decoder and its key/value cache, carried across the turns of an episode.
+/// A request for one action of one episode.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The sampler's slot that holds the episode, below [`Sampler::slots`].
+    pub slot: usize,
+    /// A new episode starts: the slot's history is cleared first.
+    pub fresh: bool,
+    /// Token ids to append to the history.
+    pub prompt_ids: Vec<u32>,
+    /// The episode's random stream.
+    pub stream: Stream,
+    /// Index of the turn.
+    pub turn: u64,
+    /// The only actions that may be sampled; `None`: any.
+    pub choices: Option<TokenTrie>,
+}
+
+/// One sampled action; without ids if the prompt did not fit into the context.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sampled {
+    /// Sampled ids, including the stop token.
+    pub ids: Vec<u32>,
+    /// Log-probability of each, nats.
+    pub log_probs: Vec<f32>,
+    /// Entropy of the distribution each was sampled from, nats.
+    pub entropies: Vec<f32>,
+    /// The candidate ids of each, if the request had choices; else empty.
+    pub supports: Vec<Vec<u32>>,
+    /// The action ended with a stop token or stop text before the token limit.
+    pub stopped: bool,
+}
+
+/// A policy that samples actions for several episodes at once and remembers their histories.
+pub trait Sampler {
+    /// Number of episodes it can hold at the same time.
+    fn slots(&self) -> usize;
+
+    /// Samples one action for each request, in order.
+    ///
+    /// # Errors
+    /// The policy failed.
+    fn sample(&mut self, requests: &[Request], config: &PlayConfig) -> Result<Vec<Sampled>>;
+}
+
+/// A [`Sampler`] over a decoder, which keeps its key/value cache across the turns of an episode.
 pub struct PolicySampler<'a> {
     decoder: &'a Decoder,
     cache: KvCache,
@@ -19,7 +64,7 @@ pub struct PolicySampler<'a> {
 }
 
 impl<'a> PolicySampler<'a> {
-    /// A sampler for `slots` concurrent episodes whose actions end with `end_id`.
+    /// Creates a sampler for `slots` concurrent episodes whose actions end with `end_id`.
     pub fn new(decoder: &'a Decoder, slots: usize, end_id: u32) -> Self {
         Self {
             decoder,
@@ -30,7 +75,7 @@ impl<'a> PolicySampler<'a> {
         }
     }
 
-    /// Ends actions at these texts as well.
+    /// The same sampler, which also ends actions at these texts.
     pub fn stopping_at(mut self, stop_strings: Option<StopStrings>) -> Self {
         self.stop_strings = stop_strings;
         self

@@ -1,38 +1,38 @@
-//! What happened in an episode, turn by turn, with everything the loss needs.
+//! Trajectories: the turns of an episode, with everything that the loss needs.
 
 use crate::env::{Start, Task};
 
-/// One turn: what was shown, what was sampled, what came back.
+/// One turn: the prompt, the sampled action and the environment's response.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Turn {
-    /// Token ids shown to the policy since its last action.
+    /// Token ids of the prompt that follows the previous action.
     pub prompt_ids: Vec<u32>,
-    /// Sampled token ids, the stop token included.
+    /// Sampled token ids, including the stop token.
     pub action_ids: Vec<u32>,
     /// Log-probability of each sampled token at the sampling temperature, nats.
     pub log_probs: Vec<f32>,
     /// Entropy of the distribution each token was sampled from, nats.
     pub entropies: Vec<f32>,
-    /// The ids each token was chosen from, where the policy had choices; else empty.
+    /// Candidate set of each token, if the policy had choices; else empty.
     #[serde(skip)]
     pub supports: Vec<Vec<u32>>,
     /// The action as text.
     pub action: String,
-    /// The environment's answer.
+    /// The environment's response.
     pub observation: String,
-    /// Score gained, in the environment's points.
+    /// The environment's reward: the score gained, in its points.
     pub reward: f64,
     /// Score after the turn, in the environment's points.
     pub score: f64,
-    /// The policy ended its action itself and the environment understood it.
+    /// The action is complete and well-formed, and the environment understood it.
     pub valid: bool,
 }
 
-/// Why an episode ended.
+/// Reason for which an episode ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// The environment said so.
+    /// The environment ended it.
     Done,
     /// The turn limit was reached.
     TurnLimit,
@@ -41,7 +41,7 @@ pub enum End {
 }
 
 impl End {
-    /// As it is written in files.
+    /// The name used in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -51,7 +51,7 @@ impl End {
     }
 }
 
-/// One episode.
+/// A played episode.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Trajectory {
     /// The task played.
@@ -60,31 +60,30 @@ pub struct Trajectory {
     pub group: u32,
     /// Index inside the group.
     pub member: u32,
-    /// What the agent was told at the start.
+    /// Goal and first observation.
     pub start: Start,
     /// The turns, at least one.
     pub turns: Vec<Turn>,
     /// The task was solved.
     pub success: bool,
-    /// Why it ended.
+    /// Reason for the end.
     pub end: End,
 }
 
 impl Trajectory {
-    /// The final score, in the environment's points and at least 0: a failure, which ScienceWorld marks with
-    /// −100, counts as nothing.
+    /// The final score, in the environment's points and at least 0: a failure, which ScienceWorld
+    /// marks with −100, counts as 0.
     pub fn score(&self) -> f64 {
         self.turns.last().map_or(0.0, |t| t.score.max(0.0))
     }
 
-    /// The highest score reached, in the environment's points: progress that a later failure does not undo.
+    /// The highest score reached, in the environment's points; a later failure does not undo it.
     pub fn best_score(&self) -> f64 {
         self.turns.iter().fold(0.0, |best, t| t.score.max(best))
     }
 
-    /// What each turn added to the highest score so far, in the environment's points; sums to [`best_score`].
-    ///
-    /// [`best_score`]: Self::best_score
+    /// Each turn's gain over the highest score so far, in the environment's points. The gains sum
+    /// to [`best_score`](Self::best_score).
     pub fn gains(&self) -> Vec<f64> {
         let gain = |best: &mut f64, turn: &Turn| {
             let gain = (turn.score - *best).max(0.0);
@@ -97,5 +96,21 @@ impl Trajectory {
     /// Number of sampled tokens.
     pub fn sampled_tokens(&self) -> usize {
         self.turns.iter().map(|t| t.action_ids.len()).sum()
+    }
+}
+
+#[cfg(test)]
+impl Trajectory {
+    /// An unsolved episode of these turns, for tests.
+    pub(crate) fn of_turns(turns: Vec<Turn>) -> Self {
+        Self {
+            task: Task { name: "t".into(), variation: 0 },
+            group: 0,
+            member: 0,
+            start: Start { goal: String::new(), observation: String::new() },
+            turns,
+            success: false,
+            end: End::Done,
+        }
     }
 }

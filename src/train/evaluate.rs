@@ -1,4 +1,8 @@
-//! Examining a policy on a fixed panel.
+//! Evaluation of a policy on fixed sets of tasks.
+//!
+//! All evaluations of a run use the same tasks and the same random streams, so differences between
+//! them come from the policy. What is reported is fixed in advance: a mean over all episodes with
+//! its confidence interval, never the best of several evaluations.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +21,7 @@ use crate::settings::{Count, NonNegative};
 use crate::train::learn::agent::Agent;
 use crate::{Error, Result};
 
-/// What an evaluation found.
+/// Outcome of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Outcome {
     /// Share of solved tasks with its Wilson 95 % interval.
@@ -28,29 +32,29 @@ pub struct Outcome {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { success: a, score: b } = self;
-        let (mean, low, high, n) = (a.mean, a.low, a.high, a.n);
+        let Interval { mean, low, high, n } = self.success;
         write!(f, "success {mean:.3} [{low:.3}, {high:.3}]  ")?;
-        write!(f, "score {:.1} [{:.1}, {:.1}]  on {n} episodes", b.mean, b.low, b.high)
+        let Interval { mean, low, high, .. } = self.score;
+        write!(f, "score {mean:.1} [{low:.1}, {high:.1}]  on {n} episodes")
     }
 }
 
-/// When and how a run is evaluated.
+/// Settings of a run's evaluations (`evaluation` in its configuration).
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
     /// Training steps between evaluations; 0: only before and after training.
     pub every: u64,
-    /// Episodes of each task of the panel.
+    /// Episodes per task.
     pub episodes: Count,
-    /// Sampling temperature; 0 takes the most probable token.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: NonNegative,
-    /// Each panel is also evaluated with the most probable tokens, one episode a task, under its name with
-    /// [`GREEDY`] at the end.
+    /// In addition, evaluate each set greedily, one episode per task, under its name plus
+    /// [`GREEDY`].
     pub greedy: bool,
 }
 
-/// The end of a panel's name where it was evaluated at temperature 0 beside the configured one.
+/// Suffix of an evaluation set's name for the additional evaluation at temperature 0.
 pub const GREEDY: &str = "-greedy";
 
 impl Default for EvaluationConfig {
@@ -78,22 +82,22 @@ impl EvaluationConfig {
     }
 }
 
-/// One evaluation.
+/// Parameters of one evaluation.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluation<'a> {
     /// The tasks.
-    pub panel: &'a TaskSet,
-    /// Episodes of each.
+    pub tasks: &'a TaskSet,
+    /// Episodes per task.
     pub episodes: u32,
     /// Limits of an episode.
     pub limits: PlayConfig,
     /// The run's seed.
     pub seed: u64,
-    /// Training steps before it.
+    /// Number of training steps before it.
     pub step: u64,
 }
 
-/// Plays the panel and records phase `eval` and all the episodes, each under the panel's name.
+/// Plays the tasks and records the outcome (phase `eval`) and all episodes under the set's name.
 ///
 /// # Errors
 /// The policy failed, no episode could be played, or a record cannot be written.
@@ -103,81 +107,82 @@ pub fn evaluate(
     evaluation: &Evaluation,
     recorder: &mut Recorder,
 ) -> Result<Outcome> {
-    let Evaluation { panel, episodes, limits, seed, step } = *evaluation;
-    let episodes = panel_episodes(panel, seed, episodes);
-    let mut progress = Progress::new(format!("evaluation {}", panel.name), episodes.len());
+    let Evaluation { tasks, episodes, limits, seed, step } = *evaluation;
+    let episodes = evaluation_episodes(tasks, seed, episodes);
+    let mut progress = Progress::new(format!("evaluation {}", tasks.name), episodes.len());
     let played =
         agent.play(environments, &episodes, &limits, &mut |done| progress.set(done, "episodes"))?;
     let mut record = Record::new("eval", step).with("temperature", limits.temperature);
-    let outcome = panel_metrics(&mut record, panel, &played.trajectories, seed);
+    let outcome = evaluation_metrics(&mut record, tasks, &played.trajectories, seed);
     recorder.record(&record)?;
     for episode in &played.trajectories {
         let line =
-            EpisodeRef { phase: "eval", step, panel: Some(&panel.name), used: None, episode };
+            EpisodeRef { phase: "eval", step, panel: Some(&tasks.name), used: None, episode };
         recorder.episode(&line)?;
     }
     progress.finish(&outcome.to_string());
     Ok(outcome)
 }
 
-/// Examines every panel as `config` says, at its temperature and, where it asks for that, greedily beside it.
+/// Evaluates every set at `config.temperature` and, if `config.greedy` is set, greedily in
+/// addition.
 ///
-/// Returns the outcomes at `config.temperature`, in the panels' order: what is reported is fixed beforehand and never
-/// the better of the two.
+/// Returns the outcomes at `config.temperature`, in the order of the sets.
 ///
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_all(
     agent: &Agent,
     environments: &mut [Box<dyn Environment>],
-    panels: &[&TaskSet],
+    sets: &[&TaskSet],
     (config, rollout): (&EvaluationConfig, &RolloutConfig),
     (seed, step): (u64, u64),
     recorder: &mut Recorder,
 ) -> Result<Vec<Outcome>> {
-    let mut outcomes = Vec::with_capacity(panels.len());
-    for &panel in panels {
+    let mut outcomes = Vec::with_capacity(sets.len());
+    for &tasks in sets {
         let limits = rollout.play(config.temperature.get());
         let evaluation =
-            Evaluation { panel, episodes: config.episodes.get() as u32, limits, seed, step };
+            Evaluation { tasks, episodes: config.episodes.get() as u32, limits, seed, step };
         outcomes.push(evaluate(agent, environments, &evaluation, recorder)?);
         if config.greedy {
-            let panel =
-                &TaskSet { name: format!("{}{GREEDY}", panel.name), tasks: panel.tasks.clone() };
-            let evaluation =
-                Evaluation { panel, episodes: 1, limits: rollout.play(0.0), seed, step };
+            let name = format!("{}{GREEDY}", tasks.name);
+            let tasks = &TaskSet { name, tasks: tasks.tasks.clone() };
+            let limits = rollout.play(0.0);
+            let evaluation = Evaluation { tasks, episodes: 1, limits, seed, step };
             evaluate(agent, environments, &evaluation, recorder)?;
         }
     }
     Ok(outcomes)
 }
 
-/// One episode for each task of the panel, `repeats` times over.
+/// `repeats` episodes of each task of an evaluation.
 ///
-/// The draws depend on the seed, the task's place in the panel and the repeat only, so that every
-/// evaluation of a run uses the same ones.
-pub fn panel_episodes(panel: &TaskSet, seed: u64, repeats: u32) -> Vec<Episode> {
+/// The random streams depend only on the seed, the task's index and the repeat, so all evaluations
+/// of a run use the same ones.
+pub fn evaluation_episodes(tasks: &TaskSet, seed: u64, repeats: u32) -> Vec<Episode> {
     let one = |(i, member): (usize, u32)| Episode {
-        task: panel.tasks[i].clone(),
+        task: tasks.tasks[i].clone(),
         group: i as u32,
         member,
         stream: Stream::new(seed, Purpose::Evaluation, 0, i as u32, member),
     };
-    (0..panel.tasks.len()).flat_map(|i| (0..repeats).map(move |m| (i, m))).map(one).collect()
+    (0..tasks.tasks.len()).flat_map(|i| (0..repeats).map(move |m| (i, m))).map(one).collect()
 }
 
-/// Adds the outcome on a panel to `record`: success rate with its Wilson 95 % interval, mean score with its
-/// bootstrap 95 % interval (points), mean turns, valid-action rate, and for each task family `n/FAMILY`,
-/// `success/FAMILY` and `score/FAMILY` with their intervals (`success_low/FAMILY`, …).
-pub fn panel_metrics(
+/// Adds the outcome of an evaluation to `record`: success rate with its Wilson 95 % interval, mean
+/// score with its bootstrap 95 % interval (points), mean turns and valid-action rate. For each task
+/// family it adds `n/FAMILY`, `success/FAMILY` and `score/FAMILY` with their intervals
+/// (`success_low/FAMILY`, …).
+pub fn evaluation_metrics(
     record: &mut Record,
-    panel: &TaskSet,
+    tasks: &TaskSet,
     trajectories: &[Trajectory],
     seed: u64,
 ) -> Outcome {
     let turns: usize = trajectories.iter().map(|t| t.turns.len()).sum();
     let valid = trajectories.iter().flat_map(|t| &t.turns).filter(|t| t.valid).count();
-    record.set("panel", panel.name.as_str());
+    record.set("panel", tasks.name.as_str());
     record.set("turns", turns as f64 / trajectories.len() as f64);
     record.set("valid_actions", valid as f64 / turns as f64);
     let mut families: BTreeMap<&str, Vec<&Trajectory>> = BTreeMap::new();
@@ -190,7 +195,7 @@ pub fn panel_metrics(
     set_outcome(record, "", &trajectories.iter().collect::<Vec<_>>(), seed)
 }
 
-/// Number, success and score of some episodes with their intervals, under keys that end in `suffix`.
+/// Adds number, success and score of episodes with their intervals under keys that end in `suffix`.
 fn set_outcome(
     record: &mut Record,
     suffix: &str,
@@ -213,31 +218,25 @@ fn set_outcome(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::env::Task;
+    use crate::rollout::trajectory::Turn;
 
     fn episode(name: &str, success: bool) -> Trajectory {
         let score = f64::from(u8::from(success)) * 100.0;
-        Trajectory {
-            task: Task { name: name.into(), variation: 0 },
-            group: 0,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: vec![Turn { score, valid: success, ..Turn::default() }],
-            success,
-            end: End::Done,
-        }
+        let task = Task { name: name.into(), variation: 0 };
+        let turns = vec![Turn { score, valid: success, ..Turn::default() }];
+        Trajectory { task, success, ..Trajectory::of_turns(turns) }
     }
 
-    /// 3 of 4 and 0 of 2; Wilson's closed form evaluated in Python.
+    /// 3 of 4 and 0 of 2; the expected values are Wilson's closed form, computed in Python.
     #[test]
     fn each_family_has_its_own_mean_and_interval() {
-        let panel = TaskSet::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
+        let tasks = TaskSet::new("p", vec![Task { name: "a".into(), variation: 0 }]).unwrap();
         let played =
             [("a", true), ("b", false), ("a", true), ("a", false), ("b", false), ("a", true)];
         let played: Vec<_> = played.iter().map(|(name, success)| episode(name, *success)).collect();
         let mut record = Record::new("eval", 0);
-        let outcome = panel_metrics(&mut record, &panel, &played, 0);
+        let outcome = evaluation_metrics(&mut record, &tasks, &played, 0);
         let number = |key| record.number(key).unwrap();
         assert_eq!((number("n"), number("n/a"), number("n/b")), (6.0, 4.0, 2.0));
         assert_eq!((number("success"), number("success/a"), number("score/a")), (0.5, 0.75, 75.0));
@@ -250,26 +249,17 @@ mod tests {
         ] {
             assert!((number(key) - value).abs() < 1e-6, "{key}: {}", number(key));
         }
-        assert!(
-            (number("score_low/a"), number("score_high/a")) == (25.0, 100.0),
-            "{}",
-            record.to_json()
-        );
-        assert_eq!(
-            (outcome.success.mean, number("valid_actions"), number("turns")),
-            (0.5, 0.5, 1.0)
-        );
+        assert_eq!((number("score_low/a"), number("score_high/a")), (25.0, 100.0));
+        assert_eq!(outcome.success.mean, 0.5);
+        assert_eq!((number("valid_actions"), number("turns")), (0.5, 1.0));
     }
 
     #[test]
-    fn what_is_greedy_already_is_not_examined_greedily_again() {
+    fn greedy_needs_a_temperature_above_0() {
         let both = EvaluationConfig { greedy: true, ..EvaluationConfig::default() };
         both.validate().unwrap();
         let error =
             EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
         assert!(error.contains("evaluation.greedy"), "{error}");
-        let old: EvaluationConfig =
-            toml::from_str("every = 1\nepisodes = 2\ntemperature = 0.5").unwrap();
-        assert!(!old.greedy);
     }
 }

@@ -1,4 +1,4 @@
-//! Training: the loop's parts.
+//! Training: the parts of a training loop, and the [`Trainer`] that holds them.
 
 pub mod config;
 pub mod credit;
@@ -9,11 +9,12 @@ pub(crate) mod trainer;
 pub mod watch;
 
 pub use evaluate::{
-    evaluate, evaluate_all, panel_episodes, panel_metrics, Evaluation, EvaluationConfig, Outcome,
-    GREEDY,
+    evaluate, evaluate_all, evaluation_episodes, evaluation_metrics, Evaluation, EvaluationConfig,
+    Outcome, GREEDY,
 };
+pub use learn::step_settings::StepSettings;
 pub use step::{
     group_episodes, record_without_update, round_episodes, step_line, summary, update_critic,
-    update_policy, Advantages, StepSettings, Throughput,
+    update_policy, Advantages, Throughput,
 };
 pub use trainer::{Setup, Trainer};

@@ -1,4 +1,4 @@
-//! The pieces of one training step between the rollouts and the record.
+//! The parts of one training step: its episodes, the updates of policy and critic, and its record.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,11 +7,9 @@ use crate::env::Task;
 use crate::evaluation::task_set::TaskSchedule;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::engine::{Episode, PlayStats, Rollouts};
-use crate::rollout::rows::RowKind;
 use crate::rollout::trajectory::Trajectory;
 use crate::run::progress::{clock, Progress};
 use crate::run::record::Record;
-use crate::train::config::update::UpdateConfig;
 use crate::train::credit::gae::explained_variance;
 use crate::train::credit::sampling::DynamicSampling;
 use crate::train::evaluate::Outcome;
@@ -19,18 +17,20 @@ use crate::train::learn::accumulate::{over_rows, rows_of};
 use crate::train::learn::agent::Agent;
 use crate::train::learn::critic::{Critic, ValueBatch};
 use crate::train::learn::learner::PolicyBatch;
+use crate::train::learn::step_settings::StepSettings;
 use crate::train::watch::diagnostics::{band_metrics, step_entropy, trajectory_metrics};
 use crate::{Error, Result};
 
-/// The episodes of step `step`: `group` of each task the schedule names, all with streams of their own.
+/// The episodes of step `step`: `group` of each scheduled task, each with its own random stream.
 pub fn group_episodes(schedule: &TaskSchedule, seed: u64, step: u64, group: usize) -> Vec<Episode> {
     episodes_of(&schedule.at(step), 0, seed, step, group)
 }
 
-/// The episodes of round `round` (from 0) of step `step`, where a step has up to `max_rounds` ([`DynamicSampling`]): its
-/// place in the schedule, the groups' numbers and the streams are those of no other round of any step.
+/// The episodes of round `round` (from 0) of step `step` under dynamic sampling.
 ///
-/// Tasks of rounds that are not played are passed over until the schedule comes to them again.
+/// Each round of each step has its own place in the schedule, its own group numbers and its own
+/// random streams. Tasks of rounds that are not played are skipped until the schedule reaches them
+/// again.
 pub fn round_episodes(
     schedule: &TaskSchedule,
     seed: u64,
@@ -43,7 +43,7 @@ pub fn round_episodes(
     episodes_of(&tasks, round as usize * tasks.len(), seed, step, group)
 }
 
-/// `group` episodes of each task, the groups numbered from `first`.
+/// `group` episodes of each task, with groups numbered from `first`.
 fn episodes_of(tasks: &[Task], first: usize, seed: u64, step: u64, group: usize) -> Vec<Episode> {
     let tasks = (first..).zip(tasks);
     let members = tasks.flat_map(|(g, task)| (0..group).map(move |m| (g, m, task)));
@@ -57,32 +57,17 @@ fn episodes_of(tasks: &[Task], first: usize, seed: u64, step: u64, group: usize)
         .collect()
 }
 
-/// What a policy update is told beside the trajectories.
-#[derive(Debug, Clone, Copy)]
-pub struct StepSettings<'a> {
-    /// The run's seed.
-    pub seed: u64,
-    /// The training step, from 0.
-    pub step: u64,
-    /// Learning rate.
-    pub lr: f64,
-    /// One row a trajectory, or one a turn.
-    pub rows: RowKind,
-    /// How rows become optimiser steps.
-    pub update: &'a UpdateConfig,
-}
-
-/// What each sampled token is to be credited with; one list a trajectory.
+/// Advantages of a step's episodes, one list per trajectory.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Advantages {
-    /// One number a turn, for all its tokens ([`crate::train::credit::turn_advantages`]).
+    /// One number per turn, for all its tokens ([`crate::train::credit::turn_advantages`]).
     Turns(Vec<Vec<f64>>),
-    /// One number a sampled token, turn after turn ([`crate::train::credit::token_advantages`]).
+    /// One number per sampled token, turn after turn ([`crate::train::credit::token_advantages`]).
     Tokens(Vec<Vec<f64>>),
 }
 
 impl Advantages {
-    /// One number a sampled token.
+    /// One number per sampled token.
     fn over_tokens(&self, trajectories: &[Trajectory]) -> Result<Vec<Vec<f64>>> {
         let of_turns = match self {
             Self::Tokens(advantages) => return Ok(advantages.clone()),
@@ -91,11 +76,8 @@ impl Advantages {
         let turns: Vec<usize> = trajectories.iter().map(|t| t.turns.len()).collect();
         let got: Vec<usize> = of_turns.iter().map(Vec::len).collect();
         if got != turns {
-            return Err(Error::Shape {
-                name: "advantages",
-                expected: format!("turns {turns:?}"),
-                got,
-            });
+            let expected = format!("turns {turns:?}");
+            return Err(Error::Shape { name: "advantages", expected, got });
         }
         let spread = |(t, advantages): (&Trajectory, &Vec<f64>)| {
             let turns = t.turns.iter().zip(advantages);
@@ -105,14 +87,14 @@ impl Advantages {
     }
 }
 
-/// Updates the policy on played episodes and returns the step's record: phase `rl`, diagnostics of the
-/// episodes, metrics of the loss, the entropy band and β.
+/// Updates the policy on played episodes and returns the step's record (phase `rl`): diagnostics of
+/// the episodes, metrics of the loss, the entropy band and β.
 ///
-/// `returns` holds one number an episode. The entropies enter the control's history.
+/// `returns` holds one number per episode. The entropies are added to the control's history.
 ///
 /// # Errors
-/// No episodes, one without sampled tokens, a length that differs, a non-finite loss or gradient, a control whose
-/// step is not finished.
+/// No episodes, an episode without sampled tokens, lengths that differ, a non-finite loss or
+/// gradient, or an entropy control whose previous step is not finished.
 pub fn update_policy(
     agent: &mut Agent,
     rollouts: &Rollouts,
@@ -125,32 +107,35 @@ pub fn update_policy(
     let of_tokens = advantages.over_tokens(&rollouts.trajectories)?;
     let advantages = over_rows("advantages", &rows, &of_tokens)?;
     observe(agent, rollouts, returns, settings, |agent, record| {
-        let (began, before) = (Instant::now(), agent.learner.optimizer.time());
+        let began = Instant::now();
+        let optimizer_before = agent.learner.optimizer.time();
         let StepSettings { seed, step, lr, update, .. } = *settings;
-        let compared = update.policy.kl.is_some(); // a reference may be there for the reward alone
-        let reference = compared
-            .then(|| agent.learner.reference_log_probs(&rows, update))
-            .transpose()?
-            .flatten();
+        let reference = if update.policy.kl.is_some() {
+            agent.learner.reference_log_probs(&rows, update)?
+        } else {
+            None // the learner may have a reference for the reward alone
+        };
         let reference = reference.as_deref();
         let data = PolicyBatch { rows: &rows, advantages: &advantages, reference, seed, step };
         let metrics = agent.learner.policy_step(&data, update, &agent.entropy, lr)?;
         record.set("lr", lr);
-        metrics.iter().for_each(|(name, value)| record.set(name, value));
-        record.set(
-            "updated_tokens",
-            rows.iter().map(|r| r.ids.len()).sum::<usize>() * update.epochs.get(),
-        );
-        add_times(record, began.elapsed(), agent.learner.optimizer.time() - before);
+        for (name, value) in metrics.iter() {
+            record.set(name, value);
+        }
+        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+        record.set("updated_tokens", tokens * update.epochs.get());
+        let optimizer = agent.learner.optimizer.time() - optimizer_before;
+        add_times(record, began.elapsed(), optimizer);
         Ok(())
     })
 }
 
-/// The record of a step in which the policy waits for its critic ([`Critic::warms_up`]): as [`update_policy`]'s, without the
-/// loss and the learning rate. The entropies enter the control's history, as those of every step do.
+/// Records a step in which only the critic is updated ([`Critic::warms_up`]): as [`update_policy`],
+/// without loss and learning rate. The entropies are added to the control's history as in every
+/// step.
 ///
 /// # Errors
-/// No episodes, a length that differs, a control whose step is not finished.
+/// No episodes, lengths that differ, or an entropy control whose previous step is not finished.
 pub fn record_without_update(
     agent: &mut Agent,
     rollouts: &Rollouts,
@@ -161,7 +146,7 @@ pub fn record_without_update(
     observe(agent, rollouts, returns, settings, |_, _| Ok(()))
 }
 
-/// A step of the entropy control around `update`, and the record of both.
+/// Runs `update` within a step of the entropy control and returns the record of both.
 fn observe(
     agent: &mut Agent,
     rollouts: &Rollouts,
@@ -180,7 +165,7 @@ fn observe(
     Ok(record)
 }
 
-/// Requires some episodes, and one return for each.
+/// Requires at least one episode, and one return per episode.
 fn check_episodes(rollouts: &Rollouts, returns: &[f64], step: u64) -> Result<()> {
     let episodes = rollouts.trajectories.len();
     if episodes == 0 {
@@ -193,14 +178,15 @@ fn check_episodes(rollouts: &Rollouts, returns: &[f64], step: u64) -> Result<()>
     Ok(())
 }
 
-/// Updates the critic on the rows, and in the order, of the policy's update, and adds `value_loss`, `value_clipfrac`,
-/// `explained_variance` (of the values before), `critic_grad_norm` and `critic_lr` to the step's record.
+/// Updates the critic on the same rows, in the same order, as the policy.
 ///
-/// `values` are those before the update and `returns` what they should have been, one list a trajectory over its sampled
-/// tokens.
+/// Adds `value_loss`, `value_clipfrac`, `explained_variance` (of the values before the update),
+/// `critic_grad_norm` and `critic_lr` to the step's record. `values` are those before the update
+/// and `returns` their targets, one list per trajectory over its sampled tokens.
 ///
 /// # Errors
-/// An episode without sampled tokens, a length that differs, a non-finite number, loss or gradient.
+/// An episode without sampled tokens, lengths that differ, or a non-finite number, loss or
+/// gradient.
 pub fn update_critic(
     critic: &mut Critic,
     rollouts: &Rollouts,
@@ -209,22 +195,27 @@ pub fn update_critic(
     settings: &StepSettings,
     record: &mut Record,
 ) -> Result<()> {
-    let (began, before) = (Instant::now(), critic.optimizer.time());
+    let began = Instant::now();
+    let optimizer_before = critic.optimizer.time();
     let StepSettings { seed, step, update, .. } = *settings;
     let rows = rows_of(&rollouts.trajectories, settings.rows)?;
     let old = over_rows("values", &rows, values)?;
     let targets = over_rows("value returns", &rows, returns)?;
     let data = ValueBatch { rows: &rows, values: &old, returns: &targets, seed, step };
     let metrics = critic.value_step(&data, update)?;
-    metrics.iter().for_each(|(name, value)| record.set(name, value));
+    for (name, value) in metrics.iter() {
+        record.set(name, value);
+    }
     record.set("explained_variance", explained_variance(values, returns));
     record.set("critic_lr", critic.config().lr(step));
-    let values = std::mem::take(&mut critic.values_time);
-    add_times(record, values + began.elapsed(), critic.optimizer.time() - before);
+    let values_time = std::mem::take(&mut critic.values_time);
+    let optimizer = critic.optimizer.time() - optimizer_before;
+    add_times(record, values_time + began.elapsed(), optimizer);
     Ok(())
 }
 
-/// Adds an update's time to `time/update_seconds`, and its optimiser's part to `time/optimizer_seconds`.
+/// Adds an update's time to `time/update_seconds`, and the optimiser's part of it to
+/// `time/optimizer_seconds`.
 fn add_times(record: &mut Record, update: Duration, optimizer: Duration) {
     for (key, time) in [(UPDATE_SECONDS, update), (OPTIMIZER_SECONDS, optimizer)] {
         record.set(key, record.number(key).unwrap_or(0.0) + time.as_secs_f64());
@@ -234,7 +225,7 @@ fn add_times(record: &mut Record, update: Duration, optimizer: Duration) {
 const UPDATE_SECONDS: &str = "time/update_seconds";
 const OPTIMIZER_SECONDS: &str = "time/optimizer_seconds";
 
-/// Work done and time spent, over a run.
+/// Work and time of a run, for its rates.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Throughput {
     stats: PlayStats,
@@ -243,10 +234,12 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    /// Adds one step that began at `began`, and its rates to the step's record: `time/seconds`,
-    /// `time/tokens_per_second` (tokens sampled, read and trained on), and of the step's time `time/environment_share`,
-    /// `time/policy_share` (decoding), `time/update_share` (policy and critic, its values before and their optimisers
-    /// included) and `time/optimizer_share`.
+    /// Adds one step that began at `began`, and its rates to the step's record.
+    ///
+    /// The rates are `time/seconds` and `time/tokens_per_second` (sampled, prompt and trained
+    /// tokens), and the shares of the step's time `time/environment_share`, `time/policy_share`
+    /// (decoding), `time/update_share` (policy and critic, with the critic's values and both
+    /// optimisers) and `time/optimizer_share`.
     pub fn add(&mut self, record: &mut Record, stats: &PlayStats, began: Instant) {
         let step = Self {
             stats: *stats,
@@ -268,22 +261,22 @@ impl Throughput {
         self.time += step.time;
     }
 
-    /// Tokens sampled, read and trained on per second; 0 before the first step.
+    /// Sampled, prompt and trained tokens per second; 0 before the first step.
     pub fn tokens_per_second(&self) -> f64 {
         let played = (self.stats.sampled_tokens + self.stats.prompt_tokens) as f64;
         per_second(played + self.updated_tokens, self.time)
     }
 
-    /// Environment steps per second spent in the environments; 0 before the first step.
+    /// Environment steps per second of time in the environments; 0 before the first step.
     pub fn env_steps_per_second(&self) -> f64 {
         per_second(self.stats.env_steps as f64, self.stats.env_time)
     }
 }
 
-/// What an example prints last: the run in numbers, as a JSON object.
+/// Summary of a run as a JSON object, as the examples print it last.
 ///
-/// `seconds` is the wall time since `began`, successes are shares, scores are points; the rates are
-/// [`Throughput`]'s.
+/// `seconds` is the wall time since `began`, successes are shares, scores are in points, and the
+/// rates are those of [`Throughput`].
 pub fn summary(
     steps: u64,
     began: Instant,
@@ -316,7 +309,8 @@ fn per_second(work: f64, time: Duration) -> f64 {
 pub fn step_line(record: &Record, done: u64, steps: u64, progress: &Progress) -> String {
     let show = |key| record.number(key).unwrap_or(f64::NAN);
     format!(
-        "step {done}/{steps}  success {:.2}  score {:.1}  entropy {:.3}  β {:.2}  {:.0} tokens/s  {} left",
+        "step {done}/{steps}  success {:.2}  score {:.1}  entropy {:.3}  β {:.2}  {:.0} tokens/s  \
+         {} left",
         show("success"),
         show("score"),
         show("entropy"),

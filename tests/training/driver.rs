@@ -14,7 +14,7 @@ use epo::run::{
 use epo::train::config::{ModelConfig, UpdateConfig};
 use epo::train::credit::{turn_advantages, AdvantageConfig};
 use epo::train::learn::{clone_demonstrations, Agent, AgentConfig, CloningConfig, PolicyConfig};
-use epo::train::{group_episodes, panel_episodes, update_policy, Advantages, StepSettings};
+use epo::train::{evaluation_episodes, group_episodes, update_policy, Advantages, StepSettings};
 use epo::Result;
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,7 @@ impl Config {
 
     /// Share of solved tasks over 64 fixed episodes.
     pub(crate) fn success(&self, agent: &Agent) -> f64 {
-        let played = self.play(agent, &panel_episodes(&panel(), 0, 16)).unwrap();
+        let played = self.play(agent, &evaluation_episodes(&panel(), 0, 16)).unwrap();
         played.trajectories.iter().filter(|t| t.success).count() as f64
             / played.trajectories.len() as f64
     }

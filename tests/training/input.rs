@@ -5,7 +5,7 @@ use epo::policy::Tokenizer;
 use epo::rollout::{Rollouts, Trajectory, SPECIAL_TOKENS};
 use epo::run::{read_config, Checkpoint, CheckpointWriter, Recorder, RunFolder};
 use epo::train::learn::{clone_demonstrations, Agent};
-use epo::train::{panel_episodes, Advantages};
+use epo::train::{evaluation_episodes, Advantages};
 use epo::Error;
 
 use crate::driver::{demonstrations, learned, panel, resume, train, Config};
@@ -129,7 +129,7 @@ fn a_panel_needs_tasks() {
     let error = TaskSet::new("unseen", vec![]).unwrap_err().to_string();
     assert!(error.contains("panel `unseen`") && error.contains("at least one task"), "{error}");
     assert!(panel().thin(0).is_err() && TaskSchedule::new(&panel(), 0, 0).is_err());
-    assert!(panel_episodes(&panel(), 0, 0).is_empty());
+    assert!(evaluation_episodes(&panel(), 0, 0).is_empty());
 }
 
 #[test]

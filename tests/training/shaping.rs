@@ -9,8 +9,8 @@ use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::objective::{AdaptiveKl, KlControl, KlKind};
 use epo::rollout::{Row, RowKind};
 use epo::run::{read_episodes, Checkpoint, ROLLOUTS_FILE};
-use epo::train::credit::{kl_rewards, turn_advantages, AdvantageConfig, DynamicSampling, KlReward};
-use epo::train::learn::CriticConfig;
+use epo::train::credit::{turn_advantages, AdvantageConfig, DynamicSampling};
+use epo::train::learn::{kl_rewards, CriticConfig, KlReward};
 use epo::train::{
     record_without_update, round_episodes, update_critic, update_policy, Advantages, StepSettings,
     Trainer,

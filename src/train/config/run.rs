@@ -19,11 +19,11 @@ use crate::train::config::model::ModelConfig;
 use crate::train::config::update::UpdateConfig;
 use crate::train::credit::reward::RewardConfig;
 use crate::train::credit::sampling::DynamicSampling;
-use crate::train::credit::shaping::KlReward;
 use crate::train::evaluate::EvaluationConfig;
 use crate::train::learn::agent::AgentConfig;
 use crate::train::learn::cloning::CloningConfig;
-use crate::train::step::StepSettings;
+use crate::train::learn::kl_reward::KlReward;
+use crate::train::learn::step_settings::StepSettings;
 use crate::train::watch::alarm::AlarmConfig;
 use crate::{Error, Result};
 

@@ -1,4 +1,9 @@
-//! Credit for tokens: advantages and value targets from a critic's values, by generalised advantage estimation.
+//! Advantages and value targets of tokens from a critic's values, by generalised advantage
+//! estimation (GAE).
+//!
+//! A multi-turn episode has two time axes: tokens within a turn, and turns within an episode.
+//! Published trainers differ in the axis over which γ and λ decay and in where they bootstrap, so
+//! [`GaeLevel`] offers all three readings over the same data.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,39 +15,41 @@ use crate::settings::{NonNegative, Unit};
 use crate::train::credit::group::penalised;
 use crate::{Error, Result};
 
-/// What one step of the estimation is: over what γ and λ decay, and where values are bootstrapped from.
+/// The step of the estimation: the unit over which γ and λ decay and values are bootstrapped.
 ///
-/// In each form only sampled tokens count: prompts and observations are skipped, and nothing is bootstrapped beyond an
-/// episode's end, whatever ended it.
+/// In all forms only sampled tokens count. Prompts and observations are skipped, and nothing is
+/// bootstrapped beyond the end of an episode, for whatever reason it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GaeLevel {
-    /// Every turn by itself, as EPO's authors train (verl `compute_gae_advantage_return` on rows of turns): the *episode's*
-    /// return at the turn's last token, the penalty of this turn alone, and no bootstrap from the next turn.
+    /// A step is a token, and every turn is estimated alone, as EPO's authors train (verl
+    /// `compute_gae_advantage_return` on rows of turns). The turn's last token gets the return of
+    /// the *episode* minus the penalty of this turn, and no value is bootstrapped from the next
+    /// turn.
     Token,
-    /// A step is a turn: its value is that before its first token, its advantage that of all its tokens, and so is its value
-    /// target.
+    /// A step is a turn. Its value is the one before its first token; its advantage and its value
+    /// target apply to all its tokens.
     Turn,
-    /// A step is a sampled token of the whole episode; a turn's reward is paid at its last token, from which the estimation
-    /// goes on to the first token of the next turn.
+    /// A step is a sampled token of the whole episode. A turn's reward falls on its last token, and
+    /// the next step is the first token of the next turn.
     #[default]
     Trajectory,
 }
 
-/// How rewards and values become advantages of tokens: A = Σ (γλ)ᵏ δₜ₊ₖ with δₜ = rₜ + γVₜ₊₁ − Vₜ (GAE, Schulman 2016).
+/// Settings of GAE: A = Σ (γλ)ᵏ δₜ₊ₖ with δₜ = rₜ + γVₜ₊₁ − Vₜ (Schulman 2016).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaeConfig {
-    /// What a step is.
+    /// The step of the estimation.
     pub level: GaeLevel,
-    /// γ, the discount of a step, in [0, 1].
+    /// γ, the discount per step, in [0, 1].
     pub gamma: Unit,
-    /// λ in [0, 1]: 1 takes what was earned, 0 believes the next value.
+    /// λ in [0, 1]: 1 uses the observed return, 0 the one-step bootstrap.
     pub lambda: Unit,
-    /// Shift and scale the advantages of all sampled tokens of a step to mean 0 and variance 1 (verl `masked_whiten`); value
-    /// targets stay as they are.
+    /// Normalise the advantages of all sampled tokens of a training step to mean 0 and variance 1
+    /// (verl `masked_whiten`); value targets are not changed.
     pub whiten: bool,
-    /// What an action that the environment does not understand costs, in units of the reward.
+    /// Penalty for an action that the environment does not understand, in units of the reward.
     pub invalid_penalty: NonNegative,
 }
 
@@ -58,58 +65,50 @@ impl Default for GaeConfig {
     }
 }
 
-/// One number for each sampled token of each trajectory, turn after turn.
+/// One number per sampled token: one list per trajectory, turn after turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenCredit {
-    /// Advantages, whitened where that is set.
+    /// Advantages, whitened if [`GaeConfig::whiten`] is set.
     pub advantages: Vec<Vec<f64>>,
-    /// Value targets A + V of the advantages before whitening.
+    /// Value targets A + V, with the advantages before whitening.
     pub returns: Vec<Vec<f64>>,
 }
 
-/// Advantages and value targets of all sampled tokens.
+/// Estimates advantages and value targets of all sampled tokens.
 ///
-/// `rewards` holds one reward a turn, before the penalty for actions not understood; `tokens`, where given, what each
-/// sampled token is paid beside; `values` one value a sampled token, that of the state before it
-/// ([`crate::train::learn::Critic::values`]). At [`GaeLevel::Turn`] a turn is paid the sum of its tokens', at the other levels each token
-/// its own.
+/// - `rewards`: one reward per turn, before the penalty for actions that were not understood.
+/// - `token_rewards`: optional rewards of single sampled tokens, added to those of the turns. At
+/// [`GaeLevel::Turn`] a turn gets the sum over its tokens, at the other levels each token its own.
+/// - `values`: one value per sampled token, that of the state before it
+///   ([`Critic::values`](crate::train::learn::Critic::values)).
 ///
 /// # Errors
-/// [`Error::Setting`] for a setting out of range, [`Error::Shape`] where lengths differ or a turn has no token,
-/// [`Error::NonFinite`], [`Error::EmptyMask`] without tokens, or where a single one is to be whitened.
+/// [`Error::Setting`] for a setting out of range, [`Error::Shape`] if lengths differ or a turn has
+/// no token, [`Error::NonFinite`], [`Error::EmptyMask`] without tokens or if a single token would
+/// have to be whitened.
 pub fn token_advantages(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
-    tokens: Option<&[Vec<f64>]>,
+    token_rewards: Option<&[Vec<f64>]>,
     values: &[Vec<f64>],
     config: &GaeConfig,
 ) -> Result<TokenCredit> {
-    let mut paid = penalised(trajectories, rewards, config.invalid_penalty.get())?;
-    if config.level == GaeLevel::Token {
-        // Every turn is paid the whole episode, less its own penalty.
-        for (paid, rewards) in paid.iter_mut().zip(rewards) {
-            let episode: f64 = rewards.iter().sum();
-            paid.iter_mut()
-                .zip(rewards)
-                .for_each(|(paid, reward)| *paid = episode + (*paid - reward));
-        }
-    }
+    let turn_rewards = rewards_of_turns(trajectories, rewards, config)?;
     let lengths = turn_lengths(trajectories, values)?;
-    if let Some(tokens) = tokens {
-        check_same_lengths(values, tokens)?;
+    if let Some(token_rewards) = token_rewards {
+        check_same_lengths(values, token_rewards)?;
     }
-    let layout = one_token_a_row(&lengths)?;
-    let (turns, beside, lengths) = (paid.concat(), tokens.map(<[_]>::concat), lengths.concat());
-    let (values_n, gae) =
-        (values.concat(), Gae { gamma: config.gamma.get(), lambda: config.lambda.get() });
-    let at_tokens = || at_last_tokens(&turns, beside.as_deref(), &lengths);
-    let (mut advantages, returns) = match config.level {
-        GaeLevel::Token => gae_within_turns(&at_tokens(), &values_n, &layout, gae)?,
-        GaeLevel::Trajectory => gae_over_trajectories(&at_tokens(), &values_n, &layout, gae)?,
-        GaeLevel::Turn => over_turns(&turns, beside.as_deref(), &values_n, &lengths, &layout, gae)?,
+    let flat = Flat {
+        turn_rewards: turn_rewards.concat(),
+        token_rewards: token_rewards.map(<[_]>::concat),
+        values: values.concat(),
+        layout: one_token_per_row(&lengths)?,
+        lengths: lengths.concat(),
+        gae: Gae { gamma: config.gamma.get(), lambda: config.lambda.get() },
     };
+    let (mut advantages, returns) = flat.estimate(config.level)?;
     if config.whiten {
-        advantages = whiten_tokens(&advantages, &layout)?;
+        advantages = whiten_tokens(&advantages, &flat.layout)?;
     }
     let split = |of_tokens: Vec<f64>| {
         let mut rest = of_tokens.into_iter();
@@ -118,9 +117,29 @@ pub fn token_advantages(
     Ok(TokenCredit { advantages: split(advantages), returns: split(returns) })
 }
 
-/// All sampled tokens one after another, every one a row.
-fn one_token_a_row(lengths: &[Vec<usize>]) -> Result<TokenLayout> {
-    let (mut turns, mut trajectories) = (Vec::new(), Vec::new());
+/// The rewards of turns minus the penalty; at [`GaeLevel::Token`] each turn gets the whole
+/// episode's reward minus its own penalty.
+fn rewards_of_turns(
+    trajectories: &[Trajectory],
+    rewards: &[Vec<f64>],
+    config: &GaeConfig,
+) -> Result<Vec<Vec<f64>>> {
+    let mut penalised = penalised(trajectories, rewards, config.invalid_penalty.get())?;
+    if config.level == GaeLevel::Token {
+        for (penalised, rewards) in penalised.iter_mut().zip(rewards) {
+            let episode: f64 = rewards.iter().sum();
+            for (penalised, reward) in penalised.iter_mut().zip(rewards) {
+                *penalised = episode + (*penalised - reward);
+            }
+        }
+    }
+    Ok(penalised)
+}
+
+/// A layout of all sampled tokens one after another, each of them a row.
+fn one_token_per_row(lengths: &[Vec<usize>]) -> Result<TokenLayout> {
+    let mut turns = Vec::new();
+    let mut trajectories = Vec::new();
     for (trajectory, lengths) in lengths.iter().enumerate() {
         for (turn, &n) in lengths.iter().enumerate() {
             turns.extend(std::iter::repeat_n(turn, n));
@@ -130,12 +149,12 @@ fn one_token_a_row(lengths: &[Vec<usize>]) -> Result<TokenLayout> {
     TokenLayout::new(1, vec![true; turns.len()], turns, trajectories)
 }
 
-/// Sampled tokens of each turn; each turn has some, and together they have a value each.
+/// Number of sampled tokens of each turn. Requires at least one per turn, and one value per token.
 fn turn_lengths(trajectories: &[Trajectory], values: &[Vec<f64>]) -> Result<Vec<Vec<usize>>> {
     let of = |t: &Trajectory| t.turns.iter().map(|turn| turn.action_ids.len()).collect::<Vec<_>>();
     let lengths: Vec<Vec<usize>> = trajectories.iter().map(of).collect();
     if let Some(got) = lengths.iter().find(|lengths| lengths.contains(&0)) {
-        let expected = "at least one sampled token a turn".into();
+        let expected = "at least one sampled token per turn".into();
         return Err(Error::Shape { name: "turns", expected, got: got.clone() });
     }
     let tokens: Vec<usize> = lengths.iter().map(|lengths| lengths.iter().sum()).collect();
@@ -147,9 +166,9 @@ fn turn_lengths(trajectories: &[Trajectory], values: &[Vec<f64>]) -> Result<Vec<
     }
 }
 
-fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
-    let [expected, got] =
-        [values, tokens].map(|lists| lists.iter().map(Vec::len).collect::<Vec<_>>());
+fn check_same_lengths(values: &[Vec<f64>], token_rewards: &[Vec<f64>]) -> Result<()> {
+    let expected: Vec<usize> = values.iter().map(Vec::len).collect();
+    let got: Vec<usize> = token_rewards.iter().map(Vec::len).collect();
     if got == expected {
         Ok(())
     } else {
@@ -157,44 +176,77 @@ fn check_same_lengths(values: &[Vec<f64>], tokens: &[Vec<f64>]) -> Result<()> {
     }
 }
 
-/// `rewards` of turns, each at the turn's last token, and what tokens are paid `beside`.
-fn at_last_tokens(rewards: &[f64], beside: Option<&[f64]>, lengths: &[usize]) -> Vec<f64> {
-    let mut paid = beside.map_or_else(|| vec![0.0; lengths.iter().sum()], <[f64]>::to_vec);
-    let mut end = 0;
-    for (reward, n) in rewards.iter().zip(lengths) {
-        end += n;
-        paid[end - 1] += reward;
-    }
-    paid
-}
-
-/// [`gae_over_turns`] on the values before the turns' first tokens, its results spread over the turns' tokens.
-fn over_turns(
-    rewards: &[f64],
-    beside: Option<&[f64]>,
-    values: &[f64],
-    lengths: &[usize],
-    layout: &TokenLayout,
+/// Rewards and values of all episodes, one after another.
+struct Flat {
+    /// One reward per turn.
+    turn_rewards: Vec<f64>,
+    /// One reward per sampled token.
+    token_rewards: Option<Vec<f64>>,
+    /// One value per sampled token.
+    values: Vec<f64>,
+    /// Sampled tokens of each turn.
+    lengths: Vec<usize>,
+    layout: TokenLayout,
     gae: Gae,
-) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (mut paid, mut firsts, mut trajectories) = (Vec::new(), Vec::new(), Vec::new());
-    let mut first = 0;
-    for (reward, &n) in rewards.iter().zip(lengths) {
-        let beside = beside.map_or(0.0, |beside| beside[first..first + n].iter().sum());
-        paid.push(reward + beside);
-        firsts.push(values[first]);
-        trajectories.push(layout.trajectories()[first]);
-        first += n;
-    }
-    let (advantages, returns) = gae_over_turns(&paid, &firsts, &trajectories, gae)?;
-    let spread = |of_turns: Vec<f64>| {
-        of_turns.into_iter().zip(lengths).flat_map(|(x, &n)| std::iter::repeat_n(x, n)).collect()
-    };
-    Ok((spread(advantages), spread(returns)))
 }
 
-/// 1 − Var(R − V)/Var(R) over all tokens: 1 where values foresee everything, 0 where they are as good as one constant,
-/// negative where worse; `None` where the returns do not vary (verl `critic/vf_explained_var`).
+impl Flat {
+    /// Advantages and value targets of all tokens.
+    fn estimate(&self, level: GaeLevel) -> Result<(Vec<f64>, Vec<f64>)> {
+        match level {
+            GaeLevel::Token => {
+                gae_within_turns(&self.rewards_of_tokens(), &self.values, &self.layout, self.gae)
+            }
+            GaeLevel::Trajectory => {
+                let rewards = self.rewards_of_tokens();
+                gae_over_trajectories(&rewards, &self.values, &self.layout, self.gae)
+            }
+            GaeLevel::Turn => self.over_turns(),
+        }
+    }
+
+    /// One reward per token: its own, plus that of its turn if it is the turn's last.
+    fn rewards_of_tokens(&self) -> Vec<f64> {
+        let mut rewards = match &self.token_rewards {
+            Some(token_rewards) => token_rewards.clone(),
+            None => vec![0.0; self.values.len()],
+        };
+        let mut end = 0;
+        for (reward, n) in self.turn_rewards.iter().zip(&self.lengths) {
+            end += n;
+            rewards[end - 1] += reward;
+        }
+        rewards
+    }
+
+    /// [`gae_over_turns`] on the values before the turns' first tokens, spread over all tokens.
+    fn over_turns(&self) -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut rewards = Vec::new();
+        let mut values = Vec::new();
+        let mut trajectories = Vec::new();
+        let mut first = 0;
+        for (reward, &n) in self.turn_rewards.iter().zip(&self.lengths) {
+            let of_tokens = self.token_rewards.as_ref();
+            rewards.push(reward + of_tokens.map_or(0.0, |all| all[first..first + n].iter().sum()));
+            values.push(self.values[first]);
+            trajectories.push(self.layout.trajectories()[first]);
+            first += n;
+        }
+        let (advantages, returns) = gae_over_turns(&rewards, &values, &trajectories, self.gae)?;
+        Ok((self.spread(&advantages), self.spread(&returns)))
+    }
+
+    /// Repeats each turn's number for all its tokens.
+    fn spread(&self, of_turns: &[f64]) -> Vec<f64> {
+        let turns = of_turns.iter().zip(&self.lengths);
+        turns.flat_map(|(&x, &n)| std::iter::repeat_n(x, n)).collect()
+    }
+}
+
+/// Explained variance 1 − Var(R − V)/Var(R) over all tokens (verl `critic/vf_explained_var`).
+///
+/// It is 1 for perfect values, 0 for values no better than a constant, and negative for worse ones;
+/// `None` if the returns do not vary.
 pub fn explained_variance(values: &[Vec<f64>], returns: &[Vec<f64>]) -> Option<f64> {
     let variance = |xs: Vec<f64>| {
         let mean = xs.iter().sum::<f64>() / xs.len() as f64;
@@ -208,8 +260,7 @@ pub fn explained_variance(values: &[Vec<f64>], returns: &[Vec<f64>]) -> Option<f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
 
     /// An episode of turns of (sampled tokens, understood).
     fn episode(turns: &[(usize, bool)]) -> Trajectory {
@@ -219,10 +270,7 @@ mod tests {
             valid,
             ..Turn::default()
         };
-        let start = Start { goal: String::new(), observation: String::new() };
-        let task = Task { name: "t".into(), variation: 0 };
-        let turns = turns.iter().map(turn).collect();
-        Trajectory { task, group: 0, member: 0, start, turns, success: false, end: End::Done }
+        Trajectory::of_turns(turns.iter().map(turn).collect())
     }
 
     fn config(level: GaeLevel) -> GaeConfig {
@@ -235,7 +283,8 @@ mod tests {
         assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12), "{got:?}, not {want:?}");
     }
 
-    /// Two turns of 2 and 1 tokens, the second not understood; rewards 1 and 2, values 0.5, 0.25, 1.
+    /// Two turns of 2 and 1 tokens, the second not understood; rewards 1 and 2, values 0.5, 0.25
+    /// and 1.
     fn credit(level: GaeLevel) -> TokenCredit {
         let played = [episode(&[(2, true), (1, false)])];
         token_advantages(&played, &[vec![1.0, 2.0]], None, &[vec![0.5, 0.25, 1.0]], &config(level))
@@ -253,36 +302,33 @@ mod tests {
     }
 
     #[test]
-    fn turns_alone_are_each_paid_the_episode_and_their_own_penalty() {
-        // Turn 0: reward 3 at token 1. A₁ = 3 − 0.25 = 2.75; A₀ = 0.5·0.25 − 0.5 + 0.25·2.75 = 0.3125.
-        // Turn 1: reward 3 − 0.25. A₂ = 2.75 − 1 = 1.75.
+    fn turns_alone_each_get_the_episodes_reward_and_their_own_penalty() {
+        // Turn 0: reward 3 at token 1. A₁ = 3 − 0.25 = 2.75; A₀ = 0.5·0.25 − 0.5 + 0.25·2.75 =
+        // 0.3125. Turn 1: reward 3 − 0.25. A₂ = 2.75 − 1 = 1.75.
         let got = credit(GaeLevel::Token);
         assert_near(&got.advantages[0], &[0.3125, 2.75, 1.75]);
         assert_near(&got.returns[0], &[0.8125, 3.0, 2.75]);
     }
 
     #[test]
-    fn over_turns_the_first_tokens_value_counts_and_all_tokens_share() {
-        // Values of turns 0.5 and 1. A₁ = 1.75 − 1 = 0.75; A₀ = 1 + 0.5·1 − 0.5 + 0.25·0.75 = 1.1875.
+    fn over_turns_the_first_tokens_value_counts_for_all_tokens() {
+        // Values of turns 0.5 and 1. A₁ = 1.75 − 1 = 0.75; A₀ = 1 + 0.5·1 − 0.5 + 0.25·0.75 =
+        // 1.1875.
         let got = credit(GaeLevel::Turn);
         assert_near(&got.advantages[0], &[1.1875, 1.1875, 0.75]);
         assert_near(&got.returns[0], &[1.6875, 1.6875, 1.75]);
     }
 
     #[test]
-    fn whitening_is_over_all_tokens_and_leaves_the_targets() {
+    fn whitening_is_over_all_tokens_and_leaves_the_value_targets() {
         let played = [episode(&[(1, true)]), episode(&[(1, true), (1, true)])];
         let white = GaeConfig { whiten: true, ..config(GaeLevel::Token) };
         let rewards = [vec![1.0], vec![2.0, 4.0]];
         let got = token_advantages(&played, &rewards, None, &[vec![0.0], vec![3.0, 1.0]], &white)
             .unwrap();
         // Advantages 1, 3, 5 before: mean 3, unbiased variance 4.
-        assert!(got
-            .advantages
-            .concat()
-            .iter()
-            .zip([-1.0, 0.0, 1.0])
-            .all(|(a, b)| (a - b).abs() < 1e-8));
+        let pairs = got.advantages.concat().into_iter().zip([-1.0, 0.0, 1.0]);
+        assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-8), "{pairs:?}");
         assert_eq!(got.returns, [vec![1.0], vec![6.0, 6.0]]);
         let alone = token_advantages(&played[..1], &rewards[..1], None, &[vec![0.0]], &white);
         assert!(matches!(alone, Err(Error::EmptyMask { .. })));
@@ -291,30 +337,24 @@ mod tests {
     #[test]
     fn episodes_do_not_leak_into_each_other() {
         let played = [episode(&[(2, true)]), episode(&[(1, true), (3, false)])];
-        let (rewards, values) =
-            ([vec![1.0], vec![0.5, 2.0]], [vec![0.1, 0.2], vec![0.3, 0.4, 0.5, 0.6]]);
+        let rewards = [vec![1.0], vec![0.5, 2.0]];
+        let values = [vec![0.1, 0.2], vec![0.3, 0.4, 0.5, 0.6]];
         for level in [GaeLevel::Token, GaeLevel::Turn, GaeLevel::Trajectory] {
             let both = token_advantages(&played, &rewards, None, &values, &config(level)).unwrap();
             for i in 0..2 {
                 let one = |lists: &[Vec<f64>; 2]| [lists[i].clone()];
-                let alone = token_advantages(
-                    &played[i..=i],
-                    &one(&rewards),
-                    None,
-                    &one(&values),
-                    &config(level),
-                )
-                .unwrap();
-                assert_eq!(
-                    (&alone.advantages[0], &alone.returns[0]),
-                    (&both.advantages[i], &both.returns[i])
-                );
+                let played = &played[i..=i];
+                let alone =
+                    token_advantages(played, &one(&rewards), None, &one(&values), &config(level))
+                        .unwrap();
+                assert_eq!(alone.advantages[0], both.advantages[i]);
+                assert_eq!(alone.returns[0], both.returns[i]);
             }
         }
     }
 
     #[test]
-    fn bad_settings_and_lengths_name_themselves() {
+    fn errors_name_the_setting_or_the_list() {
         let default = GaeConfig::default();
         for (config, field) in [
             (GaeConfig { gamma: 1.5, ..default }, "gae.gamma"),

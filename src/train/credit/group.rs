@@ -1,4 +1,7 @@
-//! Credit: which of an episode's turns earned what, as one advantage for each turn.
+//! Advantages of turns without a critic: comparison of episodes, and of turns, within a group.
+//!
+//! GRPO gives every turn of an episode the same advantage. In a long episode that rewards useless
+//! turns along with useful ones, so GiGPO also compares turns that start from the same situation.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,25 +12,26 @@ use crate::rollout::trajectory::Trajectory;
 use crate::settings::{NonNegative, Unit};
 use crate::{Error, Result};
 
-/// How rewards become advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at w_t = 0 and
-/// without a penalty).
+/// Settings of turn advantages: A = w_e·A_episode + w_t·A_turn (GiGPO, arXiv 2505.10978; GRPO at
+/// w_t = 0 without a penalty).
 ///
-/// A_episode compares the returns of a group's episodes and is the same for all turns of an episode, except with
-/// `reinforce-pp`: there it is what was earned from the turn on, whitened over the batch's tokens. A_turn
-/// compares turns of the group that start from the same situation, by what was earned from there on: it is
-/// the difference from their mean, divided by the root mean square of these differences over the batch.
+/// A_episode compares the returns of a group's episodes and is the same for all turns of an
+/// episode. The exception is `reinforce-pp`, where it is the return from the turn on, whitened over
+/// the batch's tokens. A_turn compares the group's turns that start from the same situation by
+/// their returns from there on: the difference from their mean, divided by the root mean square of
+/// these differences over the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdvantageConfig {
-    /// How the returns of a group's episodes are compared.
+    /// Estimator that compares the returns of a group's episodes.
     pub estimator: OutcomeEstimator,
-    /// w_e, the weight of that comparison.
+    /// w_e, the weight of A_episode.
     pub episode_weight: NonNegative,
-    /// w_t, the weight of comparing turns.
+    /// w_t, the weight of A_turn.
     pub turn_weight: NonNegative,
-    /// Discount of a turn's later rewards, in [0, 1].
+    /// Discount per turn, in [0, 1].
     pub gamma: Unit,
-    /// What an action that the environment does not understand costs, in units of the reward.
+    /// Penalty for an action that the environment does not understand, in units of the reward.
     pub invalid_penalty: NonNegative,
 }
 
@@ -70,17 +74,19 @@ impl AdvantageConfig {
     }
 }
 
-/// What a turn starts from: the last answer that brought something, and the score.
+/// The situation a turn starts from: the last response to an understood action, and the score.
 ///
-/// A refusal leaves the world as it was, so the next turn is compared with those that were not refused.
+/// An action that is not understood leaves the world unchanged, so the next turn still starts from
+/// the same situation.
 type Situation<'a> = (&'a str, u64);
 
-/// One advantage for each turn of each trajectory.
+/// Estimates one advantage per turn of each trajectory.
 ///
-/// `rewards` holds one reward a turn, before the penalty for actions not understood.
+/// `rewards` holds one reward per turn, before the penalty for actions that were not understood.
 ///
 /// # Errors
-/// [`Error::Setting`] for a setting out of range, [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Setting`] for a setting out of range, [`Error::Shape`] if the lengths differ,
+/// [`Error::NonFinite`].
 pub fn turn_advantages(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
@@ -97,7 +103,7 @@ pub fn turn_advantages(
     Ok(trajectories.iter().map(|t| totals.by_ref().take(t.turns.len()).collect()).collect())
 }
 
-/// A_episode of all turns, in order.
+/// A_episode of all turns, one trajectory after another.
 fn compare_episodes(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
@@ -120,7 +126,7 @@ fn compare_episodes(
     Ok(episodes.into_iter().map(|i| of[i]).collect())
 }
 
-/// The rewards of turns, less the penalty for actions not understood.
+/// The rewards of turns minus the penalty for actions that were not understood.
 pub(crate) fn penalised(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
@@ -134,13 +140,15 @@ pub(crate) fn penalised(
     Ok(trajectories.iter().zip(rewards).map(of_trajectory).collect())
 }
 
-/// A_turn of all turns, in order.
+/// A_turn of all turns, one trajectory after another.
 fn compare_turns(
     trajectories: &[Trajectory],
     rewards: &[Vec<f64>],
     gamma: f64,
 ) -> Result<Vec<f64>> {
-    let (mut episodes, mut groups, mut situations) = (Vec::new(), Vec::new(), Vec::new());
+    let mut episodes = Vec::new();
+    let mut groups = Vec::new();
+    let mut situations = Vec::new();
     for (i, trajectory) in trajectories.iter().enumerate() {
         situations.extend(situations_of(trajectory));
         episodes.resize(situations.len(), i);
@@ -152,7 +160,9 @@ fn compare_turns(
     let mean_square =
         advantages.iter().map(|a| a * a).sum::<f64>() / advantages.len().max(1) as f64;
     if mean_square > 0.0 {
-        advantages.iter_mut().for_each(|a| *a /= mean_square.sqrt());
+        for advantage in &mut advantages {
+            *advantage /= mean_square.sqrt();
+        }
     }
     Ok(advantages)
 }
@@ -174,24 +184,23 @@ fn check_lengths(trajectories: &[Trajectory], rewards: &[Vec<f64>]) -> Result<()
     if got == turns {
         Ok(())
     } else {
-        Err(Error::Shape { name: "rewards", expected: format!("one a turn, {turns:?}"), got })
+        Err(Error::Shape { name: "rewards", expected: format!("one per turn, {turns:?}"), got })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::env::Start;
+    use crate::rollout::trajectory::Turn;
 
     fn turn(observation: &str, score: f64, valid: bool) -> Turn {
         Turn { observation: observation.into(), score, valid, ..Turn::default() }
     }
 
     fn trajectory(member: u32, turns: Vec<Turn>) -> Trajectory {
-        let task = Task { name: "t".into(), variation: 0 };
         let start = Start { goal: String::new(), observation: "hall".into() };
-        Trajectory { task, group: 0, member, start, turns, success: false, end: End::Done }
+        Trajectory { member, start, ..Trajectory::of_turns(turns) }
     }
 
     fn only_turns() -> AdvantageConfig {
@@ -210,7 +219,8 @@ mod tests {
         let rewards: Vec<Vec<f64>> =
             played.iter().map(|t| t.gains().iter().map(|g| g / 100.0).collect()).collect();
         assert_eq!(rewards, [vec![0.5, 0.5], vec![0.0, 0.5, 0.0]]);
-        // From the hall on 1.0, 0.3 and 0.4 were earned, from the shed 0.5 and −0.1; over the RMS of the batch.
+        // Returns from the hall: 1.0, 0.3 and 0.4; from the shed: 0.5 and −0.1. Over the batch's
+        // RMS.
         let mean = 1.7 / 3.0;
         let raw = [1.0 - mean, 0.3, 0.3 - mean, 0.4 - mean, -0.3];
         let rms = (raw.iter().map(|a| a * a).sum::<f64>() / 5.0).sqrt();
@@ -262,31 +272,25 @@ mod tests {
             (OutcomeEstimator::ReinforcePp, 0.5, [4.0, 8.0, 1.0]),
             (OutcomeEstimator::ReinforcePpBaseline, 0.5, [3.5, 3.5, -3.5]),
         ] {
-            let (got, want) = (with(estimator, gamma), whitened(returns));
-            assert!(
-                got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-7),
-                "{estimator:?} {got:?} {want:?}"
-            );
+            let got = with(estimator, gamma);
+            let want = whitened(returns);
+            let near = got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-7);
+            assert!(near, "{estimator:?} {got:?} {want:?}");
         }
-        let error = turn_advantages(
-            &[],
-            &[],
-            &AdvantageConfig {
-                estimator: OutcomeEstimator::ReinforcePp,
-                ..AdvantageConfig::default()
-            },
-        );
-        assert!(matches!(error, Err(Error::EmptyMask { .. })), "there is nothing to whiten");
+        let estimator = OutcomeEstimator::ReinforcePp;
+        let config = AdvantageConfig { estimator, ..AdvantageConfig::default() };
+        let error = turn_advantages(&[], &[], &config);
+        assert!(matches!(error, Err(Error::EmptyMask { .. })), "there is no token to whiten");
     }
 
     #[test]
-    fn nothing_to_compare_teaches_nothing() {
+    fn a_turn_without_another_to_compare_has_no_advantage() {
         let played = [trajectory(0, vec![turn("a", 1.0, true)])];
         assert_eq!(turn_advantages(&played, &[vec![1.0]], &only_turns()).unwrap(), [[0.0]]);
     }
 
     #[test]
-    fn bad_settings_and_lengths_name_themselves() {
+    fn errors_name_the_setting_or_the_list() {
         let default = AdvantageConfig::default();
         for (config, field) in [
             (AdvantageConfig { gamma: 1.5, ..default }, "advantage.gamma"),

@@ -1,4 +1,7 @@
-//! Dynamic sampling: further tasks in the place of those whose episodes all ended alike.
+//! Dynamic sampling: groups of episodes with equal returns are replaced by groups of other tasks.
+//!
+//! A group whose episodes all have the same return has no advantage and no gradient. Early and late
+//! in a run most groups are like that, and a step would train on a small part of its budget.
 
 use std::collections::BTreeSet;
 
@@ -10,58 +13,56 @@ use crate::rollout::trajectory::Trajectory;
 use crate::train::credit::reward::RewardConfig;
 use crate::{Error, Result};
 
-/// Plays until a step has as many informative groups as `rollout.tasks`, or long enough (DAPO, arXiv 2503.14476, eq. 11;
-/// verl `filter_groups`).
+/// Settings of dynamic sampling: a step plays rounds until it has `rollout.tasks` informative
+/// groups (DAPO, arXiv 2503.14476, eq. 11; verl `filter_groups`).
 ///
-/// A group is informative where the returns of its episodes differ by what the environment paid ([`RewardConfig`]);
-/// penalties do not count, since they would make nearly every group differ.
+/// A group is informative if the returns of its episodes differ in the environment's rewards
+/// ([`RewardConfig`]). Penalties do not count: they would make nearly every group differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DynamicSampling {
-    /// Most rounds of `rollout.tasks` tasks in a step, 1 to 1000; 1 filters and plays nothing more.
+    /// Maximum number of rounds of `rollout.tasks` tasks per step, 1 to 1000. With 1, groups are
+    /// filtered but not replaced.
     pub max_rounds: u64,
 }
 
 impl DynamicSampling {
-    /// Checks the number of rounds, and that a group of `group` episodes can differ.
+    /// Checks the number of rounds, and that a group has at least two episodes.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field.
+    /// [`Error::Setting`] with the key of a field out of range.
     pub fn validate(&self, group: usize) -> Result<()> {
         if !(1..=1000).contains(&self.max_rounds) {
             let reason = "must be between 1 and 1000";
             return Err(Error::setting("dynamic_sampling.max_rounds", self.max_rounds, reason));
         }
-        match group {
-            0 | 1 => {
-                let reason =
-                    format!("compares the episodes of a group, but rollout.group is {group}");
-                Err(Error::setting("dynamic_sampling", "set", reason))
-            }
-            _ => Ok(()),
+        if group < 2 {
+            let reason = format!("needs rollout.group to be at least 2, but it is {group}");
+            return Err(Error::setting("dynamic_sampling", "set", reason));
         }
+        Ok(())
     }
 }
 
-/// What dynamic sampling leaves of the episodes it played.
+/// Result of dynamic sampling: the episodes to train on, the others, and counters.
 #[derive(Debug, Clone)]
 pub struct InformativeGroups {
-    /// The episodes to learn from, with the counters and times of all that were played.
+    /// The episodes to train on, with the counters and times of all played episodes.
     pub rollouts: Rollouts,
-    /// The others that were played.
+    /// The other played episodes.
     pub unused: Vec<Trajectory>,
     /// Rounds played.
     pub rounds: u64,
     /// Groups played.
     pub played_groups: usize,
-    /// Informative groups among the episodes to learn from; 0 where these are the last round as it was.
+    /// Informative groups among the episodes to train on; 0 if these are the unfiltered last round.
     pub kept_groups: usize,
-    /// Share of solved episodes among all that were played.
+    /// Share of solved episodes among all played episodes.
     pub success: f64,
 }
 
 impl InformativeGroups {
-    /// The numbers of a step's record.
+    /// The metrics of a step's record.
     pub(crate) fn metrics(&self) -> [(&'static str, f64); 4] {
         [
             ("sampling/rounds", self.rounds as f64),
@@ -72,13 +73,15 @@ impl InformativeGroups {
     }
 }
 
-/// Plays rounds by `play`, given the round from 0, until `tasks` informative groups are there or `settings` says it is enough.
+/// Plays rounds until there are `tasks` informative groups or the maximum number of rounds is
+/// reached.
 ///
-/// Surplus groups are dropped, the last ones first; where no group of any round is informative, the last round is kept
-/// whole, so that a step always has episodes. Groups of different rounds must have different numbers.
+/// `play` plays one round, given its index from 0; groups of different rounds must have different
+/// numbers. Surplus groups are dropped, the last ones first. If no group of any round is
+/// informative, the last round is kept unfiltered, so that a step always has episodes.
 ///
 /// # Errors
-/// A setting out of range, a return that is not finite, and whatever `play` fails with.
+/// A setting out of range, a return that is not finite, or an error of `play`.
 pub fn sample_informative(
     settings: DynamicSampling,
     tasks: usize,
@@ -86,33 +89,43 @@ pub fn sample_informative(
     play: &mut dyn FnMut(u64) -> Result<Rollouts>,
 ) -> Result<InformativeGroups> {
     settings.validate(2)?;
-    let (mut kept, mut rounds, mut played) = (Rollouts::default(), 0, BTreeSet::new());
-    let (mut solved, mut episodes, mut unused) = (0, 0, Vec::new());
-    let alike = loop {
+    let mut kept = Rollouts::default();
+    let mut unused = Vec::new();
+    let mut played = BTreeSet::new();
+    let mut rounds = 0;
+    let mut episodes = 0;
+    let mut solved = 0;
+    let last_rejected = loop {
         let round = play(rounds)?;
         rounds += 1;
         kept.stats += round.stats;
         episodes += round.trajectories.len();
         solved += round.trajectories.iter().filter(|t| t.success).count();
         played.extend(round.trajectories.iter().map(|t| t.group));
-        let alike = split(round.trajectories, reward, &mut kept.trajectories)?;
+        let rejected = split(round.trajectories, reward, &mut kept.trajectories)?;
         if groups(&kept.trajectories).len() >= tasks || rounds == settings.max_rounds {
-            break alike;
+            break rejected;
         }
-        unused.extend(alike);
+        unused.extend(rejected);
     };
     let first: BTreeSet<u32> = groups(&kept.trajectories).into_iter().take(tasks).collect();
-    let (learned, surplus) = kept.trajectories.into_iter().partition(|t| first.contains(&t.group));
-    kept.trajectories = learned;
-    unused.extend::<Vec<_>>(surplus);
+    let (used, surplus): (Vec<_>, Vec<_>) =
+        kept.trajectories.into_iter().partition(|t| first.contains(&t.group));
+    unused.extend(surplus);
     if first.is_empty() {
-        kept.trajectories = alike
+        kept.trajectories = last_rejected;
     } else {
-        unused.extend(alike)
+        kept.trajectories = used;
+        unused.extend(last_rejected);
     }
-    let success = solved as f64 / episodes.max(1) as f64;
-    let (played_groups, kept_groups) = (played.len(), first.len());
-    Ok(InformativeGroups { rollouts: kept, unused, rounds, played_groups, kept_groups, success })
+    Ok(InformativeGroups {
+        rollouts: kept,
+        unused,
+        rounds,
+        played_groups: played.len(),
+        kept_groups: first.len(),
+        success: solved as f64 / episodes.max(1) as f64,
+    })
 }
 
 fn groups(trajectories: &[Trajectory]) -> BTreeSet<u32> {
@@ -125,47 +138,39 @@ fn split(
     reward: &RewardConfig,
     kept: &mut Vec<Trajectory>,
 ) -> Result<Vec<Trajectory>> {
-    // Rewards of the same sum differ in its last bits where they were earned on different ways.
+    // The order of addition changes the last bits of sums that are equal on paper.
     let rounded = |rewards: &Vec<f64>| (rewards.iter().sum::<f64>() * 1e9).round();
     let returns: Vec<f64> = reward.of(&trajectories).iter().map(rounded).collect();
     let groups: Vec<usize> = trajectories.iter().map(|t| t.group as usize).collect();
-    let mut alike = Vec::new();
-    for (trajectory, informative) in
-        trajectories.into_iter().zip(informative_groups(&returns, &groups)?)
-    {
+    let informative = informative_groups(&returns, &groups)?;
+    let mut rejected = Vec::new();
+    for (trajectory, informative) in trajectories.into_iter().zip(informative) {
         if informative {
-            kept.push(trajectory)
+            kept.push(trajectory);
         } else {
-            alike.push(trajectory)
+            rejected.push(trajectory);
         }
     }
-    Ok(alike)
+    Ok(rejected)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
     use crate::rollout::engine::PlayStats;
-    use crate::rollout::trajectory::{End, Turn};
+    use crate::rollout::trajectory::Turn;
 
     const REWARD: RewardConfig = RewardConfig::Progress { points: 100.0 };
 
     /// An episode that ends with the last of `scores`.
     fn episode(group: u32, scores: &[f64]) -> Trajectory {
         let turn = |&score: &f64| Turn { score, ..Turn::default() };
-        Trajectory {
-            task: Task { name: "t".into(), variation: group },
-            group,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: scores.iter().map(turn).collect(),
-            success: scores.last() == Some(&100.0),
-            end: End::Done,
-        }
+        let turns = scores.iter().map(turn).collect();
+        let success = scores.last() == Some(&100.0);
+        Trajectory { group, success, ..Trajectory::of_turns(turns) }
     }
 
-    /// Rounds of two groups of two episodes each; for every group whether its members differ.
+    /// Rounds of two groups of two episodes; a group's returns differ if its flag is true.
     fn sample(max_rounds: u64, tasks: usize, rounds: &[[bool; 2]]) -> InformativeGroups {
         let mut play = |round: u64| {
             let group = |(g, &differs): (usize, &bool)| {
@@ -183,7 +188,7 @@ mod tests {
         sampled.rollouts.trajectories.iter().map(|t| t.group).collect()
     }
 
-    /// The groups of the episodes that are not learned from, ascending.
+    /// The groups of the unused episodes, ascending.
     fn unused(sampled: &InformativeGroups) -> Vec<u32> {
         let mut groups: Vec<u32> = sampled.unused.iter().map(|t| t.group).collect();
         groups.sort_unstable();
@@ -196,17 +201,14 @@ mod tests {
         assert_eq!((sampled.rounds, sampled.played_groups, sampled.kept_groups), (3, 6, 2));
         assert_eq!(kept(&sampled), [1, 1, 4, 4]);
         assert_eq!(unused(&sampled), [0, 0, 2, 2, 3, 3, 5, 5], "the rest, surplus included");
-        assert_eq!(
-            sampled.rollouts.stats.env_steps, 15,
-            "what was dropped was played all the same"
-        );
+        assert_eq!(sampled.rollouts.stats.env_steps, 15, "dropped episodes were played, too");
         assert_eq!(sampled.success, 9.0 / 12.0);
         let enough = sample(4, 2, &[[true, true]]);
         assert_eq!((enough.rounds, kept(&enough)), (1, vec![0, 0, 1, 1]));
     }
 
     #[test]
-    fn at_the_last_round_what_there_is_is_used() {
+    fn after_the_last_round_fewer_groups_are_used() {
         let some = sample(2, 2, &[[false, true], [false, false]]);
         assert_eq!((some.rounds, some.kept_groups, kept(&some)), (2, 1, vec![1, 1]));
         let none = sample(2, 2, &[[false, false], [false, false]]);
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_sample_nothing_are_refused() {
+    fn settings_out_of_range_are_rejected() {
         let error = |max_rounds, group| {
             DynamicSampling { max_rounds }.validate(group).unwrap_err().to_string()
         };

@@ -1,8 +1,10 @@
-//! What a policy and a critic do alike with rows: the order of a step's updates, micro-batches over threads, gradients
-//! summed in a fixed order.
+//! Gradient accumulation for policy and critic: the rows of each optimiser step, micro-batches on
+//! threads, and gradients summed in a fixed order.
+//!
+//! Micro-batches bound memory and share the work between cores. Their gradients are added in the
+//! order of the rows, so the sum does not depend on the number of threads, bit for bit.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::panic::resume_unwind;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,14 +16,15 @@ use crate::policy::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::rows::{layout, MicroBatch, Row, RowKind};
 use crate::rollout::trajectory::Trajectory;
+use crate::threads::on_threads;
 use crate::train::config::update::UpdateConfig;
 use crate::{Error, Result};
 
-/// The loss of a micro-batch, given the objective's view of it and which of the rows it holds.
+/// The loss of a micro-batch, given its token batch and the indices of its rows.
 pub(crate) type MicroLoss<'a> =
     dyn Fn(&MicroBatch, &TokenBatch, &[usize]) -> Result<LossOutput> + Sync + 'a;
 
-/// The rows of all trajectories, in their order.
+/// The rows of all trajectories, in order.
 pub(crate) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (i, trajectory) in trajectories.iter().enumerate() {
@@ -30,10 +33,10 @@ pub(crate) fn rows_of(trajectories: &[Trajectory], kind: RowKind) -> Result<Vec<
     Ok(rows)
 }
 
-/// One list a row out of one list a trajectory, both over sampled tokens.
+/// Splits one list per trajectory into one list per row, both over sampled tokens.
 ///
 /// # Errors
-/// A list that does not have as many numbers as its trajectory has sampled tokens.
+/// A list whose length differs from the number of its trajectory's sampled tokens.
 pub(crate) fn over_rows(
     name: &'static str,
     rows: &[Row],
@@ -60,8 +63,9 @@ pub(crate) fn over_rows(
     }
 }
 
-/// The rows of each optimiser step of training step `step`, in the order of the steps: a fresh permutation each epoch. Within
-/// a step they stand in their own order, so that rows that begin alike share a micro-batch.
+/// The rows of each optimiser step of training step `step`, from a fresh permutation per epoch.
+/// Within an optimiser step rows keep their order, so that rows with the same prefix share a
+/// micro-batch.
 pub(crate) fn optimizer_steps(
     seed: u64,
     step: u64,
@@ -81,12 +85,12 @@ fn sorted(rows: &[usize]) -> Vec<usize> {
     rows
 }
 
-/// The objective's view of all `rows`.
+/// The token batch of all `rows`.
 pub(crate) fn whole(rows: &[&Row], config: &UpdateConfig) -> Result<TokenBatch> {
     Ok(TokenBatch::new(layout(rows, widest(rows))?, config.aggregation))
 }
 
-/// Sums the gradients and metrics of all micro-batches, whatever the order they finish in.
+/// Sums the gradients and metrics of all micro-batches, in their order whichever finishes first.
 pub(crate) fn accumulate(
     parameters: &Parameters,
     rows: &[&Row],
@@ -95,7 +99,8 @@ pub(crate) fn accumulate(
     loss: &MicroLoss,
 ) -> Result<(Gradients, Metrics)> {
     let plan = micro_batches(rows, config.micro_batch_tokens.get());
-    let (width, device) = (widest(rows), device_of(parameters));
+    let width = widest(rows);
+    let device = device_of(parameters);
     let one = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
         let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
         let micro = MicroBatch::new(&chosen, width, &device)?;
@@ -105,10 +110,12 @@ pub(crate) fn accumulate(
     if plan.is_empty() {
         return Err(Error::EmptyMask { name: "rows", at: "an update without rows".into() });
     }
-    let (mut sum, mut metrics) = (GradientSum::default(), Metrics::new());
+    let mut sum = GradientSum::default();
+    let mut metrics = Metrics::new();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for together in plan.chunks(at_once(parameters)) {
-        for part in over_threads(together, &one) {
-            let (gradients, numbers) = part?;
+        for part in on_threads(together.iter().collect(), threads, &one) {
+            let (gradients, numbers) = part.unwrap_or_else(|panic| resume_unwind(panic))?;
             sum.add(gradients)?;
             metrics.merge(&numbers);
         }
@@ -116,14 +123,16 @@ pub(crate) fn accumulate(
     Ok((sum.finish(parameters)?, metrics))
 }
 
-/// One number for each sampled token of each row, from `of` [b, r] of micro-batches; no gradient.
+/// One number per sampled token of each row, from the values `of` [b, r] of micro-batches; no
+/// gradient.
 pub(crate) fn row_values(
     parameters: &Parameters,
     rows: &[&Row],
     micro_batch_tokens: usize,
     of: &dyn Fn(&MicroBatch) -> Result<Tensor>,
 ) -> Result<Vec<Vec<f32>>> {
-    let (width, device) = (widest(rows), device_of(parameters));
+    let width = widest(rows);
+    let device = device_of(parameters);
     let mut out = vec![Vec::new(); rows.len()];
     for members in micro_batches(rows, micro_batch_tokens) {
         let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
@@ -136,7 +145,8 @@ pub(crate) fn row_values(
     Ok(out)
 }
 
-/// The lists of `values` that belong to the micro-batch's rows `members` of an optimiser step of rows `chunk`, as [b, r].
+/// The `values` of a micro-batch as [b, r]: `members` are its rows' indices in `chunk`, and `chunk`
+/// holds the indices of an optimiser step's rows.
 pub(crate) fn of_members(
     micro: &MicroBatch,
     values: &[Vec<f32>],
@@ -146,7 +156,7 @@ pub(crate) fn of_members(
     micro.filled(&members.iter().map(|&m| values[chunk[m]].as_slice()).collect::<Vec<_>>())
 }
 
-/// Requires one finite number for each sampled token of each row.
+/// Requires one finite number per sampled token of each row.
 pub(crate) fn check_tokens(name: &'static str, rows: &[Row], values: &[Vec<f32>]) -> Result<()> {
     let tokens: Vec<usize> = rows.iter().map(|row| row.positions.len()).collect();
     let got: Vec<usize> = values.iter().map(Vec::len).collect();
@@ -162,8 +172,8 @@ pub(crate) fn check_tokens(name: &'static str, rows: &[Row], values: &[Vec<f32>]
     Ok(())
 }
 
-/// Micro-batches whose gradients may exist at the same time: one where a gradient is large, which keeps all threads busy
-/// by itself.
+/// Number of micro-batches whose gradients may exist at the same time: one for a large model, whose
+/// kernels keep all threads busy alone.
 fn at_once(parameters: &Parameters) -> usize {
     const LARGE: usize = 32 << 20;
     let trained: usize = parameters.trainable().map(|(_, var)| var.elem_count()).sum();
@@ -178,31 +188,7 @@ fn device_of(parameters: &Parameters) -> Device {
     parameters.iter().next().map_or(Device::Cpu, |(_, var)| var.device().clone())
 }
 
-/// Runs `f` over `items` on the machine's threads; results in the order of the items.
-fn over_threads<I: Sync, T: Send>(
-    items: &[I],
-    f: &(dyn Fn(&I) -> Result<T> + Sync),
-) -> Vec<Result<T>> {
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<T>>>> = items.iter().map(|_| Mutex::new(None)).collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(i) else { break };
-                let result = f(item);
-                if let Ok(mut place) = results[i].lock() {
-                    *place = Some(result);
-                }
-            });
-        }
-    });
-    let lost = || Err(Error::setting("update", "worker thread", "panicked"));
-    results.into_iter().map(|r| r.into_inner().ok().flatten().unwrap_or_else(lost)).collect()
-}
-
-/// Consecutive rows of at most `tokens` tokens together (a longer row stands alone).
+/// Groups consecutive rows into micro-batches of at most `tokens` tokens; a longer row is alone.
 fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
     let mut plan: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
@@ -219,11 +205,12 @@ fn micro_batches(rows: &[&Row], tokens: usize) -> Vec<Vec<usize>> {
     plan
 }
 
+/// The largest number of sampled tokens of a row.
 pub(crate) fn widest(rows: &[&Row]) -> usize {
     rows.iter().map(|r| r.positions.len()).max().unwrap_or(0)
 }
 
-/// `items` in `n` consecutive parts whose sizes differ by at most one; empty parts are left out.
+/// Splits `items` into `n` consecutive parts whose sizes differ by at most one; skips empty parts.
 fn split(items: &[usize], n: usize) -> Vec<&[usize]> {
     let m = items.len();
     (0..n).map(|i| &items[i * m / n..(i + 1) * m / n]).filter(|part| !part.is_empty()).collect()
@@ -252,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_epoch_updates_with_every_row_once_in_an_order_of_its_own() {
+    fn every_epoch_uses_each_row_once_in_its_own_order() {
         let config = UpdateConfig { epochs: 2, mini_batches: 3, ..UpdateConfig::default() };
         let steps = optimizer_steps(1, 0, &config, 7);
         assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 3, 2, 2, 3]);

@@ -1,4 +1,7 @@
-//! Behaviour cloning: a warm start on demonstrations.
+//! Behaviour cloning: imitation of demonstrations as a warm start for reinforcement learning.
+//!
+//! A fresh policy almost never solves a long task by chance, so reinforcement learning alone would
+//! see no reward. Imitation of a few solved episodes first gives it something to improve.
 
 use crate::env::Demonstration;
 use crate::rng::{Purpose, Stream};
@@ -9,20 +12,21 @@ use crate::run::recorder::Recorder;
 use crate::settings::{Count, NonNegative, Positive};
 use crate::train::config::update::UpdateConfig;
 use crate::train::learn::agent::Agent;
+use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
-/// How demonstrations are cloned before reinforcement learning.
+/// Settings of the imitation of demonstrations (`cloning` in a run's configuration).
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CloningConfig {
-    /// Passes over the demonstrations.
+    /// Passes over all demonstrations.
     pub epochs: Count,
     /// Demonstrations per optimiser step.
     pub batch: Count,
     /// Learning rate, constant.
     pub learning_rate: Positive,
-    /// Weight of predicting the environment's texts in addition to the actions: a policy that learns
-    /// to read learns to name what it has read.
+    /// Weight of the loss on the environment's texts, relative to that on the actions. A policy
+    /// that learns to predict what it reads also learns to name it in its actions.
     pub observation_weight: NonNegative,
 }
 
@@ -37,14 +41,16 @@ impl Default for CloningConfig {
     }
 }
 
-/// Minimises the mean negative log-likelihood of the imitated actions' tokens (nats per token), and with
-/// [`CloningConfig::observation_weight`] that of all others, in a seeded order, and records one line an epoch
-/// in phase `clone`. The optimiser starts afresh afterwards:
-/// cloning's small second moments would blow up the first steps of reinforcement learning. Where `update` has a KL term, the cloned
-/// policy (with corrections of low rank, the model below them) becomes its reference.
+/// Trains the policy to imitate demonstrations, and records one line per epoch (phase `clone`).
+///
+/// Minimises the mean negative log-likelihood of the imitated actions' tokens (nats per token) plus
+/// [`CloningConfig::observation_weight`] times that of all other tokens, in a seeded order. The
+/// optimiser's state is reset afterwards: the small second moments of imitation would blow up the
+/// first steps of reinforcement learning.
 ///
 /// # Errors
-/// A demonstration without actions or longer than the context, a non-finite loss or gradient, or a record that cannot be written.
+/// A setting out of range, a demonstration without actions or longer than the context, a non-finite
+/// loss or gradient, or a record that cannot be written.
 pub fn clone_demonstrations(
     agent: &mut Agent,
     demonstrations: &[Demonstration],
@@ -57,35 +63,56 @@ pub fn clone_demonstrations(
     let rows: Vec<DemonstrationRow> = (demonstrations.iter().enumerate())
         .map(|(i, demonstration)| prompter.demonstration(demonstration, i))
         .collect::<Result<_>>()?;
-    let context = learner.decoder.config().max_position_embeddings;
-    let mut lengths = rows.iter().map(|demonstration| demonstration.row.ids.len()).enumerate();
-    if let Some((i, length)) = lengths.find(|&(_, length)| length > context) {
-        return Err(Error::setting(
-            "context",
-            context,
-            format!("demonstration {i} has {length} tokens"),
-        ));
-    }
+    check_context(&rows, learner.decoder.config().max_position_embeddings)?;
     let epochs = config.epochs.get();
-    let mut progress = Progress::new("cloning", epochs * rows.len());
+    let mut progress = Progress::new("imitation", epochs * rows.len());
     let mut note = String::new();
     for epoch in 0..epochs {
-        let order =
-            Stream::new(seed, Purpose::Cloning, epoch as u64, 0, 0).permutation(0, rows.len());
-        let (mut sum, mut done) = (0.0, 0);
-        for batch in order.chunks(config.batch.get()) {
-            let batch: Vec<&DemonstrationRow> = batch.iter().map(|&i| &rows[i]).collect();
-            let observation_weight = config.observation_weight.get();
-            let learning_rate = config.learning_rate.get();
-            let loss = learner.clone_step(&batch, observation_weight, update, learning_rate)?;
-            sum += loss * batch.len() as f64;
-            done += batch.len();
-            note = format!("epoch {}  loss {:.3} nats/token", epoch + 1, sum / done as f64);
+        let mut show = |done: usize, loss: f64| {
+            note = format!("epoch {}  loss {loss:.3} nats/token", epoch + 1);
             progress.set(epoch * rows.len() + done, &note);
-        }
-        recorder.record(&Record::new("clone", epoch as u64).with("loss", sum / done as f64))?;
+        };
+        let stream = Stream::new(seed, Purpose::Cloning, epoch as u64, 0, 0);
+        let order = stream.permutation(0, rows.len());
+        let loss = imitate(learner, &rows, &order, config, update, &mut show)?;
+        recorder.record(&Record::new("clone", epoch as u64).with("loss", loss))?;
     }
     learner.optimizer.reset();
     progress.finish(&format!("{} demonstrations, {note}", rows.len()));
     Ok(())
+}
+
+fn check_context(rows: &[DemonstrationRow], context: usize) -> Result<()> {
+    for (i, demonstration) in rows.iter().enumerate() {
+        let length = demonstration.row.ids.len();
+        if length > context {
+            let expected =
+                format!("at most {context} tokens in demonstration {i}; raise model.context");
+            return Err(Error::Shape { name: "demonstration", expected, got: vec![length] });
+        }
+    }
+    Ok(())
+}
+
+/// Trains on all rows once, in the given order; returns the mean loss.
+fn imitate(
+    learner: &mut Learner,
+    rows: &[DemonstrationRow],
+    order: &[usize],
+    config: &CloningConfig,
+    update: &UpdateConfig,
+    show: &mut dyn FnMut(usize, f64),
+) -> Result<f64> {
+    let mut sum = 0.0;
+    let mut done = 0;
+    for batch in order.chunks(config.batch.get()) {
+        let batch: Vec<&DemonstrationRow> = batch.iter().map(|&i| &rows[i]).collect();
+        let observation_weight = config.observation_weight.get();
+        let learning_rate = config.learning_rate.get();
+        let loss = learner.clone_step(&batch, observation_weight, update, learning_rate)?;
+        sum += loss * batch.len() as f64;
+        done += batch.len();
+        show(done, sum / done as f64);
+    }
+    Ok(sum / done as f64)
 }

@@ -1,4 +1,5 @@
-//! The critic of PPO: a value for the state before every sampled token, with an optimiser of its own.
+//! PPO's critic: a value model with its own optimiser, one value for the state before each sampled
+//! token.
 
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::objective::metrics::Metrics;
 use crate::objective::value::{value_loss, ValueInputs};
 use crate::optim::adamw::{AdamW, AdamWConfig};
 use crate::optim::schedule::LrSchedule;
+use crate::policy::config::DecoderConfig;
 use crate::policy::parameters::Parameters;
 use crate::policy::value::ValueModel;
 use crate::rng::{Purpose, Stream};
@@ -24,24 +26,25 @@ use crate::train::learn::accumulate::{
 use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
-/// The critic's settings. Epochs, mini-batches, micro-batches and aggregation are the policy's (`update`).
+/// Settings of the critic. Epochs, mini-batches, micro-batches and aggregation are those of
+/// `update`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CriticConfig {
-    /// Highest learning rate.
+    /// Peak learning rate.
     pub learning_rate: Positive,
-    /// Training steps at the beginning in which the critic learns and the policy does not.
+    /// Number of first training steps in which only the critic is trained.
     pub warmup_steps: u64,
-    /// ε of the value loss: a value moves by at most this from what it was when the tokens were sampled, or costs at least
-    /// as much as if it had (verl `cliprange_value`). Rewards of size 1 want about 0.5.
+    /// ε of the clipped value loss: a value that moves by more than ε from its old value costs at
+    /// least as much as one that moved by ε (verl `cliprange_value`). 0.5 suits rewards of size 1.
     pub value_clip: Positive,
-    /// Global gradient norm above which gradients are scaled down.
+    /// Maximum global gradient norm; larger gradients are scaled down to it.
     pub max_grad_norm: Positive,
-    /// What the value head stands on.
+    /// The decoder below the value head.
     pub body: CriticBody,
-    /// The learning rate over the training steps.
+    /// Schedule of the learning rate over the training steps.
     pub schedule: LrSchedule,
-    /// Its optimiser's.
+    /// Settings of its optimiser.
     pub optimizer: AdamWConfig,
 }
 
@@ -63,25 +66,36 @@ impl Default for CriticConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CriticBody {
-    /// A copy of the policy as it is when the critic is made, all of it trained; with corrections of low rank the policy's
-    /// frozen weights, shared, with fresh corrections of the same rank (their dropout is the policy's alone).
+    /// A copy of the policy at the time the critic is created, fully trained. With LoRA, the
+    /// policy's frozen weights are shared and get fresh adapters of the same rank, without dropout.
     Policy,
-    /// A small f32 decoder of its own over the policy's vocabulary, from seeded fresh weights.
+    /// A separate small f32 decoder over the policy's vocabulary, from seeded fresh weights.
     Own {
         /// Width, a multiple of 32.
         hidden_size: Count,
-        /// Blocks.
+        /// Number of blocks.
         layers: Count,
     },
 }
 
 impl CriticBody {
-    fn shape(self) -> Option<SmallConfig> {
-        match self {
-            Self::Policy => None,
-            Self::Own { hidden_size, layers } => {
-                Some(SmallConfig { hidden_size, layers, ..SmallConfig::default() })
+    /// The decoder's configuration and its initial weights.
+    fn parameters(self, policy: &Learner, stream: &Stream) -> Result<(DecoderConfig, Parameters)> {
+        let decoder = policy.decoder.config();
+        match (self, policy.parameters.lora()) {
+            (Self::Own { hidden_size, layers }, _) => {
+                let context = Count::try_from(decoder.max_position_embeddings)?;
+                let shape = SmallConfig { hidden_size, layers, context, ..SmallConfig::default() };
+                let body = shape.decoder(decoder.vocab_size)?;
+                let device = policy.decoder.device();
+                let parameters = Parameters::init_from(&body, stream, DType::F32, device)?;
+                Ok((body, parameters))
             }
+            (Self::Policy, Some(lora)) => {
+                let base = policy.parameters.clone().without_lora();
+                Ok((decoder.clone(), base.with_lora_from(decoder, lora, stream)?))
+            }
+            (Self::Policy, None) => Ok((decoder.clone(), policy.parameters.duplicate()?)),
         }
     }
 }
@@ -116,67 +130,51 @@ pub struct Critic {
     /// The optimiser and its state.
     pub optimizer: AdamW,
     config: CriticConfig,
-    /// Spent on [`Critic::values`], until a record has it.
+    /// Time in [`Critic::values`] that is not yet recorded.
     pub(crate) values_time: Duration,
 }
 
-/// The data of a critic update; lists are one number for each sampled token of each row.
+/// Data of a critic update; lists hold one number per sampled token of each row.
 pub struct ValueBatch<'a> {
     /// The rows.
     pub rows: &'a [Row],
-    /// The values before the update, which clipping refers to.
+    /// The values before the update, the reference of clipping.
     pub values: &'a [Vec<f32>],
-    /// What the values should have been.
+    /// The value targets.
     pub returns: &'a [Vec<f32>],
-    /// The run's seed and the step, which decide the order of rows.
+    /// The run's seed; seed and step determine the order of rows.
     pub seed: u64,
-    /// The training step.
+    /// The training step, from 0.
     pub step: u64,
 }
 
 impl Critic {
-    /// A critic for `policy` that values everything at 0.
+    /// Creates a critic for `policy`; its value head starts at 0.
     ///
     /// # Errors
-    /// A setting out of range, a failed copy.
+    /// A setting out of range, or a failed copy.
     pub fn new(config: &CriticConfig, policy: &Learner, seed: u64) -> Result<Self> {
         config.check()?;
         let stream = Stream::new(seed, Purpose::Critic, 0, 0, 0);
-        let decoder = policy.decoder.config();
-        let (body, parameters) = match (config.body.shape(), policy.parameters.lora()) {
-            (Some(shape), _) => {
-                let context = Count::try_from(decoder.max_position_embeddings)?;
-                let shape = SmallConfig { context, ..shape };
-                let body = shape.decoder(decoder.vocab_size)?;
-                let (dtype, device) = (DType::F32, policy.decoder.device());
-                let parameters = Parameters::init_from(&body, &stream, dtype, device)?;
-                (body, parameters)
-            }
-            (None, Some(lora)) => {
-                let base = policy.parameters.clone().without_lora();
-                (decoder.clone(), base.with_lora_from(decoder, lora, &stream)?)
-            }
-            (None, None) => (decoder.clone(), policy.parameters.duplicate()?),
-        };
-        let (body, parameters) = (ValueModel::body(&body), parameters.with_value_head()?);
-        let model =
-            ValueModel::new(&body, &parameters)?.with_checkpointing(policy.decoder.checkpointing());
-        let optimizer = AdamW::new(config.optimizer.clone());
+        let (decoder, parameters) = config.body.parameters(policy, &stream)?;
+        let parameters = parameters.with_value_head()?;
+        let model = ValueModel::new(&ValueModel::body(&decoder), &parameters)?
+            .with_checkpointing(policy.decoder.checkpointing());
         Ok(Self {
             model,
             parameters,
-            optimizer,
+            optimizer: AdamW::new(config.optimizer.clone()),
             config: config.clone(),
             values_time: Duration::ZERO,
         })
     }
 
-    /// The settings.
+    /// The settings in force.
     pub fn config(&self) -> &CriticConfig {
         &self.config
     }
 
-    /// Whether the policy waits in training step `step` (0-based) until the critic has learned something.
+    /// True if only the critic is trained in training step `step` (0-based).
     pub fn warms_up(&self, step: u64) -> bool {
         step < self.config.warmup_steps
     }
@@ -187,11 +185,11 @@ impl Critic {
         batch.lay_out(&self.model.values(&hidden)?)
     }
 
-    /// The value of the state *before* each sampled token, one list a row: at the position that predicts it (verl
-    /// `DataParallelPPOCritic`, whose values are cut one position early as log-probabilities are).
+    /// The value of the state *before* each sampled token, at the position that predicts it, one
+    /// list per row. verl's `DataParallelPPOCritic` shifts values by one position in the same way.
     ///
     /// # Errors
-    /// A value that is not finite, or a tensor operation that failed.
+    /// A value that is not finite, or a failed tensor operation.
     pub fn row_values(&self, rows: &[Row], micro_batch_tokens: usize) -> Result<Vec<Vec<f32>>> {
         let chosen: Vec<&Row> = rows.iter().collect();
         let values = row_values(&self.parameters, &chosen, micro_batch_tokens, &|micro| {
@@ -201,10 +199,10 @@ impl Critic {
         Ok(values)
     }
 
-    /// [`Critic::row_values`] with one list a trajectory, over its sampled tokens turn after turn.
+    /// [`Critic::row_values`] as one list per trajectory, over its sampled tokens turn after turn.
     ///
     /// # Errors
-    /// As [`Critic::row_values`]; an episode without sampled tokens.
+    /// An episode without sampled tokens, a value that is not finite, or a failed tensor operation.
     pub fn values(
         &mut self,
         trajectories: &[Trajectory],
@@ -223,20 +221,22 @@ impl Critic {
         Ok(values)
     }
 
-    /// The optimiser steps of one training step, over the mini-batches of the policy's; returns the metrics' mean over them:
-    /// `value_loss` and `value_clipfrac` ([`value_loss`]), `critic_grad_norm` (before clipping).
+    /// Runs the optimiser steps of one training step, over the same mini-batches as the policy.
+    ///
+    /// Returns the metrics' means over them: `value_loss` and `value_clipfrac` ([`value_loss`]),
+    /// and `critic_grad_norm` (before clipping).
     ///
     /// # Errors
-    /// A list that does not fit its row, a non-finite number, loss or gradient, or a tensor operation that failed.
+    /// A list that does not fit its row, a non-finite number, loss or gradient, or a failed tensor
+    /// operation.
     pub fn value_step(&mut self, data: &ValueBatch, update: &UpdateConfig) -> Result<Metrics> {
         check_tokens("values", data.rows, data.values)?;
         check_tokens("value returns", data.rows, data.returns)?;
         let mut total = Metrics::new();
         let chunks = optimizer_steps(data.seed, data.step, update, data.rows.len());
         for chunk in &chunks {
-            total.merge(
-                &self.optimizer_step(data, chunk, update)?.scaled(1.0 / chunks.len() as f64),
-            );
+            let metrics = self.optimizer_step(data, chunk, update)?;
+            total.merge(&metrics.scaled(1.0 / chunks.len() as f64));
         }
         Ok(total)
     }
@@ -254,7 +254,8 @@ impl Critic {
             let given = |lists| -> Result<Tensor> {
                 Ok(of_members(micro, lists, chunk, members)?.to_dtype(values_br.dtype())?)
             };
-            let (old_br, returns_br) = (given(data.values)?, given(data.returns)?);
+            let old_br = given(data.values)?;
+            let returns_br = given(data.returns)?;
             let inputs = ValueInputs {
                 values_bt: &values_br,
                 old_values_bt: &old_br,
@@ -264,14 +265,15 @@ impl Critic {
             value_loss(&inputs, self.config.value_clip.get())
         };
         let (gradients, mut metrics) = accumulate(&self.parameters, &rows, update, &whole, &loss)?;
-        let (lr, most) = (self.config.lr(data.step), self.config.max_grad_norm.get());
-        let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, most)?;
+        let lr = self.config.lr(data.step);
+        let max_norm = self.config.max_grad_norm.get();
+        let norm = self.optimizer.step_clipped(&self.parameters, &gradients, lr, max_norm)?;
         metrics.add("critic_grad_norm", norm);
         Ok(metrics)
     }
 
-    /// Adds `critic.safetensors` (what is trained: everything, or corrections and head) and
-    /// `critic_optimizer.safetensors` to a checkpoint.
+    /// Adds `critic.safetensors` (the trained weights: all, or LoRA adapters and value head) and
+    /// `critic_optimizer.safetensors` to a run checkpoint.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -281,10 +283,10 @@ impl Critic {
         Ok(())
     }
 
-    /// The critic that [`Critic::save`] wrote, for the policy it was made for.
+    /// Loads the critic that [`Critic::save`] wrote, for the same policy.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of another model, by its tensor.
+    /// A file that is missing, damaged or of another model; the error names the tensor.
     pub fn restore(
         config: &CriticConfig,
         policy: &Learner,

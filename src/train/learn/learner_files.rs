@@ -1,4 +1,4 @@
-//! A learner in checkpoints.
+//! Learners in run checkpoints.
 
 use candle_core::{DType, Device};
 
@@ -11,13 +11,13 @@ use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::train::learn::learner::Learner;
 use crate::Result;
 
-/// Says in a checkpoint that the reference is the model without its corrections.
+/// File that marks the reference as the model without its LoRA adapters.
 const BASE_REFERENCE: &str = "reference.json";
 
 impl Learner {
-    /// Adds `config.json`, `model.safetensors` (with corrections of low rank only these, as PEFT's `adapter_config.json` and
-    /// `adapter_model.safetensors`), `optimizer.safetensors` and, where there is a reference, `reference.safetensors` to a
-    /// checkpoint.
+    /// Adds `config.json`, `model.safetensors`, `optimizer.safetensors` and, if there is a
+    /// reference, `reference.safetensors` to a run checkpoint. With LoRA, the weights are the
+    /// adapters alone, as PEFT's `adapter_config.json` and `adapter_model.safetensors`.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -42,10 +42,10 @@ impl Learner {
         Ok(())
     }
 
-    /// The learner that [`Learner::save`] wrote, with weights of type `dtype`.
+    /// Loads the learner that [`Learner::save`] wrote, with weights of type `dtype`.
     ///
     /// # Errors
-    /// A file that is missing, damaged or of another model, by its field or tensor.
+    /// A file that is missing, damaged or of another model; the error names the field or tensor.
     pub fn restore(
         checkpoint: &Checkpoint,
         optimizer: AdamWConfig,
@@ -65,10 +65,10 @@ impl Learner {
         Ok(learner)
     }
 
-    /// The learner of corrections of low rank that [`Learner::save`] wrote, over the weights `base`.
+    /// Loads the learner with LoRA adapters that [`Learner::save`] wrote, over the weights `base`.
     ///
     /// # Errors
-    /// As [`Learner::restore`].
+    /// A file that is missing, damaged or of another model; the error names the field or tensor.
     pub fn restore_adapter(
         checkpoint: &Checkpoint,
         base: Parameters,
@@ -76,9 +76,9 @@ impl Learner {
         temperature: f64,
     ) -> Result<Self> {
         let config = DecoderConfig::from_file(checkpoint.file("config.json")?)?;
-        let [adapter, weights] =
-            [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| checkpoint.file(name));
-        let parameters = base.with_adapter_files(&config, &adapter?, &weights?)?;
+        let adapter = checkpoint.file(ADAPTER_CONFIG)?;
+        let weights = checkpoint.file(ADAPTER_WEIGHTS)?;
+        let parameters = base.with_adapter_files(&config, &adapter, &weights)?;
         let optimizer =
             AdamW::load(checkpoint.file("optimizer.safetensors")?, optimizer, &parameters)?;
         let mut learner = Self::new(&config, parameters, optimizer, temperature)?;

@@ -1,4 +1,5 @@
-//! What a training step computes once, over all its rows, before its first optimiser step.
+//! Quantities that a training step computes once, over all its rows, before its first optimiser
+//! step.
 //!
 //! Shape suffixes: b = rows, r = sampled tokens of a row.
 
@@ -16,21 +17,21 @@ use crate::train::learn::accumulate::widest;
 use crate::train::learn::learner::{Learner, PolicyBatch};
 use crate::{Error, Result};
 
-/// The rows with the numbers of their tokens that no mini-batch may change, one list a row.
+/// Per-token quantities that stay fixed for the whole training step, one list per row.
 pub(crate) struct Prepared<'a> {
-    /// The rows and what came with them.
+    /// The rows, with their advantages and reference log-probabilities.
     pub(crate) data: &'a PolicyBatch<'a>,
-    /// log π_old by the learner's own forward pass; `None` where the samples' are π_old.
+    /// log π_old from the learner's own forward pass; `None` if those at sampling time are used.
     old_log_probs: Option<Vec<Vec<f32>>>,
-    /// Constant factors of the tokens' policy losses.
+    /// Constant weights of the tokens' policy losses.
     weights: Option<Vec<Vec<f32>>>,
-    /// 1 where the regulariser has singled out the token, else 0.
+    /// 1 for tokens that the regulariser selected, else 0.
     chosen: Option<Vec<Vec<f32>>>,
-    /// Metrics of the importance correction.
+    /// Metrics of the importance-sampling correction.
     pub(crate) metrics: Metrics,
 }
 
-/// The constants of one micro-batch's loss, each [b, r].
+/// The fixed quantities of one micro-batch, each [b, r].
 pub(crate) struct Part {
     /// log π_old.
     pub(crate) old_log_probs_br: Tensor,
@@ -38,14 +39,14 @@ pub(crate) struct Part {
     pub(crate) advantages_br: Tensor,
     /// log π_ref.
     pub(crate) reference_br: Option<Tensor>,
-    /// Factors of the policy loss.
+    /// Weights of the policy loss.
     pub(crate) weights_br: Option<Tensor>,
-    /// 1 for tokens that the regulariser has singled out.
+    /// 1 for tokens that the regulariser selected.
     chosen_br: Option<Tensor>,
 }
 
 impl Part {
-    /// What the regulariser sees of them.
+    /// The regulariser's view of them.
     pub(crate) fn policy_inputs<'a>(&'a self, log_probs_br: &'a Tensor) -> PolicyInputs<'a> {
         PolicyInputs {
             log_probs_bt: log_probs_br,
@@ -57,8 +58,8 @@ impl Part {
 }
 
 impl<'a> Prepared<'a> {
-    /// Recomputes log π_old and weighs the tokens where a correction is on, and asks the regulariser for its
-    /// selection.
+    /// Recomputes log π_old and weights the tokens if an importance-sampling correction is set, and
+    /// lets the regulariser select tokens.
     pub(crate) fn new(
         learner: &Learner,
         data: &'a PolicyBatch,
@@ -125,16 +126,18 @@ impl<'a> Prepared<'a> {
         self.chosen = Some(self.by_row(layout, |i| f32::from(u8::from(selection.chosen[i]))));
         if let Some(factors) = selection.policy_weights {
             let mut weights = self.by_row(layout, |i| factors[i] as f32);
-            for (row, corrected) in weights.iter_mut().zip(self.weights.take().unwrap_or_default())
-            {
-                row.iter_mut().zip(corrected).for_each(|(factor, weight)| *factor *= weight);
+            let corrected = self.weights.take().unwrap_or_default();
+            for (row, corrected) in weights.iter_mut().zip(corrected) {
+                for (factor, weight) in row.iter_mut().zip(corrected) {
+                    *factor *= weight;
+                }
             }
             self.weights = Some(weights);
         }
         Ok(())
     }
 
-    /// The numbers of a micro-batch that holds the given rows of the step.
+    /// The quantities of a micro-batch that holds the given rows of the step.
     pub(crate) fn part(&self, micro: &MicroBatch, rows: &[usize]) -> Result<Part> {
         let of_rows = |values: &[Vec<f32>]| {
             micro.filled(&rows.iter().map(|&row| values[row].as_slice()).collect::<Vec<_>>())
@@ -150,7 +153,7 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// One list a row from a function of the position in [B·T].
+    /// One list per row from a function of the index in [B·T].
     fn by_row(&self, layout: &TokenLayout, value: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
         let of_row = |(row, r): (usize, &Row)| {
             (0..r.positions.len()).map(|j| value(row * layout.tokens() + j)).collect()
@@ -159,7 +162,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// One list a row as row-major [B·T], zero where a row has ended.
+/// Lists per row as row-major [B·T], padded with 0.
 pub(crate) fn flat<'a>(
     layout: &TokenLayout,
     name: &'static str,
@@ -171,7 +174,9 @@ pub(crate) fn flat<'a>(
             let expected = format!("{} values in row {row}", layout.row_count(row));
             return Err(Error::Shape { name, expected, got: vec![list.len()] });
         }
-        place.iter_mut().zip(list).for_each(|(to, &from)| *to = f64::from(from));
+        for (to, &from) in place.iter_mut().zip(list) {
+            *to = f64::from(from);
+        }
     }
     Ok(values)
 }

@@ -1,10 +1,11 @@
-//! The cascade alarm: policies that collapse early or blow up late announce it in the numbers of their steps.
+//! Alarms on training runs that collapse early or blow up late.
 //!
-//! Early, exploration dies: the members of more and more groups do the same and score the same, so that groups teach
-//! nothing, while actions stop being understood or entropy all but vanishes. Late, the entropy leaves its band upwards
-//! and success falls with it. Both are what EPO calls the exploration–exploitation cascade failure (arXiv 2509.22576,
-//! §3). A third way, which the mean entropy hides: late turns stop exploring while early ones go on, and success is lost
-//! again. Here they are conditions on the means of a window of steps, so that one noisy step raises nothing.
+//! Early, exploration dies: the episodes of more and more groups are the same, so groups have no
+//! gradient, while actions stop being understood or entropy vanishes. Late, entropy rises above its
+//! band and success falls with it. EPO calls both the exploration–exploitation cascade failure
+//! (arXiv 2509.22576, §3). The mean entropy hides a third failure: the last third of the turns
+//! stops exploring while early turns go on, and success falls again. Each alarm is a condition on
+//! the means of a window of steps, so a single noisy step raises none.
 
 use std::collections::VecDeque;
 
@@ -12,17 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::record::Record;
 use crate::settings::{AtLeast, Decay, OpenUnit, Share};
+use crate::train::watch::step_numbers::{halves, mean, AlarmBaseline, StepNumbers};
 
-/// What happens when an alarm is raised.
+/// Action taken when an alarm is raised.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum AlarmAction {
     /// The alarm is recorded and printed.
     #[default]
     Warn,
-    /// Training ends after the step, with a checkpoint.
+    /// Training ends after the step, with a run checkpoint.
     Stop,
-    /// The learning rate is multiplied by `lr_factor` from the next step on, once more with each alarm.
+    /// Each alarm multiplies the learning rate by a factor, from the next step on.
     LowerLr {
         /// The factor.
         #[serde(default = "half")]
@@ -34,14 +36,17 @@ fn half() -> OpenUnit {
     OpenUnit::literal(0.5)
 }
 
-/// When an alarm is raised and what it does.
+/// Settings of alarms: thresholds and action (`alarm` in a run's configuration).
 ///
 /// ```
-/// use epo::train::{AlarmConfig, Alarms, Record};
-/// let mut alarms = Alarms::new(AlarmConfig { window: 2, ..AlarmConfig::default() })?;
+/// use epo::run::Record;
+/// use epo::train::watch::{AlarmConfig, Alarms};
+/// let mut alarms = Alarms::new(AlarmConfig { window: 2.try_into()?, ..AlarmConfig::default() });
 /// let mut step = |k: u64, valid: f64| {
-///     let numbers = [("zero_variance_groups", 1.0), ("valid_actions", valid), ("entropy", 0.5)];
-///     let mut record = numbers.into_iter().fold(Record::new("rl", k), |r, (key, x)| r.with(key, x));
+///     let mut record = Record::new("rl", k);
+///     record.set("zero_variance_groups", 1.0);
+///     record.set("valid_actions", valid);
+///     record.set("entropy", 0.5);
 ///     alarms.observe(&mut record)
 /// };
 /// assert!(step(0, 0.9).is_empty());
@@ -51,22 +56,24 @@ fn half() -> OpenUnit {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmConfig {
-    /// What an alarm does.
+    /// Action of every alarm.
     pub action: AlarmAction,
-    /// Steps that are looked at together, at least 2: the older ⌊n/2⌋ are compared with the others. An alarm of one
-    /// kind is raised at most once in as many steps.
+    /// Number of steps n in the window, at least 2; the older ⌊n/2⌋ are compared with the others.
+    /// Each kind of alarm is raised at most once in n steps.
     pub window: AtLeast<2>,
-    /// Early collapse needs at least this mean share of groups without variance, in (0, 1], …
+    /// Early collapse: minimum mean share of groups without variance, in (0, 1]. In addition,
+    /// `valid_drop` or `entropy_share` must be met.
     pub zero_variance: Share,
-    /// … and either a valid-action rate that fell by at least this much between the window's halves, in (0, 1], …
+    /// Early collapse: minimum drop, in (0, 1], of the valid-action rate between the window's halves.
     pub valid_drop: Share,
-    /// … or a mean entropy of at most this share of the run's first window, in [0, 1).
+    /// Early collapse: maximum mean entropy as a share of the run's first window, in [0, 1).
     pub entropy_share: Decay,
-    /// Late blow-up needs an entropy that rises and is above the band in the newer half of the window, and a success
-    /// rate that fell by at least this much between the halves, in (0, 1].
+    /// Late blow-up: minimum drop of the success rate between the window's halves, in (0, 1], while
+    /// entropy rises and is above the band in the newer half.
     pub success_drop: Share,
-    /// Collapse of late turns needs a mean entropy there of at most this share of the run's first window, in [0, 1), and a
-    /// success rate that is at least `success_drop` below the run's best window.
+    /// Collapse of the last third of the turns: maximum mean entropy there as a share of the run's
+    /// first window, in [0, 1), while success is at least `success_drop` below the run's best
+    /// window.
     pub late_share: Decay,
 }
 
@@ -85,8 +92,10 @@ impl Default for AlarmConfig {
 }
 
 impl AlarmConfig {
-    /// The alarms of one full window of steps, oldest first. Conditions whose numbers some step or the baseline lacks are
-    /// not met.
+    /// Checks one full window of steps, oldest first, and returns the kinds and messages of its
+    /// alarms.
+    ///
+    /// A condition is not met if a step or the baseline lacks one of its numbers.
     pub fn check(
         &self,
         window: &[StepNumbers],
@@ -114,10 +123,10 @@ impl AlarmConfig {
                 ));
             }
         }
-        let (entropy, start) = (mean(window, |s| s.entropy)?, start?);
-        let message =
-            || format!("{groups} and entropy is {entropy:.4} nats, {start:.4} at the start");
-        (entropy <= self.entropy_share.get() * start).then(message)
+        let entropy = mean(window, |s| s.entropy)?;
+        let start = start?;
+        (entropy <= self.entropy_share.get() * start)
+            .then(|| format!("{groups} and entropy is {entropy:.4} nats, {start:.4} at the start"))
     }
 
     fn late_blow_up(&self, window: &[StepNumbers]) -> Option<String> {
@@ -129,8 +138,8 @@ impl AlarmConfig {
             && solved_before - solved_after >= self.success_drop.get();
         fires.then(|| {
             format!(
-                "entropy rose from {before:.4} to {after:.4} nats, above the band's end {high:.4}, and success fell \
-                 from {solved_before:.3} to {solved_after:.3}"
+                "entropy rose from {before:.4} to {after:.4} nats, above the band's upper end \
+                 {high:.4}, and success fell from {solved_before:.3} to {solved_after:.3}"
             )
         })
     }
@@ -140,33 +149,35 @@ impl AlarmConfig {
         window: &[StepNumbers],
         baseline: &AlarmBaseline,
     ) -> Option<String> {
-        let (entropy, start) = (mean(window, |s| s.entropy_late)?, baseline.entropy_late?);
-        let (success, best) = (mean(window, |s| s.success)?, baseline.success?);
+        let entropy = mean(window, |s| s.entropy_late)?;
+        let start = baseline.entropy_late?;
+        let success = mean(window, |s| s.success)?;
+        let best = baseline.success?;
         let fires =
             entropy <= self.late_share.get() * start && best - success >= self.success_drop.get();
         fires.then(|| {
             format!(
-                "entropy of late turns is {entropy:.4} nats, {start:.4} at the start, and success is {success:.3}, \
-                 {best:.3} at its best"
+                "entropy in the last third of the turns is {entropy:.4} nats, {start:.4} at the \
+                 start, and success is {success:.3}, {best:.3} at its best"
             )
         })
     }
 }
 
-/// What an alarm says.
+/// Kind of an alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlarmKind {
-    /// Groups without variance, and actions or entropy on the way to nothing.
+    /// Groups have no variance, and valid actions or entropy collapse.
     EarlyCollapse,
-    /// Entropy above its band and rising while success falls.
+    /// Entropy is above its band and rises while success falls.
     LateBlowUp,
-    /// Entropy of late turns on the way to nothing, and success lost again.
+    /// Entropy collapses in the last third of the turns, and success falls again.
     LateTurnCollapse,
 }
 
 impl AlarmKind {
-    /// The key of a record that holds the alarm's message.
+    /// The record's key for the alarm's message.
     pub fn key(self) -> &'static str {
         match self {
             Self::EarlyCollapse => "alarm/early_collapse",
@@ -179,7 +190,7 @@ impl AlarmKind {
         match self {
             Self::EarlyCollapse => "early collapse",
             Self::LateBlowUp => "late blow-up",
-            Self::LateTurnCollapse => "collapse of late turns",
+            Self::LateTurnCollapse => "collapse in the last third of the turns",
         }
     }
 }
@@ -187,11 +198,11 @@ impl AlarmKind {
 /// An alarm that was raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alarm {
-    /// What it says.
+    /// Its kind.
     pub kind: AlarmKind,
     /// The training step it was raised in, from 0.
     pub step: u64,
-    /// The numbers behind it.
+    /// The numbers that raised it.
     pub message: String,
 }
 
@@ -201,66 +212,18 @@ impl std::fmt::Display for Alarm {
     }
 }
 
-/// The numbers of a step that alarms look at; what is not finite counts as absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StepNumbers {
-    /// Share of groups in which every return is the same.
-    pub zero_variance: Option<f64>,
-    /// Share of actions the environment understood.
-    pub valid_actions: Option<f64>,
-    /// Mean entropy of the rollouts, nats per token.
-    pub entropy: Option<f64>,
-    /// The same over the last third of the turn indices.
-    #[serde(default)]
-    pub entropy_late: Option<f64>,
-    /// Upper end of the entropy band, nats.
-    pub band_high: Option<f64>,
-    /// Share of episodes solved.
-    pub success: Option<f64>,
-}
-
-impl StepNumbers {
-    /// The numbers of a record, under the keys that [`trajectory_metrics`](crate::train::watch::trajectory_metrics) and
-    /// [`update_policy`](crate::train::update_policy) write.
-    pub fn of(record: &Record) -> Self {
-        let number = |key| record.number(key).filter(|x| x.is_finite());
-        Self {
-            zero_variance: number("zero_variance_groups"),
-            valid_actions: number("valid_actions"),
-            entropy: number("entropy"),
-            entropy_late: number("entropy_late"),
-            band_high: number("band_high"),
-            success: number("success"),
-        }
-    }
-}
-
-/// What a window of steps is compared with.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct AlarmBaseline {
-    /// Mean entropy of the run's first window, nats per token.
-    pub entropy: Option<f64>,
-    /// The same over the last third of the turn indices.
-    pub entropy_late: Option<f64>,
-    /// Mean success of the best window so far.
-    pub success: Option<f64>,
-}
-
-/// What alarms remember between steps: part of a checkpoint's state.
+/// State of the alarms between steps, part of a run checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlarmState {
     window: VecDeque<StepNumbers>,
     /// Mean entropy of the first full window.
     start_entropy: Option<f64>,
-    /// Its mean entropy in late turns.
-    #[serde(default)]
+    /// Its mean entropy in the last third of the turns.
     start_entropy_late: Option<f64>,
     /// Mean success of the best window.
-    #[serde(default)]
     best_success: Option<f64>,
-    /// By kind, the step until which it is not raised again.
+    /// Raised kinds, each with the step until which it is not raised again.
     quiet: Vec<(AlarmKind, u64)>,
     lr_factor: f64,
     stop: bool,
@@ -281,7 +244,7 @@ impl Default for AlarmState {
 }
 
 impl AlarmState {
-    /// Takes note of the window, which is full; what it is compared with.
+    /// Updates the baseline with the window, which must be full, and returns it.
     fn baseline(&mut self) -> AlarmBaseline {
         let steps = self.window.make_contiguous();
         self.start_entropy = self.start_entropy.or_else(|| mean(steps, |s| s.entropy));
@@ -297,7 +260,7 @@ impl AlarmState {
     }
 }
 
-/// Watches the records of a run.
+/// Observes the records of a run and raises alarms.
 #[derive(Debug, Clone)]
 pub struct Alarms {
     config: Option<AlarmConfig>,
@@ -305,24 +268,25 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// Alarms that have seen nothing.
+    /// Creates the alarms of a new run.
     pub fn new(config: AlarmConfig) -> Self {
         Self::restore(Some(config), AlarmState::default())
     }
 
-    /// Alarms that go on from a checkpoint's state, to the same alarms as without the interruption;
+    /// Continues from a run checkpoint's state; raises the same alarms as an uninterrupted run, and
     /// none without `config`.
     pub fn restore(config: Option<AlarmConfig>, state: AlarmState) -> Self {
         Self { config, state }
     }
 
-    /// What goes into a checkpoint.
+    /// The state to store in a run checkpoint.
     pub fn state(&self) -> &AlarmState {
         &self.state
     }
 
-    /// Looks at a finished training step before it is recorded: returns the alarms it raises, and sets each one's
-    /// message in the record under its [`AlarmKind::key`], where the report finds it.
+    /// Observes a finished training step before it is recorded and returns the alarms it raises.
+    ///
+    /// Each alarm's message is also set in the record under its [`AlarmKind::key`], for the report.
     pub fn observe(&mut self, record: &mut Record) -> Vec<Alarm> {
         let Some(config) = self.config else { return Vec::new() };
         let window = config.window.get();
@@ -353,30 +317,15 @@ impl Alarms {
         found.into_iter().map(|(kind, message)| Alarm { kind, step, message }).collect()
     }
 
-    /// What the learning rate is to be multiplied by: 1 until `lower-lr` has lowered it.
+    /// Factor to multiply the learning rate by: 1 until `lower-lr` lowers it.
     pub fn lr_factor(&self) -> f64 {
         self.state.lr_factor
     }
 
-    /// Whether training is to end: an alarm was raised and the action is `stop`.
+    /// True if training should end: an alarm was raised and the action is `stop`.
     pub fn stops(&self) -> bool {
         self.state.stop
     }
-}
-
-/// The mean over all steps, where all have the number.
-fn mean(steps: &[StepNumbers], number: impl Fn(&StepNumbers) -> Option<f64>) -> Option<f64> {
-    let sum: Option<f64> = steps.iter().map(number).sum();
-    sum.filter(|_| !steps.is_empty()).map(|sum| sum / steps.len() as f64)
-}
-
-/// The means over the older ⌊n/2⌋ steps and over the others.
-fn halves(
-    steps: &[StepNumbers],
-    number: impl Fn(&StepNumbers) -> Option<f64> + Copy,
-) -> Option<(f64, f64)> {
-    let (older, newer) = steps.split_at(steps.len() / 2);
-    Some((mean(older, number)?, mean(newer, number)?))
 }
 
 #[cfg(test)]

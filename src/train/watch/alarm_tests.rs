@@ -1,6 +1,8 @@
+use crate::run::record::Record;
 use crate::train::watch::alarm::*;
+use crate::train::watch::step_numbers::{AlarmBaseline, StepNumbers};
 
-/// A healthy step; tests change what they are about.
+/// A healthy step; each test changes the numbers it is about.
 fn healthy() -> StepNumbers {
     StepNumbers {
         zero_variance: Some(0.25),
@@ -12,7 +14,7 @@ fn healthy() -> StepNumbers {
     }
 }
 
-/// Values that add and subtract exactly, so that "at the threshold" means it.
+/// Thresholds that add and subtract exactly, so that tests can be at the threshold itself.
 fn config() -> AlarmConfig {
     AlarmConfig {
         window: 4,
@@ -37,13 +39,13 @@ fn record(step: u64, numbers: StepNumbers) -> Record {
         .with("success", success)
 }
 
-/// A run that began with this entropy.
-fn begun(entropy: Option<f64>) -> AlarmBaseline {
+/// The baseline of a run that started with this entropy.
+fn started_at(entropy: Option<f64>) -> AlarmBaseline {
     AlarmBaseline { entropy, ..AlarmBaseline::default() }
 }
 
 fn kinds(window: &[StepNumbers], start: Option<f64>) -> Vec<AlarmKind> {
-    config().check(window, &begun(start)).into_iter().map(|(kind, _)| kind).collect()
+    config().check(window, &started_at(start)).into_iter().map(|(kind, _)| kind).collect()
 }
 
 fn window(of: impl Fn(usize) -> StepNumbers) -> [StepNumbers; 4] {
@@ -53,7 +55,7 @@ fn window(of: impl Fn(usize) -> StepNumbers) -> [StepNumbers; 4] {
 #[test]
 fn a_healthy_run_raises_nothing() {
     assert_eq!(kinds(&window(|_| healthy()), Some(1.0)), []);
-    // Each half of a condition alone.
+    // One part of a condition alone.
     let flat = window(|_| StepNumbers { zero_variance: Some(1.0), ..healthy() });
     let invalid =
         window(|i| StepNumbers { valid_actions: Some([0.75, 0.75, 0.25, 0.25][i]), ..healthy() });
@@ -77,13 +79,17 @@ fn early_collapse_is_raised_exactly_at_its_thresholds() {
     };
     let raised = |window: [StepNumbers; 4]| kinds(&window, Some(1.0)) == [AlarmKind::EarlyCollapse];
     assert!(raised(flat(0.75, 0.5, 1.0)) && !raised(flat(0.7499, 0.5, 1.0)));
-    assert!(!raised(flat(0.75, 0.5001, 1.0)) && !raised(flat(0.75, 1.0, 1.0)), "a rise is no fall");
+    assert!(
+        !raised(flat(0.75, 0.5001, 1.0)) && !raised(flat(0.75, 1.0, 1.0)),
+        "a rise is not a drop"
+    );
     assert!(raised(flat(0.75, 0.75, 0.25)) && !raised(flat(0.75, 0.75, 0.2501)));
-    assert_eq!(kinds(&flat(0.75, 0.75, 0.25), None), [], "without a start there is no share of it");
-    let (_, message) = config().check(&flat(0.8, 0.25, 1.0), &begun(Some(1.0))).remove(0);
+    assert_eq!(kinds(&flat(0.75, 0.75, 0.25), None), [], "no alarm without a baseline");
+    let (_, message) = config().check(&flat(0.8, 0.25, 1.0), &started_at(Some(1.0))).remove(0);
     assert_eq!(
         message,
-        "80.0 % of the groups of 4 steps have no variance and valid actions fell from 0.750 to 0.250"
+        "80.0 % of the groups of 4 steps have no variance \
+         and valid actions fell from 0.750 to 0.250"
     );
 }
 
@@ -98,20 +104,19 @@ fn late_blow_up_is_raised_exactly_at_its_thresholds() {
     };
     let raised = |window: [StepNumbers; 4]| kinds(&window, Some(1.0)) == [AlarmKind::LateBlowUp];
     assert!(raised(blown([1.0, 1.75], 0.25)) && !raised(blown([1.0, 1.75], 0.2501)));
-    assert!(!raised(blown([1.0, 1.5], 0.25)), "at the band's end it is still inside");
-    assert!(!raised(blown([1.75, 1.75], 0.25)), "outside, but it does not rise");
+    assert!(!raised(blown([1.0, 1.5], 0.25)), "the band's upper end is inside");
+    assert!(!raised(blown([1.75, 1.75], 0.25)), "above the band, but not rising");
     assert!(!raised(blown([2.0, 1.75], 0.25)) && !raised(blown([1.0, 1.75], 0.75)));
     let no_band = blown([1.0, 1.75], 0.25).map(|s| StepNumbers { band_high: None, ..s });
-    assert!(!raised(no_band), "without a reference there is no band to leave");
-    let (_, message) = config().check(&blown([1.0, 1.75], 0.25), &begun(None)).remove(0);
-    let expected =
-        "entropy rose from 1.0000 to 1.7500 nats, above the band's end 1.5000, and success fell from \
-                    0.500 to 0.250";
+    assert!(!raised(no_band), "no alarm without a band");
+    let (_, message) = config().check(&blown([1.0, 1.75], 0.25), &started_at(None)).remove(0);
+    let expected = "entropy rose from 1.0000 to 1.7500 nats, above the band's upper end 1.5000, \
+                    and success fell from 0.500 to 0.250";
     assert_eq!(message, expected);
 }
 
 #[test]
-fn collapse_of_late_turns_is_raised_exactly_at_its_thresholds() {
+fn late_turn_collapse_is_raised_exactly_at_its_thresholds() {
     let baseline =
         AlarmBaseline { entropy: Some(1.0), entropy_late: Some(0.5), success: Some(0.75) };
     let late = |entropy: f64, success: f64| {
@@ -126,16 +131,16 @@ fn collapse_of_late_turns_is_raised_exactly_at_its_thresholds() {
     assert!(raised(&late(0.25, 0.5), &baseline));
     assert!(!raised(&late(0.2501, 0.5), &baseline) && !raised(&late(0.25, 0.5001), &baseline));
     let nothing = AlarmBaseline { entropy_late: None, ..baseline };
-    assert!(!raised(&late(0.25, 0.5), &nothing), "without a start there is no share of it");
+    assert!(!raised(&late(0.25, 0.5), &nothing), "no alarm without a baseline");
     let (_, message) = config().check(&late(0.125, 0.25), &baseline).remove(0);
-    let expected =
-        "entropy of late turns is 0.1250 nats, 0.5000 at the start, and success is 0.250, 0.750 at its best";
+    let expected = "entropy in the last third of the turns is 0.1250 nats, 0.5000 at the start, \
+                    and success is 0.250, 0.750 at its best";
     assert_eq!(message, expected);
 }
 
 #[test]
-fn success_that_late_turns_lose_again_is_compared_with_the_best_window() {
-    // Success rises for eight steps and falls for eight, while late turns lose their entropy.
+fn late_turn_collapse_compares_success_with_the_best_window() {
+    // Success rises and falls again while the last third of the turns loses its entropy.
     let step = |i: usize| StepNumbers {
         success: Some([0.25, 0.5, 0.75, 0.25][i / 4]),
         entropy_late: Some([0.5, 0.5, 0.25, 0.125][i / 4]),
@@ -151,7 +156,7 @@ fn success_that_late_turns_lose_again_is_compared_with_the_best_window() {
     );
 }
 
-/// Twelve steps that collapse from the fifth on.
+/// Sixteen steps that collapse from the fifth on.
 fn collapsing() -> Vec<StepNumbers> {
     let late = |i: usize| StepNumbers {
         zero_variance: Some(1.0),
@@ -177,7 +182,8 @@ fn observe(alarms: &mut Alarms, steps: &[StepNumbers], from: usize) -> Vec<Alarm
 fn an_alarm_is_raised_once_in_a_window_and_from_the_whole_window() {
     let mut alarms = Alarms::new(config()).unwrap();
     let raised = observe(&mut alarms, &collapsing(), 0);
-    // The mean entropy of steps 3–6 is (1 + 0.125 + 0.1 + 0.083)/4 = 0.33, that of 4–7 0.095; ≤ 0.25 from step 7 on.
+    // The mean entropy of steps 3–6 is (1 + 0.125 + 0.1 + 0.083)/4 = 0.33, that of 4–7 0.095; ≤
+    // 0.25 from step 7 on.
     assert_eq!(raised.iter().map(|a| a.step).collect::<Vec<_>>(), [7, 11, 15]);
     assert!(raised.iter().all(|a| a.kind == AlarmKind::EarlyCollapse));
     assert!(
@@ -189,7 +195,7 @@ fn an_alarm_is_raised_once_in_a_window_and_from_the_whole_window() {
 }
 
 #[test]
-fn actions_do_what_they_say() {
+fn actions_stop_or_lower_the_learning_rate() {
     let of = |action| {
         let mut alarms = Alarms::new(AlarmConfig { action, lr_factor: 0.5, ..config() }).unwrap();
         let raised = observe(&mut alarms, &collapsing(), 0).len();
@@ -202,7 +208,7 @@ fn actions_do_what_they_say() {
 }
 
 #[test]
-fn resumed_at_any_step_the_same_alarms_are_raised() {
+fn a_resumed_run_raises_the_same_alarms_from_any_step() {
     let steps = collapsing();
     let config = AlarmConfig { action: AlarmAction::LowerLr, lr_factor: 0.3, ..config() };
     let mut whole = Alarms::new(config).unwrap();
@@ -218,7 +224,7 @@ fn resumed_at_any_step_the_same_alarms_are_raised() {
 }
 
 #[test]
-fn numbers_that_are_missing_or_not_finite_raise_nothing() {
+fn missing_or_non_finite_numbers_raise_nothing() {
     let mut alarms = Alarms::new(config()).unwrap();
     let nothing = vec![StepNumbers::default(); 8];
     assert_eq!(observe(&mut alarms, &nothing, 0), []);
@@ -227,20 +233,20 @@ fn numbers_that_are_missing_or_not_finite_raise_nothing() {
 }
 
 #[test]
-fn thresholds_out_of_range_are_refused_by_name() {
-    let refused = |field: &str, change: fn(&mut AlarmConfig)| {
+fn thresholds_out_of_range_are_rejected_by_their_key() {
+    let rejected = |field: &str, change: fn(&mut AlarmConfig)| {
         let mut config = AlarmConfig::default();
         change(&mut config);
         let error = Alarms::new(config).unwrap_err().to_string();
         assert!(error.contains(&format!("alarm.{field}")), "{error}");
     };
-    refused("window", |c| c.window = 1);
-    refused("lr_factor", |c| c.lr_factor = 1.0);
-    refused("zero_variance", |c| c.zero_variance = 0.0);
-    refused("valid_drop", |c| c.valid_drop = f64::NAN);
-    refused("entropy_share", |c| c.entropy_share = 1.0);
-    refused("late_share", |c| c.late_share = -0.1);
-    refused("success_drop", |c| c.success_drop = 1.5);
+    rejected("window", |c| c.window = 1);
+    rejected("lr_factor", |c| c.lr_factor = 1.0);
+    rejected("zero_variance", |c| c.zero_variance = 0.0);
+    rejected("valid_drop", |c| c.valid_drop = f64::NAN);
+    rejected("entropy_share", |c| c.entropy_share = 1.0);
+    rejected("late_share", |c| c.late_share = -0.1);
+    rejected("success_drop", |c| c.success_drop = 1.5);
     let error = serde_json::from_str::<AlarmConfig>(r#"{"windw":3}"#).unwrap_err().to_string();
     assert!(error.contains("windw"), "{error}");
     let parsed: AlarmConfig = serde_json::from_str(r#"{"action":"lower-lr"}"#).unwrap();

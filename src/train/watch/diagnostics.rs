@@ -1,4 +1,4 @@
-//! What a step's trajectories say about the run, whatever the loss.
+//! Diagnostics of a step's trajectories, independent of the loss.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::rollout::trajectory::{End, Trajectory};
 use crate::run::record::Record;
 use crate::Result;
 
-/// The entropy statistic of a step's rollouts, by turn index.
+/// The entropies of a step's rollouts, aggregated by turn index.
 ///
 /// # Errors
 /// A non-finite entropy.
@@ -21,12 +21,15 @@ pub fn step_entropy(trajectories: &[Trajectory]) -> Result<StepEntropy> {
     Ok(step)
 }
 
-/// The token mean over the turn indices in `range`, nats (0 without tokens).
+/// The token mean over the turn indices in `range`, nats; 0 without tokens.
 fn mean_over(step: &StepEntropy, range: std::ops::Range<usize>) -> f64 {
-    let (sum, count) = range.fold((0.0, 0.0), |(sum, count), turn| {
+    let mut sum = 0.0;
+    let mut count = 0.0;
+    for turn in range {
         let n = step.count(turn) as f64;
-        (sum + step.turn_mean(turn).unwrap_or(0.0) * n, count + n)
-    });
+        sum += step.turn_mean(turn).unwrap_or(0.0) * n;
+        count += n;
+    }
     if count > 0.0 {
         sum / count
     } else {
@@ -34,11 +37,11 @@ fn mean_over(step: &StepEntropy, range: std::ops::Range<usize>) -> f64 {
     }
 }
 
-/// Success, score, lengths, validity and entropy of a step's trajectories with their `returns`.
+/// Adds success, score, lengths, validity and entropy of a step's trajectories to `record`.
 ///
-/// `entropy_early` and `entropy_late` are the token means over the first and the last third of the turn
-/// indices that occur; `zero_variance_groups` is the share of groups whose members all have the same return
-/// and so teach GRPO nothing.
+/// `returns` holds one number per trajectory. `entropy_early` and `entropy_late` are the token
+/// means over the first and the last third of the turn indices that occur. `zero_variance_groups`
+/// is the share of groups whose members all have the same return, from which GRPO learns nothing.
 pub fn trajectory_metrics(
     record: &mut Record,
     trajectories: &[Trajectory],
@@ -64,17 +67,21 @@ pub fn trajectory_metrics(
         ("entropy_early", mean_over(entropy, 0..third)),
         ("entropy_late", mean_over(entropy, indices.saturating_sub(third)..indices)),
     ];
-    values.into_iter().for_each(|(key, value)| record.set(key, value));
+    for (key, value) in values {
+        record.set(key, value);
+    }
     let turns: Vec<f64> = (0..indices).map(|t| entropy.turn_mean(t).unwrap_or(0.0)).collect();
     record.set("entropy_turn", turns);
 }
 
-/// Where a step's entropies stand against the band [κ_l·H̄, κ_r·H̄], whatever the loss does with it.
+/// Adds the position of a step's entropies relative to the band [κ_l·H̄, κ_r·H̄] to `record`, also
+/// if the loss does not use the band.
 ///
-/// Sets `entropy_reference`, `band_low` and `band_high` (nats, of turn index 0), `entropy_reference_turn` (nats by
-/// turn index, NaN where there is none), and `band/below`, `band/inside`, `band/above`: the shares of sampled tokens
-/// whose turn index has its mean entropy there, 0 without a reference. Call it between
-/// [`EntropyControl::begin_step`] and [`EntropyControl::finish_step`].
+/// Sets `entropy_reference`, `band_low` and `band_high` (nats, for turn index 0) and
+/// `entropy_reference_turn` (nats per turn index, NaN without a reference). `band/below`,
+/// `band/inside` and `band/above` are the shares of sampled tokens whose turn index has a mean
+/// entropy there, 0 without a reference. Call it between [`EntropyControl::begin_step`] and
+/// [`EntropyControl::finish_step`].
 ///
 /// # Errors
 /// A turn index that the history cannot hold.
@@ -86,16 +93,24 @@ pub fn band_metrics(
     let band = control.band();
     let references: Vec<Option<f64>> =
         (0..entropy.turns()).map(|turn| control.reference(turn)).collect::<Result<_>>()?;
-    let (mut counts, mut all) = ([0.0; 3], 0.0);
+    let mut below = 0.0;
+    let mut inside = 0.0;
+    let mut above = 0.0;
+    let mut all = 0.0;
     for (turn, reference) in references.iter().enumerate() {
         let tokens = entropy.count(turn) as f64;
         all += tokens;
         if let (Some(mean), Some(h)) = (entropy.turn_mean(turn), reference) {
-            let (below, above) = (mean < band.kappa_low() * h, mean > band.kappa_high() * h);
-            counts[if below { 0 } else { 1 + usize::from(above) }] += tokens;
+            if mean < band.kappa_low() * h {
+                below += tokens;
+            } else if mean > band.kappa_high() * h {
+                above += tokens;
+            } else {
+                inside += tokens;
+            }
         }
     }
-    for (key, count) in ["band/below", "band/inside", "band/above"].into_iter().zip(counts) {
+    for (key, count) in [("band/below", below), ("band/inside", inside), ("band/above", above)] {
         record.set(key, if all > 0.0 { count / all } else { 0.0 });
     }
     let first = control.reference(0)?;
@@ -107,8 +122,8 @@ pub fn band_metrics(
     Ok(())
 }
 
-/// Lengths of the sampled actions: `action_tokens` (mean), `action_tokens_max`, and `action_limit`, the share of actions
-/// that reached the limit of `max_action_tokens`.
+/// Adds the lengths of the sampled actions to `record`: `action_tokens` (mean),
+/// `action_tokens_max`, and `action_limit`, the share of actions that reached `max_action_tokens`.
 pub fn length_metrics(record: &mut Record, trajectories: &[Trajectory], max_action_tokens: usize) {
     let lengths: Vec<usize> =
         trajectories.iter().flat_map(|t| &t.turns).map(|turn| turn.action_ids.len()).collect();
@@ -119,20 +134,19 @@ pub fn length_metrics(record: &mut Record, trajectories: &[Trajectory], max_acti
     record.set("action_limit", at_limit as f64 / n);
 }
 
-/// Share of groups in which every return is the same.
+/// Share of groups in which all returns are equal.
 fn zero_variance_share(trajectories: &[Trajectory], returns: &[f64]) -> f64 {
     let mut groups: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     for (t, &r) in trajectories.iter().zip(returns) {
         groups.entry(t.group).or_default().push(r);
     }
-    let flat = groups.values().filter(|g| g.iter().all(|r| *r == g[0])).count();
-    flat as f64 / groups.len() as f64
+    let equal = groups.values().filter(|g| g.iter().all(|r| *r == g[0])).count();
+    equal as f64 / groups.len() as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Start, Task};
     use crate::rollout::trajectory::Turn;
 
     fn trajectory(group: u32, entropies: &[&[f32]], score: f64) -> Trajectory {
@@ -145,15 +159,8 @@ mod tests {
             valid: h.len() == 1,
             ..Turn::default()
         };
-        Trajectory {
-            task: Task { name: "t".into(), variation: 0 },
-            group,
-            member: 0,
-            start: Start { goal: String::new(), observation: String::new() },
-            turns: entropies.iter().map(turn).collect(),
-            success: score == 100.0,
-            end: End::Done,
-        }
+        let turns = entropies.iter().map(turn).collect();
+        Trajectory { group, success: score == 100.0, ..Trajectory::of_turns(turns) }
     }
 
     #[test]
@@ -179,9 +186,10 @@ mod tests {
         assert_eq!(numbers, [3.0, 4.0, 0.5]);
     }
 
-    /// Band [0.5, 1.5]·H̄ around the H̄ of a step before; without a loss term and with one reference a turn index.
+    /// Band [0.5, 1.5]·H̄ around the H̄ of the step before, without a loss term, with one reference
+    /// per turn index.
     #[test]
-    fn the_band_is_reported_by_turn_index_though_nothing_is_penalised() {
+    fn the_band_is_reported_by_turn_index_without_a_penalty() {
         use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
         let history = HistoryConfig::Cumulative { per_turn: true };
         let config = EntropyConfig {
@@ -225,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_with_one_return_teaches_nothing() {
+    fn a_group_of_equal_returns_has_no_variance() {
         let all: Vec<_> = [0, 0, 1, 1].iter().map(|&g| trajectory(g, &[&[1.0]], 0.0)).collect();
         assert_eq!(zero_variance_share(&all, &[1.0, 1.0, 0.0, 1.0]), 0.5);
     }
