@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epo::env::alfworld::{game_files, shortest_plan, Game, GameFile, Library, Play, Split};
+use epo::env::alfworld::{game_files, GameFile, Library, Play, Split};
 use epo::env::household::{Generator, GeneratorConfig};
 use official::Official;
 use sha2::{Digest, Sha256};
@@ -35,17 +35,15 @@ fn alone() -> anyhow::Result<()> {
     let count = std::env::var("EPO_BENCH_GAMES").map_or(Ok(200), |count| count.parse())?;
     let texts = texts(count)?;
     let library = Library::new();
-    let load = |(name, text): &(String, String)| library.parse(name, text, None);
+    let load = |(name, text): &(String, String)| library.parse(name, text);
+    let before = resident_megabytes();
     let games = texts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let kilobytes = (resident_megabytes() - before) * 1e3 / games.len() as f64;
     measure("load, domain and grammar known", games.len(), || {
         black_box(texts.iter().map(load).filter(Result::is_ok).count());
     });
-    let mean = |sum: usize| sum / games.len();
-    let operators = mean(games.iter().map(|game| game.operator_count()).sum());
-    println!(
-        "{operators} operators, {} kB a loaded game",
-        mean(games.iter().map(|g| g.bytes()).sum()) / 1000
-    );
+    let operators: usize = games.iter().map(|game| game.operator_count()).sum();
+    println!("{} operators, {kilobytes:.0} kB per loaded game", operators / games.len());
 
     let plays = || games.iter().map(|game| Play::new(game.clone())).collect::<Vec<_>>();
     measure("reset of a loaded game", games.len(), || drop(plays()));
@@ -54,12 +52,7 @@ fn alone() -> anyhow::Result<()> {
     });
     let mut running = plays();
     running.iter_mut().for_each(play_at_random);
-    println!("{} bytes a running game", mean(running.iter().map(Play::bytes).sum()));
     measure("clone of a running game", running.len(), || drop(running.clone()));
-    let planned = |game: &Arc<Game>| shortest_plan(game, game.initial_state(), 1_000_000).is_ok();
-    measure("shortest plan", games.len(), || {
-        black_box(games.iter().filter(|game| planned(game)).count());
-    });
     Ok(())
 }
 

@@ -37,7 +37,7 @@ fn changed(field: &str, from: &str, to: &str) -> String {
 }
 
 fn parse(text: &str) -> Result<Arc<Game>, AlfworldError> {
-    Library::new().parse("some/game.tw-pddl", text, None)
+    Library::new().parse("some/game.tw-pddl", text)
 }
 
 /// The real games: those of `ALFWORLD_DATA`, or the shared ones.
@@ -193,32 +193,6 @@ fn alfworld_states_can_be_searched() {
 }
 
 #[test]
-fn alfworld_shuffle_renumbers_objects_and_nothing_else() {
-    let library = Library::new();
-    let names = |game: &Game| {
-        ["plum_bar_1", "plum_bar_2", "shelf_bar__plus_01_dot_00", "shelf_bar__minus_02_dot_50"]
-            .map(|id| game.display_name(id).expect("an object").to_owned())
-    };
-    let plain = library.load(fixture()).expect("a game");
-    let shuffled: Vec<_> =
-        (0..20).map(|seed| library.load_shuffled(fixture(), seed).expect("a game")).collect();
-    let again = library.load_shuffled(fixture(), 7).expect("a game");
-    assert_eq!(names(&again), names(&shuffled[7]));
-    let different: HashSet<_> = shuffled.iter().map(|game| names(game)).collect();
-    assert_eq!(different.len(), 4, "two plums and two shelves");
-    for game in &shuffled {
-        assert_eq!(game.operator_count(), plain.operator_count());
-        let way = plan(game).expect("a plan");
-        let mut play = Play::new(game.clone());
-        assert!(way
-            .iter()
-            .map(|id| play.step(game.command(*id)).expect("a text").won)
-            .last()
-            .expect("steps"));
-    }
-}
-
-#[test]
 fn alfworld_a_game_file_may_be_written_in_other_ways() {
     let text = changed("grammar", "shelve two plums.", "put two plums on a shelf.");
     let mut fields = fields();
@@ -236,7 +210,7 @@ fn alfworld_a_game_file_may_be_written_in_other_ways() {
     let (library, expected) = (Library::new(), parse(&text).unwrap());
     library.load(fixture()).unwrap();
     for way in ways {
-        let game = library.parse("some/game.tw-pddl", &way, None).unwrap();
+        let game = library.parse("some/game.tw-pddl", &way).unwrap();
         assert_eq!(game.first_observation(), expected.first_observation(), "{way}");
         assert_eq!(game.walkthrough(), expected.walkthrough(), "{way}");
         assert_eq!(commands(&Play::new(game)), commands(&Play::new(expected.clone())), "{way}");
@@ -248,7 +222,7 @@ fn alfworld_a_game_file_may_be_written_in_other_ways() {
         text.replacen("{", "{\"solvable\": true, ", 1),
         text.replace("A pantry", "A\tpantry"),
     ] {
-        let (known, fresh) = (library.parse("some/game.tw-pddl", &wrong, None), parse(&wrong));
+        let (known, fresh) = (library.parse("some/game.tw-pddl", &wrong), parse(&wrong));
         assert_eq!(known.unwrap_err().to_string(), fresh.unwrap_err().to_string(), "{wrong}");
     }
 }
@@ -274,8 +248,8 @@ fn alfworld_games_that_differ_in_their_task_share_the_rest() {
     ];
     for sentence in sentences {
         let text = changed("grammar", "shelve two plums.", sentence);
-        let shared = library.parse("a", &text, None);
-        let alone = Library::new().parse("a", &text, None);
+        let shared = library.parse("a", &text);
+        let alone = Library::new().parse("a", &text);
         match (shared, alone) {
             (Ok(shared), Ok(alone)) => {
                 assert_eq!(shared.first_observation(), alone.first_observation())
@@ -285,7 +259,7 @@ fn alfworld_games_that_differ_in_their_task_share_the_rest() {
         }
     }
     let other =
-        library.parse("a", &changed("grammar", "Stowed", "Put away"), None).expect("a game");
+        library.parse("a", &changed("grammar", "Stowed", "Put away")).expect("a game");
     assert_ne!(other.first_observation(), "");
 }
 
@@ -558,9 +532,7 @@ fn alfworld_one_library_serves_many_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<(Library, Game, Play, State, AlfworldError)>();
     let library = Library::new();
-    let load = |seed| {
-        library.load_shuffled(fixture(), seed).expect("a game").first_observation().to_owned()
-    };
+    let load = |_| library.load(fixture()).expect("a game").first_observation().to_owned();
     let load_some = || (0..8).map(load).collect::<Vec<_>>();
     let observations = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(load_some)).collect();

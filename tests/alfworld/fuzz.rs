@@ -107,7 +107,7 @@ impl Change {
 
 /// Loads what may be a game and plays a few steps.
 fn try_out(library: &Library, text: &str) {
-    let Ok(game) = library.parse("fuzzed", text, None) else { return };
+    let Ok(game) = library.parse("fuzzed", text) else { return };
     let mut play = Play::new(game);
     for i in 0..12 {
         let count = play.admissible().len();

@@ -21,5 +21,4 @@ pub use environment::{AlfWorld, DataFolder, Games};
 pub use error::{AlfworldError, Part, Result};
 pub use search::demonstrate::expert_demonstrations;
 pub use search::expert::Expert;
-pub use search::planner::shortest_plan;
 pub use task::{Split, TaskType};

@@ -44,7 +44,7 @@ impl Games for Household {
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;
         self.recent.get(task, || {
             let made = self.generator.game(split, number);
-            Ok(self.library.parse(&made.name, &made.text, None)?)
+            Ok(self.library.parse(&made.name, &made.text)?)
         })
     }
 

@@ -33,11 +33,6 @@ impl Bits {
                 .map(move |word| i as u32 * 64 + word.trailing_zeros())
         })
     }
-
-    /// How many bytes the numbers take.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.0)
-    }
 }
 
 /// A table whose rows have different lengths.
@@ -114,11 +109,6 @@ impl<T> Rows<T> {
     pub(crate) fn shrink(&mut self) {
         self.ends.shrink_to_fit();
         self.items.shrink_to_fit();
-    }
-
-    /// How many bytes the table takes.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.ends) + std::mem::size_of_val(&*self.items)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Ground atoms, numbered in the order in which they become possible.
 
-use crate::env::alfworld::engine::index::{Index, Key};
+use rustc_hash::FxHashMap;
+
+use crate::env::alfworld::engine::key::Key;
 use crate::env::alfworld::pddl::condition::Atom;
 use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
 
@@ -24,8 +26,7 @@ pub(crate) struct Facts {
     /// `stride` objects for each fact: its arguments, then [`UNKNOWN`].
     args: Vec<ObjectId>,
     objects: usize,
-    keys: Vec<Key>,
-    ids: Index,
+    ids: FxHashMap<Key, u32>,
     /// Where each predicate's lists begin in `heads`.
     bases: Vec<u32>,
     /// The last fact of each list plus 1, or 0.
@@ -59,8 +60,7 @@ impl Facts {
             stride,
             args: Vec::with_capacity(count * stride),
             objects,
-            keys: Vec::with_capacity(count),
-            ids: Index::with_capacity(count),
+            ids: FxHashMap::with_capacity_and_hasher(count, Default::default()),
             bases,
             heads: vec![0; lists],
             links: Vec::with_capacity(count * (stride + 1)),
@@ -80,23 +80,21 @@ impl Facts {
         args: impl Iterator<Item = ObjectId> + Clone,
     ) -> Option<u32> {
         let key = Key::new(predicate, args.clone());
-        match self.ids.find(key.hash(), |id| self.keys[id as usize] == key) {
-            Ok(known) => Some(known),
-            Err(_) if args.clone().any(|arg| arg == UNKNOWN) => None,
-            Err(slot) => Some(self.push(slot, key, predicate, args)),
+        match self.ids.get(&key) {
+            Some(&known) => Some(known),
+            None if args.clone().any(|arg| arg == UNKNOWN) => None,
+            None => Some(self.push(key, predicate, args)),
         }
     }
 
     fn push(
         &mut self,
-        slot: usize,
         key: Key,
         predicate: PredicateId,
         args: impl Iterator<Item = ObjectId>,
     ) -> u32 {
         let id = self.len() as u32;
-        self.keys.push(key);
-        self.ids.insert(slot, id, |id| self.keys[id as usize].hash());
+        self.ids.insert(key, id);
         self.predicates.push(predicate);
         let mut list = self.bases[usize::from(predicate)] as usize;
         self.links.push(std::mem::replace(&mut self.heads[list], id + 1));
@@ -119,7 +117,7 @@ impl Facts {
     #[inline]
     pub(crate) fn get(&self, atom: &Atom, values: &[ObjectId]) -> Option<u32> {
         let key = Key::new(atom.predicate, atom.terms.iter().map(|term| term.of(values)));
-        self.ids.find(key.hash(), |id| self.keys[id as usize] == key).ok()
+        self.ids.get(&key).copied()
     }
 
     /// The predicate of a fact.
@@ -174,17 +172,11 @@ impl Facts {
         std::iter::successors(self.last(list), move |&id| self.before(list, id))
     }
 
-    /// How many bytes the facts take, once frozen.
-    pub(crate) fn bytes(&self) -> usize {
-        2 * self.predicates.len() + 2 * self.args.len()
-    }
-
     /// Forgets what is only needed while a game is being loaded.
     pub(crate) fn freeze(&mut self) {
         self.predicates.shrink_to_fit();
         self.args.shrink_to_fit();
-        self.keys = Vec::new();
-        self.ids = Index::default();
+        self.ids = FxHashMap::default();
         self.heads = Vec::new();
         self.links = Vec::new();
         self.bases = Vec::new();

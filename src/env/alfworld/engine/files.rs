@@ -3,7 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::env::alfworld::engine::library::GAME_FILE;
+use crate::env::alfworld::engine::fields::GAME_FILE;
 use crate::env::alfworld::error::{AlfworldError, Result};
 use crate::env::alfworld::task::{Split, TaskType};
 

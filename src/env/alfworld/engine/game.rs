@@ -1,16 +1,13 @@
 //! Games: one file, parsed and grounded.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-
-use serde::Deserialize;
 
 use crate::env::alfworld::engine::bits::Bits;
 use crate::env::alfworld::engine::commands::Commands;
 use crate::env::alfworld::engine::facts::{Facts, ObjectId};
-use crate::env::alfworld::engine::fields::{unescape, Fields};
+use crate::env::alfworld::engine::fields::Fields;
 use crate::env::alfworld::engine::ground::{ground, Grounding};
-use crate::env::alfworld::engine::library::{Logic, OwnText};
+use crate::env::alfworld::engine::logic::{Logic, OwnText};
 use crate::env::alfworld::engine::operators::{Conjunction, Operators};
 use crate::env::alfworld::engine::state::{OperatorId, State};
 use crate::env::alfworld::error::{AlfworldError, Result};
@@ -22,42 +19,6 @@ use crate::env::alfworld::task::TaskType;
 
 /// What stands before the task's sentence in the first observation.
 const TASK_MARKER: &str = "Your task is to: ";
-
-/// A game file's fields.
-#[derive(Deserialize)]
-pub(crate) struct RawGame<'a> {
-    #[serde(borrow)]
-    pub(crate) pddl_domain: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) grammar: Cow<'a, str>,
-    #[serde(borrow)]
-    pddl_problem: Cow<'a, str>,
-    solvable: Option<bool>,
-    walkthrough: Option<Vec<String>>,
-}
-
-impl<'a> RawGame<'a> {
-    pub(crate) fn parse(file: &str, text: &'a str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| AlfworldError::Json {
-            file: file.to_owned(),
-            line: error.line(),
-            column: error.column(),
-            reason: error.to_string(),
-        })
-    }
-
-    /// The fields without the domain and the grammar, which are known; `None` if they are not plain enough.
-    pub(crate) fn read(fields: &Fields) -> Option<Self> {
-        let unset = || "null";
-        Some(Self {
-            pddl_domain: Cow::default(),
-            grammar: Cow::default(),
-            pddl_problem: Cow::Owned(unescape(fields.problem)?),
-            solvable: serde_json::from_str(fields.solvable.unwrap_or_else(unset)).ok()?,
-            walkthrough: serde_json::from_str(fields.walkthrough.unwrap_or_else(unset)).ok()?,
-        })
-    }
-}
 
 /// A game: everything about it that does not change while it is played. Cheap to share.
 pub struct Game {
@@ -91,21 +52,20 @@ pub struct Fact<'a> {
 impl Game {
     pub(crate) fn new(
         name: &str,
-        raw: RawGame,
+        fields: Fields,
         (logic, own): (Arc<Logic>, OwnText),
-        shuffle: Option<u64>,
     ) -> Result<Self> {
-        if raw.solvable == Some(false) {
+        if fields.solvable == Some(false) {
             let (file, reason) =
                 (name.to_owned(), "the file says `\"solvable\": false`".to_owned());
             return Err(AlfworldError::Unsolvable { file, reason });
         }
-        let mut problem = Problem::parse(name, &raw.pddl_problem, &logic.domain)?;
+        let mut problem = Problem::parse(name, &fields.pddl_problem, &logic.domain)?;
         let Grounding { mut facts, first_fluent, operators, initial, goal } =
             ground(name, &logic.domain, &problem)?;
         let mut used = vec![false; problem.objects.ids.len()];
-        problem.args.iter().for_each(|&arg| used[usize::from(arg)] = true);
-        problem.objects.name(&used, shuffle);
+        problem.start.args.iter().for_each(|&arg| used[usize::from(arg)] = true);
+        problem.objects.name(&used);
         let objects = problem.objects;
         let relations = Relations::new(&logic.grammar.queried, &facts, &objects.types);
         facts.freeze();
@@ -114,7 +74,7 @@ impl Game {
             name: name.to_owned(),
             logic,
             own,
-            walkthrough: raw.walkthrough,
+            walkthrough: fields.walkthrough,
             first_observation: String::new(),
             objects,
             facts,
@@ -138,7 +98,7 @@ impl Game {
         let commands = Commands::write(&mut writer, &self.logic.grammar, &self.operators)?;
         let mut first: Vec<u32> =
             self.initial.applicable().map(|id| commands.of[id.index()]).collect();
-        first.sort_unstable_by_key(|&command| commands.texts.get(command as usize));
+        first.sort_unstable_by_key(|&command| &commands.texts[command as usize]);
         first.dedup();
         let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
         self.first_observation = first_observation;
@@ -186,16 +146,6 @@ impl Game {
         }
     }
 
-    /// The operators, for search.
-    pub(crate) fn operators(&self) -> &Operators {
-        &self.operators
-    }
-
-    /// For each part of the goal, its alternatives.
-    pub(crate) fn goal_parts(&self) -> &[Vec<Conjunction>] {
-        &self.goal
-    }
-
     /// The applicable operators, found from nothing.
     #[cfg(test)]
     pub(crate) fn find_applicable(&self, state: &State) -> Bits {
@@ -209,7 +159,7 @@ impl Game {
 
     /// The text of a command.
     pub(crate) fn command_text(&self, command: u32) -> &str {
-        self.commands.texts.get(command as usize)
+        &self.commands.texts[command as usize]
     }
 
     /// How many commands there are.
@@ -301,27 +251,18 @@ impl Game {
         (0..self.first_fluent).map(|fact| self.describe(fact))
     }
 
-    /// How many bytes this takes, about, without the domain and grammar that it shares.
-    pub fn bytes(&self) -> usize {
-        let texts = self.objects.ids.bytes() + self.objects.names.bytes();
-        let goal =
-            self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
-        let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
-        texts + self.commands.bytes() + goal + tables
-    }
-
     fn describe(&self, fact: u32) -> Fact<'_> {
         let predicate = &self.logic.domain.predicates.list[usize::from(self.facts.predicate(fact))];
         Fact { predicate: &predicate.name, arguments: self.ids(self.facts.args(fact)) }
     }
 
     fn ids(&self, objects: &[ObjectId]) -> Vec<&str> {
-        objects.iter().map(|&object| self.objects.ids.get(usize::from(object))).collect()
+        objects.iter().map(|&object| self.objects.ids[usize::from(object)].as_ref()).collect()
     }
 
     /// The name that players see of an object of the game file.
     pub fn display_name(&self, object: &str) -> Option<&str> {
-        self.objects.find(object).map(|id| self.objects.names.get(usize::from(id)))
+        self.objects.find(object).map(|id| self.objects.names[usize::from(id)].as_ref())
     }
 }
 

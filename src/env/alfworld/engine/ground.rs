@@ -97,13 +97,13 @@ impl<'a> Grounder<'a> {
             limit: MAX_LISTS,
         };
         let (objects, room) =
-            (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
+            (problem.objects.types.len(), (4 * problem.start.facts.len()).min(MAX_ROOM));
         let mut facts = Facts::new(&domain.predicates, objects, room).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
             first_fluent = facts.len() as u32;
-            let mut args = &problem.args[..];
-            for &predicate in &problem.facts {
+            let mut args = &problem.start.args[..];
+            for &predicate in &problem.start.facts {
                 let declared = &domain.predicates.list[usize::from(predicate)];
                 let (first, rest) = args.split_at(declared.arity);
                 args = rest;

@@ -136,13 +136,4 @@ impl Operators {
             applicable.set(operator, self.is_applicable(operator, facts));
         }
     }
-
-    /// How many bytes the tables take.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.actions)
-            + [self.needing.bytes(), self.conditional.bytes()].iter().sum::<usize>()
-            + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()]
-                .iter()
-                .sum::<usize>()
-    }
 }

@@ -137,12 +137,4 @@ impl Play {
     pub fn state(&self) -> &State {
         &self.state
     }
-
-    /// How many bytes this takes, without the game.
-    pub fn bytes(&self) -> usize {
-        let bits =
-            [&self.state.facts, &self.state.applicable, &self.shown, &self.denied, &self.listed];
-        let bits = bits.iter().map(|bits| bits.bytes()).sum::<usize>();
-        std::mem::size_of::<Self>() + bits + self.commands.capacity() * std::mem::size_of::<u32>()
-    }
 }

@@ -7,5 +7,4 @@ pub(crate) mod relations;
 pub(crate) mod rules;
 pub(crate) mod symbols;
 pub(crate) mod text;
-pub(crate) mod texts;
 pub(crate) mod value;

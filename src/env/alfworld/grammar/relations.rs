@@ -49,15 +49,6 @@ impl Relations {
     pub(crate) fn of(&self, predicate: u16) -> &[Relation] {
         self.predicates.get(usize::from(predicate)).map_or(&[], Vec::as_slice)
     }
-
-    /// How many bytes the lists take.
-    pub(crate) fn bytes(&self) -> usize {
-        let relations = self.predicates.iter().flatten();
-        let bytes = |relation: &Relation| {
-            4 * relation.all.len() + relation.by_argument.iter().map(Rows::bytes).sum::<usize>()
-        };
-        relations.map(bytes).sum()
-    }
 }
 
 impl Relation {

@@ -102,7 +102,7 @@ impl<'a> Writer<'a> {
         for piece in pieces {
             self.text.push_str(match piece {
                 Piece::Literal(id) => self.words.literal(*id),
-                Piece::Name(i) => self.words.objects.names.get(usize::from(params[*i])),
+                Piece::Name(i) => &self.words.objects.names[usize::from(params[*i])],
             });
         }
         self.work(pieces.len())?;
@@ -208,8 +208,8 @@ impl<'a> Writer<'a> {
         };
         let object = usize::from(object & !OF_OTHER_TYPE);
         Ok(match attribute {
-            Attribute::Name => words.objects.names.get(object),
-            Attribute::Id => words.objects.ids.get(object),
+            Attribute::Name => &words.objects.names[object],
+            Attribute::Id => &words.objects.ids[object],
             Attribute::Type => words.types.name(words.objects.types[object]),
             Attribute::Definite => "the",
             Attribute::Indefinite => "a",

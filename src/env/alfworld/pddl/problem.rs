@@ -1,10 +1,10 @@
 //! PDDL problems: objects, the start, the goal.
 
+use rustc_hash::FxHashMap;
+
 use crate::env::alfworld::engine::facts::{ObjectId, MAX_OBJECTS};
-use crate::env::alfworld::engine::index::{hash_text, Index};
 use crate::env::alfworld::engine::join::Join;
 use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
-use crate::env::alfworld::grammar::texts::Texts;
 use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
 use crate::env::alfworld::pddl::domain::{
     definition, typed_objects, Domain, PredicateId, MAX_ARITY,
@@ -16,10 +16,15 @@ use crate::env::alfworld::pddl::types::TypeId;
 /// A parsed problem.
 pub(crate) struct Problem {
     pub(crate) objects: Objects,
-    /// What is true at the start: predicates, and their arguments one after the other.
+    pub(crate) start: Start,
+    pub(crate) goal: Goal,
+}
+
+/// The facts that hold at the start: their predicates, and all their arguments in one list.
+#[derive(Default)]
+pub(crate) struct Start {
     pub(crate) facts: Vec<PredicateId>,
     pub(crate) args: Vec<ObjectId>,
-    pub(crate) goal: Goal,
 }
 
 /// What is to be achieved.
@@ -53,21 +58,22 @@ impl Problem {
             return Err(source.error(0, 0, "a problem needs :init and :goal"));
         };
         let Some(condition) = goal.next() else { return Err(section.error("an empty goal")) };
-        let (objects, by_name) = read_objects(file, tree.root(), objects, domain)?;
+        let objects = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
-        let count = init.clone().count();
-        let (facts, args) = (Vec::with_capacity(count), Vec::with_capacity(2 * count));
-        let mut problem = Self { objects, facts, args, goal };
+        let mut start = Start::default();
+        let by_name: FxHashMap<&str, ObjectId> = objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
         for fact in init {
-            problem.read_fact(fact, domain, &by_name)?;
+            start.read(fact, domain, &by_name)?;
         }
-        Ok(problem)
+        Ok(Self { objects, start, goal })
     }
+}
 
-    fn read_fact(&mut self, fact: Node, domain: &Domain, by_name: &Index) -> Result<()> {
+impl Start {
+    fn read(&mut self, fact: Node, domain: &Domain, by_name: &FxHashMap<&str, ObjectId>) -> Result<()> {
         let (head, items) = fact.headed()?;
         if matches!(head, "=" | "not") {
-            return Ok(()); // costs; what is not said to be true is false
+            return Ok(()); // A cost, or a fact that is false anyway because it is not listed.
         }
         // Most facts have the predicate of the fact before them.
         let last = self.facts.last().copied();
@@ -75,15 +81,11 @@ impl Problem {
         let predicate = last.map_or_else(|| domain.predicates.find(fact, head), Ok)?;
         let mut arity = 0;
         for item in items {
-            let word = item.word()?;
-            let known =
-                by_name.find(hash_text(word), |id| self.objects.ids.get(id as usize) == word);
-            let Ok(object) = known.map(|id| id as ObjectId) else {
-                return Err(item.error("this object is not declared"));
-            };
+            let object = by_name.get(item.word()?);
+            let object = object.ok_or_else(|| item.error("this object is not declared"))?;
             arity += 1;
             if arity <= MAX_ARITY {
-                self.args.push(object);
+                self.args.push(*object);
             }
         }
         domain.predicates.check_arity(fact, predicate, arity)?;
@@ -92,15 +94,15 @@ impl Problem {
     }
 }
 
-/// The objects in the order of their names, and their numbers.
+/// Reads the objects of the problem and the constants of the domain, sorted by name.
 fn read_objects(
     file: &str,
     root: Node,
     items: Option<Items>,
     domain: &Domain,
-) -> Result<(Objects, Index)> {
-    let mut list: Vec<(&str, TypeId)> = Vec::new();
-    list.extend(domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind)));
+) -> Result<Objects> {
+    let constants = domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind));
+    let mut list: Vec<(&str, TypeId)> = constants.collect();
     if let Some(items) = items {
         list.extend(typed_objects(items, &domain.types)?);
     }
@@ -115,16 +117,9 @@ fn read_objects(
     if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(root.error(format!("the object `{}` is declared twice", pair[0].0)));
     }
-    let mut ids = Texts::with_capacity(list.len(), list.iter().map(|(name, _)| name.len()).sum());
-    let mut by_name = Index::with_capacity(list.len());
-    for (id, (name, _)) in list.iter().enumerate() {
-        ids.push(name);
-        if let Err(slot) = by_name.find(hash_text(name), |_| false) {
-            by_name.insert(slot, id as u32, |id| hash_text(list[id as usize].0));
-        }
-    }
+    let ids = list.iter().map(|(name, _)| (*name).into()).collect();
     let types = list.iter().map(|(_, kind)| *kind).collect();
-    Ok((Objects { ids, types, names: Texts::default() }, by_name))
+    Ok(Objects { ids, types, names: Vec::new() })
 }
 
 impl Goal {

@@ -87,16 +87,9 @@ impl<'a> Sexpr<'a> {
     }
 
     fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
-        let mut end = start + 1;
-        while let Some(next) = bytes[end..].first_chunk::<16>() {
-            if next.iter().fold(false, |any, &byte| any | may_end_word(byte)) {
-                break;
-            }
-            end += next.len();
-        }
-        while end < bytes.len() && !ENDS_WORD[usize::from(bytes[end])] {
-            end += 1;
-        }
+        let rest = &bytes[start + 1..];
+        let length = rest.iter().position(|&byte| ends_word(byte)).unwrap_or(rest.len());
+        let end = start + 1 + length;
         if !self.is_ascii && !bytes[start..end].is_ascii() {
             return Err(self.source.error(
                 start,
@@ -185,23 +178,12 @@ fn line_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |i| at + i)
 }
 
-/// The bytes before which a word ends.
-const ENDS_WORD: [bool; 256] = {
-    let mut ends = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        ends[byte as usize] = is_space(byte) || matches!(byte, b'(' | b')' | b';' | b'?');
-        byte += 1;
-    }
-    ends
-};
-
-/// Whether a word may end before a byte. This is quick to ask about many bytes at once, and wrong for some controls.
-const fn may_end_word(byte: u8) -> bool {
-    (byte <= b' ') | (byte == b'(') | (byte == b')') | (byte == b';') | (byte == b'?')
+/// Tests if a word ends before this byte.
+fn ends_word(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b'(' | b')' | b';' | b'?')
 }
 
 /// White space between PDDL words: that of ASCII, and its four separator characters.
-const fn is_space(byte: u8) -> bool {
+fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
 }

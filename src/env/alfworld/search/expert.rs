@@ -373,7 +373,7 @@ mod tests {
         static GENERATOR: LazyLock<Generator> =
             LazyLock::new(|| Generator::new(Default::default()).unwrap());
         let made = GENERATOR.game(split, index);
-        let game = Library::new().parse(&made.name, &made.text, None).unwrap();
+        let game = Library::new().parse(&made.name, &made.text).unwrap();
         let mut play = Play::new(game.clone());
         let mut observation = game.first_observation().to_owned();
         let mut expert = Expert::new(&observation).unwrap();
