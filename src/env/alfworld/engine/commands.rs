@@ -4,9 +4,9 @@ use rustc_hash::FxHashMap;
 
 use crate::env::alfworld::engine::key::Key;
 use crate::env::alfworld::engine::operators::Operators;
+use crate::env::alfworld::engine::text::Writer;
 use crate::env::alfworld::error::Result;
 use crate::env::alfworld::grammar::rules::Grammar;
-use crate::env::alfworld::grammar::text::Writer;
 
 /// The distinct commands of a game.
 #[derive(Default)]

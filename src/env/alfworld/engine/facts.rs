@@ -3,15 +3,9 @@
 use rustc_hash::FxHashMap;
 
 use crate::env::alfworld::engine::key::Key;
-use crate::env::alfworld::pddl::condition::Atom;
-use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
+use crate::env::alfworld::pddl::atom::{Atom, ObjectId, PredicateId, UNKNOWN};
+use crate::env::alfworld::pddl::predicates::Predicates;
 
-/// An object by its number: the rank of its name.
-pub(crate) type ObjectId = u16;
-/// An object that the game does not have: no fact is about it.
-pub(crate) const UNKNOWN: ObjectId = ObjectId::MAX;
-/// How many objects a game may have.
-pub(crate) const MAX_OBJECTS: usize = 20_000;
 /// How many ground atoms a game may have.
 pub(crate) const MAX_FACTS: usize = 1 << 20;
 /// How many lists of facts a game may need.

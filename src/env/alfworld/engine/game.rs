@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use crate::env::alfworld::engine::bits::Bits;
 use crate::env::alfworld::engine::commands::Commands;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::engine::facts::Facts;
 use crate::env::alfworld::engine::fields::Fields;
 use crate::env::alfworld::engine::ground::{ground, Grounding};
 use crate::env::alfworld::engine::logic::{Logic, OwnText};
 use crate::env::alfworld::engine::operators::{Conjunction, Operators};
+use crate::env::alfworld::engine::relations::Relations;
 use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::engine::text::{Seen, Words, Writer};
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::grammar::relations::Relations;
-use crate::env::alfworld::grammar::text::{Seen, Words, Writer};
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::problem::Problem;
 use crate::env::alfworld::task::TaskType;
@@ -180,7 +181,7 @@ impl Game {
     /// The task's sentence: what follows `Your task is to: ` in the first observation, or all of that.
     pub fn goal(&self) -> &str {
         let text = &self.first_observation;
-        crate::env::alfworld::engine::chars::strip(
+        crate::env::alfworld::grammar::chars::strip(
             text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal),
         )
     }

@@ -1,12 +1,14 @@
 //! Grounding: every action that can ever become applicable, with the facts that can ever become true.
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
-use crate::env::alfworld::engine::join::{Join, Plan, Search, Space, MAX_TRIES};
+use crate::env::alfworld::engine::facts::{Facts, MAX_FACTS, MAX_LISTS};
+use crate::env::alfworld::engine::matching::{Search, Space, MAX_TRIES};
 use crate::env::alfworld::engine::operators::{Conditional, Conjunction, Literal, Operators};
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::pddl::condition::{Case, Term};
+use crate::env::alfworld::pddl::atom::{ObjectId, Term};
+use crate::env::alfworld::pddl::condition::Case;
 use crate::env::alfworld::pddl::domain::{Action, Domain, Trigger};
+use crate::env::alfworld::pddl::join::{Join, Plan};
 use crate::env::alfworld::pddl::problem::{Goal, Problem};
 
 /// How many operators a game may have.

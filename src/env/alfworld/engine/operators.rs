@@ -1,7 +1,7 @@
 //! Ground actions: what they need, what they change, and which of them a change may affect.
 
 use crate::env::alfworld::engine::bits::{Bits, Rows};
-use crate::env::alfworld::engine::facts::ObjectId;
+use crate::env::alfworld::pddl::atom::ObjectId;
 
 /// A fact that actions can change, and whether it is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

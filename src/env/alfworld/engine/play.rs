@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::chars::strip;
 use crate::env::alfworld::engine::game::Game;
 use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::engine::text::Seen;
 use crate::env::alfworld::error::Result;
-use crate::env::alfworld::grammar::text::Seen;
+use crate::env::alfworld::grammar::chars::strip;
 
 /// The answer to an action that is not admissible.
 const NOTHING_HAPPENS: &str = "Nothing happens.";

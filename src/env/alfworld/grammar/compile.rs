@@ -11,7 +11,8 @@ use crate::env::alfworld::grammar::rules::{
 };
 use crate::env::alfworld::grammar::symbols::{RawBody, RawEach, RawSymbol};
 use crate::env::alfworld::grammar::{query, symbols, value};
-use crate::env::alfworld::pddl::domain::{Domain, MAX_ARITY};
+use crate::env::alfworld::pddl::domain::Domain;
+use crate::env::alfworld::pddl::predicates::MAX_ARITY;
 use crate::env::alfworld::pddl::types::{TypeId, NO_TYPE};
 
 /// How many non-terminals may stand above each other in a text.

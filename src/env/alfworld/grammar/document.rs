@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
 use crate::env::alfworld::error::{Result, Source};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// A rule of a non-terminal.
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
 //! Conjunctive queries over the facts: `p(x:t, y:u) & not_q(x:t)`.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// One predicate of a query, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]

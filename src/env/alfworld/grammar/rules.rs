@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::env::alfworld::grammar::value::Attribute;
-use crate::env::alfworld::pddl::domain::{Domain, PredicateId};
+use crate::env::alfworld::pddl::atom::PredicateId;
+use crate::env::alfworld::pddl::domain::Domain;
 use crate::env::alfworld::pddl::types::TypeId;
 
 /// A compiled grammar.

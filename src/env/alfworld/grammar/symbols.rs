@@ -1,6 +1,6 @@
 //! The right-hand sides of grammar rules, read as TextWorld reads them: what cannot be read ends the text.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// A symbol of a right-hand side.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Expressions in braces: `o`, `o.name`, `'text'`, joined by `+` and `or`.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// What can be asked about an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Conditions of actions and goals, as alternatives of plain conjunctions.
 
-use crate::env::alfworld::engine::facts::ObjectId;
 use crate::env::alfworld::error::Result;
-use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
+use crate::env::alfworld::pddl::atom::{Atom, Term, MAX_VARS};
+use crate::env::alfworld::pddl::predicates::Predicates;
 use crate::env::alfworld::pddl::sexpr::{Items, Node};
 use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types, NO_TYPE};
 
@@ -10,47 +10,8 @@ use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types, NO_TYPE};
 const MAX_CASES: usize = 1024;
 /// How many atoms one alternative may have.
 pub(crate) const MAX_ATOMS: usize = 64;
-/// How many variables one action or goal may have.
-pub(crate) const MAX_VARS: usize = 32;
-
 /// How many objects the conditions and effects of one text may name.
 const MAX_NAMES: usize = 4096;
-
-/// What stands in an atom's argument: a variable of the action or goal, or an object named in the text.
-///
-/// It is a place among the objects that terms stand for: those of the [`MAX_VARS`] variables come first, then those of
-/// [`Names`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Term(u16);
-
-impl Term {
-    /// The variable of that number.
-    pub(crate) fn var(number: u16) -> Self {
-        Self(number)
-    }
-
-    fn name(number: u16) -> Self {
-        Self(MAX_VARS as u16 + number)
-    }
-
-    /// The variable, if this is one.
-    pub(crate) fn as_var(self) -> Option<u16> {
-        (usize::from(self.0) < MAX_VARS).then_some(self.0)
-    }
-
-    /// The object that this stands for.
-    #[inline]
-    pub(crate) fn of(self, values: &[ObjectId]) -> ObjectId {
-        values[usize::from(self.0)]
-    }
-}
-
-/// A predicate applied to terms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Atom {
-    pub(crate) predicate: PredicateId,
-    pub(crate) terms: Vec<Term>,
-}
 
 /// One alternative of a condition: all of this must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

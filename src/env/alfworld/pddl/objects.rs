@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::env::alfworld::engine::facts::ObjectId;
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::types::TypeId;
 
 /// The objects of a game, sorted by the names that the game file gives them.

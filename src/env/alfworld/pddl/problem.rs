@@ -2,14 +2,13 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::env::alfworld::engine::facts::{ObjectId, MAX_OBJECTS};
-use crate::env::alfworld::engine::join::Join;
 use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
+use crate::env::alfworld::pddl::atom::{ObjectId, PredicateId, MAX_OBJECTS};
 use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
-use crate::env::alfworld::pddl::domain::{
-    definition, typed_objects, Domain, PredicateId, MAX_ARITY,
-};
+use crate::env::alfworld::pddl::domain::{definition, typed_objects, Domain};
+use crate::env::alfworld::pddl::join::Join;
 use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::predicates::MAX_ARITY;
 use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
 use crate::env::alfworld::pddl::types::TypeId;
 
@@ -61,7 +60,8 @@ impl Problem {
         let objects = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
         let mut start = Start::default();
-        let by_name: FxHashMap<&str, ObjectId> = objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
+        let by_name: FxHashMap<&str, ObjectId> =
+            objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
         for fact in init {
             start.read(fact, domain, &by_name)?;
         }
@@ -70,7 +70,12 @@ impl Problem {
 }
 
 impl Start {
-    fn read(&mut self, fact: Node, domain: &Domain, by_name: &FxHashMap<&str, ObjectId>) -> Result<()> {
+    fn read(
+        &mut self,
+        fact: Node,
+        domain: &Domain,
+        by_name: &FxHashMap<&str, ObjectId>,
+    ) -> Result<()> {
         let (head, items) = fact.headed()?;
         if matches!(head, "=" | "not") {
             return Ok(()); // A cost, or a fact that is false anyway because it is not listed.
@@ -95,12 +100,7 @@ impl Start {
 }
 
 /// Reads the objects of the problem and the constants of the domain, sorted by name.
-fn read_objects(
-    file: &str,
-    root: Node,
-    items: Option<Items>,
-    domain: &Domain,
-) -> Result<Objects> {
+fn read_objects(file: &str, root: Node, items: Option<Items>, domain: &Domain) -> Result<Objects> {
     let constants = domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind));
     let mut list: Vec<(&str, TypeId)> = constants.collect();
     if let Some(items) = items {

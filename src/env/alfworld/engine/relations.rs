@@ -1,7 +1,8 @@
 //! The facts of a game as grammar queries look for them: by predicate and types, in the order of their arguments.
 
 use crate::env::alfworld::engine::bits::Rows;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::engine::facts::Facts;
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::types::TypeId;
 
 /// For each predicate that queries ask about, its facts.

@@ -1,13 +1,14 @@
 //! Deriving texts from a grammar: what holds decides which rule speaks.
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::engine::facts::Facts;
+use crate::env::alfworld::engine::relations::Relations;
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::grammar::relations::Relations;
 use crate::env::alfworld::grammar::rules::{
     ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term,
 };
 use crate::env::alfworld::grammar::value::Attribute;
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::types::Types;
 
