@@ -1,4 +1,4 @@
-//! The ALFWorld engine on a small game of our own, on real games where there are some, and on bad input.
+//! The ALFWorld engine on a fixture, on real games if there are any, and on bad input.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn pantry() -> Arc<Game> {
     Library::new().load(fixture()).expect("the fixture loads")
 }
 
-/// The fixture's fields, to be changed.
+/// The fields of the fixture.
 fn fields() -> serde_json::Map<String, serde_json::Value> {
     serde_json::from_str(&std::fs::read_to_string(fixture()).expect("readable")).expect("JSON")
 }
@@ -40,7 +40,7 @@ fn parse(text: &str) -> Result<Arc<Game>, AlfworldError> {
     Library::new().parse("some/game.tw-pddl", text)
 }
 
-/// The real games: those of `ALFWORLD_DATA`, or the shared ones.
+/// The folder of real games: `ALFWORLD_DATA`, or the shared folder.
 fn real_games() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let shared = ["shared", "../shared"].map(|place| root.join(place).join("alfworld"));
@@ -58,7 +58,8 @@ fn alfworld_fixture_plays_as_its_text_says() {
     let game = pantry();
     assert_eq!(
         game.first_observation(),
-        "A pantry.\n\nAround you: a crate 1, a shelf 2, a shelf 1and a sinkpartbasin 1.\n\nYour task is to: shelve two plums."
+        "A pantry.\n\nAround you: a crate 1, a shelf 2, a shelf 1and a sinkpartbasin 1.\n\n\
+         Your task is to: shelve two plums."
     );
     assert_eq!(game.goal(), "shelve two plums.");
     assert_eq!(game.task_type(), Some(TaskType::PickTwoObjAndPlace));
@@ -97,7 +98,8 @@ fn alfworld_fixture_plays_as_its_text_says() {
 #[test]
 fn alfworld_actions_are_stripped_as_python_strips() {
     let mut play = Play::new(pantry());
-    let blank = "\u{1c}\u{1d}\u{1e}\u{1f}\u{85}\u{a0}\u{1680}\u{2000}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000} \t\n\r\u{b}\u{c}";
+    let blank = "\u{1c}\u{1d}\u{1e}\u{1f}\u{85}\u{a0}\u{1680}\u{2000}\u{200a}\u{2028}\
+                 \u{2029}\u{202f}\u{205f}\u{3000} \t\n\r\u{b}\u{c}";
     assert!(play.step(&format!("{blank}wait{blank}")).expect("a text").valid);
     for not_blank in ["\u{200b}", "\u{feff}", "\u{180e}", "\u{0}", "\u{8}", "\u{2060}"] {
         assert!(!play.step(&format!("wait{not_blank}")).expect("a text").valid, "{not_blank:?}");
@@ -139,7 +141,7 @@ fn alfworld_clones_go_their_own_ways() {
     assert_eq!(commands(&play), commands(&other));
 }
 
-/// The shortest way to the goal, breadth first.
+/// Finds a shortest plan by breadth-first search.
 fn plan(game: &Game) -> Option<Vec<OperatorId>> {
     let start = game.initial_state().clone();
     let mut came_from: HashMap<State, Option<(State, OperatorId)>> =
@@ -207,7 +209,8 @@ fn alfworld_a_game_file_may_be_written_in_other_ways() {
         format!("\n{text}\t"),
         text.clone(),
     ];
-    let (library, expected) = (Library::new(), parse(&text).unwrap());
+    let library = Library::new();
+    let expected = parse(&text).unwrap();
     library.load(fixture()).unwrap();
     for way in ways {
         let game = library.parse("some/game.tw-pddl", &way).unwrap();
@@ -222,7 +225,8 @@ fn alfworld_a_game_file_may_be_written_in_other_ways() {
         text.replacen("{", "{\"solvable\": true, ", 1),
         text.replace("A pantry", "A\tpantry"),
     ] {
-        let (known, fresh) = (library.parse("some/game.tw-pddl", &wrong), parse(&wrong));
+        let known = library.parse("some/game.tw-pddl", &wrong);
+        let fresh = parse(&wrong);
         assert_eq!(known.unwrap_err().to_string(), fresh.unwrap_err().to_string(), "{wrong}");
     }
 }
@@ -258,8 +262,7 @@ fn alfworld_games_that_differ_in_their_task_share_the_rest() {
             (shared, alone) => panic!("{sentence}: {shared:?} {alone:?}"),
         }
     }
-    let other =
-        library.parse("a", &changed("grammar", "Stowed", "Put away")).expect("a game");
+    let other = library.parse("a", &changed("grammar", "Stowed", "Put away")).expect("a game");
     assert_ne!(other.first_observation(), "");
 }
 
@@ -317,7 +320,7 @@ fn alfworld_lists_leave_out_what_alfworld_leaves_out() {
     assert_eq!(names, ["a", "b-10", "b-2"]);
 }
 
-/// A change of the fixture, and where and what the error is to be.
+/// The field to change, the text to replace, its replacement, and the expected place and reason.
 type Fault = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
 #[test]
@@ -420,7 +423,8 @@ fn alfworld_bad_files_are_refused() {
         std::fs::write(&file, &text[..end]).expect("a file");
         let error = library.load(&file).expect_err("truncated");
         assert!(
-            matches!(&error, AlfworldError::Json { line: 1, file, .. } if file.ends_with("game.tw-pddl")),
+            matches!(&error, AlfworldError::Json { line: 1, file, .. }
+                if file.ends_with("game.tw-pddl")),
             "{error}"
         );
     }
@@ -463,7 +467,7 @@ fn alfworld_hostile_texts_are_refused() {
             "pddl_domain",
             "(placed ?p ?to))",
             format!("(placed ?p ?to) {choices})"),
-            "1024 alternatives",
+            "1024 disjuncts",
         ),
         (
             "pddl_domain",

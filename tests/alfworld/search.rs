@@ -73,12 +73,14 @@ fn is_solved(play: &Play, task: TaskType, thing: &str, target: &str) -> bool {
         let arguments: Vec<String> = arguments.iter().map(|name| (*name).to_owned()).collect();
         facts.get(predicate).is_some_and(|known| known.contains(&arguments))
     };
-    let inside = || facts["inside"].iter().map(|pair| (pair[0].as_str(), pair[1].as_str()));
+    let pairs = |predicate: &str| {
+        let known = facts.get(predicate).into_iter().flatten();
+        known.map(|pair| (pair[0].as_str(), pair[1].as_str()))
+    };
     if task == TaskType::LookAtObjInLight {
-        let is_held = facts["holding"].iter().any(|pair| holds("sort", &[&pair[1], thing]));
-        let is_lit = inside().any(|(lamp, place)| {
-            let mut here = facts["at"].iter();
-            let is_near = here.any(|pair| holds("beside", &[place, &pair[1]]));
+        let is_held = pairs("holding").any(|(_, item)| holds("sort", &[item, thing]));
+        let is_lit = pairs("inside").any(|(lamp, place)| {
+            let is_near = pairs("at").any(|(_, spot)| holds("beside", &[place, spot]));
             is_near && holds("sort", &[lamp, target]) && holds("lit", &[lamp])
         });
         return is_held && is_lit;
@@ -90,7 +92,7 @@ fn is_solved(play: &Play, task: TaskType, thing: &str, target: &str) -> bool {
         _ => None,
     };
     let mut brought: BTreeMap<&str, usize> = BTreeMap::new();
-    for (item, place) in inside() {
+    for (item, place) in pairs("inside") {
         let is_right = holds("sort", &[item, thing]) && holds("make", &[place, target]);
         if is_right && state.is_none_or(|state| holds(state, &[item])) {
             *brought.entry(place).or_default() += 1;

@@ -53,8 +53,7 @@ impl Library {
     /// Finds or parses a domain and a grammar.
     fn logic(&self, name: &str, fields: &Fields) -> Result<(Arc<Logic>, OwnText)> {
         let known = self.logics.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut same_domain =
-            known.iter().filter(|logic| logic.domain_text == fields.pddl_domain);
+        let mut same_domain = known.iter().filter(|logic| logic.domain_text == fields.pddl_domain);
         for logic in same_domain.clone() {
             if let Some(own) = logic.difference(&fields.grammar) {
                 return Ok((logic.clone(), own));

@@ -1,4 +1,9 @@
-//! Finding every way in which the variables of a condition can stand for objects.
+//! Matching: every assignment of objects to variables under which a condition can hold.
+//!
+//! A [`Search`] follows a join plan step by step and backtracks over the candidates of each step.
+//! Delete effects are ignored, so a fact that can ever become true counts as true (delete
+//! relaxation). Grounding therefore finds all operators that can ever become applicable, and
+//! leaves fluent negative atoms to the game in play.
 
 use crate::env::alfworld::engine::facts::{Facts, List};
 use crate::env::alfworld::pddl::atom::{Atom, ObjectId, Term, MAX_VARS, UNKNOWN};
@@ -7,25 +12,25 @@ use crate::env::alfworld::pddl::join::{Join, Plan, Step};
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::types::{TypeId, Types, NO_TYPE};
 
-/// How many facts may be tried while a game is loaded.
+/// The largest number of candidates that are tried while a game is loaded.
 pub(crate) const MAX_TRIES: u64 = 50_000_000;
 
-/// What is searched: facts, objects with their types, and what terms stand for while a search is under way.
+/// The facts and objects that are searched, and the current assignment.
 pub(crate) struct Space {
     pub(crate) facts: Facts,
-    /// How many facts may still be tried.
+    /// The number of candidates that may still be tried.
     pub(crate) tries: u64,
-    /// The objects of the variables, then those of the names.
+    /// The objects of the variables, then those of the named terms.
     pub(crate) values: Vec<ObjectId>,
-    /// The facts that the positive atoms match.
+    /// The fact matched by each positive atom.
     pub(crate) matched: [u32; MAX_ATOMS],
     objects: usize,
-    /// For each type and object, whether it is of the type.
+    /// For each type and each object, `true` if the object has the type.
     fits: Vec<bool>,
 }
 
 impl Space {
-    /// The objects and facts of a game.
+    /// Starts with the facts and objects of a game.
     pub(crate) fn new(facts: Facts, objects: &Objects, types: &Types) -> Self {
         let kinds = 0..types.len() as TypeId;
         let fits =
@@ -40,31 +45,33 @@ impl Space {
         }
     }
 
-    /// Sets what names stand for.
+    /// Binds the named terms of a text to objects.
     pub(crate) fn set_names(&mut self, names: &Names, objects: &Objects) {
         self.values.truncate(MAX_VARS);
         self.values.extend(names.list.iter().map(|name| objects.find(name).unwrap_or(UNKNOWN)));
     }
 
-    /// The fact that an atom is now, if there is one.
+    /// Looks up the fact that an atom is under the current assignment.
     #[inline]
     pub(crate) fn get(&self, atom: &Atom) -> Option<u32> {
         self.facts.get(atom, &self.values)
     }
 
-    /// The fact that an atom is now, a new one if need be; `None` if it is about an object that there is not.
+    /// Finds or adds the fact that an atom is under the current assignment.
+    ///
+    /// Returns `None` if it names an object that the game does not have.
     #[inline]
     pub(crate) fn insert(&mut self, atom: &Atom) -> Option<u32> {
         self.facts.insert(atom.predicate, atom.terms.iter().map(|term| term.of(&self.values)))
     }
 
-    /// Whether an object is of a type.
+    /// Tests if an object has a type.
     #[inline]
     fn is_of(&self, object: ObjectId, kind: TypeId) -> bool {
         kind != NO_TYPE && self.fits[usize::from(kind) * self.objects + usize::from(object)]
     }
 
-    /// Takes one try, if there is one left.
+    /// Counts one candidate; returns `false` if the limit is reached.
     #[inline]
     fn try_one(&mut self) -> bool {
         let left = self.tries > 0;
@@ -72,8 +79,8 @@ impl Space {
         left
     }
 
-    /// Takes fact `id` for a step's atom; `false` if the variables do not allow it.
-    #[inline(always)]
+    /// Binds the variables of a step to fact `id`; returns `false` if the fact does not match.
+    #[inline]
     fn bind(&mut self, step: &Step, id: u32) -> bool {
         self.matched[step.place] = id;
         for bind in &step.binds {
@@ -85,19 +92,18 @@ impl Space {
         }
         let repeats =
             |&(arg, var): &(u16, u16)| self.values[usize::from(var)] == self.facts.arg(id, arg);
-        (step.repeats.is_empty() || step.repeats.iter().all(repeats))
-            && (step.excludes.is_empty()
-                || step.excludes.iter().all(|atom| self.get(atom).is_none()))
+        step.repeats.iter().all(repeats)
+            && step.excludes.iter().all(|atom| self.get(atom).is_none())
     }
 
-    /// Whether a fact has the known arguments, of which one is `by`.
+    /// Tests if a fact has the arguments that a step knows, `by` included.
     fn has_known(&self, step: &Step, id: u32) -> bool {
         let fits = |&(arg, term): &(u16, Term)| self.facts.arg(id, arg) == term.of(&self.values);
         step.by.as_ref().is_none_or(fits) && step.known.iter().all(fits)
     }
 
-    /// The latest fact before `limit` that may be a step's atom, and the list in which others stand.
-    #[inline(always)]
+    /// Returns the latest candidate before `limit`, and the list that holds the other candidates.
+    #[inline]
     fn first(&self, step: &Step, limit: u32) -> Option<(u32, Option<List>)> {
         if step.binds.is_empty() {
             return self.get(&step.atom).filter(|&id| id < limit).map(|id| (id, None));
@@ -108,15 +114,13 @@ impl Space {
         Some((first, Some(list)))
     }
 
-    /// The first fact that may be a step's atom, from `id` on.
-    #[inline(always)]
+    /// Returns the next candidate of a list, from `id` on.
+    #[inline]
     fn next(&self, step: &Step, limit: u32, list: List, mut id: Option<u32>) -> Option<u32> {
-        let fits =
-            |&(arg, term): &(u16, Term), id| self.facts.arg(id, arg) == term.of(&self.values);
         while let Some(fact) = id {
-            if fact < limit
-                && (step.known.is_empty() || step.known.iter().all(|known| fits(known, fact)))
-            {
+            let fits =
+                |&(arg, term): &(u16, Term)| self.facts.arg(fact, arg) == term.of(&self.values);
+            if fact < limit && step.known.iter().all(fits) {
                 return id;
             }
             id = self.facts.before(list, fact);
@@ -125,22 +129,23 @@ impl Space {
     }
 }
 
-/// A search over one plan of one join.
+/// A search that follows one plan of one join.
 pub(crate) struct Search<'a, F> {
     pub(crate) space: &'a mut Space,
     /// The types of the variables.
     pub(crate) types: &'a [TypeId],
     pub(crate) join: &'a Join,
     pub(crate) plan: &'a Plan,
-    /// Only facts before this one count; with a trigger, it is the fact that is being looked at.
+    /// Only facts before this one count; with a trigger, it is the triggering fact.
     pub(crate) limit: u32,
-    /// Is told of each way that is found, by the values and the facts matched; `false` ends the search.
+    /// Called for each assignment found; returns `false` to end the search.
     pub(crate) found: F,
 }
 
 impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
-    /// Finds every way that the facts allow; with a trigger, those in which it is the first step's fact. `false`
-    /// when the search was ended early.
+    /// Finds every assignment; with a trigger, only those that match it in the first step.
+    ///
+    /// Returns `false` if the search ended early.
     pub(crate) fn run(&mut self) -> bool {
         match self.plan.steps.first() {
             Some(step) if self.plan.is_triggered => {
@@ -152,34 +157,27 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
         }
     }
 
-    /// Goes on with the step numbered `depth`.
-    fn extend(&mut self, mut depth: usize) -> bool {
-        while let Some(step) = self.plan.steps.get(depth) {
-            depth += 1;
-            let limit = self.limit + u32::from(step.includes_trigger);
-            let Some((mut id, list)) = self.space.first(step, limit) else { return true };
-            // The last candidate takes no call of its own: most steps have only one.
-            while let Some(next) = list.and_then(|list| {
-                self.space.next(step, limit, list, self.space.facts.before(list, id))
-            }) {
-                if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth) {
-                    return false;
-                }
-                id = next;
-            }
-            if !self.space.try_one() {
+    /// Tries every candidate of step `depth` and of the steps after it.
+    fn extend(&mut self, depth: usize) -> bool {
+        let Some(step) = self.plan.steps.get(depth) else { return self.finish(0) };
+        let limit = self.limit + u32::from(step.includes_trigger);
+        let Some((first, list)) = self.space.first(step, limit) else { return true };
+        let mut candidate = Some(first);
+        while let Some(id) = candidate {
+            if !self.space.try_one() || self.space.bind(step, id) && !self.extend(depth + 1) {
                 return false;
             }
-            if !self.space.bind(step, id) {
-                return true;
-            }
+            candidate = list.and_then(|list| {
+                let before = self.space.facts.before(list, id);
+                self.space.next(step, limit, list, before)
+            });
         }
-        self.finish(0)
+        true
     }
 
-    /// Gives the loose variables objects, from the one numbered `depth` on; then tells of it.
+    /// Assigns objects to the unbound variables from number `depth` on, then calls `found`.
     fn finish(&mut self, depth: usize) -> bool {
-        let Some(&var) = self.join.loose.get(depth) else {
+        let Some(&var) = self.join.unbound.get(depth) else {
             return !self.holds() || (self.found)(self.space);
         };
         for object in 0..self.space.objects as ObjectId {
@@ -195,7 +193,7 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
         true
     }
 
-    /// Whether what can be decided now holds: types of idle variables, equalities, facts that never change.
+    /// Tests the types of unused variables, the equalities and the unchecked static atoms.
     fn holds(&self) -> bool {
         let space = &*self.space;
         let exists = |var: &u16| {
@@ -205,8 +203,8 @@ impl<F: FnMut(&mut Space) -> bool> Search<'_, F> {
         let same = |(a, b, same): &(Term, Term, bool)| {
             (a.of(&space.values) == b.of(&space.values)) == *same
         };
-        self.join.idle.iter().all(exists)
+        self.join.unused.iter().all(exists)
             && self.join.case.equal.iter().all(same)
-            && self.join.late.iter().all(|atom| space.get(atom).is_none())
+            && self.join.unchecked.iter().all(|atom| space.get(atom).is_none())
     }
 }

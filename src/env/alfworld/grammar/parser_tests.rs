@@ -1,4 +1,4 @@
-//! The small parsers against what TextWorld's own parser makes of the same texts.
+//! The parsers of grammars, compared with TextWorld's parser on the same texts.
 
 use crate::env::alfworld::grammar::query;
 use crate::env::alfworld::grammar::query::RawAtom;

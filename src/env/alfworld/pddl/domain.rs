@@ -1,4 +1,4 @@
-//! PDDL domains: types, predicates, and actions ready to be grounded.
+//! PDDL domains: types, predicates and actions, with the join plans that ground the actions.
 
 use crate::env::alfworld::error::{Part, Result, Source};
 use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
@@ -8,8 +8,9 @@ use crate::env::alfworld::pddl::predicates::Predicates;
 use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
 use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types};
 
+/// The largest number of actions of a domain.
 const MAX_ACTIONS: usize = 1024;
-/// What the engine understands. The rest of `:adl` is refused where it is used.
+/// The accepted requirements. Parts of `:adl` that are not supported are errors where they occur.
 const REQUIREMENTS: [&str; 9] = [
     ":strips",
     ":typing",
@@ -26,16 +27,16 @@ const REQUIREMENTS: [&str; 9] = [
 pub(crate) struct Domain {
     pub(crate) types: Types,
     pub(crate) predicates: Predicates,
-    /// Objects that every problem has: name and type.
+    /// Name and type of the objects that every problem has.
     pub(crate) constants: Vec<(String, TypeId)>,
-    /// The objects that actions name.
+    /// The objects named in actions.
     pub(crate) names: Names,
     pub(crate) actions: Vec<Action>,
-    /// For each predicate, the plans that begin with one of its facts.
+    /// For each predicate, the plans that a new fact of it triggers.
     pub(crate) triggers: Vec<Vec<Trigger>>,
 }
 
-/// A plan by its action, the alternative of the action's condition, and its number there.
+/// The position of a plan: the action, the disjunct of its precondition, the plan's index there.
 #[derive(Clone, Copy)]
 pub(crate) struct Trigger {
     pub(crate) action: u16,
@@ -43,18 +44,18 @@ pub(crate) struct Trigger {
     pub(crate) plan: u16,
 }
 
-/// An action before its parameters stand for objects.
+/// An action schema: its parameters are not bound to objects.
 pub(crate) struct Action {
     pub(crate) name: String,
-    /// The parameters' names without `?`; they are the first variables.
+    /// The names of the parameters, without `?`; parameters are the first variables.
     pub(crate) params: Vec<String>,
     /// The types of the variables.
     pub(crate) vars: Vec<TypeId>,
-    /// The alternatives of the precondition.
+    /// The disjuncts of the precondition.
     pub(crate) joins: Vec<Join>,
-    /// What is made true comes before what is made false.
+    /// The effects, add effects first.
     pub(crate) effects: Vec<Effect>,
-    /// How many effects make something true.
+    /// The number of add effects.
     pub(crate) adds: usize,
 }
 
@@ -77,7 +78,7 @@ impl<'s> Sections<'s> {
                 ":types" => sections.types = Some(items),
                 ":predicates" => sections.predicates = Some(items),
                 ":constants" => sections.constants = Some(items),
-                ":functions" => {} // costs do not matter to a player
+                ":functions" => {} // Costs do not matter to a player.
                 ":action" if sections.actions.len() < MAX_ACTIONS => sections.actions.push(section),
                 ":action" => return Err(section.error(format!("more than {MAX_ACTIONS} actions"))),
                 _ => return Err(section.error(format!("section `{head}` is not supported"))),
@@ -143,14 +144,15 @@ impl Domain {
         if let Some(effect) = fields.effect {
             read_effects(&mut scope, effect, None, &mut effects)?;
         }
-        let (name, vars) = (fields.name.to_owned(), scope.vars);
+        let vars = scope.vars;
+        let name = fields.name.to_owned();
         Ok(Draft {
             action: Action { name, params, vars, joins: Vec::new(), effects, adds: 0 },
             cases,
         })
     }
 
-    /// Plans how to ground each action, now that it is known what actions can change.
+    /// Marks the fluent predicates, then plans the joins of each action.
     fn finish(&mut self, drafts: Vec<Draft>) {
         for effect in drafts.iter().flat_map(|draft| &draft.action.effects) {
             self.predicates.list[usize::from(effect.atom.predicate)].fluent = true;
@@ -180,7 +182,7 @@ impl Domain {
     }
 }
 
-/// An action whose joins are not planned yet.
+/// An action without its join plans.
 struct Draft {
     action: Action,
     cases: Vec<Case>,

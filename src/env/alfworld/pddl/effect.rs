@@ -8,11 +8,11 @@ use crate::env::alfworld::pddl::sexpr::Node;
 /// The largest number of effects of one action.
 const MAX_EFFECTS: usize = 256;
 
-/// What an action makes true or false.
+/// An atom that an action makes true (an add effect) or false (a delete effect).
 pub(crate) struct Effect {
     pub(crate) atom: Atom,
     pub(crate) add: bool,
-    /// The alternatives under which it does so; none: always.
+    /// The disjuncts of the condition under which it happens; `None` if it always does.
     pub(crate) when: Option<Vec<Case>>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn read_effects<'s>(
     let (head, mut items) = node.headed()?;
     match head {
         "and" => items.try_for_each(|item| read_effects(scope, item, when, effects)),
-        "increase" => Ok(()), // costs do not matter to a player
+        "increase" => Ok(()), // Costs do not matter to a player.
         "when" if when.is_none() => {
             let (Some(condition), Some(effect), None) = (items.next(), items.next(), items.next())
             else {
@@ -37,9 +37,8 @@ pub(crate) fn read_effects<'s>(
             };
             let cases = scope.cases(condition, true)?;
             if cases.iter().any(|case| !case.exists.is_empty()) {
-                return Err(
-                    condition.error("`exists` is not supported in the condition of an effect")
-                );
+                let reason = "`exists` is not supported in the condition of an effect";
+                return Err(condition.error(reason));
             }
             read_effects(scope, effect, Some(&cases), effects)
         }
@@ -65,10 +64,8 @@ fn read_effect<'s>(
         _ => (node, true),
     };
     let atom = scope.atom(literal)?;
-    // `exists` variables are out of sight here, so every variable is a parameter.
-    debug_assert!(atom
-        .terms
-        .iter()
-        .all(|term| term.as_var().is_none_or(|var| usize::from(var) < scope.vars.len())));
+    // Variables of `exists` are not visible here, so every variable is a parameter.
+    let is_declared = |var: u16| usize::from(var) < scope.vars.len();
+    debug_assert!(atom.terms.iter().all(|term| term.as_var().is_none_or(is_declared)));
     Ok(Effect { atom, add, when: when.map(<[Case]>::to_vec) })
 }

@@ -1,4 +1,4 @@
-//! PDDL problems: objects, the start, the goal.
+//! PDDL problems: objects, initial facts, goal.
 
 use rustc_hash::FxHashMap;
 
@@ -19,20 +19,23 @@ pub(crate) struct Problem {
     pub(crate) goal: Goal,
 }
 
-/// The facts that hold at the start: their predicates, and all their arguments in one list.
+/// The initial facts: the predicate of each, and the arguments of all in one list.
 #[derive(Default)]
 pub(crate) struct Start {
     pub(crate) facts: Vec<PredicateId>,
     pub(crate) args: Vec<ObjectId>,
 }
 
-/// What is to be achieved.
+/// The objects of a problem by their names.
+type ByName<'a> = FxHashMap<&'a str, ObjectId>;
+
+/// The goal of a problem.
 pub(crate) struct Goal {
-    /// For each part that must hold, its alternatives.
+    /// The disjuncts of each conjunct.
     pub(crate) parts: Vec<Vec<Join>>,
     /// The types of the variables.
     pub(crate) vars: Vec<TypeId>,
-    /// The objects that the goal names.
+    /// The objects named in the goal.
     pub(crate) names: Names,
 }
 
@@ -42,7 +45,9 @@ impl Problem {
         let lower = text.to_ascii_lowercase();
         let source = Source { file, part: Part::Problem, text };
         let tree = Sexpr::parse(source, &lower)?;
-        let (mut objects, mut init, mut goal) = (None, None, None);
+        let mut objects = None;
+        let mut init = None;
+        let mut goal = None;
         for section in definition(tree.root(), "problem")? {
             let (head, items) = section.headed()?;
             match head {
@@ -60,8 +65,7 @@ impl Problem {
         let objects = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
         let mut start = Start::default();
-        let by_name: FxHashMap<&str, ObjectId> =
-            objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
+        let by_name: ByName = objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
         for fact in init {
             start.read(fact, domain, &by_name)?;
         }
@@ -70,20 +74,13 @@ impl Problem {
 }
 
 impl Start {
-    fn read(
-        &mut self,
-        fact: Node,
-        domain: &Domain,
-        by_name: &FxHashMap<&str, ObjectId>,
-    ) -> Result<()> {
+    /// Reads `(predicate object …)`.
+    fn read(&mut self, fact: Node, domain: &Domain, by_name: &ByName) -> Result<()> {
         let (head, items) = fact.headed()?;
         if matches!(head, "=" | "not") {
             return Ok(()); // A cost, or a fact that is false anyway because it is not listed.
         }
-        // Most facts have the predicate of the fact before them.
-        let last = self.facts.last().copied();
-        let last = last.filter(|&id| domain.predicates.list[usize::from(id)].name == head);
-        let predicate = last.map_or_else(|| domain.predicates.find(fact, head), Ok)?;
+        let predicate = domain.predicates.find(fact, head)?;
         let mut arity = 0;
         for item in items {
             let object = by_name.get(item.word()?);
@@ -140,7 +137,7 @@ impl Goal {
     }
 }
 
-/// Splits nested conjunctions.
+/// Flattens nested conjunctions.
 fn split<'s>(node: Node<'s>, parts: &mut Vec<Node<'s>>) -> Result<()> {
     let mut items = node.items()?;
     if items.next().and_then(Node::as_word) == Some("and") {

@@ -1,4 +1,4 @@
-//! The expert that plays by searching, and its games as demonstrations.
+//! The searching expert and its demonstrations.
 
 pub(crate) mod demonstrate;
 pub(crate) mod expert;
