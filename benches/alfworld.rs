@@ -15,7 +15,6 @@ mod official;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
 use epo::env::alfworld::{game_files, GameFile, Library, Play, Split};
