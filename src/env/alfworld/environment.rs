@@ -118,13 +118,9 @@ impl Games for DataFolder {
     fn game(&self, task: &Task) -> Result<Arc<Game>> {
         let (split, kind) = parse_family(task)?;
         let files = self.family(split, kind);
-        let unknown = || {
-            refused(
-                "task",
-                task,
-                format!("its number must be below {}, the number of such games", files.len()),
-            )
-        };
+        let count = files.len();
+        let reason = || format!("only {count} games of this split and type exist, counted from 0");
+        let unknown = || refused("task", task, reason());
         let file = files.get(task.variation as usize).ok_or_else(unknown)?;
         self.recent.get(task, || Ok(self.library.load(&file.path)?))
     }

@@ -46,7 +46,8 @@ pub fn data_folder() -> Result<PathBuf> {
 ///
 /// `types` selects task types; an empty list selects all. `folder` is the data folder, the
 /// `json_2.1.1` in it, or any folder with one folder per split. As in ALFWorld, a game is playable
-/// if its file says `"solvable": true` and its path does not contain `movable` or `Sliced`.
+/// if its file says `"solvable": true` and no folder of its path is named `*movable*` or
+/// `*Sliced*`.
 ///
 /// # Errors
 /// Returns [`AlfworldError::Io`] if a folder or file cannot be read, and
