@@ -1,32 +1,34 @@
-//! Speed and memory of the ALFWorld engine: loads, resets, steps, clones, plans.
+//! Speed and memory of the ALFWorld engine: loads, resets, steps, clones.
 //!
-//! `ALFWORLD_DATA` names the games; without it the households made here are played. `EPO_BENCH_GAMES` (200) games are
-//! taken from the training split, evenly; each line is the median of five passes over them.
+//! `ALFWORLD_DATA` names the games; without it generated household games are used.
+//! `EPO_BENCH_GAMES` (200) games are taken evenly from the training split. Each line is the median
+//! of five passes over them.
 //!
-//! With `EPO_BENCH_OFFICIAL=GAMES` the official Python engine (alfworld 0.4.2, textworld 1.7.0, installed into a scratch
-//! environment below the target folder: minutes) plays that many of the games beside this one, the same commands in
-//! alternating rounds, and every answer has to be the same. `EPO_BENCH_ROUNDS` (3) are measured after one of warm-up.
+//! With `EPO_BENCH_OFFICIAL=GAMES` the official Python engine (alfworld 0.4.2, textworld 1.7.0)
+//! plays that many games as well. It is installed into a virtual environment in the target folder,
+//! which takes minutes. Both engines play the same commands in alternating rounds, and the bench
+//! fails if an observation, an admissible list or a win differs. `EPO_BENCH_ROUNDS` (3) rounds are
+//! measured after a warm-up round.
 
 mod official;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
-use epo::env::alfworld::{game_files, shortest_plan, Game, GameFile, Library, Play, Split};
+use epo::env::alfworld::{game_files, GameFile, Library, Play, Split};
 use epo::env::household::{Generator, GeneratorConfig};
 use official::Official;
 use sha2::{Digest, Sha256};
 
-/// How many actions are played in each game.
+/// The number of actions played in each game.
 const STEPS: usize = 200;
 
 fn main() -> anyhow::Result<()> {
-    alone()?; // its games are gone before memory is compared
+    alone()?; // Drops its games before memory is compared.
     match std::env::var("EPO_BENCH_OFFICIAL") {
-        Ok(games) => beside_official(games.parse()?),
+        Ok(games) => against_official(games.parse()?),
         Err(_) => Ok(()),
     }
 }
@@ -35,35 +37,32 @@ fn alone() -> anyhow::Result<()> {
     let count = std::env::var("EPO_BENCH_GAMES").map_or(Ok(200), |count| count.parse())?;
     let texts = texts(count)?;
     let library = Library::new();
-    let load = |(name, text): &(String, String)| library.parse(name, text, None);
+    let load = |(name, text): &(String, String)| library.parse(name, text);
+    let before = resident_megabytes();
     let games = texts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let kilobytes = (resident_megabytes() - before) * 1e3 / games.len() as f64;
     measure("load, domain and grammar known", games.len(), || {
         black_box(texts.iter().map(load).filter(Result::is_ok).count());
     });
-    let mean = |sum: usize| sum / games.len();
-    let operators = mean(games.iter().map(|game| game.operator_count()).sum());
-    println!(
-        "{operators} operators, {} kB a loaded game",
-        mean(games.iter().map(|g| g.bytes()).sum()) / 1000
-    );
+    let operators: usize = games.iter().map(|game| game.operator_count()).sum();
+    println!("{} operators, {kilobytes:.0} kB per loaded game", operators / games.len());
 
     let plays = || games.iter().map(|game| Play::new(game.clone())).collect::<Vec<_>>();
     measure("reset of a loaded game", games.len(), || drop(plays()));
     measure("step with observation and admissible list", games.len() * STEPS, || {
-        plays().iter_mut().for_each(play_at_random);
+        for play in &mut plays() {
+            play_at_random(play);
+        }
     });
     let mut running = plays();
-    running.iter_mut().for_each(play_at_random);
-    println!("{} bytes a running game", mean(running.iter().map(Play::bytes).sum()));
-    measure("clone of a running game", running.len(), || drop(running.clone()));
-    let planned = |game: &Arc<Game>| shortest_plan(game, game.initial_state(), 1_000_000).is_ok();
-    measure("shortest plan", games.len(), || {
-        black_box(games.iter().filter(|game| planned(game)).count());
-    });
+    for play in &mut running {
+        play_at_random(play);
+    }
+    measure("clone of a game in play", running.len(), || drop(running.clone()));
     Ok(())
 }
 
-/// Names and texts of the games to play.
+/// Returns the names and texts of the games to play.
 fn texts(count: usize) -> anyhow::Result<Vec<(String, String)>> {
     let Some(folder) = std::env::var_os("ALFWORLD_DATA") else {
         println!("ALFWORLD_DATA is not set: {count} household games");
@@ -77,7 +76,7 @@ fn texts(count: usize) -> anyhow::Result<Vec<(String, String)>> {
     files.iter().map(read).collect()
 }
 
-/// `count` training games, spread evenly.
+/// Selects `count` training games, spread evenly.
 fn spread(folder: &Path, count: usize) -> anyhow::Result<Vec<GameFile>> {
     let files = game_files(folder, Split::Train, &[])?;
     let every = (files.len() / count.max(1)).max(1);
@@ -100,7 +99,7 @@ fn random_action(play: &Play, random: &mut u64) -> String {
     commands[(*random >> 33) as usize % commands.len()].to_owned()
 }
 
-/// Times `work` five times and prints the median, per one of `count` things.
+/// Times `work` five times and prints the median per item, of `count` items.
 fn measure(what: &str, count: usize, mut work: impl FnMut()) {
     let time = |_| {
         let start = Instant::now();
@@ -111,17 +110,17 @@ fn measure(what: &str, count: usize, mut work: impl FnMut()) {
     println!("{what}: {:.2} µs, {:.0} a second", seconds * 1e6, 1.0 / seconds);
 }
 
-/// How many actions of a game both engines play.
+/// The largest number of actions in each game of the comparison.
 const COMPARED_STEPS: usize = 30;
 
-/// A game and what is played in it.
+/// A game and the actions to play in it.
 #[derive(serde::Serialize)]
 struct Episode {
     file: PathBuf,
     actions: Vec<String>,
 }
 
-/// What a part of a round took.
+/// Wall and CPU seconds of one part of a round.
 #[derive(Clone, Copy, Default, serde::Deserialize)]
 struct Part {
     seconds: f64,
@@ -137,7 +136,9 @@ impl Part {
     }
 }
 
-/// A round: all games loaded, reset and played, and kept; memory in MB with the first game and with all of them.
+/// The results of a round, in which all games are loaded, reset, played and kept.
+///
+/// `memory` is in MB, with the first game and with all games loaded.
 #[derive(serde::Deserialize)]
 struct Round {
     load: Part,
@@ -147,10 +148,11 @@ struct Round {
     memory: [f64; 2],
 }
 
-fn beside_official(games: usize) -> anyhow::Result<()> {
+fn against_official(games: usize) -> anyhow::Result<()> {
     let folder = std::env::var_os("ALFWORLD_DATA");
     let folder = folder.ok_or_else(|| anyhow::anyhow!("EPO_BENCH_OFFICIAL needs ALFWORLD_DATA"))?;
-    let (library, mut random) = (Library::new(), 1);
+    let library = Library::new();
+    let mut random = 1;
     let episode = |file: GameFile| -> anyhow::Result<Episode> {
         let mut play = Play::new(library.load(&file.path)?);
         let mut actions = Vec::new();
@@ -163,14 +165,16 @@ fn beside_official(games: usize) -> anyhow::Result<()> {
     let episodes: Vec<Episode> =
         spread(folder.as_ref(), games)?.into_iter().map(episode).collect::<anyhow::Result<_>>()?;
     let mut official = start_official(&episodes)?;
-    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    let mut theirs = Vec::new();
+    let mut ours = Vec::new();
     let rounds: usize = std::env::var("EPO_BENCH_ROUNDS").map_or(Ok(3), |rounds| rounds.parse())?;
     anyhow::ensure!(rounds > 0, "EPO_BENCH_ROUNDS = 0: must be at least 1");
     for _ in 0..=rounds {
-        let (a, b): (Round, Round) = (official.round()?, our_round(&library, &episodes)?);
-        anyhow::ensure!(a.digest == b.digest, "the two engines answered differently");
-        theirs.push(a);
-        ours.push(b);
+        let their_round: Round = official.round()?;
+        let our_round = our_round(&library, &episodes)?;
+        anyhow::ensure!(their_round.digest == our_round.digest, "the two engines differ");
+        theirs.push(their_round);
+        ours.push(our_round);
     }
     print_table(&episodes, &theirs, &ours);
     Ok(())
@@ -190,7 +194,9 @@ fn start_official(episodes: &[Episode]) -> anyhow::Result<Official> {
 
 fn our_round(library: &Library, episodes: &[Episode]) -> anyhow::Result<Round> {
     let [mut load, mut reset, mut step] = [Part::default(); 3];
-    let (mut hasher, mut kept, mut sizes) = (Sha256::new(), Vec::new(), Vec::new());
+    let mut hasher = Sha256::new();
+    let mut kept = Vec::new();
+    let mut sizes = Vec::new();
     for episode in episodes {
         let game = load.time(|| library.load(&episode.file))?;
         let mut play = reset.time(|| Play::new(game.clone()));
@@ -217,24 +223,20 @@ fn see(hasher: &mut Sha256, observation: &str, play: &Play) {
     hasher.update(format!("{observation}\0{}\0{won}\0", commands.join("\n")));
 }
 
-/// Resident memory of this process; 0 where there is no /proc.
+/// Returns the resident memory of this process in MB; 0 if there is no /proc.
 fn resident_megabytes() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
     pages * 4096.0 / 1e6
 }
 
-/// Times without the round of warm-up; memory in it, when nothing was loaded before.
+/// Prints times without the warm-up round, and the memory of the warm-up round.
 fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
     let memory = [theirs, ours].map(|rounds| rounds[0].memory);
     let [theirs, ours] = [&theirs[1..], &ours[1..]];
     let steps = episodes.iter().map(|episode| episode.actions.len()).sum::<usize>();
-    println!(
-        "\n{} games, {steps} steps, {} rounds, every answer equal",
-        episodes.len(),
-        ours.len()
-    );
-    println!("| a | official, ms | its CPU, ms | epo, µs | times |\n|---|---|---|---|---|");
+    println!("\n{} games, {steps} steps, {} rounds, all results equal", episodes.len(), ours.len());
+    println!("| per call | official, ms | its CPU, ms | epo, µs | ratio |\n|---|---|---|---|---|");
     type Pick = fn(&Round) -> Part;
     let parts: [(&str, usize, Pick); 3] = [
         ("load", episodes.len(), |round| round.load),
@@ -245,8 +247,9 @@ fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
         let of = |rounds: &[Round], value: fn(Part) -> f64| {
             official::median(rounds.iter().map(|round| value(part(round)) / count as f64).collect())
         };
-        let (wall, cpu, own) =
-            (of(theirs, |p| p.seconds), of(theirs, |p| p.cpu), of(ours, |p| p.seconds));
+        let wall = of(theirs, |part| part.seconds);
+        let cpu = of(theirs, |part| part.cpu);
+        let own = of(ours, |part| part.seconds);
         println!(
             "| {name} | {:.2} | {:.2} | {:.2} | {:.0} |",
             wall * 1e3,
@@ -255,7 +258,8 @@ fn print_table(episodes: &[Episode], theirs: &[Round], ours: &[Round]) {
             wall / own
         );
     }
-    let ([theirs, ours], n) = (memory, episodes.len());
+    let n = episodes.len();
+    let [theirs, ours] = memory;
     println!("memory with 1 game: {:.0} MB official, {:.0} MB epo", theirs[0], ours[0]);
     println!("memory with {n} games: {:.0} MB official, {:.0} MB epo", theirs[1], ours[1]);
 }

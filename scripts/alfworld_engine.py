@@ -1,7 +1,8 @@
 """The official ALFWorld engine's side of `cargo bench --bench alfworld`.
 
-Loads, resets and plays the games of a script once for every line on standard input and answers with one line of JSON:
-seconds and CPU seconds of each part, a digest of what was seen, and the memory of this process in MB.
+For every line on standard input it loads, resets and plays the games of a script once. It then
+prints one line of JSON: wall and CPU seconds of each part, a digest of all observations, admissible
+commands and wins, and the memory of this process in MB.
 """
 
 import hashlib

@@ -1,28 +1,34 @@
-//! An official Python package in a scratch environment, which plays a round whenever it is told to.
+//! An official Python package in a virtual environment, as the other side of a comparison.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// The package's side of a benchmark: a script of `scripts/` that answers each line with a line of JSON.
+/// A process of a script in `scripts/` that plays a round for each line on its standard input.
+///
+/// It prints the results of a round as one line of JSON.
 pub(crate) struct Official {
     child: Child,
-    ask: ChildStdin,
-    answers: std::io::Lines<BufReader<ChildStdout>>,
+    input: ChildStdin,
+    output: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Official {
+    /// Starts the process.
     pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let pipes = child.stdin.take().zip(child.stdout.take());
-        let (ask, stdout) = pipes.ok_or_else(|| anyhow::anyhow!("no pipes"))?;
-        Ok(Self { child, ask, answers: BufReader::new(stdout).lines() })
+        let (input, stdout) = pipes.ok_or_else(|| anyhow::anyhow!("the process has no pipes"))?;
+        Ok(Self { child, input, output: BufReader::new(stdout).lines() })
     }
 
+    /// Plays a round and returns its results.
     pub(crate) fn round<T: serde::de::DeserializeOwned>(&mut self) -> anyhow::Result<T> {
-        self.ask.write_all(b"round\n")?;
-        let line =
-            self.answers.next().ok_or_else(|| anyhow::anyhow!("the official side ended"))??;
+        self.input.write_all(b"round\n")?;
+        let line = self
+            .output
+            .next()
+            .ok_or_else(|| anyhow::anyhow!("the process of the official package ended"))??;
         Ok(serde_json::from_str(&line)?)
     }
 }
@@ -34,7 +40,9 @@ impl Drop for Official {
     }
 }
 
-/// The Python of an environment in `folder`, after `pip install` with each of `installs`.
+/// Creates a virtual environment in `folder` and runs `pip install` with each of `installs`.
+///
+/// Returns the path of its Python.
 pub(crate) fn python(folder: &Path, installs: &[&[&str]]) -> anyhow::Result<PathBuf> {
     let venv = folder.join("venv");
     let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
@@ -52,12 +60,12 @@ pub(crate) fn python(folder: &Path, installs: &[&[&str]]) -> anyhow::Result<Path
     Ok(python)
 }
 
-/// A script of this repository.
+/// The path of a script in `scripts/`.
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
 
-/// The middle value, or the mean of the two in the middle.
+/// Returns the median.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -1,11 +1,11 @@
-//! Mutated game files: an error or a game that plays, never a panic.
+//! Mutated game files: loading returns an error or a playable game, and never panics.
 
 use std::path::{Path, PathBuf};
 
 use epo::env::alfworld::{Library, Play};
 use proptest::prelude::*;
 
-/// Our own game, and a real one where there is one.
+/// The fixture, and a real game if the shared folder is present.
 fn games() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let own = root.join(
@@ -25,7 +25,7 @@ fn first_game(folder: &Path) -> Option<PathBuf> {
     paths.iter().find_map(|path| if path.is_dir() { first_game(path) } else { Some(path.clone()) })
 }
 
-/// A change of a text: what stands at `at` (a fraction of the text), `len` characters of it, becomes `with`.
+/// Replaces `len` bytes of a text by `with`, at the fraction `at` of its length.
 #[derive(Debug, Clone)]
 struct Change {
     at: f64,
@@ -33,7 +33,7 @@ struct Change {
     with: String,
 }
 
-/// What may go wrong in a text.
+/// Tokens that are inserted into texts.
 const WORDS: &[&str] = &[
     "",
     "(",
@@ -105,9 +105,9 @@ impl Change {
     }
 }
 
-/// Loads what may be a game and plays a few steps.
+/// Plays a few steps if the text is a game.
 fn try_out(library: &Library, text: &str) {
-    let Ok(game) = library.parse("fuzzed", text, None) else { return };
+    let Ok(game) = library.parse("fuzzed", text) else { return };
     let mut play = Play::new(game);
     for i in 0..12 {
         let count = play.admissible().len();
@@ -133,7 +133,8 @@ proptest! {
     ) {
         let library = Library::new();
         for game in games() {
-            let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&game).expect("JSON");
+            let mut fields: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(&game).expect("JSON");
             let text = fields[field].as_str().expect("a text").to_owned();
             let text = changes.iter().fold(text, |text, change| change.apply(&text));
             fields.insert(field.to_owned(), text.into());

@@ -1,4 +1,4 @@
-//! ALFWorld's games: the engine, its expert, and files of what the official one said.
+//! Tests of the ALFWorld engine, of its expert, and against transcripts of the official engine.
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "alfworld")]
 

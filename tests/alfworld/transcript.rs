@@ -1,7 +1,8 @@
-//! The engine against transcripts of the official one: every observation, every admissible list, every win.
+//! Replays transcripts of the official engine: observations, admissible commands and wins.
 //!
-//! `EPO_ALFWORLD_TRANSCRIPTS` names the transcript file, `ALFWORLD_DATA` the folder of its games; the defaults are
-//! the shared files. Without them the test says so and passes.
+//! `EPO_ALFWORLD_TRANSCRIPTS` names the transcript file and `ALFWORLD_DATA` the folder of its
+//! games; the defaults are the shared files. Without them the tests print that they are skipped,
+//! and pass.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ struct Recorded {
     done: bool,
 }
 
-/// A folder of the shared data, beside or in the checkout.
+/// A folder of the shared data, in the checkout or next to it.
 fn shared(folder: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places =
@@ -39,7 +40,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Plays an episode; gives the number of observations compared and a line for each difference.
+/// Replays an episode; returns the number of observations and a line for each difference.
 fn replay(game: &Arc<Game>, episode: &Episode) -> (usize, Vec<String>) {
     let mut differences = Vec::new();
     let mut play = Play::new(game.clone());
@@ -80,7 +81,7 @@ fn replay(game: &Arc<Game>, episode: &Episode) -> (usize, Vec<String>) {
     (episode.steps.len(), differences)
 }
 
-/// What `str.strip` does, written down on its own.
+/// An independent implementation of Python's `str.strip`.
 fn python_strip(text: &str) -> &str {
     let blank = |c: char| {
         matches!(c as u32, 0x9..=0xd | 0x1c..=0x20 | 0x85 | 0xa0 | 0x1680 | 0x2000..=0x200a
@@ -95,7 +96,8 @@ fn check(transcripts: &Path, data: &Path) {
     let text = std::fs::read_to_string(transcripts).expect("readable transcripts");
     let library = Library::new();
     let mut games: HashMap<String, Arc<Game>> = HashMap::new();
-    let (mut observations, mut differences) = (0, Vec::new());
+    let mut observations = 0;
+    let mut differences = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let episode: Episode = serde_json::from_str(line).expect("a transcript line");
         let game = games.entry(episode.game.clone()).or_insert_with(|| {

@@ -1,4 +1,4 @@
-//! Games as an environment: a task names one, an action is one command.
+//! ALFWorld as an [`Environment`]: a task is a game, an action is a command.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -13,45 +13,50 @@ use crate::env::alfworld::task::{Split, TaskType};
 use crate::env::{Environment, Start, Step, Task};
 use crate::{Error, Result};
 
-/// Where the games of tasks come from.
+/// A source of games for tasks.
 pub trait Games: Send + Sync {
-    /// The game of a task.
+    /// Returns the game of a task.
     ///
     /// # Errors
-    /// A task that does not exist, or a game that cannot be loaded.
+    /// Returns an error if the task does not exist or its game cannot be loaded.
     fn game(&self, task: &Task) -> Result<Arc<Game>>;
 
-    /// The tasks of one type in a split, sorted; where there are more than `most`, some of them, spread evenly.
+    /// Lists tasks of one type in a split, sorted.
+    ///
+    /// Returns at most `most` tasks, spread evenly over all.
     ///
     /// # Errors
-    /// A split without any games.
+    /// Returns an error if the split has no games.
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>>;
 }
 
-/// The name of the tasks of one type in a split: `valid_seen/pick_two_obj_and_place`.
+/// Names the tasks of one type in a split: `valid_seen/pick_two_obj_and_place`.
 pub(crate) fn family(split: Split, kind: TaskType) -> String {
     format!("{split}/{kind}")
 }
 
-/// The split and the type that [`family`] named.
+/// Parses a name given by [`family`].
 ///
 /// # Errors
-/// [`Error::Environment`] for any other name.
+/// Returns [`Error::Environment`] for any other name.
 pub(crate) fn parse_family(task: &Task) -> Result<(Split, TaskType)> {
     let parts = task.name.split_once('/');
     let parsed = parts.and_then(|(split, kind)| Some((split.parse().ok()?, kind.parse().ok()?)));
-    parsed.ok_or_else(|| refused("task", task, "a task is called SPLIT/TYPE:NUMBER"))
+    parsed.ok_or_else(|| refused("task", task, "must have the form SPLIT/TYPE:NUMBER"))
 }
 
-/// How many games are kept: those of a step's groups, with room for an evaluation between.
+/// The number of games kept: enough for the groups of a training step and an evaluation.
 const KEPT: usize = 64;
 
-/// The games loaded last. The episodes of a group play the same one, and a reset costs a thousandth of a load.
+/// A cache of the games loaded last.
+///
+/// The episodes of a group play the same game, and a reset takes a thousandth of the time of a
+/// load.
 #[derive(Default)]
 pub(crate) struct Recent(Mutex<VecDeque<(Task, Arc<Game>)>>);
 
 impl Recent {
-    /// The task's game, by `load` where it is not among them.
+    /// Returns the cached game of a task, or loads it.
     pub(crate) fn get(
         &self,
         task: &Task,
@@ -69,7 +74,9 @@ impl Recent {
     }
 }
 
-/// The games of ALFWorld's data folder; variation n of a family is its game n in sorted order.
+/// The games of ALFWorld's data folder.
+///
+/// Variation `n` of a task name is game `n` of its split and type in sorted order.
 pub struct DataFolder {
     folder: PathBuf,
     library: Library,
@@ -78,10 +85,10 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    /// Lists the games of all splits that the folder has.
+    /// Lists the games of all splits in the folder.
     ///
     /// # Errors
-    /// A folder that cannot be read, or one without games.
+    /// Returns an error if the folder cannot be read or has no games.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
         let mut files: BTreeMap<_, Vec<GameFile>> = BTreeMap::new();
@@ -96,8 +103,8 @@ impl DataFolder {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        match (files.is_empty(), failure) {
-            (true, Some(error)) => Err(error.into()),
+        match failure {
+            Some(error) if files.is_empty() => Err(error.into()),
             _ => Ok(Self { folder, library: Library::new(), recent: Recent::default(), files }),
         }
     }
@@ -111,15 +118,17 @@ impl Games for DataFolder {
     fn game(&self, task: &Task) -> Result<Arc<Game>> {
         let (split, kind) = parse_family(task)?;
         let files = self.family(split, kind);
-        let unknown = || refused("task", task, format!("there are {} such games", files.len()));
+        let count = files.len();
+        let reason = || format!("only {count} games of this split and type exist, counted from 0");
+        let unknown = || refused("task", task, reason());
         let file = files.get(task.variation as usize).ok_or_else(unknown)?;
         self.recent.get(task, || Ok(self.library.load(&file.path)?))
     }
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
         if !self.files.keys().any(|(known, _)| *known == split) {
-            let (path, wanted) = (self.folder.clone(), format!("split {split}"));
-            return Err(AlfworldError::NoGames { path, wanted }.into());
+            let path = self.folder.clone();
+            return Err(AlfworldError::NoGames { path, wanted: format!("split {split}") }.into());
         }
         let n = self.family(split, kind).len();
         let kept = most.min(n);
@@ -128,14 +137,14 @@ impl Games for DataFolder {
     }
 }
 
-/// A game in play. Score and reward are 1 for the solved task and 0 before.
+/// ALFWorld as an environment; score and reward are 1 once the task is solved and 0 before.
 pub struct AlfWorld {
     games: Arc<dyn Games>,
     play: Option<Play>,
 }
 
 impl AlfWorld {
-    /// An environment without an episode in progress.
+    /// Creates an environment without an episode in progress.
     pub fn new(games: Arc<dyn Games>) -> Self {
         Self { games, play: None }
     }
@@ -145,10 +154,10 @@ impl Environment for AlfWorld {
     fn reset(&mut self, task: &Task) -> Result<Start> {
         let game = self.games.game(task)?;
         let goal = game.goal().to_owned();
-        // The task is told as the goal; the paragraph before it is what is seen.
-        let told = game.first_observation();
-        let mut paragraphs = told.rsplit("\n\n").filter(|paragraph| !paragraph.trim().is_empty());
-        let observation = paragraphs.nth(1).unwrap_or(told).trim().to_owned();
+        // The last paragraph is the goal; the one before it is the observation.
+        let text = game.first_observation();
+        let mut paragraphs = text.rsplit("\n\n").filter(|paragraph| !paragraph.trim().is_empty());
+        let observation = paragraphs.nth(1).unwrap_or(text).trim().to_owned();
         self.play = Some(Play::new(game));
         Ok(Start { goal, observation })
     }

@@ -1,11 +1,11 @@
-//! What can be wrong with a game, a folder of games or an action's text.
+//! Errors of game files, of folders of games and of texts.
 
 use std::path::PathBuf;
 
-/// What every fallible function of the engine returns.
+/// The result type of the engine.
 pub type Result<T, E = AlfworldError> = std::result::Result<T, E>;
 
-/// Everything that can be wrong, with the values that were wrong.
+/// An error of the engine, with the file, the place and the value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AlfworldError {
@@ -17,20 +17,21 @@ pub enum AlfworldError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// Neither `ALFWORLD_DATA` nor a home folder says where the games are.
+    /// The data folder is unknown: `ALFWORLD_DATA` is not set and there is no home folder.
     #[error(
-        "ALFWORLD_DATA is not set, and there is no home folder to look for .cache/alfworld in"
+        "ALFWORLD_DATA is not set, and there is no home folder that could hold .cache/alfworld; \
+         set ALFWORLD_DATA to the folder of the games"
     )]
     NoDataFolder,
-    /// A folder holds no game of the kind asked for.
-    #[error("{}: no game.tw-pddl ({wanted}) below this folder", path.display())]
+    /// A folder holds no game of the requested split and task types.
+    #[error("{}: no playable game.tw-pddl ({wanted}) in this folder or below", path.display())]
     NoGames {
         /// The folder.
         path: PathBuf,
-        /// The split and the task types asked for.
+        /// The requested split and task types.
         wanted: String,
     },
-    /// No task type of that name.
+    /// A task type is unknown.
     #[error("unknown task type `{name}`; the types are: {valid}")]
     UnknownTaskType {
         /// The rejected name.
@@ -38,7 +39,7 @@ pub enum AlfworldError {
         /// Every accepted name.
         valid: String,
     },
-    /// No split of that name.
+    /// A split is unknown.
     #[error("unknown split `{name}`; the splits are: {valid}")]
     UnknownSplit {
         /// The rejected name.
@@ -46,14 +47,17 @@ pub enum AlfworldError {
         /// Every accepted name.
         valid: String,
     },
-    /// A task in words that the expert does not know.
-    #[error("task `{sentence}`: not a sentence of ALFWorld or of the household games")]
+    /// The expert does not understand the sentence of a task.
+    #[error(
+        "task `{sentence}`: the expert knows only the sentences of ALFWorld's templates and of \
+         household games"
+    )]
     UnknownTask {
         /// The sentence.
         sentence: String,
     },
-    /// A file is larger than any game.
-    #[error("{file}: {size} bytes; a game file may have {limit}")]
+    /// A file is too large for a game.
+    #[error("{file}: {size} bytes; a game file must have at most {limit}")]
     FileSize {
         /// The file.
         file: String,
@@ -71,56 +75,56 @@ pub enum AlfworldError {
         line: usize,
         /// The column, from 1.
         column: usize,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A text inside a game file is not what it should be.
+    /// A text inside a game file cannot be parsed.
     #[error("{file}: {part}:{line}:{column}: `{token}`: {reason}")]
     Syntax {
         /// The file.
         file: String,
-        /// Which text of the file.
+        /// The text in the file.
         part: Part,
         /// The line inside that text, from 1.
         line: usize,
         /// The column inside that line, from 1.
         column: usize,
-        /// The token that was wrong.
+        /// The offending token.
         token: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A game says that it cannot be won, or its goal cannot be reached from its start.
+    /// A game cannot be won: the file says so, or no sequence of actions reaches the goal.
     #[error("{file}: unsolvable: {reason}")]
     Unsolvable {
         /// The file.
         file: String,
-        /// How that shows.
+        /// The reason.
         reason: String,
     },
-    /// A game has more of something than is accepted.
+    /// A game exceeds a limit of the engine.
     #[error("{file}: more than {limit} {what}")]
     TooMany {
         /// The file.
         file: String,
-        /// What there is too much of.
+        /// The counted items.
         what: &'static str,
         /// The largest accepted number.
         limit: usize,
     },
-    /// The grammar gives no text for what happened.
+    /// The grammar cannot derive a text.
     #[error("{file}: grammar: `{token}`: {reason}")]
     Text {
         /// The file.
         file: String,
         /// The variable or non-terminal that failed.
         token: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A text inside a game file, named as the file names it.
+/// A text inside a game file, by the name of its field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The field `pddl_domain`.
@@ -141,7 +145,7 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// A text being parsed, and where it comes from.
+/// A text being parsed, and its origin.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) file: &'a str,
@@ -150,10 +154,10 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The longest token shown in an error, in characters.
+    /// The largest number of characters of a token shown in an error.
     const SHOWN: usize = 80;
 
-    /// An error at the bytes `start..end` of the text.
+    /// Creates an error at the bytes `start..end` of the text.
     pub(crate) fn error(
         &self,
         start: usize,
@@ -173,7 +177,7 @@ impl Source<'_> {
         }
     }
 
-    /// An error at the first place where `token` stands, or at the beginning.
+    /// Creates an error at the first occurrence of `token`, or at the start of the text.
     pub(crate) fn error_about(&self, token: &str, reason: impl Into<String>) -> AlfworldError {
         match self.text.find(token) {
             Some(start) => self.error(start, start + token.len(), reason),

@@ -1,8 +1,10 @@
-//! ALFWorld's text games, natively: the rules and the texts come from the game file itself.
+//! ALFWorld's text games, played in-process by a native engine.
 //!
-//! A game file holds a PDDL domain (what can be done), a PDDL problem (a household and a goal) and a grammar (what
-//! the game says). [`Library`] loads it into a [`Game`], with every action grounded once; [`Play`] plays it.
-//! Commands, observations and wins are those of TextWorld 1.7.0 with ALFWorld 0.4.2.
+//! A game file holds a PDDL domain (the actions), a PDDL problem (a household and a goal) and a
+//! text grammar (the observations). [`Library`] loads it into a [`Game`] with every operator
+//! grounded; [`Play`] plays it. The engine knows nothing about ALFWorld's domain: rules and texts
+//! come from the file alone. Commands, observations and wins are those of TextWorld 1.7.0 with
+//! ALFWorld 0.4.2.
 
 pub(crate) mod engine;
 pub(crate) mod environment;
@@ -21,5 +23,4 @@ pub use environment::{AlfWorld, DataFolder, Games};
 pub use error::{AlfworldError, Part, Result};
 pub use search::demonstrate::expert_demonstrations;
 pub use search::expert::Expert;
-pub use search::planner::shortest_plan;
 pub use task::{Split, TaskType};

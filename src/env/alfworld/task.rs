@@ -1,8 +1,8 @@
-//! The kinds of tasks and the splits of the data.
+//! Task types and data splits.
 
 use crate::env::alfworld::error::{AlfworldError, Result};
 
-/// A kind of task.
+/// A task type of ALFWorld.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -23,7 +23,7 @@ pub enum TaskType {
 }
 
 impl TaskType {
-    /// Every kind, in the order of the official numbers 1 to 6.
+    /// All types, in the order of the official numbers 1 to 6.
     pub const ALL: [Self; 6] = [
         Self::PickAndPlaceSimple,
         Self::LookAtObjInLight,
@@ -33,7 +33,7 @@ impl TaskType {
         Self::PickTwoObjAndPlace,
     ];
 
-    /// The official name.
+    /// The official name, such as `pick_and_place_simple`.
     pub fn name(self) -> &'static str {
         match self {
             Self::PickAndPlaceSimple => "pick_and_place_simple",
@@ -45,7 +45,7 @@ impl TaskType {
         }
     }
 
-    /// The kind that a folder of `path` names: `pick_and_place_simple-Mug-None-Shelf-1/…`.
+    /// Finds the type named by a folder of `path`: `pick_and_place_simple-Mug-None-Shelf-1/…`.
     pub fn of_path(path: &str) -> Option<Self> {
         let folders = path.split(['/', '\\']).rev();
         let kind = |folder: &str| {
@@ -74,25 +74,25 @@ impl std::fmt::Display for TaskType {
     }
 }
 
-/// A split of the data.
+/// A data split of ALFWorld.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
-    /// Games to learn from.
+    /// Training games.
     Train,
-    /// Other tasks in the rooms of the training games.
+    /// Held-out tasks in the rooms of the training games.
     ValidSeen,
-    /// Tasks in rooms that no training game has.
+    /// Held-out tasks in rooms that no training game has.
     ValidUnseen,
 }
 
 impl Split {
-    /// Every split.
+    /// All splits.
     pub const ALL: [Self; 3] = [Self::Train, Self::ValidSeen, Self::ValidUnseen];
 
-    /// The name of the split's folder.
+    /// The name of the folder of the split.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",

@@ -1,6 +1,6 @@
-//! What rooms and things there are: plain tables.
+//! Tables of rooms, furniture and objects.
 
-/// A room: the furniture that it may have, and the least and the largest number of each.
+/// A room: its furniture, with the smallest and the largest number of each.
 pub(crate) struct Room {
     pub(crate) name: &'static str,
     pub(crate) furniture: &'static [(&'static str, usize, usize)],
@@ -9,19 +9,19 @@ pub(crate) struct Room {
 /// A kind of receptacle.
 pub(crate) struct Furniture {
     pub(crate) name: &'static str,
-    /// Among `hinged`, `washes`, `heats` and `cools`: the predicates of the domain that hold for it.
+    /// The predicates that hold for it, of `hinged`, `washes`, `heats` and `cools`.
     pub(crate) traits: &'static str,
 }
 
-/// A kind of thing that can be carried about, or a lamp.
+/// A kind of portable object, or of lamp.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) rooms: &'static str,
-    /// The furniture that holds it.
+    /// The furniture that can hold it.
     pub(crate) places: &'static str,
-    /// Among `washable`, `heatable` and `coolable`: the predicates of the domain that hold for it.
+    /// The predicates that hold for it, of `washable`, `heatable` and `coolable`.
     pub(crate) traits: &'static str,
-    /// Whether only the split `valid_unseen` has it.
+    /// `true` if only the split `valid_unseen` has it.
     pub(crate) held_out: bool,
 }
 
@@ -35,12 +35,14 @@ impl Kind {
     }
 }
 
-/// Whether `word` is among the words of `words`.
+/// Tests if `words` contains `word`.
 pub(crate) fn has_word(words: &str, word: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
-/// The number of the furniture of that name; `FURNITURE` has every name that a room uses, which a test checks.
+/// Returns the index of a name in [`FURNITURE`].
+///
+/// A test checks that every name used in [`ROOMS`] is there.
 pub(crate) fn furniture(name: &str) -> usize {
     FURNITURE.iter().position(|furniture| furniture.name == name).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The generated games as the games of tasks.
+//! Generated games as the source of games for tasks.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use crate::env::household::generator::{Generator, GeneratorConfig};
 use crate::env::Task;
 use crate::{Error, Result};
 
-/// Household games by split, kind and number; variation n of a family is its n-th game.
+/// Household games by split, task type and number.
+///
+/// Variation `n` of a task name is game `n` of its split and type.
 pub struct Household {
     library: Library,
     recent: Recent,
@@ -19,14 +21,17 @@ pub struct Household {
 }
 
 impl Household {
-    /// Games as `config` says.
+    /// Creates the games of a configuration.
     ///
     /// # Errors
-    /// As [`Generator::new`].
+    /// Returns [`Error::Setting`] if the settings allow no games; see [`Generator::new`].
     pub fn new(config: GeneratorConfig) -> Result<Self> {
-        let kinds = config.task_types.clone();
-        let (library, recent) = (Library::new(), Recent::default());
-        Ok(Self { library, recent, generator: Generator::new(config)?, kinds })
+        Ok(Self {
+            kinds: config.task_types.clone(),
+            generator: Generator::new(config)?,
+            library: Library::new(),
+            recent: Recent::default(),
+        })
     }
 }
 
@@ -38,13 +43,13 @@ impl Games for Household {
                 environment: "household",
                 what: "task",
                 value: task.to_string(),
-                reason: "household.task_types does not name its type".into(),
+                reason: "`environment.household.task_types` does not include this task type".into(),
             }
         })?;
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;
         self.recent.get(task, || {
             let made = self.generator.game(split, number);
-            Ok(self.library.parse(&made.name, &made.text, None)?)
+            Ok(self.library.parse(&made.name, &made.text)?)
         })
     }
 

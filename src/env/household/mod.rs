@@ -1,19 +1,19 @@
-//! Household games made here, without a download: ALFWorld's file format, verbs and kinds of tasks, with a domain, a
-//! grammar, rooms and things of our own.
+//! Generated household games in ALFWorld's file format, for training without a download.
 //!
-//! [`Generator::game`] makes the game of a split and a number, the same one each time; there are as many as there
-//! are numbers. Games can be won from their start, and are not won at it. What the splits have in common and what
-//! not is exact:
+//! They have ALFWorld's verbs and six task types, with a domain, grammar, rooms and objects written
+//! for this crate. [`Generator::game`] maps a split and a number to a game, always the same one, so
+//! there are as many games as numbers. Every game can be won and is not won at its start. The
+//! splits differ exactly as follows:
 //!
 //! | | train and valid_seen | train and valid_unseen |
 //! |---|---|---|
-//! | layouts (a room and how many of each furniture it has) | the same | none in common |
-//! | goals (a kind of thing, and the furniture or lamp that it is to be brought to) | the same | none in common |
-//! | a layout together with a goal | none in common | none in common |
-//! | kinds of things that games are about | the same | some are in no training game, not even lying about |
+//! | layouts (a room and the number of each of its furniture) | the same | disjoint |
+//! | goals (a kind of object and its target furniture or lamp) | the same | disjoint |
+//! | pairs of layout and goal | disjoint | disjoint |
+//! | kinds of objects that tasks name | the same | some never occur in training games |
 //!
-//! Every layout number that leaves 4 when divided by 5 is held out for `valid_unseen`, and so is about a quarter of
-//! the goals with familiar things, and every goal with one of the held-out things.
+//! Held out for `valid_unseen` are every layout whose number leaves 4 when divided by 5, about a
+//! quarter of the goals with familiar objects, and every goal with one of the held-out objects.
 
 pub(crate) mod catalog;
 pub(crate) mod games;

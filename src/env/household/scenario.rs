@@ -1,11 +1,14 @@
-//! What a game can be about, and which split has it.
+//! Scenarios: a task in a layout, and its split.
 
 use crate::env::alfworld::task::{Split, TaskType};
 use crate::env::household::catalog::{
     furniture, has_word, Furniture, Kind, Room, FURNITURE, KINDS, LAMPS, ROOMS,
 };
 
-/// A room and how many of each furniture it has: the number's digits, each in the base of its range.
+/// A room and the number of each of its furniture.
+///
+/// The counts are the digits of `number` in a mixed radix: one digit per kind of furniture, whose
+/// base is the size of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Layout {
     pub(crate) room: usize,
@@ -13,7 +16,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Every layout of every room.
+    /// Iterates over all layouts of all rooms.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..ROOMS.len()).flat_map(|room| {
             let count =
@@ -26,7 +29,7 @@ impl Layout {
         &ROOMS[self.room]
     }
 
-    /// The furniture of each receptacle.
+    /// Lists the furniture of each receptacle.
     pub(crate) fn receptacles(self) -> Vec<&'static Furniture> {
         let mut rest = self.number;
         let mut receptacles = Vec::new();
@@ -39,7 +42,7 @@ impl Layout {
         receptacles
     }
 
-    /// The furniture that there is.
+    /// The set of furniture in the layout.
     fn furniture(self) -> Set {
         let receptacles = self.receptacles();
         set(|furniture| receptacles.iter().any(|place| place.name == furniture.name))
@@ -50,25 +53,25 @@ impl Layout {
     }
 }
 
-/// A set of furniture: a bit for each of [`FURNITURE`].
+/// A set of furniture: one bit per entry of [`FURNITURE`].
 type Set = u32;
 
 fn set(test: impl Fn(&Furniture) -> bool) -> Set {
     FURNITURE.iter().enumerate().map(|(i, furniture)| Set::from(test(furniture)) << i).sum()
 }
 
-/// A task in a layout: bring a thing of a kind to a target.
+/// A task in a layout: bring an object of a kind to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Scenario {
     pub(crate) task_type: TaskType,
     pub(crate) layout: Layout,
-    /// The thing's number in [`KINDS`].
+    /// The index of the object's kind in [`KINDS`].
     kind: usize,
-    /// The target's number in [`LAMPS`] or [`FURNITURE`].
+    /// The index of the target in [`LAMPS`] or [`FURNITURE`].
     target: usize,
 }
 
-/// What a thing is to be brought to.
+/// The target of a task.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
     Lamp(&'static Kind),
@@ -84,18 +87,18 @@ impl Target {
     }
 }
 
-/// What a thing is to undergo first.
+/// The treatment of an object before it is brought to the target.
 pub(crate) struct Treatment {
-    /// What a player types.
+    /// The verb of the command.
     pub(crate) verb: &'static str,
-    /// The trait of the furniture that does it.
+    /// The trait of furniture that does it.
     pub(crate) tool: &'static str,
-    /// The trait of the things that can undergo it.
-    pub(crate) thing: &'static str,
+    /// The trait of objects that can have it.
+    pub(crate) object: &'static str,
 }
 
 impl Scenario {
-    /// Every task of a kind in one of `layouts` that can be done there and is not done before it begins.
+    /// Lists the solvable scenarios of a task type in `layouts` that are unsolved at the start.
     pub(crate) fn all(task_type: TaskType, layouts: &[Layout]) -> Vec<Self> {
         let layouts: Vec<(Layout, Set)> =
             layouts.iter().map(|&layout| (layout, layout.furniture())).collect();
@@ -128,7 +131,7 @@ impl Scenario {
         }
     }
 
-    /// How many things are to be brought.
+    /// The number of objects to bring.
     pub(crate) fn count(&self) -> usize {
         if self.task_type == TaskType::PickTwoObjAndPlace {
             2
@@ -138,21 +141,25 @@ impl Scenario {
     }
 
     pub(crate) fn treatment(&self) -> Option<Treatment> {
-        let (verb, tool, thing) = match self.task_type {
+        let (verb, tool, object) = match self.task_type {
             TaskType::PickCleanThenPlaceInRecep => ("clean", "washes", "washable"),
             TaskType::PickHeatThenPlaceInRecep => ("heat", "heats", "heatable"),
             TaskType::PickCoolThenPlaceInRecep => ("cool", "cools", "coolable"),
             _ => return None,
         };
-        Some(Treatment { verb, tool, thing })
+        Some(Treatment { verb, tool, object })
     }
 
-    /// Whether a thing of `kind` may be in `place` at the start: what is to be brought somewhere is not there.
+    /// Tests if an object of `kind` may start in `place`.
+    ///
+    /// Objects of the kind that the task names never start at the target.
     pub(crate) fn may_start(&self, kind: &Kind, place: &Furniture) -> bool {
         kind.suits(place) && !(kind.name == self.kind().name && place.name == self.target().name())
     }
 
-    /// Sets of furniture from each of which the layout must have some, if the task can be done at all.
+    /// Returns sets of furniture; a solvable layout has at least one member of each.
+    ///
+    /// Returns `None` if the task cannot be solved in any layout.
     fn needs(&self) -> Option<[Set; 3]> {
         let kind = self.kind();
         let target = match self.target() {
@@ -163,19 +170,19 @@ impl Scenario {
             _ => return None,
         };
         let tool = match self.treatment() {
-            Some(treatment) if !has_word(kind.traits, treatment.thing) => return None,
+            Some(treatment) if !has_word(kind.traits, treatment.object) => return None,
             Some(treatment) => set(|place| has_word(place.traits, treatment.tool)),
             None => Set::MAX,
         };
         Some([target, tool, set(|place| self.may_start(kind, place))])
     }
 
-    /// Whether only `valid_unseen` has games with this thing and this target.
+    /// Tests if only `valid_unseen` has games with this kind of object and target.
     fn is_goal_held_out(&self) -> bool {
         self.kind().held_out || (self.kind + self.target) % 4 == 1
     }
 
-    /// The split that this belongs to; none if only the layout or only the goal is held out.
+    /// The split of the scenario; `None` if only its layout or only its goal is held out.
     pub(crate) fn split(&self) -> Option<Split> {
         match (self.layout.is_held_out(), self.is_goal_held_out()) {
             (true, true) => Some(Split::ValidUnseen),

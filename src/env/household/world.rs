@@ -1,4 +1,4 @@
-//! What is where at a game's start, and a way to win from there.
+//! The initial state of a household, and a walkthrough that wins from there.
 
 use rand_chacha::rand_core::RngCore;
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +16,7 @@ pub(crate) struct World {
     pub(crate) places: Vec<usize>,
 }
 
-/// A thing with its name in the problem and the name that players see.
+/// An object or receptacle with its name in the problem and the name that players see.
 pub(crate) struct Labelled<T: 'static> {
     pub(crate) what: &'static T,
     pub(crate) id: String,
@@ -24,7 +24,7 @@ pub(crate) struct Labelled<T: 'static> {
 }
 
 impl World {
-    /// A household for `scenario` with `count` items, or as many as the task needs if those are more.
+    /// Draws a household for `scenario` with `count` items, or with more if the task needs more.
     pub(crate) fn draw(
         scenario: Scenario,
         split: Split,
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// Actions that win: bring each thing that is asked for from where it is to where it belongs.
+    /// Lists actions that win: they bring each object of the task to the target.
     pub(crate) fn walkthrough(&self) -> Vec<String> {
         let kind = self.scenario.kind().name;
         let items = (0..self.items.len()).filter(|&i| self.items[i].what.name == kind);
@@ -67,14 +67,15 @@ impl World {
     }
 
     fn bring(&self, item: usize, tour: &mut Tour) {
-        let (thing, place) = (&self.items[item].name, self.places[item]);
+        let place = self.places[item];
+        let item = &self.items[item].name;
         tour.visit(place, true);
-        tour.actions.push(format!("take {thing} from {}", self.receptacles[place].name));
+        tour.actions.push(format!("take {item} from {}", self.receptacles[place].name));
         if let Some(treatment) = self.scenario.treatment() {
             let appliance = self.receptacle(|place| has_word(place.traits, treatment.tool));
             tour.visit(appliance, false);
             tour.actions.push(format!(
-                "{} {thing} with {}",
+                "{} {item} with {}",
                 treatment.verb, self.receptacles[appliance].name
             ));
         }
@@ -91,18 +92,18 @@ impl World {
             Target::Furniture(target) => {
                 let target = self.receptacle(|place| place.name == target.name);
                 tour.visit(target, true);
-                tour.actions.push(format!("move {thing} to {}", self.receptacles[target].name));
+                tour.actions.push(format!("move {item} to {}", self.receptacles[target].name));
             }
         }
     }
 
-    /// The first receptacle that is as wanted; scenarios are such that there is one.
+    /// Finds the first receptacle that fits; every scenario has one.
     fn receptacle(&self, wanted: impl Fn(&Furniture) -> bool) -> usize {
         self.receptacles.iter().position(|place| wanted(place.what)).unwrap_or_default()
     }
 }
 
-/// Actions in the making.
+/// A list of actions under construction.
 struct Tour<'w> {
     world: &'w World,
     open: Vec<usize>,
@@ -110,7 +111,7 @@ struct Tour<'w> {
 }
 
 impl Tour<'_> {
-    /// Goes to a receptacle, unless it is there already, and opens it if it is to be reached into.
+    /// Goes to a receptacle unless the player is there, and opens it if `open` is set.
     fn visit(&mut self, receptacle: usize, open: bool) {
         let Labelled { what, name, .. } = &self.world.receptacles[receptacle];
         let go = format!("go to {name}");
@@ -125,7 +126,7 @@ impl Tour<'_> {
     }
 }
 
-/// What may lie about besides the things that the task needs.
+/// Lists the kinds of objects that may occur in addition to those of the task.
 fn others(scenario: &Scenario, split: Split) -> Vec<&'static Kind> {
     let room = scenario.layout.room();
     let receptacles = scenario.layout.receptacles();
@@ -136,23 +137,20 @@ fn others(scenario: &Scenario, split: Split) -> Vec<&'static Kind> {
     KINDS.iter().chain(&LAMPS).filter(possible).collect()
 }
 
-/// Numbers the things of each name from 1.
-fn label<T>(
-    things: Vec<&'static T>,
-    name: impl Fn(&'static T) -> &'static str,
-) -> Vec<Labelled<T>> {
-    let count = |things: &[&'static T], of| things.iter().filter(|thing| name(thing) == of).count();
+/// Numbers the items of each name from 1.
+fn label<T>(items: Vec<&'static T>, name: impl Fn(&'static T) -> &'static str) -> Vec<Labelled<T>> {
+    let count = |items: &[&'static T], of| items.iter().filter(|item| name(item) == of).count();
     let labelled = |(i, &what): (usize, &&'static T)| {
         let kind = name(what);
-        let number = 1 + count(&things[..i], kind);
+        let number = 1 + count(&items[..i], kind);
         // The engine gives the number 1 to the last name in order.
-        let id = format!("{kind}_bar_{:02}", count(&things, kind) - number);
+        let id = format!("{kind}_bar_{:02}", count(&items, kind) - number);
         Labelled { what, id, name: format!("{kind} {number}") }
     };
-    things.iter().enumerate().map(labelled).collect()
+    items.iter().enumerate().map(labelled).collect()
 }
 
-/// A number below `n`.
+/// Draws a number below `n`.
 pub(crate) fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
     ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
 }

@@ -1,24 +1,25 @@
-//! A household as the text of a game file.
+//! Writing a household as a game file.
 
 use std::fmt::Write;
 
 use crate::env::alfworld::task::TaskType;
 use crate::env::household::catalog::{FURNITURE, KINDS, LAMPS};
-use crate::env::household::world::World;
+use crate::env::household::world::{Labelled, World};
 
 const DOMAIN: &str = include_str!("domain.pddl");
 const GRAMMAR: &str = include_str!("grammar.twl2");
-/// What the task's sentence replaces in the grammar.
+/// The placeholder for the sentence of the task in the grammar.
 const PLACEHOLDER: &str = "THE TASK";
 
-/// The game file of `world`; `wording` chooses between ways of saying what is to be done.
+/// Writes the game file of `world`; `wording` selects the wording of the task.
 pub(crate) fn game_file(world: &World, wording: usize) -> String {
     let grammar =
         GRAMMAR.replace(PLACEHOLDER, &format!("Your task is to: {}", sentence(world, wording)));
     let walkthrough: Vec<String> =
         world.walkthrough().iter().map(|action| quoted(action)).collect();
     format!(
-        "{{\"pddl_domain\": {}, \"grammar\": {}, \"pddl_problem\": {}, \"solvable\": true, \"walkthrough\": [{}]}}",
+        "{{\"pddl_domain\": {}, \"grammar\": {}, \"pddl_problem\": {}, \
+         \"solvable\": true, \"walkthrough\": [{}]}}",
         quoted(DOMAIN),
         quoted(&grammar),
         quoted(&problem(world)),
@@ -30,9 +31,10 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The task in words.
+/// Writes the sentence of the task.
 fn sentence(world: &World, wording: usize) -> String {
-    let (thing, target) = (world.scenario.kind().name, world.scenario.target().name());
+    let thing = world.scenario.kind().name;
+    let target = world.scenario.target().name();
     let article = if thing.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     let wordings = match world.scenario.task_type {
         TaskType::PickAndPlaceSimple => {
@@ -61,7 +63,7 @@ fn sentence(world: &World, wording: usize) -> String {
         .replace("THING", thing)
 }
 
-/// The problem in PDDL.
+/// Writes the problem in PDDL.
 fn problem(world: &World) -> String {
     let mut text = String::from(
         "(define (problem chores) (:domain household)\n(:objects me - person middle - spot",
@@ -73,7 +75,7 @@ fn problem(world: &World) -> String {
     text
 }
 
-// Writing to a string cannot fail, so the results of `write!` are dropped below.
+// Writing to a string cannot fail, so the results of `write!` are ignored below.
 
 fn objects(world: &World, text: &mut String) {
     for (i, receptacle) in world.receptacles.iter().enumerate() {
@@ -92,12 +94,12 @@ fn objects(world: &World, text: &mut String) {
 
 fn facts(world: &World, text: &mut String) {
     for (i, receptacle) in world.receptacles.iter().enumerate() {
-        let (id, what) = (&receptacle.id, receptacle.what);
+        let Labelled { id, what, .. } = receptacle;
         let _ = write!(text, "\n(beside {id} spot{i}) (make {id} {})", what.name);
         traits(id, what.traits, text);
     }
     for (item, &place) in world.items.iter().zip(&world.places) {
-        let (id, what) = (&item.id, item.what);
+        let Labelled { id, what, .. } = item;
         let _ = write!(
             text,
             "\n(inside {id} {}) (sort {id} {})",
@@ -120,9 +122,10 @@ fn traits(id: &str, traits: &str, text: &mut String) {
     }
 }
 
-/// What is to be true in the end.
+/// Writes the goal in PDDL.
 fn goal(world: &World) -> String {
-    let (kind, target) = (world.scenario.kind().name, world.scenario.target().name());
+    let kind = world.scenario.kind().name;
+    let target = world.scenario.target().name();
     let put = |state: &str| {
         format!(
             "(exists (?i - item ?r - receptacle)\n\
@@ -136,7 +139,8 @@ fn goal(world: &World) -> String {
         TaskType::PickCoolThenPlaceInRecep => put(" (cold ?i)"),
         TaskType::PickTwoObjAndPlace => format!(
             "(exists (?i - item ?j - item ?r - receptacle)\n\
-             (and (not (= ?i ?j)) (sort ?i {kind}) (sort ?j {kind}) (make ?r {target}) (inside ?i ?r) (inside ?j ?r)))"
+             (and (not (= ?i ?j)) (sort ?i {kind}) (sort ?j {kind}) \
+             (make ?r {target}) (inside ?i ?r) (inside ?j ?r)))"
         ),
         TaskType::LookAtObjInLight => format!(
             "(and (exists (?p - person ?i - item) (and (holding ?p ?i) (sort ?i {kind})))\n\

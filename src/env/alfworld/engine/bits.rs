@@ -1,31 +1,32 @@
-//! Sets of small numbers, and rows of a ragged table.
+//! Bit sets, and tables with rows of different lengths.
 
-/// A set of numbers below a fixed length.
+/// A bit set of fixed length.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Bits(Box<[u64]>);
 
 impl Bits {
-    /// The empty set of numbers below `len`.
+    /// Creates an empty set for numbers below `len`.
     pub(crate) fn new(len: usize) -> Self {
         Self(vec![0; len.div_ceil(64)].into())
     }
 
-    /// A bound that every number in the set is below.
+    /// The capacity: every number in the set is below it.
     pub(crate) fn len(&self) -> usize {
         64 * self.0.len()
     }
 
+    /// Tests if the set contains a number.
     pub(crate) fn get(&self, i: u32) -> bool {
         self.0[i as usize / 64] >> (i % 64) & 1 == 1
     }
 
-    /// Puts a number in or takes it out.
+    /// Inserts (`true`) or removes (`false`) a number.
     pub(crate) fn set(&mut self, i: u32, value: bool) {
         let word = &mut self.0[i as usize / 64];
         *word = *word & !(1 << (i % 64)) | u64::from(value) << (i % 64);
     }
 
-    /// The numbers, ascending.
+    /// Iterates over the numbers in ascending order.
     pub(crate) fn ones(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().enumerate().flat_map(|(i, &word)| {
             let rest = std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)));
@@ -33,14 +34,9 @@ impl Bits {
                 .map(move |word| i as u32 * 64 + word.trailing_zeros())
         })
     }
-
-    /// How many bytes the numbers take.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.0)
-    }
 }
 
-/// A table whose rows have different lengths.
+/// A table with rows of different lengths, in two flat lists (compressed sparse rows).
 #[derive(Debug)]
 pub(crate) struct Rows<T> {
     ends: Vec<u32>,
@@ -54,21 +50,23 @@ impl<T> Default for Rows<T> {
 }
 
 impl<T> Rows<T> {
-    /// An empty table with room for so many rows and items.
+    /// Creates an empty table with room for this many rows and items.
     pub(crate) fn with_capacity(rows: usize, items: usize) -> Self {
         Self { ends: Vec::with_capacity(rows), items: Vec::with_capacity(items) }
     }
 
+    /// The number of rows.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
+    /// Returns a row.
     pub(crate) fn row(&self, i: usize) -> &[T] {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.items[start as usize..self.ends[i] as usize]
     }
 
-    /// Adds a row that is a copy.
+    /// Adds a copy of a row.
     pub(crate) fn push(&mut self, row: &[T])
     where
         T: Copy,
@@ -77,22 +75,22 @@ impl<T> Rows<T> {
         self.close();
     }
 
-    /// Adds an item to the row that is to come.
+    /// Adds an item to the open row.
     pub(crate) fn add(&mut self, item: T) {
         self.items.push(item);
     }
 
-    /// The items added since the last row.
+    /// The items of the open row: those added since the last row ended.
     pub(crate) fn open(&self) -> &[T] {
         &self.items[self.end()..]
     }
 
-    /// Makes the items added since the last row a row.
+    /// Ends the open row.
     pub(crate) fn close(&mut self) {
         self.ends.push(self.items.len() as u32);
     }
 
-    /// Forgets the items added since the last row.
+    /// Discards the items of the open row.
     pub(crate) fn cancel(&mut self) {
         self.items.truncate(self.end());
     }
@@ -101,7 +99,7 @@ impl<T> Rows<T> {
         self.ends.last().map_or(0, |&end| end as usize)
     }
 
-    /// The rows.
+    /// Iterates over the rows.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &[T]> + Clone {
         self.ends.iter().scan(0, |start, &end| {
             let row = &self.items[*start..end as usize];
@@ -110,38 +108,30 @@ impl<T> Rows<T> {
         })
     }
 
-    /// Gives back the room that is not needed.
+    /// Releases unused capacity.
     pub(crate) fn shrink(&mut self) {
         self.ends.shrink_to_fit();
         self.items.shrink_to_fit();
     }
-
-    /// How many bytes the table takes.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.ends) + std::mem::size_of_val(&*self.items)
-    }
 }
 
 impl Rows<u32> {
-    /// The items of all rows.
-    pub(crate) fn items(&self) -> &[u32] {
-        &self.items
-    }
-
-    /// The table in whose row `r` stand the items `i` of the pairs `(r, i)`, in the order of the pairs.
+    /// Groups pairs `(row, item)` by row; the items of a row keep the order of the pairs.
     pub(crate) fn group(rows: usize, pairs: impl Iterator<Item = (u32, u32)> + Clone) -> Self {
         let mut ends = vec![0; rows];
-        pairs.clone().for_each(|(row, _)| ends[row as usize] += 1);
+        for (row, _) in pairs.clone() {
+            ends[row as usize] += 1;
+        }
         let mut total = 0;
         for end in &mut ends {
             total += std::mem::replace(end, total);
         }
         let mut items = vec![0; total as usize];
-        pairs.for_each(|(row, item)| {
+        for (row, item) in pairs {
             let end = &mut ends[row as usize];
             items[*end as usize] = item;
             *end += 1;
-        });
+        }
         Self { ends, items }
     }
 }

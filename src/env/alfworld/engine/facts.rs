@@ -1,40 +1,41 @@
-//! Ground atoms, numbered in the order in which they become possible.
+//! The facts of a game: ground atoms, numbered in the order in which grounding finds them.
 
-use crate::env::alfworld::engine::index::{Index, Key};
-use crate::env::alfworld::pddl::condition::Atom;
-use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
+use rustc_hash::FxHashMap;
 
-/// An object by its number: the rank of its name.
-pub(crate) type ObjectId = u16;
-/// An object that the game does not have: no fact is about it.
-pub(crate) const UNKNOWN: ObjectId = ObjectId::MAX;
-/// How many objects a game may have.
-pub(crate) const MAX_OBJECTS: usize = 20_000;
-/// How many ground atoms a game may have.
+use crate::env::alfworld::engine::key::Key;
+use crate::env::alfworld::pddl::atom::{Atom, ObjectId, PredicateId, UNKNOWN};
+use crate::env::alfworld::pddl::predicates::Predicates;
+
+/// The largest number of facts of a game.
 pub(crate) const MAX_FACTS: usize = 1 << 20;
-/// How many lists of facts a game may need.
+/// The largest number of lists of facts.
 pub(crate) const MAX_LISTS: usize = 1 << 24;
 
-/// The ground atoms of a game, with lists by predicate, argument and object while it is being loaded.
+/// The facts of a game.
+///
+/// While a game is loaded, facts are also indexed: by key, and in linked lists by predicate and by
+/// the object of each argument. [`Facts::freeze`] drops the index.
 pub(crate) struct Facts {
     predicates: Vec<PredicateId>,
-    /// How many arguments each predicate has, and the most that one has.
+    /// The number of arguments of each predicate.
     arities: Vec<u8>,
+    /// The largest of `arities`.
     stride: usize,
-    /// `stride` objects for each fact: its arguments, then [`UNKNOWN`].
+    /// `stride` objects per fact: its arguments, padded with [`UNKNOWN`].
     args: Vec<ObjectId>,
+    /// The number of objects.
     objects: usize,
-    keys: Vec<Key>,
-    ids: Index,
-    /// Where each predicate's lists begin in `heads`.
+    ids: FxHashMap<Key, u32>,
+    /// The first list of each predicate in `heads`.
     bases: Vec<u32>,
-    /// The last fact of each list plus 1, or 0.
+    /// The latest fact of each list plus 1; 0 for an empty list.
     heads: Vec<u32>,
-    /// `stride` + 1 for each fact: the fact before it plus 1, or 0, in its predicate's list and in its arguments'.
+    /// `stride + 1` links per fact: in the list of its predicate and in those of its arguments,
+    /// the preceding fact plus 1; 0 at the end of a list.
     links: Vec<u32>,
 }
 
-/// A list of facts: all of a predicate, or those with one object in one argument.
+/// A list of facts: all facts of a predicate, or those with one object as one argument.
 #[derive(Clone, Copy)]
 pub(crate) struct List {
     head: usize,
@@ -42,7 +43,9 @@ pub(crate) struct List {
 }
 
 impl Facts {
-    /// No facts yet, with room for `count`; `None` when so many predicates and objects are more than is accepted.
+    /// Creates an empty index with room for `count` facts.
+    ///
+    /// Returns `None` if the predicates and objects need more than [`MAX_LISTS`] lists.
     pub(crate) fn new(predicates: &Predicates, objects: usize, count: usize) -> Option<Self> {
         let arities: Vec<u8> =
             predicates.list.iter().map(|predicate| predicate.arity as u8).collect();
@@ -59,20 +62,21 @@ impl Facts {
             stride,
             args: Vec::with_capacity(count * stride),
             objects,
-            keys: Vec::with_capacity(count),
-            ids: Index::with_capacity(count),
+            ids: FxHashMap::with_capacity_and_hasher(count, Default::default()),
             bases,
             heads: vec![0; lists],
             links: Vec::with_capacity(count * (stride + 1)),
         })
     }
 
-    /// How many facts there are.
+    /// The number of facts.
     pub(crate) fn len(&self) -> usize {
         self.predicates.len()
     }
 
-    /// The number of a fact, new or known; `None` if it is new and about an object that there is not.
+    /// Returns the number of a fact, adding it if it is new.
+    ///
+    /// Returns `None` for a new fact about an object that the game does not have.
     #[inline]
     pub(crate) fn insert(
         &mut self,
@@ -80,23 +84,21 @@ impl Facts {
         args: impl Iterator<Item = ObjectId> + Clone,
     ) -> Option<u32> {
         let key = Key::new(predicate, args.clone());
-        match self.ids.find(key.hash(), |id| self.keys[id as usize] == key) {
-            Ok(known) => Some(known),
-            Err(_) if args.clone().any(|arg| arg == UNKNOWN) => None,
-            Err(slot) => Some(self.push(slot, key, predicate, args)),
+        match self.ids.get(&key) {
+            Some(&known) => Some(known),
+            None if args.clone().any(|arg| arg == UNKNOWN) => None,
+            None => Some(self.push(key, predicate, args)),
         }
     }
 
     fn push(
         &mut self,
-        slot: usize,
         key: Key,
         predicate: PredicateId,
         args: impl Iterator<Item = ObjectId>,
     ) -> u32 {
         let id = self.len() as u32;
-        self.keys.push(key);
-        self.ids.insert(slot, id, |id| self.keys[id as usize].hash());
+        self.ids.insert(key, id);
         self.predicates.push(predicate);
         let mut list = self.bases[usize::from(predicate)] as usize;
         self.links.push(std::mem::replace(&mut self.heads[list], id + 1));
@@ -115,11 +117,11 @@ impl Facts {
         id
     }
 
-    /// The number of a known fact: `atom` with the objects that its terms stand for.
+    /// Returns the number of the fact that `atom` is with these objects for its terms.
     #[inline]
     pub(crate) fn get(&self, atom: &Atom, values: &[ObjectId]) -> Option<u32> {
         let key = Key::new(atom.predicate, atom.terms.iter().map(|term| term.of(values)));
-        self.ids.find(key.hash(), |id| self.keys[id as usize] == key).ok()
+        self.ids.get(&key).copied()
     }
 
     /// The predicate of a fact.
@@ -139,21 +141,25 @@ impl Facts {
         self.args[id as usize * self.stride + usize::from(i)]
     }
 
-    /// The facts of a predicate with the `known` object in that argument; `None` if there cannot be any.
+    /// Returns the list of a predicate, or of its facts with the `known` object as an argument.
+    ///
+    /// Returns `None` for an object that the game does not have.
     #[inline]
     pub(crate) fn list(
         &self,
         predicate: PredicateId,
         known: Option<(u16, ObjectId)>,
     ) -> Option<List> {
-        let (list, link) = match known {
-            Some((_, UNKNOWN)) => return None,
+        let base = self.bases[usize::from(predicate)] as usize;
+        match known {
+            Some((_, UNKNOWN)) => None,
             Some((i, object)) => {
-                (1 + usize::from(i) * self.objects + usize::from(object), usize::from(i) + 1)
+                let argument = usize::from(i);
+                let head = base + 1 + argument * self.objects + usize::from(object);
+                Some(List { head, link: argument + 1 })
             }
-            None => (0, 0),
-        };
-        Some(List { head: self.bases[usize::from(predicate)] as usize + list, link })
+            None => Some(List { head: base, link: 0 }),
+        }
     }
 
     /// The latest fact of a list.
@@ -162,29 +168,23 @@ impl Facts {
         self.heads[list.head].checked_sub(1)
     }
 
-    /// The fact before `id` in a list.
+    /// The fact that precedes `id` in a list.
     #[inline]
     pub(crate) fn before(&self, list: List, id: u32) -> Option<u32> {
         self.links[id as usize * (self.stride + 1) + list.link].checked_sub(1)
     }
 
-    /// Every fact of one predicate.
+    /// Iterates over the facts of a predicate, latest first.
     pub(crate) fn of(&self, predicate: PredicateId) -> impl Iterator<Item = u32> + '_ {
         let list = List { head: self.bases[usize::from(predicate)] as usize, link: 0 };
         std::iter::successors(self.last(list), move |&id| self.before(list, id))
     }
 
-    /// How many bytes the facts take, once frozen.
-    pub(crate) fn bytes(&self) -> usize {
-        2 * self.predicates.len() + 2 * self.args.len()
-    }
-
-    /// Forgets what is only needed while a game is being loaded.
+    /// Drops the index, which only loading needs.
     pub(crate) fn freeze(&mut self) {
         self.predicates.shrink_to_fit();
         self.args.shrink_to_fit();
-        self.keys = Vec::new();
-        self.ids = Index::default();
+        self.ids = FxHashMap::default();
         self.heads = Vec::new();
         self.links = Vec::new();
         self.bases = Vec::new();

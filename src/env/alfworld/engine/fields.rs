@@ -1,102 +1,48 @@
-//! The fields of a game file as they are written, found without reading what they say.
+//! The fields of a game file, and how the file is read.
 
-/// The values of a game file's fields, as JSON writes them.
-#[derive(Default)]
-pub(crate) struct Fields<'a> {
-    pub(crate) domain: &'a str,
-    pub(crate) grammar: &'a str,
-    pub(crate) problem: &'a str,
-    pub(crate) solvable: Option<&'a str>,
-    pub(crate) walkthrough: Option<&'a str>,
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::env::alfworld::error::{AlfworldError, Result};
+
+/// The name of a game file.
+pub(crate) const GAME_FILE: &str = "game.tw-pddl";
+/// The largest accepted game file, in bytes; ALFWorld's have up to 140 kB.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The fields of a game file that the engine uses; others are ignored.
+#[derive(Deserialize)]
+pub(crate) struct Fields {
+    pub(crate) pddl_domain: String,
+    pub(crate) grammar: String,
+    pub(crate) pddl_problem: String,
+    pub(crate) solvable: Option<bool>,
+    pub(crate) walkthrough: Option<Vec<String>>,
 }
 
-impl<'a> Fields<'a> {
-    /// The fields of a JSON object that has the fields of a game file, each at most once, and no others. `None` for every
-    /// other text; the values may still be no JSON.
-    pub(crate) fn parse(text: &'a str) -> Option<Self> {
-        let mut values = [None; 5];
-        let mut rest = skip(skip(text).strip_prefix('{')?);
-        loop {
-            let (key, after) = string(rest)?;
-            let place = match key {
-                "\"pddl_domain\"" => 0,
-                "\"grammar\"" => 1,
-                "\"pddl_problem\"" => 2,
-                "\"solvable\"" => 3,
-                "\"walkthrough\"" => 4,
-                _ => return None,
-            };
-            let (value, after) = value(skip(skip(after).strip_prefix(':')?))?;
-            if values[place].replace(value).is_some() {
-                return None;
-            }
-            match skip(after).strip_prefix(',') {
-                Some(after) => rest = skip(after),
-                None if skip(skip(after).strip_prefix('}')?).is_empty() => break,
-                None => return None,
-            }
-        }
-        let [domain, grammar, problem, solvable, walkthrough] = values;
-        Some(Self { domain: domain?, grammar: grammar?, problem: problem?, solvable, walkthrough })
+impl Fields {
+    /// Parses the JSON text of a game file; `file` names it in errors.
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| AlfworldError::Json {
+            file: file.to_owned(),
+            line: error.line(),
+            column: error.column(),
+            reason: error.to_string(),
+        })
     }
 }
 
-/// What a string says that JSON writes so; `None` if it has `\\u` escapes or is not JSON.
-pub(crate) fn unescape(written: &str) -> Option<String> {
-    let mut rest = written.strip_prefix('"')?.strip_suffix('"')?;
-    if rest.bytes().fold(false, |any, byte| any | (byte < b' ')) {
-        return None;
+/// Reads the text of a game file; `name` names it in errors.
+pub(crate) fn read_file(path: &Path, name: &str) -> Result<String> {
+    let io = |source| AlfworldError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    if size > MAX_FILE {
+        return Err(AlfworldError::FileSize { file: name.to_owned(), size, limit: MAX_FILE });
     }
-    let mut text = String::with_capacity(rest.len());
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        text.push(match after.as_bytes().first()? {
-            b'n' => '\n',
-            b't' => '\t',
-            b'r' => '\r',
-            byte @ (b'"' | b'\\' | b'/') => char::from(*byte),
-            _ => return None,
-        });
-        rest = &after[1..];
-    }
-    text.push_str(rest);
-    Some(text)
-}
-
-/// Passes JSON's white space.
-fn skip(text: &str) -> &str {
-    text.trim_start_matches([' ', '\n', '\r', '\t'])
-}
-
-/// The string at the beginning, with its quotes, and what comes after it.
-fn string(text: &str) -> Option<(&str, &str)> {
-    let mut end = 1;
-    text.strip_prefix('"')?;
-    loop {
-        end += text[end..].find('"')? + 1;
-        let before = text[1..end - 1].bytes().rev().take_while(|&byte| byte == b'\\').count();
-        if before % 2 == 0 {
-            return Some(text.split_at(end));
-        }
-    }
-}
-
-/// The value at the beginning, up to the comma or bracket that ends it, and what comes after it.
-fn value(text: &str) -> Option<(&str, &str)> {
-    if text.starts_with('"') {
-        return string(text);
-    }
-    let (mut end, mut depth) = (0, 0_usize);
-    loop {
-        let next = end + text[end..].find(['"', '[', '{', ']', '}', ','])?;
-        end = next + 1;
-        match text.as_bytes()[next] {
-            b'"' => end = next + string(&text[next..])?.0.len(),
-            b'[' | b'{' => depth += 1,
-            b',' if depth > 0 => {}
-            b',' => return Some(text.split_at(next)),
-            _ if depth == 0 => return Some(text.split_at(next)),
-            _ => depth -= 1,
-        }
-    }
+    let mut text = String::with_capacity(size as usize + 1);
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
+    Ok(text)
 }

@@ -1,38 +1,39 @@
-//! Where games are: the data folder, and sorted lists of the game files in it.
+//! The data folder and its game files.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::env::alfworld::engine::library::GAME_FILE;
+use crate::env::alfworld::engine::fields::GAME_FILE;
 use crate::env::alfworld::error::{AlfworldError, Result};
 use crate::env::alfworld::task::{Split, TaskType};
 
-/// The folder of ALFWorld's games in the data folder.
+/// The folder of the games in the data folder.
 const VERSION: &str = "json_2.1.1";
-/// Folders whose names have one of these hold games that ALFWorld leaves out.
+/// ALFWorld skips folders whose name contains one of these.
 const LEFT_OUT: [&str; 2] = ["movable", "Sliced"];
-/// How deep below a split's folder games are looked for.
+/// The largest depth below the folder of a split at which games are searched.
 const MAX_DEPTH: usize = 8;
-/// How a playable game's file says that it is one, white space left out.
+/// The text in the file of a solvable game, without white space.
 const SOLVABLE: &[u8] = b"\"solvable\":true";
-/// Where it says so: this many bytes before the end, after the long texts.
+/// The number of bytes at the end of the file that are searched for [`SOLVABLE`].
 const TAIL: u64 = 4096;
 
 /// A game in the data folder.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GameFile {
-    /// The path from the folder of the splits, with `/` on every machine: `train/…/game.tw-pddl`.
+    /// The path relative to the folder of the splits, with `/` as separator:
+    /// `train/…/game.tw-pddl`.
     pub name: String,
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// The kind of task.
+    /// The type of the task.
     pub task_type: TaskType,
 }
 
-/// The data folder: `$ALFWORLD_DATA`, or `.cache/alfworld` in the home folder, as for ALFWorld itself.
+/// Returns ALFWorld's data folder: `$ALFWORLD_DATA`, or `.cache/alfworld` in the home folder.
 ///
 /// # Errors
-/// [`AlfworldError::NoDataFolder`] if there is neither.
+/// Returns [`AlfworldError::NoDataFolder`] if neither is known.
 pub fn data_folder() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("ALFWORLD_DATA").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
@@ -41,13 +42,16 @@ pub fn data_folder() -> Result<PathBuf> {
     home.map(|home| home.join(".cache/alfworld")).ok_or(AlfworldError::NoDataFolder)
 }
 
-/// The playable games of a split, of the given kinds (of every kind if none is given), sorted by name.
+/// Lists the playable games of a split, sorted by name.
 ///
-/// `folder` is the data folder, the `json_2.1.1` in it, or any folder with one folder per split. As for ALFWorld, a game
-/// is playable if its file says that it is solvable and it is not among the movable and sliced ones.
+/// `types` selects task types; an empty list selects all. `folder` is the data folder, the
+/// `json_2.1.1` in it, or any folder with one folder per split. As in ALFWorld, a game is playable
+/// if its file says `"solvable": true` and no folder of its path is named `*movable*` or
+/// `*Sliced*`.
 ///
 /// # Errors
-/// A folder that cannot be read, and one without such games.
+/// Returns [`AlfworldError::Io`] if a folder or file cannot be read, and
+/// [`AlfworldError::NoGames`] if there is no such game.
 pub fn game_files(folder: &Path, split: Split, types: &[TaskType]) -> Result<Vec<GameFile>> {
     let inside = folder.join(VERSION);
     let root = if inside.is_dir() { &inside } else { folder };
@@ -55,15 +59,11 @@ pub fn game_files(folder: &Path, split: Split, types: &[TaskType]) -> Result<Vec
     collect(&root.join(split.name()), split.name(), MAX_DEPTH, types, &mut files)?;
     files.sort_unstable();
     if !files.is_empty() {
-        Ok(files)
-    } else {
-        let types: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
-        let wanted = format!(
-            "split {split}, {}",
-            if types.is_empty() { "any type".into() } else { types.join(", ") }
-        );
-        Err(AlfworldError::NoGames { path: root.to_owned(), wanted })
+        return Ok(files);
     }
+    let names: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
+    let types = if names.is_empty() { "any type".to_owned() } else { names.join(", ") };
+    Err(AlfworldError::NoGames { path: root.to_owned(), wanted: format!("split {split}, {types}") })
 }
 
 fn collect(
@@ -77,7 +77,8 @@ fn collect(
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
         let part = entry.file_name().to_string_lossy().into_owned();
-        let (path, name) = (entry.path(), format!("{name}/{part}"));
+        let path = entry.path();
+        let name = format!("{name}/{part}");
         if part == GAME_FILE {
             let task_type =
                 TaskType::of_path(&name).filter(|kind| types.is_empty() || types.contains(kind));
@@ -93,7 +94,7 @@ fn collect(
     Ok(())
 }
 
-/// Whether a game's file says that it can be won.
+/// Tests if the file of a game says that it can be won.
 fn is_solvable(path: &Path) -> Result<bool> {
     let io = |source| AlfworldError::Io { path: path.to_owned(), source };
     let mut file = std::fs::File::open(path).map_err(io)?;

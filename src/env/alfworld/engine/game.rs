@@ -1,69 +1,35 @@
-//! Games: one file, parsed and grounded.
+//! Games: the parsed and grounded content of one game file.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-
-use serde::Deserialize;
 
 use crate::env::alfworld::engine::bits::Bits;
 use crate::env::alfworld::engine::commands::Commands;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId};
-use crate::env::alfworld::engine::fields::{unescape, Fields};
+use crate::env::alfworld::engine::facts::Facts;
+use crate::env::alfworld::engine::fields::Fields;
 use crate::env::alfworld::engine::ground::{ground, Grounding};
-use crate::env::alfworld::engine::library::{Logic, OwnText};
+use crate::env::alfworld::engine::logic::{Logic, OwnText};
 use crate::env::alfworld::engine::operators::{Conjunction, Operators};
+use crate::env::alfworld::engine::relations::Relations;
 use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::engine::text::{Seen, Words, Writer};
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::grammar::relations::Relations;
-use crate::env::alfworld::grammar::text::{Seen, Words, Writer};
+use crate::env::alfworld::grammar::chars::strip;
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::problem::Problem;
 use crate::env::alfworld::task::TaskType;
 
-/// What stands before the task's sentence in the first observation.
+/// The text before the sentence of the task in the first observation.
 const TASK_MARKER: &str = "Your task is to: ";
 
-/// A game file's fields.
-#[derive(Deserialize)]
-pub(crate) struct RawGame<'a> {
-    #[serde(borrow)]
-    pub(crate) pddl_domain: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) grammar: Cow<'a, str>,
-    #[serde(borrow)]
-    pddl_problem: Cow<'a, str>,
-    solvable: Option<bool>,
-    walkthrough: Option<Vec<String>>,
-}
-
-impl<'a> RawGame<'a> {
-    pub(crate) fn parse(file: &str, text: &'a str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| AlfworldError::Json {
-            file: file.to_owned(),
-            line: error.line(),
-            column: error.column(),
-            reason: error.to_string(),
-        })
-    }
-
-    /// The fields without the domain and the grammar, which are known; `None` if they are not plain enough.
-    pub(crate) fn read(fields: &Fields) -> Option<Self> {
-        let unset = || "null";
-        Some(Self {
-            pddl_domain: Cow::default(),
-            grammar: Cow::default(),
-            pddl_problem: Cow::Owned(unescape(fields.problem)?),
-            solvable: serde_json::from_str(fields.solvable.unwrap_or_else(unset)).ok()?,
-            walkthrough: serde_json::from_str(fields.walkthrough.unwrap_or_else(unset)).ok()?,
-        })
-    }
-}
-
-/// A game: everything about it that does not change while it is played. Cheap to share.
+/// A loaded game: everything that does not change while it is played.
+///
+/// Share it through [`Arc`] and play it with [`Play`](crate::env::alfworld::Play). For search,
+/// start from [`Game::initial_state`] and apply operators with [`Game::apply`].
 pub struct Game {
     name: String,
     logic: Arc<Logic>,
-    /// The literal of the grammar that is this game's own.
+    /// The literal of the grammar that this game replaces.
     own: OwnText,
     walkthrough: Option<Vec<String>>,
     first_observation: String,
@@ -75,37 +41,38 @@ pub struct Game {
     commands: Commands,
     goal: Vec<Vec<Conjunction>>,
     initial: State,
-    /// The commands admissible at the start, sorted.
+    /// The admissible commands of the initial state, sorted by text.
     pub(crate) first_commands: Vec<u32>,
 }
 
-/// A fact: a predicate and the objects that it is about, as the game file calls them.
+/// A predicate or an action with its objects, under their names in the game file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fact<'a> {
-    /// The predicate.
+    /// The name of the predicate or action.
     pub predicate: &'a str,
-    /// The objects.
+    /// The names of the objects.
     pub arguments: Vec<&'a str>,
 }
 
 impl Game {
+    /// Parses and grounds a problem, then writes the texts that do not change.
     pub(crate) fn new(
         name: &str,
-        raw: RawGame,
+        fields: Fields,
         (logic, own): (Arc<Logic>, OwnText),
-        shuffle: Option<u64>,
     ) -> Result<Self> {
-        if raw.solvable == Some(false) {
-            let (file, reason) =
-                (name.to_owned(), "the file says `\"solvable\": false`".to_owned());
-            return Err(AlfworldError::Unsolvable { file, reason });
+        if fields.solvable == Some(false) {
+            let reason = "the file says `\"solvable\": false`".to_owned();
+            return Err(AlfworldError::Unsolvable { file: name.to_owned(), reason });
         }
-        let mut problem = Problem::parse(name, &raw.pddl_problem, &logic.domain)?;
+        let mut problem = Problem::parse(name, &fields.pddl_problem, &logic.domain)?;
         let Grounding { mut facts, first_fluent, operators, initial, goal } =
             ground(name, &logic.domain, &problem)?;
         let mut used = vec![false; problem.objects.ids.len()];
-        problem.args.iter().for_each(|&arg| used[usize::from(arg)] = true);
-        problem.objects.name(&used, shuffle);
+        for &arg in &problem.start.args {
+            used[usize::from(arg)] = true;
+        }
+        problem.objects.name(&used);
         let objects = problem.objects;
         let relations = Relations::new(&logic.grammar.queried, &facts, &objects.types);
         facts.freeze();
@@ -114,7 +81,7 @@ impl Game {
             name: name.to_owned(),
             logic,
             own,
-            walkthrough: raw.walkthrough,
+            walkthrough: fields.walkthrough,
             first_observation: String::new(),
             objects,
             facts,
@@ -130,7 +97,7 @@ impl Game {
         Ok(game)
     }
 
-    /// Writes the texts that do not change: the first observation and every command.
+    /// Writes the first observation and every command.
     fn write_texts(&mut self) -> Result<()> {
         let nothing = Bits::new(self.initial.facts.len());
         let words = self.words();
@@ -138,7 +105,7 @@ impl Game {
         let commands = Commands::write(&mut writer, &self.logic.grammar, &self.operators)?;
         let mut first: Vec<u32> =
             self.initial.applicable().map(|id| commands.of[id.index()]).collect();
-        first.sort_unstable_by_key(|&command| commands.texts.get(command as usize));
+        first.sort_unstable_by_key(|&command| &commands.texts[command as usize]);
         first.dedup();
         let first_observation = writer.write(&[], &[], &self.logic.grammar.intro)?.to_owned();
         self.first_observation = first_observation;
@@ -160,7 +127,7 @@ impl Game {
         }
     }
 
-    /// What the game says after an operator was applied.
+    /// Writes the feedback for an operator, after it was applied.
     pub(crate) fn feedback(&self, operator: OperatorId, seen: Seen) -> Result<String> {
         let texts =
             &self.logic.grammar.actions[usize::from(self.operators.actions[operator.index()])];
@@ -171,7 +138,10 @@ impl Game {
         Ok(writer.into_text())
     }
 
-    /// Changes the facts as texts see them: unlike the state they also take effects whose condition did not hold.
+    /// Applies an operator to the facts that texts are written from.
+    ///
+    /// As in TextWorld, and unlike the state, they also take conditional effects whose condition
+    /// does not hold.
     pub(crate) fn mirror(&self, operator: OperatorId, shown: &mut Bits, denied: &mut Bits) {
         let always = self.operators.effects.row(operator.index()).iter();
         let conditional =
@@ -186,81 +156,71 @@ impl Game {
         }
     }
 
-    /// The operators, for search.
-    pub(crate) fn operators(&self) -> &Operators {
-        &self.operators
-    }
-
-    /// For each part of the goal, its alternatives.
-    pub(crate) fn goal_parts(&self) -> &[Vec<Conjunction>] {
-        &self.goal
-    }
-
-    /// The applicable operators, found from nothing.
+    /// Finds the applicable operators from scratch.
     #[cfg(test)]
     pub(crate) fn find_applicable(&self, state: &State) -> Bits {
         self.operators.applicable(&state.facts)
     }
 
-    /// The number of an operator's command.
+    /// The number of the command of an operator.
     pub(crate) fn command_id(&self, operator: OperatorId) -> u32 {
         self.commands.of[operator.index()]
     }
 
     /// The text of a command.
     pub(crate) fn command_text(&self, command: u32) -> &str {
-        self.commands.texts.get(command as usize)
+        &self.commands.texts[command as usize]
     }
 
-    /// How many commands there are.
+    /// The number of distinct commands.
     pub(crate) fn command_count(&self) -> usize {
         self.commands.texts.len()
     }
 
-    /// The file's name, as it was given.
+    /// The name of the file, as passed to the library.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The kind of task, if the file's path names one.
+    /// The type of the task, if the path of the file names one.
     pub fn task_type(&self) -> Option<TaskType> {
         TaskType::of_path(&self.name)
     }
 
-    /// The task's sentence: what follows `Your task is to: ` in the first observation, or all of that.
+    /// The sentence of the task: the text after `Your task is to: ` in the first observation.
+    ///
+    /// Returns the whole first observation if it does not contain these words.
     pub fn goal(&self) -> &str {
         let text = &self.first_observation;
-        crate::env::alfworld::engine::chars::strip(
-            text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal),
-        )
+        strip(text.split_once(TASK_MARKER).map_or(text, |(_, goal)| goal))
     }
 
-    /// What the game says at the start.
+    /// The observation at the start of the game.
     pub fn first_observation(&self) -> &str {
         &self.first_observation
     }
 
-    /// Commands that win the game, if the file has some.
+    /// The reference solution in the file: commands that win the game.
     pub fn walkthrough(&self) -> Option<&[String]> {
         self.walkthrough.as_deref()
     }
 
-    /// What is true at the start.
+    /// The state at the start of the game.
     pub fn initial_state(&self) -> &State {
         &self.initial
     }
 
-    /// How many operators the game has.
+    /// The number of operators (ground actions).
     pub fn operator_count(&self) -> usize {
         self.operators.len()
     }
 
-    /// What a player types to apply an operator.
+    /// The command that a player types to apply an operator.
     pub fn command(&self, operator: OperatorId) -> &str {
         self.command_text(self.command_id(operator))
     }
 
-    /// An operator's action and its parameters, as the game file calls them.
+    /// The action and the objects of an operator.
     pub fn operator(&self, operator: OperatorId) -> Fact<'_> {
         let action =
             &self.logic.domain.actions[usize::from(self.operators.actions[operator.index()])];
@@ -270,7 +230,9 @@ impl Game {
         }
     }
 
-    /// Applies an operator; `false`, and nothing changes, if it is not applicable.
+    /// Applies an operator to a state.
+    ///
+    /// Returns `false` and changes nothing if the operator is not applicable.
     pub fn apply(&self, state: &mut State, operator: OperatorId) -> bool {
         let applicable = state.is_applicable(operator);
         if applicable {
@@ -279,35 +241,26 @@ impl Game {
         applicable
     }
 
-    /// Whether the goal is reached.
+    /// Tests if a state satisfies the goal.
     pub fn is_goal(&self, state: &State) -> bool {
         let holds =
             |literals: &Conjunction| literals.iter().all(|literal| literal.holds(&state.facts));
-        self.goal.iter().all(|alternatives| alternatives.iter().any(holds))
+        self.goal.iter().all(|disjuncts| disjuncts.iter().any(holds))
     }
 
-    /// How many facts actions can change.
+    /// The number of fluent facts, that is facts that actions can change.
     pub fn fact_count(&self) -> usize {
         self.facts.len() - self.first_fluent as usize
     }
 
-    /// The fact of that number, below [`Game::fact_count`], of those that actions can change.
+    /// Returns a fluent fact by its number, which must be below [`Game::fact_count`].
     pub fn fact(&self, fact: usize) -> Option<Fact<'_>> {
         (fact < self.fact_count()).then(|| self.describe(self.first_fluent + fact as u32))
     }
 
-    /// The facts that are true from the start to the end.
+    /// Iterates over the static facts, which hold in every state.
     pub fn constant_facts(&self) -> impl Iterator<Item = Fact<'_>> {
         (0..self.first_fluent).map(|fact| self.describe(fact))
-    }
-
-    /// How many bytes this takes, about, without the domain and grammar that it shares.
-    pub fn bytes(&self) -> usize {
-        let texts = self.objects.ids.bytes() + self.objects.names.bytes();
-        let goal =
-            self.goal.iter().flatten().map(|literals| 24 + 4 * literals.len()).sum::<usize>();
-        let tables = self.operators.bytes() + self.relations.bytes() + self.facts.bytes();
-        texts + self.commands.bytes() + goal + tables
     }
 
     fn describe(&self, fact: u32) -> Fact<'_> {
@@ -316,12 +269,12 @@ impl Game {
     }
 
     fn ids(&self, objects: &[ObjectId]) -> Vec<&str> {
-        objects.iter().map(|&object| self.objects.ids.get(usize::from(object))).collect()
+        objects.iter().map(|&object| self.objects.ids[usize::from(object)].as_ref()).collect()
     }
 
-    /// The name that players see of an object of the game file.
+    /// The name that players see for an object of the game file.
     pub fn display_name(&self, object: &str) -> Option<&str> {
-        self.objects.find(object).map(|id| self.objects.names.get(usize::from(id)))
+        self.objects.find(object).map(|id| self.objects.names[usize::from(id)].as_ref())
     }
 }
 

@@ -1,32 +1,38 @@
-//! Grounding: every action that can ever become applicable, with the facts that can ever become true.
+//! Operator grounding: every action that can ever become applicable, with its facts.
+//!
+//! Grounding explores the delete relaxation of the problem, in which true facts stay true: from the
+//! initial facts it adds the effects of every action whose condition can hold, until nothing is
+//! new. Facts are then numbered, so that states are bit sets and a step costs microseconds.
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId, MAX_FACTS, MAX_LISTS};
-use crate::env::alfworld::engine::join::{Join, Plan, Search, Space, MAX_TRIES};
+use crate::env::alfworld::engine::facts::{Facts, MAX_FACTS, MAX_LISTS};
+use crate::env::alfworld::engine::matching::{Search, Space, MAX_TRIES};
 use crate::env::alfworld::engine::operators::{Conditional, Conjunction, Literal, Operators};
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::pddl::condition::{Case, Term};
+use crate::env::alfworld::pddl::atom::{ObjectId, Term};
+use crate::env::alfworld::pddl::condition::Case;
 use crate::env::alfworld::pddl::domain::{Action, Domain, Trigger};
+use crate::env::alfworld::pddl::join::{Join, Plan};
 use crate::env::alfworld::pddl::problem::{Goal, Problem};
 
-/// How many operators a game may have.
+/// The largest number of operators of a game.
 const MAX_OPERATORS: usize = 1 << 20;
-/// How many alternatives a part of the goal may have.
+/// The largest number of ground disjuncts of one conjunct of the goal.
 const MAX_GOALS: usize = 1 << 16;
-/// How many facts and operators there is room for at first, at most.
+/// The largest number of facts to allocate room for in advance.
 const MAX_ROOM: usize = 1 << 14;
-/// No fact's number.
+/// The number of no fact.
 const NO_FACT: u32 = u32::MAX;
 
 /// A ground problem.
 pub(crate) struct Grounding {
     pub(crate) facts: Facts,
-    /// The first fact that actions can change; the facts before it are always true.
+    /// The first fluent fact; the facts before it are static and true.
     pub(crate) first_fluent: u32,
     pub(crate) operators: Operators,
-    /// What is true at the start, of the facts that actions can change.
+    /// The fluent facts that hold at the start.
     pub(crate) initial: Bits,
-    /// For each part of the goal, its alternatives.
+    /// The disjuncts of each conjunct of the goal.
     pub(crate) goal: Vec<Vec<Conjunction>>,
 }
 
@@ -39,21 +45,21 @@ struct Grounder<'a> {
     space: Space,
 }
 
-/// The ways found of grounding actions.
+/// The groundings of actions found so far; one entry of `cases` per grounding.
 #[derive(Default)]
 struct Found {
-    /// Action and alternative of its condition.
+    /// The action and the disjunct of its precondition.
     cases: Vec<(u16, u16)>,
-    /// The objects of the action's variables.
+    /// The objects of the variables of the action.
     vars: Vec<ObjectId>,
-    /// The facts matched that actions can change.
+    /// The matched fluent facts.
     matched: Vec<u32>,
-    /// The facts that the effects make true; [`NO_FACT`] for one about an object that there is not.
+    /// The facts of the add effects; [`NO_FACT`] for one about an undeclared object.
     added: Vec<u32>,
 }
 
 impl Found {
-    /// Nothing yet, with room for `count`.
+    /// Creates empty lists with room for `count` groundings.
     fn with_capacity(count: usize) -> Self {
         Self {
             cases: Vec::with_capacity(count),
@@ -63,7 +69,7 @@ impl Found {
         }
     }
 
-    /// Takes what was found for one alternative of an action's condition; `false` when that is too much.
+    /// Records the current assignment as a grounding; returns `false` if a limit is reached.
     fn take(&mut self, space: &mut Space, case: (u16, u16), action: &Action, join: &Join) -> bool {
         self.cases.push(case);
         self.vars.extend_from_slice(&space.values[..action.vars.len()]);
@@ -83,10 +89,13 @@ pub(crate) fn ground(file: &str, domain: &Domain, problem: &Problem) -> Result<G
     let operators = grounder.operators();
     grounder.space.set_names(&problem.goal.names, &problem.objects);
     let goal = grounder.goal(&problem.goal)?;
-    let (first_fluent, count) = (grounder.first_fluent, grounder.space.facts.len());
-    let mut facts = Bits::new(count - first_fluent as usize);
-    (0..initial as u32 - first_fluent).for_each(|fact| facts.set(fact, true));
-    Ok(Grounding { facts: grounder.space.facts, first_fluent, operators, initial: facts, goal })
+    let first_fluent = grounder.first_fluent;
+    let facts = grounder.space.facts;
+    let mut holding = Bits::new(facts.len() - first_fluent as usize);
+    for fact in 0..initial as u32 - first_fluent {
+        holding.set(fact, true);
+    }
+    Ok(Grounding { facts, first_fluent, operators, initial: holding, goal })
 }
 
 impl<'a> Grounder<'a> {
@@ -96,17 +105,16 @@ impl<'a> Grounder<'a> {
             what: "arguments of predicates",
             limit: MAX_LISTS,
         };
-        let (objects, room) =
-            (problem.objects.types.len(), (4 * problem.facts.len()).min(MAX_ROOM));
+        let objects = problem.objects.types.len();
+        let room = (4 * problem.start.facts.len()).min(MAX_ROOM);
         let mut facts = Facts::new(&domain.predicates, objects, room).ok_or_else(too_many)?;
         let mut first_fluent = 0;
         for fluent in [false, true] {
             first_fluent = facts.len() as u32;
-            let mut args = &problem.args[..];
-            for &predicate in &problem.facts {
+            let mut args = &problem.start.args[..];
+            for &predicate in &problem.start.facts {
                 let declared = &domain.predicates.list[usize::from(predicate)];
-                let (first, rest) = args.split_at(declared.arity);
-                args = rest;
+                let first = take(&mut args, declared.arity);
                 if declared.fluent == fluent {
                     facts.insert(predicate, first.iter().copied());
                 }
@@ -117,7 +125,7 @@ impl<'a> Grounder<'a> {
         Ok(Self { file, domain, first_fluent, found: Found::with_capacity(2 * room), space })
     }
 
-    /// Finds what can become true and what can become applicable, if nothing ever became false.
+    /// Finds all groundings in the delete relaxation.
     fn explore(&mut self) -> Result<()> {
         let domain = self.domain;
         for (a, action) in domain.actions.iter().enumerate() {
@@ -143,8 +151,9 @@ impl<'a> Grounder<'a> {
     fn search(&mut self, case: (u16, u16), plan: &Plan, limit: u32) -> Result<()> {
         let action = &self.domain.actions[usize::from(case.0)];
         let join = &action.joins[usize::from(case.1)];
-        let (space, known) = (&mut self.space, &mut self.found);
-        let found = |space: &mut Space| known.take(space, case, action, join);
+        let space = &mut self.space;
+        let groundings = &mut self.found;
+        let found = |space: &mut Space| groundings.take(space, case, action, join);
         if (Search { space, types: &action.vars, join, plan, limit, found }).run() {
             Ok(())
         } else {
@@ -153,10 +162,12 @@ impl<'a> Grounder<'a> {
     }
 
     fn too_many(&self, what: &'static str, limit: usize) -> AlfworldError {
-        let (what, limit) = match () {
-            () if self.space.tries == 0 => ("combinations of objects to try", MAX_TRIES as usize),
-            () if self.space.facts.len() >= MAX_FACTS => ("facts", MAX_FACTS),
-            () => (what, limit),
+        let (what, limit) = if self.space.tries == 0 {
+            ("combinations of objects to try", MAX_TRIES as usize)
+        } else if self.space.facts.len() >= MAX_FACTS {
+            ("facts", MAX_FACTS)
+        } else {
+            (what, limit)
         };
         AlfworldError::TooMany { file: self.file.to_owned(), what, limit }
     }
@@ -164,60 +175,61 @@ impl<'a> Grounder<'a> {
     fn goal(&mut self, goal: &Goal) -> Result<Vec<Vec<Conjunction>>> {
         let mut parts = Vec::new();
         for joins in &goal.parts {
-            let mut alternatives = Vec::new();
+            let mut disjuncts = Vec::new();
             for join in joins {
-                self.goal_alternatives(goal, join, &mut alternatives)?;
+                self.goal_disjuncts(goal, join, &mut disjuncts)?;
             }
-            if alternatives.is_empty() {
+            if disjuncts.is_empty() {
                 let reason = "no sequence of actions makes the goal true".to_owned();
                 return Err(AlfworldError::Unsolvable { file: self.file.to_owned(), reason });
             }
-            if alternatives.iter().all(|literals| !literals.is_empty()) {
-                alternatives.sort_unstable();
-                alternatives.dedup();
-                parts.push(alternatives);
+            if disjuncts.iter().all(|literals| !literals.is_empty()) {
+                disjuncts.sort_unstable();
+                disjuncts.dedup();
+                parts.push(disjuncts);
             }
         }
         Ok(parts)
     }
 
-    fn goal_alternatives(
+    fn goal_disjuncts(
         &mut self,
         goal: &Goal,
         join: &Join,
-        alternatives: &mut Vec<Conjunction>,
+        disjuncts: &mut Vec<Conjunction>,
     ) -> Result<()> {
-        let (limit, first) = (self.space.facts.len() as u32, self.first_fluent);
+        let limit = self.space.facts.len() as u32;
+        let first = self.first_fluent;
         let found = |space: &mut Space| {
             let present =
                 join.fluents.iter().map(|&atom| Literal::new(space.matched[atom] - first, true));
             let absent = join.absent.iter().filter_map(|atom| space.get(atom));
             let absent = absent.map(|fact| Literal::new(fact - first, false));
-            alternatives.push(present.chain(absent).collect());
-            alternatives.len() < MAX_GOALS
+            disjuncts.push(present.chain(absent).collect());
+            disjuncts.len() < MAX_GOALS
         };
         let space = &mut self.space;
         if (Search { space, types: &goal.vars, join, plan: &join.whole, limit, found }).run() {
             Ok(())
         } else {
-            Err(self.too_many("alternatives of the goal", MAX_GOALS))
+            Err(self.too_many("disjuncts of the goal", MAX_GOALS))
         }
     }
 
-    /// The operators for what was found, without those that change nothing.
+    /// Makes the operators of the groundings, without those that change nothing.
     fn operators(&mut self) -> Operators {
         let found = std::mem::take(&mut self.found);
         let mut operators =
             Operators::with_capacity(found.cases.len(), found.vars.len(), found.matched.len());
-        let (mut vars, mut matched, mut added) =
-            (&found.vars[..], &found.matched[..], &found.added[..]);
+        let mut vars = &found.vars[..];
+        let mut matched = &found.matched[..];
+        let mut added = &found.added[..];
         for &(a, j) in &found.cases {
             let action = &self.domain.actions[usize::from(a)];
             let join = &action.joins[usize::from(j)];
-            let (objects, facts, adds);
-            (objects, vars) = vars.split_at(action.vars.len());
-            (facts, matched) = matched.split_at(join.fluents.len());
-            (adds, added) = added.split_at(action.adds);
+            let objects = take(&mut vars, action.vars.len());
+            let facts = take(&mut matched, join.fluents.len());
+            let adds = take(&mut added, action.adds);
             self.space.values[..objects.len()].copy_from_slice(objects);
             for &fact in facts {
                 operators.conditions.add(self.literal(fact, true));
@@ -236,8 +248,11 @@ impl<'a> Grounder<'a> {
         Literal::new(fact - self.first_fluent, value)
     }
 
-    /// Adds an operator's effects, given the facts that its condition matches and those that it adds. Left out is
-    /// what the condition says already, and what is made false although it is made true as well.
+    /// Adds the effects of an operator, given the facts that its condition matches and those that
+    /// it adds.
+    ///
+    /// Omits effects that the condition states already, and delete effects of facts that an
+    /// unconditional add effect restores.
     fn effects(
         &self,
         action: &Action,
@@ -253,8 +268,9 @@ impl<'a> Grounder<'a> {
             };
             let Some(literal) = fact.map(|fact| self.literal(fact, effect.add)) else { continue };
             if let Some(when) = &effect.when {
-                let effect = self.conditional(when, literal);
-                effect.into_iter().for_each(|effect| operators.conditional.add(effect));
+                if let Some(effect) = self.conditional(when, literal) {
+                    operators.conditional.add(effect);
+                }
                 continue;
             }
             let added =
@@ -267,15 +283,16 @@ impl<'a> Grounder<'a> {
         }
     }
 
-    /// An effect that happens under a condition; `None` if that never holds.
+    /// Grounds a conditional effect; returns `None` if its condition never holds.
     fn conditional(&self, when: &[Case], literal: Literal) -> Option<Conditional> {
         let when: Vec<_> = when.iter().filter_map(|case| self.case(case)).collect();
         (!when.is_empty()).then_some(Conditional { literal, when })
     }
 
-    /// An alternative of an effect's condition; `None` if it can never hold.
+    /// Grounds a disjunct of a condition; returns `None` if it never holds.
     fn case(&self, case: &Case) -> Option<Conjunction> {
-        let (space, values) = (&self.space, &self.space.values);
+        let space = &self.space;
+        let values = &space.values;
         let fluent = |fact: u32| fact.checked_sub(self.first_fluent);
         let mut literals = Conjunction::new();
         for atom in &case.positive {
@@ -287,4 +304,11 @@ impl<'a> Grounder<'a> {
         let same = |&(a, b, same): &(Term, Term, bool)| (a.of(values) == b.of(values)) == same;
         case.equal.iter().all(same).then_some(literals)
     }
+}
+
+/// Splits the first `count` items off a list.
+fn take<'a, T>(list: &mut &'a [T], count: usize) -> &'a [T] {
+    let (first, rest) = list.split_at(count);
+    *list = rest;
+    first
 }

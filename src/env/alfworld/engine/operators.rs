@@ -1,9 +1,12 @@
-//! Ground actions: what they need, what they change, and which of them a change may affect.
+//! Operators: ground actions, with an index that keeps the applicable ones up to date.
+//!
+//! Each literal lists the operators whose condition contains it. A changed fact therefore rechecks
+//! only these operators, instead of all.
 
 use crate::env::alfworld::engine::bits::{Bits, Rows};
-use crate::env::alfworld::engine::facts::ObjectId;
+use crate::env::alfworld::pddl::atom::ObjectId;
 
-/// A fact that actions can change, and whether it is true.
+/// A fluent fact and its truth value, packed into one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Literal(u32);
 
@@ -29,36 +32,38 @@ impl Literal {
     }
 }
 
-/// Literals that must hold together.
+/// A conjunction of literals.
 pub(crate) type Conjunction = Vec<Literal>;
 
-/// An effect that happens only under a condition.
+/// A conditional effect.
 #[derive(Debug)]
 pub(crate) struct Conditional {
     pub(crate) literal: Literal,
-    /// The alternatives of the condition.
+    /// The disjuncts of the condition.
     pub(crate) when: Vec<Conjunction>,
 }
 
-/// The ground actions of a game.
+/// The operators of a game, one row per operator.
 #[derive(Debug, Default)]
 pub(crate) struct Operators {
+    /// The action of each operator.
     pub(crate) actions: Vec<u16>,
     pub(crate) args: Rows<ObjectId>,
     pub(crate) conditions: Rows<Literal>,
-    /// What is made true comes before what is made false.
+    /// The unconditional effects, add effects first.
     pub(crate) effects: Rows<Literal>,
     pub(crate) conditional: Rows<Conditional>,
-    /// For each literal, the operators that need it.
+    /// For each literal, the operators with it in their condition.
     needing: Rows<u32>,
 }
 
 impl Operators {
+    /// The number of operators.
     pub(crate) fn len(&self) -> usize {
         self.actions.len()
     }
 
-    /// No operators, with room for `count` with so many arguments and literals of their conditions.
+    /// Creates empty tables with room for `count` operators, their arguments and conditions.
     pub(crate) fn with_capacity(count: usize, args: usize, conditions: usize) -> Self {
         Self {
             actions: Vec::with_capacity(count),
@@ -70,7 +75,9 @@ impl Operators {
         }
     }
 
-    /// Ends the operator whose condition and effects were added, unless it changes nothing.
+    /// Completes the operator whose condition and effects were added.
+    ///
+    /// An operator without effects is dropped.
     pub(crate) fn finish(&mut self, action: u16, args: &[ObjectId]) {
         if self.effects.open().is_empty() && self.conditional.open().is_empty() {
             return self.conditions.cancel();
@@ -82,7 +89,7 @@ impl Operators {
         self.conditional.close();
     }
 
-    /// Lists the operators by the literals of their conditions, now that all are there.
+    /// Indexes the operators by the literals of their conditions.
     pub(crate) fn index(&mut self, facts: usize) {
         let pairs = (0..).zip(self.conditions.rows());
         let pairs =
@@ -95,7 +102,7 @@ impl Operators {
         self.conditional.shrink();
     }
 
-    /// The operators that are applicable when `facts` are true.
+    /// Finds the operators that are applicable in `facts`, from scratch.
     pub(crate) fn applicable(&self, facts: &Bits) -> Bits {
         let mut applicable = Bits::new(self.len());
         for (operator, row) in (0..).zip(self.conditions.rows()) {
@@ -108,7 +115,7 @@ impl Operators {
         self.conditions.row(operator as usize).iter().all(|literal| literal.holds(facts))
     }
 
-    /// Applies an operator, keeping `applicable` right.
+    /// Applies an operator and updates `applicable`.
     pub(crate) fn apply(&self, operator: u32, facts: &mut Bits, applicable: &mut Bits) {
         let fires = |effect: &&Conditional| {
             effect.when.iter().any(|case| case.iter().all(|l| l.holds(facts)))
@@ -117,7 +124,7 @@ impl Operators {
         let firing: Conjunction = firing.map(|effect| effect.literal).collect();
         let always = self.effects.row(operator as usize);
         for value in [false, true] {
-            // What is made true stays true.
+            // Add effects come last: they win over delete effects of the same fact.
             for &literal in firing.iter().chain(always).filter(|literal| literal.value() == value) {
                 self.change(literal, facts, applicable);
             }
@@ -135,14 +142,5 @@ impl Operators {
         for &operator in self.needing.row(literal.0 as usize) {
             applicable.set(operator, self.is_applicable(operator, facts));
         }
-    }
-
-    /// How many bytes the tables take.
-    pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(&*self.actions)
-            + [self.needing.bytes(), self.conditional.bytes()].iter().sum::<usize>()
-            + [self.conditions.bytes(), self.effects.bytes(), self.args.bytes()]
-                .iter()
-                .sum::<usize>()
     }
 }

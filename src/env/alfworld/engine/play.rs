@@ -1,53 +1,57 @@
-//! Playing a game, one action at a time.
+//! Playing a game, one command at a time.
 
 use std::sync::Arc;
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::chars::strip;
 use crate::env::alfworld::engine::game::Game;
 use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::engine::text::Seen;
 use crate::env::alfworld::error::Result;
-use crate::env::alfworld::grammar::text::Seen;
+use crate::env::alfworld::grammar::chars::strip;
 
-/// The answer to an action that is not admissible.
+/// The observation after a command that is not admissible.
 const NOTHING_HAPPENS: &str = "Nothing happens.";
 
-/// A game being played. Cheap to clone.
+/// A game in play; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Play {
     game: Arc<Game>,
     state: State,
-    /// What texts take for true, and what an action made false.
+    /// The facts that texts take as true.
     shown: Bits,
+    /// The facts that an action made false.
     denied: Bits,
-    /// The admissible commands, sorted by their texts, and as a set.
+    /// The admissible commands, sorted by text.
     commands: Vec<u32>,
+    /// The same commands as a set.
     listed: Bits,
     steps: u32,
     limit: Option<u32>,
 }
 
-/// What an action brought.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the game says.
+    /// The observation.
     pub observation: String,
-    /// Whether the goal is reached.
+    /// `true` if the goal is reached.
     pub won: bool,
     /// 1 if the goal is reached, else 0.
     pub score: u32,
-    /// Whether the goal is reached or the step limit is.
+    /// `true` if the goal or the step limit is reached.
     pub done: bool,
-    /// Whether the action was admissible.
+    /// `true` if the command was admissible.
     pub valid: bool,
 }
 
 impl Play {
-    /// Starts a game, which says [`Game::first_observation`].
+    /// Starts a game; its first observation is [`Game::first_observation`].
     pub fn new(game: Arc<Game>) -> Self {
         let state = game.initial_state().clone();
         let mut listed = Bits::new(game.command_count());
-        game.first_commands.iter().for_each(|&command| listed.set(command, true));
+        for &command in &game.first_commands {
+            listed.set(command, true);
+        }
         Self {
             shown: state.facts.clone(),
             denied: Bits::new(state.facts.len()),
@@ -66,12 +70,14 @@ impl Play {
         self
     }
 
-    /// Plays an action: the text of an admissible command, perhaps with white space around it.
+    /// Plays a command; white space around it is ignored.
     ///
-    /// A game that is done can be played on, as in TextWorld; whoever counts successes stops at the first `done`.
+    /// As in TextWorld, a game can be played on after it is done. Stop at the first `done` to count
+    /// successes.
     ///
     /// # Errors
-    /// A grammar that has no text for what happened; it has happened all the same.
+    /// Returns [`AlfworldError::Text`](crate::env::alfworld::AlfworldError::Text) if the grammar
+    /// has no text for the command. The command takes effect nevertheless.
     pub fn step(&mut self, action: &str) -> Result<Outcome> {
         self.steps = self.steps.saturating_add(1);
         let operator = self.operator(strip(action));
@@ -84,14 +90,14 @@ impl Play {
         Ok(Outcome { observation, won, score: u32::from(won), done, valid: operator.is_some() })
     }
 
-    /// The operator that an admissible command applies.
+    /// Returns the operator that an admissible command applies.
     pub fn operator(&self, command: &str) -> Option<OperatorId> {
         let text = |&id: &u32| self.game.command_text(id).cmp(command);
         let id = self.commands[self.commands.binary_search_by(text).ok()?];
         self.state.applicable().find(|&operator| self.game.command_id(operator) == id)
     }
 
-    /// Applies an applicable operator and says what the game says.
+    /// Applies an applicable operator and writes its feedback.
     fn perform(&mut self, operator: OperatorId) -> Result<String> {
         self.game.mirror(operator, &mut self.shown, &mut self.denied);
         self.game.apply(&mut self.state, operator);
@@ -99,11 +105,13 @@ impl Play {
         self.game.feedback(operator, Seen { shown: &self.shown, denied: &self.denied })
     }
 
-    /// Brings the list of admissible commands up to date.
+    /// Updates the list of admissible commands.
     fn list_commands(&mut self) {
         let game = &self.game;
         let mut now = Bits::new(game.command_count());
-        self.state.applicable().for_each(|operator| now.set(game.command_id(operator), true));
+        for operator in self.state.applicable() {
+            now.set(game.command_id(operator), true);
+        }
         self.commands.retain(|&command| now.get(command));
         for command in now.ones().filter(|&command| !self.listed.get(command)) {
             let text = game.command_text(command);
@@ -113,17 +121,17 @@ impl Play {
         self.listed = now;
     }
 
-    /// The admissible commands, in code-point order.
+    /// Iterates over the admissible commands in code-point order.
     pub fn admissible(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.commands.iter().map(|&command| self.game.command_text(command))
     }
 
-    /// Whether the goal is reached.
+    /// Tests if the goal is reached.
     pub fn is_won(&self) -> bool {
         self.game.is_goal(&self.state)
     }
 
-    /// How many actions were played.
+    /// The number of commands played, admissible or not.
     pub fn steps(&self) -> u32 {
         self.steps
     }
@@ -133,16 +141,8 @@ impl Play {
         &self.game
     }
 
-    /// What is true now.
+    /// The current state.
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// How many bytes this takes, without the game.
-    pub fn bytes(&self) -> usize {
-        let bits =
-            [&self.state.facts, &self.state.applicable, &self.shown, &self.denied, &self.listed];
-        let bits = bits.iter().map(|bits| bits.bytes()).sum::<usize>();
-        std::mem::size_of::<Self>() + bits + self.commands.capacity() * std::mem::size_of::<u32>()
     }
 }

@@ -1,29 +1,25 @@
-//! What is kept up to date step by step against what is found from nothing.
+//! State that is updated step by step, compared with the same state computed from scratch.
 
 use std::path::Path;
 
+use crate::env::alfworld::engine::files::game_files;
 use crate::env::alfworld::engine::game::Game;
 use crate::env::alfworld::engine::library::Library;
 use crate::env::alfworld::engine::play::Play;
-use crate::env::alfworld::engine::state::State;
+use crate::env::alfworld::engine::state::{OperatorId, State};
+use crate::env::alfworld::task::Split;
 
-/// Our own game, and the shared real ones where there are some.
+/// The fixture, and real games if the shared folder is present.
 fn games() -> Vec<std::sync::Arc<Game>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = Library::new();
     let folders = ["tests/fixtures/alfworld", "shared/alfworld", "../shared/alfworld"];
-    let lists = folders.map(|folder| {
-        crate::env::alfworld::engine::files::game_files(
-            &root.join(folder),
-            crate::env::alfworld::task::Split::Train,
-            &[],
-        )
-    });
+    let lists = folders.map(|folder| game_files(&root.join(folder), Split::Train, &[]));
     let files = lists.into_iter().filter_map(Result::ok).flatten();
     files.map(|file| library.load(&file.path).expect("a game")).collect()
 }
 
-/// A pseudo-random index below `count`.
+/// Draws a pseudo-random index below `count`.
 fn index(seed: &mut u64, count: usize) -> usize {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*seed >> 33) as usize % count
@@ -32,7 +28,8 @@ fn index(seed: &mut u64, count: usize) -> usize {
 #[test]
 fn alfworld_applicable_operators_are_kept_right() {
     for game in games() {
-        let (mut state, mut seed) = (game.initial_state().clone(), 1);
+        let mut state = game.initial_state().clone();
+        let mut seed = 1;
         for _ in 0..300 {
             let applicable: Vec<_> = state.applicable().collect();
             let operator = applicable[index(&mut seed, applicable.len())];
@@ -52,9 +49,7 @@ fn alfworld_applicable_operators_are_kept_right() {
 fn alfworld_operators_that_are_not_applicable_change_nothing() {
     for game in games() {
         let mut state: State = game.initial_state().clone();
-        for operator in (0..game.operator_count() as u32 + 3)
-            .map(crate::env::alfworld::engine::state::OperatorId)
-        {
+        for operator in (0..game.operator_count() as u32 + 3).map(OperatorId) {
             if !state.is_applicable(operator) {
                 assert!(!game.apply(&mut state, operator));
                 assert_eq!(&state, game.initial_state());
@@ -66,7 +61,8 @@ fn alfworld_operators_that_are_not_applicable_change_nothing() {
 #[test]
 fn alfworld_lists_are_the_commands_of_the_applicable_operators() {
     for game in games() {
-        let (mut play, mut seed) = (Play::new(game.clone()), 2);
+        let mut play = Play::new(game.clone());
+        let mut seed = 2;
         for _ in 0..100 {
             let mut expected: Vec<&str> =
                 play.state().applicable().map(|id| game.command(id)).collect();

@@ -1,24 +1,29 @@
-//! Compiling a grammar's text against a domain.
+//! Compiling the text of a grammar against a domain.
+//!
+//! Names become numbers, queries become lists of slots and types, and every error that can be
+//! found without playing is found here: unknown names, endless texts, commands that depend on
+//! fluent facts.
 
 use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::env::alfworld::error::{Part, Result, Source};
+use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
 use crate::env::alfworld::grammar::document::{Document, RawAction, RawRule};
 use crate::env::alfworld::grammar::rules::{
     ActionText, Body, Each, Grammar, Lists, Query, QueryAtom, Rule, Signatures, Slot, Symbol, Term,
 };
 use crate::env::alfworld::grammar::symbols::{RawBody, RawEach, RawSymbol};
 use crate::env::alfworld::grammar::{query, symbols, value};
-use crate::env::alfworld::pddl::domain::{Domain, MAX_ARITY};
+use crate::env::alfworld::pddl::domain::Domain;
+use crate::env::alfworld::pddl::predicates::MAX_ARITY;
 use crate::env::alfworld::pddl::types::{TypeId, NO_TYPE};
 
-/// How many non-terminals may stand above each other in a text.
+/// The largest depth of nested non-terminals.
 const MAX_DEPTH: usize = 64;
-/// How many non-terminals, names and literals a grammar may have.
+/// The largest numbers of non-terminals, of names and of literals.
 const MAX_NAMES: usize = 10_000;
-/// How many combinations of types one predicate of a query may ask for.
+/// The largest number of type signatures of one atom of a query.
 const MAX_SIGNATURES: usize = 4096;
 /// The non-terminal of the first observation.
 const INTRO: &str = "#intro#";
@@ -29,29 +34,33 @@ struct Compiler<'a> {
     document: &'a Document<'a>,
     grammar: Grammar,
     ids: FxHashMap<&'a str, u16>,
-    /// The non-terminals whose rules are not compiled yet.
+    /// The reachable non-terminals whose rules are not compiled yet.
     open: Vec<&'a str>,
-    /// The combinations of types below those that queries asked for.
+    /// The signatures computed so far, by the types in the query.
     signatures: FxHashMap<Vec<TypeId>, Signatures>,
 }
 
 impl Grammar {
-    /// Compiles the text of a grammar: the rules that the first observation and the domain's actions need.
+    /// Compiles the rules that the first observation and the actions of the domain need.
     pub(crate) fn parse(file: &str, text: &str, domain: &Domain) -> Result<Self> {
         let source = Source { file, part: Part::Grammar, text };
         let document = Document::parse(source)?;
         let grammar =
             Grammar { queried: vec![false; domain.predicates.list.len()], ..Self::default() };
-        let (ids, signatures) = (FxHashMap::default(), FxHashMap::default());
-        let document = &document;
-        let mut compiler =
-            Compiler { source, domain, document, grammar, ids, open: Vec::new(), signatures };
+        let mut compiler = Compiler {
+            source,
+            domain,
+            document: &document,
+            grammar,
+            ids: FxHashMap::default(),
+            open: Vec::new(),
+            signatures: FxHashMap::default(),
+        };
         compiler.grammar.intro = compiler.symbols(INTRO)?;
         for action in &domain.actions {
             let Some(raw) = document.actions.get(&action.name) else {
-                return Err(
-                    source.error_about(&action.name, "the domain's action has no texts here")
-                );
+                let reason = "the domain's action has no texts here";
+                return Err(source.error_about(&action.name, reason));
             };
             let text = compiler.action(raw, &action.params, &action.vars)?;
             compiler.grammar.actions.push(text);
@@ -79,7 +88,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Compiles the rules of every non-terminal that came up, and of those that come up there.
+    /// Compiles the rules of every non-terminal that is reachable.
     fn rules(&mut self) -> Result<()> {
         while let Some(name) = self.open.pop() {
             let id = usize::from(self.ids[name]);
@@ -104,7 +113,7 @@ impl<'a> Compiler<'a> {
         Ok(Rule { condition, symbols })
     }
 
-    /// What can only be seen when every rule is compiled: endless texts, and what commands depend on.
+    /// Checks the whole grammar: no endless texts, and no command that depends on fluent facts.
     fn check(&mut self) -> Result<()> {
         if let Err(path) = self.grammar.check_depth(MAX_DEPTH) {
             let reason = match path.split_last() {
@@ -227,9 +236,8 @@ impl<'a> Compiler<'a> {
         for (name, kind) in &raw.placeholders {
             let id = self.domain.types.get(kind);
             if id == NO_TYPE {
-                return Err(
-                    self.about(text, &format!("the type `{kind}` is not declared in the domain"))
-                );
+                let reason = format!("the type `{kind}` is not declared in the domain");
+                return Err(self.about(text, &reason));
             }
             types.push(id);
             slots.push(self.slot(name, id)?);
@@ -239,7 +247,9 @@ impl<'a> Compiler<'a> {
         }
         let arity = |id: &u16| self.domain.predicates.list[usize::from(*id)].arity == slots.len();
         let predicate = self.domain.predicates.get(raw.predicate).filter(arity);
-        predicate.iter().for_each(|&id| self.grammar.queried[usize::from(id)] = true);
+        if let Some(id) = predicate {
+            self.grammar.queried[usize::from(id)] = true;
+        }
         let below = || self.domain.types.signatures(&types).into();
         let signatures = self.signatures.entry(types.clone()).or_insert_with(below).clone();
         Ok(QueryAtom { predicate, denied: raw.denied, slots, signatures })
@@ -278,7 +288,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn about(&self, token: &str, reason: &str) -> crate::env::alfworld::error::AlfworldError {
+    fn about(&self, token: &str, reason: &str) -> AlfworldError {
         self.source.error_about(token, reason)
     }
 }

@@ -1,12 +1,12 @@
-//! Grammar documents: blocks of JSON rules, and actions with a template and a feedback.
+//! Grammar documents: blocks of JSON rules, and actions with a command template and a feedback.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
-use crate::env::alfworld::error::{Result, Source};
+use crate::env::alfworld::error::{AlfworldError, Result, Source};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// A rule of a non-terminal.
 #[derive(Debug, Deserialize)]
@@ -24,14 +24,14 @@ pub(crate) struct RawAction<'a> {
     pub(crate) feedback: &'a str,
 }
 
-/// A parsed document; a later rule set or action replaces an earlier one of the same name.
+/// A parsed document; a later non-terminal or action replaces an earlier one of the same name.
 #[derive(Debug, Default)]
 pub(crate) struct Document<'a> {
     pub(crate) rules: BTreeMap<String, Vec<RawRule<'a>>>,
     pub(crate) actions: BTreeMap<String, RawAction<'a>>,
 }
 
-/// A place in a document.
+/// A position in a document.
 struct Cursor<'a> {
     source: Source<'a>,
     at: usize,
@@ -71,7 +71,8 @@ impl<'a> Document<'a> {
         let start = cursor.at;
         let name = cursor.name()?.to_lowercase();
         cursor.expect("{")?;
-        let (mut template, mut feedback) = (None, None);
+        let mut template = None;
+        let mut feedback = None;
         while !cursor.eat("}") {
             let field = cursor.at;
             let repeated = if cursor.eat_keyword("template") {
@@ -85,20 +86,16 @@ impl<'a> Document<'a> {
                 cursor.field(Cursor::block)?;
                 false
             } else {
-                return Err(
-                    cursor.error("expected `template`, `feedback`, `grammar`, `pddl` or `}`")
-                );
+                let reason = "expected `template`, `feedback`, `grammar`, `pddl` or `}`";
+                return Err(cursor.error(reason));
             };
             if repeated {
-                return Err(cursor.source.error(field, cursor.at, "this stands here twice"));
+                return Err(cursor.source.error(field, cursor.at, "this field is repeated"));
             }
         }
         let (Some(template), Some(feedback)) = (template, feedback) else {
-            return Err(cursor.source.error(
-                start,
-                cursor.at,
-                "an action needs a template and a feedback",
-            ));
+            let reason = "an action needs a template and a feedback";
+            return Err(cursor.source.error(start, cursor.at, reason));
         };
         self.actions.insert(name, RawAction { template, feedback });
         Ok(())
@@ -110,7 +107,7 @@ impl<'a> Cursor<'a> {
         &self.source.text[self.at..]
     }
 
-    /// Passes white space and comments, `#` to the end of the line.
+    /// Skips white space and comments, `#` to the end of the line.
     fn skip(&mut self) {
         loop {
             let rest = self.rest();
@@ -151,7 +148,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `:: value ;`
+    /// Reads `:: value ;`.
     fn field(&mut self, value: fn(&mut Self) -> Result<&'a str>) -> Result<&'a str> {
         self.expect("::")?;
         let value = value(self)?;
@@ -188,20 +185,16 @@ impl<'a> Cursor<'a> {
         Ok(inner)
     }
 
-    /// An error at the next token.
-    fn error(&self, reason: &str) -> crate::env::alfworld::error::AlfworldError {
+    /// Creates an error at the next token.
+    fn error(&self, reason: &str) -> AlfworldError {
         let rest = self.rest();
         let end =
             rest.char_indices().skip(1).find(|(_, c)| !is_word(*c)).map_or(rest.len(), |(i, _)| i);
         self.source.error(self.at, self.at + end, reason)
     }
 
-    /// An error that the JSON parser found in `block`, which has just been passed.
-    fn json_error(
-        &self,
-        block: &'a str,
-        error: &serde_json::Error,
-    ) -> crate::env::alfworld::error::AlfworldError {
+    /// Locates an error of the JSON parser in `block`.
+    fn json_error(&self, block: &'a str, error: &serde_json::Error) -> AlfworldError {
         let line_start = match error.line() {
             0 | 1 => 0,
             line => block.match_indices('\n').nth(line - 2).map_or(0, |(i, _)| i + 1),
@@ -210,7 +203,7 @@ impl<'a> Cursor<'a> {
         let inside = (0..=inside).rev().find(|&i| block.is_char_boundary(i)).unwrap_or(0);
         let end = block[inside..].find(['\n', ',', ':']).map_or(block.len(), |i| inside + i);
         let start = block.as_ptr() as usize - self.source.text.as_ptr() as usize;
-        let reason = error.to_string(); // it ends with a place inside the block
+        let reason = error.to_string(); // It ends with a position inside the block.
         let reason = reason.split(" at line ").next().unwrap_or_default();
         self.source.error(start + inside, start + end, reason)
     }
@@ -224,7 +217,7 @@ fn has_comments(block: &str) -> bool {
     block.contains('#') && block.lines().any(is_comment)
 }
 
-/// `block` with its comment lines emptied.
+/// Empties the comment lines of a block.
 fn without_comments(block: &str) -> String {
     let lines = block.split('\n').map(|line| if is_comment(line) { "" } else { line });
     lines.collect::<Vec<_>>().join("\n")

@@ -1,11 +1,12 @@
-//! The text grammar of a game: parsing, queries, compiled texts.
+//! The text grammar of a game: parsing, and compiling it against a domain.
 
+pub(crate) mod chars;
 pub(crate) mod compile;
 pub(crate) mod document;
 pub(crate) mod query;
-pub(crate) mod relations;
 pub(crate) mod rules;
 pub(crate) mod symbols;
-pub(crate) mod text;
-pub(crate) mod texts;
 pub(crate) mod value;
+
+#[cfg(test)]
+mod parser_tests;

@@ -1,21 +1,21 @@
 //! Conjunctive queries over the facts: `p(x:t, y:u) & not_q(x:t)`.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
-/// One predicate of a query, as written.
+/// An atom of a query, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawAtom<'a> {
     pub(crate) predicate: &'a str,
-    /// Whether the fact is to be one that an action made false.
+    /// `true` for `!p` and `not_p`, which match facts that an action made false.
     pub(crate) denied: bool,
-    /// Name and type of each placeholder.
+    /// The name and type of each placeholder.
     pub(crate) placeholders: Vec<(&'a str, &'a str)>,
 }
 
-/// How many predicates a query may have.
+/// The largest number of atoms of a query.
 const MAX_ATOMS: usize = 16;
 
-/// Reads a query; the error says what was expected.
+/// Parses a query; the error names what was expected.
 pub(crate) fn parse(text: &str) -> Result<Vec<RawAtom<'_>>, &'static str> {
     let mut rest = skip(text);
     let mut atoms = Vec::new();
@@ -24,7 +24,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<RawAtom<'_>>, &'static str> {
         atoms.push(atom);
         rest = skip(after);
         match rest.strip_prefix('&') {
-            _ if atoms.len() > MAX_ATOMS => return Err("a query may have 16 predicates"),
+            _ if atoms.len() > MAX_ATOMS => return Err("more than 16 predicates in a query"),
             Some(after) => rest = skip(after),
             None if rest.is_empty() => return Ok(atoms),
             None => return Err("expected `&` or the end of the query"),
@@ -37,7 +37,7 @@ fn atom(text: &str) -> Result<(RawAtom<'_>, &str), &'static str> {
     let (name, rest) = word(text, "/").ok_or("expected a predicate")?;
     let mut rest = skip(rest).strip_prefix('(').ok_or("expected `(` after the predicate")?;
     let plain = name.strip_prefix("not_");
-    // `!not_p` is `p`: a negation of a negation.
+    // `!not_p` is `p`: a double negation.
     let denied = plain.is_some() != negated;
     let mut atom = RawAtom { predicate: plain.unwrap_or(name), denied, placeholders: Vec::new() };
     if let Some(rest) = skip(rest).strip_prefix(')') {
@@ -66,13 +66,13 @@ fn placeholder(text: &str) -> Result<((&str, &str), &str), &'static str> {
     }
 }
 
-/// The word at the beginning of `text`, in which also the characters of `more` may stand.
+/// Splits a word off the start of `text`; `more` lists characters it may contain besides `\w`.
 fn word<'a>(text: &'a str, more: &str) -> Option<(&'a str, &'a str)> {
     let end = text.find(|c| !(is_word(c) || more.contains(c))).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
 
-/// Passes white space and comments, `#` to the end of the line.
+/// Skips white space and comments, `#` to the end of the line.
 fn skip(text: &str) -> &str {
     let mut rest = text.trim_start_matches(is_space);
     while let Some(comment) = rest.strip_prefix('#') {

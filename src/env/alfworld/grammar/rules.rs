@@ -1,35 +1,36 @@
-//! Grammars compiled against a domain: what games say.
+//! Compiled grammars.
 
 use std::sync::Arc;
 
 use crate::env::alfworld::grammar::value::Attribute;
-use crate::env::alfworld::pddl::domain::{Domain, PredicateId};
+use crate::env::alfworld::pddl::atom::PredicateId;
+use crate::env::alfworld::pddl::domain::Domain;
 use crate::env::alfworld::pddl::types::TypeId;
 
 /// A compiled grammar.
 #[derive(Default)]
 pub(crate) struct Grammar {
-    /// The rules of each non-terminal that can come up.
+    /// The rules of each reachable non-terminal.
     pub(crate) rules: Vec<Vec<Rule>>,
-    /// The names of these non-terminals.
+    /// The names of the non-terminals.
     pub(crate) names: Vec<String>,
     pub(crate) literals: Vec<String>,
-    /// The literals that are the whole of a rule's right-hand side, and the bytes where they stand.
+    /// The literals that are a whole right-hand side, with their byte ranges in the text.
     pub(crate) plain: Vec<(std::ops::Range<usize>, u32)>,
     /// The first observation.
     pub(crate) intro: Vec<Symbol>,
     /// The texts of each action of the domain.
     pub(crate) actions: Vec<ActionText>,
     pub(crate) slots: Vec<Slot>,
-    /// The names by which expressions call objects.
+    /// The names of variables in expressions and queries.
     pub(crate) variables: Vec<String>,
-    /// The non-terminals between and instead of the items of a list; set if there is a list.
+    /// The non-terminals that lists need; set if the grammar has a list.
     pub(crate) lists: Option<Lists>,
-    /// The predicates that queries ask about.
+    /// For each predicate, `true` if some query uses it.
     pub(crate) queried: Vec<bool>,
 }
 
-/// What stands between the items of a list, and instead of them.
+/// The non-terminals for an empty list and for the separators of its items.
 #[derive(Clone, Copy)]
 pub(crate) struct Lists {
     pub(crate) empty: u16,
@@ -37,7 +38,7 @@ pub(crate) struct Lists {
     pub(crate) last_separator: u16,
 }
 
-/// A placeholder of queries or a parameter of an action: one name and one type.
+/// A placeholder of queries or a parameter of an action: a name and a type.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) variable: u16,
@@ -50,20 +51,20 @@ pub(crate) struct ActionText {
     pub(crate) feedback: Vec<Symbol>,
     /// The slots of the parameters.
     pub(crate) params: Vec<u16>,
-    /// The parameters that the command depends on.
+    /// The parameters that the command depends on, by position.
     pub(crate) named: Vec<usize>,
-    /// The template as texts and names of parameters, if it is no more than that.
+    /// The template as literals and names of parameters, if it has nothing else.
     pub(crate) pieces: Option<Vec<Piece>>,
 }
 
 /// A piece of a command.
 pub(crate) enum Piece {
     Literal(u32),
-    /// The name of a parameter.
+    /// The name of the object of a parameter.
     Name(usize),
 }
 
-/// A rule: its text if its condition holds.
+/// A rule of a non-terminal: a text that applies if the condition holds.
 pub(crate) struct Rule {
     pub(crate) condition: Option<Query>,
     pub(crate) symbols: Vec<Symbol>,
@@ -73,19 +74,19 @@ pub(crate) struct Rule {
 pub(crate) enum Symbol {
     Literal(u32),
     NonTerminal(u16),
-    /// The body, for each answer of the query one after the other.
+    /// The body, once for each answer of the query.
     Each(Each),
-    /// The body as a list, an item for each answer of the query.
+    /// A list with one item for each answer of the query.
     List(Each),
 }
 
-/// A body, and the query whose answers it is written for; without a query it is written once.
+/// A body and its query; a body without a query is written once.
 pub(crate) struct Each {
     pub(crate) body: Body,
     pub(crate) query: Option<Query>,
 }
 
-/// What is written for an answer.
+/// The text for one answer of a query.
 pub(crate) enum Body {
     NonTerminal(u16),
     /// The first sum that is not empty, or the last.
@@ -101,36 +102,38 @@ pub(crate) enum Term {
 /// A conjunctive query.
 pub(crate) struct Query {
     pub(crate) atoms: Vec<QueryAtom>,
-    /// The placeholders, each once.
+    /// The distinct placeholders.
     pub(crate) slots: Vec<u16>,
 }
 
-/// One predicate of a query.
+/// An atom of a query.
 pub(crate) struct QueryAtom {
-    /// Nothing is known of a predicate that the domain does not have.
+    /// `None` if the domain does not declare the predicate; then nothing matches.
     pub(crate) predicate: Option<PredicateId>,
-    /// Asks for a fact that an action made false.
+    /// `true` if it matches facts that an action made false.
     pub(crate) denied: bool,
     pub(crate) slots: Vec<u16>,
-    /// The types that the arguments may have, in the order in which they are tried.
+    /// The signatures that the arguments may have, in the order in which they are tried.
     pub(crate) signatures: Signatures,
 }
 
-/// Combinations of types.
+/// Type signatures: one list of argument types per signature.
 pub(crate) type Signatures = Arc<[Vec<TypeId>]>;
 
-/// What a command depends on.
+/// The inputs of a command.
 #[derive(Default)]
 struct Inputs {
     variables: Vec<u16>,
     slots: Vec<u16>,
-    /// The first predicate that actions can change.
+    /// The first fluent predicate.
     fluent: Option<PredicateId>,
 }
 
 impl Grammar {
-    /// The longest chain of non-terminals below each one; the names along a chain that is longer than `limit`
-    /// or comes back to its beginning.
+    /// Checks that no chain of nested non-terminals is recursive or longer than `limit`.
+    ///
+    /// # Errors
+    /// Returns the names along a chain that is.
     pub(crate) fn check_depth(&self, limit: usize) -> Result<(), Vec<&str>> {
         let mut heights = vec![None; self.rules.len()];
         (0..self.rules.len() as u16)
@@ -163,7 +166,7 @@ impl Grammar {
         Ok(())
     }
 
-    /// The non-terminals that stand in `rules`.
+    /// Collects the non-terminals in `rules`.
     fn below(&self, rules: &[Rule]) -> Vec<u16> {
         let mut found = Vec::new();
         for symbol in rules.iter().flat_map(|rule| &rule.symbols) {
@@ -183,8 +186,10 @@ impl Grammar {
         found
     }
 
-    /// The parameters that the command of an action depends on, or the name of a predicate that it must not
-    /// depend on.
+    /// Finds the parameters that the command of an action depends on.
+    ///
+    /// # Errors
+    /// Returns the name of a fluent predicate if the command depends on one.
     pub(crate) fn command_inputs(
         &self,
         action: &ActionText,
@@ -196,7 +201,7 @@ impl Grammar {
         if let Some(predicate) = inputs.fluent {
             return Err(domain.predicates.list[usize::from(predicate)].name.clone());
         }
-        // Answers of a query differ from every parameter, so a free placeholder depends on all of them.
+        // An answer of a query differs from every parameter, so a free placeholder depends on all.
         let free = inputs.slots.iter().any(|slot| !action.params.contains(slot));
         let named = |slot: &u16| {
             free || inputs.slots.contains(slot)
@@ -205,7 +210,7 @@ impl Grammar {
         Ok((0..action.params.len()).filter(|&i| named(&action.params[i])).collect())
     }
 
-    /// The template of an action as texts and names of parameters, if it is no more than that.
+    /// Splits a template into literals and names of parameters, if it has nothing else.
     pub(crate) fn pieces(&self, action: &ActionText) -> Option<Vec<Piece>> {
         let variable = |slot: &u16| self.slots[usize::from(*slot)].variable;
         let piece = |term: &Term| match term {
@@ -236,7 +241,9 @@ impl Grammar {
                 Symbol::Literal(_) => continue,
                 Symbol::NonTerminal(id) => Some(*id),
                 Symbol::Each(each) | Symbol::List(each) => {
-                    each.query.iter().for_each(|query| inputs.add_query(query, domain));
+                    if let Some(query) = &each.query {
+                        inputs.add_query(query, domain);
+                    }
                     inputs.add_variables(&each.body);
                     each.non_terminal()
                 }
@@ -246,7 +253,9 @@ impl Grammar {
                 continue;
             }
             for rule in &self.rules[usize::from(id)] {
-                rule.condition.iter().for_each(|query| inputs.add_query(query, domain));
+                if let Some(query) = &rule.condition {
+                    inputs.add_query(query, domain);
+                }
                 self.collect(&rule.symbols, domain, inputs, seen);
             }
         }
@@ -257,7 +266,7 @@ impl Inputs {
     fn add_query(&mut self, query: &Query, domain: &Domain) {
         self.slots.extend(&query.slots);
         let mut predicates = query.atoms.iter().filter_map(|atom| atom.predicate);
-        let fluent = |id: &PredicateId| domain.predicates.list[usize::from(*id)].fluent;
+        let fluent = |id: &PredicateId| domain.predicates.is_fluent(*id);
         self.fluent = self.fluent.or(predicates.find(fluent));
     }
 

@@ -1,6 +1,9 @@
-//! The right-hand sides of grammar rules, read as TextWorld reads them: what cannot be read ends the text.
+//! Parsing the right-hand sides of grammar rules.
+//!
+//! As in TextWorld, everything after the first part that cannot be parsed is dropped without an
+//! error.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
 /// A symbol of a right-hand side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +25,12 @@ pub(crate) struct RawEach<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-/// What stands in braces.
+/// The content of braces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RawBody<'a> {
     /// `#name#`
     NonTerminal(&'a str),
-    /// An expression.
+    /// An expression, see [`value`](crate::env::alfworld::grammar::value).
     Value(&'a str),
 }
 
@@ -42,7 +45,7 @@ pub(crate) fn parse(text: &str) -> Vec<RawSymbol<'_>> {
     symbols
 }
 
-/// What was read and what is left; `None` if it is not there.
+/// The parsed item and the remaining text; `None` if the text does not start with one.
 type Read<'a, T> = Option<(T, &'a str)>;
 
 fn symbol(text: &str) -> Read<'_, RawSymbol<'_>> {
@@ -94,16 +97,16 @@ fn literal(text: &str) -> Read<'_, &str> {
     }
 }
 
-/// The characters that plain text cannot have.
+/// The characters that end plain text.
 const SPECIAL: &str = ";|\"<>[]#{}";
 
-/// Whether `text` as a right-hand side is one literal, all of it, wherever it stands.
+/// Tests if `text` is a right-hand side that consists of one literal, character by character.
 pub(crate) fn is_plain(text: &str) -> bool {
     let special = |c: char| SPECIAL.contains(c) || c == '\\' || c.is_control();
     !text.is_empty() && !text.contains(special) && skip_start(text).len() == text.len()
 }
 
-/// The longest beginning of `text` whose characters are `part`; `None` if it is empty.
+/// Splits the longest prefix of `part` characters off `text`; `None` if it is empty.
 fn span(text: &str, part: impl Fn(char) -> bool) -> Read<'_, &str> {
     let end = text.find(|c| !part(c)).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
@@ -113,8 +116,10 @@ fn skip_tabs(text: &str) -> &str {
     text.trim_start_matches('\t')
 }
 
-/// Passes what TextWorld's parser passes before the first symbol: tabs; at the beginning of a line also white
-/// space and comments, `//` to the end of the line.
+/// Skips the text that TextWorld's parser skips before the first symbol.
+///
+/// That is tabs, and at the start of a line also white space and comments (`//` to the end of the
+/// line).
 fn skip_start(text: &str) -> &str {
     let mut rest = text;
     loop {

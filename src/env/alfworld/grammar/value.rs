@@ -1,8 +1,8 @@
 //! Expressions in braces: `o`, `o.name`, `'text'`, joined by `+` and `or`.
 
-use crate::env::alfworld::engine::chars::{is_space, is_word};
+use crate::env::alfworld::grammar::chars::{is_space, is_word};
 
-/// What can be asked about an object.
+/// An attribute of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attribute {
     /// The name that players see.
@@ -17,28 +17,30 @@ pub(crate) enum Attribute {
     Indefinite,
 }
 
-/// A part of a value.
+/// A term of a sum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Term {
     /// A text.
     Text(String),
-    /// An attribute of the object that the variable stands for.
+    /// An attribute of the object of a variable.
     Attribute(String, Attribute),
 }
 
-/// The first of these sums that is not empty, or the last.
+/// An expression: the first of these sums that is not empty, or the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) choices: Vec<Vec<Term>>,
 }
 
-/// Reads an expression; the error says what was expected.
+/// Parses an expression; the error names what was expected.
 pub(crate) fn parse(text: &str) -> Result<Value, &'static str> {
     let mut choices = vec![Vec::new()];
     let mut rest = text;
     loop {
         let (term, after) = term(skip(rest))?;
-        choices.last_mut().into_iter().for_each(|sum| sum.push(term.clone()));
+        if let Some(sum) = choices.last_mut() {
+            sum.push(term);
+        }
         let after = skip(after);
         match (after.strip_prefix('+'), keyword(after, "or")) {
             (Some(after), _) => rest = after,

@@ -1,69 +1,30 @@
-//! Conditions of actions and goals, as alternatives of plain conjunctions.
+//! Conditions of actions and goals, in disjunctive normal form.
 
-use crate::env::alfworld::engine::facts::ObjectId;
 use crate::env::alfworld::error::Result;
-use crate::env::alfworld::pddl::domain::{PredicateId, Predicates};
+use crate::env::alfworld::pddl::atom::{Atom, Term, MAX_VARS};
+use crate::env::alfworld::pddl::predicates::Predicates;
 use crate::env::alfworld::pddl::sexpr::{Items, Node};
 use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types, NO_TYPE};
 
-/// How many alternatives one condition may have.
+/// The largest number of disjuncts of one condition.
 const MAX_CASES: usize = 1024;
-/// How many atoms one alternative may have.
+/// The largest number of atoms in one disjunct.
 pub(crate) const MAX_ATOMS: usize = 64;
-/// How many variables one action or goal may have.
-pub(crate) const MAX_VARS: usize = 32;
-
-/// How many objects the conditions and effects of one text may name.
+/// The largest number of objects named in the conditions and effects of one text.
 const MAX_NAMES: usize = 4096;
 
-/// What stands in an atom's argument: a variable of the action or goal, or an object named in the text.
-///
-/// It is a place among the objects that terms stand for: those of the [`MAX_VARS`] variables come first, then those of
-/// [`Names`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Term(u16);
-
-impl Term {
-    /// The variable of that number.
-    pub(crate) fn var(number: u16) -> Self {
-        Self(number)
-    }
-
-    fn name(number: u16) -> Self {
-        Self(MAX_VARS as u16 + number)
-    }
-
-    /// The variable, if this is one.
-    pub(crate) fn as_var(self) -> Option<u16> {
-        (usize::from(self.0) < MAX_VARS).then_some(self.0)
-    }
-
-    /// The object that this stands for.
-    #[inline]
-    pub(crate) fn of(self, values: &[ObjectId]) -> ObjectId {
-        values[usize::from(self.0)]
-    }
-}
-
-/// A predicate applied to terms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Atom {
-    pub(crate) predicate: PredicateId,
-    pub(crate) terms: Vec<Term>,
-}
-
-/// One alternative of a condition: all of this must hold.
+/// One disjunct of a condition: a conjunction of literals and equalities.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) positive: Vec<Atom>,
     pub(crate) negative: Vec<Atom>,
-    /// Pairs of terms that must be the same, or must not be.
+    /// Pairs of terms that must be equal (`true`) or different (`false`).
     pub(crate) equal: Vec<(Term, Term, bool)>,
-    /// The variables of `exists` above this alternative.
+    /// The variables that an enclosing `exists` declares.
     pub(crate) exists: Vec<u16>,
 }
 
-/// The objects that a text names.
+/// The objects named in a text, each listed once.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     pub(crate) list: Vec<String>,
@@ -81,14 +42,14 @@ impl Names {
     }
 }
 
-/// What names mean while a condition is read.
+/// The names that are known while a condition is read.
 pub(crate) struct Scope<'d, 's> {
     pub(crate) types: &'d Types,
     pub(crate) predicates: &'d Predicates,
     pub(crate) names: &'d mut Names,
     /// The type of each variable.
     pub(crate) vars: Vec<TypeId>,
-    /// The variables that can be named now, the innermost last.
+    /// The variables in scope, the innermost last.
     visible: Vec<(&'s str, u16)>,
 }
 
@@ -97,7 +58,7 @@ impl<'d, 's> Scope<'d, 's> {
         Self { types, predicates, names, vars: Vec::new(), visible: Vec::new() }
     }
 
-    /// Declares the variables of a typed list; gives the number of the first one.
+    /// Declares the variables of a typed list and returns the number of the first one.
     pub(crate) fn declare(&mut self, items: Items<'s>) -> Result<u16> {
         let first = self.vars.len();
         for (name, kind) in typed_list(items)? {
@@ -109,14 +70,15 @@ impl<'d, 's> Scope<'d, 's> {
                 return Err(name.error("a variable begins with `?`"));
             }
             self.visible.push((word, self.vars.len() as u16));
-            // Unlike an object's type, a variable's type may be unknown: it then stands for nothing.
+            // Unlike the type of an object, the type of a variable may be undeclared. No object
+            // has such a type.
             let kind = kind.map_or(Ok("object"), Node::word)?;
             self.vars.push(self.types.get(kind));
         }
         Ok(first as u16)
     }
 
-    /// The alternatives under which `node` holds, or does not hold.
+    /// Returns the disjuncts of `node` (`holds` is `true`) or of its negation.
     pub(crate) fn cases(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
         if node.items()?.next().is_none() {
             return Ok(if holds { vec![Case::default()] } else { Vec::new() });
@@ -143,12 +105,12 @@ impl<'d, 's> Scope<'d, 's> {
         let mut product = vec![Case::default()];
         for item in items {
             let cases = self.cases(item, holds)?;
-            check(node, product.len() * cases.len(), MAX_CASES, "alternatives")?;
+            check(node, product.len() * cases.len(), MAX_CASES, "disjuncts")?;
             let pairs =
                 product.iter().flat_map(|left| cases.iter().map(move |right| left.and(right)));
             product = pairs.collect();
             let atoms = product.iter().map(Case::size).max().unwrap_or(0);
-            check(node, atoms, MAX_ATOMS, "atoms in one alternative")?;
+            check(node, atoms, MAX_ATOMS, "atoms in one disjunct")?;
         }
         Ok(product)
     }
@@ -157,7 +119,7 @@ impl<'d, 's> Scope<'d, 's> {
         let mut union = Vec::new();
         for item in items {
             union.extend(self.cases(item, holds)?);
-            check(node, union.len(), MAX_CASES, "alternatives")?;
+            check(node, union.len(), MAX_CASES, "disjuncts")?;
         }
         Ok(union)
     }
@@ -170,7 +132,9 @@ impl<'d, 's> Scope<'d, 's> {
         let inner = only(node, &mut items)?;
         let mut cases = self.cases(inner, true)?;
         self.visible.truncate(outer);
-        cases.iter_mut().for_each(|case| case.exists.extend(declared.clone()));
+        for case in &mut cases {
+            case.exists.extend(declared.clone());
+        }
         Ok(cases)
     }
 
@@ -184,12 +148,14 @@ impl<'d, 's> Scope<'d, 's> {
     }
 
     fn literal(&mut self, node: Node<'s>, holds: bool) -> Result<Vec<Case>> {
-        let atom = vec![self.atom(node)?];
-        Ok(vec![if holds {
-            Case { positive: atom, ..Case::default() }
+        let mut case = Case::default();
+        let atom = self.atom(node)?;
+        if holds {
+            case.positive.push(atom);
         } else {
-            Case { negative: atom, ..Case::default() }
-        }])
+            case.negative.push(atom);
+        }
+        Ok(vec![case])
     }
 
     /// Reads `(predicate term …)`.
@@ -207,9 +173,8 @@ impl<'d, 's> Scope<'d, 's> {
             return self.names.intern(node).map(Term::name);
         }
         let known = self.visible.iter().rev().find(|(name, _)| *name == word);
-        known
-            .map(|&(_, var)| Term::var(var))
-            .ok_or_else(|| node.error("this variable is not declared"))
+        let term = known.map(|&(_, var)| Term::var(var));
+        term.ok_or_else(|| node.error("this variable is not declared"))
     }
 }
 
@@ -227,13 +192,13 @@ impl Case {
         self.positive.len() + self.negative.len() + self.equal.len()
     }
 
-    /// Whether some variable can stand for no object at all.
+    /// Tests if the disjunct can never hold because a variable has an undeclared type.
     pub(crate) fn is_empty(&self, vars: &[TypeId]) -> bool {
         self.exists.iter().any(|&var| vars[usize::from(var)] == NO_TYPE)
     }
 }
 
-/// The one item left.
+/// Returns the only remaining item.
 fn only<'s>(node: Node<'s>, items: &mut Items<'s>) -> Result<Node<'s>> {
     match (items.next(), items.next()) {
         (Some(item), None) => Ok(item),

@@ -1,19 +1,16 @@
-//! PDDL domains: types, predicates, and actions ready to be grounded.
+//! PDDL domains: types, predicates and actions, with the join plans that ground the actions.
 
-use crate::env::alfworld::engine::join::Join;
 use crate::env::alfworld::error::{Part, Result, Source};
-use crate::env::alfworld::pddl::condition::{Atom, Case, Names, Scope};
+use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
+use crate::env::alfworld::pddl::effect::{read_effects, Effect};
+use crate::env::alfworld::pddl::join::Join;
+use crate::env::alfworld::pddl::predicates::Predicates;
 use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
 use crate::env::alfworld::pddl::types::{typed_list, TypeId, Types};
 
-/// A predicate by its number.
-pub(crate) type PredicateId = u16;
-/// How many arguments a predicate may have.
-pub(crate) const MAX_ARITY: usize = 7;
-const MAX_PREDICATES: usize = 1024;
+/// The largest number of actions of a domain.
 const MAX_ACTIONS: usize = 1024;
-const MAX_EFFECTS: usize = 256;
-/// What the engine understands. The rest of `:adl` is refused where it is used.
+/// The accepted requirements. Parts of `:adl` that are not supported are errors where they occur.
 const REQUIREMENTS: [&str; 9] = [
     ":strips",
     ":typing",
@@ -30,16 +27,16 @@ const REQUIREMENTS: [&str; 9] = [
 pub(crate) struct Domain {
     pub(crate) types: Types,
     pub(crate) predicates: Predicates,
-    /// Objects that every problem has: name and type.
+    /// Name and type of the objects that every problem has.
     pub(crate) constants: Vec<(String, TypeId)>,
-    /// The objects that actions name.
+    /// The objects named in actions.
     pub(crate) names: Names,
     pub(crate) actions: Vec<Action>,
-    /// For each predicate, the plans that begin with one of its facts.
+    /// For each predicate, the plans that a new fact of it triggers.
     pub(crate) triggers: Vec<Vec<Trigger>>,
 }
 
-/// A plan by its action, the alternative of the action's condition, and its number there.
+/// The position of a plan: the action, the disjunct of its precondition, the plan's index there.
 #[derive(Clone, Copy)]
 pub(crate) struct Trigger {
     pub(crate) action: u16,
@@ -47,80 +44,19 @@ pub(crate) struct Trigger {
     pub(crate) plan: u16,
 }
 
-/// The predicates of a domain.
-#[derive(Default)]
-pub(crate) struct Predicates {
-    pub(crate) list: Vec<Predicate>,
-}
-
-/// A predicate: its name, how many arguments it has, and whether an action can change it.
-pub(crate) struct Predicate {
-    pub(crate) name: String,
-    pub(crate) arity: usize,
-    pub(crate) fluent: bool,
-}
-
-/// An action before its parameters stand for objects.
+/// An action schema: its parameters are not bound to objects.
 pub(crate) struct Action {
     pub(crate) name: String,
-    /// The parameters' names without `?`; they are the first variables.
+    /// The names of the parameters, without `?`; parameters are the first variables.
     pub(crate) params: Vec<String>,
     /// The types of the variables.
     pub(crate) vars: Vec<TypeId>,
-    /// The alternatives of the precondition.
+    /// The disjuncts of the precondition.
     pub(crate) joins: Vec<Join>,
-    /// What is made true comes before what is made false.
+    /// The effects, add effects first.
     pub(crate) effects: Vec<Effect>,
-    /// How many effects make something true.
+    /// The number of add effects.
     pub(crate) adds: usize,
-}
-
-/// What an action makes true or false.
-pub(crate) struct Effect {
-    pub(crate) atom: Atom,
-    pub(crate) add: bool,
-    /// The alternatives under which it does so; none: always.
-    pub(crate) when: Option<Vec<Case>>,
-}
-
-impl Predicates {
-    /// The predicate called `name`, if there is one.
-    pub(crate) fn get(&self, name: &str) -> Option<PredicateId> {
-        self.list.iter().position(|known| known.name == name).map(|id| id as PredicateId)
-    }
-
-    /// The predicate called `name`, which stands in `node`.
-    pub(crate) fn find(&self, node: Node, name: &str) -> Result<PredicateId> {
-        self.get(name).ok_or_else(|| node.error(format!("the predicate `{name}` is not declared")))
-    }
-
-    /// Refuses an atom with a wrong number of arguments.
-    pub(crate) fn check_arity(&self, node: Node, id: PredicateId, got: usize) -> Result<()> {
-        let Predicate { name, arity, .. } = &self.list[usize::from(id)];
-        if got == *arity {
-            Ok(())
-        } else {
-            Err(node.error(format!("`{name}` has {got} arguments, it is declared with {arity}")))
-        }
-    }
-
-    fn parse(items: Items) -> Result<Self> {
-        let mut predicates = Self::default();
-        for item in items {
-            let (name, params) = item.headed()?;
-            let arity = typed_list(params)?.len();
-            if arity > MAX_ARITY || predicates.list.len() == MAX_PREDICATES {
-                let limits =
-                    format!("at most {MAX_PREDICATES} predicates of {MAX_ARITY} arguments");
-                return Err(item.error(limits));
-            }
-            if predicates.get(name).is_some() || name.starts_with("not_") || name == "=" {
-                return Err(item.error(format!("`{name}` is declared twice, or reserved")));
-            }
-            predicates.list.push(Predicate { name: name.to_owned(), arity, fluent: false });
-        }
-        Ok(predicates)
-    }
 }
 
 /// The sections of `(define (domain …) …)`.
@@ -142,7 +78,7 @@ impl<'s> Sections<'s> {
                 ":types" => sections.types = Some(items),
                 ":predicates" => sections.predicates = Some(items),
                 ":constants" => sections.constants = Some(items),
-                ":functions" => {} // costs do not matter to a player
+                ":functions" => {} // Costs do not matter to a player.
                 ":action" if sections.actions.len() < MAX_ACTIONS => sections.actions.push(section),
                 ":action" => return Err(section.error(format!("more than {MAX_ACTIONS} actions"))),
                 _ => return Err(section.error(format!("section `{head}` is not supported"))),
@@ -208,14 +144,15 @@ impl Domain {
         if let Some(effect) = fields.effect {
             read_effects(&mut scope, effect, None, &mut effects)?;
         }
-        let (name, vars) = (fields.name.to_owned(), scope.vars);
+        let vars = scope.vars;
+        let name = fields.name.to_owned();
         Ok(Draft {
             action: Action { name, params, vars, joins: Vec::new(), effects, adds: 0 },
             cases,
         })
     }
 
-    /// Plans how to ground each action, now that it is known what actions can change.
+    /// Marks the fluent predicates, then plans the joins of each action.
     fn finish(&mut self, drafts: Vec<Draft>) {
         for effect in drafts.iter().flat_map(|draft| &draft.action.effects) {
             self.predicates.list[usize::from(effect.atom.predicate)].fluent = true;
@@ -245,7 +182,7 @@ impl Domain {
     }
 }
 
-/// An action whose joins are not planned yet.
+/// An action without its join plans.
 struct Draft {
     action: Action,
     cases: Vec<Case>,
@@ -311,61 +248,4 @@ fn check_requirements(mut items: Items) -> Result<()> {
             REQUIREMENTS.join(" ")
         ))),
     }
-}
-
-/// Reads the effects in `node`, all of them under the condition `when`.
-fn read_effects<'s>(
-    scope: &mut Scope<'_, 's>,
-    node: Node<'s>,
-    when: Option<&[Case]>,
-    effects: &mut Vec<Effect>,
-) -> Result<()> {
-    if node.items()?.next().is_none() {
-        return Ok(());
-    }
-    let (head, mut items) = node.headed()?;
-    match head {
-        "and" => items.try_for_each(|item| read_effects(scope, item, when, effects)),
-        "increase" => Ok(()), // costs do not matter to a player
-        "when" if when.is_none() => {
-            let (Some(condition), Some(effect), None) = (items.next(), items.next(), items.next())
-            else {
-                return Err(node.error("`when` takes a condition and an effect"));
-            };
-            let cases = scope.cases(condition, true)?;
-            if cases.iter().any(|case| !case.exists.is_empty()) {
-                return Err(
-                    condition.error("`exists` is not supported in the condition of an effect")
-                );
-            }
-            read_effects(scope, effect, Some(&cases), effects)
-        }
-        "when" | "forall" => Err(node.error(format!("`{head}` is not supported here"))),
-        _ => {
-            if effects.len() == MAX_EFFECTS {
-                return Err(node.error(format!("more than {MAX_EFFECTS} effects")));
-            }
-            effects.push(read_effect(scope, node, when)?);
-            Ok(())
-        }
-    }
-}
-
-fn read_effect<'s>(
-    scope: &mut Scope<'_, 's>,
-    node: Node<'s>,
-    when: Option<&[Case]>,
-) -> Result<Effect> {
-    let (head, mut items) = node.headed()?;
-    let (literal, add) = match (head, items.next()) {
-        ("not", Some(inner)) => (inner, false),
-        _ => (node, true),
-    };
-    let atom = scope.atom(literal)?;
-    // `exists` variables are out of sight here, so every variable is a parameter.
-    debug_assert!(atom
-        .terms
-        .iter()
-        .all(|term| term.as_var().is_none_or(|var| usize::from(var) < scope.vars.len())));
-    Ok(Effect { atom, add, when: when.map(<[Case]>::to_vec) })
 }

@@ -1,34 +1,41 @@
-//! PDDL problems: objects, the start, the goal.
+//! PDDL problems: objects, initial facts, goal.
 
-use crate::env::alfworld::engine::facts::{ObjectId, MAX_OBJECTS};
-use crate::env::alfworld::engine::index::{hash_text, Index};
-use crate::env::alfworld::engine::join::Join;
+use rustc_hash::FxHashMap;
+
 use crate::env::alfworld::error::{AlfworldError, Part, Result, Source};
-use crate::env::alfworld::grammar::texts::Texts;
+use crate::env::alfworld::pddl::atom::{ObjectId, PredicateId, MAX_OBJECTS};
 use crate::env::alfworld::pddl::condition::{Case, Names, Scope};
-use crate::env::alfworld::pddl::domain::{
-    definition, typed_objects, Domain, PredicateId, MAX_ARITY,
-};
+use crate::env::alfworld::pddl::domain::{definition, typed_objects, Domain};
+use crate::env::alfworld::pddl::join::Join;
 use crate::env::alfworld::pddl::objects::Objects;
+use crate::env::alfworld::pddl::predicates::MAX_ARITY;
 use crate::env::alfworld::pddl::sexpr::{Items, Node, Sexpr};
 use crate::env::alfworld::pddl::types::TypeId;
 
 /// A parsed problem.
 pub(crate) struct Problem {
     pub(crate) objects: Objects,
-    /// What is true at the start: predicates, and their arguments one after the other.
-    pub(crate) facts: Vec<PredicateId>,
-    pub(crate) args: Vec<ObjectId>,
+    pub(crate) start: Start,
     pub(crate) goal: Goal,
 }
 
-/// What is to be achieved.
+/// The initial facts: the predicate of each, and the arguments of all in one list.
+#[derive(Default)]
+pub(crate) struct Start {
+    pub(crate) facts: Vec<PredicateId>,
+    pub(crate) args: Vec<ObjectId>,
+}
+
+/// The objects of a problem by their names.
+type ByName<'a> = FxHashMap<&'a str, ObjectId>;
+
+/// The goal of a problem.
 pub(crate) struct Goal {
-    /// For each part that must hold, its alternatives.
+    /// The disjuncts of each conjunct.
     pub(crate) parts: Vec<Vec<Join>>,
     /// The types of the variables.
     pub(crate) vars: Vec<TypeId>,
-    /// The objects that the goal names.
+    /// The objects named in the goal.
     pub(crate) names: Names,
 }
 
@@ -38,7 +45,9 @@ impl Problem {
         let lower = text.to_ascii_lowercase();
         let source = Source { file, part: Part::Problem, text };
         let tree = Sexpr::parse(source, &lower)?;
-        let (mut objects, mut init, mut goal) = (None, None, None);
+        let mut objects = None;
+        let mut init = None;
+        let mut goal = None;
         for section in definition(tree.root(), "problem")? {
             let (head, items) = section.headed()?;
             match head {
@@ -53,37 +62,32 @@ impl Problem {
             return Err(source.error(0, 0, "a problem needs :init and :goal"));
         };
         let Some(condition) = goal.next() else { return Err(section.error("an empty goal")) };
-        let (objects, by_name) = read_objects(file, tree.root(), objects, domain)?;
+        let objects = read_objects(file, tree.root(), objects, domain)?;
         let goal = Goal::parse(condition, domain)?;
-        let count = init.clone().count();
-        let (facts, args) = (Vec::with_capacity(count), Vec::with_capacity(2 * count));
-        let mut problem = Self { objects, facts, args, goal };
+        let mut start = Start::default();
+        let by_name: ByName = objects.ids.iter().map(AsRef::as_ref).zip(0..).collect();
         for fact in init {
-            problem.read_fact(fact, domain, &by_name)?;
+            start.read(fact, domain, &by_name)?;
         }
-        Ok(problem)
+        Ok(Self { objects, start, goal })
     }
+}
 
-    fn read_fact(&mut self, fact: Node, domain: &Domain, by_name: &Index) -> Result<()> {
+impl Start {
+    /// Reads `(predicate object …)`.
+    fn read(&mut self, fact: Node, domain: &Domain, by_name: &ByName) -> Result<()> {
         let (head, items) = fact.headed()?;
         if matches!(head, "=" | "not") {
-            return Ok(()); // costs; what is not said to be true is false
+            return Ok(()); // A cost, or a fact that is false anyway because it is not listed.
         }
-        // Most facts have the predicate of the fact before them.
-        let last = self.facts.last().copied();
-        let last = last.filter(|&id| domain.predicates.list[usize::from(id)].name == head);
-        let predicate = last.map_or_else(|| domain.predicates.find(fact, head), Ok)?;
+        let predicate = domain.predicates.find(fact, head)?;
         let mut arity = 0;
         for item in items {
-            let word = item.word()?;
-            let known =
-                by_name.find(hash_text(word), |id| self.objects.ids.get(id as usize) == word);
-            let Ok(object) = known.map(|id| id as ObjectId) else {
-                return Err(item.error("this object is not declared"));
-            };
+            let object = by_name.get(item.word()?);
+            let object = object.ok_or_else(|| item.error("this object is not declared"))?;
             arity += 1;
             if arity <= MAX_ARITY {
-                self.args.push(object);
+                self.args.push(*object);
             }
         }
         domain.predicates.check_arity(fact, predicate, arity)?;
@@ -92,15 +96,10 @@ impl Problem {
     }
 }
 
-/// The objects in the order of their names, and their numbers.
-fn read_objects(
-    file: &str,
-    root: Node,
-    items: Option<Items>,
-    domain: &Domain,
-) -> Result<(Objects, Index)> {
-    let mut list: Vec<(&str, TypeId)> = Vec::new();
-    list.extend(domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind)));
+/// Reads the objects of the problem and the constants of the domain, sorted by name.
+fn read_objects(file: &str, root: Node, items: Option<Items>, domain: &Domain) -> Result<Objects> {
+    let constants = domain.constants.iter().map(|(name, kind)| (name.as_str(), *kind));
+    let mut list: Vec<(&str, TypeId)> = constants.collect();
     if let Some(items) = items {
         list.extend(typed_objects(items, &domain.types)?);
     }
@@ -115,16 +114,9 @@ fn read_objects(
     if let Some(pair) = list.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(root.error(format!("the object `{}` is declared twice", pair[0].0)));
     }
-    let mut ids = Texts::with_capacity(list.len(), list.iter().map(|(name, _)| name.len()).sum());
-    let mut by_name = Index::with_capacity(list.len());
-    for (id, (name, _)) in list.iter().enumerate() {
-        ids.push(name);
-        if let Err(slot) = by_name.find(hash_text(name), |_| false) {
-            by_name.insert(slot, id as u32, |id| hash_text(list[id as usize].0));
-        }
-    }
+    let ids = list.iter().map(|(name, _)| (*name).into()).collect();
     let types = list.iter().map(|(_, kind)| *kind).collect();
-    Ok((Objects { ids, types, names: Texts::default() }, by_name))
+    Ok(Objects { ids, types, names: Vec::new() })
 }
 
 impl Goal {
@@ -145,7 +137,7 @@ impl Goal {
     }
 }
 
-/// Splits nested conjunctions.
+/// Flattens nested conjunctions.
 fn split<'s>(node: Node<'s>, parts: &mut Vec<Node<'s>>) -> Result<()> {
     let mut items = node.items()?;
     if items.next().and_then(Node::as_word) == Some("and") {

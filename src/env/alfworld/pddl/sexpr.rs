@@ -1,14 +1,14 @@
-//! S-expressions: a text as a flat list of tokens, each list knowing where it ends.
+//! S-expressions as a flat list of tokens; the token of a list holds the index after the list.
 
-use crate::env::alfworld::error::{Result, Source};
+use crate::env::alfworld::error::{AlfworldError, Result, Source};
 
-/// How deep parentheses may be nested.
+/// The largest nesting depth of parentheses.
 const MAX_DEPTH: usize = 64;
 
 /// A parsed text with exactly one list at its top.
 pub(crate) struct Sexpr<'a> {
     source: Source<'a>,
-    /// The text in lower case, as PDDL names are compared.
+    /// The text in lower case: PDDL names are not case-sensitive.
     lower: &'a str,
     is_ascii: bool,
     tokens: Vec<Token>,
@@ -18,7 +18,7 @@ pub(crate) struct Sexpr<'a> {
 struct Token {
     start: u32,
     end: u32,
-    /// The token after this word, or after this list's closing parenthesis.
+    /// The index of the token after this word, or after the list's closing parenthesis.
     next: u32,
 }
 
@@ -38,12 +38,13 @@ pub(crate) struct Items<'s> {
 }
 
 impl<'a> Sexpr<'a> {
-    /// Reads `source`, of which `lower` is the lower-case copy.
+    /// Parses `source`; `lower` is its text in lower case.
     pub(crate) fn parse(source: Source<'a>, lower: &'a str) -> Result<Self> {
         let tokens = Vec::with_capacity(lower.len() / 12);
         let mut tree = Self { source, lower, is_ascii: lower.is_ascii(), tokens };
         let bytes = lower.as_bytes();
-        let (mut at, mut open) = (0, Vec::new());
+        let mut at = 0;
+        let mut open = Vec::new();
         while let Some(&byte) = bytes.get(at) {
             at = match byte {
                 _ if is_space(byte) => at + 1,
@@ -62,11 +63,8 @@ impl<'a> Sexpr<'a> {
 
     fn open(&mut self, at: usize, open: &mut Vec<usize>) -> Result<usize> {
         if open.is_empty() && !self.tokens.is_empty() {
-            return Err(self.source.error(
-                at,
-                at + 1,
-                "the text goes on after its last parenthesis",
-            ));
+            let reason = "the text goes on after its last parenthesis";
+            return Err(self.source.error(at, at + 1, reason));
         }
         if open.len() == MAX_DEPTH {
             let reason = format!("parentheses are nested more than {MAX_DEPTH} deep");
@@ -87,22 +85,12 @@ impl<'a> Sexpr<'a> {
     }
 
     fn word(&mut self, bytes: &[u8], start: usize, outside: bool) -> Result<usize> {
-        let mut end = start + 1;
-        while let Some(next) = bytes[end..].first_chunk::<16>() {
-            if next.iter().fold(false, |any, &byte| any | may_end_word(byte)) {
-                break;
-            }
-            end += next.len();
-        }
-        while end < bytes.len() && !ENDS_WORD[usize::from(bytes[end])] {
-            end += 1;
-        }
+        let rest = &bytes[start + 1..];
+        let length = rest.iter().position(|&byte| ends_word(byte)).unwrap_or(rest.len());
+        let end = start + 1 + length;
         if !self.is_ascii && !bytes[start..end].is_ascii() {
-            return Err(self.source.error(
-                start,
-                end,
-                "only ASCII characters may stand outside comments",
-            ));
+            let reason = "only ASCII characters are allowed outside comments";
+            return Err(self.source.error(start, end, reason));
         }
         if outside {
             return Err(self.source.error(start, end, "expected one list in parentheses"));
@@ -116,19 +104,19 @@ impl<'a> Sexpr<'a> {
         self.tokens.push(Token { start: start as u32, end: end as u32, next });
     }
 
-    fn error_at(&self, at: usize, reason: &str) -> crate::env::alfworld::error::AlfworldError {
+    fn error_at(&self, at: usize, reason: &str) -> AlfworldError {
         let token = self.tokens[at];
         self.source.error(token.start as usize, token.end as usize, reason)
     }
 
-    /// The list at the top.
+    /// The list at the root.
     pub(crate) fn root(&self) -> Node<'_> {
         Node { tree: self, at: 0 }
     }
 }
 
 impl<'s> Node<'s> {
-    /// The word, if this is one.
+    /// Returns the word, if the node is one.
     #[inline]
     pub(crate) fn as_word(self) -> Option<&'s str> {
         let token = self.tree.tokens[self.at];
@@ -136,13 +124,13 @@ impl<'s> Node<'s> {
         is_word.then(|| &self.tree.lower[token.start as usize..token.end as usize])
     }
 
-    /// The word.
+    /// Returns the word, or an error if the node is a list.
     #[inline]
     pub(crate) fn word(self) -> Result<&'s str> {
         self.as_word().ok_or_else(|| self.error("expected a word"))
     }
 
-    /// The items of this list.
+    /// Returns the items of the list.
     pub(crate) fn items(self) -> Result<Items<'s>> {
         if self.as_word().is_some() {
             return Err(self.error("expected a list in parentheses"));
@@ -151,18 +139,15 @@ impl<'s> Node<'s> {
         Ok(Items { tree: self.tree, at: self.at + 1, end })
     }
 
-    /// The first word of this list, and the items after it.
+    /// Returns the first word of the list and the items after it.
     pub(crate) fn headed(self) -> Result<(&'s str, Items<'s>)> {
         let mut items = self.items()?;
         let head = items.next().ok_or_else(|| self.error("an empty list"))?.word()?;
         Ok((head, items))
     }
 
-    /// An error about this word or list.
-    pub(crate) fn error(
-        self,
-        reason: impl Into<String>,
-    ) -> crate::env::alfworld::error::AlfworldError {
+    /// Creates an error at this node.
+    pub(crate) fn error(self, reason: impl Into<String>) -> AlfworldError {
         let token = self.tree.tokens[self.at];
         self.tree.source.error(token.start as usize, token.end as usize, reason)
     }
@@ -185,23 +170,12 @@ fn line_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |i| at + i)
 }
 
-/// The bytes before which a word ends.
-const ENDS_WORD: [bool; 256] = {
-    let mut ends = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        ends[byte as usize] = is_space(byte) || matches!(byte, b'(' | b')' | b';' | b'?');
-        byte += 1;
-    }
-    ends
-};
-
-/// Whether a word may end before a byte. This is quick to ask about many bytes at once, and wrong for some controls.
-const fn may_end_word(byte: u8) -> bool {
-    (byte <= b' ') | (byte == b'(') | (byte == b')') | (byte == b';') | (byte == b'?')
+/// Tests if a word ends before this byte.
+fn ends_word(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b'(' | b')' | b';' | b'?')
 }
 
-/// White space between PDDL words: that of ASCII, and its four separator characters.
-const fn is_space(byte: u8) -> bool {
+/// Tests for white space: ASCII's, and its four separator characters.
+fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
 }

@@ -7,25 +7,26 @@ use rustc_hash::FxHashSet;
 use crate::env::alfworld::error::Result;
 use crate::env::alfworld::pddl::sexpr::{Items, Node};
 
-/// A type by its number; [`NO_TYPE`] has no objects.
+/// A type of a domain, by its position.
 pub(crate) type TypeId = u16;
-/// A type that was not declared. Nothing is of this type.
+/// The id of an undeclared type; no object has it.
 pub(crate) const NO_TYPE: TypeId = TypeId::MAX;
-/// The type above all others.
+/// The root of the type hierarchy.
 const OBJECT: &str = "object";
+/// The largest number of types of a domain.
 const MAX_TYPES: usize = 256;
 
-/// The types of a domain and who is above whom.
+/// The type hierarchy of a domain.
 pub(crate) struct Types {
     names: Vec<String>,
-    /// The types above each type, nearest first; not the type itself.
+    /// The proper supertypes of each type, nearest first.
     above: Vec<Vec<TypeId>>,
-    /// The types below each type, in the order of their names.
+    /// The proper subtypes of each type, sorted by name.
     below: Vec<Vec<TypeId>>,
 }
 
 impl Types {
-    /// Only `object`.
+    /// The hierarchy that has only `object`.
     pub(crate) fn new() -> Self {
         Self { names: vec![OBJECT.to_owned()], above: vec![Vec::new()], below: vec![Vec::new()] }
     }
@@ -64,12 +65,12 @@ impl Types {
         below
     }
 
-    /// The type called `name`, or [`NO_TYPE`].
+    /// Returns the type called `name`, or [`NO_TYPE`].
     pub(crate) fn get(&self, name: &str) -> TypeId {
         self.names.iter().position(|known| known == name).map_or(NO_TYPE, |id| id as TypeId)
     }
 
-    /// The type that `node` names.
+    /// Returns the type that `node` names, or an error if it is not declared.
     pub(crate) fn declared(&self, node: Node) -> Result<TypeId> {
         match self.get(node.word()?) {
             NO_TYPE => Err(node.error("this type is not declared")),
@@ -77,7 +78,7 @@ impl Types {
         }
     }
 
-    /// How many types there are.
+    /// The number of types.
     pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
@@ -87,20 +88,21 @@ impl Types {
         self.names.get(usize::from(id)).map_or("", String::as_str)
     }
 
-    /// Whether `id` is `above` or below it.
+    /// Tests if `id` equals `above` or is a subtype of it.
     pub(crate) fn is(&self, id: TypeId, above: TypeId) -> bool {
         id == above || self.above.get(usize::from(id)).is_some_and(|types| types.contains(&above))
     }
 
-    /// How many ways of replacing each of `types` by one below there are, with the types themselves.
+    /// The number of ways to replace each of `types` by itself or one of its subtypes.
     pub(crate) fn signature_count(&self, types: &[TypeId]) -> usize {
         let ways =
             |&id: &TypeId| self.below.get(usize::from(id)).map_or(1, |below| below.len() + 1);
         types.iter().map(ways).fold(1, usize::saturating_mul)
     }
 
-    /// `types` and every way of replacing some by types below, in the order in which TextWorld tries them:
-    /// breadth first, where what the first round finds may come again later.
+    /// Returns `types` and every way to replace some of them by subtypes, in TextWorld's order.
+    ///
+    /// The order is breadth-first; signatures found in the first round may come again later.
     pub(crate) fn signatures(&self, types: &[TypeId]) -> Vec<Vec<TypeId>> {
         let mut found = vec![types.to_vec()];
         let mut queue: VecDeque<Vec<TypeId>> = self.replacements(types).into();
@@ -126,7 +128,7 @@ impl Types {
     }
 }
 
-/// Everything reachable from `id` over `parents`, without `id`.
+/// Collects the types reachable from `id` over `parents`, without `id`.
 fn closure(id: TypeId, parents: &[Vec<TypeId>]) -> Vec<TypeId> {
     let mut found = Vec::new();
     let mut open = vec![id];
@@ -141,7 +143,7 @@ fn closure(id: TypeId, parents: &[Vec<TypeId>]) -> Vec<TypeId> {
     found
 }
 
-/// Reads `a b - t c`: each name with the word of its type, if it has one.
+/// Reads a typed list such as `a b - t c`: each name with its type, if it has one.
 pub(crate) fn typed_list<'s>(items: Items<'s>) -> Result<Vec<(Node<'s>, Option<Node<'s>>)>> {
     let mut list: Vec<(Node, Option<Node>)> = Vec::new();
     let mut untyped = 0;
@@ -153,7 +155,9 @@ pub(crate) fn typed_list<'s>(items: Items<'s>) -> Result<Vec<(Node<'s>, Option<N
         }
         let kind = items.next().ok_or_else(|| item.error("no type follows"))?;
         kind.word()?;
-        list[untyped..].iter_mut().for_each(|entry| entry.1 = Some(kind));
+        for entry in &mut list[untyped..] {
+            entry.1 = Some(kind);
+        }
         untyped = list.len();
     }
     Ok(list)

@@ -1,4 +1,4 @@
-//! The searching expert's games as demonstrations.
+//! Demonstrations by the searching expert.
 
 use std::sync::Arc;
 
@@ -7,11 +7,13 @@ use crate::env::alfworld::search::expert::{Expert, TASK_MARKER};
 use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
 use crate::Result;
 
-/// The tasks as the searching expert plays them, and as `shown` shows what it does; those that it does not solve within
-/// `most_turns` are left out.
+/// Plays tasks with the searching expert and records them as demonstrations.
+///
+/// The actions are replayed in `shown`, whose observations the demonstrations hold. Tasks that the
+/// expert does not solve within `most_turns` turns are omitted.
 ///
 /// # Errors
-/// A task that does not exist, or whose sentence the expert does not know.
+/// Returns an error if a task does not exist or the expert does not understand its sentence.
 pub fn expert_demonstrations(
     games: &Arc<dyn Games>,
     tasks: &[Task],
@@ -31,7 +33,8 @@ fn expert_plays(
     task: &Task,
     most_turns: usize,
 ) -> Result<Demonstration> {
-    let (start, mut turns) = (environment.reset(task)?, Vec::<DemonstratedTurn>::new());
+    let start = environment.reset(task)?;
+    let mut turns: Vec<DemonstratedTurn> = Vec::new();
     let mut expert = Expert::new(&format!("{}\n\n{TASK_MARKER}{}", start.observation, start.goal))?;
     while turns.len() < most_turns && turns.last().is_none_or(|turn| !turn.step.done) {
         let seen = turns.last().map_or(&start.observation, |turn| &turn.step.observation);

@@ -1,28 +1,33 @@
-//! An expert that searches: it knows what a player knows, and nothing else.
+//! An expert that plays by searching, from observations and admissible commands alone.
+//!
+//! It knows what a player knows, so its episodes are demonstrations that a policy can imitate. A
+//! planner on the full state would go straight to objects that no observation has mentioned.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::env::alfworld::error::{AlfworldError, Result};
 
-/// Words of task sentences that name neither the thing nor the place.
+/// Words of task sentences that name neither the object nor the receptacle.
 const FUNCTION_WORDS: &str =
     "a an and another at both bring by clean cold cool examine find heat hold hot in it light \
-                              lit look of on one put same some the them then to two under with";
-/// Receptacles with doors, which cost a step more to look into; those of which there are many in front.
+     lit look of on one put same some the them then to two under with";
+/// Receptacles with doors, which take one more step to search; numerous kinds come first.
 const DOORS: [&str; 6] = ["cabinet", "drawer", "safe", "wardrobe", "fridge", "microwave"];
-/// How many kinds in [`DOORS`] there can be many of.
+/// The number of kinds in [`DOORS`] of which a room can have many.
 const MANY: usize = 2;
 
-/// What is to be done, as the task's sentence says.
+/// The task, parsed from its sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
-    /// The kind of thing.
-    thing: String,
-    /// The kind of receptacle that it is to be brought to, or the kind of lamp.
+    /// The kind of object to find.
+    object: String,
+    /// The kind of receptacle to bring it to, or the kind of lamp.
     target: String,
-    /// What it is to undergo before: `clean`, `heat` or `cool`.
+    /// The treatment before that: `clean`, `heat` or `cool`.
     treatment: Option<&'static str>,
+    /// `true` to look at the object under a lamp.
     in_light: bool,
+    /// `true` to bring two objects.
     two: bool,
 }
 
@@ -35,12 +40,12 @@ impl Job {
             .iter()
             .filter(|word| !FUNCTION_WORDS.split_whitespace().any(|known| known == **word));
         let mut names: Vec<&str> = names.copied().collect();
-        names.dedup(); // a mug and another mug
-        let [thing, target] = names[..] else { return None };
+        names.dedup(); // "a mug and another mug"
+        let [object, target] = names[..] else { return None };
         let treatments: [(_, &[&str]); 3] =
             [("clean", &["clean"]), ("heat", &["heat", "hot"]), ("cool", &["cool", "cold"])];
         Some(Self {
-            thing: thing.to_owned(),
+            object: object.to_owned(),
             target: target.to_owned(),
             treatment: treatments.iter().find(|(_, words)| has(words)).map(|(verb, _)| *verb),
             in_light: has(&["look", "examine", "light", "lit"]),
@@ -48,7 +53,7 @@ impl Job {
         })
     }
 
-    /// The less, the sooner a receptacle of a kind is searched.
+    /// The search rank of a kind of receptacle; lower ranks are searched first.
     fn reluctance(&self, receptacle: &str) -> u32 {
         let is_target = receptacle == self.target && !self.two && self.treatment.is_none();
         let door = DOORS.iter().position(|door| *door == receptacle);
@@ -56,24 +61,24 @@ impl Job {
     }
 }
 
-/// Plays by searching: it goes from receptacle to receptacle until it has seen what the task needs.
+/// An expert that searches receptacle after receptacle until it has seen what the task needs.
 ///
-/// It sees the first observation, later observations and the admissible commands; never a game's state. It keeps
-/// no account of its own actions, so others may be played in between.
+/// It reads observations and admissible commands, never the state of a game. It does not rely on
+/// its own past actions, so other actions may be played in between.
 #[derive(Debug, Clone)]
 pub struct Expert {
     job: Job,
-    /// The receptacles, those to search first in front.
+    /// The receptacles, in the order of the search.
     receptacles: Vec<String>,
     /// The receptacles whose contents are known.
     searched: BTreeSet<String>,
-    /// Where things were seen last.
+    /// The last known receptacle of each object.
     seen: BTreeMap<String, String>,
-    /// The thing that underwent the treatment.
+    /// The object that has had the treatment.
     treated: Option<String>,
 }
 
-/// What the admissible commands say about the moment.
+/// The situation that the admissible commands imply.
 struct Moment<'a> {
     commands: Vec<&'a str>,
     /// The receptacles within reach.
@@ -85,8 +90,8 @@ impl<'a> Moment<'a> {
     fn new(commands: Vec<&'a str>, receptacles: &[String]) -> Self {
         let examined = commands.iter().filter_map(|command| command.strip_prefix("examine "));
         let is_receptacle = |name: &&str| receptacles.iter().any(|known| known == name);
-        let (here, things): (Vec<_>, Vec<_>) = examined.partition(is_receptacle);
-        Self { here, held: things.first().copied(), commands }
+        let (here, objects): (Vec<_>, Vec<_>) = examined.partition(is_receptacle);
+        Self { here, held: objects.first().copied(), commands }
     }
 
     fn allows(&self, command: &str) -> bool {
@@ -102,7 +107,7 @@ impl<'a> Moment<'a> {
         self.allows(&format!("open {receptacle}"))
     }
 
-    /// The things within reach and their receptacles.
+    /// Iterates over the objects within reach and their receptacles.
     fn takes(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
         self.commands
             .iter()
@@ -111,11 +116,11 @@ impl<'a> Moment<'a> {
 }
 
 impl Expert {
-    /// Reads the task and the receptacles in a game's first observation.
+    /// Reads the task and the receptacles from the first observation of a game.
     ///
     /// # Errors
-    /// [`AlfworldError::UnknownTask`] if the task's sentence is none of those that ALFWorld and the household games
-    /// use, or names a place that there is not.
+    /// Returns [`AlfworldError::UnknownTask`] if the sentence of the task is not one of ALFWorld's
+    /// templates or of the household games, or if it names a receptacle that does not exist.
     pub fn new(first_observation: &str) -> Result<Self> {
         let (room, sentence) =
             first_observation.split_once(TASK_MARKER).unwrap_or(("", first_observation));
@@ -125,11 +130,16 @@ impl Expert {
         let unknown = || AlfworldError::UnknownTask { sentence: sentence.trim().to_owned() };
         let job = Job::parse(sentence).filter(is_known).ok_or_else(unknown)?;
         receptacles.sort_by_cached_key(|receptacle| job.reluctance(kind(receptacle)));
-        let (searched, seen, treated) = (BTreeSet::new(), BTreeMap::new(), None);
-        Ok(Self { job, receptacles, searched, seen, treated })
+        Ok(Self {
+            job,
+            receptacles,
+            searched: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            treated: None,
+        })
     }
 
-    /// The next action, after `observation` and with the commands that are `admissible` now.
+    /// Chooses the next action from the last observation and the admissible commands.
     pub fn next(&mut self, observation: &str, admissible: &[impl AsRef<str>]) -> String {
         let commands = admissible.iter().map(AsRef::as_ref).collect();
         let receptacles = std::mem::take(&mut self.receptacles);
@@ -137,35 +147,37 @@ impl Expert {
         self.receptacles.clone_from(&receptacles);
         self.learn(observation, &moment);
         let action = match moment.held {
-            Some(thing) if kind(thing) == self.job.thing => self.carry(thing, &moment),
-            Some(thing) => self.drop(thing, &moment),
+            Some(object) if kind(object) == self.job.object => self.carry(object, &moment),
+            Some(object) => self.drop(object, &moment),
             None => self.fetch(&moment),
         };
         action.or_else(|| self.search(&moment)).unwrap_or_else(|| "look".to_owned())
     }
 
+    /// Updates the known contents of receptacles and the treated object.
     fn learn(&mut self, observation: &str, moment: &Moment) {
-        let told = names(observation);
-        if let (Some(verb), Some(thing)) = (self.job.treatment, told.first()) {
+        let named = names(observation);
+        if let (Some(verb), Some(object)) = (self.job.treatment, named.first()) {
             let is_done = |verb| observation.starts_with(&format!("You {verb} "));
             if is_done(verb) {
-                self.treated = Some(thing.clone());
+                self.treated = Some(object.clone());
             } else if verb != "clean" && (is_done("heat") || is_done("cool")) {
-                self.treated.take_if(|treated| treated == thing);
+                self.treated.take_if(|treated| treated == object);
             }
         }
         for &receptacle in moment.here.iter().filter(|receptacle| !moment.is_closed(receptacle)) {
-            let is_told = told.first().is_some_and(|first| first == receptacle);
-            if is_told || moment.held.is_none() {
+            let is_described = named.first().is_some_and(|first| first == receptacle);
+            if is_described || moment.held.is_none() {
                 self.searched.insert(receptacle.to_owned());
                 self.seen.retain(|_, place| place != receptacle);
             }
-            if is_told {
-                let things = told.iter().filter(|thing| !self.receptacles.contains(thing));
-                self.seen.extend(things.map(|thing| (thing.clone(), receptacle.to_owned())));
+            if is_described {
+                let objects = named.iter().filter(|object| !self.receptacles.contains(object));
+                self.seen.extend(objects.map(|object| (object.clone(), receptacle.to_owned())));
             }
         }
-        self.seen.extend(moment.takes().map(|(thing, place)| (thing.to_owned(), place.to_owned())));
+        self.seen
+            .extend(moment.takes().map(|(object, place)| (object.to_owned(), place.to_owned())));
         if let Some(held) = moment.held {
             self.seen.remove(held);
         }
@@ -175,8 +187,8 @@ impl Expert {
         }
     }
 
-    /// What to do with a thing of the right kind in hand.
-    fn carry(&self, thing: &str, moment: &Moment) -> Option<String> {
+    /// Chooses the action for an object of the right kind in hand.
+    fn carry(&self, object: &str, moment: &Moment) -> Option<String> {
         if self.job.in_light {
             let lit = |command: &&&str| {
                 command.strip_prefix("use ").is_some_and(|lamp| kind(lamp) == self.job.target)
@@ -185,8 +197,8 @@ impl Expert {
             let lit = moment.commands.iter().find(lit).map(|&command| command.to_owned());
             return lit.or_else(|| self.go(lamp?.1, moment));
         }
-        if let Some(verb) = self.job.treatment.filter(|_| self.treated.as_deref() != Some(thing)) {
-            let treat = format!("{verb} {thing} with ");
+        if let Some(verb) = self.job.treatment.filter(|_| self.treated.as_deref() != Some(object)) {
+            let treat = format!("{verb} {object} with ");
             let treat = moment.commands.iter().find(|command| command.starts_with(&treat));
             let appliance = self.receptacles.iter().find(|name| name.starts_with(appliance(verb)));
             return treat
@@ -195,16 +207,16 @@ impl Expert {
         }
         let mut places = self.places();
         if !self.job.two {
-            // One within reach, or one without a door.
+            // Prefer a receptacle within reach, then one without a door.
             places
                 .sort_by_key(|place| (!moment.here.contains(place), DOORS.contains(&kind(place))));
         }
         let place = places.first()?;
-        let put = moment.allowed(format!("move {thing} to {place}"));
+        let put = moment.allowed(format!("move {object} to {place}"));
         put.or_else(|| moment.allowed(format!("open {place}"))).or_else(|| self.go(place, moment))
     }
 
-    /// The receptacles that things are to be brought to; first the one with most of them.
+    /// The target receptacles; first the one with most objects of the right kind.
     fn places(&self) -> Vec<&str> {
         let right = self
             .receptacles
@@ -214,15 +226,15 @@ impl Expert {
         let mut places: Vec<&str> = right.collect();
         places.sort_by_key(|place| {
             let there =
-                |(thing, at): &(&String, &String)| kind(thing) == self.job.thing && at == place;
+                |(object, at): &(&String, &String)| kind(object) == self.job.object && at == place;
             std::cmp::Reverse(self.seen.iter().filter(there).count())
         });
         places
     }
 
-    /// Puts down what is of no use.
-    fn drop(&self, thing: &str, moment: &Moment) -> Option<String> {
-        let put = format!("move {thing} to ");
+    /// Puts down an object that the task does not need.
+    fn drop(&self, object: &str, moment: &Moment) -> Option<String> {
+        let put = format!("move {object} to ");
         moment
             .commands
             .iter()
@@ -230,20 +242,20 @@ impl Expert {
             .map(|&command| command.to_owned())
     }
 
-    /// Takes a thing of the right kind, or goes to where one was seen.
+    /// Takes an object of the right kind, or goes to a receptacle where one was seen.
     fn fetch(&self, moment: &Moment) -> Option<String> {
         let done = self.places().first().copied().filter(|_| self.job.two);
         let wanted =
-            |thing: &str, place: &str| kind(thing) == self.job.thing && Some(place) != done;
-        let take = moment.takes().find(|(thing, place)| wanted(thing, place));
-        let take = take.map(|(thing, place)| format!("take {thing} from {place}"));
+            |object: &str, place: &str| kind(object) == self.job.object && Some(place) != done;
+        let take = moment.takes().find(|(object, place)| wanted(object, place));
+        let take = take.map(|(object, place)| format!("take {object} from {place}"));
         take.or_else(|| {
-            let (_, place) = self.seen.iter().find(|(thing, place)| wanted(thing, place))?;
+            let (_, place) = self.seen.iter().find(|(object, place)| wanted(object, place))?;
             moment.allowed(format!("open {place}")).or_else(|| self.go(place, moment))
         })
     }
 
-    /// Looks into the next receptacle; once all are known, begins anew.
+    /// Searches the next receptacle; starts over once all are searched.
     fn search(&mut self, moment: &Moment) -> Option<String> {
         if self.receptacles.iter().all(|receptacle| self.searched.contains(receptacle)) {
             self.searched.clear();
@@ -263,7 +275,7 @@ impl Expert {
     }
 }
 
-/// The receptacles that do it have names that begin so.
+/// The prefix of the names of receptacles that do a treatment.
 fn appliance(treatment: &str) -> &'static str {
     match treatment {
         "clean" => "sink",
@@ -272,10 +284,10 @@ fn appliance(treatment: &str) -> &'static str {
     }
 }
 
-/// What stands before the task's sentence in the first observation.
+/// The text before the sentence of the task in the first observation.
 pub(crate) const TASK_MARKER: &str = "Your task is to: ";
 
-/// A name without its number.
+/// Removes the number from a name.
 fn kind(name: &str) -> &str {
     name.split_once(' ').map_or(name, |(kind, _)| kind)
 }
@@ -284,7 +296,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// The names in a text, such as `mug 1`.
+/// Extracts the names in a text, such as `mug 1`.
 fn names(text: &str) -> Vec<String> {
     let words: Vec<&str> = words(text).collect();
     let is_name = |pair: &&[&str]| {
@@ -304,13 +316,13 @@ mod tests {
     use crate::env::household::generator::Generator;
 
     fn job(
-        thing: &str,
+        object: &str,
         target: &str,
         treatment: Option<&'static str>,
         in_light: bool,
         two: bool,
     ) -> Job {
-        Job { thing: thing.to_owned(), target: target.to_owned(), treatment, in_light, two }
+        Job { object: object.to_owned(), target: target.to_owned(), treatment, in_light, two }
     }
 
     #[test]
@@ -363,7 +375,7 @@ mod tests {
         );
     }
 
-    /// How many actions the expert needs; before each one of its own, `disturb` may play one of others.
+    /// Plays a game and counts the actions; `disturb` may replace an action of the expert.
     fn play(
         split: Split,
         index: u64,
@@ -373,7 +385,7 @@ mod tests {
         static GENERATOR: LazyLock<Generator> =
             LazyLock::new(|| Generator::new(Default::default()).unwrap());
         let made = GENERATOR.game(split, index);
-        let game = Library::new().parse(&made.name, &made.text, None).unwrap();
+        let game = Library::new().parse(&made.name, &made.text).unwrap();
         let mut play = Play::new(game.clone());
         let mut observation = game.first_observation().to_owned();
         let mut expert = Expert::new(&observation).unwrap();

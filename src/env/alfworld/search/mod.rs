@@ -1,6 +1,4 @@
-//! Searches: the expert, shortest plans, demonstrations.
+//! The searching expert and its demonstrations.
 
 pub(crate) mod demonstrate;
 pub(crate) mod expert;
-pub(crate) mod planner;
-pub(crate) mod relaxed;

@@ -1,6 +1,5 @@
-//! The small parsers against what TextWorld's own parser makes of the same texts.
+//! The parsers of grammars, compared with TextWorld's parser on the same texts.
 
-use crate::env::alfworld::engine::fields::{unescape, Fields};
 use crate::env::alfworld::grammar::query;
 use crate::env::alfworld::grammar::query::RawAtom;
 use crate::env::alfworld::grammar::symbols;
@@ -112,41 +111,5 @@ fn alfworld_expressions_are_read() {
     assert_eq!(value::parse("order").map(|value| value.choices), Ok(vec![vec![name("order")]]));
     for wrong in ["", "o.", "o.size", "o +", "o or", "'a", "o p", "f(o)", "'\\n'"] {
         assert!(value::parse(wrong).is_err(), "{wrong:?}");
-    }
-}
-
-#[test]
-fn alfworld_fields_are_found_as_they_are_written() {
-    let text = " { \"grammar\":\"a\\\\\" ,\n\"pddl_domain\": \"b\\\"}\", \"walkthrough\": [\"c, ]\", \"d\"],\"pddl_problem\":\"\"}\t";
-    let fields = Fields::parse(text).unwrap();
-    assert_eq!((fields.grammar, fields.domain, fields.problem), (r#""a\\""#, r#""b\"}""#, r#""""#));
-    assert_eq!((fields.walkthrough, fields.solvable), (Some(r#"["c, ]", "d"]"#), None));
-    let required = r#""grammar":"","pddl_domain":"","pddl_problem":"""#;
-    for end in ["}", ",\"solvable\":true}", ", \"walkthrough\": [{\"a\": []}, 1] } "] {
-        assert!(Fields::parse(&format!("{{{required}{end}")).is_some(), "{end}");
-    }
-    for end in [
-        "",
-        ",}",
-        "}}",
-        "} x",
-        ",\"other\":1}",
-        ",\"grammar\":\"\"}",
-        ",\"solvable\" true}",
-        ",\"solvable\":\"}",
-    ] {
-        assert!(Fields::parse(&format!("{{{required}{end}")).is_none(), "{end}");
-    }
-    assert!(Fields::parse(r#"{"grammar":"","pddl_domain":""}"#).is_none());
-}
-
-#[test]
-fn alfworld_strings_are_unescaped_as_json_has_them() {
-    for written in [r#""""#, r#""a\nb\t\r""#, r#""\\\"\/é""#, r#""\\n""#] {
-        assert_eq!(unescape(written), serde_json::from_str(written).ok(), "{written}");
-        assert!(unescape(written).is_some());
-    }
-    for other in ["null", "\"a", "\"a\nb\"", r#""\u0041""#, r#""\x""#, r#""\"#] {
-        assert_eq!(unescape(other), None, "{other}");
     }
 }

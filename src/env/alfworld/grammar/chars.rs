@@ -1,16 +1,16 @@
-//! Characters as Python classes them.
+//! Character classes of Python, on which TextWorld's parser is built.
 
-/// White space for `str.strip` and `\s`: Unicode's, and the four separator controls of ASCII.
+/// Tests for white space of `str.strip` and `\s`: Unicode's, and ASCII's four separators.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-/// A character of a word, `\w`.
+/// Tests for a word character, `\w`.
 pub(crate) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// `text` without the white space around it, as `str.strip` leaves it.
+/// Removes white space around a text, as `str.strip` does.
 pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }

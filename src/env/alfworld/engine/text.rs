@@ -1,24 +1,28 @@
-//! Deriving texts from a grammar: what holds decides which rule speaks.
+//! Deriving texts from a compiled grammar and the facts that hold.
+//!
+//! A non-terminal expands to its first rule whose condition holds; queries are answered by
+//! backtracking over the facts.
 
 use crate::env::alfworld::engine::bits::Bits;
-use crate::env::alfworld::engine::facts::{Facts, ObjectId};
+use crate::env::alfworld::engine::facts::Facts;
+use crate::env::alfworld::engine::relations::Relations;
 use crate::env::alfworld::error::{AlfworldError, Result};
-use crate::env::alfworld::grammar::relations::Relations;
 use crate::env::alfworld::grammar::rules::{
     ActionText, Body, Each, Grammar, Piece, Query, QueryAtom, Symbol, Term,
 };
 use crate::env::alfworld::grammar::value::Attribute;
+use crate::env::alfworld::pddl::atom::ObjectId;
 use crate::env::alfworld::pddl::objects::Objects;
 use crate::env::alfworld::pddl::types::Types;
 
-/// How many symbols and facts deriving one text may take.
+/// The largest number of symbols and facts that deriving one text may visit.
 const MAX_WORK: usize = 1 << 22;
 
-/// What texts are made from: everything of a game that does not change.
+/// The parts of a game that texts are derived from and that do not change.
 pub(crate) struct Words<'a> {
     pub(crate) file: &'a str,
     pub(crate) grammar: &'a Grammar,
-    /// A literal that this game has replaced by its own.
+    /// The literal of the grammar that the game replaces, and its text.
     pub(crate) own: Option<(u32, &'a str)>,
     pub(crate) types: &'a Types,
     pub(crate) objects: &'a Objects,
@@ -27,24 +31,26 @@ pub(crate) struct Words<'a> {
     pub(crate) relations: &'a Relations,
 }
 
-/// The facts as texts see them: what is said to be true, and what an action made false.
+/// The fluent facts that texts are derived from: those shown as true, and those made false.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen<'a> {
     pub(crate) shown: &'a Bits,
     pub(crate) denied: &'a Bits,
 }
 
-/// A text in progress.
+/// Derives texts; the buffers are reused.
 pub(crate) struct Writer<'a> {
     words: &'a Words<'a>,
     seen: Seen<'a>,
-    /// The objects of slots; those of parameters first.
+    /// The objects of slots, those of parameters first.
     frame: Vec<(u16, ObjectId)>,
     text: String,
     work: usize,
 }
 
-/// Marks the object of a parameter whose declared type is not the object's own: queries take it for another.
+/// Marks the object of a parameter whose declared type is not the type of the object.
+///
+/// As in TextWorld, queries then treat it as a different object.
 const OF_OTHER_TYPE: ObjectId = 1 << 15;
 
 impl Words<'_> {
@@ -67,7 +73,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes `symbols`, with `params` as the objects of `slots`.
+    /// Derives `symbols`, with `params` as the objects of `slots`.
     pub(crate) fn write(
         &mut self,
         slots: &[u16],
@@ -88,7 +94,7 @@ impl<'a> Writer<'a> {
         Ok(&self.text)
     }
 
-    /// Writes the command of an action with such parameters.
+    /// Derives the command of an action with these parameters.
     pub(crate) fn write_command(
         &mut self,
         action: &ActionText,
@@ -102,35 +108,40 @@ impl<'a> Writer<'a> {
         for piece in pieces {
             self.text.push_str(match piece {
                 Piece::Literal(id) => self.words.literal(*id),
-                Piece::Name(i) => self.words.objects.names.get(usize::from(params[*i])),
+                Piece::Name(i) => &self.words.objects.names[usize::from(params[*i])],
             });
         }
         self.work(pieces.len())?;
         Ok(&self.text)
     }
 
-    /// The text written last.
+    /// Returns the last text.
     pub(crate) fn into_text(self) -> String {
         self.text
     }
 
     fn symbols(&mut self, symbols: &[Symbol]) -> Result<()> {
-        symbols.iter().try_for_each(|symbol| match symbol {
-            Symbol::Literal(id) => {
-                self.text.push_str(self.words.literal(*id));
-                self.work(1)
+        for symbol in symbols {
+            match symbol {
+                Symbol::Literal(id) => {
+                    self.text.push_str(self.words.literal(*id));
+                    self.work(1)?;
+                }
+                Symbol::NonTerminal(id) => self.non_terminal(*id)?,
+                Symbol::Each(Each { body, query: None }) => self.body(body)?,
+                Symbol::Each(each) => {
+                    let answers = self.answers(each)?;
+                    for i in 0..answers.count {
+                        self.answer(each, &answers, i)?;
+                    }
+                }
+                Symbol::List(each) => self.list(each)?,
             }
-            Symbol::NonTerminal(id) => self.non_terminal(*id),
-            Symbol::Each(Each { body, query: None }) => self.body(body),
-            Symbol::Each(each) => {
-                let answers = self.answers(each)?;
-                (0..answers.count).try_for_each(|i| self.answer(each, &answers, i))
-            }
-            Symbol::List(each) => self.list(each),
-        })
+        }
+        Ok(())
     }
 
-    /// The first rule whose condition holds.
+    /// Expands a non-terminal by its first rule whose condition holds.
     fn non_terminal(&mut self, id: u16) -> Result<()> {
         self.work(1)?;
         let words = self.words;
@@ -208,8 +219,8 @@ impl<'a> Writer<'a> {
         };
         let object = usize::from(object & !OF_OTHER_TYPE);
         Ok(match attribute {
-            Attribute::Name => words.objects.names.get(object),
-            Attribute::Id => words.objects.ids.get(object),
+            Attribute::Name => &words.objects.names[object],
+            Attribute::Id => &words.objects.ids[object],
             Attribute::Type => words.types.name(words.objects.types[object]),
             Attribute::Definite => "the",
             Attribute::Indefinite => "a",
@@ -222,7 +233,8 @@ impl<'a> Writer<'a> {
         };
         let free = |slot: &u16| self.object(*slot).is_none();
         let slots: Vec<u16> = query.slots.iter().copied().filter(free).collect();
-        let (mut count, mut objects) = (0, Vec::new());
+        let mut count = 0;
+        let mut objects = Vec::new();
         let outside = self.frame.len();
         self.matches(query, 0, &mut |frame| {
             count += 1;
@@ -240,8 +252,9 @@ impl<'a> Writer<'a> {
         self.frame.iter().find(|(known, _)| *known == slot).map(|(_, object)| *object)
     }
 
-    /// Tells `found` of each way in which the atoms of a query from the one numbered `i` on are facts, until it
-    /// says that this is enough; then `false`.
+    /// Calls `found` for each match of the atoms of a query from number `i` on.
+    ///
+    /// Returns `false` as soon as `found` returns `true`, which ends the search.
     fn matches(&mut self, query: &Query, i: usize, found: &mut Found) -> Result<bool> {
         let Some(atom) = query.atoms.get(i) else { return Ok(!found(&self.frame)) };
         let Some(predicate) = atom.predicate else { return Ok(true) };
@@ -270,8 +283,9 @@ impl<'a> Writer<'a> {
         Ok(true)
     }
 
-    /// Whether a fact is seen and its arguments can be the objects of the atom's slots; a free slot takes an
-    /// object that no other slot has.
+    /// Matches an atom with a fact: binds its free slots, or returns `false`.
+    ///
+    /// A free slot cannot take an object that another slot has.
     fn unify(&mut self, atom: &QueryAtom, fact: u32) -> bool {
         let args = self.words.facts.args(fact);
         self.sees(fact, atom.denied)
@@ -303,15 +317,18 @@ impl<'a> Writer<'a> {
     }
 
     fn error(&self, token: &str, reason: &str) -> AlfworldError {
-        let (file, token) = (self.words.file.to_owned(), token.to_owned());
-        AlfworldError::Text { file, token, reason: reason.to_owned() }
+        AlfworldError::Text {
+            file: self.words.file.to_owned(),
+            token: token.to_owned(),
+            reason: reason.to_owned(),
+        }
     }
 }
 
-/// Is told of a match; says whether that is enough.
+/// Called for each match with the slots and their objects; returns `true` to end the search.
 type Found<'a> = dyn FnMut(&[(u16, ObjectId)]) -> bool + 'a;
 
-/// The answers of a query: the objects of its free slots, one answer after the other.
+/// The answers of a query: the objects of its free slots, one answer after another.
 struct Answers {
     count: usize,
     slots: Vec<u16>,
