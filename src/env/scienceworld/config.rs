@@ -49,7 +49,7 @@ pub struct ScienceWorldConfig {
     pub simplification: String,
     /// The calls that an episode makes.
     pub call_pattern: CallPattern,
-    /// The moves (ticks of simulated time) after which an episode ends.
+    /// An episode ends after more than this number of moves (ticks of simulated time).
     pub step_limit: u32,
     /// The rule of success.
     pub success: SuccessRule,

@@ -1,7 +1,7 @@
 //! One Java process with a gateway.
 //!
-//! Its output is read all the time, since a full pipe would block it. It ends with this process: it
-//! is killed when dropped, and ends by itself when its standard input is closed.
+//! Its output is read all the time, since a full pipe would block it. It does not outlive the
+//! trainer: dropping [`Jvm`] kills it, and it ends by itself when its standard input is closed.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
