@@ -115,7 +115,7 @@ impl<B: Residual> CustomOp2 for Step<B> {
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(grad) = self.after.take(0) else {
-            candle_core::bail!("chain: a branch's backward before the next one's");
+            candle_core::bail!("chain: backward of a branch before that of the next one");
         };
         let dx = self.branch.backward(&self.x, before.track_op(), &grad)?;
         self.before.set(vec![dx]);
@@ -137,7 +137,7 @@ impl CustomOp1 for End {
         let (storage, layout) = self.y.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, self.y.shape().clone())),
-            _ => candle_core::bail!("chain: the value is on another device than its beginning"),
+            _ => candle_core::bail!("chain: hidden states must stay on the CPU"),
         }
     }
 

@@ -70,7 +70,7 @@ impl<'a> LmHead<'a> {
         let (v, _) = self.weight.dims2()?;
         let expect = |name, tensor: &Tensor, shape: &[usize]| {
             if tensor.dtype() != hidden.dtype() {
-                let reason = format!("must be {}, as the hidden states", hidden.dtype().as_str());
+                let reason = format!("must be {}, like the hidden states", hidden.dtype().as_str());
                 return Err(Error::setting(
                     format!("{name}.dtype"),
                     tensor.dtype().as_str(),
@@ -156,7 +156,7 @@ pub fn evaluate_linear(
 ) -> Result<LinearEvaluation> {
     let (n, v) = head.check(hidden)?;
     if !hidden.device().is_cpu() || head.low_rank.is_some() {
-        let reason = "evaluated on the CPU, and for a head without low-rank update";
+        let reason = "must be on the CPU and without a LoRA adapter";
         return Err(Error::setting("head", "unsupported", reason));
     }
     let scoring = Scoring::checked(n, v, ids, options)?;
