@@ -1,10 +1,9 @@
 //! Residual branches in sequence, with the gradient of the hidden state passed outside candle's
 //! graph.
 //!
-//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. For hidden
-//! states that costs more than the additions themselves. Here candle's graph links only single
-//! zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each branch finds the
-//! gradient of its output where the next branch left it.
+//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. Here its graph
+//! links only single zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each
+//! branch finds the gradient of its output where the next branch left it.
 
 use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;

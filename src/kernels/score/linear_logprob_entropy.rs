@@ -1,8 +1,7 @@
 //! Log-probability and entropy from hidden states, without storing all logits.
 //!
-//! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a LoRA adapter. With v =
-//! 150,000 the logits `[n, v]` would take more memory than the rest of a small model's training
-//! step. Here they exist one tile at a time.
+//! Shapes: n = tokens, h = hidden width, v = vocabulary, r = rank of a LoRA adapter. The f32 logits
+//! of 1024 tokens over a vocabulary of 150,000 take 600 MB. Here they exist one tile at a time.
 
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{slice_of, with_slices};
