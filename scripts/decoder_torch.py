@@ -1,7 +1,7 @@
-"""PyTorch's side of `cargo bench --bench decoder`: a training step of the same decoder in plain eager modules.
+"""PyTorch's side of `cargo bench --bench decoder`: a training step of the same decoder, eager.
 
-Usage: decoder_torch.py MODEL.safetensors BATCH LENGTH THREADS. Answers every line on stdin with the loss of one
-forward, backward, clip and AdamW step; the bench measures this process from outside.
+Usage: decoder_torch.py MODEL.safetensors BATCH LENGTH THREADS. Answers every line on stdin with the
+loss of one forward, backward, clip and AdamW step; the bench measures this process from outside.
 """
 
 import json
@@ -16,17 +16,20 @@ HEADS, KV_HEADS, EPS, THETA = 4, 2, 1e-6, 10000.0
 
 
 def load(path):
-    """Tensors of a safetensors file of f32."""
+    """Loads the tensors of a safetensors file of f32."""
     with open(path, "rb") as file:
         data = file.read()
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
     header.pop("__metadata__", None)
     body = bytearray(data[8 + size :])
-    tensor = lambda e: torch.frombuffer(
-        body, dtype=torch.float32, offset=e["data_offsets"][0], count=(e["data_offsets"][1] - e["data_offsets"][0]) // 4
-    )
-    return {name: tensor(e).reshape(e["shape"]).clone() for name, e in header.items()}
+
+    def tensor(entry):
+        start, end = entry["data_offsets"]
+        flat = torch.frombuffer(body, dtype=torch.float32, offset=start, count=(end - start) // 4)
+        return flat.reshape(entry["shape"]).clone()
+
+    return {name: tensor(entry) for name, entry in header.items()}
 
 
 class Attention(nn.Module):
@@ -41,7 +44,9 @@ class Attention(nn.Module):
     def forward(self, x, cos, sin):
         b, t, h = x.shape
         split = lambda y, heads: y.view(b, t, heads, h // HEADS).transpose(1, 2)
-        q, k, v = split(self.q_proj(x), HEADS), split(self.k_proj(x), KV_HEADS), split(self.v_proj(x), KV_HEADS)
+        q = split(self.q_proj(x), HEADS)
+        k = split(self.k_proj(x), KV_HEADS)
+        v = split(self.v_proj(x), KV_HEADS)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, h))
@@ -105,11 +110,13 @@ def main():
     tokens = (index * 2654435761 % 2**32) * v // 2**32
     ids, targets = tokens[:-1].view(batch, length), tokens[1:].view(batch, length)
     d = h // HEADS
-    angles = torch.outer(torch.arange(length).double(), THETA ** (-torch.arange(0, d, 2).double() / d))
+    frequencies = THETA ** (-torch.arange(0, d, 2).double() / d)
+    angles = torch.outer(torch.arange(length).double(), frequencies)
     cos, sin = (torch.cat((x, x), dim=-1).float() for x in (angles.cos(), angles.sin()))
 
-    decayed = [p for name, p in model.named_parameters() if not name.endswith((".bias", "norm.weight"))]
-    others = [p for name, p in model.named_parameters() if name.endswith((".bias", "norm.weight"))]
+    undecayed = (".bias", "norm.weight")
+    decayed = [p for name, p in model.named_parameters() if not name.endswith(undecayed)]
+    others = [p for name, p in model.named_parameters() if name.endswith(undecayed)]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
 

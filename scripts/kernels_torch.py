@@ -1,8 +1,9 @@
-"""PyTorch's side of `cargo bench --bench kernels`: one case, as `wall_ms cpu_ms MB` on the last line.
+"""PyTorch's side of `cargo bench --bench kernels`: one case, `wall_ms cpu_ms MB` on the last line.
 
-Usage: kernels_torch.py logits|linear TOKENS f32|bf16 naive|naive-kept|verl|trl. `naive` is eager log_softmax with both
-outputs; `verl` and `trl` restate how those projects chunk the work: verl 512 tokens of a head at a time (for logits:
-logsumexp by row and entropy by 2048 rows), TRL tiles of the vocabulary with running sums. Heads in bf16 are computed with in f32 but for their products.
+Usage: kernels_torch.py logits|linear TOKENS f32|bf16 naive|naive-kept|verl|trl. `naive` is eager
+log_softmax with both outputs. `verl` and `trl` chunk the work as those projects do: verl 512 tokens
+of a head at a time (for logits: logsumexp per row and entropy per 2048 rows), TRL tiles of the
+vocabulary with running sums. bf16 heads are computed in f32, except for their GEMMs.
 """
 
 import resource
@@ -35,7 +36,7 @@ def verl_logits(z, ids):
 
 
 class VerlHead(torch.autograd.Function):
-    """Whole rows of a few tokens at a time; the backward pass makes them again."""
+    """Whole rows of a few tokens at a time; the backward pass recomputes them."""
 
     @staticmethod
     def forward(ctx, x, w, ids):
@@ -58,7 +59,8 @@ class VerlHead(torch.autograd.Function):
             p, log_p = z.softmax(-1), z.log_softmax(-1)
             entropy = torch.logsumexp(z, -1) - (p * z).sum(-1)
             one = torch.zeros_like(z).scatter_(-1, ids[rows, None], 1.0)
-            dz = (g[rows, None] * (one - p) - h[rows, None] * p * (log_p + entropy[:, None])).to(w.dtype)
+            dz = g[rows, None] * (one - p) - h[rows, None] * p * (log_p + entropy[:, None])
+            dz = dz.to(w.dtype)
             dx[rows] = dz @ w
             dw += dz.t() @ x[rows]
         return dx, dw, None
@@ -78,7 +80,8 @@ class TrlHead(torch.autograd.Function):
             e, keep = (z - top[:, None]).exp(), (m - top).exp()
             s, t, m = s * keep + e.sum(-1), t * keep + (z * e).sum(-1), top
             inside = (ids >= start) & (ids < start + z.shape[1])
-            own = torch.where(inside, z.gather(-1, (ids - start).clamp(0, z.shape[1] - 1)[:, None])[:, 0], own)
+            column = (ids - start).clamp(0, z.shape[1] - 1)
+            own = torch.where(inside, z.gather(-1, column[:, None])[:, 0], own)
         lse, mean = m + s.log(), t / s
         ctx.save_for_backward(x, w, ids, lse, mean)
         return own - lse, lse - mean
@@ -101,7 +104,9 @@ class TrlHead(torch.autograd.Function):
 
 
 def main():
-    group, tokens, dtype, variant = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4].removesuffix("-kept")
+    group, tokens, dtype, variant = sys.argv[1:5]
+    tokens = int(tokens)
+    variant = variant.removesuffix("-kept")
     torch.set_num_threads(2)
     torch.manual_seed(0)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
@@ -112,7 +117,11 @@ def main():
     else:
         inputs = [torch.randn(tokens, H).to(dtype), torch.randn(V, H).mul_(2 / H**0.5).to(dtype)]
         inputs = [x.requires_grad_() for x in inputs]
-        run = {"naive": lambda x, w, i: naive(x @ w.t(), i), "verl": VerlHead.apply, "trl": TrlHead.apply}[variant]
+        run = {
+            "naive": lambda x, w, i: naive(x @ w.t(), i),
+            "verl": VerlHead.apply,
+            "trl": TrlHead.apply,
+        }[variant]
     with open("/proc/self/status") as status:
         base = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
     figures = []

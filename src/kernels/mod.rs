@@ -17,7 +17,7 @@
 //! | [`attention`] | causal grouped-query attention over packed sequences |
 //! | [`attention_branch`], [`feed_forward`] | the two residual branches of a pre-norm block |
 //! | [`checkpoint()`] | any function, recomputed in the backward pass |
-//! | [`logprob_entropy`], [`logprob_entropy_with`] | log p of a token, entropy of its distribution |
+//! | [`logprob_entropy`], [`logprob_entropy_with`] | log p of a token, entropy |
 //! | [`linear_logprob_entropy`] | the same from hidden states, in tiles of logits |
 //! | [`evaluate`], [`evaluate_linear`] | both without autograd, gradients on demand |
 //!

@@ -94,7 +94,7 @@ impl CustomOp2 for Link {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = self.found.take(self.index);
         if weight.track_op() && gradient.is_none() {
-            candle_core::bail!("bundle: the weights' backward without the branch's");
+            candle_core::bail!("bundle: backward of the weights before that of their operator");
         }
         let gradient = gradient_sink::offer(weight, gradient);
         Ok((token(bundle)?, gradient))

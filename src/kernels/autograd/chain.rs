@@ -1,10 +1,9 @@
 //! Residual branches in sequence, with the gradient of the hidden state passed outside candle's
 //! graph.
 //!
-//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. For hidden
-//! states that costs more than the additions themselves. Here candle's graph links only single
-//! zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each branch finds the
-//! gradient of its output where the next branch left it.
+//! Candle adds every gradient to fresh zeros, on its own pool of spinning threads. Here its graph
+//! links only single zeros, as in [`bundle`](crate::kernels::autograd::bundle::bundle), and each
+//! branch finds the gradient of its output where the next branch left it.
 
 use crate::kernels::autograd::bundle::{token, Found};
 use crate::kernels::cpu::buffer::zeros;
@@ -115,7 +114,7 @@ impl<B: Residual> CustomOp2 for Step<B> {
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(grad) = self.after.take(0) else {
-            candle_core::bail!("chain: a branch's backward before the next one's");
+            candle_core::bail!("chain: backward of a branch before that of the next one");
         };
         let dx = self.branch.backward(&self.x, before.track_op(), &grad)?;
         self.before.set(vec![dx]);
@@ -137,7 +136,7 @@ impl CustomOp1 for End {
         let (storage, layout) = self.y.storage_and_layout();
         match &*storage {
             Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, self.y.shape().clone())),
-            _ => candle_core::bail!("chain: the value is on another device than its beginning"),
+            _ => candle_core::bail!("chain: hidden states must stay on the CPU"),
         }
     }
 

@@ -115,7 +115,7 @@ impl InplaceOp2 for AddInto {
         match sum {
             CpuStorage::F32(sum) => add(sum, at, slice_of::<f32>(part, from)?),
             CpuStorage::F64(sum) => add(sum, at, slice_of::<f64>(part, from)?),
-            _ => candle_core::bail!("add_into: single or double precision is required"),
+            _ => candle_core::bail!("add_into: the tensors must be f32 or f64"),
         }
     }
 }
@@ -147,12 +147,12 @@ impl InplaceOp1 for RowGradient {
     fn cpu_fwd(&self, dense: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let h = layout.shape().dims2()?.1;
         let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("add_rows: a contiguous table is required");
+            candle_core::bail!("add_rows: the table must be contiguous");
         };
         match dense {
             CpuStorage::F32(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
             CpuStorage::F64(dense) => add_rows(&mut dense[start..end], h, &self.ids, &self.rows),
-            _ => candle_core::bail!("add_rows: a float table is required"),
+            _ => candle_core::bail!("add_rows: the table must be f32 or f64"),
         }
     }
 }

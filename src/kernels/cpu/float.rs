@@ -300,7 +300,7 @@ macro_rules! vectorised {
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body::<$T, true>($($arg),*)
                 }
-                // SAFETY: each function requires only the features that its branch has just detected.
+                // SAFETY: each function requires only the features that its branch detected.
                 #[allow(unsafe_code, unused_unsafe)]
                 match vector_unit() {
                     VectorUnit::Avx512 => return unsafe { avx512::<$T>($($arg),*) },

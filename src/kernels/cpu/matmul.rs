@@ -1,8 +1,8 @@
 //! Multiplication of strided matrices on the CPU.
 //!
 //! The `gemm` crate does it, except on processors with AVX-512: that crate's AVX-512 code requires
-//! a newer compiler than this crate's minimum, and [`packed`](crate::kernels::cpu::packed) uses a
-//! quarter less CPU time.
+//! a newer compiler than this crate's minimum. There, [`packed`](crate::kernels::cpu::packed) is
+//! used for all but small f32 products.
 
 use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;

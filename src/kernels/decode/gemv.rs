@@ -1,11 +1,11 @@
 //! x Wᵀ for a small batch of rows (GEMV): the matrix multiplication of decoding, bound by reading W
 //! once.
 //!
-//! General matrix multiplication packs W first, which costs as much as the product itself when x
-//! has few rows. Here W is read in place. Rows of x occupy the lanes of vector registers
-//! ([`Panels`]) and elements of W are broadcast, so no sums across lanes are needed. Each output
-//! element is a sum over blocks of [`DEPTH`] terms, so it has the same bits whatever the other rows
-//! of the batch and whatever the number of threads.
+//! General matrix multiplication packs W first, which does not pay off for few rows. Here W is read
+//! in place. Rows of x occupy the lanes of vector registers ([`Panels`]) and elements of W are
+//! broadcast, so no sums across lanes are needed. Each output element is a sum over blocks of
+//! [`DEPTH`] terms, so it has the same bits whatever the other rows of the batch and whatever the
+//! number of threads.
 
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{prefetch, vectorised, Float};

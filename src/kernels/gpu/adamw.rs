@@ -55,7 +55,7 @@ fn download(storage: &Storage) -> Result<Vec<f32>> {
     };
     match host {
         CpuStorage::F32(values) => Ok(values),
-        other => candle_core::bail!("moments are f32, not {:?}", other.dtype()),
+        other => candle_core::bail!("adamw: the moments must be f32, got {:?}", other.dtype()),
     }
 }
 

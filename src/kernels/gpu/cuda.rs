@@ -69,7 +69,7 @@ macro_rules! pointer {
             CudaStorageSlice::F32(s) => s.$method($stream),
             CudaStorageSlice::BF16(s) => s.$method($stream),
             CudaStorageSlice::F16(s) => s.$method($stream),
-            _ => candle_core::bail!("a device kernel takes u32, f32, bf16 and f16 only"),
+            _ => candle_core::bail!("device kernels support u32, f32, bf16 and f16 only"),
         }
     };
 }

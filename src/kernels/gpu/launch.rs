@@ -88,7 +88,7 @@ impl<'a> View<'a> {
     pub(crate) fn get<S: DeviceStorage>(&self) -> Result<&S> {
         match S::of(&self.storage) {
             Some(storage) => Ok(storage),
-            None => candle_core::bail!("a kernel's tensors must all lie on its device"),
+            None => candle_core::bail!("all tensors of a device kernel must be on its device"),
         }
     }
 
@@ -109,6 +109,6 @@ pub(crate) fn start_of(layout: &Layout) -> Result<usize> {
 pub(crate) fn size<'a, S>(value: usize) -> Result<Argument<'a, S>> {
     match u32::try_from(value) {
         Ok(value) => Ok(Argument::U32(value)),
-        Err(_) => candle_core::bail!("a device kernel takes sizes below 2³², not {value}"),
+        Err(_) => candle_core::bail!("sizes of a device kernel must be below 2³², got {value}"),
     }
 }

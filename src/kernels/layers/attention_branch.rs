@@ -93,7 +93,10 @@ fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<(
     let fits = [q, k, v, w.norm.dims(), w.output.dims()]
         == [&[wide, h][..], &[narrow, h], &[narrow, h], &[h], &[h, wide]];
     if !fits || !biases_fit {
-        candle_core::bail!("attention_branch: x {:?}, {s:?}, weights {w:?}", x.dims());
+        candle_core::bail!(
+            "attention_branch: mismatched shapes: x {:?}, {s:?}, weights {w:?}",
+            x.dims()
+        );
     }
     Ok(())
 }

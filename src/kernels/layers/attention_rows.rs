@@ -25,7 +25,9 @@ impl AttentionShape {
             || !self.heads.is_multiple_of(self.kv_heads)
             || self.lengths.contains(&0)
         {
-            candle_core::bail!("attention: {self:?}");
+            candle_core::bail!(
+                "attention: heads in whole groups and no empty sequence are required, got {self:?}"
+            );
         }
         Ok(())
     }
@@ -36,7 +38,7 @@ impl AttentionShape {
         let kv = [n, self.kv_heads * self.head_dim];
         if q.dims() != [n, self.heads * self.head_dim] || k.dims() != kv || v.dims() != kv {
             candle_core::bail!(
-                "attention: q {:?}, k {:?}, v {:?} with {self:?}",
+                "attention: mismatched shapes: q {:?}, k {:?}, v {:?} with {self:?}",
                 q.shape(),
                 k.shape(),
                 v.shape()

@@ -85,7 +85,7 @@ pub fn attention_branch(
     eps: f64,
 ) -> Result<Tensor> {
     if rows.shared.is_some() {
-        candle_core::bail!("composed::attention_branch: every token is computed");
+        candle_core::bail!("composed::attention_branch: shared prefixes are not supported");
     }
     let z = rms_norm(x, w.norm, eps)?;
     let [q, k, v] = [0, 1, 2].map(|i| linear(&z, w.qkv[i], w.biases[i]));

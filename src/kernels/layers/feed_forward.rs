@@ -51,7 +51,7 @@ fn check(x: &Tensor, weights: [&Tensor; 4]) -> Result<()> {
     let (f, _) = weights[1].dims2()?;
     let shapes = weights.map(Tensor::dims);
     if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
-        candle_core::bail!("feed_forward: x {:?}, weights {shapes:?}", x.dims());
+        candle_core::bail!("feed_forward: mismatched shapes: x {:?}, weights {shapes:?}", x.dims());
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let (o, wi) = weight.dims2()?;
     if i != wi || bias.is_some_and(|b| b.dims() != [o]) {
         candle_core::bail!(
-            "linear: x {:?}, weight {:?}, bias {:?}",
+            "linear: mismatched shapes: x {:?}, weight {:?}, bias {:?}",
             x.shape(),
             weight.shape(),
             bias.map(|b| b.dims())
@@ -68,7 +68,7 @@ pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result
     let (o, wi) = weight.dims2()?;
     if i != wi || residual.dims() != [n, o] {
         candle_core::bail!(
-            "linear_residual: residual {:?}, x {:?}, weight {:?}",
+            "linear_residual: mismatched shapes: residual {:?}, x {:?}, weight {:?}",
             residual.shape(),
             x.shape(),
             weight.shape()

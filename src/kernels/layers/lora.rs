@@ -35,7 +35,8 @@ pub fn linear_lora(
         let a = a.dims();
         let b = b.dims();
         candle_core::bail!(
-            "linear_lora: x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}"
+            "linear_lora: mismatched shapes: \
+             x {x:?}, weight {weight:?}, bias {bias:?}, a {a:?}, b {b:?}"
         );
     }
     if weight.track_op() || bias.is_some_and(Tensor::track_op) {

@@ -20,7 +20,11 @@ use rayon::prelude::*;
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let (_, h) = x.dims2()?;
     if weight.dims() != [h] {
-        candle_core::bail!("rms_norm: x {:?}, weight {:?}", x.shape(), weight.shape());
+        candle_core::bail!(
+            "rms_norm: mismatched shapes: x {:?}, weight {:?}",
+            x.shape(),
+            weight.shape()
+        );
     }
     on_device!(x => crate::kernels::gpu::rms_norm::rms_norm(x, weight, eps));
     if !on_cpu(x) {

@@ -20,7 +20,7 @@ pub fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<[u32]>) -> Resul
     let (n, width) = x.dims2()?;
     if n != positions.len() || width % table.head_dim() != 0 {
         candle_core::bail!(
-            "rope: x {:?}, {} positions, head {}",
+            "rope: mismatched shapes: x {:?}, {} positions, heads of {}",
             x.shape(),
             positions.len(),
             table.head_dim()

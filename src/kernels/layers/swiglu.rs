@@ -22,7 +22,7 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (_, i) = x.dims2()?;
     if gate.dims2()?.1 != i || gate.shape() != up.shape() {
         candle_core::bail!(
-            "swiglu: x {:?}, gate {:?}, up {:?}",
+            "swiglu: mismatched shapes: x {:?}, gate {:?}, up {:?}",
             x.shape(),
             gate.shape(),
             up.shape()
@@ -52,7 +52,7 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// Shapes that differ.
 pub fn silu_mul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.shape() != b.shape() {
-        candle_core::bail!("silu_mul: a {:?}, b {:?}", a.shape(), b.shape());
+        candle_core::bail!("silu_mul: mismatched shapes: a {:?}, b {:?}", a.shape(), b.shape());
     }
     if !on_cpu(a) {
         return a.silu()? * b;

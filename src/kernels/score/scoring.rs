@@ -53,7 +53,7 @@ impl Scoring {
             });
         }
         if !matches!(logits.dtype(), DType::F32 | DType::F64 | DType::BF16 | DType::F16) {
-            let reason = "logits are f32, bf16, f16 or f64";
+            let reason = "must be f32, bf16, f16 or f64";
             return Err(Error::setting("logits.dtype", logits.dtype().as_str(), reason));
         }
         Self::checked(n, v, ids, options)
