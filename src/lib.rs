@@ -24,6 +24,7 @@ pub mod advantage;
 pub mod entropy;
 pub mod env;
 mod error;
+#[cfg(feature = "text")]
 pub mod evaluation;
 pub mod files;
 pub mod kernels;
@@ -35,6 +36,7 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "text")]
 pub mod rollout;
+#[cfg(feature = "text")]
 pub mod run;
 #[cfg(feature = "text")]
 pub mod train;
