@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The learning rate as a fraction of its base value, by step (0-based, one step per optimiser update).
+/// The learning rate as a fraction of its base value, by training step, counted from 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LrSchedule {
@@ -16,16 +16,16 @@ pub enum LrSchedule {
     /// Linear from `min_ratio` to 1 over `warmup_steps`, then a cosine down to `min_ratio`:
     /// max(r, (1−r)/2 · cos(2π·cycles·p) + (1+r)/2) with p the fraction of the steps after warm-up.
     ///
-    /// As verl's `get_cosine_schedule_with_warmup`, which EPO's runs use.
+    /// The same as verl's `get_cosine_schedule_with_warmup`, which the EPO authors use.
     Cosine {
         /// Steps of warm-up.
         warmup_steps: u64,
-        /// Steps of the whole run; the rate stays where the cosine ends after them.
+        /// Steps of the whole run; afterwards the rate keeps its last value.
         total_steps: u64,
-        /// The lowest fraction r in \[0, 1\].
+        /// r, the lowest fraction, in \[0, 1\].
         #[serde(default)]
         min_ratio: f64,
-        /// Waves of the cosine; one half falls once from 1 to r.
+        /// Periods of the cosine; half a period falls once from 1 to r.
         #[serde(default = "half")]
         cycles: f64,
     },
@@ -45,26 +45,24 @@ impl LrSchedule {
     /// Checks every field.
     ///
     /// # Errors
-    /// A run of no steps, warm-up longer than the run, r outside [0, 1], or cycles that are not positive.
+    /// [`Error::Setting`] for a run of 0 steps, a warm-up longer than the run, r outside [0, 1], or
+    /// cycles that are not positive and finite.
     pub fn validate(&self) -> Result<()> {
         let Self::Cosine { warmup_steps, total_steps, min_ratio, cycles } = self else {
             return Ok(());
         };
         if *total_steps == 0 {
-            return Err(Error::setting("total_steps", 0, "must be positive"));
+            return Err(Error::setting("total_steps", 0, "must be at least 1"));
         }
         if warmup_steps > total_steps {
-            return Err(Error::setting(
-                "warmup_steps",
-                warmup_steps,
-                format!("total_steps is {total_steps}"),
-            ));
+            let reason = format!("must be at most total_steps = {total_steps}");
+            return Err(Error::setting("warmup_steps", warmup_steps, reason));
         }
         if !(0.0..=1.0).contains(min_ratio) {
             return Err(Error::setting("min_ratio", min_ratio, "must be in [0, 1]"));
         }
         if !(*cycles > 0.0 && cycles.is_finite()) {
-            return Err(Error::setting("cycles", cycles, "must be positive"));
+            return Err(Error::setting("cycles", cycles, "must be positive and finite"));
         }
         Ok(())
     }
