@@ -309,7 +309,7 @@ impl<E: TaskSettings> TrainConfig<E> {
             ));
         }
         self.agent().validate()?;
-        self.schedule.validate()?;
+        self.schedule.validate().map_err(|e| e.within("schedule"))?;
         self.evaluation.validate()?;
         self.alarm.validate()?;
         self.reward.validate()?;

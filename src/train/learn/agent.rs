@@ -106,7 +106,7 @@ impl AgentConfig {
     pub fn validate(&self) -> Result<()> {
         self.policy.decoder(SPECIAL_TOKENS.len())?;
         self.model.validate(&self.policy)?;
-        self.optimizer.validate()?;
+        self.optimizer.validate().map_err(|e| e.within("optimizer"))?;
         self.rollout.validate()?;
         self.entropy.build().map(drop)
     }

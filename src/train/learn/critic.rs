@@ -104,8 +104,8 @@ impl CriticConfig {
         if let Some(shape) = self.body.shape() {
             shape.decoder(SPECIAL_TOKENS.len())?;
         }
-        self.schedule.validate()?;
-        self.optimizer.validate()
+        self.schedule.validate().map_err(|e| e.within("critic.schedule"))?;
+        self.optimizer.validate().map_err(|e| e.within("critic.optimizer"))
     }
 
     /// The learning rate of training step `step`.
