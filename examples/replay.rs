@@ -194,8 +194,8 @@ fn main() -> Result<()> {
             let differences = replay_episode(environment.as_mut(), &line.episode, ask)?;
             if !differences.is_empty() {
                 counts.different += 1;
-                let (file, task) = (file.display(), &line.episode.task);
-                println!("{file}: line {number}: {task}, step {}:", line.step);
+                let EpisodeLine { step, episode, .. } = &line;
+                println!("{}: line {number}: {}, step {step}:", file.display(), episode.task);
                 for difference in &differences {
                     println!("{difference}");
                 }

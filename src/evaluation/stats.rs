@@ -117,7 +117,8 @@ pub fn paired_gain<K: Ord>(
         if xs.is_empty() || ys.is_empty() {
             continue;
         }
-        let (first, second) = (mean(xs), mean(ys));
+        let first = mean(xs);
+        let second = mean(ys);
         firsts.push(first);
         seconds.push(second);
         gains.push(second - first);

@@ -12,6 +12,7 @@ use crate::evaluation::outcomes::{
     add_outcome, read_outcome_lines, EvaluationOutcomes, OutcomeLine,
 };
 use crate::run::episodes::EpisodeLine;
+use crate::run::folder::{flatten, read_config, CONFIG_FILE};
 use crate::run::record::read_metrics;
 use crate::run::recorder::EPISODES_FILE;
 use crate::{Error, Result};
@@ -42,12 +43,7 @@ impl Run {
     }
 
     fn read(dir: &Path) -> Result<Self> {
-        let config = dir.join("config.toml");
-        let mut settings = BTreeMap::new();
-        if config.exists() {
-            let text = std::fs::read_to_string(&config).map_err(|e| Error::io(&config, e))?;
-            settings = read_settings(&text);
-        }
+        let settings = read_settings(&dir.join(CONFIG_FILE))?;
         let name = dir
             .file_name()
             .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
@@ -201,22 +197,15 @@ impl Evaluation {
     }
 }
 
-/// The settings of a `config.toml` by dotted name, as written. Parses only what runs write.
-fn read_settings(toml: &str) -> BTreeMap<String, String> {
-    let mut section = String::new();
-    let mut last = String::new();
-    let mut settings = BTreeMap::<String, String>::new();
-    for line in toml.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            section = format!("{name}.");
-        } else if let Some((key, value)) = line.split_once(" = ") {
-            last = format!("{section}{key}");
-            settings.insert(last.clone(), value.to_owned());
-        } else if let Some(value) = settings.get_mut(&last) {
-            value.push_str(line);
-        }
+/// The settings of a `config.toml` by dotted name; none without the file.
+fn read_settings(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut settings = BTreeMap::new();
+    if path.exists() {
+        flatten(String::new(), &toml::Value::Table(read_config(path)?), &mut |key, value| {
+            settings.insert(key, value);
+        });
     }
-    settings
+    Ok(settings)
 }
 
 fn evaluation_set(line: &Map<String, Value>) -> String {
@@ -232,24 +221,5 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(s) if ["NaN", "inf", "-inf"].contains(&s.as_str()) => s.parse().ok(),
         _ => value.as_f64(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_read_under_dotted_names() {
-        let toml = "seed = 1\ntasks = [\n    \"a\",\n    \"b\",\n]\n\n\
-            [entropy]\nlambda = 0.01\n[entropy.beta]\nk = 2\n";
-        let settings: Vec<_> = read_settings(toml).into_iter().collect();
-        let expected = [
-            ("entropy.beta.k", "2"),
-            ("entropy.lambda", "0.01"),
-            ("seed", "1"),
-            ("tasks", "[\"a\",\"b\",]"),
-        ];
-        assert_eq!(settings, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

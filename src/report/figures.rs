@@ -248,7 +248,8 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
 /// band.
 pub(crate) fn entropy_maps(runs: &[Run]) -> String {
     let map = |run: &Run| {
-        let (name, columns) = (label_suffix(runs, run), run.columns("rl", "entropy_turn"));
+        let name = label_suffix(runs, run);
+        let columns = run.columns("rl", "entropy_turn");
         let value = value_map(
             &format!("Entropy by turn, nats per token{name}"),
             "turn of the episode",

@@ -201,7 +201,8 @@ impl Map {
                 left - 6.0
             );
         }
-        let (first, last) = (columns[0].0, columns[columns.len() - 1].0);
+        let first = columns[0].0;
+        let last = columns[columns.len() - 1].0;
         // The first column at or after each round step.
         for tick in ticks(first, last.max(first + 1.0), 8, true) {
             let Some(i) = columns.iter().position(|(step, _)| *step >= tick) else { continue };

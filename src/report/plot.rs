@@ -95,7 +95,8 @@ impl Plot {
         } else {
             format!("<p>{}</p>", escape(&self.note))
         };
-        let (title, svg) = (escape(&self.title), self.svg());
+        let title = escape(&self.title);
+        let svg = self.svg();
         format!(
             "<figure><figcaption>{title}</figcaption><div class=\"legend\">{legend}</div>\
              {svg}{note}</figure>\n"
@@ -222,7 +223,8 @@ impl Frame {
                 .iter()
                 .map(|&(x, y)| format!("{:.1},{:.1}", self.px(x) + s.aside, self.py(y)))
                 .collect();
-            let (colour, path) = (s.colour, path.join(" "));
+            let colour = s.colour;
+            let path = path.join(" ");
             let _ = write!(
                 svg,
                 "<polyline fill=\"none\" stroke=\"{colour}\" {style} points=\"{path}\"/>"
@@ -233,7 +235,8 @@ impl Frame {
     fn dots(&self, svg: &mut String, s: &Series) {
         for &(x, low, high) in s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()) {
             let left = self.px(x) + s.aside - 4.0;
-            let (low, high) = (self.py(low), self.py(high));
+            let low = self.py(low);
+            let high = self.py(high);
             let cap = format!("M{left:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8");
             let _ = write!(
                 svg,
@@ -279,7 +282,8 @@ impl Frame {
         let upper = finite.iter().map(|i| point(i.0, i.2));
         let lower = finite.iter().rev().map(|i| point(i.0, i.1));
         let points: Vec<String> = upper.chain(lower).collect();
-        let (colour, points) = (s.colour, points.join(" "));
+        let colour = s.colour;
+        let points = points.join(" ");
         let _ = write!(svg, "<polygon fill=\"{colour}\" opacity=\"0.12\" points=\"{points}\"/>");
     }
 }

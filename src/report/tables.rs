@@ -171,8 +171,12 @@ pub(crate) fn families(runs: &[Run]) -> String {
             });
             for (family, cells) in family_rows(run, &set) {
                 let short = family.strip_prefix(&format!("{set}/")).unwrap_or(&family);
-                let (set, short, name) = (escape(&set), escape(short), name_cell(runs, i));
-                let row = format!("<tr><td>{set}</td><td>{short}</td>{name}{cells}</tr>\n");
+                let row = format!(
+                    "<tr><td>{}</td><td>{}</td>{}{cells}</tr>\n",
+                    escape(&set),
+                    escape(short),
+                    name_cell(runs, i)
+                );
                 rows.insert((place, family, i), row);
             }
         }

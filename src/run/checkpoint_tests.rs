@@ -156,7 +156,9 @@ fn another_format_is_refused_by_number() {
 #[test]
 fn pruning_keeps_the_newest_and_the_best() {
     let run = tempfile::tempdir().unwrap();
-    (1..=6).for_each(|step| drop(write(run.path(), step)));
+    for step in 1..=6 {
+        write(run.path(), step);
+    }
     assert_eq!(prune_checkpoints(run.path(), 2, Some(3)).unwrap(), [1, 2, 4]);
     assert!(prune_checkpoints(run.path(), 2, Some(3)).unwrap().is_empty());
     let steps: Vec<u64> =

@@ -16,7 +16,7 @@ use crate::run::record::read_metrics;
 use crate::{Error, Result};
 
 /// The configuration file of a run folder.
-const CONFIG: &str = "config.toml";
+pub(crate) const CONFIG_FILE: &str = "config.toml";
 /// The configuration file of a checkpoint.
 const SAVED: &str = "run.toml";
 
@@ -40,7 +40,7 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     /// [`Error::File`] if the folder already holds a run; [`Error::Io`].
     pub fn create(dir: impl Into<PathBuf>, config: C) -> Result<Self> {
         let dir = dir.into();
-        let path = dir.join(CONFIG);
+        let path = dir.join(CONFIG_FILE);
         if path.exists() {
             let reason = "this folder already holds a run: resume it or choose another folder";
             return Err(Error::file(path, "run", reason));
@@ -61,9 +61,9 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     /// (all are listed), or if there are checkpoints but none is usable; errors of `adjust`.
     pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C) -> Result<()>) -> Result<Self> {
         let dir = dir.into();
-        let path = dir.join(CONFIG);
+        let path = dir.join(CONFIG_FILE);
         if !path.exists() {
-            let reason = format!("there is no run in this folder: it has no {CONFIG}");
+            let reason = format!("there is no run in this folder: it has no {CONFIG_FILE}");
             return Err(Error::file(dir, "run", reason));
         }
         let mut config: C = read_config(&path)?;
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
         // Killed before its next checkpoint, the run still has the new number of steps.
         assert_eq!(RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap().config.steps, 4);
-        let path = folder.path().join(CONFIG);
+        let path = folder.path().join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).unwrap();
         let changed =
             text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
