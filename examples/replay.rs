@@ -1,9 +1,9 @@
-//! Shows recorded episodes as dialogues, or plays their actions again and compares every answer.
+//! Prints recorded episodes as dialogues, or replays their actions and compares every response.
 //!
 //! ```text
-//! cargo run --release --example replay -- runs/seed0 --panel valid_seen --step 150 --failed --limit 3
+//! cargo run --release --example replay -- runs/seed0 --task-set valid_seen --failed
 //! cargo run --release --example replay -- runs/seed0 --check
-//! cargo run --release --example replay -- rollouts.jsonl --check --env alfworld --data ~/.cache/alfworld
+//! cargo run --release --example replay -- rollouts.jsonl --check --env alfworld --data GAMES
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -16,21 +16,21 @@ use epo::env::household::{GeneratorConfig, Household};
 use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
 use epo::env::{show_admissible, Environment, ToyEnvironment};
 use epo::rollout::ActionSpace;
-use epo::run::{episode_files, read_episodes, replay_episode, EpisodeLine};
+use epo::run::{episode_files, read_config, read_episodes, replay_episode, EpisodeLine};
 
-/// Shows recorded episodes, or plays them again.
+/// Prints recorded episodes, or replays them.
 #[derive(Parser)]
-#[command(version, after_help = "With --check the exit code is 1 where anything differs.")]
+#[command(version, after_help = "With --check, the exit code is 1 if anything differs.")]
 struct Args {
     /// A run folder, or a file of episodes (episodes.jsonl, rollouts.jsonl)
     path: PathBuf,
-    /// Only of this training step
+    /// Only episodes after this many training steps
     #[arg(long, value_name = "N")]
     step: Option<u64>,
-    /// Only of this panel; `rl`: training episodes
+    /// Only episodes of this evaluation set; `rl` for training episodes
     #[arg(long, value_name = "NAME")]
-    panel: Option<String>,
-    /// Only of tasks with this in their name (`look_at_obj_in_light`, `boil:3`)
+    task_set: Option<String>,
+    /// Only tasks whose name contains this text (`look_at_obj_in_light`, `boil:3`)
     #[arg(long, value_name = "TEXT")]
     task: Option<String>,
     /// Only unsolved episodes
@@ -39,16 +39,16 @@ struct Args {
     /// Only solved episodes
     #[arg(long)]
     solved: bool,
-    /// At most this many
+    /// At most this many episodes
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Play the actions again and compare goal, observations, rewards, scores, validity and success
+    /// Replay the actions and compare goal, observations, rewards, scores, validity and success
     #[arg(long)]
     check: bool,
-    /// The environment [default: that of the config.toml beside the episodes]
+    /// The environment [default: the one in the config.toml next to the episodes]
     #[arg(long, requires = "check")]
     env: Option<World>,
-    /// The folder of ALFWorld's games [default: the run's, then ALFWORLD_DATA]
+    /// The folder of ALFWorld's games [default: the run's, otherwise ALFWORLD_DATA]
     #[arg(long, value_name = "DIR", requires = "check")]
     data: Option<PathBuf>,
 }
@@ -62,21 +62,18 @@ enum World {
     Toy,
 }
 
-/// The settings of a run that its environment depends on; the others are not looked at.
+/// The settings of a run that its environment depends on; others are ignored.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct Settings {
-    environment: Option<Tasks>,
-    /// The same beside the other settings, where older runs had them.
-    #[serde(flatten)]
-    beside: Tasks,
+    environment: EnvironmentSettings,
     rollout: Rollout,
 }
 
-/// Those of `[environment]`, of either world.
+/// The settings in `[environment]`, of any environment.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-struct Tasks {
+struct EnvironmentSettings {
     data: Option<PathBuf>,
     household: Option<GeneratorConfig>,
     show_admissible: bool,
@@ -90,55 +87,57 @@ struct Rollout {
 }
 
 impl Settings {
-    /// Those of the run that a folder or a file of episodes belongs to; defaults where there is no config.toml.
-    fn beside(path: &Path) -> Result<Self> {
+    /// Reads the config.toml next to the episodes, or returns the defaults if there is none.
+    fn next_to(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config = folder.join("config.toml");
-        Ok(if config.is_file() { epo::run::read_config(config)? } else { Self::default() })
-    }
-
-    fn tasks(&self) -> &Tasks {
-        self.environment.as_ref().unwrap_or(&self.beside)
+        if !config.is_file() {
+            return Ok(Self::default());
+        }
+        Ok(read_config(config)?)
     }
 
     fn world(&self) -> Result<World> {
-        match self.tasks() {
-            Tasks { simulator: Some(_), .. } => Ok(World::Scienceworld),
-            Tasks { data: Some(_), .. } => Ok(World::Alfworld),
-            Tasks { household: Some(_), .. } => Ok(World::Household),
-            _ => bail!(
-                "no config.toml beside the episodes names an environment: choose one with --env"
-            ),
+        let EnvironmentSettings { simulator, data, household, .. } = &self.environment;
+        if simulator.is_some() {
+            Ok(World::Scienceworld)
+        } else if data.is_some() {
+            Ok(World::Alfworld)
+        } else if household.is_some() {
+            Ok(World::Household)
+        } else {
+            bail!("no config.toml next to the episodes names an environment: choose one with --env")
         }
     }
 
     fn environment(&self, args: &Args) -> Result<Box<dyn Environment>> {
-        let (tasks, world) = (self.tasks(), args.env.map_or_else(|| self.world(), Ok)?);
+        let settings = &self.environment;
+        let world = args.env.map_or_else(|| self.world(), Ok)?;
         ensure!(
             args.data.is_none() || world == World::Alfworld,
-            "--data names ALFWorld's games; these are of another world"
+            "--data is for ALFWorld's games, but these episodes are from another environment"
         );
         let games: Arc<dyn Games> = match world {
             World::Toy => return Ok(Box::new(ToyEnvironment::new())),
             World::Scienceworld => return self.scienceworld(),
             World::Household => {
-                Arc::new(Household::new(tasks.household.clone().unwrap_or_default())?)
+                Arc::new(Household::new(settings.household.clone().unwrap_or_default())?)
             }
             World::Alfworld => {
-                let set = || std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
+                let variable = std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
+                let data = args.data.clone().or_else(|| settings.data.clone());
+                let data = data.or_else(|| variable.map(PathBuf::from));
                 let data =
-                    args.data.clone().or(tasks.data.clone()).or_else(|| set().map(PathBuf::from));
-                let data =
-                    data.context("the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;
+                    data.context("set the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;
                 Arc::new(DataFolder::open(data)?)
             }
         };
-        Ok(show_admissible(AlfWorld::new(games), tasks.show_admissible))
+        Ok(show_admissible(AlfWorld::new(games), settings.show_admissible))
     }
 
     fn scienceworld(&self) -> Result<Box<dyn Environment>> {
         let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
-        let config = self.tasks().simulator.clone().unwrap_or_default();
+        let config = self.environment.simulator.clone().unwrap_or_default();
         let environment =
             ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
         Ok(Box::new(environment.context("the pool has no environment")?))
@@ -147,10 +146,10 @@ impl Settings {
 
 impl Args {
     fn wants(&self, line: &EpisodeLine) -> bool {
-        let EpisodeLine { phase, step, panel, episode, .. } = line;
-        let panels = [Some(phase.as_str()), panel.as_deref()];
+        let EpisodeLine { phase, step, task_set, episode, .. } = line;
+        let names = [Some(phase.as_str()), task_set.as_deref()];
         self.step.is_none_or(|wanted| wanted == *step)
-            && self.panel.as_deref().is_none_or(|wanted| panels.contains(&Some(wanted)))
+            && self.task_set.as_deref().is_none_or(|wanted| names.contains(&Some(wanted)))
             && self.task.as_deref().is_none_or(|wanted| episode.task.to_string().contains(wanted))
             && !(self.failed && episode.success)
             && (!self.solved || episode.success)
@@ -161,16 +160,13 @@ impl Args {
             return Ok(vec![self.path.clone()]);
         }
         let files = episode_files(&self.path)?;
-        ensure!(
-            !files.is_empty(),
-            "{}: no episodes.jsonl and no rollouts.jsonl",
-            self.path.display()
-        );
+        let path = self.path.display();
+        ensure!(!files.is_empty(), "{path}: no episodes.jsonl and no rollouts.jsonl");
         Ok(files)
     }
 }
 
-/// How many episodes were looked at, and how many of them answered differently.
+/// The numbers of selected episodes, of their turns, and of episodes with differences.
 #[derive(Default)]
 struct Counts {
     episodes: usize,
@@ -180,7 +176,7 @@ struct Counts {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let settings = Settings::beside(&args.path)?;
+    let settings = Settings::next_to(&args.path)?;
     let mut environment = args.check.then(|| settings.environment(&args)).transpose()?;
     let ask = settings.rollout.actions == ActionSpace::Admissible;
     let mut counts = Counts::default();
@@ -198,17 +194,19 @@ fn main() -> Result<()> {
             let differences = replay_episode(environment.as_mut(), &line.episode, ask)?;
             if !differences.is_empty() {
                 counts.different += 1;
-                let (file, task) = (file.display(), &line.episode.task);
-                println!("{file}: line {number}: {task}, step {}:", line.step);
-                differences.iter().for_each(|difference| println!("{difference}"));
+                let EpisodeLine { step, episode, .. } = &line;
+                println!("{}: line {number}: {}, step {step}:", file.display(), episode.task);
+                for difference in &differences {
+                    println!("{difference}");
+                }
             }
             Ok(())
         })?;
     }
     let Counts { episodes, turns, different } = counts;
-    ensure!(episodes > 0, "no episode is what was asked for");
+    ensure!(episodes > 0, "no episode matches these options");
     if args.check {
-        println!("{episodes} episodes of {turns} turns played again, {different} of them differ");
+        println!("{episodes} episodes, {turns} turns played again, {different} of them differ");
     }
     std::process::exit(i32::from(different > 0))
 }

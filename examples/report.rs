@@ -1,42 +1,56 @@
-//! Draws one or several run folders as one self-contained HTML page, or prints what they gained.
+//! Draws run folders as one self-contained HTML page or SVG picture, or prints their gains.
 //!
 //! ```text
 //! cargo run --release --example report -- runs/sciworld_grpo [RUN...] [--out report.html]
+//! cargo run --release --example report -- runs/sciworld_grpo [RUN...] --svg report.svg
 //! cargo run --release --example report -- runs/seed0 runs/seed1 --gains
 //! ```
 
 use std::path::PathBuf;
 
 use clap::Parser;
-use epo::evaluation::{gains_table, panel_gains, read_outcomes};
+use epo::evaluation::{gains_table, read_outcomes, task_set_gains};
 use epo::files::atomic_write;
-use epo::report::render_report;
+use epo::report::{render_report, render_svg};
 
 #[derive(Parser)]
-#[command(about = "Draw run folders as one self-contained HTML page")]
+#[command(about = "Draw run folders as one self-contained HTML page or SVG picture")]
 struct Args {
-    /// Run folders (those that hold a metrics.jsonl).
+    /// Run folders (those that hold a metrics.jsonl)
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// The page to write [default: report.html in the first run folder].
-    #[arg(long)]
+    /// The page to write [default: report.html in the first run folder]
+    #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print the gains from first to last evaluation, paired by task, instead of writing a page.
-    #[arg(long, conflicts_with = "out")]
+    /// Write an SVG picture of success and entropy instead of the page
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    svg: Option<PathBuf>,
+    /// Print the gains from first to last evaluation, paired by task, instead of writing a page
+    #[arg(long, conflicts_with_all = ["out", "svg"])]
     gains: bool,
 }
 
 fn main() -> anyhow::Result<()> {
-    let Args { runs, out, gains } = Args::parse();
+    let Args { runs, out, svg, gains } = Args::parse();
     if gains {
-        let read = |run: &PathBuf| Ok((run.display().to_string(), read_outcomes(run)?));
-        let found = panel_gains(&runs.iter().map(read).collect::<epo::Result<Vec<_>>>()?);
-        anyhow::ensure!(!found.is_empty(), "no panel of these runs was evaluated twice");
-        print!("{}", gains_table(&found));
-        return Ok(());
+        return print_gains(&runs);
     }
-    let out = out.unwrap_or_else(|| runs[0].join("report.html"));
-    atomic_write(&out, render_report(&runs)?)?;
-    println!("wrote {}", out.display());
+    let (path, content) = match svg {
+        Some(path) => (path, render_svg(&runs)?),
+        None => (out.unwrap_or_else(|| runs[0].join("report.html")), render_report(&runs)?),
+    };
+    atomic_write(&path, content)?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
+
+fn print_gains(runs: &[PathBuf]) -> anyhow::Result<()> {
+    let mut outcomes = Vec::new();
+    for run in runs {
+        outcomes.push((run.display().to_string(), read_outcomes(run)?));
+    }
+    let gains = task_set_gains(&outcomes);
+    anyhow::ensure!(!gains.is_empty(), "these runs have no task set that was evaluated twice");
+    print!("{}", gains_table(&gains));
     Ok(())
 }

@@ -1,11 +1,15 @@
-//! The crate's one error type: every variant carries the values that were wrong.
+//! The crate's error type.
+//!
+//! Every variant carries the value that is wrong and the place where it is, so that a message alone
+//! is enough to fix the cause: the dotted name of a setting, the file and its field, or the tensor
+//! and its shape.
 
 use std::path::{Path, PathBuf};
 
-/// What every fallible function of the crate returns.
+/// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, with the values that were wrong.
+/// Error of any function of the crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,45 +17,45 @@ pub enum Error {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 
-    /// A setting is outside its range or contradicts another one.
+    /// A setting is outside its range or contradicts another setting.
     #[error("setting `{field}` = {value}: {reason}")]
     Setting {
-        /// The setting's name, dotted where it is nested (`entropy.kappa_low`).
+        /// The dotted name of the setting (`entropy.kappa_low`).
         field: String,
         /// The rejected value.
         value: String,
-        /// What would be accepted.
+        /// The accepted values, or the contradiction.
         reason: String,
     },
 
     /// A tensor or slice has the wrong shape.
     #[error("`{name}` has shape {got:?}, expected {expected}")]
     Shape {
-        /// Which argument.
+        /// The argument.
         name: &'static str,
-        /// The shape it should have, in words.
+        /// The expected shape, in words.
         expected: String,
-        /// The shape it has.
+        /// The actual shape.
         got: Vec<usize>,
     },
 
-    /// A NaN or an infinity where a finite number is required.
+    /// A number that must be finite is NaN or infinite.
     #[error("`{name}` is {value} at {at}")]
     NonFinite {
-        /// Which quantity.
+        /// The quantity.
         name: String,
-        /// The offending value.
+        /// Its value.
         value: f64,
-        /// Where it is (index, parameter name or step).
+        /// The place: index, parameter name or step.
         at: String,
     },
 
-    /// A mask selects nothing, so a mean over it is undefined.
+    /// A mask selects no token, so that a mean over it is undefined.
     #[error("`{name}` selects no token: {at}")]
     EmptyMask {
-        /// Which mask.
+        /// The mask.
         name: &'static str,
-        /// Where (row, turn or batch).
+        /// The place: row, turn or batch.
         at: String,
     },
 
@@ -60,60 +64,61 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's error.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// A file's content is not what it should be.
+    /// The content of a file is invalid.
     #[error("{}: `{field}`: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The field, tensor or line.
         field: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
 
-    /// A file of the Hugging Face hub could not be had.
+    /// Fetching a file from the Hugging Face Hub failed.
     #[cfg(feature = "hub")]
     #[error("{repo}: {file}: {endpoint}: {reason}")]
     Hub {
         /// The repository and its branch, tag or commit: `owner/name at main`.
         repo: String,
-        /// The file in it.
+        /// The file in the repository.
         file: String,
-        /// The hub's address.
+        /// The address of the Hub.
         endpoint: String,
-        /// What went wrong, and what could be done.
+        /// The problem and possible fixes.
         reason: String,
     },
 
-    /// An error of a world's own type, such as `SimulatorError` or `AlfworldError`: downcast it to get that back.
+    /// An error of an environment's own type, such as `SimulatorError` or `AlfworldError`; downcast
+    /// it to get that type.
     #[error(transparent)]
     World(Box<dyn std::error::Error + Send + Sync>),
 
-    /// An environment refused a call.
+    /// An environment rejected a call.
     #[error("environment `{environment}`: {what} = {value:?}: {reason}")]
     Environment {
-        /// The environment's name.
+        /// The name of the environment.
         environment: &'static str,
-        /// The argument that was refused.
+        /// The rejected argument.
         what: &'static str,
         /// Its value.
         value: String,
-        /// Why, and what would be accepted.
+        /// The reason and the accepted values.
         reason: String,
     },
 }
 
 impl Error {
-    /// An error of a world's own type.
+    /// Wraps an error of an environment's own type.
     pub fn world(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::World(Box::new(error))
     }
 
-    /// A rejected setting.
+    /// Creates the error of a rejected setting.
     pub fn setting(
         field: impl Into<String>,
         value: impl ToString,
@@ -122,12 +127,30 @@ impl Error {
         Self::Setting { field: field.into(), value: value.to_string(), reason: reason.into() }
     }
 
-    /// A failed file operation.
+    /// Adds the table of a setting in front of its name, so that the name is the path in the file.
+    ///
+    /// Other errors stay as they are.
+    ///
+    /// ```
+    /// let error = epo::Error::setting("beta1", 1.0, "must be in [0, 1)").within("optimizer");
+    /// assert_eq!(error.to_string(), "setting `optimizer.beta1` = 1: must be in [0, 1)");
+    /// ```
+    #[must_use]
+    pub fn within(self, table: &str) -> Self {
+        match self {
+            Self::Setting { field, value, reason } => {
+                Self::Setting { field: format!("{table}.{field}"), value, reason }
+            }
+            other => other,
+        }
+    }
+
+    /// Creates the error of a failed file operation.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_path_buf(), source }
     }
 
-    /// A file whose content is wrong.
+    /// Creates the error of a file with invalid content.
     pub fn file(
         path: impl AsRef<Path>,
         field: impl Into<String>,

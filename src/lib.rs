@@ -29,6 +29,7 @@ pub mod advantage;
 pub mod entropy;
 pub mod env;
 mod error;
+#[cfg(feature = "text")]
 pub mod evaluation;
 pub mod files;
 pub mod kernels;
@@ -40,6 +41,7 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "text")]
 pub mod rollout;
+#[cfg(feature = "text")]
 pub mod run;
 pub mod settings;
 #[cfg(feature = "text")]

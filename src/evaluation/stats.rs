@@ -1,4 +1,8 @@
-//! Means with 95 % intervals, for evaluation panels.
+//! Means and paired gains with 95 % intervals, for evaluations.
+//!
+//! Evaluations are small: a few dozen tasks with a few episodes each. A mean without an interval
+//! says little there, and the gain of a run is smaller than the spread between its tasks. Intervals
+//! of gains are therefore computed from per-task differences.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng::{Purpose, Stream};
 
-/// A mean and its two-sided 95 % interval over `n` episodes.
+/// A mean with its two-sided 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The mean.
@@ -16,7 +20,7 @@ pub struct Interval {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// How many values it rests on.
+    /// Number of values.
     pub n: usize,
 }
 
@@ -24,14 +28,15 @@ const RESAMPLES: usize = 2000;
 /// Φ⁻¹(0.975).
 const Z: f64 = 1.959_963_984_540_054;
 
-/// x̄ with the percentile bootstrap interval: the 2.5 % and 97.5 % quantiles of the means of 2000 resamples.
+/// Returns x̄ with its percentile bootstrap interval.
 ///
-/// The draws depend on `seed` and n only. n = 0: everything NaN. n = 1, or equal values: an interval of width 0,
-/// since the resamples know no spread. Source: Efron & Tibshirani 1993, §13.3.
+/// Its ends are the 2.5 % and 97.5 % quantiles of the means of 2000 resamples. The draws depend on
+/// `seed` and n only. For n = 0 everything is NaN. For n = 1 or equal values the interval has width
+/// 0. Source: Efron & Tibshirani 1993, §13.3.
 ///
 /// ```
 /// let scores = [0.0, 10.0, 100.0, 35.0];
-/// let interval = epo::train::bootstrap_mean(&scores, 0);
+/// let interval = epo::evaluation::bootstrap_mean(&scores, 0);
 /// assert_eq!(interval.mean, 36.25);
 /// assert!(interval.low < 36.25 && 36.25 < interval.high);
 /// ```
@@ -45,17 +50,17 @@ pub fn bootstrap_mean(values: &[f64], seed: u64) -> Interval {
     let mut means: Vec<f64> =
         (0..RESAMPLES).map(|_| (0..n).map(|_| draw()).sum::<f64>() / n as f64).collect();
     means.sort_by(f64::total_cmp);
-    let mean = values.iter().sum::<f64>() / n as f64;
-    Interval { mean, low: quantile(&means, 0.025), high: quantile(&means, 0.975), n }
+    Interval { mean: mean(values), low: quantile(&means, 0.025), high: quantile(&means, 0.975), n }
 }
 
-/// p̂ = s/n with the Wilson score interval (p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n), z = 1.96.
+/// Returns p̂ = s/n with its Wilson score interval,
+/// (p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n) with z = 1.96.
 ///
-/// Stays inside [0, 1] and has width at p̂ = 0 and 1, unlike the normal interval. n = 0: mean NaN, interval
-/// [0, 1]. Successes above n count as n. Source: Wilson 1927.
+/// Unlike the normal interval it stays inside [0, 1] and has a width at p̂ = 0 and 1. For n = 0 the
+/// mean is NaN and the interval [0, 1]. Successes above n count as n. Source: Wilson 1927.
 ///
 /// ```
-/// let interval = epo::train::wilson(0, 10);
+/// let interval = epo::evaluation::wilson(0, 10);
 /// assert!(interval.low == 0.0 && (interval.high - 0.2775).abs() < 1e-4);
 /// ```
 pub fn wilson(successes: usize, n: usize) -> Interval {
@@ -67,61 +72,71 @@ pub fn wilson(successes: usize, n: usize) -> Interval {
     let scale = 1.0 + Z * Z / count;
     let centre = (p + Z * Z / (2.0 * count)) / scale;
     let half = Z * (p * (1.0 - p) / count + Z * Z / (4.0 * count * count)).sqrt() / scale;
-    // At p̂ = 0 and 1 the ends are 0 and 1 exactly; rounding must not say otherwise.
+    // At p̂ = 0 and 1 the ends are exactly 0 and 1; rounding must not change that.
     let low = if p == 0.0 { 0.0 } else { (centre - half).max(0.0) };
     let high = if p == 1.0 { 1.0 } else { (centre + half).min(1.0) };
     Interval { mean: p, low, high, n }
 }
 
-/// What changed between two evaluations of the same tasks.
+/// The gain between two evaluations of the same tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedGain {
-    /// Mean over the tasks before.
+    /// Mean over the tasks in the first evaluation.
     pub before: f64,
-    /// Mean over the same tasks after.
+    /// Mean over the same tasks in the second evaluation.
     pub after: f64,
-    /// Mean of the tasks' differences after − before, with its 95 % interval; `n` counts tasks.
+    /// Mean difference of a task, second − first, with its 95 % interval; `n` counts tasks.
     pub gain: Interval,
 }
 
-/// d̄ = (1/n) Σ_task (x̄_after − x̄_before) with a percentile bootstrap interval over tasks: pairing takes the tasks'
-/// different difficulty out of the interval.
+/// Returns d̄ = (1/n) Σ_task (x̄_after − x̄_before) with its percentile bootstrap interval.
 ///
-/// x̄ is the mean over a task's episodes. Tasks that only one side has episodes of are left out; without common tasks
-/// everything is NaN and n = 0. The draws depend on `seed` and n only. Source: Efron & Tibshirani 1993, §8.3 (paired
-/// data: the pairs are resampled).
+/// x̄ is the mean over a task's episodes. The bootstrap draws tasks; pairing removes the tasks'
+/// different difficulty from the interval. Tasks without episodes on one side are left out; without
+/// common tasks everything is NaN and n = 0. The draws depend on `seed` and n only. Source: Efron &
+/// Tibshirani 1993, §8.3 (paired data: the pairs are resampled).
 ///
 /// ```
 /// use std::collections::BTreeMap;
 /// let before = BTreeMap::from([("a", vec![0.0, 1.0]), ("b", vec![0.0])]);
 /// let after = BTreeMap::from([("a", vec![1.0]), ("b", vec![1.0]), ("c", vec![0.0])]);
-/// let paired = epo::train::paired_gain(&before, &after, 0);
-/// assert_eq!((paired.before, paired.after, paired.gain.mean, paired.gain.n), (0.25, 1.0, 0.75, 2));
+/// let paired = epo::evaluation::paired_gain(&before, &after, 0);
+/// assert_eq!((paired.before, paired.after), (0.25, 1.0));
+/// assert_eq!((paired.gain.mean, paired.gain.n), (0.75, 2));
 /// ```
 pub fn paired_gain<K: Ord>(
     before: &BTreeMap<K, Vec<f64>>,
     after: &BTreeMap<K, Vec<f64>>,
     seed: u64,
 ) -> PairedGain {
-    let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
-    let played = before.iter().filter_map(|(task, xs)| Some((xs, after.get(task)?)));
-    let pairs: Vec<(f64, f64)> = played
-        .filter(|(x, y)| !x.is_empty() && !y.is_empty())
-        .map(|(x, y)| (mean(x), mean(y)))
-        .collect();
-    let [mut xs, mut ys, mut gains] = [const { Vec::new() }; 3];
-    for (x, y) in pairs {
-        xs.push(x);
-        ys.push(y);
-        gains.push(y - x);
+    let mut firsts = Vec::new();
+    let mut seconds = Vec::new();
+    let mut gains = Vec::new();
+    for (task, xs) in before {
+        let Some(ys) = after.get(task) else { continue };
+        if xs.is_empty() || ys.is_empty() {
+            continue;
+        }
+        let first = mean(xs);
+        let second = mean(ys);
+        firsts.push(first);
+        seconds.push(second);
+        gains.push(second - first);
     }
-    PairedGain { before: mean(&xs), after: mean(&ys), gain: bootstrap_mean(&gains, seed) }
+    let gain = bootstrap_mean(&gains, seed);
+    PairedGain { before: mean(&firsts), after: mean(&seconds), gain }
+}
+
+/// x̄; NaN without values.
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// The q-quantile of sorted values, linear between order statistics (Hyndman & Fan 1996, type 7).
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len() - 1) as f64;
-    let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    let below = sorted[at.floor() as usize];
+    let above = sorted[at.ceil() as usize];
     below + (above - below) * at.fract()
 }
 
@@ -152,7 +167,8 @@ mod tests {
         assert_eq!(bootstrap_mean(&[4.0], 0), Interval { mean: 4.0, low: 4.0, high: 4.0, n: 1 });
     }
 
-    /// Four tasks, of which one was not played again; means by hand, and the interval's ends are attainable means.
+    /// Four tasks, one of them not played again. Means by hand; the interval's ends are attainable
+    /// means.
     #[test]
     fn gains_are_paired_by_task_and_not_by_episode() {
         let before = BTreeMap::from([
@@ -181,8 +197,8 @@ mod tests {
         assert!(none.gain.n == 0 && none.gain.mean.is_nan() && none.before.is_nan());
     }
 
-    /// The ends of the exact bootstrap distribution of 30 gains, by convolution in Python; resampling may miss them by one
-    /// step of its lattice.
+    /// The ends of the exact bootstrap distribution of 30 gains, by convolution in Python.
+    /// Resampling may miss them by one step of its lattice.
     #[test]
     fn the_interval_of_gains_is_the_exact_one() {
         let gains = [(12, 0.0), (10, 1.0), (3, -1.0), (5, 0.5)];
@@ -199,7 +215,7 @@ mod tests {
         );
     }
 
-    /// Tasks of very different difficulty that all gain the same: nothing is uncertain about the gain.
+    /// Tasks of very different difficulty with the same gain: the gain has no uncertainty.
     #[test]
     fn pairing_removes_the_spread_between_tasks() {
         let of = |shift: f64| {

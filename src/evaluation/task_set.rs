@@ -1,4 +1,4 @@
-//! Which tasks are played: fixed panels for evaluation, a seeded schedule for training.
+//! Fixed task sets for evaluation and a seeded task schedule for training.
 
 use crate::env::Task;
 use crate::rng::{Purpose, Stream};
@@ -7,41 +7,36 @@ use crate::{Error, Result};
 /// A named, fixed list of tasks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TaskSet {
-    /// What the panel is called in metrics and reports.
+    /// The name in metrics and reports (the value of `panel` in the files of a run).
     pub name: String,
-    /// Its tasks, sorted, each once.
+    /// The tasks, sorted and without duplicates.
     pub tasks: Vec<Task>,
 }
 
 impl TaskSet {
-    /// A panel of `tasks`, sorted.
+    /// Creates a set of `tasks`, sorted.
     ///
     /// # Errors
-    /// No tasks, or one of them twice.
+    /// [`Error::Setting`] for an empty list or a duplicate task.
     pub fn new(name: impl Into<String>, mut tasks: Vec<Task>) -> Result<Self> {
         let name = name.into();
         tasks.sort();
+        let refuse =
+            |value: String, reason| Error::setting(format!("task set {name}"), value, reason);
         if tasks.is_empty() {
-            return Err(Error::setting(
-                format!("panel `{name}`"),
-                "[]",
-                "a panel needs at least one task",
-            ));
+            return Err(refuse("[]".to_owned(), "needs at least one task"));
         }
         if let Some(twice) = tasks.windows(2).find(|w| w[0] == w[1]) {
-            return Err(Error::setting(
-                format!("panel `{name}`"),
-                &twice[0],
-                "the task is listed twice",
-            ));
+            return Err(refuse(twice[0].to_string(), "the task is listed twice"));
         }
         Ok(Self { name, tasks })
     }
 
-    /// `n` tasks spread evenly over the panel (all of them if it is smaller), as a panel of the same name.
+    /// Returns a set of the same name with `n` tasks spread evenly over this one, or with all tasks
+    /// if there are fewer.
     ///
     /// # Errors
-    /// `n` is 0.
+    /// [`Error::Setting`] if `n` is 0.
     pub fn thin(&self, n: usize) -> Result<Self> {
         let m = self.tasks.len();
         let tasks = if n >= m {
@@ -53,7 +48,7 @@ impl TaskSet {
     }
 }
 
-/// The tasks of each training step: the panel in a fresh seeded order each time it has been gone through.
+/// The tasks of each training step: epochs over a task set, each in its own seeded order.
 #[derive(Debug, Clone)]
 pub struct TaskSchedule {
     tasks: Vec<Task>,
@@ -62,18 +57,18 @@ pub struct TaskSchedule {
 }
 
 impl TaskSchedule {
-    /// `per_step` tasks a step out of `panel`.
+    /// Schedules `per_step` tasks of `task_set` per training step.
     ///
     /// # Errors
-    /// `per_step` is 0.
-    pub fn new(panel: &TaskSet, seed: u64, per_step: usize) -> Result<Self> {
+    /// [`Error::Setting`] if `per_step` is 0.
+    pub fn new(task_set: &TaskSet, seed: u64, per_step: usize) -> Result<Self> {
         if per_step == 0 {
             return Err(Error::setting("rollout.tasks", 0, "must be at least 1"));
         }
-        Ok(Self { tasks: panel.tasks.clone(), seed, per_step })
+        Ok(Self { tasks: task_set.tasks.clone(), seed, per_step })
     }
 
-    /// The tasks of step `step` (0-based); depends on nothing but the seed and the step.
+    /// The tasks of step `step`, counted from 0; they depend on the seed and the step only.
     pub fn at(&self, step: u64) -> Vec<Task> {
         let n = self.tasks.len() as u64;
         let first = step * self.per_step as u64;
@@ -91,14 +86,14 @@ impl TaskSchedule {
 mod tests {
     use super::*;
 
-    fn panel(n: u32) -> TaskSet {
+    fn tasks(n: u32) -> TaskSet {
         let tasks = (0..n).rev().map(|variation| Task { name: "t".into(), variation }).collect();
         TaskSet::new("p", tasks).unwrap()
     }
 
     #[test]
     fn an_epoch_plays_every_task_once() {
-        let schedule = TaskSchedule::new(&panel(10), 1, 4).unwrap();
+        let schedule = TaskSchedule::new(&tasks(10), 1, 4).unwrap();
         let mut seen: Vec<u32> = (0..5).flat_map(|k| schedule.at(k)).map(|t| t.variation).collect();
         assert_ne!(seen[..10], seen[10..], "each epoch has its own order");
         seen[..10].sort_unstable();
@@ -106,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn panels_are_sorted_and_reject_what_makes_no_panel() {
-        assert_eq!(panel(3).tasks[0].variation, 0);
+    fn task_sets_are_sorted_and_refuse_no_tasks_and_duplicates() {
+        assert_eq!(tasks(3).tasks[0].variation, 0);
         assert_eq!(
-            panel(10).thin(3).unwrap().tasks.iter().map(|t| t.variation).collect::<Vec<_>>(),
+            tasks(10).thin(3).unwrap().tasks.iter().map(|t| t.variation).collect::<Vec<_>>(),
             [0, 3, 6]
         );
         assert!(TaskSet::new("p", vec![]).is_err());

@@ -1,4 +1,8 @@
-//! AdamW with decay groups, global-norm clipping, and state that survives a restart to the bit.
+//! AdamW with decay groups, global-norm clipping, and a state that restarts bit for bit.
+//!
+//! The moments are f32 whatever the parameter's type. They lie next to the variable if its device
+//! has kernels, otherwise on the host. A bf16 or f16 parameter on the host has an f32 master copy,
+//! because updates that are smaller than its rounding would be lost without one.
 
 use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::float::with_slice;
@@ -17,7 +21,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Hyper-parameters of [`AdamW`]; the learning rate is given to every step.
+/// Hyper-parameters of [`AdamW`] except the learning rate, which is an argument of every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
@@ -25,11 +29,11 @@ pub struct AdamWConfig {
     pub beta1: Decay,
     /// Decay rate of the second moment.
     pub beta2: Decay,
-    /// ε added to the root of the second moment.
+    /// ε, added to the root of the second moment.
     pub eps: NonNegative,
-    /// Decoupled weight decay λ.
+    /// λ, the decoupled weight decay.
     pub weight_decay: NonNegative,
-    /// Parameters whose name ends with one of these are not decayed.
+    /// Suffixes of the names of parameters without weight decay.
     pub no_decay: Vec<String>,
 }
 
@@ -61,7 +65,7 @@ impl AdamWConfig {
 struct Moments {
     shape: Vec<usize>,
     values: Values,
-    /// The parameter in f32, where it is bf16 or f16: steps smaller than its rounding add up here.
+    /// The f32 copy of a bf16 or f16 parameter, in which small updates add up.
     master: Option<Vec<f32>>,
 }
 
@@ -76,8 +80,7 @@ enum Values {
 ///
 /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ(1 − ηλ) − η/(1−β₁ᵗ) · m / (√(v/(1−β₂ᵗ)) + ε).
 ///
-/// The moments are f32, next to the variable where its device has kernels, else on the host. There a bf16 or f16 parameter has an
-/// f32 master copy, which the steps change; the parameter is its rounding.
+/// The moments are f32. A bf16 or f16 parameter on the host is the rounding of an f32 master copy.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -87,40 +90,44 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser without history.
+    /// Creates an optimiser without history.
     pub fn new(config: AdamWConfig) -> Self {
         Self { config, step: 0, moments: BTreeMap::new(), time: Duration::ZERO }
     }
 
-    /// Forgets moments and step count: those of one loss mislead the steps of another.
+    /// Clears moments and step count, for training on with another loss.
     pub fn reset(&mut self) {
-        (self.step, self.moments) = (0, BTreeMap::new());
+        self.step = 0;
+        self.moments.clear();
     }
 
-    /// Steps taken.
+    /// The number of steps.
     pub fn steps(&self) -> u64 {
         self.step
     }
 
-    /// Time spent in updates since this value was made.
+    /// The time spent in steps since the optimiser was created or loaded.
     pub fn time(&self) -> Duration {
         self.time
     }
 
-    /// One update of every trainable parameter with learning rate `lr`.
+    /// Updates every trainable parameter with learning rate `lr`.
     ///
     /// # Errors
-    /// A trainable parameter whose gradient is missing, of another shape or not finite, by name, or a learning
-    /// rate that is negative or not finite; nothing is updated then.
+    /// The name of a trainable parameter whose gradient is missing, has another shape or is not
+    /// finite; [`Error::Setting`] for a learning rate that is negative or not finite. Nothing is
+    /// updated then.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, lr: f64) -> Result<()> {
         self.step_clipped(parameters, gradients, lr, f64::INFINITY).map(|_| ())
     }
 
-    /// The update with g · min(1, max_norm / ‖g‖) in place of g, ‖g‖ over all parameters together (Pascanu et al.
-    /// 2013); returns ‖g‖. The factor is applied as the gradients are read, in no pass of its own.
+    /// Updates with g · min(1, max_norm / ‖g‖) instead of g and returns ‖g‖, the norm over all
+    /// parameters together (Pascanu et al. 2013).
+    ///
+    /// The factor is applied while the gradients are read, without a pass of its own.
     ///
     /// # Errors
-    /// As [`AdamW::step`], and a `max_norm` that is not positive.
+    /// Those of [`AdamW::step`]; [`Error::Setting`] if `max_norm` is not positive.
     pub fn step_clipped(
         &mut self,
         parameters: &Parameters,
@@ -167,11 +174,11 @@ impl AdamW {
         }
     }
 
-    /// Writes moments and step count as safetensors, atomically: `exp_avg.NAME`, `exp_avg_sq.NAME`, for bf16 and f16
-    /// parameters `master.NAME`, and `step`.
+    /// Writes the state as safetensors, atomically: `step`, and for every parameter
+    /// `exp_avg.NAME`, `exp_avg_sq.NAME` and, if it is bf16 or f16, `master.NAME`.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = BTreeMap::new();
         for (name, m) in &self.moments {
@@ -187,10 +194,11 @@ impl AdamW {
         save_tensors(path.as_ref(), &tensors)
     }
 
-    /// Reads what [`AdamW::save`] wrote for the same trainable parameters.
+    /// Reads a state that [`AdamW::save`] wrote for the same trainable parameters.
     ///
     /// # Errors
-    /// An unreadable or truncated file, and a tensor that is missing, unknown, or of another shape or dtype.
+    /// [`Error::File`] for a truncated file, or for a tensor that is missing, unknown, or has
+    /// another shape or dtype; [`Error::Io`].
     pub fn load(
         path: impl AsRef<Path>,
         config: AdamWConfig,
@@ -217,7 +225,7 @@ impl AdamW {
             optimizer.moments.insert(name.to_owned(), moments);
         }
         match tensors.keys().next() {
-            Some(name) => Err(bad(name, "no trainable parameter has this moment".into())),
+            Some(name) => Err(bad(name, "belongs to no trainable parameter".into())),
             None => Ok(optimizer),
         }
     }
@@ -232,12 +240,8 @@ fn take_moment(
     let tensor =
         tensors.remove(name).ok_or_else(|| Error::file(path, name, "the tensor is missing"))?;
     if tensor.dims() != var.dims() || tensor.dtype() != DType::F32 {
-        let reason = format!(
-            "{} {:?} where f32 {:?} is needed",
-            tensor.dtype().as_str(),
-            tensor.dims(),
-            var.dims()
-        );
+        let dtype = tensor.dtype().as_str();
+        let reason = format!("is {dtype} {:?}, expected f32 {:?}", tensor.dims(), var.dims());
         return Err(Error::file(path, name, reason));
     }
     Ok(tensor.flatten_all()?.to_vec1()?)
@@ -287,7 +291,7 @@ impl Moments {
     }
 }
 
-/// In place for an f32 variable on the CPU, else through an f32 copy on the host.
+/// Updates an f32 variable on the CPU in place, and others through an f32 copy on the host.
 fn update_on_host(
     var: &Var,
     grad: &[f32],
@@ -316,7 +320,7 @@ fn update_narrow<L: Element<Float = f32>>(
     var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_device(var.device())?)
 }
 
-/// The update as an in-place operation on a variable's storage.
+/// The update as candle's in-place operation on a variable's storage.
 struct Update<'a> {
     grad: &'a [f32],
     moments: Mutex<(&'a mut [f32], &'a mut [f32])>,
@@ -369,7 +373,8 @@ mod tests {
 
     /// The published algorithm in double precision, written step by step.
     fn reference(x: &mut [f64], grads: &[Vec<f64>], lrs: &[f64], c: &AdamWConfig, decay: f64) {
-        let (mut m, mut v) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut m = vec![0.0; x.len()];
+        let mut v = vec![0.0; x.len()];
         for (t, (grad, lr)) in grads.iter().zip(lrs).enumerate() {
             for i in 0..x.len() {
                 x[i] -= lr * decay * x[i];
@@ -438,21 +443,28 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_optimizer_continues_to_the_bit() {
+    fn a_saved_optimizer_continues_bit_for_bit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("optimizer.safetensors");
-        let (a, b) = (parameters(DType::F32), parameters(DType::F32));
+        let a = parameters(DType::F32);
+        let b = parameters(DType::F32);
         let mut one = AdamW::new(AdamWConfig::default()).unwrap();
         let step = |o: &mut AdamW, p: &Parameters, i: u32| {
             o.step(p, &gradients(p, &[i, 5]), 1e-2).unwrap()
         };
-        (0..4).for_each(|i| step(&mut one, &a, i));
+        for i in 0..4 {
+            step(&mut one, &a, i);
+        }
         let mut two = AdamW::new(AdamWConfig::default()).unwrap();
-        (0..2).for_each(|i| step(&mut two, &b, i));
+        for i in 0..2 {
+            step(&mut two, &b, i);
+        }
         two.save(&path).unwrap();
         let mut three = AdamW::load(&path, AdamWConfig::default(), &b).unwrap();
         assert_eq!(three.steps(), 2);
-        (2..4).for_each(|i| step(&mut three, &b, i));
+        for i in 2..4 {
+            step(&mut three, &b, i);
+        }
         assert_eq!(bits(&a), bits(&b));
     }
 
@@ -496,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_clipped_step_is_the_step_with_the_scaled_gradients() {
-        let (a, b, c) = (parameters(DType::F32), parameters(DType::F32), parameters(DType::F32));
+        let [a, b, c] = [(); 3].map(|()| parameters(DType::F32));
         let mut g = gradients(&a, &[1, 2, 3]);
         let direct: f64 = g.iter().flat_map(|(_, t)| values(t)).map(|x| x * x).sum::<f64>().sqrt();
         // A large ε, so that the size of the gradient matters.

@@ -4,7 +4,7 @@ use crate::settings::{Count, Positive, Unit};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The learning rate as a fraction of its base value, by step (0-based, one step per optimiser update).
+/// The learning rate as a fraction of its base value, by training step, counted from 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LrSchedule {
@@ -17,16 +17,16 @@ pub enum LrSchedule {
     /// Linear from `min_ratio` to 1 over `warmup_steps`, then a cosine down to `min_ratio`:
     /// max(r, (1−r)/2 · cos(2π·cycles·p) + (1+r)/2) with p the fraction of the steps after warm-up.
     ///
-    /// As verl's `get_cosine_schedule_with_warmup`, which EPO's runs use.
+    /// The same as verl's `get_cosine_schedule_with_warmup`, which the EPO authors use.
     Cosine {
         /// Steps of warm-up.
         warmup_steps: u64,
-        /// Steps of the whole run; the rate stays where the cosine ends after them.
+        /// Steps of the whole run; afterwards the rate keeps its last value.
         total_steps: Count,
-        /// The lowest fraction r in \[0, 1\].
+        /// r, the lowest fraction.
         #[serde(default = "zero")]
         min_ratio: Unit,
-        /// Waves of the cosine; one half falls once from 1 to r.
+        /// Periods of the cosine; half a period falls once from 1 to r.
         #[serde(default = "half")]
         cycles: Positive,
     },

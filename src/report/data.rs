@@ -1,13 +1,18 @@
-//! What a run folder says, read tolerantly.
+//! The contents of a run folder, as a report needs them.
+//!
+//! Metrics are read by key, not by a fixed structure: a report also shows runs that lack some keys
+//! or record keys of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::evaluation::gains::EvaluationOutcomes;
-use crate::evaluation::gains::{add, ended_episodes, Line};
-use crate::report::episodes::Episode;
+use crate::evaluation::outcomes::{
+    add_outcome, read_outcome_lines, EvaluationOutcomes, OutcomeLine,
+};
+use crate::run::episodes::EpisodeLine;
+use crate::run::folder::{flatten, read_config, CONFIG_FILE};
 use crate::run::record::read_metrics;
 use crate::run::recorder::EPISODES_FILE;
 use crate::{Error, Result};
@@ -18,34 +23,35 @@ pub(crate) struct Run {
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) lines: Vec<Map<String, Value>>,
     pub(crate) outcomes: Vec<EvaluationOutcomes>,
-    pub(crate) samples: Vec<Sample>,
+    /// Episodes to show as dialogues.
+    pub(crate) samples: Vec<EpisodeLine>,
 }
 
-/// An episode to be shown.
-pub(crate) struct Sample {
-    pub(crate) panel: String,
-    pub(crate) step: u64,
-    pub(crate) episode: Episode,
-}
-
-/// How many solved and how many unsolved episodes of each panel's last evaluation are shown.
+/// Number of solved and of unsolved episodes to show from each evaluation set's last evaluation.
 const SAMPLES: usize = 3;
 
 impl Run {
-    pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let settings = dir.join("config.toml");
-        let settings = if settings.exists() {
-            read_settings(&std::fs::read_to_string(&settings).map_err(|e| Error::io(&settings, e))?)
-        } else {
-            BTreeMap::new()
-        };
+    /// Reads run folders.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] without folders, and errors of reading one of them.
+    pub(crate) fn read_all<P: AsRef<Path>>(dirs: &[P]) -> Result<Vec<Self>> {
+        if dirs.is_empty() {
+            return Err(Error::setting("runs", "none", "name at least one run folder"));
+        }
+        dirs.iter().map(|dir| Self::read(dir.as_ref())).collect()
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
+        let settings = read_settings(&dir.join(CONFIG_FILE))?;
         let name = dir
             .file_name()
             .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         let lines = read_metrics(dir)?;
-        let (mut outcomes, mut texts) = (Vec::new(), Texts::default());
-        ended_episodes(dir, |text, line| {
-            add(&mut outcomes, line);
+        let mut outcomes = Vec::new();
+        let mut texts = Texts::default();
+        read_outcome_lines(dir, |text, line| {
+            add_outcome(&mut outcomes, line);
             texts.offer(text, line);
         })?;
         Ok(Self { name, settings, lines, outcomes, samples: texts.samples(dir)? })
@@ -61,7 +67,8 @@ impl Run {
             .filter(move |line| line.get("phase").and_then(Value::as_str) == Some(phase))
     }
 
-    /// (step, value) of `key` over a phase; what is absent is left out, what is not finite stays as a gap.
+    /// (step, value) of `key` over a phase. Missing values are left out; others that are not finite
+    /// stay, as gaps.
     pub(crate) fn points(&self, phase: &str, key: &str) -> Vec<(f64, f64)> {
         self.phase(phase).filter_map(|line| Some((step(line)?, number(line.get(key)?)?))).collect()
     }
@@ -83,25 +90,25 @@ impl Run {
         self.phase(phase).filter_map(column).collect()
     }
 
-    /// The evaluation panels in order of first appearance.
-    pub(crate) fn panels(&self) -> Vec<String> {
-        let mut panels = Vec::new();
+    /// The names of the evaluation sets in order of first appearance.
+    pub(crate) fn evaluation_sets(&self) -> Vec<String> {
+        let mut sets = Vec::new();
         for line in self.phase("eval") {
-            let panel = panel(line);
-            if !panels.contains(&panel) {
-                panels.push(panel);
+            let set = evaluation_set(line);
+            if !sets.contains(&set) {
+                sets.push(set);
             }
         }
-        panels
+        sets
     }
 
-    /// The evaluations of one panel.
+    /// The evaluations on one evaluation set.
     pub(crate) fn evaluations<'a>(
         &'a self,
         name: &'a str,
     ) -> impl Iterator<Item = Evaluation> + 'a {
         self.phase("eval")
-            .filter(move |line| panel(line) == name)
+            .filter(move |line| evaluation_set(line) == name)
             .map(|line| Evaluation(line.clone()))
     }
 
@@ -118,28 +125,30 @@ impl Run {
         self.phase("rl").flat_map(of_line).collect()
     }
 
-    /// Every key with a numeric value in a phase.
+    /// Every key that has a number in a phase.
     pub(crate) fn numeric_keys(&self, phase: &str) -> BTreeSet<String> {
         let numeric = |(key, value): (&String, &Value)| number(value).map(|_| key.clone());
         self.phase(phase).flat_map(|line| line.iter().filter_map(numeric)).collect()
     }
 }
 
-/// The episodes that may be shown, as text: the first few solved and unsolved ones of each panel's newest evaluation.
+/// Candidates for the samples, unparsed: for each evaluation set the step of its newest evaluation
+/// and the first few solved and unsolved episodes.
 #[derive(Default)]
 struct Texts(BTreeMap<String, (u64, [Vec<Text>; 2])>);
 
+/// The line of an episode and its task family.
 struct Text {
     family: String,
     line: String,
 }
 
 impl Texts {
-    fn offer(&mut self, text: &str, line: &Line) {
-        let panel = line.panel.clone().unwrap_or_default();
-        let (step, kept) = self.0.entry(panel).or_default();
+    fn offer(&mut self, text: &str, line: &OutcomeLine) {
+        let (step, kept) = self.0.entry(line.task_set.clone()).or_default();
         if line.step > *step {
-            (*step, *kept) = (line.step, Default::default());
+            *step = line.step;
+            *kept = Default::default();
         }
         if line.step < *step {
             return;
@@ -147,7 +156,7 @@ impl Texts {
         let kept = &mut kept[usize::from(!line.episode.success)];
         let family = &line.episode.task.name;
         if kept.len() == SAMPLES {
-            // A family that is not shown yet takes the place of one that is shown twice.
+            // A family that is not shown yet replaces one that is shown twice.
             let shown =
                 |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
             let twice = kept.iter().rposition(|text| shown(kept, &text.family) > 1);
@@ -159,24 +168,18 @@ impl Texts {
         kept.push(Text { family: family.clone(), line: text.to_owned() });
     }
 
-    fn samples(self, dir: &Path) -> Result<Vec<Sample>> {
-        #[derive(serde::Deserialize)]
-        struct Shown {
-            episode: Episode,
-        }
+    fn samples(self, dir: &Path) -> Result<Vec<EpisodeLine>> {
         let mut samples = Vec::new();
-        for (panel, (step, texts)) in self.0 {
-            for text in texts.iter().flatten() {
-                let shown: Shown = serde_json::from_str(&text.line)
-                    .map_err(|e| Error::file(dir.join(EPISODES_FILE), "episode", e.to_string()))?;
-                samples.push(Sample { panel: panel.clone(), step, episode: shown.episode });
-            }
+        for text in self.0.values().flat_map(|(_, texts)| texts.iter().flatten()) {
+            let line = serde_json::from_str(&text.line)
+                .map_err(|e| Error::file(dir.join(EPISODES_FILE), "episode", e.to_string()))?;
+            samples.push(line);
         }
         Ok(samples)
     }
 }
 
-/// One evaluation of a panel.
+/// The metrics of one evaluation.
 pub(crate) struct Evaluation(Map<String, Value>);
 
 impl Evaluation {
@@ -188,30 +191,24 @@ impl Evaluation {
         number(self.0.get(key)?)
     }
 
-    /// The ends of the interval of `key`.
+    /// Both ends of the interval of `key`.
     pub(crate) fn interval(&self, key: &str) -> Option<(f64, f64)> {
         Some((self.number(&format!("{key}_low"))?, self.number(&format!("{key}_high"))?))
     }
 }
 
-/// The settings of a TOML file under dotted names, as they are written there; enough of TOML for what a run wrote.
-fn read_settings(toml: &str) -> BTreeMap<String, String> {
-    let (mut section, mut last, mut settings) =
-        (String::new(), String::new(), BTreeMap::<String, String>::new());
-    for line in toml.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            section = format!("{name}.");
-        } else if let Some((key, value)) = line.split_once(" = ") {
-            last = format!("{section}{key}");
-            settings.insert(last.clone(), value.to_owned());
-        } else if let Some(value) = settings.get_mut(&last) {
-            value.push_str(line);
-        }
+/// The settings of a `config.toml` by dotted name; none without the file.
+fn read_settings(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut settings = BTreeMap::new();
+    if path.exists() {
+        flatten("", &toml::Value::Table(read_config(path)?), &mut |key, value| {
+            settings.insert(key, value.to_string());
+        });
     }
-    settings
+    Ok(settings)
 }
 
-fn panel(line: &Map<String, Value>) -> String {
+fn evaluation_set(line: &Map<String, Value>) -> String {
     line.get("panel").and_then(Value::as_str).unwrap_or("evaluation").to_owned()
 }
 
@@ -219,28 +216,10 @@ fn step(line: &Map<String, Value>) -> Option<f64> {
     line.get("step")?.as_f64()
 }
 
-/// A number as the recorder writes it, NaN and infinities included.
+/// A number as the recorder writes it, including NaN and infinities.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::String(s) if ["NaN", "inf", "-inf"].contains(&s.as_str()) => s.parse().ok(),
         _ => value.as_f64(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_read_under_dotted_names() {
-        let toml = "seed = 1\ntasks = [\n    \"a\",\n    \"b\",\n]\n\n[entropy]\nlambda = 0.01\n[entropy.beta]\nk = 2\n";
-        let settings: Vec<_> = read_settings(toml).into_iter().collect();
-        let expected = [
-            ("entropy.beta.k", "2"),
-            ("entropy.lambda", "0.01"),
-            ("seed", "1"),
-            ("tasks", "[\"a\",\"b\",]"),
-        ];
-        assert_eq!(settings, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

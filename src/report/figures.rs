@@ -1,13 +1,13 @@
-//! Which plots a report has and what is in them.
+//! The plots of a report.
 
 use std::collections::BTreeSet;
 
-use crate::report::data::Run;
+use crate::report::data::{Evaluation, Run};
 use crate::report::heat::{band_map, value_map, Column};
-use crate::report::plot::{Look, Plot, Series};
+use crate::report::plot::{Look, Plot, Series, Size};
 use crate::report::style::{colour, GREY};
 
-/// Keys the plots above the last section show, or that are no curve.
+/// Keys that other sections show, or that are not drawn.
 const SHOWN: &[&str] = &[
     "step",
     "success",
@@ -39,7 +39,8 @@ const SHOWN: &[&str] = &[
     "time/tokens_per_second",
 ];
 
-/// The name of what lies behind the main lines; with several runs the note below the plot says it once for all.
+/// The legend entry of a series behind the main line. Several runs have none, because the note
+/// below the plot explains these series.
 fn background(runs: &[Run], what: &str) -> String {
     if runs.len() == 1 {
         what.to_owned()
@@ -48,7 +49,7 @@ fn background(runs: &[Run], what: &str) -> String {
     }
 }
 
-/// The name of a line: the run's where there are several, what it shows otherwise.
+/// The legend entry of a line: with several runs the run's name, otherwise the quantity.
 fn label(runs: &[Run], run: &Run, what: &str) -> String {
     match (runs.len(), what) {
         (1, _) => what.to_owned(),
@@ -57,8 +58,9 @@ fn label(runs: &[Run], run: &Run, what: &str) -> String {
     }
 }
 
-/// `key` of the evaluations as dots with whiskers, over the same key of the training rollouts: one plot for the panels
-/// of one run, one for each panel of several runs.
+/// Plots `key` of the evaluations as dots with whiskers, over the same key of training episodes.
+///
+/// One run has one plot with all evaluation sets; several runs have one plot per evaluation set.
 pub(crate) fn evaluation_plots(
     runs: &[Run],
     title: &str,
@@ -66,54 +68,48 @@ pub(crate) fn evaluation_plots(
     y_label: &str,
     full: f64,
 ) -> Vec<Plot> {
-    let mut panels: Vec<String> = Vec::new();
-    for panel in runs.iter().flat_map(Run::panels) {
-        if !panels.contains(&panel) {
-            panels.push(panel);
+    let mut sets: Vec<String> = Vec::new();
+    for set in runs.iter().flat_map(Run::evaluation_sets) {
+        if !sets.contains(&set) {
+            sets.push(set);
         }
     }
-    let (together, titles) = match (runs, &panels[..]) {
-        ([_], _) | (_, []) => (vec![panels.clone()], vec![title.to_owned()]),
-        (_, _) => {
-            let titles = panels.iter().map(|panel| format!("{title}: {panel}")).collect();
-            (panels.iter().map(|panel| vec![panel.clone()]).collect(), titles)
-        }
-    };
-    let note =
-        "Dots: whole evaluation panels, whiskers their 95 % intervals. Pale: training rollouts.";
-    let plot = |(panels, title): (Vec<String>, String)| Plot {
+    let note = "Dots: evaluations with 95 % intervals. Pale: training episodes.";
+    let plot = |title: String, sets: &[String]| Plot {
         title,
         note: note.to_owned(),
         y_label: y_label.into(),
-        series: evaluation_series(runs, &panels, key),
+        series: evaluation_series(runs, sets, key),
         at_least: Some((0.0, full)),
         alarms: alarms(runs),
+        size: Size::default(),
     };
-    together.into_iter().zip(titles).map(plot).collect()
+    if runs.len() == 1 || sets.is_empty() {
+        return vec![plot(title.to_owned(), &sets)];
+    }
+    sets.chunks(1).map(|set| plot(format!("{title}: {}", set[0]), set)).collect()
 }
 
-fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> {
+fn evaluation_series(runs: &[Run], sets: &[String], key: &str) -> Vec<Series> {
     let mut series = Vec::new();
-    let all = (runs.len() * panels.len()) as f64;
+    let all = (runs.len() * sets.len()) as f64;
     for (i, run) in runs.iter().enumerate() {
         let points = run.points("rl", key);
         if !points.is_empty() {
             let (name, colour) = match runs.len() {
-                1 => ("training rollouts".to_owned(), GREY),
+                1 => ("training episodes".to_owned(), GREY),
                 _ => (String::new(), colour(i)),
             };
             series.push(Series { name, colour, look: Look::Faint, points, ..Series::default() });
         }
-        for (k, panel) in panels.iter().enumerate() {
+        for (k, set) in sets.iter().enumerate() {
             let points =
-                run.evaluations(panel).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
-            let ends = |e: crate::report::data::Evaluation| {
-                e.interval(key).map(|(low, high)| (e.step(), low, high))
-            };
-            let intervals = run.evaluations(panel).filter_map(ends).collect();
-            let aside = 5.0 * ((i * panels.len() + k) as f64 - (all - 1.0) / 2.0);
+                run.evaluations(set).filter_map(|e| Some((e.step(), e.number(key)?))).collect();
+            let ends = |e: Evaluation| e.interval(key).map(|(low, high)| (e.step(), low, high));
+            let intervals = run.evaluations(set).filter_map(ends).collect();
+            let aside = 5.0 * ((i * sets.len() + k) as f64 - (all - 1.0) / 2.0);
             let (name, colour) = match runs.len() {
-                1 => (panel.clone(), colour(k)),
+                1 => (set.clone(), colour(k)),
                 _ => (run.name.clone(), colour(i)),
             };
             series.push(Series { name, colour, look: Look::Dots, points, intervals, aside });
@@ -122,7 +118,7 @@ fn evaluation_series(runs: &[Run], panels: &[String], key: &str) -> Vec<Series> 
     series
 }
 
-/// The alarms of all runs, as the plots show them.
+/// The steps and messages of the alarms of all runs.
 fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
     let of = |run: &Run| {
         let name = if runs.len() == 1 { String::new() } else { format!("{}: ", run.name) };
@@ -134,13 +130,13 @@ fn alarms(runs: &[Run]) -> Vec<(f64, String)> {
     runs.iter().flat_map(of).collect()
 }
 
-/// Entropy in its band, at the episodes' two ends, and the share of it inside.
+/// Plots of entropy and its band, of early and late turns, of the shares inside the band, and of β.
 pub(crate) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
     let shares = |title: [&str; 2], keys: [&'static str; 3]| {
         let title = title[usize::from(runs.len() > 1)];
         let names = ["below", "inside", "above the band"];
         let keys: Vec<_> = keys.into_iter().zip(names).collect();
-        // The three add up: of several runs the middle one says enough.
+        // The three shares add up to 1, so the middle one is enough to compare several runs.
         let keys = if runs.len() == 1 { &keys[..] } else { &keys[1..2] };
         let share = curve_plot(runs, "rl", "", keys, "share of tokens");
         Plot { title: title.to_owned(), at_least: Some((0.0, 1.0)), ..share }
@@ -165,45 +161,42 @@ pub(crate) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
     ]
 }
 
-/// Entropy of the rollouts inside the band around its reference.
-fn entropy_plot(runs: &[Run]) -> Plot {
+/// Plots the entropy of the training episodes with its reference and band.
+pub(crate) fn entropy_plot(runs: &[Run]) -> Plot {
     let mut series = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        let band = run.intervals("rl", "band_low", "band_high");
-        let reference = run.points("rl", "entropy_reference");
         let tint = if runs.len() == 1 { GREY } else { colour(i) };
-        if !band.is_empty() {
-            let name = background(runs, "band κₗ·H̄ … κᵣ·H̄");
-            series.push(Series {
-                name,
-                colour: tint,
-                look: Look::Area,
-                intervals: band,
-                ..Series::default()
-            });
+        let behind = |name, look| {
+            let name = background(runs, name);
+            Series { name, colour: tint, look, ..Series::default() }
+        };
+        let intervals = run.intervals("rl", "band_low", "band_high");
+        if !intervals.is_empty() {
+            let band = behind("band κₗ·H̄ … κᵣ·H̄", Look::Area);
+            series.push(Series { intervals, ..band });
         }
-        if !reference.is_empty() {
-            let name = background(runs, "reference H̄");
-            series.push(Series {
-                name,
-                colour: tint,
-                look: Look::Dashed,
-                points: reference,
-                ..Series::default()
-            });
+        let points = run.points("rl", "entropy_reference");
+        if !points.is_empty() {
+            series.push(Series { points, ..behind("reference H̄", Look::Dashed) });
         }
-        let (name, points) = (
-            label(runs, run, if runs.len() == 1 { "entropy" } else { "" }),
-            run.points("rl", "entropy"),
-        );
+        let name = label(runs, run, if runs.len() == 1 { "entropy" } else { "" });
+        let points = run.points("rl", "entropy");
         series.push(Series { name, colour: colour(i), points, ..Series::default() });
     }
-    let note = "Mean over generated tokens. Dashed: reference H̄; shaded: the band in which the smoothing penalty is zero.".to_owned();
-    let (title, y_label) = ("Entropy of the rollouts".into(), "nats per token".into());
-    Plot { title, note, y_label, series, at_least: None, alarms: alarms(runs) }
+    let note =
+        "Mean over generated tokens. Dashed: reference H̄. Shaded: the band, inside which the \
+        smoothing penalty is zero.";
+    Plot {
+        title: "Entropy of the training episodes".to_owned(),
+        note: note.to_owned(),
+        y_label: "nats per token".to_owned(),
+        series,
+        alarms: alarms(runs),
+        ..Plot::default()
+    }
 }
 
-/// `keys` of a phase, one line a run and key.
+/// Plots `keys` of a phase, one line per run and key.
 pub(crate) fn curve_plot(
     runs: &[Run],
     phase: &str,
@@ -229,7 +222,7 @@ pub(crate) fn curve_plot(
     Plot { title: title.into(), y_label: y_label.into(), series, alarms, ..Plot::default() }
 }
 
-/// The plots of the reinforcement-learning phase after success, score and entropy.
+/// Plots of the training steps other than success, score and entropy.
 pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
     let rl = |title, keys, unit| curve_plot(runs, "rl", title, keys, unit);
     vec![
@@ -237,7 +230,7 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
         rl("KL to the rollout policy", &[("ppo_kl", "")], "nats per token"),
         rl("Share of clipped ratios", &[("pg_clipfrac", "")], "share of tokens"),
         rl("Loss", &[("loss", "total"), ("pg_loss", "policy")], "loss"),
-        rl("Return of the rollouts", &[("return_mean", "")], "return"),
+        rl("Return of the training episodes", &[("return_mean", "")], "return"),
         rl("Actions the environment understood", &[("valid_actions", "")], "share of actions"),
         rl("Groups without variance", &[("zero_variance_groups", "")], "share of groups"),
         rl(
@@ -251,10 +244,12 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
     ]
 }
 
-/// Heat maps of entropy by turn index for each run that has it: its value, and where it stands against the band.
+/// Heat maps of entropy by turn index for each run that records it: values, and places against the
+/// band.
 pub(crate) fn entropy_maps(runs: &[Run]) -> String {
     let map = |run: &Run| {
-        let (name, columns) = (label_suffix(runs, run), run.columns("rl", "entropy_turn"));
+        let name = label_suffix(runs, run);
+        let columns = run.columns("rl", "entropy_turn");
         let value = value_map(
             &format!("Entropy by turn, nats per token{name}"),
             "turn of the episode",
@@ -266,11 +261,11 @@ pub(crate) fn entropy_maps(runs: &[Run]) -> String {
     runs.iter().map(map).collect()
 }
 
-/// The band's ends by turn index for each column: around the turn's own reference where the run has one for each.
+/// The band's ends by turn index for each column, scaled to the turn's own reference if it has one.
 fn bands(run: &Run, columns: &[Column]) -> Vec<Vec<(f64, f64)>> {
     let ends = run.intervals("rl", "band_low", "band_high");
-    let (whole, by_turn) =
-        (run.points("rl", "entropy_reference"), run.columns("rl", "entropy_reference_turn"));
+    let whole = run.points("rl", "entropy_reference");
+    let by_turn = run.columns("rl", "entropy_reference_turn");
     let of = |(step, values): &Column| {
         let band = ends.iter().find(|(at, _, _)| at == step).map(|(_, low, high)| (*low, *high));
         let reference = whole.iter().find(|(at, _)| at == step).map(|(_, h)| *h);
@@ -295,7 +290,7 @@ fn label_suffix(runs: &[Run], run: &Run) -> String {
     }
 }
 
-/// A plot for each numeric key that no other plot shows.
+/// Plots every numeric key that no other plot shows.
 pub(crate) fn other_plots(runs: &[Run]) -> Vec<Plot> {
     let mut plots = Vec::new();
     for phase in ["rl", "clone"] {

@@ -1,20 +1,20 @@
-//! Heat maps: a column a step, a row a turn index.
+//! Heat maps with one column per step and one row per turn index.
 
 use std::fmt::Write;
 
-use crate::report::escape;
-use crate::report::plot::{number, open_svg, range, ticks, MARGIN, WIDTH};
+use crate::report::plot::{open_svg, range, ticks, Size, MARGIN, WIDTH};
 use crate::report::style::HEAT_LEVELS;
+use crate::report::text::{escape, number};
 
-/// Most columns that are drawn; of longer runs neighbouring steps are averaged.
+/// The largest number of columns; neighbouring steps of longer runs are averaged.
 const MOST_COLUMNS: usize = 150;
-/// Room for the scale on the right.
+/// Space for the scale on the right, in pixels.
 const RIGHT: f64 = 70.0;
 
 /// One step's values by turn index.
 pub(crate) type Column = (f64, Vec<f64>);
 
-/// Where a turn's entropy stands.
+/// The place of a turn's entropy relative to the band.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Unknown,
@@ -23,7 +23,19 @@ enum Place {
     Above,
 }
 
-/// Values by turn and step, the stronger the higher.
+impl Place {
+    /// The place of a [`distance`].
+    fn of(distance: f64) -> Self {
+        match distance {
+            d if d.is_nan() => Self::Unknown,
+            d if d < 0.0 => Self::Below,
+            d if d > 1.0 => Self::Above,
+            _ => Self::Inside,
+        }
+    }
+}
+
+/// Draws values by turn and step; higher values have stronger colours.
 pub(crate) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> String {
     let columns = thinned(columns);
     let values = || columns.iter().flat_map(|c| &c.1).copied().filter(|v| v.is_finite());
@@ -33,7 +45,7 @@ pub(crate) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> Strin
         let share = if high > low { (value - low) / (high - low) } else { 0.5 };
         (share * (HEAT_LEVELS - 1) as f64).round() as usize
     };
-    let mut svg = open_svg(map.height(), title);
+    let mut svg = map.open(title);
     for wanted in 0..HEAT_LEVELS {
         let here = |_: usize, value: f64| value.is_finite() && level(value) == wanted;
         map.cells(&mut svg, &columns, &format!("var(--h{wanted})"), here);
@@ -43,30 +55,17 @@ pub(crate) fn value_map(title: &str, y_label: &str, columns: &[Column]) -> Strin
     format!("<figure><figcaption>{}</figcaption>{svg}</svg></figure>\n", escape(title))
 }
 
-/// The same turns and steps against the band: below, inside, above, or no reference to compare with. `bands` has for
-/// each column the band's ends by turn index.
+/// Draws the place of each turn and step: below, inside or above the band, or without a reference.
+///
+/// `bands` holds the band's ends by turn index for each column.
 pub(crate) fn band_map(
     title: &str,
     y_label: &str,
     columns: &[Column],
     bands: &[Vec<(f64, f64)>],
 ) -> String {
-    let places: Vec<Column> = columns
-        .iter()
-        .zip(bands)
-        .map(|((step, values), band)| {
-            let ends = |turn: usize| band.get(turn).copied().unwrap_or((f64::NAN, f64::NAN));
-            (*step, values.iter().enumerate().map(|(turn, h)| distance(*h, ends(turn))).collect())
-        })
-        .collect();
-    let columns = thinned(&places);
-    let place = |d: f64| match d {
-        _ if d.is_nan() => Place::Unknown,
-        _ if d < 0.0 => Place::Below,
-        _ if d > 1.0 => Place::Above,
-        _ => Place::Inside,
-    };
-    let known = columns.iter().flat_map(|c| &c.1).any(|d| place(*d) != Place::Unknown);
+    let columns = thinned(&distances(columns, bands));
+    let known = columns.iter().flat_map(|c| &c.1).any(|d| Place::of(*d) != Place::Unknown);
     let Some(map) = Map::new(&columns).filter(|_| known) else { return String::new() };
     let names = [
         (Place::Above, "above", "above the band"),
@@ -74,24 +73,37 @@ pub(crate) fn band_map(
         (Place::Below, "below", "below"),
         (Place::Unknown, "unknown", "no reference yet"),
     ];
-    let (mut svg, mut legend) = (open_svg(map.height(), title), String::new());
+    let mut svg = map.open(title);
+    let mut legend = String::new();
     for (wanted, variable, name) in names {
-        let here = |turn: usize, d: f64| turn < map.rows && place(d) == wanted;
+        let here = |turn: usize, d: f64| turn < map.rows && Place::of(d) == wanted;
         map.cells(&mut svg, &columns, &format!("var(--{variable})"), here);
         let _ = write!(
             legend,
-            "<span><svg class=\"swatch\" viewBox=\"0 0 20 12\"><rect y=\"1\" width=\"20\" height=\"10\" \
-             fill=\"var(--{variable})\"/></svg>{name}</span>"
+            "<span><svg class=\"swatch\" viewBox=\"0 0 20 12\"><rect y=\"1\" width=\"20\" \
+             height=\"10\" fill=\"var(--{variable})\"/></svg>{name}</span>"
         );
     }
     map.axes(&mut svg, &columns, y_label);
     format!(
-        "<figure><figcaption>{}</figcaption><div class=\"legend\">{legend}</div>{svg}</svg></figure>\n",
+        "<figure><figcaption>{}</figcaption><div class=\"legend\">{legend}</div>{svg}</svg>\
+         </figure>\n",
         escape(title)
     )
 }
 
-/// (h − low)/(high − low): 0 at the band's lower end, 1 at its upper one; NaN without a band.
+/// The [`distance`] of every value from its band.
+fn distances(columns: &[Column], bands: &[Vec<(f64, f64)>]) -> Vec<Column> {
+    let mut distances = Vec::new();
+    for ((step, values), band) in columns.iter().zip(bands) {
+        let ends = |turn: usize| band.get(turn).copied().unwrap_or((f64::NAN, f64::NAN));
+        let of_turn = |(turn, h): (usize, &f64)| distance(*h, ends(turn));
+        distances.push((*step, values.iter().enumerate().map(of_turn).collect()));
+    }
+    distances
+}
+
+/// (h − low)/(high − low): 0 at the band's lower end, 1 at its upper end; NaN without a band.
 fn distance(h: f64, (low, high): (f64, f64)) -> f64 {
     let width = high - low;
     if width > 0.0 {
@@ -106,7 +118,7 @@ fn distance(h: f64, (low, high): (f64, f64)) -> f64 {
     }
 }
 
-/// At most [`MOST_COLUMNS`] columns, each the mean of neighbouring ones, under the first one's step.
+/// Averages neighbouring columns under their first step, so that at most [`MOST_COLUMNS`] remain.
 fn thinned(columns: &[Column]) -> Vec<Column> {
     let group = columns.len().div_ceil(MOST_COLUMNS).max(1);
     let mean = |columns: &[Column]| {
@@ -125,7 +137,7 @@ fn thinned(columns: &[Column]) -> Vec<Column> {
     columns.chunks(group).map(mean).collect()
 }
 
-/// Where the cells of a heat map lie.
+/// The layout of a heat map's cells.
 struct Map {
     rows: usize,
     width: f64,
@@ -143,11 +155,11 @@ impl Map {
         MARGIN.2 + self.height * self.rows as f64
     }
 
-    fn height(&self) -> f64 {
-        self.base() + MARGIN.3
+    fn open(&self, title: &str) -> String {
+        open_svg(Size { width: WIDTH, height: self.base() + MARGIN.3 }, title)
     }
 
-    /// One path for all cells that are `here`; equal neighbours in a row are one rectangle.
+    /// Draws the cells that are `here` as one path; neighbours in a row become one rectangle.
     fn cells(
         &self,
         svg: &mut String,
@@ -162,9 +174,10 @@ impl Map {
             while i < columns.len() {
                 let n = (i..columns.len()).take_while(|&j| drawn(j)).count();
                 if n > 0 {
-                    let (x, y) =
-                        (MARGIN.0 + i as f64 * self.width, MARGIN.2 + row as f64 * self.height);
-                    let (w, h) = (n as f64 * self.width, self.height);
+                    let x = MARGIN.0 + i as f64 * self.width;
+                    let y = MARGIN.2 + row as f64 * self.height;
+                    let w = n as f64 * self.width;
+                    let h = self.height;
                     let _ = write!(path, "M{x:.1} {y:.1}h{w:.1}v{h:.1}h-{w:.1}z");
                 }
                 i += n.max(1);
@@ -188,19 +201,22 @@ impl Map {
                 left - 6.0
             );
         }
-        let (first, last) = (columns[0].0, columns[columns.len() - 1].0);
+        let first = columns[0].0;
+        let last = columns[columns.len() - 1].0;
         // The first column at or after each round step.
         for tick in ticks(first, last.max(first + 1.0), 8, true) {
             let Some(i) = columns.iter().position(|(step, _)| *step >= tick) else { continue };
-            let (x, y) = (left + (i as f64 + 0.5) * self.width, self.base() + 15.0);
+            let x = left + (i as f64 + 0.5) * self.width;
+            let y = self.base() + 15.0;
             let step = number(tick);
             let _ =
                 write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{step}</text>");
         }
         let _ = write!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">step</text>\
-             <text transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">training step</text>\
+             <text transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">\
+             {}</text>",
             left + columns.len() as f64 * self.width / 2.0,
             self.base() + 34.0,
             (top + self.base()) / 2.0,
@@ -209,13 +225,16 @@ impl Map {
     }
 
     fn scale(&self, svg: &mut String, (low, high): (f64, f64)) {
-        let (top, base, x) = (MARGIN.2, self.base(), WIDTH - 58.0);
+        let top = MARGIN.2;
+        let base = self.base();
+        let x = WIDTH - 58.0;
         let part = (base - top) / HEAT_LEVELS as f64;
         for level in 0..HEAT_LEVELS {
             let y = base - (level + 1) as f64 * part;
             let _ = write!(
                 svg,
-                "<rect x=\"{x}\" y=\"{y:.2}\" width=\"10\" height=\"{:.2}\" fill=\"var(--h{level})\"/>",
+                "<rect x=\"{x}\" y=\"{y:.2}\" width=\"10\" height=\"{:.2}\" \
+                 fill=\"var(--h{level})\"/>",
                 part + 0.3
             );
         }
@@ -229,7 +248,7 @@ impl Map {
 mod tests {
     use super::*;
 
-    /// How many cells are drawn in a colour, from the lengths of its rectangles.
+    /// The number of cells drawn in a colour, from the widths of its rectangles.
     fn cells(svg: &str, variable: &str, columns: usize) -> usize {
         let Some((_, rest)) = svg.split_once(&format!("fill=\"var(--{variable})\" d=\"")) else {
             return 0;

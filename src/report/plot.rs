@@ -1,12 +1,12 @@
-//! Line plots and heat maps as SVG text: no dependency, no script, no font file.
+//! Line plots as SVG text, without scripts and font files.
 
 use std::fmt::Write;
 
-use crate::report::escape;
+use crate::report::text::{escape, number};
 
+/// Width of a drawing on the page, in pixels.
 pub(crate) const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 300.0;
-/// Left, right, top, bottom.
+/// Space around the plotted area: left, right, top, bottom.
 pub(crate) const MARGIN: (f64, f64, f64, f64) = (58.0, 14.0, 12.0, 42.0);
 
 /// A line plot of several series over steps.
@@ -16,13 +16,27 @@ pub(crate) struct Plot {
     pub(crate) note: String,
     pub(crate) y_label: String,
     pub(crate) series: Vec<Series>,
-    /// The vertical range to show at least, as [0, 1] for a rate.
+    /// A vertical range that is always shown, for example [0, 1] for a rate.
     pub(crate) at_least: Option<(f64, f64)>,
-    /// Steps at which something was raised, and what.
+    /// Steps of alarms and their messages.
     pub(crate) alarms: Vec<(f64, String)>,
+    pub(crate) size: Size,
 }
 
-/// One line, with whiskers or a band around it where it has any.
+/// Width and height of a drawing, in pixels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { width: WIDTH, height: 300.0 }
+    }
+}
+
+/// One line, with whiskers or a band around it if it has intervals.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Series {
     pub(crate) name: String,
@@ -32,11 +46,11 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
     /// (step, low, high).
     pub(crate) intervals: Vec<(f64, f64, f64)>,
-    /// Pixels that dots and whiskers are moved by, so that those of several series stand beside each other.
+    /// Horizontal offset in pixels, so that dots and whiskers of several series do not overlap.
     pub(crate) aside: f64,
 }
 
-/// How a series is drawn.
+/// The drawing style of a series.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(crate) enum Look {
     /// A line.
@@ -52,14 +66,15 @@ pub(crate) enum Look {
     Area,
 }
 
-/// Maps data to pixels.
+/// The ranges of both axes and the map from data to pixels.
 struct Frame {
     x: (f64, f64),
     y: (f64, f64),
+    size: Size,
 }
 
 impl Plot {
-    /// Whether there is anything to draw.
+    /// True if there is nothing to draw.
     pub(crate) fn is_empty(&self) -> bool {
         self.extent().is_none()
     }
@@ -68,30 +83,45 @@ impl Plot {
     pub(crate) fn html(&self) -> String {
         let mut legend = String::new();
         for s in self.series.iter().filter(|s| !s.name.is_empty()) {
-            let _ = write!(legend, "<span>{}{}</span>", swatch(s), escape(&s.name));
+            let swatch = swatch(s);
+            let _ = write!(
+                legend,
+                "<span><svg class=\"swatch\" viewBox=\"0 0 20 12\">{swatch}</svg>{}</span>",
+                escape(&s.name)
+            );
         }
         let note = if self.note.is_empty() {
             String::new()
         } else {
             format!("<p>{}</p>", escape(&self.note))
         };
+        let title = escape(&self.title);
+        let svg = self.svg();
         format!(
-            "<figure><figcaption>{}</figcaption><div class=\"legend\">{legend}</div>{}{note}</figure>\n",
-            escape(&self.title),
-            self.svg()
+            "<figure><figcaption>{title}</figcaption><div class=\"legend\">{legend}</div>\
+             {svg}{note}</figure>\n"
         )
     }
 
-    /// The drawing.
-    pub(crate) fn svg(&self) -> String {
+    /// The drawing as an SVG element.
+    fn svg(&self) -> String {
+        open_svg(self.size, &self.title) + &self.drawing() + "</svg>"
+    }
+
+    /// The contents of the drawing, without the SVG element around them.
+    pub(crate) fn drawing(&self) -> String {
         let Some(frame) = self.extent() else { return String::new() };
-        let mut svg = open_svg(HEIGHT, &self.title);
+        let mut svg = String::new();
         frame.axes(&mut svg, &self.y_label);
         for look in [Look::Area, Look::Faint, Look::Dashed, Look::Line, Look::Dots] {
-            self.series.iter().filter(|s| s.look == look).for_each(|s| frame.series(&mut svg, s));
+            for series in self.series.iter().filter(|s| s.look == look) {
+                frame.series(&mut svg, series);
+            }
         }
-        self.alarms.iter().for_each(|(step, what)| frame.alarm(&mut svg, *step, what));
-        svg + "</svg>"
+        for (step, message) in &self.alarms {
+            frame.alarm(&mut svg, *step, message);
+        }
+        svg
     }
 
     fn extent(&self) -> Option<Frame> {
@@ -99,7 +129,8 @@ impl Plot {
         let ends =
             self.series.iter().flat_map(|s| &s.intervals).flat_map(|&(x, a, b)| [(x, a), (x, b)]);
         let shown: Vec<(f64, f64)> = points.chain(ends).filter(|(_, y)| y.is_finite()).collect();
-        let (mut x, mut y) = (range(shown.iter().map(|p| p.0))?, range(shown.iter().map(|p| p.1))?);
+        let mut x = range(shown.iter().map(|p| p.0))?;
+        let mut y = range(shown.iter().map(|p| p.1))?;
         if let Some((low, high)) = self.at_least {
             y = (y.0.min(low), y.1.max(high));
         }
@@ -108,24 +139,27 @@ impl Plot {
         }
         let room = if y.0 == y.1 { 0.1 * y.0.abs().max(1e-6) } else { 0.04 * (y.1 - y.0) };
         let zero = y.0 >= 0.0 && y.0 - room < 0.0;
-        Some(Frame { x, y: (if zero { 0.0 } else { y.0 - room }, y.1 + room) })
+        let low = if zero { 0.0 } else { y.0 - room };
+        Some(Frame { x, y: (low, y.1 + room), size: self.size })
     }
 }
 
 impl Frame {
     fn px(&self, x: f64) -> f64 {
         let (left, right, _, _) = MARGIN;
-        left + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - left - right)
+        left + (x - self.x.0) / (self.x.1 - self.x.0) * (self.size.width - left - right)
     }
 
     fn py(&self, y: f64) -> f64 {
         let (_, _, top, bottom) = MARGIN;
-        HEIGHT - bottom - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - top - bottom)
+        let height = self.size.height;
+        height - bottom - (y - self.y.0) / (self.y.1 - self.y.0) * (height - top - bottom)
     }
 
     fn axes(&self, svg: &mut String, y_label: &str) {
         let (left, right, top, bottom) = MARGIN;
-        let (edge, base) = (WIDTH - right, HEIGHT - bottom);
+        let edge = self.size.width - right;
+        let base = self.size.height - bottom;
         for t in ticks(self.y.0, self.y.1, 6, false) {
             let y = self.py(t);
             let _ = write!(
@@ -138,10 +172,11 @@ impl Frame {
             );
         }
         for t in ticks(self.x.0, self.x.1, 8, true) {
-            let (x, below) = (self.px(t), base + 15.0);
             let _ = write!(
                 svg,
-                "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{}</text>",
+                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                self.px(t),
+                base + 15.0,
                 number(t)
             );
         }
@@ -149,10 +184,11 @@ impl Frame {
         let _ = write!(
             svg,
             "<line class=\"axis\" x1=\"{left}\" y1=\"{base}\" x2=\"{edge}\" y2=\"{base}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">step</text>\
-             <text transform=\"translate(13 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">training step</text>\
+             <text transform=\"translate(13 {middle:.1}) rotate(-90)\" \
+             text-anchor=\"middle\">{}</text>",
             left + (edge - left) / 2.0,
-            HEIGHT - 8.0,
+            self.size.height - 8.0,
             escape(y_label)
         );
     }
@@ -170,14 +206,15 @@ impl Frame {
         }
     }
 
-    /// One polyline per stretch without gaps; a stretch of one point is a dot.
+    /// Draws one polyline per stretch without gaps; a stretch of one point becomes a dot.
     fn lines(&self, svg: &mut String, s: &Series, style: &str) {
         for stretch in s.points.split(|(_, y)| !y.is_finite()).filter(|p| !p.is_empty()) {
             if let [(x, y)] = stretch {
-                let (x, y) = (self.px(*x) + s.aside, self.py(*y));
                 let _ = write!(
                     svg,
-                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" fill=\"{}\"/>",
+                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2\" fill=\"{}\"/>",
+                    self.px(*x) + s.aside,
+                    self.py(*y),
                     s.colour
                 );
                 continue;
@@ -186,7 +223,8 @@ impl Frame {
                 .iter()
                 .map(|&(x, y)| format!("{:.1},{:.1}", self.px(x) + s.aside, self.py(y)))
                 .collect();
-            let (colour, path) = (s.colour, path.join(" "));
+            let colour = s.colour;
+            let path = path.join(" ");
             let _ = write!(
                 svg,
                 "<polyline fill=\"none\" stroke=\"{colour}\" {style} points=\"{path}\"/>"
@@ -196,8 +234,10 @@ impl Frame {
 
     fn dots(&self, svg: &mut String, s: &Series) {
         for &(x, low, high) in s.intervals.iter().filter(|i| i.1.is_finite() && i.2.is_finite()) {
-            let (x, low, high) = (self.px(x) + s.aside, self.py(low), self.py(high));
-            let cap = format!("M{:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8", x - 4.0);
+            let left = self.px(x) + s.aside - 4.0;
+            let low = self.py(low);
+            let high = self.py(high);
+            let cap = format!("M{left:.1} {low:.1}h8m-4 0V{high:.1}m-4 0h8");
             let _ = write!(
                 svg,
                 "<path d=\"{cap}\" fill=\"none\" stroke=\"{}\" opacity=\"0.7\"/>",
@@ -207,7 +247,8 @@ impl Frame {
         for &(x, y) in s.points.iter().filter(|p| p.1.is_finite()) {
             let _ = write!(
                 svg,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.2\" fill=\"{}\"><title>{}: step {}, {}</title></circle>",
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.2\" fill=\"{}\">\
+                 <title>{}: step {}, {}</title></circle>",
                 self.px(x) + s.aside,
                 self.py(y),
                 s.colour,
@@ -218,17 +259,19 @@ impl Frame {
         }
     }
 
-    /// A line across the plot and a flag at its top.
-    fn alarm(&self, svg: &mut String, step: f64, what: &str) {
+    /// Draws a line across the plot with a flag at its top.
+    fn alarm(&self, svg: &mut String, step: f64, message: &str) {
         if step < self.x.0 || step > self.x.1 {
             return;
         }
-        let (x, top, base) = (self.px(step), MARGIN.2, HEIGHT - MARGIN.3);
+        let x = self.px(step);
+        let (_, _, top, bottom) = MARGIN;
+        let base = self.size.height - bottom;
         let _ = write!(
             svg,
             "<line class=\"alarm\" x1=\"{x:.1}\" y1=\"{top}\" x2=\"{x:.1}\" y2=\"{base}\"/>\
              <path class=\"flag\" d=\"M{x:.1} {top}l-4.5 -7h9z\"><title>{}</title></path>",
-            escape(what)
+            escape(message)
         );
     }
 
@@ -239,41 +282,39 @@ impl Frame {
         let upper = finite.iter().map(|i| point(i.0, i.2));
         let lower = finite.iter().rev().map(|i| point(i.0, i.1));
         let points: Vec<String> = upper.chain(lower).collect();
-        let (colour, points) = (s.colour, points.join(" "));
+        let colour = s.colour;
+        let points = points.join(" ");
         let _ = write!(svg, "<polygon fill=\"{colour}\" opacity=\"0.12\" points=\"{points}\"/>");
     }
 }
 
-pub(crate) fn open_svg(height: f64, label: &str) -> String {
+/// The opening tag of a drawing.
+pub(crate) fn open_svg(size: Size, label: &str) -> String {
+    let Size { width, height } = size;
     format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">",
+        "<svg viewBox=\"0 0 {width} {height:.0}\" role=\"img\" aria-label=\"{}\">",
         escape(label)
     )
 }
 
-fn swatch(s: &Series) -> String {
-    let (style, colour) = (s.look, s.colour);
-    let shape = match style {
+/// The sample of a series in a legend, 20 by 12 pixels.
+pub(crate) fn swatch(s: &Series) -> String {
+    let colour = s.colour;
+    let line = format!("<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\"");
+    match s.look {
         Look::Area => {
             format!("<rect y=\"1\" width=\"20\" height=\"10\" fill=\"{colour}\" opacity=\"0.2\"/>")
         }
-        Look::Dashed => {
-            format!("<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"5 3\"/>")
-        }
+        Look::Dashed => format!("{line} stroke-dasharray=\"5 3\"/>"),
         Look::Dots => {
-            format!(
-                "<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\"/><circle cx=\"10\" cy=\"6\" r=\"3.5\" fill=\"{colour}\"/>"
-            )
+            format!("{line}/><circle cx=\"10\" cy=\"6\" r=\"3.5\" fill=\"{colour}\"/>")
         }
-        Look::Faint => {
-            format!("<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\" opacity=\"0.4\"/>")
-        }
-        Look::Line => format!("<path d=\"M0 6h20\" stroke=\"{colour}\" stroke-width=\"2\"/>"),
-    };
-    format!("<svg class=\"swatch\" viewBox=\"0 0 20 12\">{shape}</svg>")
+        Look::Faint => format!("{line} opacity=\"0.4\"/>"),
+        Look::Line => format!("{line}/>"),
+    }
 }
 
-/// Round tick positions (1, 2 or 5 × 10ᵏ apart) inside [`low`, `high`], about `wanted` of them.
+/// About `wanted` round tick positions (1, 2 or 5 × 10ᵏ apart) between `low` and `high`.
 pub(crate) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64> {
     let raw = (high - low) / wanted as f64;
     let power = 10f64.powf(raw.log10().floor());
@@ -283,22 +324,6 @@ pub(crate) fn ticks(low: f64, high: f64, wanted: usize, whole: bool) -> Vec<f64>
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
     (first..=last).map(|i| i as f64 * step).collect()
-}
-
-/// A number short enough for a label.
-pub(crate) fn number(x: f64) -> String {
-    let size = x.abs();
-    if size != 0.0 && !(1e-3..1e6).contains(&size) {
-        return format!("{x:.1e}");
-    }
-    let digits = if size >= 100.0 { 1 } else { 4 };
-    let text = format!("{x:.digits$}");
-    let short = text.trim_end_matches('0').trim_end_matches('.');
-    if short == "-0" {
-        "0".to_owned()
-    } else {
-        short.to_owned()
-    }
 }
 
 /// Smallest and largest value; `None` without values.
@@ -321,16 +346,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
-        let texts = [0.0, -0.00001, 0.6000000000000001, 1.0, 123456.0, 1234.56, 2.5e9].map(number);
-        assert_eq!(texts, ["0", "-1.0e-5", "0.6", "1", "123456", "1234.6", "2.5e9"]);
-    }
-
-    #[test]
     fn higher_values_are_drawn_higher_and_later_steps_further_right() {
-        let frame = Frame { x: (0.0, 10.0), y: (0.0, 1.0) };
-        assert_eq!((frame.px(0.0), frame.px(10.0)), (MARGIN.0, WIDTH - MARGIN.1));
-        assert_eq!((frame.py(0.0), frame.py(1.0)), (HEIGHT - MARGIN.3, MARGIN.2));
+        let size = Size::default();
+        let frame = Frame { x: (0.0, 10.0), y: (0.0, 1.0), size };
+        assert_eq!((frame.px(0.0), frame.px(10.0)), (MARGIN.0, size.width - MARGIN.1));
+        assert_eq!((frame.py(0.0), frame.py(1.0)), (size.height - MARGIN.3, MARGIN.2));
     }
 
     #[test]

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::env::Task;
-use crate::evaluation::gains::{panel_gains, EvaluationOutcomes};
+use crate::evaluation::gains::task_set_gains;
+use crate::evaluation::outcomes::EvaluationOutcomes;
 use crate::evaluation::stats::{wilson, Interval, PairedGain};
 use crate::report::data::{Evaluation, Run};
-use crate::report::escape;
-use crate::report::plot::number;
 use crate::report::style::colour;
+use crate::report::text::{escape, number};
 
 fn table(head: &[&str], rows: &str) -> String {
     let head: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
     format!("<div class=\"scroll\"><table><tr>{head}</tr>\n{rows}</table></div>\n")
 }
 
-/// A run's name behind its colour.
+/// A cell with a run's colour and name.
 fn name_cell(runs: &[Run], index: usize) -> String {
     format!(
         "<td><span class=\"dot\" style=\"background:{}\"></span>{}</td>",
@@ -25,7 +25,7 @@ fn name_cell(runs: &[Run], index: usize) -> String {
     )
 }
 
-/// A mean and its interval.
+/// A cell with a mean and its interval.
 fn interval(mean: f64, ends: Option<(f64, f64)>) -> String {
     let ends = ends.map_or(String::new(), |(low, high)| {
         format!(" <span class=\"small\">[{}, {}]</span>", number(round(low)), number(round(high)))
@@ -33,20 +33,21 @@ fn interval(mean: f64, ends: Option<(f64, f64)>) -> String {
     format!("<td class=\"n\">{}{ends}</td>", number(round(mean)))
 }
 
-/// Three digits after the point for shares, one for points: more than that an interval does not support.
+/// Rounds to three decimals for shares and to one for scores; intervals do not support more digits.
 fn round(x: f64) -> f64 {
     let scale = if x.abs() < 10.0 { 1000.0 } else { 10.0 };
     (x * scale).round() / scale
 }
 
-/// A row for each run and panel: first and last evaluation with their intervals.
+/// The first and last evaluation with intervals, one row per run and evaluation set.
 pub(crate) fn summary(runs: &[Run]) -> String {
     let mut rows = String::new();
     for (i, run) in runs.iter().enumerate() {
         let head =
             format!("{}<td class=\"n\">{}</td>", name_cell(runs, i), run.phase("rl").count());
-        for panel in run.panels() {
-            let (first, last) = (run.evaluations(&panel).next(), run.evaluations(&panel).last());
+        for set in run.evaluation_sets() {
+            let first = run.evaluations(&set).next();
+            let last = run.evaluations(&set).last();
             let cells = ["success", "score"].map(|key| {
                 let cell = |e: &Option<Evaluation>| {
                     let mean = e.as_ref().and_then(|e| Some((e.number(key)?, e.interval(key))));
@@ -55,20 +56,28 @@ pub(crate) fn summary(runs: &[Run]) -> String {
                 cell(&first) + &cell(&last)
             });
             let n = last.as_ref().and_then(|e| e.number("n")).map_or(String::new(), number);
-            let _ = write!(rows, "<tr>{head}<td>{}</td><td class=\"n\">{n}</td>", escape(&panel));
+            let _ = write!(rows, "<tr>{head}<td>{}</td><td class=\"n\">{n}</td>", escape(&set));
             let _ = writeln!(rows, "{}</tr>", cells.concat());
         }
-        if run.panels().is_empty() {
+        if run.evaluation_sets().is_empty() {
             let _ =
                 writeln!(rows, "<tr>{head}<td>no evaluation</td>{}</tr>", "<td></td>".repeat(5));
         }
     }
-    let head =
-        ["run", "RL steps", "panel", "episodes", "success, first", "success, last", "score, first"];
-    table(&[&head[..], &["score, last"]].concat(), &rows)
+    let head = [
+        "run",
+        "RL steps",
+        "evaluation set",
+        "episodes",
+        "success, first",
+        "success, last",
+        "score, first",
+        "score, last",
+    ];
+    table(&head, &rows)
 }
 
-/// Every alarm of every run, in order of steps.
+/// The alarms of each run, in order of steps.
 pub(crate) fn alarms(runs: &[Run]) -> String {
     let mut rows = String::new();
     for (i, run) in runs.iter().enumerate() {
@@ -85,21 +94,22 @@ pub(crate) fn alarms(runs: &[Run]) -> String {
     if rows.is_empty() {
         return rows;
     }
-    format!("<h2>Alarms</h2>{}", table(&["run", "step", "alarm", "why"], &rows))
+    format!("<h2>Alarms</h2>{}", table(&["run", "step", "alarm", "message"], &rows))
 }
 
-/// Paired gains from first to last evaluation.
+/// Paired gains from the first to the last evaluation.
 pub(crate) fn gains(runs: &[Run]) -> String {
     let outcomes: Vec<_> =
         runs.iter().map(|run| (run.name.clone(), run.outcomes.clone())).collect();
     let mut rows = String::new();
-    for gain in panel_gains(&outcomes) {
+    for gain in task_set_gains(&outcomes) {
         let run = gain.run.as_ref().and_then(|name| runs.iter().position(|run| run.name == *name));
         let (class, name) = match run {
             Some(index) => ("", name_cell(runs, index)),
             None => (" class=\"pooled\"", "<td>all runs</td>".to_owned()),
         };
-        let _ = write!(rows, "<tr{class}>{name}<td>{}</td><td class=\"n\">", escape(&gain.panel));
+        let set = escape(&gain.task_set);
+        let _ = write!(rows, "<tr{class}>{name}<td>{set}</td><td class=\"n\">");
         let _ = write!(rows, "{} → {}</td>", gain.steps.0, gain.steps.1);
         let _ = write!(rows, "<td class=\"n\">{}</td>", gain.success.gain.n);
         let _ = writeln!(rows, "{}{}</tr>", paired(&gain.success), paired(&gain.score));
@@ -107,26 +117,37 @@ pub(crate) fn gains(runs: &[Run]) -> String {
     if rows.is_empty() {
         return rows;
     }
-    let head =
-        ["run", "panel", "steps", "tasks", "success", "gain in success", "score", "gain in score"];
+    let head = [
+        "run",
+        "evaluation set",
+        "steps",
+        "tasks",
+        "success",
+        "gain in success",
+        "score",
+        "gain in score",
+    ];
     format!(
-        "<h2>What was gained</h2>{}<p class=\"note\">First against last evaluation, paired by task; 95 % intervals \
-         from a bootstrap over tasks.</p>\n",
+        "<h2>Gains</h2>{}<p class=\"note\">Last compared with first evaluation, paired by task; \
+         95 % intervals from a bootstrap over tasks.</p>\n",
         table(&head, &rows)
     )
 }
 
 fn paired(gain: &PairedGain) -> String {
     let Interval { mean, low, high, .. } = gain.gain;
-    let class = match (low > 0.0, high < 0.0) {
-        (true, _) => " good",
-        (_, true) => " bad",
-        _ => "",
+    let class = if low > 0.0 {
+        " good"
+    } else if high < 0.0 {
+        " bad"
+    } else {
+        ""
     };
     let [before, after] = [gain.before, gain.after].map(|x| number(round(x)));
     let [mean, low, high] = [mean, low, high].map(|x| signed(round(x)));
     format!(
-        "<td class=\"n\">{before} → {after}</td><td class=\"n{class}\">{mean} <span class=\"small\">[{low}, {high}]</span></td>"
+        "<td class=\"n\">{before} → {after}</td><td class=\"n{class}\">{mean} \
+         <span class=\"small\">[{low}, {high}]</span></td>"
     )
 }
 
@@ -138,33 +159,25 @@ fn signed(x: f64) -> String {
     }
 }
 
-/// Success of each task family in the first and the last evaluation of each panel.
+/// Success by task family in the first and the last evaluation on each evaluation set.
 pub(crate) fn families(runs: &[Run]) -> String {
     let mut rows: BTreeMap<(usize, String, usize), String> = BTreeMap::new();
-    let mut panels: Vec<String> = Vec::new();
+    let mut sets: Vec<String> = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        for panel in run.panels() {
-            let place = panels.iter().position(|p| *p == panel).unwrap_or_else(|| {
-                panels.push(panel.clone());
-                panels.len() - 1
+        for set in run.evaluation_sets() {
+            let place = sets.iter().position(|known| *known == set).unwrap_or_else(|| {
+                sets.push(set.clone());
+                sets.len() - 1
             });
-            let mut of_panel = run.outcomes.iter().filter(|e| e.panel == panel);
-            let Some(first) = of_panel.next() else { continue };
-            let last = of_panel.next_back().unwrap_or(first);
-            let (first, last) = (by_family(first), by_family(last));
-            for (family, now) in &last {
-                let cell = |i: &Interval| interval(i.mean, Some((i.low, i.high)));
-                let before = first.get(family).map_or("<td></td>".to_owned(), cell);
-                let short = family.strip_prefix(&format!("{panel}/")).unwrap_or(family);
+            for (family, cells) in family_rows(run, &set) {
+                let short = family.strip_prefix(&format!("{set}/")).unwrap_or(&family);
                 let row = format!(
-                    "<tr><td>{}</td><td>{}</td>{}<td class=\"n\">{}</td>{before}{}</tr>\n",
-                    escape(&panel),
+                    "<tr><td>{}</td><td>{}</td>{}{cells}</tr>\n",
+                    escape(&set),
                     escape(short),
-                    name_cell(runs, i),
-                    now.n,
-                    cell(now)
+                    name_cell(runs, i)
                 );
-                rows.insert((place, family.clone(), i), row);
+                rows.insert((place, family, i), row);
             }
         }
     }
@@ -172,12 +185,32 @@ pub(crate) fn families(runs: &[Run]) -> String {
         return String::new();
     }
     let rows: String = rows.into_values().collect();
-    let head = ["panel", "task family", "run", "episodes", "success, first", "success, last"];
+    let head =
+        ["evaluation set", "task family", "run", "episodes", "success, first", "success, last"];
     let table = table(&head, &rows);
-    format!("<h2>Task families</h2><details open><summary>success by family</summary>{table}</details>\n")
+    format!(
+        "<h2>Task families</h2><details open><summary>success by family</summary>{table}\
+         </details>\n"
+    )
 }
 
-/// Success of each family over its episodes, with its Wilson interval.
+/// Each family with its cells: number of episodes, success in the first and in the last evaluation.
+fn family_rows(run: &Run, set: &str) -> Vec<(String, String)> {
+    let mut of_set = run.outcomes.iter().filter(|e| e.task_set == set);
+    let Some(first) = of_set.next() else { return Vec::new() };
+    let last = by_family(of_set.next_back().unwrap_or(first));
+    let first = by_family(first);
+    let cell = |i: &Interval| interval(i.mean, Some((i.low, i.high)));
+    let mut rows = Vec::new();
+    for (family, now) in last {
+        let before = first.get(&family).map_or("<td></td>".to_owned(), cell);
+        let cells = format!("<td class=\"n\">{}</td>{before}{}", now.n, cell(&now));
+        rows.push((family, cells));
+    }
+    rows
+}
+
+/// Success of each family with its Wilson interval.
 fn by_family(evaluation: &EvaluationOutcomes) -> BTreeMap<String, Interval> {
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (Task { name, .. }, episodes) in &evaluation.tasks {
@@ -188,7 +221,7 @@ fn by_family(evaluation: &EvaluationOutcomes) -> BTreeMap<String, Interval> {
     counts.into_iter().map(|(name, (solved, n))| (name, wilson(solved, n))).collect()
 }
 
-/// The settings, one column a run, rows that differ marked.
+/// The settings, one column per run, with marked rows where runs differ.
 pub(crate) fn configuration(runs: &[Run]) -> String {
     let configs: Vec<_> = runs.iter().map(|r| &r.settings).collect();
     let mut keys: Vec<&String> = configs.iter().flat_map(|c| c.keys()).collect();
@@ -202,9 +235,9 @@ pub(crate) fn configuration(runs: &[Run]) -> String {
         let differs = configs.iter().any(|c| c.get(key) != configs[0].get(key));
         let class = if differs { " class=\"differs\"" } else { "" };
         let _ = write!(rows, "<tr{class}><td>{}</td>", escape(key));
-        configs
-            .iter()
-            .for_each(|c| rows += &format!("<td>{}</td>", escape(c.get(key).map_or("", |v| v))));
+        for config in &configs {
+            let _ = write!(rows, "<td>{}</td>", escape(config.get(key).map_or("", |v| v)));
+        }
         rows += "</tr>\n";
     }
     let names: Vec<String> = runs.iter().map(|r| escape(&r.name)).collect();

@@ -1,7 +1,10 @@
-use crate::report::*;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::report::{render_report, render_svg, write_report};
 use crate::run::record::Record;
 use crate::run::recorder::Recorder;
-use serde_json::json;
 
 fn example_run(dir: &Path, seed: u64) {
     let mut recorder = Recorder::create(dir).unwrap();
@@ -13,7 +16,8 @@ fn example_run(dir: &Path, seed: u64) {
             .unwrap();
     }
     for k in 0..60u64 {
-        let (t, h) = (k as f64 / 60.0, 1.2 - 0.4 * k as f64 / 60.0 + 0.2 * noise(k));
+        let t = k as f64 / 60.0;
+        let h = 1.2 - 0.4 * t + 0.2 * noise(k);
         if k % 20 == 0 || k == 59 {
             let p = 0.2 + 0.6 * t;
             let record =
@@ -50,34 +54,51 @@ fn example_run(dir: &Path, seed: u64) {
             band.into_iter().filter(|_| k > 0).fold(record, |r, (key, v)| r.with(key, v - 0.1 * t));
         recorder.record(&record).unwrap();
     }
-    let turn = |a: &str, s: f64| json!({"action": a, "observation": "You see <b>nothing</b>.", "score": s, "valid": s > 0.0, "entropies": [0.5, 1.0]});
+    let turn = |action: &str, score: f64| {
+        json!({"prompt_ids": [], "action_ids": [1, 2], "log_probs": [-0.5, -1.0],
+            "entropies": [0.5, 1.0], "action": action, "observation": "You see <b>nothing</b>.",
+            "reward": 0.0, "score": score, "valid": score > 0.0})
+    };
     let mut episode = |step: u64, variation: u32, success: bool| {
         let task = json!({"name": "find-animal", "variation": variation});
         let turns = [turn("open door", 25.0), turn("x</div>", if success { 100.0 } else { -1.0 })];
         let start = json!({"goal": "Find an <animal>.", "observation": "A room."});
-        let episode = json!({"task": task, "member": 0, "start": start, "turns": turns, "success": success, "end": "turn_limit"});
+        let episode = json!({"task": task, "group": 0, "member": 0, "start": start,
+            "turns": turns, "success": success, "end": "turn_limit"});
         let panel = "unseen <variations>";
         let line = json!({"phase": "eval", "step": step, "panel": panel, "episode": episode});
         recorder.episode(&line).unwrap();
     };
-    (0..5).for_each(|v| episode(0, v, v == 0));
-    (0..5).for_each(|v| episode(59, v, v != 1));
+    for variation in 0..5 {
+        episode(0, variation, variation == 0);
+    }
+    for variation in 0..5 {
+        episode(59, variation, variation != 1);
+    }
     let config = format!("seed = {seed}\n\n[entropy]\nkappa_low = 0.5\n");
     crate::files::atomic_write(dir.join("config.toml"), config).unwrap();
 }
 
+fn example_runs(dir: &Path, n: usize) -> Vec<std::path::PathBuf> {
+    let runs: Vec<_> = (0..n).map(|i| dir.join(format!("seed-{i}"))).collect();
+    for (seed, run) in runs.iter().enumerate() {
+        example_run(run, seed as u64);
+    }
+    runs
+}
+
 fn report(runs: usize) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let runs: Vec<_> = (0..runs).map(|i| dir.path().join(format!("seed-{i}"))).collect();
-    runs.iter().enumerate().for_each(|(i, run)| example_run(run, i as u64));
-    let path = write_report(&runs).unwrap();
-    if let Some(kept) = std::env::var_os("EPO_TEST_REPORT") {
-        std::fs::copy(&path, Path::new(&kept).join(format!("report{}.html", runs.len()))).unwrap();
-    }
+    let path = write_report(&example_runs(dir.path(), runs)).unwrap();
     std::fs::read_to_string(path).unwrap()
 }
 
-/// Every element that is opened is closed, in order.
+fn picture(runs: usize) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    render_svg(&example_runs(dir.path(), runs)).unwrap()
+}
+
+/// Requires that every opened element is closed, in order.
 fn assert_balanced(html: &str) {
     let mut open: Vec<&str> = Vec::new();
     for tag in html.split('<').skip(1).map(|t| t.split('>').next().unwrap()) {
@@ -120,6 +141,26 @@ fn a_report_is_self_contained_well_formed_and_escaped() {
 }
 
 #[test]
+fn a_picture_is_self_contained_well_formed_and_legible_on_both_screens() {
+    for runs in [1, 3] {
+        let svg = picture(runs);
+        assert_balanced(&svg);
+        assert!(svg.len() < 60_000, "{} bytes", svg.len());
+        assert!(svg.contains("prefers-color-scheme:dark") && svg.contains("fill=\"#fff\""));
+        for absent in ["https:", "href=", "url(", "<script", "var(", "NaN", "<variations>"] {
+            assert!(!svg.contains(absent), "{absent}");
+        }
+        assert_eq!(svg.matches("http:").count(), 1, "only the name space");
+        let success = if runs == 1 { "Success</text>" } else { "Success: unseen" };
+        for text in [success, "Entropy of the training episodes", "training step"] {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
+    assert!(picture(1).contains("reference H̄"), "the legend names the lines");
+    assert!(render_svg::<&Path>(&[]).is_err());
+}
+
+#[test]
 fn the_summary_shows_first_and_last_evaluation() {
     let html = report(1);
     assert!(html.contains("0.2 <span class=\"small\">[0.1, 0.31]</span>"));
@@ -134,21 +175,24 @@ fn gains_families_alarms_and_dialogues_are_shown() {
         html.contains("0.2 → 0.8</td><td class=\"n good\">+0.6 <span class=\"small\">[+0.2, +1]"),
         "{html}"
     );
-    let family = "find-animal</td><td><span class=\"dot\" style=\"background:var(--s0)\"></span>seed-0</td>\
-                  <td class=\"n\">5</td><td class=\"n\">0.2 <span class=\"small\">[0.036, 0.624]</span>";
+    let family = "find-animal</td><td><span class=\"dot\" style=\"background:var(--s0)\"></span>\
+        seed-0</td><td class=\"n\">5</td><td class=\"n\">0.2 \
+        <span class=\"small\">[0.036, 0.624]</span>";
     assert!(html.contains(family), "{html}");
     assert!(html.contains("early collapse</td><td>groups &lt;without&gt; variance"));
     assert!(!html.contains("all runs</td>"));
-    // Three solved ones and the only unsolved one of the last evaluation, none of the first.
+    // Three solved episodes and the only unsolved one of the last evaluation, none of the first.
     assert_eq!(
         (html.matches("step 59 · 2 turns").count(), html.matches("step 0 · 2 turns").count()),
         (4, 0)
     );
-    assert!(html.contains(
-        "<b class=\"bad\">score −26</b>, now -1 · entropy 0.750 nats per token · <b class=\"bad\">not valid"
-    ));
+    let facts = "<b class=\"bad\">score −26</b>, now -1 · entropy 0.750 nats per token · \
+        <b class=\"bad\">not valid";
+    assert!(html.contains(facts), "{html}");
     let several = report(3);
-    assert!(several.contains("<tr class=\"pooled\"><td>all runs</td><td>unseen &lt;variations&gt;</td><td class=\"n\">0 → 59</td><td class=\"n\">15</td>"));
+    let pooled = "<tr class=\"pooled\"><td>all runs</td><td>unseen &lt;variations&gt;</td>\
+        <td class=\"n\">0 → 59</td><td class=\"n\">15</td>";
+    assert!(several.contains(pooled), "{several}");
     assert!(several.contains("Success: unseen &lt;variations&gt;"));
 }
 

@@ -1,13 +1,14 @@
-//! Checkpoints: folders that are complete and verified, or not seen at all.
+//! Run checkpoints: folders that are complete and verified, or not visible at all.
 //!
 //! ```text
 //! RUN/checkpoints/step-000040/
-//!   model.safetensors …    what the caller adds
-//!   state.json             the caller's serialised state (history, β, panel, configuration, counters)
-//!   checkpoint.json        written last: format, step, every file's size and CRC-32, its own CRC-32
+//!   model.safetensors …    files that the caller adds
+//!   state.json             the caller's state (entropy history, β, task set, counters, …)
+//!   checkpoint.json        written last: format, step, size and CRC-32 of every file, own CRC-32
 //! ```
-//! A checkpoint is written to `.tmp-step-000040`, every file is synced, and the folder is renamed. A kill at any
-//! moment leaves either no `step-000040` or a whole one; a file damaged later is found by its size or checksum.
+//! A checkpoint is written to `.tmp-step-000040`, every file is synced, and the folder is renamed.
+//! A kill at any moment therefore leaves either no `step-000040` or a whole one. A file that is
+//! damaged later is found by its size or checksum.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,10 +26,10 @@ const FOLDER: &str = "checkpoints";
 const MANIFEST: &str = "checkpoint.json";
 const STATE: &str = "state.json";
 
-/// Writes one checkpoint; dropped before [`finish`](Self::finish), it leaves nothing behind.
+/// Writer of one checkpoint. If it is dropped before [`finish`](Self::finish), nothing remains.
 ///
 /// ```
-/// use epo::train::{Checkpoint, CheckpointWriter};
+/// use epo::run::{Checkpoint, CheckpointWriter};
 /// # let run = tempfile::tempdir()?;
 /// let mut writer = CheckpointWriter::new(run.path(), 40)?;
 /// writer.add_file("model.safetensors", |path| Ok(std::fs::write(path, b"weights").unwrap()))?;
@@ -49,10 +50,10 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Starts the checkpoint of `step` in `run_dir`, clearing what killed writers left.
+    /// Starts the checkpoint of `step` in `run_dir` and removes remains of killed writers.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be created.
+    /// [`Error::Io`] if the folder cannot be created.
     pub fn new(run_dir: impl AsRef<Path>, step: u64) -> Result<Self> {
         let parent = run_dir.as_ref().join(FOLDER);
         create_folder(&parent)?;
@@ -62,11 +63,11 @@ impl CheckpointWriter {
         Ok(Self { parent, temporary, step, files: Vec::new() })
     }
 
-    /// Lets `write` create the file `name` at the path it is given, then syncs it and takes its checksum.
+    /// Adds a file: `write` creates it at the given path, then it is synced and its checksum taken.
     ///
     /// # Errors
-    /// What `write` returns; [`Error::Setting`] for a name that is reserved, repeated or not a plain file name;
-    /// [`Error::Io`].
+    /// [`Error::Setting`] for a name that is reserved, repeated or not a plain file name;
+    /// [`Error::Io`]; errors of `write`.
     pub fn add_file(
         &mut self,
         name: &str,
@@ -74,13 +75,10 @@ impl CheckpointWriter {
     ) -> Result<&mut Self> {
         let plain =
             Path::new(name).file_name().is_some_and(|f| f == name) && !name.starts_with('.');
-        if !plain || [MANIFEST, STATE].contains(&name) || self.files.iter().any(|f| f.name == name)
-        {
-            return Err(Error::setting(
-                "checkpoint file",
-                name,
-                "must be a plain name that is not taken",
-            ));
+        let taken = [MANIFEST, STATE].contains(&name) || self.files.iter().any(|f| f.name == name);
+        if !plain || taken {
+            let reason = "must be a plain file name that this checkpoint does not have yet";
+            return Err(Error::setting("checkpoint file", name, reason));
         }
         let path = self.temporary.join(name);
         write(&path)?;
@@ -91,10 +89,10 @@ impl CheckpointWriter {
 
     /// Writes the state and the manifest and gives the folder its final name.
     ///
-    /// JSON has no NaN and no infinity: a state that holds one is written with `null` in its place.
+    /// JSON has no NaN and no infinity: they are written as `null`.
     ///
     /// # Errors
-    /// [`Error::File`] for a state that does not serialise, [`Error::Io`].
+    /// [`Error::File`] for a state that cannot be serialised; [`Error::Io`].
     pub fn finish(mut self, state: &impl Serialize) -> Result<Checkpoint> {
         let path = self.temporary.join(STATE);
         let json = serde_json::to_vec_pretty(state)
@@ -114,7 +112,7 @@ impl CheckpointWriter {
         Ok(Checkpoint { dir, manifest })
     }
 
-    /// Renames the temporary folder; an older checkpoint of the same step stays findable until that has happened.
+    /// Renames the temporary folder; until then, an older checkpoint of the same step can be found.
     fn put_in_place(&self, dir: &Path) -> Result<()> {
         let replaced = self.parent.join(format!("{}{REPLACED}", folder_name(self.step)));
         if dir.exists() {
@@ -129,7 +127,7 @@ impl CheckpointWriter {
 
 impl Drop for CheckpointWriter {
     fn drop(&mut self) {
-        // After `finish` the folder has another name; what cannot be removed here the next writer removes.
+        // After `finish` the folder has another name. The next writer removes what remains here.
         let _ = fs::remove_dir_all(&self.temporary);
     }
 }
@@ -141,20 +139,21 @@ pub struct Checkpoint {
     manifest: Manifest,
 }
 
-/// What [`Checkpoint::latest`] found.
+/// Result of [`Checkpoint::latest`].
 #[derive(Debug)]
 pub struct Latest {
-    /// The newest checkpoint that is complete and verified; `None` where there is none.
+    /// The newest complete and verified checkpoint; `None` if the run has none.
     pub checkpoint: Option<Checkpoint>,
-    /// Newer ones that were passed over and why, newest first: to be shown to the user.
+    /// The errors of newer checkpoints that were skipped, newest first, to show to the user.
     pub skipped: Vec<Error>,
 }
 
 impl Checkpoint {
-    /// Opens one checkpoint folder and verifies every file in it against the manifest.
+    /// Opens a checkpoint folder and verifies every file in it against the manifest.
     ///
     /// # Errors
-    /// [`Error::File`] naming the file and the field (`format`, `bytes`, `crc32`, …) that is wrong, [`Error::Io`].
+    /// [`Error::File`] with the file and the field (`format`, `bytes`, `crc32`, …) that is wrong;
+    /// [`Error::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let manifest = Manifest::read(&dir.join(MANIFEST))?;
@@ -164,12 +163,13 @@ impl Checkpoint {
         Ok(Self { dir, manifest })
     }
 
-    /// The newest checkpoint of a run that is complete and verified, and what had to be passed over.
+    /// Finds the newest complete and verified checkpoint of a run, and reports the skipped ones.
     ///
-    /// A run folder without checkpoints is not an error: a run killed before its first one starts anew.
+    /// A run folder without checkpoints is not an error: such a run starts from the beginning.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be listed; [`Error::File`] where checkpoints exist but none is usable.
+    /// [`Error::File`] if there are checkpoints but none is usable; [`Error::Io`] if the folder
+    /// cannot be listed.
     pub fn latest(run_dir: impl AsRef<Path>) -> Result<Latest> {
         let mut skipped = Vec::new();
         for dir in candidates(&run_dir.as_ref().join(FOLDER))?.into_iter().rev() {
@@ -180,67 +180,63 @@ impl Checkpoint {
         }
         match skipped.first() {
             None => Ok(Latest { checkpoint: None, skipped }),
-            Some(first) => Err(Error::file(
-                run_dir.as_ref().join(FOLDER),
-                "checkpoints",
-                format!("none of {} can be used; the newest: {first}", skipped.len()),
-            )),
+            Some(first) => {
+                let reason = format!("none of {} can be used; the newest: {first}", skipped.len());
+                Err(Error::file(run_dir.as_ref().join(FOLDER), "checkpoints", reason))
+            }
         }
     }
 
-    /// The step it was taken after.
+    /// The number of training steps before the checkpoint.
     pub fn step(&self) -> u64 {
         self.manifest.step
     }
 
-    /// Its folder.
+    /// The checkpoint's folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The path of a file that was added under `name`.
+    /// The path of the file that was added under `name`.
     ///
     /// # Errors
-    /// [`Error::File`] where the manifest does not list it.
+    /// [`Error::File`] if the manifest does not list it.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         if self.manifest.files.iter().any(|f| f.name == name) {
             return Ok(self.dir.join(name));
         }
-        Err(Error::file(
-            self.dir.join(MANIFEST),
-            "files",
-            format!("`{name}` is not part of this checkpoint"),
-        ))
+        let reason = format!("`{name}` is not part of this checkpoint");
+        Err(Error::file(self.dir.join(MANIFEST), "files", reason))
     }
 
-    /// The state given to [`CheckpointWriter::finish`], floats to the bit.
+    /// Reads the state that [`CheckpointWriter::finish`] wrote, with floats bit for bit.
     ///
     /// # Errors
-    /// [`Error::File`] naming the field that is missing or of another type.
+    /// [`Error::File`] with the field that is missing or has another type.
     pub fn state<T: DeserializeOwned>(&self) -> Result<T> {
         read_json(&self.dir.join(STATE), "state")
     }
 }
 
-/// Removes old checkpoints of a run: the newest `keep_last` stay, and the one of step `best` where given.
+/// Removes a run's checkpoints except the newest `keep_last` and the one of step `best`.
 ///
-/// Returns the steps removed.
+/// Returns the steps of the removed checkpoints.
 ///
 /// # Errors
-/// [`Error::Setting`] for `keep_last` = 0, [`Error::Io`].
+/// [`Error::Setting`] if `keep_last` is 0; [`Error::Io`].
 pub fn prune_checkpoints(
     run_dir: impl AsRef<Path>,
     keep_last: usize,
     best: Option<u64>,
 ) -> Result<Vec<u64>> {
     if keep_last == 0 {
-        return Err(Error::setting("keep_last", keep_last, "at least one checkpoint must stay"));
+        return Err(Error::setting("keep_last", keep_last, "must be at least 1"));
     }
     let all = candidates(&run_dir.as_ref().join(FOLDER))?;
     let steps: BTreeSet<u64> = all.iter().map(|c| c.step).collect();
     let kept: BTreeSet<u64> = steps.iter().rev().take(keep_last).copied().chain(best).collect();
     for old in all.iter().filter(|c| !kept.contains(&c.step)) {
-        // Renamed first: a kill while the files go must not leave a part under a checkpoint's name.
+        // Renamed first, so that a kill during the removal leaves no partial checkpoint.
         let doomed = old.path.with_file_name(format!(".tmp-{}-removed", folder_name(old.step)));
         remove_folder(&doomed)?;
         fs::rename(&old.path, &doomed).map_err(|e| Error::io(&old.path, e))?;
@@ -249,16 +245,15 @@ pub fn prune_checkpoints(
     Ok(steps.difference(&kept).copied().collect())
 }
 
-/// The steps that a run has checkpoints of, damaged ones included.
-#[cfg(feature = "text")]
+/// The steps of a run's checkpoints, damaged ones included.
 pub(crate) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
     Ok(candidates(&run_dir.join(FOLDER))?.iter().map(|c| c.step).collect())
 }
 
-/// The end of the name of a checkpoint that is being replaced by another of the same step.
+/// Suffix of a checkpoint that is being replaced by another one of the same step.
 const REPLACED: &str = ".replaced";
 
-/// A folder that has a checkpoint's name; ordered by step, one being replaced before the one replacing it.
+/// A folder with a checkpoint's name, ordered by step; a replaced one comes before its replacement.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     step: u64,
@@ -340,11 +335,8 @@ impl Manifest {
         let format = value.get("format").and_then(serde_json::Value::as_u64);
         if format != Some(u64::from(FORMAT)) {
             let got = format.map_or("missing".to_owned(), |f| f.to_string());
-            return Err(Error::file(
-                path,
-                "format",
-                format!("is {got}, this version reads {FORMAT}"),
-            ));
+            let reason = format!("is {got}; this version of epo reads format {FORMAT}");
+            return Err(Error::file(path, "format", reason));
         }
         let manifest: Self = serde_json::from_value(value)
             .map_err(|e| Error::file(path, "manifest", e.to_string()))?;
@@ -372,16 +364,13 @@ impl FileEntry {
     fn verify(&self, path: &Path) -> Result<()> {
         let length = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
         if length != self.bytes {
-            return Err(Error::file(
-                path,
-                "bytes",
-                format!("{length} bytes, the manifest says {}", self.bytes),
-            ));
+            let reason = format!("{length} bytes, but the manifest says {}", self.bytes);
+            return Err(Error::file(path, "bytes", reason));
         }
         let (_, crc32) = checksum(path)?;
         if crc32 != self.crc32 {
-            let reason =
-                format!("{crc32:08x}, the manifest says {:08x}: the file is damaged", self.crc32);
+            let expected = self.crc32;
+            let reason = format!("{crc32:08x}, but the manifest says {expected:08x}: damaged file");
             return Err(Error::file(path, "crc32", reason));
         }
         Ok(())
@@ -391,7 +380,8 @@ impl FileEntry {
 /// Length and CRC-32 (IEEE) of a file.
 pub(crate) fn checksum(path: &Path) -> Result<(u64, u32)> {
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let (mut hasher, mut length) = (crc32fast::Hasher::new(), 0);
+    let mut hasher = crc32fast::Hasher::new();
+    let mut length = 0;
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer).map_err(|e| Error::io(path, e))? {

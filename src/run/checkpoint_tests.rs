@@ -17,7 +17,7 @@ fn latest_step(run: &Path) -> Option<u64> {
 }
 
 #[test]
-fn state_floats_come_back_to_the_bit() {
+fn state_floats_come_back_bit_for_bit() {
     let run = tempfile::tempdir().unwrap();
     let mut rng = crate::rng::Stream::new(1, crate::rng::Purpose::Init, 0, 0, 0).generator(0);
     let floats: Vec<f64> = std::iter::repeat_with(|| {
@@ -137,7 +137,7 @@ fn only_damaged_checkpoints_are_an_error_not_a_fresh_start() {
     fs::write(checkpoint.file("model.bin").unwrap(), b"cut").unwrap();
     let error = Checkpoint::latest(run.path()).unwrap_err().to_string();
     assert!(
-        error.contains("model.bin") && error.contains("3 bytes, the manifest says 16"),
+        error.contains("model.bin") && error.contains("3 bytes, but the manifest says 16"),
         "{error}"
     );
 }
@@ -150,13 +150,15 @@ fn another_format_is_refused_by_number() {
     manifest["format"] = json!(2);
     fs::write(&path, manifest.to_string()).unwrap();
     let error = Checkpoint::open(path.parent().unwrap()).unwrap_err().to_string();
-    assert!(error.contains("`format`: is 2, this version reads 1"), "{error}");
+    assert!(error.contains("`format`: is 2; this version of epo reads format 1"), "{error}");
 }
 
 #[test]
 fn pruning_keeps_the_newest_and_the_best() {
     let run = tempfile::tempdir().unwrap();
-    (1..=6).for_each(|step| drop(write(run.path(), step)));
+    for step in 1..=6 {
+        write(run.path(), step);
+    }
     assert_eq!(prune_checkpoints(run.path(), 2, Some(3)).unwrap(), [1, 2, 4]);
     assert!(prune_checkpoints(run.path(), 2, Some(3)).unwrap().is_empty());
     let steps: Vec<u64> =

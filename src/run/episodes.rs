@@ -1,47 +1,37 @@
-//! Episodes as lines of JSON: written by a run, read back, shown as a dialogue.
+//! Episodes as lines of JSON: written by a run, read back, printed as dialogues.
 
 use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::gains::Panels;
 use crate::rollout::trajectory::Trajectory;
-use crate::run::record::{bad_line, whole_lines};
+use crate::run::lines::{bad_line, whole_lines};
 use crate::run::recorder::{Recorder, EPISODES_FILE};
 use crate::run::rollout_log::rollout_files;
 use crate::Result;
 
-/// A line of `episodes.jsonl` or of dumped training episodes: an episode and when it was played.
+/// A line of `episodes.jsonl` or of the dumped training episodes.
 ///
-/// Its `Display` is the episode as a dialogue.
+/// Its `Display` prints the episode as a dialogue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpisodeLine {
-    /// `eval` or `rl`; lines without one, as the first runs wrote them, are of evaluations.
-    #[serde(default = "eval")]
+    /// `eval` for an evaluation, `rl` for training.
     pub phase: String,
-    /// Training steps before it.
+    /// Training steps before the episode.
     pub step: u64,
-    /// The panel, of an evaluation's episode.
+    /// The evaluation set of an evaluation's episode; `panel` in the file.
+    #[serde(rename = "panel", default)]
+    pub task_set: Option<String>,
+    /// `Some(false)` for a training episode that dynamic sampling played but the update left out;
+    /// `None` for an evaluation's episode.
     #[serde(default)]
-    pub panel: Option<String>,
-    /// Of a training episode, whether it was learned from; dynamic sampling plays others too. Lines without it are of
-    /// episodes that were.
-    #[serde(default = "yes")]
-    pub used: bool,
-    /// What happened.
+    pub used: Option<bool>,
+    /// The episode.
     pub episode: Trajectory,
 }
 
-fn eval() -> String {
-    "eval".to_owned()
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// An [`EpisodeLine`] to be written, borrowed.
+/// A borrowed [`EpisodeLine`], for writing.
 #[derive(Serialize)]
 pub(crate) struct EpisodeRef<'a> {
     pub(crate) phase: &'a str,
@@ -53,10 +43,12 @@ pub(crate) struct EpisodeRef<'a> {
     pub(crate) episode: &'a Trajectory,
 }
 
-/// Appends all training episodes of step `step` to the run's dump, tokens and entropies included, by group and member: those
-/// that were `learned` from, and the `unused` ones that dynamic sampling played beside them, each marked.
+/// Appends all training episodes of a step to the run's dump, with tokens and entropies, sorted by
+/// group and member.
 ///
-/// The files are part of [`Position`](crate::run::Position): a resumed run writes what came after its checkpoint again.
+/// `learned` are the episodes of the update; `unused` are those that dynamic sampling also played.
+/// Each line says which of the two its episode is. [`Position`](crate::run::Position) counts the
+/// lines, so a resumed run writes those after its checkpoint again.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
@@ -72,32 +64,32 @@ pub fn dump_rollouts(
     let line =
         |episode, used| EpisodeRef { phase: "rl", step, panel: None, used: Some(used), episode };
     recorder.begin_rollouts()?;
-    all.into_iter().try_for_each(|(episode, used)| recorder.rollout(&line(episode, used)))
+    for (episode, used) in all {
+        recorder.rollout(&line(episode, used))?;
+    }
+    Ok(())
 }
 
-/// Calls `each` with every episode of a file of episodes and its line number, from 1, one in memory at a time. A last
-/// line that was cut off by a kill is left out, and panels that older runs did not name are taken from the
-/// `metrics.jsonl` beside the file.
+/// Calls `each` with the line number (from 1) and the episode of every line of a file.
+///
+/// Only one episode is in memory at a time. A last line that a kill has cut off is left out.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io), [`Error::File`](crate::Error::File) naming line and field, and what `each` returns.
+/// [`Error::File`](crate::Error::File) with the line and the field that is wrong;
+/// [`Error::Io`](crate::Error::Io); errors of `each`.
 pub fn read_episodes(
     path: impl AsRef<Path>,
     mut each: impl FnMut(usize, EpisodeLine) -> Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut panels = Panels::of(path.parent().unwrap_or(Path::new("")))?;
     whole_lines(path, |number, text| {
-        let mut line: EpisodeLine =
-            serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
-        if line.phase == "eval" {
-            line.panel = line.panel.or_else(|| panels.next(line.step));
-        }
+        let line = serde_json::from_str(text).map_err(|e| bad_line(path, number, &e))?;
         each(number, line)
     })
 }
 
-/// The files of episodes that a run folder has: the evaluations' first, then the dumped training episodes, oldest first.
+/// Lists a run folder's files of episodes: first those of evaluations, then the dumped training
+/// episodes, oldest first.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io).
@@ -110,15 +102,15 @@ pub fn episode_files(run_dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
 
 impl Display for EpisodeLine {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { phase, step, panel, used, episode } = self;
-        let panel = panel.as_ref().map_or(String::new(), |panel| format!(" {panel}"));
-        let (task, member) = (&episode.task, episode.member);
+        let Self { phase, step, task_set, used, episode } = self;
+        let set = task_set.as_ref().map_or(String::new(), |name| format!(" {name}"));
+        let Trajectory { task, member, .. } = episode;
         let solved = if episode.success { "solved" } else { "not solved" };
         let end = episode.end.name();
-        let unused = if *used { "" } else { " · not learned from" };
+        let unused = if *used == Some(false) { " · not learned from" } else { "" };
         writeln!(
             f,
-            "── {phase} step {step}{panel} · {task} · member {member} · {solved} ({end}){unused}"
+            "── {phase} step {step}{set} · {task} · member {member} · {solved} ({end}){unused}"
         )?;
         writeln!(f, "goal: {}", episode.start.goal.trim())?;
         write_text(f, &episode.start.observation)?;
@@ -141,11 +133,12 @@ impl Display for EpisodeLine {
     }
 }
 
-/// A text indented below its turn.
+/// Writes a text indented below its turn, without empty lines.
 fn write_text(f: &mut Formatter<'_>, text: &str) -> std::fmt::Result {
-    text.lines()
-        .filter(|line| !line.trim().is_empty())
-        .try_for_each(|line| writeln!(f, "      {line}"))
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        writeln!(f, "      {line}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -157,8 +150,8 @@ pub(crate) mod tests {
 
     /// An episode of the toy environment with the given actions.
     pub(crate) fn toy_episode(variation: u32, actions: &[&str]) -> Trajectory {
-        let (mut env, task) =
-            (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
+        let mut env = ToyEnvironment::new();
+        let task = Task { name: ToyEnvironment::TASK.into(), variation };
         let start = env.reset(&task).unwrap();
         let mut episode = Trajectory {
             task,
@@ -206,23 +199,19 @@ pub(crate) mod tests {
         all(&mut read).unwrap();
         assert!(read
             .iter()
-            .all(|line| (line.phase.as_str(), line.step, &line.panel) == ("rl", 4, &None)));
+            .all(|line| (line.phase.as_str(), line.step, &line.task_set) == ("rl", 4, &None)));
         assert_eq!(
             read.iter().map(|line| &line.episode).collect::<Vec<_>>(),
             episodes.iter().collect::<Vec<_>>()
         );
-        assert_eq!(read.iter().map(|line| line.used).collect::<Vec<_>>(), [false, true]);
+        let used: Vec<_> = read.iter().map(|line| line.used).collect();
+        assert_eq!(used, [Some(false), Some(true)]);
         assert!(read[0].to_string().lines().next().unwrap().ends_with(" · not learned from"));
         let text = std::fs::read_to_string(path).unwrap();
-        // As runs wrote them before they kept what was not learned from.
-        std::fs::write(path, text.replace("\"used\":false,", "")).unwrap();
-        read.clear();
-        all(&mut read).unwrap();
-        assert!(read.len() == 2 && read.iter().all(|line| line.used));
         std::fs::write(path, format!("{text}{}", &text[..40])).unwrap();
         read.clear();
         all(&mut read).unwrap();
-        assert_eq!(read.len(), 2, "a cut line is no line");
+        assert_eq!(read.len(), 2, "a line without its end does not count");
         std::fs::write(path, text.replacen("\"member\"", "\"number\"", 1)).unwrap();
         let error = read_episodes(path, |_, _| Ok(())).unwrap_err().to_string();
         assert!(
@@ -239,8 +228,8 @@ pub(crate) mod tests {
         let line = EpisodeLine {
             phase: "eval".into(),
             step: 9,
-            panel: Some("toy".into()),
-            used: true,
+            task_set: Some("toy".into()),
+            used: None,
             episode,
         };
         let expected = "\

@@ -1,70 +1,70 @@
-//! A run's folder: its configuration, and what it continues from.
+//! A run's folder: its configuration and the checkpoint from which it continues.
+//!
+//! A run resumes with the settings in its `config.toml`. Every checkpoint holds a copy of them, so
+//! that settings edited in between are found and reported instead of silently mixed into the run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::files::atomic_write;
-use crate::run::checkpoint::checkpoint_steps;
-use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::run::checkpoint::{checkpoint_steps, Checkpoint, CheckpointWriter};
 use crate::run::record::read_metrics;
 use crate::{Error, Result};
 
-/// The configuration's name in a run folder.
-const CONFIG: &str = "config.toml";
-/// The configuration's name in a checkpoint.
+/// The configuration file of a run folder.
+pub(crate) const CONFIG_FILE: &str = "config.toml";
+/// The configuration file of a checkpoint.
 const SAVED: &str = "run.toml";
 
 /// A folder that holds one run of configuration `C`.
 #[derive(Debug)]
 pub struct RunFolder<C> {
-    /// The folder.
+    /// The path of the folder.
     pub dir: PathBuf,
-    /// The configuration in force, as `config.toml` holds it.
+    /// The configuration of the run, as `config.toml` holds it.
     pub config: C,
-    /// Where to continue; `None` at the beginning.
+    /// The checkpoint to continue from; `None` for a run without one.
     pub checkpoint: Option<Checkpoint>,
-    /// Newer checkpoints that cannot be used, and why.
+    /// The errors of newer checkpoints that cannot be used.
     pub skipped: Vec<Error>,
 }
 
 impl<C: Serialize + DeserializeOwned> RunFolder<C> {
-    /// Begins a run in `dir`, created where it is missing.
+    /// Begins a run in `dir`, which is created if it is missing.
     ///
     /// # Errors
-    /// [`Error::File`] where the folder holds a run already, [`Error::Io`].
+    /// [`Error::File`] if the folder already holds a run; [`Error::Io`].
     pub fn create(dir: impl Into<PathBuf>, config: C) -> Result<Self> {
         let dir = dir.into();
-        let path = dir.join(CONFIG);
+        let path = dir.join(CONFIG_FILE);
         if path.exists() {
-            return Err(Error::file(
-                path,
-                "run",
-                "this folder already holds a run: resume it or name another",
-            ));
+            let reason = "this folder already holds a run: resume it or choose another folder";
+            return Err(Error::file(path, "run", reason));
         }
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         atomic_write(&path, to_toml(&path, &config)?)?;
         Ok(Self { dir, config, checkpoint: None, skipped: Vec::new() })
     }
 
-    /// Continues the run in `dir` from its newest usable checkpoint, or from the beginning where it was
-    /// killed before its first one. `adjust` changes what may change ([`TrainConfig::resumed`](crate::train::config::TrainConfig::resumed)).
+    /// Continues the run in `dir` from its newest usable checkpoint, or from the beginning if it
+    /// was killed before its first checkpoint.
+    ///
+    /// `adjust` makes the permitted changes to the configuration, as
+    /// [`TrainConfig::resumed`](crate::train::config::TrainConfig::resumed) does.
     ///
     /// # Errors
-    /// What `adjust` refuses; [`Error::File`] where there is no run, where its configuration was changed since the checkpoint, naming
-    /// every setting that differs, or where checkpoints exist but none is usable.
+    /// [`Error::File`] if the folder holds no run, if settings were changed since the checkpoint
+    /// (all are listed), or if there are checkpoints but none is usable; errors of `adjust`.
     pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C) -> Result<()>) -> Result<Self> {
         let dir = dir.into();
-        let path = dir.join(CONFIG);
+        let path = dir.join(CONFIG_FILE);
         if !path.exists() {
-            return Err(Error::file(
-                dir,
-                "run",
-                format!("there is no run in this folder: it has no {CONFIG}"),
-            ));
+            let reason = format!("there is no run in this folder: it has no {CONFIG_FILE}");
+            return Err(Error::file(dir, "run", reason));
         }
         let mut config: C = read_config(&path)?;
         adjust(&mut config)?;
@@ -75,60 +75,58 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
             let changed = differences(&saved, &config);
             let changed = changed.map_err(|e| Error::file(&path, "config", e.to_string()))?;
             if !changed.is_empty() {
-                return Err(Error::file(
-                    path,
-                    "run",
-                    format!("changed since the checkpoint: {changed}"),
-                ));
+                let reason = format!("changed since the checkpoint: {changed}");
+                return Err(Error::file(path, "run", reason));
             }
         }
         atomic_write(&path, to_toml(&path, &config)?)?;
         Ok(Self { dir, config, checkpoint: found.checkpoint, skipped: found.skipped })
     }
 
-    /// Adds the configuration to a checkpoint, to be compared on resume.
+    /// Adds the configuration to a checkpoint, for comparison on resume.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// [`Error::Io`].
     pub fn save(&self, checkpoint: &mut CheckpointWriter) -> Result<()> {
         checkpoint.add_file(SAVED, |path| atomic_write(path, to_toml(path, &self.config)?))?;
         Ok(())
     }
 }
 
-/// The step of the checkpoint whose evaluation on `panel` had the highest mean of `key` (`success` or `score`), the
-/// earliest of equals: what [`prune_checkpoints`](crate::run::prune_checkpoints) keeps beside the newest. `None` where none was evaluated.
+/// Finds the checkpoint whose evaluation on `task_set` had the highest mean of `key` (`success` or
+/// `score`), and returns its step.
 ///
-/// Choosing by a panel makes that panel's number of the chosen checkpoint too good; report another panel's.
+/// Of equal ones the earliest is returned, and `None` if no checkpoint was evaluated. Pass the step
+/// to [`prune_checkpoints`](crate::run::prune_checkpoints) to keep that checkpoint. The choice
+/// biases this task set's mean upwards; report the mean of another one.
 ///
 /// # Errors
-/// As [`read_metrics`], [`Error::Io`].
-pub fn best_checkpoint(run_dir: impl AsRef<Path>, panel: &str, key: &str) -> Result<Option<u64>> {
+/// [`Error::File`] for metrics that cannot be parsed; [`Error::Io`].
+pub fn best_checkpoint(
+    run_dir: impl AsRef<Path>,
+    task_set: &str,
+    key: &str,
+) -> Result<Option<u64>> {
     let run_dir = run_dir.as_ref();
     let saved = checkpoint_steps(run_dir)?;
     let mut best: Option<(f64, u64)> = None;
     for line in read_metrics(run_dir)? {
-        let evaluated = line.get("phase").is_some_and(|p| p == "eval")
-            && line.get("panel").is_some_and(|p| p == panel);
-        let step = line
-            .get("step")
-            .and_then(serde_json::Value::as_u64)
-            .filter(|step| saved.contains(step));
-        if let (true, Some(step), Some(value)) =
-            (evaluated, step, line.get(key).and_then(|v| v.as_f64()))
-        {
-            if best.is_none_or(|(highest, _)| value > highest) {
-                best = Some((value, step));
-            }
+        let evaluated = line.get("phase").is_some_and(|phase| phase == "eval")
+            && line.get("panel").is_some_and(|name| name == task_set);
+        let Some(step) = line.get("step").and_then(Value::as_u64) else { continue };
+        let Some(value) = line.get(key).and_then(Value::as_f64) else { continue };
+        let better = best.is_none_or(|(highest, _)| value > highest);
+        if evaluated && better && saved.contains(&step) {
+            best = Some((value, step));
         }
     }
     Ok(best.map(|(_, step)| step))
 }
 
-/// A configuration from a TOML file.
+/// Reads a configuration from a TOML file.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::File`] naming line or key and what is wrong with it.
+/// [`Error::File`] with the line or key that is wrong; [`Error::Io`].
 pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
     let path = path.as_ref();
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
@@ -138,7 +136,7 @@ pub fn read_config<C: DeserializeOwned>(path: impl AsRef<Path>) -> Result<C> {
 /// A configuration as the TOML that [`read_config`] reads.
 ///
 /// # Errors
-/// [`Error::Setting`] for a value that TOML has no form for.
+/// [`Error::Setting`] for a value that TOML cannot represent.
 pub fn config_text(config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::setting("config", "as TOML", e.to_string()))
 }
@@ -147,11 +145,11 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-/// What may change when a run goes on: its length, and where the checkpoint lies that its policy began as, whose files
-/// [`Agent::restore`](crate::train::learn::Agent::restore) compares.
+/// Settings that may change when a run resumes: its length and the path of the model checkpoint it
+/// started from ([`Agent::restore`](crate::train::learn::Agent::restore) compares its files).
 const MAY_CHANGE: [&str; 2] = ["steps", "model.source"];
 
-/// Every setting that differs and may not, by its dotted name: `rate was 0.5, is 0.25; gate was 2, is absent`.
+/// Lists every setting that differs but must not: `rate was 0.5, is 0.25; gate was 2, is absent`.
 fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {
     let [before, now] = [toml::Value::try_from(before)?, toml::Value::try_from(now)?];
     let (mut settings, absent) =
@@ -226,15 +224,16 @@ mod tests {
         assert!(RunFolder::create(folder.path(), config()).is_err(), "the folder is taken");
         let resumed = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap();
         assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
-        // Killed before its next checkpoint, it needs to be told so no second time.
+        // Killed before its next checkpoint, the run still has the new number of steps.
         assert_eq!(RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap().config.steps, 4);
-        let path = folder.path().join(CONFIG);
+        let path = folder.path().join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).unwrap();
         let changed =
             text.replace("0.5", "0.25").replace("\"a\"", "\"b\"").replace("gate = 25\n", "");
         std::fs::write(&path, &changed).unwrap();
         let error = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap_err().to_string();
-        let all = "`method.gate` was 25, is absent; `method.names` was [\"a\"], is [\"b\"]; `rate` was 0.5, is 0.25";
+        let all = "`method.gate` was 25, is absent; `method.names` was [\"a\"], is [\"b\"]; \
+            `rate` was 0.5, is 0.25";
         assert!(
             error.contains("config.toml") && error.ends_with(&format!("checkpoint: {all}")),
             "{error}"
@@ -242,13 +241,14 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             changed,
-            "a refused run is left as it is"
+            "a rejected run stays unchanged"
         );
     }
 
     #[test]
     fn a_folder_that_was_moved_resumes() {
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let here = tempfile::tempdir().unwrap();
+        let there = tempfile::tempdir().unwrap();
         begun(&here.path().join("run"));
         std::fs::rename(here.path().join("run"), there.path().join("moved")).unwrap();
         let resumed = RunFolder::<Config>::resume(there.path().join("moved"), |_| Ok(())).unwrap();
@@ -262,15 +262,15 @@ mod tests {
         use crate::run::recorder::Recorder;
         let folder = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::create(folder.path()).unwrap();
-        let best = |panel, key| best_checkpoint(folder.path(), panel, key).unwrap();
+        let best = |task_set, key| best_checkpoint(folder.path(), task_set, key).unwrap();
         assert_eq!(best("seen", "success"), None);
         for (step, seen, unseen) in [(1, 0.25, 0.5), (2, 0.5, 0.25), (3, 0.5, 0.0), (4, 0.75, 0.0)]
         {
             if step != 4 {
                 CheckpointWriter::new(folder.path(), step).unwrap().finish(&()).unwrap();
             }
-            for (panel, value) in [("seen", seen), ("unseen", unseen)] {
-                let record = Record::new("eval", step).with("panel", panel).with("success", value);
+            for (name, value) in [("seen", seen), ("unseen", unseen)] {
+                let record = Record::new("eval", step).with("panel", name).with("success", value);
                 recorder.record(&record.with("score", -value)).unwrap();
             }
             recorder

@@ -1,20 +1,23 @@
-//! Ctrl-C as a request to stop.
+//! Ctrl-C as a request to stop after the current step.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 
-/// A flag that Ctrl-C raises, so that the step in progress can be finished and saved; a second Ctrl-C ends the process.
+/// Installs a Ctrl-C handler and returns the flag that it sets.
+///
+/// A training loop checks the flag to finish and save its current step. A second Ctrl-C ends the
+/// process at once.
 ///
 /// # Errors
-/// [`Error::Setting`] where the process already handles Ctrl-C in another way.
+/// [`Error::Setting`] if the process already has a Ctrl-C handler.
 pub fn stop_on_ctrl_c() -> Result<&'static AtomicBool> {
     static STOP: AtomicBool = AtomicBool::new(false);
     let handler = || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing this step; press Ctrl-C again to quit at once");
+        eprintln!("\nfinishing this step; press Ctrl-C again to quit now");
     };
     match ctrlc::set_handler(handler) {
         Ok(()) => Ok(&STOP),

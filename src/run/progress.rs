@@ -1,17 +1,17 @@
-//! One line of progress that keeps moving: redrawn in place on a terminal, printed now and then elsewhere.
+//! A progress line on standard error: redrawn on a terminal, printed at intervals elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often the line is redrawn on a terminal.
+/// Time between two redraws on a terminal.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How often an unfinished line is printed where standard error is not a terminal.
+/// Time between two lines if standard error is not a terminal.
 const REPRINT: Duration = Duration::from_secs(10);
 
-/// Progress of one stretch of work with a known number of units, on standard error.
+/// Progress of a task with a known number of units, on standard error.
 ///
 /// ```
-/// let mut progress = epo::train::Progress::new("cloning", 3);
+/// let mut progress = epo::run::Progress::new("cloning", 3);
 /// for i in 0..3 {
 ///     progress.set(i + 1, "loss 0.5");
 /// }
@@ -28,19 +28,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Work of `total` units called `label`.
+    /// Starts the progress of `total` units of work under a label.
     pub fn new(label: impl Into<String>, total: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
         Self { label: label.into(), total, done: 0, began: Instant::now(), drawn: None, terminal }
     }
 
-    /// Units that were done before this stretch began (a resumed run): they do not count as speed.
+    /// Excludes units that a resumed run has done before: only the others are counted and timed.
     pub fn starting_at(mut self, done: usize) -> Self {
-        (self.done, self.total) = (0, self.total.saturating_sub(done));
+        self.total = self.total.saturating_sub(done);
         self
     }
 
-    /// `done` units are done; `note` says how it goes.
+    /// Sets the number of finished units and shows it with a note, for example the loss.
     pub fn set(&mut self, done: usize, note: &str) {
         self.done = done;
         let pause = if self.terminal { REDRAW } else { REPRINT };
@@ -49,19 +49,19 @@ impl Progress {
         }
     }
 
-    /// Prints a line that stays.
+    /// Prints a permanent line above the progress line.
     pub fn line(&mut self, text: &str) {
         let clear = if self.terminal { "\r\x1b[2K" } else { "" };
         self.write(&format!("{clear}{text}\n"));
     }
 
-    /// Replaces the line by its last state.
+    /// Replaces the progress line by a final one with the note and the time taken.
     pub fn finish(&mut self, note: &str) {
         let text = format!("{}: {note} ({})", self.label, clock(self.began.elapsed()));
         self.line(&text);
     }
 
-    /// Time left at the speed so far, once there is one.
+    /// The estimated remaining time at the average speed so far; `None` before the first unit.
     pub fn left(&self) -> Option<Duration> {
         let remaining = self.total.saturating_sub(self.done) as f64;
         (self.done > 0).then(|| self.began.elapsed().mul_f64(remaining / self.done as f64))
@@ -75,14 +75,14 @@ impl Progress {
         self.write(&format!("{before}{text}{after}"));
     }
 
-    /// A closed standard error must not end a training run.
+    /// Writes to standard error. A closed standard error must not end a run.
     fn write(&self, text: &str) {
         let mut out = std::io::stderr().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
 
-/// `m:ss`, or `h:mm:ss` from an hour on.
+/// Formats a duration as `m:ss`, or as `h:mm:ss` from one hour on.
 pub fn clock(time: Duration) -> String {
     let s = time.as_secs();
     match s / 3600 {

@@ -1,24 +1,26 @@
-//! One line of a run's metrics: written the same for the same seed, read back and compared.
+//! One line of a run's metrics: written, read back and compared.
+//!
+//! Keys are sorted and floats keep every bit, so that the same seed gives the same line.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::run::lines::{bad_line, whole_lines};
+use crate::Result;
 
 /// The file of a run folder that holds its metrics.
 pub const METRICS_FILE: &str = "metrics.jsonl";
-/// How keys begin that depend on the clock.
+/// The prefix of keys whose values depend on the clock.
 pub const TIME_PREFIX: &str = "time/";
 
-/// One line of `metrics.jsonl`: a phase, a step and its values, keys sorted.
+/// One line of `metrics.jsonl`: a phase, a step and named values, with sorted keys.
 ///
 /// ```
-/// use epo::train::Record;
-/// let record = Record::new("rl", 3).with("entropy", 1.5).with("entropy_turn", [1.0, f64::NAN]);
-/// assert_eq!(record.to_json(), r#"{"entropy":1.5,"entropy_turn":[1.0,"NaN"],"phase":"rl","step":3}"#);
+/// use epo::run::Record;
+/// let record = Record::new("rl", 3).with("success", 1.5).with("turns", [1.0, f64::NAN]);
+/// assert_eq!(record.to_json(), r#"{"phase":"rl","step":3,"success":1.5,"turns":[1.0,"NaN"]}"#);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -28,34 +30,35 @@ pub struct Record {
 }
 
 impl Record {
-    /// An empty record of `step` (counted from 0 within its phase) in `phase` (`clone`, `rl`, `eval`, …).
+    /// Creates an empty record of a phase (`clone`, `rl`, `eval`, …) and a step, counted from 0
+    /// within the phase.
     pub fn new(phase: impl Into<String>, step: u64) -> Self {
         Self { phase: phase.into(), step, values: BTreeMap::new() }
     }
 
-    /// The record with one more value; the last one set under a key counts.
+    /// Returns the record with one more value, which replaces an earlier one of the same key.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Metric>) -> Self {
         self.set(key, value);
         self
     }
 
-    /// Sets a value; the last one set under a key counts. `phase` and `step` cannot be replaced.
+    /// Sets a value, replacing an earlier one of the same key; `phase` and `step` stay as they are.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Metric>) {
         self.values.insert(key.into(), value.into());
     }
 
-    /// Its phase.
+    /// The phase.
     pub fn phase(&self) -> &str {
         &self.phase
     }
 
-    /// Its step, counted from 0 within its phase.
+    /// The step, counted from 0 within its phase.
     pub fn step(&self) -> u64 {
         self.step
     }
 
-    /// The value under `key`, where it is a number.
+    /// The value of `key` if it is a number.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.values.get(key)? {
             Metric::Number(x) => Some(*x),
@@ -64,7 +67,7 @@ impl Record {
         }
     }
 
-    /// The line, without its end.
+    /// The record as a line of JSON, without the line end.
     pub fn to_json(&self) -> String {
         let mut sorted: BTreeMap<&str, Value> =
             self.values.iter().map(|(key, value)| (key.as_str(), value.to_json())).collect();
@@ -75,7 +78,7 @@ impl Record {
         format!("{{{}}}", fields.join(","))
     }
 
-    /// Every number as (tag, value), the entries of a series under `key/00`, `key/01`, ….
+    /// Every number as (tag, value); the entries of a series have tags `key/00`, `key/01`, ….
     pub(crate) fn scalars(&self) -> Vec<(String, f64)> {
         let mut scalars = Vec::new();
         for (key, value) in &self.values {
@@ -90,11 +93,11 @@ impl Record {
         scalars
     }
 
-    /// The TensorBoard folder: `phase`, or `phase/panel`.
+    /// The TensorBoard folder: `phase`, or `phase/SET` for an evaluation set.
     pub(crate) fn folder(&self) -> String {
         match self.values.get("panel") {
-            Some(Metric::Text(panel)) => {
-                format!("{}/{}", folder_safe(&self.phase), folder_safe(panel))
+            Some(Metric::Text(name)) => {
+                format!("{}/{}", folder_safe(&self.phase), folder_safe(name))
             }
             _ => folder_safe(&self.phase),
         }
@@ -112,9 +115,9 @@ pub enum Metric {
     Flag(bool),
     /// A name.
     Text(String),
-    /// Numbers by index, as one per turn index.
+    /// Numbers by index, for example one per turn index.
     Series(Vec<f64>),
-    /// A value that does not exist in this step, written as `null`.
+    /// A value that this step does not have, written as `null`.
     Missing,
 }
 
@@ -159,77 +162,51 @@ impl<T: Into<Metric>> From<Option<T>> for Metric {
     }
 }
 
-/// The lines of a run's `metrics.jsonl`; a last line without its end, cut off by a kill, is left out.
+/// Reads the lines of a run's `metrics.jsonl`, without a last line that a kill has cut off.
 ///
 /// # Errors
-/// [`Error::File`] naming the line that is not a JSON object, [`Error::Io`].
-pub fn read_metrics(run_dir: impl AsRef<Path>) -> Result<Vec<serde_json::Map<String, Value>>> {
-    read_lines(&run_dir.as_ref().join(METRICS_FILE))
-}
-
-/// The lines of a file of JSON objects, without a last line that was cut off.
-pub(crate) fn read_lines(path: &Path) -> Result<Vec<serde_json::Map<String, Value>>> {
+/// [`Error::File`](crate::Error::File) with the number of a line that is not a JSON object;
+/// [`Error::Io`](crate::Error::Io).
+pub fn read_metrics(run_dir: impl AsRef<Path>) -> Result<Vec<Map<String, Value>>> {
+    let path = run_dir.as_ref().join(METRICS_FILE);
     let mut lines = Vec::new();
-    whole_lines(path, |number, line| {
+    whole_lines(&path, |number, line| {
         let parsed = serde_json::from_str(line);
-        lines.push(parsed.map_err(|e| bad_line(path, number, &e))?);
+        lines.push(parsed.map_err(|e| bad_line(&path, number, &e))?);
         Ok(())
     })?;
     Ok(lines)
 }
 
-/// What is wrong with a line of JSON; serde counts lines within it.
-pub(crate) fn bad_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
-    Error::file(
-        path,
-        format!("line {number}"),
-        error.to_string().replace(" at line 1 column", " at column"),
-    )
-}
-
-/// Calls `each` with every line that has its end, and its number from 1; one line in memory at a time.
-pub(crate) fn whole_lines(
-    path: &Path,
-    mut each: impl FnMut(usize, &str) -> Result<()>,
-) -> Result<()> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let (mut reader, mut line) = (std::io::BufReader::new(file), String::new());
-    for number in 1.. {
-        line.clear();
-        reader.read_line(&mut line).map_err(|e| Error::io(path, e))?;
-        match line.strip_suffix('\n') {
-            Some(whole) => each(number, whole)?,
-            None => break,
-        }
-    }
-    Ok(())
-}
-
-/// The first difference between the metrics of two runs, times left out; `None` where they are the same.
+/// Compares the metrics of two runs bit for bit, without times, and describes the first difference.
 ///
-/// Numbers are compared to the bit.
+/// Returns `None` if the metrics are the same.
 ///
 /// # Errors
-/// Those of [`read_metrics`].
+/// [`Error::File`](crate::Error::File) with the number of a line that is not a JSON object;
+/// [`Error::Io`](crate::Error::Io).
 pub fn first_difference(
     run_a: impl AsRef<Path>,
     run_b: impl AsRef<Path>,
 ) -> Result<Option<String>> {
-    let (a, b) = (without_times(run_a.as_ref())?, without_times(run_b.as_ref())?);
+    let a = without_times(run_a.as_ref())?;
+    let b = without_times(run_b.as_ref())?;
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
         let keys = a.keys().chain(b.keys());
         if let Some(key) = keys.into_iter().find(|k| a.get(*k) != b.get(*k)) {
             let show = |v: Option<&Value>| v.map_or("absent".to_owned(), Value::to_string);
-            let (a, b) = (show(a.get(key)), show(b.get(key)));
-            return Ok(Some(format!("line {}: `{key}` is {a} and {b}", i + 1)));
+            let difference = format!("{} and {}", show(a.get(key)), show(b.get(key)));
+            return Ok(Some(format!("line {}: `{key}` is {difference}", i + 1)));
         }
     }
     Ok((a.len() != b.len()).then(|| format!("{} lines and {} lines", a.len(), b.len())))
 }
 
-fn without_times(run_dir: &Path) -> Result<Vec<serde_json::Map<String, Value>>> {
+fn without_times(run_dir: &Path) -> Result<Vec<Map<String, Value>>> {
     let mut lines = read_metrics(run_dir)?;
-    lines.iter_mut().for_each(|line| line.retain(|key, _| !key.starts_with(TIME_PREFIX)));
+    for line in &mut lines {
+        line.retain(|key, _| !key.starts_with(TIME_PREFIX));
+    }
     Ok(lines)
 }
 

@@ -1,5 +1,6 @@
 use crate::run::record::first_difference;
 use crate::run::recorder::*;
+use crate::run::rollout_log::ROLLOUTS_FILE;
 
 fn step(step: u64, time: f64) -> Record {
     Record::new("rl", step)
@@ -12,9 +13,9 @@ fn play(recorder: &mut Recorder, steps: std::ops::Range<u64>, time: f64) {
     for k in steps {
         recorder.record(&step(k, time * k as f64)).unwrap();
         recorder.episode(&serde_json::json!({ "step": k })).unwrap();
-        (0..2).for_each(|i| {
-            recorder.rollout(&serde_json::json!({ "step": k, "member": i })).unwrap()
-        });
+        for i in 0..2 {
+            recorder.rollout(&serde_json::json!({ "step": k, "member": i })).unwrap();
+        }
     }
 }
 
@@ -32,7 +33,10 @@ fn lines_have_sorted_keys_and_every_kind_of_value() {
         .with("aborted", false)
         .with("kl", None::<f64>)
         .with("step", 9usize);
-    let json = r#"{"aborted":false,"beta":"-inf","kl":null,"n":12,"panel":"unseen \"é\"","phase":"eval","score":"inf","step":2}"#;
+    let json = concat!(
+        r#"{"aborted":false,"beta":"-inf","kl":null,"n":12,"panel":"unseen \"é\"","#,
+        r#""phase":"eval","score":"inf","step":2}"#
+    );
     assert_eq!(record.to_json(), json);
     assert_eq!(record.number("n"), Some(12.0));
     assert_eq!(record.folder(), "eval/unseen____");
@@ -95,8 +99,9 @@ fn a_file_shorter_than_the_checkpoint_counted_is_an_error() {
 }
 
 #[test]
-fn differences_are_found_to_the_bit_and_times_are_not() {
-    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+fn every_bit_that_differs_is_found_and_times_are_ignored() {
+    let a = tempfile::tempdir().unwrap();
+    let b = tempfile::tempdir().unwrap();
     play(&mut Recorder::create(a.path()).unwrap(), 0..3, 1.0);
     play(&mut Recorder::create(b.path()).unwrap(), 0..2, 5.0);
     let difference = |a, b| first_difference(a, b).unwrap().unwrap();
@@ -126,11 +131,11 @@ fn a_cut_last_line_is_left_out_and_a_broken_one_is_named() {
 }
 
 #[test]
-fn a_run_without_dumped_episodes_has_no_file_for_them_and_old_positions_are_read() {
+fn a_run_without_dumped_episodes_has_no_file_for_them() {
     let run = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(run.path()).unwrap();
     recorder.record(&step(0, 0.0)).unwrap();
-    let position: Position = serde_json::from_str(r#"{"metrics":1,"episodes":0}"#).unwrap();
+    let position = Position { metrics: 1, episodes: 0, rollouts: 0 };
     assert_eq!(recorder.sync().unwrap(), position);
     assert!(!run.path().join(ROLLOUTS_FILE).exists());
     // Episodes dumped after the checkpoint are dropped with the steps they belong to.
@@ -150,17 +155,22 @@ for folder in sys.argv[1:]:
             print(tag, event.step, event.value)
 "#;
 
-/// `EPO_TENSORBOARD_PYTHON` names a Python with TensorBoard; otherwise `python3`, and nothing is checked without it.
+/// `EPO_TENSORBOARD_PYTHON` names a Python with TensorBoard, by default `python3`. Without
+/// TensorBoard nothing is checked.
 #[test]
 fn official_tensorboard_reads_a_resumed_run() {
     let run = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(run.path()).unwrap();
     recorder.record(&Record::new("clone", 9).with("loss", 4.0)).unwrap();
     let scalar = |k: u64, x: f64| Record::new("rl", k).with("entropy", x).with("turn", [x, -x]);
-    (0..4).for_each(|k| recorder.record(&scalar(k, 100.0)).unwrap());
+    for k in 0..4 {
+        recorder.record(&scalar(k, 100.0)).unwrap();
+    }
     let position = Position { metrics: 3, ..recorder.sync().unwrap() };
     let mut recorder = Recorder::resume(run.path(), position).unwrap();
-    (2..4).for_each(|k| recorder.record(&scalar(k, 0.5)).unwrap());
+    for k in 2..4 {
+        recorder.record(&scalar(k, 0.5)).unwrap();
+    }
     recorder.record(&Record::new("eval", 0).with("panel", "unseen").with("success", 0.25)).unwrap();
 
     let python = std::env::var("EPO_TENSORBOARD_PYTHON").unwrap_or("python3".into());
@@ -171,7 +181,7 @@ fn official_tensorboard_reads_a_resumed_run() {
             std::env::var("EPO_TENSORBOARD_PYTHON").is_err(),
             "{python} cannot read the events"
         );
-        eprintln!("no TensorBoard for {python}: not checked");
+        eprintln!("{python} has no TensorBoard: not checked");
         return;
     };
     let expected = "loss 9 4.0\n\

@@ -1,4 +1,4 @@
-//! Playing recorded actions again: does the environment answer as it did?
+//! Replay of recorded actions, to check that an environment still responds as it did.
 
 use std::fmt::{Debug, Display, Formatter};
 
@@ -6,16 +6,17 @@ use crate::env::Environment;
 use crate::rollout::trajectory::{End, Trajectory};
 use crate::Result;
 
-/// One answer of an environment that is not what was recorded.
+/// A difference between an environment's response and the recorded one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// The turn, from 0; `None`: the episode's beginning.
+    /// The turn, from 0; `None` for the start of the episode.
     pub turn: Option<usize>,
-    /// What differs: `goal`, `observation`, `reward`, `score`, `valid`, `done` or `success`.
+    /// The field that differs: `goal`, `observation`, `reward`, `score`, `valid`, `done` or
+    /// `success`.
     pub field: &'static str,
-    /// As it was recorded.
+    /// The recorded value.
     pub recorded: String,
-    /// As it is now.
+    /// The value of the replay.
     pub replayed: String,
 }
 
@@ -27,14 +28,14 @@ impl Display for Difference {
     }
 }
 
-/// Plays a recorded episode's actions in `environment` and compares every answer with the record, to the bit.
+/// Plays a recorded episode's actions in `environment` and compares every response bit for bit.
 ///
-/// `ask` also asks for the admissible actions before each turn, as a policy that chooses among them did: some
-/// simulators answer differently after it. An episode that ends where the record goes on, or the other way round, is a
-/// difference in `done`, and nothing after it is compared.
+/// `ask` also requests the admissible actions before each turn, as a policy that samples among them
+/// does: some simulators respond differently after such a request. If the replay ends earlier or
+/// later than the record, that is a difference in `done`, and later turns are not compared.
 ///
 /// # Errors
-/// An environment that cannot play: an unknown task, a simulator that cannot be brought back.
+/// The environment's own: an unknown task, or a simulator that cannot be restarted.
 pub fn replay_episode(
     environment: &mut dyn Environment,
     episode: &Trajectory,
@@ -48,19 +49,20 @@ pub fn replay_episode(
         if ask {
             environment.admissible()?;
         }
-        let (at, last) = (Some(i), i + 1 == episode.turns.len());
+        let at = Some(i);
+        let last = i + 1 == episode.turns.len();
         let step = environment.step(&turn.action)?;
         compare(&mut differences, at, "observation", &turn.observation, &step.observation);
         compare(&mut differences, at, "reward", &turn.reward, &step.reward);
         compare(&mut differences, at, "score", &turn.score, &step.score);
-        // An action the policy did not end itself is not valid, whatever the environment makes of it.
+        // An action that was cut off is recorded as invalid even if the environment accepts it.
         compare(&mut differences, at, "valid", &turn.valid, &(turn.valid && step.valid));
         let done = last && episode.end == End::Done;
         compare(&mut differences, at, "done", &done, &step.done);
         if done != step.done {
             break;
         }
-        // An episode that a full context ended was never asked whether it was solved.
+        // An episode that a full context ended has no outcome from the environment.
         if last && episode.end != End::ContextFull {
             compare(&mut differences, at, "success", &episode.success, &step.success);
         }
@@ -93,13 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_played_plays_again() {
+    fn a_recorded_episode_replays_without_differences() {
         for actions in [&["look", "dance", "open blue"][..], &["open red"], &["look", "look"]] {
             assert_eq!(fields(&toy_episode(1, actions)), []);
         }
         let mut cut = toy_episode(1, &["look"]);
-        (cut.turns[0].valid, cut.end) = (false, End::ContextFull);
-        assert_eq!(fields(&cut), [], "an action that was not ended is not valid");
+        cut.turns[0].valid = false;
+        cut.end = End::ContextFull;
+        assert_eq!(fields(&cut), [], "an action that was cut off is invalid");
     }
 
     #[test]
@@ -131,8 +134,8 @@ mod tests {
         let mut episode = toy_episode(0, &["look"]);
         episode.turns[0].observation = "a lamp".into();
         let all = replay_episode(&mut ToyEnvironment::new(), &episode, false).unwrap();
-        let expected =
-            "turn 0: `observation`\n  recorded \"a lamp\"\n  replayed \"the coin is in the red box\"";
+        let expected = "turn 0: `observation`\n  recorded \"a lamp\"\n  \
+            replayed \"the coin is in the red box\"";
         assert_eq!(all[0].to_string(), expected);
     }
 }

@@ -1,19 +1,23 @@
-//! The dumped training episodes: lines in a file that goes on in a next one when it is full, of which the oldest are deleted.
+//! A rotating log of dumped training episodes: full files are followed by new ones, the oldest go.
 //!
-//! `rollouts.jsonl` begins with the run's first line, `rollouts-N.jsonl` with line N, counted from 0 over all files. A
-//! file's name says where it begins, and where it ends is the next one's beginning: a run that is killed anywhere leaves
-//! files from which a checkpoint's position, a number of lines, can be found again.
+//! `rollouts.jsonl` begins with the run's first line, `rollouts-N.jsonl` with line N, counted from
+//! 0 over all files. A file's name thus gives its first line, and the next file's name its end. A
+//! run that is killed at any moment leaves files in which a checkpoint's position, a number of
+//! lines, can be found again.
 
 use std::path::{Path, PathBuf};
 
-use crate::run::recorder::Lines;
-use crate::run::recorder::ROLLOUTS_FILE;
+use crate::run::lines::Lines;
 use crate::{Error, Result};
 
-/// A file is full at this fraction of what all may hold.
+/// The file of a run folder that holds dumped training episodes, or the first of several
+/// ([`episode_files`](crate::run::episode_files)).
+pub const ROLLOUTS_FILE: &str = "rollouts.jsonl";
+
+/// A file is full when it holds this fraction (one eighth) of the limit of all files.
 const FILES: u64 = 8;
 
-/// The files of a run's dumped episodes in the order they were written, each with the number of its first line.
+/// The files of a run's dumped episodes, oldest first, each with the number of its first line.
 pub(crate) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let first = |name: &str| match name {
         ROLLOUTS_FILE => Some(0),
@@ -26,8 +30,9 @@ pub(crate) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::io(run_dir, e))?;
-        files
-            .extend(first(&entry.file_name().to_string_lossy()).map(|first| (first, entry.path())));
+        if let Some(first) = first(&entry.file_name().to_string_lossy()) {
+            files.push((first, entry.path()));
+        }
     }
     files.sort();
     Ok(files)
@@ -37,18 +42,18 @@ pub(crate) fn rollout_files(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 #[derive(Debug)]
 pub(crate) struct RolloutLog {
     dir: PathBuf,
-    /// Most bytes of all files together.
+    /// The largest size of all files together, in bytes.
     limit: u64,
     /// The number of the current file's first line.
     first: u64,
-    /// The current file, made with its first line: most runs have none.
+    /// The current file; created with its first line, because most runs dump nothing.
     current: Option<Lines>,
-    /// Lines that a checkpoint counts on.
+    /// Lines that the last checkpoint counted.
     counted: u64,
 }
 
 impl RolloutLog {
-    /// Goes on after `position` lines: what comes after them is deleted.
+    /// Continues after `position` lines and deletes everything after them.
     pub(crate) fn open(dir: &Path, position: u64) -> Result<Self> {
         let files = rollout_files(dir)?;
         let known = !files.is_empty();
@@ -59,14 +64,14 @@ impl RolloutLog {
         }
         let (first, current) = match kept.pop() {
             Some((first, path)) => (first, Some(Lines::open(path, position - first)?)),
-            // The file that an older checkpoint ended in was too old to be kept.
+            // An older checkpoint: the file in which it ended has been deleted by rotation.
             None if known || position == 0 => (position, None),
             None => (0, Some(Lines::open(dir.join(ROLLOUTS_FILE), position)?)),
         };
         Ok(Self { dir: dir.to_owned(), limit: u64::MAX, first, current, counted: position })
     }
 
-    /// The same, holding at most `bytes`, more or less a step.
+    /// Limits all files together to about `bytes`, give or take one step.
     pub(crate) fn within(self, bytes: u64) -> Self {
         Self { limit: bytes, ..self }
     }
@@ -79,14 +84,18 @@ impl RolloutLog {
         self.current.insert(lines).append(line)
     }
 
-    /// Begins the next file where the current one is full, and deletes the oldest ones where all are; never what a checkpoint
-    /// does not yet count, which it is to begin again from.
-    pub(crate) fn turn_over(&mut self) -> Result<()> {
+    /// Begins the next file if the current one is full, and deletes the oldest files beyond the
+    /// limit. Lines that the last checkpoint does not count stay, because a resumed run needs them.
+    pub(crate) fn rotate(&mut self) -> Result<()> {
         let Some(full) = self.current.take_if(|lines| lines.length >= self.limit / FILES) else {
             return Ok(());
         };
         full.sync()?;
         self.first += full.count;
+        self.delete_oldest()
+    }
+
+    fn delete_oldest(&self) -> Result<()> {
         let files = rollout_files(&self.dir)?;
         let size = |(_, path): &(u64, PathBuf)| std::fs::metadata(path).map(|m| m.len());
         let sizes: std::io::Result<Vec<u64>> = files.iter().map(size).collect();
@@ -103,11 +112,15 @@ impl RolloutLog {
         Ok(())
     }
 
-    /// Makes all lines durable and says how many there have been.
+    /// Makes all lines durable and returns their number, deleted ones included.
     pub(crate) fn sync(&mut self) -> Result<u64> {
-        self.current.as_ref().map_or(Ok(()), Lines::sync)?;
-        self.counted = self.first + self.current.as_ref().map_or(0, |lines| lines.count);
-        Ok(self.counted)
+        let mut count = self.first;
+        if let Some(lines) = &self.current {
+            lines.sync()?;
+            count += lines.count;
+        }
+        self.counted = count;
+        Ok(count)
     }
 
     /// The current file's path.
@@ -123,11 +136,14 @@ impl RolloutLog {
 mod tests {
     use super::*;
 
-    /// Steps of two lines of 10 bytes each, a checkpoint after every second step; 80 bytes are kept, 10 a file.
+    /// Steps of two lines of 10 bytes each, with a checkpoint after every second step; 80 bytes are
+    /// kept, 10 per file.
     fn play(log: &mut RolloutLog, steps: std::ops::Range<u64>) {
         for step in steps {
-            log.turn_over().unwrap();
-            (0..2).for_each(|i| log.append(&format!("{step:07}-{i}")).unwrap());
+            log.rotate().unwrap();
+            for i in 0..2 {
+                log.append(&format!("{step:07}-{i}")).unwrap();
+            }
             if step % 2 == 1 {
                 log.sync().unwrap();
             }
@@ -171,7 +187,7 @@ mod tests {
         );
     }
 
-    /// Killed after every line, in a line, and in the middle of a turn-over: the run ends as if it had not been.
+    /// Killed after a line, within a line, or during rotation, the run ends as if it had not been.
     #[test]
     fn a_resumed_run_neither_doubles_nor_loses_a_line() {
         let whole = tempfile::tempdir().unwrap();
@@ -202,14 +218,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = open(dir.path(), 0);
         for step in 0..20 {
-            log.turn_over().unwrap();
-            (0..2).for_each(|i| log.append(&format!("{step:07}-{i}")).unwrap());
+            log.rotate().unwrap();
+            for i in 0..2 {
+                log.append(&format!("{step:07}-{i}")).unwrap();
+            }
         }
         assert_eq!(contents(dir.path()).len(), 20);
         assert_eq!(log.sync().unwrap(), 40);
-        log.turn_over().unwrap();
+        log.rotate().unwrap();
         assert!(contents(dir.path()).len() < 8);
-        // An older checkpoint, of which the file is gone, is continued where it stands.
+        // A checkpoint whose file has been deleted is continued in a new file.
         let mut older = open(dir.path(), 6);
         older.append("new").unwrap();
         assert_eq!(contents(dir.path()), [(6, "new\n".to_owned())]);

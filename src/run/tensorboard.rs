@@ -1,8 +1,9 @@
-//! TensorBoard event files: protobuf events in TFRecord frames, written without protobuf or TensorFlow.
+//! TensorBoard event files: protobuf events in TFRecord frames, written without protobuf.
 //!
-//! Frame: length (u64 LE), masked CRC-32C of the length, payload, masked CRC-32C of the payload (`tfrecord` of
-//! TensorFlow, `record_writer.py` of TensorBoard). Payload: `Event { wall_time = 1, step = 2, file_version = 3,
-//! summary = 5, session_log = 7 }` of `event.proto`, summaries with `simple_value`.
+//! A frame is the length (u64 LE), the masked CRC-32C of the length, the payload, and the masked
+//! CRC-32C of the payload (TensorFlow's `tfrecord`, TensorBoard's `record_writer.py`). Payload:
+//! `Event { wall_time = 1, step = 2, file_version = 3, summary = 5, session_log = 7 }` of
+//! `event.proto`; summaries hold `simple_value`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::files::create_folder;
 use crate::{Error, Result};
 
-/// One event file in one folder; TensorBoard shows each folder as a run.
+/// An event file of one folder; TensorBoard shows each folder as a run.
 #[derive(Debug)]
 pub(crate) struct EventFile {
     file: File,
@@ -20,8 +21,8 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a new event file in `folder`, read after those already there; with `purge_step`, TensorBoard drops
-    /// what they hold from that step on.
+    /// Creates an event file that readers read after those already in `folder`. With `purge_step`,
+    /// TensorBoard discards the earlier files' events from that step on.
     pub(crate) fn create(folder: &Path, purge_step: Option<u64>) -> Result<Self> {
         create_folder(folder)?;
         let now = wall_time();
@@ -36,12 +37,12 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Writes one step's scalars.
+    /// Appends one step's scalars.
     pub(crate) fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
         self.write(&scalar_event(wall_time(), step, scalars))
     }
 
-    /// Makes what was written durable.
+    /// Makes the written events durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
@@ -62,7 +63,7 @@ fn version_event(time: f64) -> Vec<u8> {
     event
 }
 
-/// `SessionLog { status: START }`: readers forget earlier events of this run with a step ≥ `step`.
+/// `SessionLog { status: START }`: readers discard earlier events whose step is at least `step`.
 fn session_start_event(time: f64, step: u64) -> Vec<u8> {
     let mut event = event_head(time, step);
     bytes_field(&mut event, 7, &[0x08, 1]);
@@ -118,12 +119,12 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// ((c ≫ 15) | (c ≪ 17)) + 0xa282ead8 of the CRC-32C c, so that checksums of checksums stay strong.
+/// ((c ≫ 15) | (c ≪ 17)) + 0xa282ead8 of the CRC-32C c, as the TFRecord format defines it.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), a table entry a byte.
+/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), one table look-up per byte.
 fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = crc32c_table();
     !bytes.iter().fold(!0, |crc, byte| TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
@@ -133,7 +134,8 @@ const fn crc32c_table() -> [u32; 256] {
     let mut table = [0; 256];
     let mut i = 0;
     while i < 256 {
-        let (mut crc, mut bit) = (i as u32, 0);
+        let mut crc = i as u32;
+        let mut bit = 0;
         while bit < 8 {
             crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
             bit += 1;
@@ -148,12 +150,13 @@ const fn crc32c_table() -> [u32; 256] {
 mod tests {
     use super::*;
 
-    /// What TensorBoard 2.21.0 (`RecordWriter` over its own `event_pb2`) writes for the three events below.
+    /// The bytes that TensorBoard 2.21.0 (`RecordWriter`, `event_pb2`) writes for the events below.
     const OFFICIAL: &str = concat!(
-        "1800000000000000a37f4b2209000010c86e48da411a0d627261696e2e4576656e743a32962c33dd0f000000000000006d53",
-        "2b0909000060c86e48da4110073a02080151f275d64a00000000000000af77dbb0090000b0c86e48da4110ac022a3c0a0e0a",
-        "07656e74726f707915cdcccc3d0a1d0a1674696d652f746f6b656e735f7065725f7365636f6e6415caf249f10a0b0a046c6f",
-        "7373150000c07f3c95716d",
+        "1800000000000000a37f4b2209000010c86e48da411a0d627261696e2e4576656e743a32962c33dd",
+        "0f000000000000006d532b0909000060c86e48da4110073a02080151f275d64a00000000000000af",
+        "77dbb0090000b0c86e48da4110ac022a3c0a0e0a07656e74726f707915cdcccc3d0a1d0a1674696d",
+        "652f746f6b656e735f7065725f7365636f6e6415caf249f10a0b0a046c6f7373150000c07f3c9571",
+        "6d",
     );
 
     #[test]

@@ -1,4 +1,4 @@
-//! `replay` and `report` as a user meets them.
+//! The examples `replay` and `report` as a user runs them.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,9 +6,10 @@ use std::process::Command;
 use epo::env::{Environment, Task, ToyEnvironment};
 use epo::rollout::{End, Trajectory, Turn};
 use epo::run::{dump_rollouts, Record, Recorder, ROLLOUTS_FILE};
+use serde_json::json;
 
-/// The command that runs an example's binary.
-pub(crate) fn command(name: &str) -> Command {
+/// Runs an example; returns standard output, standard error, and true for success.
+fn example(name: &str, args: &[&str]) -> (String, String, bool) {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(path.is_file(), "{} is not built: cargo build --example {name}", path.display());
@@ -29,22 +30,22 @@ pub(crate) fn example(name: &str, args: &[&str]) -> (String, String, bool) {
 }
 
 fn episode(variation: u32, actions: &[&str]) -> Trajectory {
-    let (mut env, task) =
-        (ToyEnvironment::new(), Task { name: ToyEnvironment::TASK.into(), variation });
+    let mut env = ToyEnvironment::new();
+    let task = Task { name: ToyEnvironment::TASK.into(), variation };
     let start = env.reset(&task).unwrap();
-    let (mut turns, mut success, mut end) = (Vec::new(), false, End::TurnLimit);
+    let mut turns = Vec::new();
+    let mut success = false;
+    let mut end = End::TurnLimit;
     for action in actions {
         let step = env.step(action).unwrap();
-        (success, end) = (step.success, if step.done { End::Done } else { End::TurnLimit });
-        let action = (*action).to_owned();
-        let (observation, reward, score, valid) =
-            (step.observation, step.reward, step.score, step.valid);
+        success = step.success;
+        end = if step.done { End::Done } else { End::TurnLimit };
         turns.push(Turn {
-            action,
-            observation,
-            reward,
-            score,
-            valid,
+            action: (*action).to_owned(),
+            observation: step.observation,
+            reward: step.reward,
+            score: step.score,
+            valid: step.valid,
             entropies: vec![0.25],
             ..Turn::default()
         });
@@ -52,14 +53,16 @@ fn episode(variation: u32, actions: &[&str]) -> Trajectory {
     Trajectory { task, group: 0, member: 0, start, turns, success, end }
 }
 
-/// A run of two evaluations and one dumped step, the latter of two episodes.
+/// Writes a run of two evaluations and one dumped step with two episodes.
 fn run(dir: &Path) {
     let mut recorder = Recorder::create(dir).unwrap();
     for (step, action) in [(0, "open red"), (9, "open blue")] {
         let record =
             Record::new("eval", step).with("panel", "toy").with("n", 1u64).with("success", 0.5);
         recorder.record(&record).unwrap();
-        let line = serde_json::json!({ "step": step, "episode": episode(1, &["look", action]) });
+        let episode = episode(1, &["look", action]);
+        let (phase, panel) = ("eval", "toy");
+        let line = json!({ "phase": phase, "step": step, "panel": panel, "episode": episode });
         recorder.episode(&line).unwrap();
     }
     dump_rollouts(&mut recorder, 4, &[episode(2, &["dance"]), episode(3, &["open gold"])], &[])
@@ -67,7 +70,7 @@ fn run(dir: &Path) {
 }
 
 #[test]
-fn episodes_are_filtered_and_shown() {
+fn episodes_are_filtered_and_printed() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path());
     let folder = dir.path().to_str().unwrap();
@@ -83,26 +86,22 @@ fn episodes_are_filtered_and_shown() {
         "── rl step 4 · find-coin:3 · member 0 · solved (done)",
     ];
     assert_eq!(shown(&[]), all);
-    assert_eq!(
-        shown(&["--panel", "toy"]),
-        all[..2],
-        "panels of lines without a name are known by their order"
-    );
-    assert_eq!(shown(&["--panel", "rl", "--failed"]), all[2..3]);
+    assert_eq!(shown(&["--task-set", "toy"]), all[..2]);
+    assert_eq!(shown(&["--task-set", "rl", "--failed"]), all[2..3]);
     assert_eq!(shown(&["--solved", "--limit", "1"]), all[1..2]);
     assert_eq!(shown(&["--step", "4", "--task", "coin:3"]), all[3..]);
     let (_, err, success) = example("replay", &[folder, "--step", "5"]);
-    assert!(!success && err.contains("no episode is what was asked for"), "{err}");
+    assert!(!success && err.contains("no episode matches these options"), "{err}");
 }
 
 #[test]
-fn recorded_actions_are_played_again_and_differences_are_shown() {
+fn recorded_actions_are_replayed_and_differences_are_printed() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path());
     let (folder, file) = (dir.path().to_str().unwrap(), dir.path().join(ROLLOUTS_FILE));
     let (out, err, success) = example("replay", &[folder, "--check", "--env", "toy"]);
     assert!(
-        success && out.contains("4 episodes of 6 turns played again, 0 of them differ"),
+        success && out.contains("4 episodes, 6 turns played again, 0 of them differ"),
         "{out}{err}"
     );
     let text = std::fs::read_to_string(&file).unwrap();
@@ -124,19 +123,26 @@ fn gains_are_printed_and_a_run_without_any_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path());
     let (out, err, success) = example("report", &[dir.path().to_str().unwrap(), "--gains"]);
-    let last = out
-        .lines()
-        .last()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .collect::<Vec<_>>()
-        .join(" ");
+    let last = out.lines().last().unwrap_or_default();
+    let last = last.split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
     let expected =
         "toy 0 → 9 1 0.000 → 1.000 +1.000 [+1.000, +1.000] 0.0 → 100.0 +100.0 [+100.0, +100.0]";
     assert!(success && last == expected, "{out}{err}");
     let empty = tempfile::tempdir().unwrap();
     std::fs::write(empty.path().join("metrics.jsonl"), "").unwrap();
     let (_, err, success) = example("report", &[empty.path().to_str().unwrap(), "--gains"]);
-    assert!(!success && err.contains("no panel"), "{err}");
+    assert!(!success && err.contains("no task set that was evaluated twice"), "{err}");
+}
+
+#[test]
+fn a_picture_of_a_run_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path());
+    let svg = dir.path().join("report.svg");
+    let [folder, file] = [dir.path(), &svg].map(|path| path.to_str().unwrap());
+    let (out, err, success) = example("report", &[folder, "--svg", file]);
+    assert!(success && out.contains("report.svg"), "{out}{err}");
+    assert!(std::fs::read_to_string(&svg).unwrap().contains(">Success</text>"));
+    let (_, err, success) = example("report", &[folder, "--svg", file, "--gains"]);
+    assert!(!success && err.contains("--gains"), "{err}");
 }

@@ -1,7 +1,7 @@
 //! Evaluations: sampled and greedy beside each other, recorded task by task, and their episodes play again.
 
 use epo::env::ToyEnvironment;
-use epo::evaluation::{panel_gains, read_outcomes};
+use epo::evaluation::{read_outcomes, task_set_gains};
 use epo::run::{read_episodes, read_metrics, replay_episode, Recorder, EPISODES_FILE};
 use epo::train::{evaluate_all, EvaluationConfig};
 
@@ -34,10 +34,11 @@ fn panels_are_examined_sampled_and_greedily_under_names_of_their_own() {
     assert_eq!(of, [("toy", 1.0), ("toy-greedy", 0.0), ("toy", 1.0), ("toy-greedy", 0.0)]);
     assert_eq!((&lines[0]["n"], &lines[1]["n"]), (&12.into(), &4.into()));
     let found = read_outcomes(dir.path()).unwrap();
-    let sizes: Vec<_> = found.iter().map(|e| (e.panel.as_str(), e.step, e.tasks.len())).collect();
+    let sizes: Vec<_> =
+        found.iter().map(|e| (e.task_set.as_str(), e.step, e.tasks.len())).collect();
     assert_eq!(sizes, [("toy", 0, 4), ("toy-greedy", 0, 4), ("toy", 5, 4), ("toy-greedy", 5, 4)]);
     assert!(found[0].tasks.values().all(|members| members.len() == 3));
-    let gains = panel_gains(&[("run".into(), found)]);
+    let gains = task_set_gains(&[("run".into(), found)]);
     assert!(gains.iter().all(|g| (g.success.gain.mean, g.success.gain.n) == (0.0, 4)), "{gains:?}");
 
     let mut turns = 0;

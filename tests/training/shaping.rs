@@ -110,7 +110,7 @@ type DumpedGroups = BTreeMap<u32, (BTreeSet<String>, Vec<f64>)>;
 fn dumped(dir: &Path) -> BTreeMap<u64, DumpedGroups> {
     let mut all: BTreeMap<u64, DumpedGroups> = BTreeMap::new();
     read_episodes(dir.join(ROLLOUTS_FILE), |_, line| {
-        if !line.used {
+        if line.used == Some(false) {
             return Ok(());
         }
         let group = all.entry(line.step).or_default().entry(line.episode.group).or_default();
