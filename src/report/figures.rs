@@ -172,7 +172,7 @@ pub(crate) fn entropy_plot(runs: &[Run]) -> Plot {
         };
         let intervals = run.intervals("rl", "band_low", "band_high");
         if !intervals.is_empty() {
-            let band = behind("band κₗ·H̄ … κᵣ·H̄", Look::Area);
+            let band = behind("band around H̄", Look::Area);
             series.push(Series { intervals, ..band });
         }
         let points = run.points("rl", "entropy_reference");
@@ -184,8 +184,8 @@ pub(crate) fn entropy_plot(runs: &[Run]) -> Plot {
         series.push(Series { name, colour: colour(i), points, ..Series::default() });
     }
     let note =
-        "Mean over generated tokens. Dashed: reference H̄. Shaded: the band, inside which the \
-        smoothing penalty is zero.";
+        "Mean over generated tokens. Dashed: reference H̄. Shaded: the band from κₗ·H̄ to κᵣ·H̄, \
+        inside which the smoothing penalty is zero.";
     Plot {
         title: "Entropy of the training episodes".to_owned(),
         note: note.to_owned(),
