@@ -47,7 +47,10 @@ pub(crate) mod traits;
 pub use adaptive::{AdaptiveBonus, AdaptiveRule, AdaptiveTarget, DecayedBonus};
 pub use band::{Band, Granularity};
 pub use beta::{official_two_phase, paper_v2_beta, BetaSchedule};
-pub use config::{EntropyConfig, EntropyMethod, HistoryConfig};
+pub use config::{
+    AdaptiveConfig, BonusConfig, DecayedBonusConfig, EntropyConfig, EntropyMethod, EpoConfig,
+    EpoOfficialConfig, HistoryConfig,
+};
 pub use control::EntropyControl;
 pub use covariance::{token_covariances, ClipCov, KlCov};
 pub use history::{AverageHistory, Averaging};

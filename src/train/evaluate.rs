@@ -264,9 +264,9 @@ mod tests {
     #[test]
     fn what_is_greedy_already_is_not_examined_greedily_again() {
         let both = EvaluationConfig { greedy: true, ..EvaluationConfig::default() };
-        both.validate().unwrap();
-        let error =
-            EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
+        both.check().unwrap();
+        let temperature = NonNegative::literal(0.0);
+        let error = EvaluationConfig { temperature, ..both }.check().unwrap_err().to_string();
         assert!(error.contains("evaluation.greedy"), "{error}");
         let old: EvaluationConfig =
             toml::from_str("every = 1\nepisodes = 2\ntemperature = 0.5").unwrap();

@@ -256,7 +256,9 @@ mod tests {
     #[test]
     fn every_preset_has_tasks_and_few_of_them_for_a_smoke_run() {
         for preset in [Preset::Small, Preset::Paper, Preset::Official] {
-            let tasks = AlfWorldTasks::of(preset).smoke();
+            let config = AlfWorldTasks::preset(preset, Algorithm::Grpo);
+            let mut tasks = AlfWorldTasks::smoke(config).environment;
+            tasks.games = GameSource::default();
             tasks.check().unwrap();
             let games = tasks.games().unwrap();
             let sizes = tasks.panels(&*games).unwrap().map(|panel| panel.tasks.len());

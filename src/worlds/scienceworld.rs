@@ -188,7 +188,8 @@ mod tests {
             tasks.check().unwrap();
             let [train, test] = tasks.panels().unwrap();
             assert!(test.tasks.iter().all(|task| !train.tasks.contains(task)));
-            tasks.smoke().check().unwrap();
+            let config = ScienceWorldTasks::preset(preset, Algorithm::Grpo);
+            ScienceWorldTasks::smoke(config).environment.check().unwrap();
         }
         assert_eq!(ScienceWorldTasks::of(Preset::Paper).panels().unwrap()[0].tasks.len(), 3322);
     }

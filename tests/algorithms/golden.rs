@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use epo::advantage::*;
 use epo::entropy::*;
 use epo::objective::*;
+use epo::settings::{Count, Finite, NonNegative, Positive, Share};
 use serde_json::Value;
 
 use crate::support::*;
@@ -227,9 +228,12 @@ fn covariances_and_what_they_select() {
     assert_eq!(places.len(), layout.count());
 
     let candidates = mask(&case["candidates"]);
-    let all = ClipCov { share: 1.0, low: get("low"), high: get("high") };
+    let low = Finite::literal(get("low"));
+    let high = Finite::literal(get("high"));
+    let share = Share::literal(get("share"));
+    let all = ClipCov { share: Share::literal(1.0), low, high };
     assert_eq!(all.select(&tokens).unwrap().unwrap().chosen, candidates);
-    let some = ClipCov { share: get("share"), ..all }.select(&tokens).unwrap().unwrap();
+    let some = ClipCov { share, ..all }.select(&tokens).unwrap().unwrap();
     assert_eq!(some.chosen.iter().filter(|&&c| c).count(), get("number") as usize);
     assert!(some.chosen.iter().zip(&candidates).all(|(&chosen, &candidate)| candidate || !chosen));
     let weights = some.policy_weights.unwrap();
@@ -239,7 +243,7 @@ fn covariances_and_what_they_select() {
         .zip(&weights)
         .all(|(&chosen, &w)| w == if chosen { 0.0 } else { 1.0 }));
 
-    let kl_cov = KlCov { share: get("share"), coef: get("coef") };
+    let kl_cov = KlCov { share, coef: Positive::literal(get("coef")) };
     let top = kl_cov.select(&tokens).unwrap().unwrap();
     assert_eq!((top.chosen, top.policy_weights), (mask(&case["top"]), None));
     let chosen_bt = tensor(&case["top"], candle_core::DType::F64);
@@ -266,7 +270,7 @@ fn the_tokens_of_the_highest_entropy() {
     let case = &golden.0["top_entropy"];
     let lists = ["old_log_probs", "entropies", "advantages"].map(|name| golden.list(name));
     let layout = golden.layout();
-    let top = TopEntropy { share: number(&case["share"]) };
+    let top = TopEntropy { share: Share::literal(number(&case["share"])) };
     let selection = top.select(&step_tokens(&lists, &layout)).unwrap().unwrap();
     assert_eq!(selection.chosen, mask(&case["chosen"]));
     assert_eq!(selection.policy_weights.unwrap(), flat(&case["chosen"]));
@@ -277,7 +281,9 @@ fn a_bonus_decays_with_beta() {
     let golden = Golden::read();
     let case = &golden.0["decayed_bonus"];
     let get = |key: &str| number(&case[key]);
-    let (from, to, total_steps) = (get("from"), get("to"), get("total_steps") as u64);
+    let from = NonNegative::literal(get("from"));
+    let to = NonNegative::literal(get("to"));
+    let total_steps = Count::literal(get("total_steps") as usize);
     let schedule = BetaSchedule::Cosine { from, to, total_steps };
     let bonus = DecayedBonus::new(get("lambda")).unwrap();
     let batch = golden.batch(Aggregation::TurnMean);
@@ -300,7 +306,9 @@ fn an_adaptive_bonus_holds_its_target() {
     let get = |key: &str| number(&case[key]);
     for rule in [AdaptiveRule::Skywork, AdaptiveRule::Sac] {
         let of = &case[if rule == AdaptiveRule::Sac { "sac" } else { "skywork" }];
-        let (target, rate, max) = (get("target"), number(&of["rate"]), get("max"));
+        let target = Positive::literal(get("target"));
+        let rate = Positive::literal(number(&of["rate"]));
+        let max = Positive::literal(get("max"));
         let settings = AdaptiveTarget { target, rate, max, rule };
         let mut bonus = AdaptiveBonus::new(get("lambda"), settings).unwrap();
         let (batch, entropies) = (golden.batch(Aggregation::TurnMean), golden.tensor("entropies"));

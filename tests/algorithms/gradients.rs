@@ -160,7 +160,7 @@ fn epo_composes_with_every_policy_loss() {
     let golden = Golden::read();
     let (old, advantages) = (golden.tensor("old_log_probs"), golden.tensor("advantages"));
     let batch = golden.batch(Aggregation::TurnMean);
-    let band = Band { kappa_low: 0.8, kappa_high: 1.2 };
+    let band = Band::new(0.8, 1.2).unwrap();
     let history = Fixed(vec![Some(1.1), Some(0.7)]);
     let hinge = EpoHinge::new(0.5, 0.9, band, Granularity::Token).unwrap();
     // One tensor stands for log-probs and entropies, so that both terms reach its gradient.

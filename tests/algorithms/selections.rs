@@ -3,30 +3,35 @@
 use candle_core::{Device, Tensor};
 use epo::entropy::*;
 use epo::objective::{Aggregation, TokenBatch, TokenLayout};
+use epo::settings::{Finite, Positive, Share};
 use epo::Error;
 
 use crate::stream;
 use crate::support::*;
 
 fn config(method: EntropyMethod) -> EntropyConfig {
-    let mut config = EntropyConfig { method, ..EntropyConfig::default() };
-    match method {
-        EntropyMethod::ClipCov => {
-            config.clip_cov = Some(ClipCov { share: 0.2, low: 0.0, high: 5.0 })
-        }
-        EntropyMethod::KlCov => config.kl_cov = Some(KlCov { share: 0.2, coef: 1.0 }),
-        EntropyMethod::TopEntropy => config.top_entropy = Some(TopEntropy { share: 0.2 }),
-        EntropyMethod::Adaptive => {
-            let rule = AdaptiveRule::Sac;
-            config.adaptive = Some(AdaptiveTarget { target: 1.0, rate: 0.1, max: 1.0, rule });
-        }
-        _ => {}
-    }
-    config
+    EntropyConfig { method, ..EntropyConfig::default() }
 }
 
-const SELECTING: [EntropyMethod; 3] =
-    [EntropyMethod::ClipCov, EntropyMethod::KlCov, EntropyMethod::TopEntropy];
+const SHARE: Share = Share::literal(0.2);
+const CLIP_COV: EntropyMethod = EntropyMethod::ClipCov(ClipCov {
+    share: SHARE,
+    low: Finite::literal(0.0),
+    high: Finite::literal(5.0),
+});
+const KL_COV: EntropyMethod =
+    EntropyMethod::KlCov(KlCov { share: SHARE, coef: Positive::literal(1.0) });
+const TOP_ENTROPY: EntropyMethod = EntropyMethod::TopEntropy(TopEntropy { share: SHARE });
+const SELECTING: [EntropyMethod; 3] = [CLIP_COV, KL_COV, TOP_ENTROPY];
+const ADAPTIVE: EntropyMethod = EntropyMethod::Adaptive(AdaptiveConfig {
+    lambda: Positive::literal(0.001),
+    goal: AdaptiveTarget {
+        target: Positive::literal(1.0),
+        rate: Positive::literal(0.1),
+        max: Positive::literal(1.0),
+        rule: AdaptiveRule::Sac,
+    },
+});
 
 /// 40 tokens in rows of `width` with junk after each `used` of them; which were chosen, in order.
 fn chosen(method: EntropyMethod, used: usize, width: usize, step: u64) -> Vec<bool> {
@@ -63,11 +68,7 @@ fn a_selection_sees_neither_padding_nor_the_form_of_rows() {
             assert_eq!(chosen(method, used, width, 0), want, "{method:?}, rows of {used}");
         }
         let again = chosen(method, 8, 8, 1);
-        assert_eq!(
-            again == want,
-            method != EntropyMethod::ClipCov,
-            "{method:?}: only Clip-Cov draws"
-        );
+        assert_eq!(again == want, method != CLIP_COV, "{method:?}: only Clip-Cov draws");
     }
 }
 
@@ -81,14 +82,8 @@ fn methods_without_a_selection_leave_every_token_alone() {
         layout: &layout,
         stream: stream(0),
     };
-    for method in [
-        EntropyMethod::None,
-        EntropyMethod::Bonus,
-        EntropyMethod::Epo,
-        EntropyMethod::EpoOfficial,
-        EntropyMethod::DecayedBonus,
-        EntropyMethod::Adaptive,
-    ] {
+    let plain = ["none", "bonus", "epo", "epo-official", "decayed-bonus", "adaptive"];
+    for method in plain.map(|kind| EntropyMethod::of_kind(kind).unwrap()) {
         let control = config(method).build().unwrap();
         assert_eq!(control.select(&tokens(&[-1.0; 2], None)).unwrap(), None, "{method:?}");
         let short = control.select(&tokens(&[-1.0], None));
@@ -96,7 +91,7 @@ fn methods_without_a_selection_leave_every_token_alone() {
         let bad = control.select(&tokens(&[-1.0; 2], Some(&[f64::NAN; 2])));
         assert!(matches!(bad, Err(Error::NonFinite { name, .. }) if name == "entropies"));
     }
-    let top = config(EntropyMethod::TopEntropy).build().unwrap().select(&tokens(&[-1.0; 2], None));
+    let top = config(TOP_ENTROPY).build().unwrap().select(&tokens(&[-1.0; 2], None));
     assert!(top.unwrap_err().to_string().contains("needs the rollouts' entropies"));
 }
 
@@ -105,7 +100,7 @@ fn kl_cov_says_what_it_needs_and_reports_its_share() {
     let layout = TokenLayout::per_turn(2, vec![true; 2], &[0], vec![0]).unwrap();
     let batch = TokenBatch::new(layout, Aggregation::TokenMean);
     let tensor = |values: [f64; 2]| Tensor::new(&[values], &Device::Cpu).unwrap();
-    let control = config(EntropyMethod::KlCov).build().unwrap();
+    let control = config(KL_COV).build().unwrap();
     let entropy_bt = tensor([1.0; 2]);
     assert!(control.term(&entropy_bt, &batch).unwrap_err().to_string().contains("term_with"));
     let policy = PolicyInputs {
@@ -121,7 +116,7 @@ fn kl_cov_says_what_it_needs_and_reports_its_share() {
 
 #[test]
 fn an_adaptive_weight_is_in_the_checkpoint() {
-    let mut original = config(EntropyMethod::Adaptive).build().unwrap();
+    let mut original = config(ADAPTIVE).build().unwrap();
     let layout = TokenLayout::per_turn(2, vec![true; 2], &[0], vec![0]).unwrap();
     let batch = TokenBatch::new(layout, Aggregation::TokenMean);
     let entropy_bt = Tensor::new(&[[0.5f64, 0.7]], &Device::Cpu).unwrap();
@@ -136,12 +131,16 @@ fn an_adaptive_weight_is_in_the_checkpoint() {
     for k in 0..3 {
         run(&mut original, k);
     }
-    let mut restored = config(EntropyMethod::Adaptive).build().unwrap();
+    let mut restored = config(ADAPTIVE).build().unwrap();
     restored.load_state(&serde_json::from_str(&original.state().to_string()).unwrap()).unwrap();
     for k in 3..6 {
         let (got, want) = (run(&mut restored, k), run(&mut original, k));
         assert_eq!(got, want);
         assert!(got.1 > 0.001, "below the target λ has risen: {}", got.1);
     }
-    assert!(config(EntropyMethod::Bonus).build().unwrap().load_state(&original.state()).is_err());
+    assert!(config(EntropyMethod::of_kind("bonus").unwrap())
+        .build()
+        .unwrap()
+        .load_state(&original.state())
+        .is_err());
 }

@@ -3,11 +3,13 @@
 use super::support::*;
 use candle_core::{Device, Tensor};
 use epo::entropy::{
-    BetaSchedule, EntropyConfig, EntropyControl, EntropyMethod, HistoryConfig, StepEntropy,
+    Band, BetaSchedule, EntropyConfig, EntropyControl, EntropyMethod, EpoConfig, HistoryConfig,
+    StepEntropy,
 };
 use epo::objective::{
     policy_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss, TokenBatch, TokenLayout,
 };
+use epo::settings::{AtLeast, Count, Decay, Positive};
 use epo::Error;
 
 fn layout() -> TokenLayout {
@@ -63,9 +65,8 @@ fn the_paper_excludes_the_current_step_and_the_published_code_includes_it() {
 
 #[test]
 fn diagnostics_do_not_depend_on_the_regulariser() {
-    for method in
-        [EntropyMethod::None, EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial]
-    {
+    for method in ["none", "bonus", "epo", "epo-official"].map(EntropyMethod::of_kind) {
+        let method = method.unwrap();
         let mut control = EntropyConfig { method, ..EntropyConfig::default() }.build().unwrap();
         run(&mut control, 7); // H̄ = 1.5 nats, the band is [0.75, 2.25]
         let metrics = run(&mut control, 8);
@@ -83,10 +84,10 @@ fn diagnostics_do_not_depend_on_the_regulariser() {
 fn a_restored_control_continues_as_the_original() {
     let histories = [
         HistoryConfig::Cumulative { per_turn: true },
-        HistoryConfig::Window { steps: 2, per_turn: false },
-        HistoryConfig::Ema { decay: 0.9, per_turn: true },
-        HistoryConfig::Anchored { steps: 2, per_turn: false },
-        HistoryConfig::Official { max_steps: 3 },
+        HistoryConfig::Window { steps: Count::literal(2), per_turn: false },
+        HistoryConfig::Ema { decay: Decay::literal(0.9), per_turn: true },
+        HistoryConfig::Anchored { steps: Count::literal(2), per_turn: false },
+        HistoryConfig::Official { max_steps: Count::literal(3) },
     ];
     for history in histories {
         let config = EntropyConfig { history, ..EntropyConfig::paper_v2() };
@@ -99,7 +100,8 @@ fn a_restored_control_continues_as_the_original() {
         for k in 3..6 {
             assert_eq!(run(&mut restored, k), run(&mut original, k), "{history:?}");
         }
-        let other = EntropyConfig { history: HistoryConfig::Official { max_steps: 9 }, ..config };
+        let history = HistoryConfig::Official { max_steps: Count::literal(9) };
+        let other = EntropyConfig { history, ..config };
         let error = other.build().unwrap().load_state(&original.state()).unwrap_err();
         assert!(error.to_string().contains("entropy.history"), "{error}");
         assert!(config.build().unwrap().load_state(&serde_json::json!({})).is_err());
@@ -116,65 +118,59 @@ fn steps_are_begun_and_finished_in_turn() {
 
 #[test]
 fn presets_hold_the_papers_numbers() {
+    let numbers = |method| match method {
+        EntropyMethod::Epo(epo) => (epo.lambda.get(), epo.alpha.get(), epo.beta, None),
+        EntropyMethod::EpoOfficial(epo) => (epo.lambda.get(), epo.alpha.get(), epo.beta, epo.gate),
+        other => panic!("{other:?}"),
+    };
     let science = EntropyConfig::paper_v2().scienceworld();
-    assert_eq!(
-        (science.alpha, science.kappa_low, science.kappa_high, science.lambda),
-        (0.05, 0.0, 2.0, 0.001)
-    );
-    assert_eq!(science.beta, BetaSchedule::PaperV2 { gamma: 3.0, total_steps: 125 });
+    let gamma = Positive::literal(3.0);
+    let beta = BetaSchedule::PaperV2 { gamma, total_steps: AtLeast::literal(125) };
+    assert_eq!(numbers(science.method), (0.001, 0.05, beta, None));
+    assert_eq!(science.band, Band::literal(0.0, 2.0));
     let alf = EntropyConfig::official_code().alfworld();
-    assert_eq!((alf.alpha, alf.kappa_low, alf.kappa_high, alf.gate), (0.1, 0.0, 2.0, Some(25)));
-    assert_eq!(alf.beta, BetaSchedule::OfficialTwoPhase { total_steps: 150 });
+    let beta = BetaSchedule::OfficialTwoPhase { total_steps: Count::literal(150) };
+    assert_eq!(numbers(alf.method), (0.001, 0.1, beta, Some(25)));
+    assert_eq!(alf.band, Band::literal(0.0, 2.0));
     let default = EntropyConfig::default();
-    assert_eq!(
-        (default.method, default.kappa_low, default.kappa_high),
-        (EntropyMethod::Epo, 0.5, 1.5)
-    );
+    assert_eq!(default.method, EntropyMethod::Epo(EpoConfig::default()));
+    assert_eq!(default.band, Band::literal(0.5, 1.5));
 }
 
 #[test]
-fn bad_configurations_are_named() {
-    let base = EntropyConfig::default();
-    let paper = |total_steps| BetaSchedule::PaperV2 { gamma: 3.0, total_steps };
-    let cases = [
-        (EntropyConfig { kappa_low: -0.1, ..base }, "entropy.kappa_low"),
-        (EntropyConfig { kappa_high: f64::NAN, ..base }, "entropy.kappa_high"),
-        (EntropyConfig { kappa_low: 2.0, ..base }, "entropy.kappa_low"),
-        (EntropyConfig { lambda: -1.0, ..base }, "entropy.lambda"),
-        (EntropyConfig { alpha: f64::INFINITY, ..base }, "entropy.alpha"),
-        (EntropyConfig { gate: Some(3), ..base }, "entropy.gate"),
-        (EntropyConfig { beta: paper(0), ..base }, "entropy.beta.total_steps"),
-        (
-            EntropyConfig { history: HistoryConfig::Window { steps: 0, per_turn: true }, ..base },
-            "entropy.history.steps",
-        ),
-        (
-            EntropyConfig { history: HistoryConfig::Ema { decay: 1.0, per_turn: true }, ..base },
-            "entropy.history.decay",
-        ),
-        (
-            EntropyConfig { history: HistoryConfig::Official { max_steps: 0 }, ..base },
-            "entropy.history.max_steps",
-        ),
-    ];
-    for (config, name) in cases {
-        match config.build() {
-            Err(Error::Setting { field, .. }) => assert_eq!(field, name),
-            Err(other) => panic!("{name}: {other}"),
-            Ok(_) => panic!("{name} was accepted"),
-        }
+fn bad_configurations_are_refused() {
+    let refused = |text: &str, named: &str| {
+        let error = serde_json::from_str::<EntropyConfig>(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{text}: {error}");
+    };
+    let finite = "must be finite and at least 0";
+    refused(r#"{ "band": { "kappa_low": -0.1 } }"#, finite);
+    refused(r#"{ "band": { "kappa_low": 2.0 } }"#, "kappa_low must not exceed kappa_high");
+    for field in ["lambda", "alpha"] {
+        let text = format!(r#"{{ "method": {{ "kind": "epo", "{field}": -1.0 }} }}"#);
+        refused(&text, "must be positive and finite, got -1");
     }
+    let beta = r#"{ "kind": "paper-v2", "gamma": 3.0, "total_steps": 0 }"#;
+    let text = format!(r#"{{ "method": {{ "kind": "epo", "beta": {beta} }} }}"#);
+    refused(&text, "must be at least 2, got 0");
+    refused(r#"{ "method": { "kind": "epo", "gate": 3 } }"#, "unknown field `gate`");
+    refused(r#"{ "history": { "kind": "window", "steps": 0 } }"#, "must be at least 1, got 0");
+    refused(r#"{ "history": { "kind": "ema", "decay": 1.0 } }"#, "must be in [0, 1), got 1");
+    refused(r#"{ "history": { "kind": "official", "max_steps": 0 } }"#, "must be at least 1");
+    assert!(Band::new(0.5, f64::NAN).is_err() && Band::new(-0.1, 1.0).is_err());
+    assert!(Positive::try_from(f64::INFINITY).is_err());
+    let custom = EntropyConfig { method: EntropyMethod::Custom, ..EntropyConfig::default() };
+    let error = custom.build().map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("setting `entropy.method.kind` = custom"), "{error}");
     // Unknown and contradictory keys are refused where the text is read.
-    for text in [
-        r#"{ "kapa_low": 0.5 }"#,
-        r#"{ "method": "epo-v3" }"#,
-        r#"{ "history": { "kind": "cumulative", "steps": 3 } }"#,
-        r#"{ "history": { "kind": "official", "max_steps": 30, "per_turn": false } }"#,
-        r#"{ "history": { "kind": "window" } }"#,
-        r#"{ "beta": { "kind": "constant", "value": 1.0, "gamma": 3.0 } }"#,
-    ] {
-        assert!(serde_json::from_str::<EntropyConfig>(text).is_err(), "{text}");
-    }
+    refused(r#"{ "kapa_low": 0.5 }"#, "kapa_low");
+    refused(r#"{ "method": { "kind": "epo-v3" } }"#, "epo-v3");
+    refused(r#"{ "history": { "kind": "cumulative", "steps": 3 } }"#, "steps");
+    let per_turn = r#"{ "history": { "kind": "official", "max_steps": 30, "per_turn": false } }"#;
+    refused(per_turn, "per_turn");
+    refused(r#"{ "history": { "kind": "window" } }"#, "missing field `steps`");
+    let beta = r#"{ "kind": "constant", "value": 1.0, "gamma": 3.0 }"#;
+    refused(&format!(r#"{{ "method": {{ "kind": "epo", "beta": {beta} }} }}"#), "gamma");
     let text = serde_json::to_string(&EntropyConfig::official_code()).unwrap();
     assert_eq!(
         serde_json::from_str::<EntropyConfig>(&text).unwrap(),

@@ -255,10 +255,9 @@ impl<'a> LossCase<'a> {
         if self.config["entropy_smooth"] != true {
             return EntropyBonus::new(lambda).unwrap().term(&inputs).unwrap();
         }
-        let band = Band {
-            kappa_low: self.number("entropy_smooth_min_ratio"),
-            kappa_high: self.number("entropy_smooth_max_ratio"),
-        };
+        let kappa_low = self.number("entropy_smooth_min_ratio");
+        let kappa_high = self.number("entropy_smooth_max_ratio");
+        let band = Band::new(kappa_low, kappa_high).unwrap();
         let granularity = granularity(self.config["entropy_smooth_mask_mode"].as_str().unwrap());
         let gate = self.config["max_step"]
             .as_u64()
@@ -342,7 +341,7 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
     // These equations divide a token mean by its count + 1e-8, as the authors' code does.
     let batch = TokenBatch::official(layout, aggregation).unwrap();
     let history = Fixed(vec![params["ref"].as_f64(); shape[0]]);
-    let band = Band { kappa_low: number("kl"), kappa_high: number("kr") };
+    let band = Band::new(number("kl"), number("kr")).unwrap();
     let granularity = params["mask_mode"].as_str().map_or(Granularity::Token, granularity);
     let hinge = EpoHinge::new(number("lam"), number("alpha"), band, granularity).unwrap();
 
@@ -418,7 +417,7 @@ fn golden_entropy_history() {
     for (name, file) in golden_files("entropy_history") {
         for case in file["cases"].as_array().unwrap() {
             let max_steps = case["max_steps"].as_u64().unwrap() as usize;
-            let mut history = OfficialHistory::new(max_steps).unwrap();
+            let mut history = OfficialHistory::new(max_steps.try_into().unwrap());
             assert_eq!(history.reference(0).unwrap(), None);
             let lists = case["step_entropy_lists"].as_array().unwrap();
             for (i, list) in lists.iter().enumerate() {
@@ -482,7 +481,7 @@ fn golden_penalty_edges() {
         let batch = |turn| TokenBatch::new(layout(turn).unwrap(), Aggregation::TokenMean);
         for (case, reference, kappa_low, kappa_high, granularity) in settings {
             let Some(want) = file["cases"].get(case) else { continue };
-            let band = Band { kappa_low, kappa_high };
+            let band = Band::new(kappa_low, kappa_high).unwrap();
             let indicator = EpoIndicator::new(1.0, 0.1, band, granularity).unwrap();
             let history = Fixed(vec![Some(reference)]);
             let inputs = EntropyInputs {
@@ -507,8 +506,8 @@ fn beyond_the_history(entropy_bt: &Tensor, batch: &dyn Fn(usize) -> TokenBatch, 
     let Some(raises) = raises.as_str() else { return };
     let numbers: Vec<usize> = raises.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [turn, .., size] = numbers[..] else { panic!("{raises}") };
-    let mut history = OfficialHistory::new(size).unwrap();
-    let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+    let mut history = OfficialHistory::new(size.try_into().unwrap());
+    let band = Band::new(0.5, 1.5).unwrap();
     let indicator = EpoIndicator::new(1.0, 0.1, band, Granularity::Token).unwrap();
     let penalties = |history: &OfficialHistory, turn| {
         let batch = batch(turn);

@@ -67,7 +67,7 @@ fn check_term(what: &str, regularizer: &dyn EntropyRegularizer, aggregation: Agg
 #[test]
 fn entropy_terms_agree_with_differences() {
     // κ such that tokens and turns lie below, inside and above the band.
-    let band = Band { kappa_low: 0.9, kappa_high: 1.1 };
+    let band = Band::new(0.9, 1.1).unwrap();
     for aggregation in MODES {
         check_term("bonus", &EntropyBonus::new(0.7).unwrap(), aggregation);
         for granularity in [Granularity::Token, Granularity::Sequence] {
@@ -79,7 +79,7 @@ fn entropy_terms_agree_with_differences() {
 
 #[test]
 fn the_hinge_alone_pushes_entropy_back_into_the_band() {
-    let band = Band { kappa_low: 0.5, kappa_high: 1.5 };
+    let band = Band::new(0.5, 1.5).unwrap();
     let layout = TokenLayout::per_turn(4, vec![true; 4], &[0], vec![0]).unwrap();
     let (batch, history) =
         (TokenBatch::new(layout, Aggregation::TokenMean), Fixed(vec![Some(1.0)]));
@@ -102,7 +102,7 @@ fn the_hinge_alone_pushes_entropy_back_into_the_band() {
 
 #[test]
 fn the_indicator_has_no_gradient() {
-    let band = Band { kappa_low: 0.9, kappa_high: 1.1 };
+    let band = Band::new(0.9, 1.1).unwrap();
     let logits = random(3, ROWS * TOKENS * VOCAB, -2.0, 2.0);
     let (batch, history) = (batch(Aggregation::TokenMean), history());
     for granularity in [Granularity::Token, Granularity::Sequence] {
@@ -242,9 +242,8 @@ fn value_loss_agrees_with_differences() {
 #[test]
 fn padding_of_any_value_reaches_neither_loss_nor_gradient() -> CandleResult<()> {
     let (batch, history) = (batch(Aggregation::TurnMean), history());
-    let hinge =
-        EpoHinge::new(0.7, 0.9, Band { kappa_low: 0.9, kappa_high: 1.1 }, Granularity::Sequence)
-            .unwrap();
+    let band = Band::new(0.9, 1.1).unwrap();
+    let hinge = EpoHinge::new(0.7, 0.9, band, Granularity::Sequence).unwrap();
     let loss = |x_bt: &Tensor| {
         let zeros = x_bt.zeros_like()?;
         let inputs = EntropyInputs {

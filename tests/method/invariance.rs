@@ -2,10 +2,14 @@
 
 use super::support::*;
 use candle_core::{Device, Tensor, Var};
-use epo::entropy::{EntropyConfig, EntropyControl, Granularity, HistoryConfig, StepEntropy};
+use epo::entropy::{
+    Band, EntropyConfig, EntropyControl, EntropyMethod, EpoConfig, Granularity, HistoryConfig,
+    StepEntropy,
+};
 use epo::objective::{
     policy_loss, Aggregation, LossInputs, LossOutput, PolicyLoss, TokenBatch, TokenLayout,
 };
+use epo::settings::Positive;
 use proptest::prelude::*;
 
 /// A batch as plain lists: rows of (trajectory, turn of each token, mask, values).
@@ -75,11 +79,13 @@ fn run(control: &EntropyControl, rows: &Rows, batch: &TokenBatch) -> (LossOutput
 /// A control that has seen one step, with references for turns 0 to 2 only.
 fn control(granularity: Granularity, per_turn: bool) -> EntropyControl {
     let config = EntropyConfig {
-        lambda: 0.5,
-        alpha: 0.8,
-        kappa_low: 0.8,
-        kappa_high: 1.2,
-        granularity,
+        method: EntropyMethod::Epo(EpoConfig {
+            lambda: Positive::literal(0.5),
+            alpha: Positive::literal(0.8),
+            granularity,
+            ..EpoConfig::default()
+        }),
+        band: Band::new(0.8, 1.2).unwrap(),
         history: HistoryConfig::Cumulative { per_turn },
         ..EntropyConfig::paper_v2()
     };

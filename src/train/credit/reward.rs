@@ -57,12 +57,13 @@ mod tests {
             end: End::Done,
         };
         let played = [episode(true), episode(false)];
-        assert_eq!(RewardConfig::Progress { points: 100.0 }.of(&played), [[0.25, 0.0, 0.75]; 2]);
-        assert_eq!(RewardConfig::Success { value: 10.0 }.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
-        for bad in
-            [RewardConfig::Progress { points: 0.0 }, RewardConfig::Success { value: f64::NAN }]
-        {
-            assert!(bad.validate().unwrap_err().to_string().contains("reward."));
+        let progress = RewardConfig::Progress { points: Positive::literal(100.0) };
+        assert_eq!(progress.of(&played), [[0.25, 0.0, 0.75]; 2]);
+        let success = RewardConfig::Success { value: Positive::literal(10.0) };
+        assert_eq!(success.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
+        for bad in ["kind = \"progress\"\npoints = 0.0", "kind = \"success\"\nvalue = nan"] {
+            let error = toml::from_str::<RewardConfig>(bad).unwrap_err().to_string();
+            assert!(error.contains("must be positive and finite"), "{error}");
         }
     }
 }

@@ -174,6 +174,7 @@ mod tests {
     use crate::env::{Start, Task};
     use crate::objective::kl_reward::AdaptiveKl;
     use crate::rollout::trajectory::{End, Turn};
+    use crate::settings::{Positive, Unit};
     use crate::train::credit::gae::GaeLevel;
 
     /// An episode of turns of so many sampled tokens, solved in its last.
@@ -186,7 +187,7 @@ mod tests {
         Trajectory { task, group: 0, member: 0, start, turns, success: true, end: End::Done }
     }
 
-    const REWARD: RewardConfig = RewardConfig::Success { value: 2.0 };
+    const REWARD: RewardConfig = RewardConfig::Success { value: Positive::literal(2.0) };
 
     #[test]
     fn a_turn_pays_for_its_own_length_at_its_last_token() {
@@ -223,7 +224,9 @@ mod tests {
     fn nothing_beside_leaves_every_number_as_it_was() {
         let played = [episode(&[1, 2])];
         let (rewards, values) = (Rewards::new(&played, &REWARD), [vec![0.3, 0.2, 0.1]]);
-        let config = GaeConfig { gamma: 0.9, lambda: 0.7, ..GaeConfig::default() };
+        let gamma = Unit::literal(0.9);
+        let lambda = Unit::literal(0.7);
+        let config = GaeConfig { gamma, lambda, ..GaeConfig::default() };
         let plain = token_advantages(&played, rewards.turns(), None, &values, &config).unwrap();
         assert_eq!(rewards.credit(&played, &values, &config).unwrap(), plain);
         assert_eq!(rewards.turns(), REWARD.of(&played));

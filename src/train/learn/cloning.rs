@@ -61,7 +61,7 @@ pub fn clone_demonstrations(
     let mut lengths = rows.iter().map(|demonstration| demonstration.row.ids.len()).enumerate();
     if let Some((i, length)) = lengths.find(|&(_, length)| length > context) {
         return Err(Error::setting(
-            "context",
+            "model.context",
             context,
             format!("demonstration {i} has {length} tokens"),
         ));
