@@ -68,7 +68,7 @@ impl TaskSchedule {
     /// `per_step` is 0.
     pub fn new(panel: &TaskSet, seed: u64, per_step: usize) -> Result<Self> {
         if per_step == 0 {
-            return Err(Error::setting("grpo.tasks_per_step", 0, "must be at least 1"));
+            return Err(Error::setting("rollout.tasks", 0, "must be at least 1"));
         }
         Ok(Self { tasks: panel.tasks.clone(), seed, per_step })
     }

@@ -25,7 +25,7 @@ pub enum RatioLevel {
 /// How tokens are weighted by ρ = π_old/π_rollout, π_old being the trainer's own forward pass and π_rollout
 /// what the sampling engine reported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Correction {
     /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is usual.
     Truncate {
@@ -50,15 +50,19 @@ impl Correction {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `correction.min` or `correction.max`.
+    /// [`Error::Setting`] naming `update.correction.min` or `update.correction.max`.
     pub fn validate(&self) -> Result<()> {
         let (Self::Truncate { max, .. } | Self::Mask { max, .. }) = *self;
         if !(max >= 1.0 && max.is_finite()) {
-            return Err(Error::setting("correction.max", max, "must be finite and at least 1"));
+            return Err(Error::setting(
+                "update.correction.max",
+                max,
+                "must be finite and at least 1",
+            ));
         }
         match *self {
             Self::Mask { min, .. } if !(0.0..=1.0).contains(&min) => {
-                Err(Error::setting("correction.min", min, "must lie in [0, 1]"))
+                Err(Error::setting("update.correction.min", min, "must lie in [0, 1]"))
             }
             _ => Ok(()),
         }

@@ -23,7 +23,7 @@ pub fn kl_in_reward(
     kind: KlKind,
     coef: f64,
 ) -> Result<(Vec<f64>, f64)> {
-    positive("kl_reward.coef", coef, 0.0)?;
+    positive("kl_reward.control.coef", coef, 0.0)?;
     let lists = [("rewards", rewards), ("log_probs", log_probs), ("ref_log_probs", ref_log_probs)];
     for (name, values) in lists {
         if values.len() != layout.mask().len() {
@@ -79,14 +79,14 @@ impl KlControl {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field (`kl_reward.target`, …).
+    /// [`Error::Setting`] naming the field (`kl_reward.control.target`, …).
     pub fn validate(&self) -> Result<()> {
         match *self {
-            Self::Fixed { coef } => positive("kl_reward.coef", coef, 0.0),
+            Self::Fixed { coef } => positive("kl_reward.control.coef", coef, 0.0),
             Self::Adaptive(AdaptiveKl { coef, target, horizon }) => {
-                positive("kl_reward.coef", coef, f64::MIN_POSITIVE)?;
-                positive("kl_reward.target", target, f64::MIN_POSITIVE)?;
-                positive("kl_reward.horizon", horizon, 1.0)
+                positive("kl_reward.control.coef", coef, f64::MIN_POSITIVE)?;
+                positive("kl_reward.control.target", target, f64::MIN_POSITIVE)?;
+                positive("kl_reward.control.horizon", horizon, 1.0)
             }
         }
     }
@@ -110,7 +110,7 @@ impl KlControl {
         let coef = state.coef * (1.0 + error * samples as f64 / state.horizon);
         if coef.is_nan() || coef <= 0.0 {
             let reason = format!("is too short for a step of {samples} samples");
-            return Err(Error::setting("kl_reward.horizon", state.horizon, reason));
+            return Err(Error::setting("kl_reward.control.horizon", state.horizon, reason));
         }
         state.coef = coef;
         Ok(())
@@ -155,10 +155,10 @@ mod tests {
     fn bad_numbers_are_named() {
         let good = AdaptiveKl { coef: 0.1, target: 0.5, horizon: 1000.0 };
         for (control, name) in [
-            (KlControl::Fixed { coef: -0.1 }, "kl_reward.coef"),
-            (KlControl::Adaptive(AdaptiveKl { coef: 0.0, ..good }), "kl_reward.coef"),
-            (KlControl::Adaptive(AdaptiveKl { target: 0.0, ..good }), "kl_reward.target"),
-            (KlControl::Adaptive(AdaptiveKl { horizon: 0.5, ..good }), "kl_reward.horizon"),
+            (KlControl::Fixed { coef: -0.1 }, "kl_reward.control.coef"),
+            (KlControl::Adaptive(AdaptiveKl { coef: 0.0, ..good }), "kl_reward.control.coef"),
+            (KlControl::Adaptive(AdaptiveKl { target: 0.0, ..good }), "kl_reward.control.target"),
+            (KlControl::Adaptive(AdaptiveKl { horizon: 0.5, ..good }), "kl_reward.control.horizon"),
         ] {
             let error = control.validate().unwrap_err();
             assert!(matches!(error, Error::Setting { field, .. } if field == name), "{name}");

@@ -120,7 +120,7 @@ fn clipped_loss(
 fn kl_loss(inputs: &LossInputs, kl: KlLoss) -> Result<LossOutput> {
     let Some(ref_bt) = inputs.ref_log_probs_bt else {
         return Err(Error::setting(
-            "objective.kl",
+            "update.policy.kl",
             kl.coef,
             "the KL term needs reference log-probs",
         ));

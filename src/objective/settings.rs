@@ -103,32 +103,38 @@ impl PolicyLoss {
     /// Checks every setting, and that the loss has a use for it.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the field (`objective.clip_low`, …).
+    /// [`Error::Setting`] naming the field (`update.policy.clip_low`, …).
     pub fn validate(&self) -> Result<()> {
         let fail =
             |field: &str, value: f64, reason: &str| Err(Error::setting(field, value, reason));
         if !(0.0..=1.0).contains(&self.clip_low) {
-            return fail("objective.clip_low", self.clip_low, "must lie in [0, 1]");
+            return fail("update.policy.clip_low", self.clip_low, "must lie in [0, 1]");
         }
         if !(self.clip_high >= 0.0 && self.clip_high.is_finite()) {
-            return fail("objective.clip_high", self.clip_high, "must be finite and at least 0");
+            return fail(
+                "update.policy.clip_high",
+                self.clip_high,
+                "must be finite and at least 0",
+            );
         }
         if self.kind == PolicyLossKind::Reinforce {
-            let clips =
-                [("objective.clip_low", self.clip_low), ("objective.clip_high", self.clip_high)];
+            let clips = [
+                ("update.policy.clip_low", self.clip_low),
+                ("update.policy.clip_high", self.clip_high),
+            ];
             if let Some((field, value)) = clips.into_iter().find(|(_, value)| *value != 0.0) {
                 return fail(field, value, "`reinforce` has no ratio to clip: leave it out");
             }
         }
         match (self.dual_clip, self.kl) {
             (Some(c), _) if self.kind != PolicyLossKind::Ppo => {
-                fail("objective.dual_clip", c, "only `ppo` has a dual clip: leave it out")
+                fail("update.policy.dual_clip", c, "only `ppo` has a dual clip: leave it out")
             }
             (Some(c), _) if c.is_nan() || c <= 1.0 => {
-                fail("objective.dual_clip", c, "must be greater than 1")
+                fail("update.policy.dual_clip", c, "must be greater than 1")
             }
             (_, Some(kl)) if !(kl.coef >= 0.0 && kl.coef.is_finite()) => {
-                fail("objective.kl.coef", kl.coef, "must be finite and at least 0")
+                fail("update.policy.kl.coef", kl.coef, "must be finite and at least 0")
             }
             _ => Ok(()),
         }

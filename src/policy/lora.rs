@@ -56,13 +56,17 @@ impl LoraConfig {
     /// A rank of 0, α that is not positive, a dropout outside [0, 1), and modules that are unknown, repeated or none.
     pub fn validate(&self) -> Result<()> {
         if self.rank == 0 {
-            return Err(Error::setting("lora.rank", 0, "must be at least 1"));
+            return Err(Error::setting("model.lora.rank", 0, "must be at least 1"));
         }
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
-            return Err(Error::setting("lora.alpha", self.alpha, "must be positive and finite"));
+            return Err(Error::setting(
+                "model.lora.alpha",
+                self.alpha,
+                "must be positive and finite",
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::setting("lora.dropout", self.dropout, "must be in [0, 1)"));
+            return Err(Error::setting("model.lora.dropout", self.dropout, "must be in [0, 1)"));
         }
         let modules = &self.target_modules;
         let wrong = |(i, name): &(usize, &String)| {
@@ -70,10 +74,10 @@ impl LoraConfig {
         };
         if let Some((_, name)) = modules.iter().enumerate().find(wrong) {
             let reason = format!("must be one of {LORA_MODULES:?}, each once");
-            return Err(Error::setting("lora.target_modules", name, reason));
+            return Err(Error::setting("model.lora.target_modules", name, reason));
         }
         if modules.is_empty() {
-            return Err(Error::setting("lora.target_modules", "[]", "names no projection"));
+            return Err(Error::setting("model.lora.target_modules", "[]", "names no projection"));
         }
         Ok(())
     }

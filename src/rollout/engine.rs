@@ -136,11 +136,7 @@ pub fn play(
 ) -> Result<Rollouts> {
     let slots = environments.len().min(sampler.slots());
     if slots == 0 {
-        return Err(Error::setting(
-            "rollout.environments",
-            0,
-            "at least one environment is needed",
-        ));
+        return Err(Error::setting("environments", 0, "at least one environment is needed"));
     }
     let running = (0..slots).map(|_| None).collect();
     let mut table =

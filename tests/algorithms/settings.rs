@@ -54,29 +54,29 @@ fn a_setting_left_out_has_the_value_of_its_kind() {
 #[test]
 fn contradictions_are_errors() {
     for (text, name) in [
-        (r#"{ "kind": "cispo", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "gspo", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "reinforce", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "reinforce", "clip_low": 0.2 }"#, "objective.clip_low"),
-        (r#"{ "kind": "reinforce", "clip_high": 0.2 }"#, "objective.clip_high"),
-        (r#"{ "kind": "cispo", "clip_low": 10.0 }"#, "objective.clip_low"),
+        (r#"{ "kind": "cispo", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "gspo", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "reinforce", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "reinforce", "clip_low": 0.2 }"#, "update.policy.clip_low"),
+        (r#"{ "kind": "reinforce", "clip_high": 0.2 }"#, "update.policy.clip_high"),
+        (r#"{ "kind": "cispo", "clip_low": 10.0 }"#, "update.policy.clip_low"),
     ] {
         refused(policy(text).validate(), name);
     }
     let level = RatioLevel::Token;
     for (correction, name) in [
-        (Correction::Truncate { level, max: 0.5 }, "correction.max"),
-        (Correction::Mask { level, min: 0.5, max: f64::INFINITY }, "correction.max"),
-        (Correction::Mask { level, min: 1.5, max: 2.0 }, "correction.min"),
+        (Correction::Truncate { level, max: 0.5 }, "update.correction.max"),
+        (Correction::Mask { level, min: 0.5, max: f64::INFINITY }, "update.correction.max"),
+        (Correction::Mask { level, min: 1.5, max: 2.0 }, "update.correction.min"),
     ] {
         refused(correction.validate(), name);
         let layout = TokenLayout::per_turn(1, vec![true], &[0], vec![0]).unwrap();
         refused(importance_weights(&[0.0], &[0.0], &layout, correction), name);
     }
     for text in [
-        r#"{ "method": "truncate", "level": "token", "max": 2.0, "min": 0.5 }"#,
-        r#"{ "method": "mask", "level": "token", "max": 2.0 }"#,
-        r#"{ "method": "truncate", "level": "row", "max": 2.0 }"#,
+        r#"{ "kind": "truncate", "level": "token", "max": 2.0, "min": 0.5 }"#,
+        r#"{ "kind": "mask", "level": "token", "max": 2.0 }"#,
+        r#"{ "kind": "truncate", "level": "row", "max": 2.0 }"#,
     ] {
         assert!(serde_json::from_str::<Correction>(text).is_err(), "{text}");
     }

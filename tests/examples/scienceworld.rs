@@ -36,9 +36,9 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
         ("[cloning]\nbatch = 0", "cloning.batch"),
         ("[environment]\nalpha = 1", "`environment.alpha`"),
         ("[environment]\ntest_variations = \"x\"", "`environment.test_variations`"),
-        ("[environment]\ntasks = []", "panel `train`"),
-        ("[environment]\ntest_variations = 0", "panel `test`"),
-        ("[environment]\ntasks = [\"boyl\"]", "boyl"),
+        ("[environment]\ntasks = []", "`environment.tasks` = []"),
+        ("[environment]\ntest_variations = 0", "`environment.test_variations`"),
+        ("[environment]\ntasks = [\"boyl\"]", "`environment.tasks` = boyl"),
     ];
     for example in [GRPO, PPO] {
         example.bad_settings_are_refused(&common);

@@ -60,21 +60,21 @@ fn bad_settings_name_the_field() {
         assert!(matches!(&error, Error::Setting { field: named, .. } if named == field), "{error}");
     };
     let default = ScienceWorldConfig::default;
-    refused(default(), 0, "scienceworld.environments");
+    refused(default(), 0, "environments");
     refused(
         ScienceWorldConfig { environments_per_jvm: 0, ..default() },
         1,
-        "scienceworld.environments_per_jvm",
+        "environment.simulator.environments_per_jvm",
     );
     refused(
         ScienceWorldConfig { call_limit_s: f64::NAN, ..default() },
         1,
-        "scienceworld.call_limit_s",
+        "environment.simulator.call_limit_s",
     );
     refused(
         ScienceWorldConfig { memory_mib: usize::MAX, ..default() },
         1,
-        "scienceworld.memory_mib",
+        "environment.simulator.memory_mib",
     );
     let unknown = serde_json::from_str::<ScienceWorldConfig>(r#"{"step_limitt": 3}"#).unwrap_err();
     assert!(unknown.to_string().contains("step_limitt"));

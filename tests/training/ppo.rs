@@ -342,5 +342,5 @@ fn a_run_needs_a_beginning_once() {
     let dir = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(dir.path(), config()).unwrap();
     let error = Trainer::open(folder, environments(1), None).map(drop).unwrap_err().to_string();
-    assert!(error.contains("beginning"), "{error}");
+    assert!(error.contains("setup"), "{error}");
 }

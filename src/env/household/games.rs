@@ -38,7 +38,7 @@ impl Games for Household {
                 environment: "household",
                 what: "task",
                 value: task.to_string(),
-                reason: "household.task_types does not name its type".into(),
+                reason: "environment.games.task_types does not name its type".into(),
             }
         })?;
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;

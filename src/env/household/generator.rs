@@ -57,11 +57,19 @@ impl Generator {
     pub fn new(config: GeneratorConfig) -> Result<Self> {
         let (least, most) = config.items;
         if config.task_types.is_empty() {
-            return Err(Error::setting("household.task_types", "[]", "must name at least one"));
+            return Err(Error::setting(
+                "environment.games.task_types",
+                "[]",
+                "must name at least one",
+            ));
         }
         if least < 3 || least > most || most > MAX_ITEMS {
             let reason = format!("must be a range between 3 and {MAX_ITEMS}");
-            return Err(Error::setting("household.items", format!("{:?}", config.items), reason));
+            return Err(Error::setting(
+                "environment.games.items",
+                format!("{:?}", config.items),
+                reason,
+            ));
         }
         let (least, most) = config.receptacles;
         let layouts: Vec<Layout> = Layout::all()
@@ -75,7 +83,7 @@ impl Generator {
             if let Some(i) = by_type.iter().position(Vec::is_empty) {
                 let reason = format!("allows no game of {} in {split}", config.task_types[i]);
                 return Err(Error::setting(
-                    "household.receptacles",
+                    "environment.games.receptacles",
                     format!("{:?}", config.receptacles),
                     reason,
                 ));
@@ -276,16 +284,19 @@ mod tests {
         let refused = |config| Generator::new(config).unwrap_err().to_string();
         let config = GeneratorConfig::default();
         let error = refused(GeneratorConfig { task_types: Vec::new(), ..config.clone() });
-        assert!(error.contains("household.task_types"), "{error}");
+        assert!(error.contains("environment.games.task_types"), "{error}");
         for items in [(2, 8), (9, 8), (8, 65)] {
             let error = refused(GeneratorConfig { items, ..config.clone() });
             assert!(
-                error.contains("household.items") && error.contains(&format!("{items:?}")),
+                error.contains("environment.games.items") && error.contains(&format!("{items:?}")),
                 "{error}"
             );
         }
         let error = refused(GeneratorConfig { receptacles: (1, 3), ..config });
-        assert!(error.contains("household.receptacles") && error.contains("(1, 3)"), "{error}");
+        assert!(
+            error.contains("environment.games.receptacles") && error.contains("(1, 3)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -84,33 +84,41 @@ impl ScienceWorldConfig {
     pub fn validate(&self) -> Result<()> {
         tasks::check_simplification("", &self.simplification)?;
         if self.environments_per_jvm == 0 {
-            return Err(Error::setting("scienceworld.environments_per_jvm", 0, "at least 1"));
+            return Err(Error::setting(
+                "environment.simulator.environments_per_jvm",
+                0,
+                "at least 1",
+            ));
         }
         if !(self.call_limit_s > 0.0 && self.call_limit_s <= 86_400.0) {
             return Err(Error::setting(
-                "scienceworld.call_limit_s",
+                "environment.simulator.call_limit_s",
                 self.call_limit_s,
                 "in (0, 86400]",
             ));
         }
         if self.memory_mib > 1 << 20 {
             return Err(Error::setting(
-                "scienceworld.memory_mib",
+                "environment.simulator.memory_mib",
                 self.memory_mib,
                 "at most 1048576",
             ));
         }
         if self.jvm.start_limit_s == 0 {
-            return Err(Error::setting("scienceworld.jvm.start_limit_s", 0, "at least 1"));
+            return Err(Error::setting("environment.simulator.jvm.start_limit_s", 0, "at least 1"));
         }
         if self.jvm.heap_base_mib < 64 {
             let value = self.jvm.heap_base_mib;
-            return Err(Error::setting("scienceworld.jvm.heap_base_mib", value, "at least 64"));
+            return Err(Error::setting(
+                "environment.simulator.jvm.heap_base_mib",
+                value,
+                "at least 64",
+            ));
         }
         if !(1..self.jvm.heap_base_mib).contains(&self.jvm.heap_young_mib) {
             let reason = format!("at least 1 and below heap_base_mib = {}", self.jvm.heap_base_mib);
             return Err(Error::setting(
-                "scienceworld.jvm.heap_young_mib",
+                "environment.simulator.jvm.heap_young_mib",
                 self.jvm.heap_young_mib,
                 reason,
             ));

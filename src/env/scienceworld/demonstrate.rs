@@ -43,12 +43,16 @@ impl DemonstrationConfig {
     /// Refuses a probability that is none.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `demonstrations.mistakes`.
+    /// [`Error::Setting`] naming `environment.demonstrations.mistakes`.
     pub fn validate(&self) -> Result<()> {
         if (0.0..=1.0).contains(&self.mistakes) {
             Ok(())
         } else {
-            Err(Error::setting("demonstrations.mistakes", self.mistakes, "must be in [0, 1]"))
+            Err(Error::setting(
+                "environment.demonstrations.mistakes",
+                self.mistakes,
+                "must be in [0, 1]",
+            ))
         }
     }
 }
@@ -96,11 +100,7 @@ impl ScienceWorldPool {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<T>> {
         if self.environments().is_empty() {
-            return Err(Error::setting(
-                "scienceworld.environments",
-                0,
-                "all were taken out of the pool",
-            ));
+            return Err(Error::setting("environments", 0, "all were taken out of the pool"));
         }
         let next = AtomicUsize::new(0);
         let (sender, results) = std::sync::mpsc::channel();

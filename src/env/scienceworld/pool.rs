@@ -43,7 +43,7 @@ impl ScienceWorldPool {
     ) -> Result<Self> {
         config.validate()?;
         if count == 0 {
-            return Err(Error::setting("scienceworld.environments", count, "at least 1"));
+            return Err(Error::setting("environments", count, "at least 1"));
         }
         let shared = Arc::new(config.clone());
         let memory = Arc::new(Memory::new(config.memory_mib << 20));

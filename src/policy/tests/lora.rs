@@ -209,7 +209,7 @@ fn adapters_are_saved_as_peft_does_and_read_back_to_the_bit() {
         ("\"r\": 3", "\"r\": 4", "lora_A"),
         ("\"q_proj\",", "", "q_proj"),
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
-        ("\"lora_alpha\": 6.0", "\"lora_alpha\": -1.0", "lora.alpha"),
+        ("\"lora_alpha\": 6.0", "\"lora_alpha\": -1.0", "model.lora.alpha"),
     ] {
         assert!(text.contains(from), "{text}");
         std::fs::write(&path, text.replace(from, to)).unwrap();

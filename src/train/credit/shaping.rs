@@ -237,6 +237,6 @@ mod tests {
         let control = KlControl::Adaptive(AdaptiveKl { coef: 0.1, target: 0.1, horizon: 10.0 });
         let kl = KlReward { kind: KlKind::K1, control };
         kl.validate(49).unwrap();
-        assert!(kl.validate(50).unwrap_err().to_string().contains("kl_reward.horizon"));
+        assert!(kl.validate(50).unwrap_err().to_string().contains("kl_reward.control.horizon"));
     }
 }
