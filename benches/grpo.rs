@@ -21,6 +21,7 @@ use epo::optim::AdamWConfig;
 use epo::policy::{DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams};
 use epo::rng::{Purpose, Stream};
 use epo::rollout::{Row, RowKind};
+use epo::settings::Count;
 use epo::train::config::UpdateConfig;
 use epo::train::learn::{Learner, PolicyBatch};
 
@@ -75,7 +76,7 @@ fn ours(steps: usize) -> Result<()> {
         ..DecoderConfig::tiny(4096)
     };
     let parameters = Parameters::init(&config, 0, DType::F32, &Device::Cpu)?;
-    let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default())?, 1.0)?;
+    let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default()), 1.0)?;
     let mut entropy = EntropyConfig::paper_v2().build()?;
     forget_peak();
     let mut walls = Vec::new();
@@ -119,8 +120,8 @@ fn step(learner: &mut Learner, entropy: &mut EntropyControl, step: u64) -> Resul
     let batch =
         PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
     let update = UpdateConfig {
-        mini_batches: 1,
-        micro_batch_tokens: MICRO_BATCH_TOKENS,
+        mini_batches: Count::literal(1),
+        micro_batch_tokens: Count::literal(MICRO_BATCH_TOKENS),
         ..UpdateConfig::default()
     };
     learner.policy_step(&batch, &update, entropy, 1e-6)?;

@@ -18,6 +18,7 @@ use epo::optim::AdamW;
 use epo::optim::AdamWConfig;
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
 use epo::rollout::Row;
+use epo::settings::Count;
 use epo::train::config::UpdateConfig;
 use epo::train::learn::{Learner, PolicyBatch};
 
@@ -93,7 +94,7 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
     if case == "lora" {
         parameters = parameters.with_lora(&config, &LoraConfig::of_rank(16), 0)?;
     }
-    let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default())?, 1.0)?;
+    let mut learner = Learner::new(&config, parameters, AdamW::new(AdamWConfig::default()), 1.0)?;
     learner.set_checkpointing(true);
     forget_peak();
     let row = |i: usize| Row {
@@ -107,7 +108,7 @@ fn update(case: &str, (rows, length): (usize, usize), layers: usize) -> Result<(
     let rows: Vec<Row> = (0..rows).map(row).collect();
     let advantages: Vec<Vec<f32>> =
         (0..rows.len()).map(|i| vec![if i % 2 == 0 { 1.0 } else { -1.0 }; length - 1]).collect();
-    let settings = UpdateConfig { mini_batches: 1, ..UpdateConfig::default() };
+    let settings = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
     let entropy = EntropyConfig::paper_v2().build()?;
     let mut figures = (0.0, 0.0);
     for step in 0..2 {

@@ -42,7 +42,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Print all settings as TOML and exit
-    #[arg(long)]
+    #[arg(long, conflicts_with = "out")]
     pub(crate) print_config: bool,
     /// A complete run in under two minutes
     #[arg(long)]
@@ -102,7 +102,7 @@ pub(crate) struct TrainArgs {
     pub(crate) run: RunArgs,
     /// Settings to start from: a small policy on a CPU, the paper's runs, or its published code's
     /// [default: small]
-    #[arg(long, value_name = "small|paper|official")]
+    #[arg(long, value_name = "small|paper|official", conflicts_with = "smoke")]
     pub(crate) preset: Option<Preset>,
     /// Entropy regulariser: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
     /// top-entropy, with its default settings [entropy.method.kind]

@@ -171,6 +171,15 @@ mod tests {
         step
     }
 
+    fn settings(rate: f64, max: f64, rule: AdaptiveRule) -> AdaptiveTarget {
+        AdaptiveTarget {
+            target: Positive::literal(0.5),
+            rate: Positive::literal(rate),
+            max: Positive::literal(max),
+            rule,
+        }
+    }
+
     fn weights(bonus: &mut AdaptiveBonus, entropies: &[f64]) -> Vec<f64> {
         let of = |&h: &f64| {
             bonus.begin_step(0, &step(h)).unwrap();
@@ -181,8 +190,7 @@ mod tests {
 
     #[test]
     fn skywork_steps_up_below_the_target_and_is_silent_above() {
-        let settings =
-            AdaptiveTarget { target: 0.5, rate: 0.25, max: 0.5, rule: AdaptiveRule::Skywork };
+        let settings = settings(0.25, 0.5, AdaptiveRule::Skywork);
         let mut bonus = AdaptiveBonus::new(0.0, settings).unwrap();
         // λ after each step: .25, .5 (cut), .5 (cut), .25, 0, 0 (cut), .25
         let got = weights(&mut bonus, &[0.4, 0.5, 0.1, 0.9, 0.9, 0.9, 0.2, 0.2]);
@@ -191,7 +199,7 @@ mod tests {
 
     #[test]
     fn sac_multiplies() {
-        let settings = AdaptiveTarget { target: 0.5, rate: 2.0, max: 0.2, rule: AdaptiveRule::Sac };
+        let settings = settings(2.0, 0.2, AdaptiveRule::Sac);
         let mut bonus = AdaptiveBonus::new(0.1, settings).unwrap();
         let got = weights(&mut bonus, &[0.25, 1.0, 0.0, 0.5]);
         let want = [0.1, 0.1 * 0.5f64.exp(), 0.1 * (-0.5f64).exp(), 0.1 * 0.5f64.exp()];
@@ -201,17 +209,18 @@ mod tests {
 
     #[test]
     fn a_restored_weight_continues() {
-        let settings = AdaptiveTarget { target: 0.5, rate: 0.3, max: 1.0, rule: AdaptiveRule::Sac };
+        let settings = settings(0.3, 1.0, AdaptiveRule::Sac);
         let mut original = AdaptiveBonus::new(0.1, settings).unwrap();
         weights(&mut original, &[0.25, 1.0]);
         let mut restored = AdaptiveBonus::new(0.1, settings).unwrap();
         let text = original.state().to_string();
         restored.load_state(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(weights(&mut restored, &[0.3, 0.4]), weights(&mut original, &[0.3, 0.4]));
-        let lower = AdaptiveTarget { max: 0.01, ..settings };
+        let lower = AdaptiveTarget { max: Positive::literal(0.01), ..settings };
         let refused = AdaptiveBonus::new(0.01, lower).unwrap().load_state(&original.state());
-        assert!(refused.unwrap_err().to_string().contains("entropy.adaptive.max"));
+        assert!(refused.unwrap_err().to_string().contains("entropy.method.goal.max"));
         assert!(AdaptiveBonus::new(0.0, settings).is_err());
-        assert!(AdaptiveBonus::new(0.1, AdaptiveTarget { target: 0.0, ..settings }).is_err());
+        assert!(AdaptiveBonus::new(1.1, settings).is_err());
+        assert!(serde_json::from_str::<AdaptiveTarget>(r#"{ "target": 0.0 }"#).is_err());
     }
 }

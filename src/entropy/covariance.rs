@@ -97,7 +97,7 @@ impl EntropyRegularizer for KlCov {
             inputs.policy.and_then(|policy| Some((policy, policy.chosen_bt?)))
         else {
             let reason = "needs the log-probs and the selection: EntropyControl::term_with";
-            return Err(Error::setting("entropy.method", "kl-cov", reason));
+            return Err(Error::setting("entropy.method.kind", "kl-cov", reason));
         };
         let batch = inputs.batch;
         let mut readout = Readout::new(batch);

@@ -37,7 +37,7 @@ impl EntropyRegularizer for TopEntropy {
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
         let Some(entropies) = tokens.entropies else {
             let reason = "needs the rollouts' entropies";
-            return Err(Error::setting("entropy.method", "top-entropy", reason));
+            return Err(Error::setting("entropy.method.kind", "top-entropy", reason));
         };
         let mut sorted: Vec<f64> = tokens.counted().map(|i| entropies[i]).collect();
         sorted.sort_by(f64::total_cmp);

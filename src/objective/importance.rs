@@ -25,7 +25,7 @@ pub enum RatioLevel {
 /// How tokens are weighted by ρ = π_old/π_rollout, π_old being the trainer's own forward pass and π_rollout
 /// what the sampling engine reported.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ImportanceCorrection {
     /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is usual.
     Truncate {

@@ -91,11 +91,19 @@ impl LrSchedule {
 mod tests {
     use super::*;
 
+    fn cosine(warmup_steps: u64, total_steps: usize, min_ratio: f64) -> LrSchedule {
+        LrSchedule::Cosine {
+            warmup_steps,
+            total_steps: Count::literal(total_steps),
+            min_ratio: Unit::literal(min_ratio),
+            cycles: half(),
+        }
+    }
+
     #[test]
     fn cosine_with_warmup_passes_through_its_known_points() {
-        let s =
-            LrSchedule::Cosine { warmup_steps: 10, total_steps: 110, min_ratio: 0.2, cycles: 0.5 };
-        s.validate().unwrap();
+        let s = cosine(10, 110, 0.2);
+        s.check("schedule").unwrap();
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
         near(s.factor(0), 0.2);
         near(s.factor(5), 0.6);
@@ -115,23 +123,25 @@ mod tests {
     }
 
     #[test]
-    fn serde_rejects_unknown_fields_and_validation_rejects_bad_values() {
+    fn bad_settings_are_rejected() {
         let ok = r#"{"kind":"cosine","warmup_steps":1,"total_steps":10,"min_ratio":0.1}"#;
         let parsed: LrSchedule = serde_json::from_str(ok).unwrap();
-        assert_eq!(
-            parsed,
-            LrSchedule::Cosine { warmup_steps: 1, total_steps: 10, min_ratio: 0.1, cycles: 0.5 }
-        );
+        assert_eq!(parsed, cosine(1, 10, 0.1));
         let unknown = r#"{"kind":"constant","warmup":1}"#;
         assert!(serde_json::from_str::<LrSchedule>(unknown)
             .unwrap_err()
             .to_string()
             .contains("warmup"));
-        for (w, t, r, c) in
-            [(0, 0, 0.1, 0.5), (11, 10, 0.1, 0.5), (1, 10, -0.1, 0.5), (1, 10, 0.1, 0.0)]
-        {
-            let s = LrSchedule::Cosine { warmup_steps: w, total_steps: t, min_ratio: r, cycles: c };
-            assert!(s.validate().is_err(), "{s:?}");
+        for (total_steps, min_ratio, cycles) in [(0, 0.1, 0.5), (10, -0.1, 0.5), (10, 0.1, 0.0)] {
+            let text = format!(
+                "kind = \"cosine\"\nwarmup_steps = 0\ntotal_steps = {total_steps}\n\
+                 min_ratio = {min_ratio}\ncycles = {cycles:?}\n"
+            );
+            let error = toml::from_str::<LrSchedule>(&text).unwrap_err().to_string();
+            assert!(error.contains("must be"), "{text}: {error}");
         }
+        let error = cosine(11, 10, 0.1).check("algorithm.critic.schedule").unwrap_err().to_string();
+        let expected = "setting `algorithm.critic.schedule.warmup_steps` = 11: must be at most";
+        assert!(error.starts_with(expected), "{error}");
     }
 }

@@ -168,13 +168,16 @@ fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, 
     Ok(changed.map(show).collect::<Vec<_>>().join("; "))
 }
 
-/// Calls `each` with the dotted key of every value that is not a table.
+/// Calls `each` with the dotted key of every value that is not a table, and of every empty table.
 pub(crate) fn flatten(
     prefix: &str,
     value: &toml::Value,
     each: &mut dyn FnMut(String, &toml::Value),
 ) {
     let toml::Value::Table(table) = value else { return each(prefix.to_owned(), value) };
+    if table.is_empty() && !prefix.is_empty() {
+        return each(prefix.to_owned(), value);
+    }
     for (key, value) in table {
         let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         flatten(&key, value, each);

@@ -257,9 +257,9 @@ mod tests {
     #[test]
     fn greedy_needs_a_temperature_above_0() {
         let both = EvaluationConfig { greedy: true, ..EvaluationConfig::default() };
-        both.validate().unwrap();
-        let error =
-            EvaluationConfig { temperature: 0.0, ..both }.validate().unwrap_err().to_string();
+        both.check().unwrap();
+        let temperature = NonNegative::literal(0.0);
+        let error = EvaluationConfig { temperature, ..both }.check().unwrap_err().to_string();
         assert!(error.contains("evaluation.greedy"), "{error}");
     }
 }

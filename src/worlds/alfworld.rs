@@ -25,7 +25,7 @@ use crate::train::config::presets::{paper_model, small_schedule, Preset};
 use crate::train::config::run::TrainConfig;
 use crate::train::credit::reward::RewardConfig;
 use crate::train::trainer::Setup;
-use crate::worlds::benchmark::Benchmark;
+use crate::worlds::benchmark::{check_tasks, Benchmark};
 use crate::Result;
 
 /// Which of ALFWorld's text games a run plays, and how they are shown.
@@ -39,9 +39,9 @@ pub struct AlfWorldTasks {
     /// The kinds of tasks.
     pub tasks: Vec<TaskType>,
     /// Games of each kind to learn on.
-    pub train_games: usize,
+    pub train_games: Count,
     /// Games of each kind to be evaluated on, in rooms seen and unseen.
-    pub test_games: usize,
+    pub test_games: Count,
 }
 
 /// Where games come from, by `kind`.
@@ -82,8 +82,8 @@ impl Default for AlfWorldTasks {
             games: GameSource::default(),
             show_admissible: false,
             tasks: TaskType::ALL.to_vec(),
-            train_games: 4000,
-            test_games: 16,
+            train_games: Count::literal(4000),
+            test_games: Count::literal(16),
         }
     }
 }
@@ -94,7 +94,7 @@ impl AlfWorldTasks {
         match preset {
             Preset::Small => Self::default(),
             Preset::Paper | Preset::Official => {
-                Self { show_admissible: true, test_games: 1000, ..Self::default() }
+                Self { show_admissible: true, test_games: Count::literal(1000), ..Self::default() }
             }
         }
     }
@@ -127,8 +127,8 @@ impl AlfWorldTasks {
     pub fn panels(&self, games: &dyn Games) -> Result<[TaskSet; 3]> {
         let of = |split, most| self.panel(games, split, most);
         let [seen, unseen] =
-            [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games));
-        Ok([of(Split::Train, self.train_games)?, seen?, unseen?])
+            [Split::ValidSeen, Split::ValidUnseen].map(|split| of(split, self.test_games.get()));
+        Ok([of(Split::Train, self.train_games.get())?, seen?, unseen?])
     }
 
     fn panel(&self, games: &dyn Games, split: Split, of_each: usize) -> Result<TaskSet> {
@@ -191,16 +191,18 @@ impl Benchmark for AlfWorldTasks {
         if let Some(cloning) = &mut config.cloning {
             cloning.epochs = Count::literal(8);
         }
-        config.environment.train_games = 8;
-        config.environment.test_games = 2;
+        config.environment.train_games = Count::literal(8);
+        config.environment.test_games = Count::literal(2);
         config
     }
 
-    /// Checks that there are games for every task set.
+    /// Checks that kinds of tasks are named, each once, and that there are games of them.
     ///
     /// # Errors
-    /// See [`AlfWorldTasks::games`] and [`AlfWorldTasks::panels`].
+    /// [`Error::Setting`] for `environment.tasks`; see [`AlfWorldTasks::games`] and
+    /// [`AlfWorldTasks::panels`].
     fn check(&self) -> Result<()> {
+        check_tasks(&self.tasks)?;
         self.panels(&*self.games()?).map(drop)
     }
 }
@@ -256,7 +258,9 @@ mod tests {
     #[test]
     fn every_preset_has_tasks_and_few_of_them_for_a_smoke_run() {
         for preset in [Preset::Small, Preset::Paper, Preset::Official] {
-            let tasks = AlfWorldTasks::of(preset).smoke();
+            let config = AlfWorldTasks::preset(preset, Algorithm::Grpo);
+            let mut tasks = AlfWorldTasks::smoke(config).environment;
+            tasks.games = GameSource::default();
             tasks.check().unwrap();
             let games = tasks.games().unwrap();
             let sizes = tasks.panels(&*games).unwrap().map(|panel| panel.tasks.len());

@@ -6,7 +6,7 @@ use crate::entropy::config::{EntropyConfig, HistoryConfig};
 use crate::env::scienceworld::config::{ScienceWorldConfig, SuccessRule};
 use crate::env::scienceworld::demonstrate::DemonstrationConfig;
 use crate::env::scienceworld::pool::ScienceWorldPool;
-use crate::env::scienceworld::tasks::{task_names, variations, Split};
+use crate::env::scienceworld::tasks::{check_simplification, task_names, variations, Split};
 use crate::env::{Demonstration, Task};
 use crate::evaluation::task_set::TaskSet;
 use crate::objective::aggregate::Aggregation;
@@ -18,8 +18,8 @@ use crate::train::config::algorithm::Algorithm;
 use crate::train::config::presets::{paper_model, Preset};
 use crate::train::config::run::TrainConfig;
 use crate::train::trainer::Setup;
-use crate::worlds::benchmark::Benchmark;
-use crate::Result;
+use crate::worlds::benchmark::{check_tasks, Benchmark};
+use crate::{Error, Result};
 
 /// Which tasks of ScienceWorld a run plays, and the simulator's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,9 +28,9 @@ pub struct ScienceWorldTasks {
     /// Task families, as the simulator names them.
     pub tasks: Vec<String>,
     /// Variations of each family to learn on, spread over the official train split.
-    pub train_variations: usize,
+    pub train_variations: Count,
     /// Unseen variations of each family to be evaluated on, spread over the official test split.
-    pub test_variations: usize,
+    pub test_variations: Count,
     /// How gold paths become demonstrations.
     pub demonstrations: DemonstrationConfig,
     /// The simulator's.
@@ -42,8 +42,8 @@ impl Default for ScienceWorldTasks {
     fn default() -> Self {
         Self {
             tasks: ["find-non-living-thing", "lifespan-longest-lived"].map(String::from).to_vec(),
-            train_variations: 150,
-            test_variations: 75,
+            train_variations: Count::literal(150),
+            test_variations: Count::literal(75),
             demonstrations: DemonstrationConfig::default(),
             simulator: ScienceWorldConfig::default(),
         }
@@ -58,7 +58,8 @@ impl ScienceWorldTasks {
         if preset != Preset::Small {
             let played = task_names().filter(|&name| name != "use-thermometer");
             tasks.tasks = played.map(String::from).collect();
-            (tasks.train_variations, tasks.test_variations) = (10_000, 2);
+            tasks.train_variations = Count::literal(10_000);
+            tasks.test_variations = Count::literal(2);
         }
         if preset == Preset::Official {
             tasks.simulator.success = SuccessRule::DoneWithPositiveScore;
@@ -71,8 +72,8 @@ impl ScienceWorldTasks {
     /// # Errors
     /// No family, one that the simulator does not know, or none of its variations.
     pub fn panels(&self) -> Result<[TaskSet; 2]> {
-        let train = self.panel("train", Split::Train, self.train_variations)?;
-        Ok([train, self.panel("test", Split::Test, self.test_variations)?])
+        let train = self.panel("train", Split::Train, self.train_variations.get())?;
+        Ok([train, self.panel("test", Split::Test, self.test_variations.get())?])
     }
 
     fn panel(&self, name: &str, split: Split, of_each: usize) -> Result<TaskSet> {
@@ -149,8 +150,8 @@ impl Benchmark for ScienceWorldTasks {
         if let Some(cloning) = &mut config.cloning {
             cloning.epochs = Count::literal(12);
         }
-        config.environment.train_variations = 4;
-        config.environment.test_variations = 4;
+        config.environment.train_variations = Count::literal(4);
+        config.environment.test_variations = Count::literal(4);
         config
     }
 
@@ -159,6 +160,15 @@ impl Benchmark for ScienceWorldTasks {
     /// # Errors
     /// The first setting that does not fit; see [`ScienceWorldTasks::panels`].
     fn check(&self) -> Result<()> {
+        check_tasks(&self.tasks)?;
+        for family in &self.tasks {
+            variations(family, Split::Train)
+                .map_err(|e| Error::setting("environment.tasks", family, e.to_string()))?;
+        }
+        let simplification = &self.simulator.simplification;
+        check_simplification("", simplification).map_err(|e| {
+            Error::setting("environment.simulator.simplification", simplification, e.to_string())
+        })?;
         self.demonstrations.validate()?;
         self.simulator.validate()?;
         self.panels().map(drop)
@@ -188,7 +198,8 @@ mod tests {
             tasks.check().unwrap();
             let [train, test] = tasks.panels().unwrap();
             assert!(test.tasks.iter().all(|task| !train.tasks.contains(task)));
-            tasks.smoke().check().unwrap();
+            let config = ScienceWorldTasks::preset(preset, Algorithm::Grpo);
+            ScienceWorldTasks::smoke(config).environment.check().unwrap();
         }
         assert_eq!(ScienceWorldTasks::of(Preset::Paper).panels().unwrap()[0].tasks.len(), 3322);
     }

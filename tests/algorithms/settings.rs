@@ -2,7 +2,6 @@
 
 use epo::entropy::*;
 use epo::objective::*;
-use epo::train::config::UpdateConfig;
 use epo::Error;
 
 #[track_caller]
@@ -55,69 +54,70 @@ fn a_setting_left_out_has_the_value_of_its_kind() {
 #[test]
 fn contradictions_are_errors() {
     for (text, name) in [
-        (r#"{ "kind": "cispo", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "gspo", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "reinforce", "dual_clip": 3.0 }"#, "objective.dual_clip"),
-        (r#"{ "kind": "reinforce", "clip_low": 0.2 }"#, "objective.clip_low"),
-        (r#"{ "kind": "reinforce", "clip_high": 0.2 }"#, "objective.clip_high"),
-        (r#"{ "kind": "cispo", "clip_low": 10.0 }"#, "objective.clip_low"),
+        (r#"{ "kind": "cispo", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "gspo", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "reinforce", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
+        (r#"{ "kind": "reinforce", "clip_low": 0.2 }"#, "update.policy.clip_low"),
+        (r#"{ "kind": "reinforce", "clip_high": 0.2 }"#, "update.policy.clip_high"),
+        (r#"{ "kind": "cispo", "clip_low": 10.0 }"#, "update.policy.clip_low"),
     ] {
         refused(policy(text).validate(), name);
     }
     let level = RatioLevel::Token;
     for (correction, name) in [
-        (ImportanceCorrection::Truncate { level, max: 0.5 }, "correction.max"),
-        (ImportanceCorrection::Mask { level, min: 0.5, max: f64::INFINITY }, "correction.max"),
-        (ImportanceCorrection::Mask { level, min: 1.5, max: 2.0 }, "correction.min"),
+        (Correction::Truncate { level, max: 0.5 }, "update.correction.max"),
+        (Correction::Mask { level, min: 0.5, max: f64::INFINITY }, "update.correction.max"),
+        (Correction::Mask { level, min: 1.5, max: 2.0 }, "update.correction.min"),
     ] {
-        let update = UpdateConfig { correction: Some(correction), ..UpdateConfig::default() };
-        refused(update.validate(), name);
+        refused(correction.validate(), name);
         let layout = TokenLayout::per_turn(1, vec![true], &[0], vec![0]).unwrap();
         refused(importance_weights(&[0.0], &[0.0], &layout, correction), name);
     }
     for text in [
-        r#"{ "method": "truncate", "level": "token", "max": 2.0, "min": 0.5 }"#,
-        r#"{ "method": "mask", "level": "token", "max": 2.0 }"#,
-        r#"{ "method": "truncate", "level": "row", "max": 2.0 }"#,
+        r#"{ "kind": "truncate", "level": "token", "max": 2.0, "min": 0.5 }"#,
+        r#"{ "kind": "mask", "level": "token", "max": 2.0 }"#,
+        r#"{ "kind": "truncate", "level": "row", "max": 2.0 }"#,
     ] {
         assert!(serde_json::from_str::<ImportanceCorrection>(text).is_err(), "{text}");
     }
 }
 
 #[test]
-fn a_table_belongs_to_one_method() {
-    let build = |text: &str| serde_json::from_str::<EntropyConfig>(text).unwrap().build();
-    for (text, name) in [
-        (r#"{ "method": "bonus", "clip_cov": {} }"#, "entropy.clip_cov"),
-        (r#"{ "method": "clip-cov", "kl_cov": {} }"#, "entropy.kl_cov"),
-        (r#"{ "top_entropy": { "share": 0.5 } }"#, "entropy.top_entropy"),
-        (r#"{ "method": "none", "adaptive": { "target": 1.0 } }"#, "entropy.adaptive"),
-        (r#"{ "method": "kl-cov", "gate": 3 }"#, "entropy.gate"),
-        (r#"{ "method": "adaptive", "adaptive": { "target": -1.0 } }"#, "entropy.adaptive.target"),
-        (
-            r#"{ "method": "adaptive", "adaptive": { "target": 1.0, "rate": 0.0 } }"#,
-            "entropy.adaptive.rate",
-        ),
-        (
-            r#"{ "method": "adaptive", "lambda": 2.0, "adaptive": { "target": 1.0 } }"#,
-            "entropy.lambda",
-        ),
-        (
-            r#"{ "method": "adaptive", "lambda": 0.0, "adaptive": { "target": 1.0, "rule": "sac" } }"#,
-            "entropy.lambda",
-        ),
-        (r#"{ "method": "clip-cov", "clip_cov": { "share": 0.0 } }"#, "entropy.clip_cov.share"),
-        (r#"{ "method": "clip-cov", "clip_cov": { "low": 6.0 } }"#, "entropy.clip_cov.low"),
-        (r#"{ "method": "kl-cov", "kl_cov": { "share": 1.5 } }"#, "entropy.kl_cov.share"),
-        (r#"{ "method": "kl-cov", "kl_cov": { "coef": -1.0 } }"#, "entropy.kl_cov.coef"),
-        (
-            r#"{ "method": "top-entropy", "top_entropy": { "share": 2.0 } }"#,
-            "entropy.top_entropy.share",
-        ),
+fn a_setting_belongs_to_one_method() {
+    let unknown = |kind: &str, text: &str, field: &str| {
+        let text = format!(r#"{{ "method": {{ "kind": "{kind}", {text} }} }}"#);
+        let error = serde_json::from_str::<EntropyConfig>(&text).unwrap_err().to_string();
+        assert!(error.contains(&format!("unknown field `{field}`")), "{text}: {error}");
+    };
+    unknown("bonus", r#""high": 2.0"#, "high");
+    unknown("clip-cov", r#""coef": 1.0"#, "coef");
+    unknown("epo", r#""share": 0.5"#, "share");
+    unknown("none", r#""goal": { "target": 1.0 }"#, "goal");
+    unknown("kl-cov", r#""gate": 3"#, "gate");
+    unknown("clip-cov", r#""ratio": 0.1"#, "ratio");
+}
+
+#[test]
+fn a_methods_own_settings_are_checked() {
+    let read = |text: &str| {
+        let text = format!(r#"{{ "method": {text} }}"#);
+        serde_json::from_str::<EntropyConfig>(&text)
+    };
+    for (text, rule) in [
+        (r#"{ "kind": "adaptive", "goal": { "target": -1.0 } }"#, "must be positive"),
+        (r#"{ "kind": "adaptive", "goal": { "rate": 0.0 } }"#, "must be positive"),
+        (r#"{ "kind": "adaptive", "lambda": 0.0, "goal": { "rule": "sac" } }"#, "must be positive"),
+        (r#"{ "kind": "clip-cov", "share": 0.0 }"#, "must be in (0, 1], got 0"),
+        (r#"{ "kind": "kl-cov", "share": 1.5 }"#, "must be in (0, 1], got 1.5"),
+        (r#"{ "kind": "kl-cov", "coef": -1.0 }"#, "must be positive and finite, got -1"),
+        (r#"{ "kind": "top-entropy", "share": 2.0 }"#, "must be in (0, 1], got 2"),
     ] {
-        refused(build(text), name);
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(rule), "{text}: {error}");
     }
-    assert!(serde_json::from_str::<EntropyConfig>(r#"{ "clip_cov": { "ratio": 0.1 } }"#).is_err());
+    let build = |text: &str| read(text).unwrap().build();
+    refused(build(r#"{ "kind": "adaptive", "lambda": 2.0 }"#), "entropy.method.lambda");
+    refused(build(r#"{ "kind": "clip-cov", "low": 6.0 }"#), "entropy.method.low");
 }
 
 #[test]
@@ -134,15 +134,14 @@ fn every_method_has_its_name() {
         "top-entropy",
     ];
     for name in names {
-        let config = EntropyConfig::default().with_method(name).unwrap();
-        assert_eq!(serde_json::to_value(config.method).unwrap(), name);
-        config.build().unwrap();
-        assert_eq!(
-            EntropyConfig::official_code().with_method(name).unwrap().build().map(drop).ok(),
-            Some(())
-        );
-        let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<EntropyConfig>(&text).unwrap(), config);
+        let method = EntropyMethod::of_kind(name).unwrap();
+        assert_eq!(serde_json::to_value(method).unwrap()["kind"], name);
+        for base in [EntropyConfig::default(), EntropyConfig::official_code()] {
+            let config = EntropyConfig { method, ..base };
+            config.build().unwrap();
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(serde_json::from_str::<EntropyConfig>(&text).unwrap(), config);
+        }
     }
-    refused(EntropyConfig::default().with_method("sac"), "entropy.method");
+    refused(EntropyMethod::of_kind("sac"), "entropy.method.kind");
 }

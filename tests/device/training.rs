@@ -4,6 +4,7 @@ use super::{assert_near, exact, values};
 use candle_core::{DType, Device, Tensor};
 use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
+use epo::settings::{Decay, NonNegative};
 
 fn config() -> DecoderConfig {
     DecoderConfig::tiny(20)
@@ -34,9 +35,11 @@ fn step(optimizer: &mut AdamW, parameters: &Parameters, step: u64) {
 
 fn trained(dtype: DType, device: &Device) -> Parameters {
     let parameters = parameters(dtype, device);
-    let mut optimizer =
-        AdamW::new(AdamWConfig { weight_decay: 0.3, beta2: 0.95, ..AdamWConfig::default() })
-            .unwrap();
+    let mut optimizer = AdamW::new(AdamWConfig {
+        weight_decay: NonNegative::literal(0.3),
+        beta2: Decay::literal(0.95),
+        ..AdamWConfig::default()
+    });
     (0..4).for_each(|i| step(&mut optimizer, &parameters, i));
     parameters
 }
@@ -57,9 +60,9 @@ pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     let path = dir.path().join("optimizer.safetensors");
     let whole = parameters(DType::F32, device);
     let halves = parameters(DType::F32, device);
-    let mut one = AdamW::new(AdamWConfig::default()).unwrap();
+    let mut one = AdamW::new(AdamWConfig::default());
     (0..4).for_each(|i| step(&mut one, &whole, i));
-    let mut two = AdamW::new(AdamWConfig::default()).unwrap();
+    let mut two = AdamW::new(AdamWConfig::default());
     (0..2).for_each(|i| step(&mut two, &halves, i));
     two.save(&path).unwrap();
     let mut three = AdamW::load(&path, AdamWConfig::default(), &halves).unwrap();

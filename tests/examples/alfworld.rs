@@ -17,21 +17,21 @@ fn bad_settings_are_refused_before_a_folder_is_made() {
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
     let common = [
-        ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
+        ("[entropy.method]\nkind = \"bonus\"\nalpha = 0.2", "`entropy.method.alpha`"),
         ("lambda = 1.0", "lambda"),
-        ("[environment]\nalpha = 1", "in `environment`"),
-        ("[environment]\ntest_games = \"x\"", "in `environment.test_games`"),
-        ("[environment]\ntasks = []", "panel `train`"),
+        ("[environment]\nalpha = 1", "`environment.alpha`"),
+        ("[environment]\ntest_games = \"x\"", "`environment.test_games`"),
+        ("[environment]\ntasks = []", "`environment.tasks` = []"),
         ("[environment]\ntasks = [\"juggle\"]", "juggle"),
-        ("[environment]\ntest_games = 0", "panel `valid_seen`"),
-        ("[environment.household]\nreceptacles = [9, 4]", "household.receptacles"),
-        ("[environment.household]\ntask_types = []", "household.task_types"),
-        ("[rollout]\nactions = \"some\"", "some"),
-        ("[environment]\ndata = \"/no/such/folder\"", "/no/such/folder"),
-        (&format!("[environment]\ndata = {empty:?}"), empty),
+        ("[environment]\ntest_games = 0", "`environment.test_games`"),
+        ("[environment.games]\nreceptacles = [9, 4]", "environment.games.receptacles"),
+        ("[environment.games]\ntask_types = []", "environment.games.task_types"),
+        ("[rollout.actions]\nkind = \"some\"", "some"),
+        ("[environment.games]\nkind = \"folder\"\npath = \"/no/such/folder\"", "/no/such/folder"),
+        (&format!("[environment.games]\nkind = \"folder\"\npath = {empty:?}"), empty),
         (
             &format!(
-                "[environment]\ndata = {:?}",
+                "[environment.games]\nkind = \"folder\"\npath = {:?}",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/alfworld")
             ),
             "valid_seen",

@@ -23,32 +23,32 @@ fn a_smoke_run_of_ppo_repeats_and_resumes_with_its_critic() {
 #[test]
 fn bad_settings_are_refused_before_a_folder_is_made() {
     let common = [
-        ("[entropy]\nmethod = \"bonus\"\nalpha = 0.2", "`entropy.alpha` = 0.2: has no effect"),
+        ("[entropy.method]\nkind = \"bonus\"\nalpha = 0.2", "`entropy.method.alpha`"),
         ("lambda = 1.0", "lambda"),
-        ("[entropy]\nkapa_low = 1.0", "kapa_low"),
-        ("[entropy]\nkappa_low = -1.0", "entropy.kappa_low"),
-        ("[entropy]\nkappa_low = 2.0\nkappa_high = 1.0", "entropy.kappa_low"),
+        ("[entropy.band]\nkapa_low = 1.0", "`entropy.band.kapa_low`"),
+        ("[entropy.band]\nkappa_low = -1.0", "entropy.band.kappa_low"),
+        ("[entropy.band]\nkappa_low = 2.0\nkappa_high = 1.0", "entropy.band.kappa_"),
         (
-            "[entropy.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0",
-            "entropy.beta.total_steps",
+            "[entropy.method.beta]\nkind = \"official-two-phase\"\ntotal_steps = 0",
+            "entropy.method.beta.total_steps",
         ),
         ("[update]\nepochs = 0", "update.epochs"),
         ("[cloning]\nbatch = 0", "cloning.batch"),
-        ("[environment]\nalpha = 1", "in `environment`"),
-        ("[environment]\ntest_variations = \"x\"", "in `environment.test_variations`"),
-        ("[environment]\ntasks = []", "panel `train`"),
-        ("[environment]\ntest_variations = 0", "panel `test`"),
-        ("[environment]\ntasks = [\"boyl\"]", "boyl"),
+        ("[environment]\nalpha = 1", "`environment.alpha`"),
+        ("[environment]\ntest_variations = \"x\"", "`environment.test_variations`"),
+        ("[environment]\ntasks = []", "`environment.tasks` = []"),
+        ("[environment]\ntest_variations = 0", "`environment.test_variations`"),
+        ("[environment]\ntasks = [\"boyl\"]", "`environment.tasks` = boyl"),
     ];
     for example in [GRPO, PPO] {
         example.bad_settings_are_refused(&common);
     }
     GRPO.bad_settings_are_refused(&[
         ("[rollout]\ngroup = 1", "rollout.group"),
-        ("[critic]", "`critic`"),
+        ("[algorithm.critic]\nwarmup_steps = 1", "`algorithm.critic.warmup_steps`"),
     ]);
     PPO.bad_settings_are_refused(&[
-        ("[gae]\nlambda = -1.0", "gae.lambda"),
-        ("[advantage]", "`advantage`"),
+        ("[algorithm.gae]\nlambda = -1.0", "algorithm.gae.lambda"),
+        ("[algorithm.advantage]\ngamma = 0.9", "`algorithm.advantage.gamma`"),
     ]);
 }

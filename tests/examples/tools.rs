@@ -8,8 +8,8 @@ use epo::rollout::{End, Trajectory, Turn};
 use epo::run::{dump_rollouts, Record, Recorder, ROLLOUTS_FILE};
 use serde_json::json;
 
-/// Runs an example; returns standard output, standard error, and true for success.
-fn example(name: &str, args: &[&str]) -> (String, String, bool) {
+/// The command that runs an example's binary.
+pub(crate) fn command(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     assert!(path.is_file(), "{} is not built: cargo build --example {name}", path.display());

@@ -53,7 +53,7 @@ fn a_frozen_model_computes_log_probs_of_given_ids() {
     let mut row = Row::from_turns(&turns, 0, RowKind::Trajectory).unwrap().remove(0);
     row.supports = vec![vec![], vec![2, 5, 9], vec![]];
     let learner =
-        Learner::new(pretrained.config(), parameters, AdamW::new(Default::default()).unwrap(), 0.7);
+        Learner::new(pretrained.config(), parameters, AdamW::new(Default::default()), 0.7);
     let batch = MicroBatch::new(&[&row], 3, &Device::Cpu).unwrap();
     let ours = learner.unwrap().token_terms(&batch).unwrap().0;
     let theirs = frozen.reference_log_probs(&[row], 0.7).unwrap();

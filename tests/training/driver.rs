@@ -2,18 +2,21 @@
 
 use std::path::Path;
 
-use epo::entropy::EntropyConfig;
+use epo::entropy::{EntropyConfig, EntropyMethod, EpoConfig};
 use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
 use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::optim::AdamWConfig;
-use epo::rollout::{demonstration_texts, Episode, RolloutConfig, Rollouts, Trajectory, Turn};
+use epo::rollout::{
+    demonstration_texts, ActionSpace, Episode, RolloutConfig, Rollouts, Trajectory, Turn,
+};
 use epo::run::{
     dump_rollouts, episode_files, first_difference, Checkpoint, CheckpointWriter, Position, Record,
     Recorder, RunFolder, EPISODES_FILE,
 };
-use epo::train::config::{ModelConfig, UpdateConfig};
+use epo::settings::{Count, NonNegative, Positive};
+use epo::train::config::{ModelConfig, SmallConfig, UpdateConfig};
 use epo::train::credit::{turn_advantages, AdvantageConfig};
-use epo::train::learn::{clone_demonstrations, Agent, AgentConfig, CloningConfig, PolicyConfig};
+use epo::train::learn::{clone_demonstrations, Agent, AgentConfig, CloningConfig};
 use epo::train::{evaluation_episodes, group_episodes, update_policy, Advantages, StepSettings};
 use epo::Result;
 use serde::{Deserialize, Serialize};
@@ -24,7 +27,6 @@ pub(crate) struct Config {
     pub(crate) seed: u64,
     pub(crate) steps: u64,
     pub(crate) environments: usize,
-    pub(crate) context: usize,
     pub(crate) model: ModelConfig,
     pub(crate) learning_rate: f64,
     pub(crate) cloning: CloningConfig,
@@ -40,28 +42,44 @@ impl Default for Config {
             seed: 3,
             steps: 2,
             environments: 4,
-            context: 96,
-            model: ModelConfig::default(),
+            model: small(96),
             learning_rate: 3e-3,
             cloning: CloningConfig {
-                demonstrations: 4,
-                epochs: 20,
-                batch: 4,
-                learning_rate: 5e-3,
-                observation_weight: 0.1,
+                epochs: Count::literal(20),
+                batch: Count::literal(4),
+                learning_rate: Positive::literal(5e-3),
+                observation_weight: NonNegative::literal(0.1),
             },
             rollout: RolloutConfig {
-                tasks: 4,
-                group: 8,
-                max_turns: 3,
-                max_action_tokens: 8,
+                tasks: Count::literal(4),
+                group: Count::literal(8),
+                max_turns: Count::literal(3),
+                actions: ActionSpace::Free { max_tokens: Count::literal(8) },
                 ..RolloutConfig::default()
             },
-            update: UpdateConfig { micro_batch_tokens: 512, ..UpdateConfig::default() },
+            update: UpdateConfig {
+                micro_batch_tokens: Count::literal(512),
+                ..UpdateConfig::default()
+            },
             optimizer: AdamWConfig::default(),
-            entropy: EntropyConfig { lambda: 0.01, ..EntropyConfig::paper_v2() },
+            entropy: EntropyConfig { method: epo(0.01), ..EntropyConfig::paper_v2() },
         }
     }
+}
+
+/// A small policy with room for `context` tokens.
+pub(crate) fn small(context: usize) -> ModelConfig {
+    ModelConfig::Small(SmallConfig {
+        vocabulary: Count::literal(300),
+        hidden_size: Count::literal(32),
+        context: Count::literal(context),
+        ..SmallConfig::default()
+    })
+}
+
+/// EPO with another weight.
+pub(crate) fn epo(lambda: f64) -> EntropyMethod {
+    EntropyMethod::Epo(EpoConfig { lambda: Positive::literal(lambda), ..EpoConfig::default() })
 }
 
 impl Config {
@@ -74,25 +92,21 @@ impl Config {
     }
 
     pub(crate) fn agent(&self) -> AgentConfig {
-        let Self { model, optimizer, entropy, rollout, context, .. } = self.clone();
-        let policy = match model.source {
-            Some(_) => PolicyConfig::default(),
-            None => PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context },
-        };
-        AgentConfig { policy, model, optimizer, entropy, rollout }
+        let Self { model, optimizer, entropy, rollout, .. } = self.clone();
+        AgentConfig { model, optimizer, entropy, rollout }
     }
 
     /// An agent that has learned nothing yet.
     pub(crate) fn new_agent(&self) -> Result<Agent> {
         let demonstrations = demonstrations();
         let texts = demonstrations.iter().flat_map(demonstration_texts);
-        Agent::new(&self.agent(), texts, self.seed)
+        Agent::new(&self.agent(), texts, self.seed, None)
     }
 
     /// The episodes of step `step`.
     pub(crate) fn episodes(&self, step: u64) -> Vec<Episode> {
-        let schedule = TaskSchedule::new(&panel(), self.seed, self.rollout.tasks).unwrap();
-        group_episodes(&schedule, self.seed, step, self.rollout.group)
+        let schedule = TaskSchedule::new(&panel(), self.seed, self.rollout.tasks.get()).unwrap();
+        group_episodes(&schedule, self.seed, step, self.rollout.group.get())
     }
 
     pub(crate) fn play(&self, agent: &Agent, episodes: &[Episode]) -> Result<Rollouts> {
@@ -105,7 +119,7 @@ impl Config {
         episodes: &[Episode],
         environments: &mut [Box<dyn Environment>],
     ) -> Result<Rollouts> {
-        let limits = self.rollout.play(self.rollout.temperature);
+        let limits = self.rollout.play(self.rollout.temperature.get());
         agent.play(environments, episodes, &limits, &mut |_| ())
     }
 
@@ -190,7 +204,7 @@ pub(crate) fn resume(dir: &Path, steps: u64) -> Result<Agent> {
 pub(crate) fn resume_with(dir: &Path, adjust: impl Fn(&mut Config) -> Result<()>) -> Result<Agent> {
     let folder = RunFolder::resume(dir, adjust)?;
     let checkpoint = folder.checkpoint.as_ref().unwrap();
-    let agent = Agent::restore(&folder.config.agent(), checkpoint)?;
+    let agent = Agent::restore(&folder.config.agent(), checkpoint, None)?;
     let recorder = Recorder::resume(dir, checkpoint.state()?)?;
     run(&folder, agent, recorder, checkpoint.step())
 }

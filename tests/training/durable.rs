@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use epo::rng::{Purpose, Stream};
 use epo::rollout::RolloutConfig;
 use epo::run::{Checkpoint, RunFolder};
+use epo::settings::Count;
 use epo::train::learn::CloningConfig;
 use epo::Result;
 
@@ -24,8 +25,12 @@ fn config() -> Config {
     let base = Config::default();
     Config {
         steps: 3,
-        cloning: CloningConfig { epochs: 2, ..base.cloning },
-        rollout: RolloutConfig { tasks: 2, group: 2, ..base.rollout },
+        cloning: CloningConfig { epochs: Count::literal(2), ..base.cloning },
+        rollout: RolloutConfig {
+            tasks: Count::literal(2),
+            group: Count::literal(2),
+            ..base.rollout
+        },
         ..base
     }
 }

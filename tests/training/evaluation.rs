@@ -3,6 +3,7 @@
 use epo::env::ToyEnvironment;
 use epo::evaluation::{read_outcomes, task_set_gains};
 use epo::run::{read_episodes, read_metrics, replay_episode, Recorder, EPISODES_FILE};
+use epo::settings::Count;
 use epo::train::{evaluate_all, EvaluationConfig};
 
 use crate::driver::{environments, panel, Config};
@@ -12,7 +13,11 @@ fn panels_are_examined_sampled_and_greedily_under_names_of_their_own() {
     let config = Config::default();
     let (agent, dir) = (config.new_agent().unwrap(), tempfile::tempdir().unwrap());
     let mut recorder = Recorder::create(dir.path()).unwrap();
-    let evaluation = EvaluationConfig { episodes: 3, greedy: true, ..EvaluationConfig::default() };
+    let evaluation = EvaluationConfig {
+        episodes: Count::literal(3),
+        greedy: true,
+        ..EvaluationConfig::default()
+    };
     let mut evaluate = |step| {
         let settings = (&evaluation, &config.rollout);
         let environments = &mut environments(2);

@@ -117,5 +117,5 @@ fn where_every_environment_fails_its_error_is_the_result() {
         assert!(error.to_string().contains("caught fire"), "{error}");
     }
     let error = config.play_in(&agent, &config.episodes(0), &mut []).unwrap_err().to_string();
-    assert!(error.contains("rollout.environments"), "{error}");
+    assert!(error.contains("environments"), "{error}");
 }

@@ -8,7 +8,7 @@ use epo::train::learn::{clone_demonstrations, Agent};
 use epo::train::{evaluation_episodes, Advantages};
 use epo::Error;
 
-use crate::driver::{demonstrations, learned, panel, resume, train, Config};
+use crate::driver::{demonstrations, learned, panel, resume, small, train, Config};
 
 fn untouched(config: &Config) -> (Agent, Rollouts) {
     let agent = config.new_agent().unwrap();
@@ -71,7 +71,7 @@ fn numbers_that_are_none_are_named_and_change_nothing() {
 
 #[test]
 fn a_demonstration_longer_than_the_context_is_named_before_anything_is_learned() {
-    let config = Config { context: 8, ..Config::default() };
+    let config = Config { model: small(8), ..Config::default() };
     let mut agent = untouched(&config).0;
     let folder = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(folder.path()).unwrap();
@@ -79,12 +79,12 @@ fn a_demonstration_longer_than_the_context_is_named_before_anything_is_learned()
     let error =
         clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
     let error = error.unwrap_err().to_string();
-    assert!(error.starts_with("setting `context` = 8: demonstration 0 has "), "{error}");
+    assert!(error.starts_with("setting `model.context` = 8: demonstration 0 has "), "{error}");
 }
 
 #[test]
 fn episodes_and_updates_without_tokens_are_errors() {
-    let config = Config { context: 8, ..Config::default() };
+    let config = Config { model: small(8), ..Config::default() };
     let (mut agent, rollouts) = untouched(&config);
     let error = config.update(&mut agent, &rollouts, 0).unwrap_err();
     assert!(matches!(error, Error::EmptyMask { .. }), "{error}");
@@ -151,7 +151,8 @@ fn a_truncated_file_is_named_and_not_used() {
         let error = resume(folder.path(), 1).map(drop).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
         // Damaged after it was verified: the reader of the file itself must notice.
-        let error = Agent::restore(&config.agent(), &opened).map(drop).unwrap_err().to_string();
+        let error =
+            Agent::restore(&config.agent(), &opened, None).map(drop).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
 }
@@ -167,7 +168,8 @@ fn a_tokenizer_of_another_model_is_refused() {
     agent.learner.save(&mut writer).unwrap();
     writer.add_file("tokenizer.json", |path| other.save(path)).unwrap();
     let checkpoint = writer.finish(&()).unwrap();
-    let error = Agent::restore(&config.agent(), &checkpoint).map(drop).unwrap_err().to_string();
+    let error =
+        Agent::restore(&config.agent(), &checkpoint, None).map(drop).unwrap_err().to_string();
     assert!(error.contains("the tokenizer does not fit"), "{error}");
 }
 
@@ -193,17 +195,17 @@ fn a_changed_configuration_is_shown_on_resume() {
 
 #[test]
 fn every_bad_setting_is_named() {
-    let paper = "[entropy.beta]\nkind = \"paper-v2\"\ngamma = 3.0\n";
+    let paper = "[entropy.method.beta]\nkind = \"paper-v2\"\ngamma = 3.0\n";
     let cases = [
         ("[rollout]\ntemprature = 0.5".into(), "temprature"),
-        ("[entropy]\nkappa_low = -0.5".into(), "entropy.kappa_low"),
-        ("[entropy]\nkappa_low = 2.0\nkappa_high = 0.5".into(), "entropy.kappa_low"),
-        ("[entropy]\nkappa_high = -1.0".into(), "entropy.kappa_high"),
-        (format!("{paper}total_steps = 0"), "entropy.beta.total_steps"),
-        ("[entropy]\nmethod = \"epoo\"".into(), "epoo"),
-        ("[rollout]\ngroup = 0".into(), "rollout.group"),
-        ("[rollout]\ntemperature = 0.0".into(), "rollout.temperature"),
-        ("[optimizer]\nbeta1 = 1.0".into(), "beta1"),
+        ("[entropy.band]\nkappa_low = -0.5".into(), "kappa_low = -0.5"),
+        ("[entropy.band]\nkappa_low = 2.0\nkappa_high = 0.5".into(), "kappa_low must not exceed"),
+        ("[entropy.band]\nkappa_high = -1.0".into(), "kappa_high = -1.0"),
+        (format!("[entropy.method]\nkind = \"epo\"\n{paper}total_steps = 0"), "at least 2, got 0"),
+        ("[entropy.method]\nkind = \"epoo\"".into(), "epoo"),
+        ("[rollout]\ngroup = 0".into(), "group = 0"),
+        ("[rollout]\ntemperature = 0.0".into(), "temperature = 0.0"),
+        ("[optimizer]\nbeta1 = 1.0".into(), "beta1 = 1.0"),
         ("steps = -1".into(), "steps"),
     ];
     let folder = tempfile::tempdir().unwrap();
@@ -211,7 +213,7 @@ fn every_bad_setting_is_named() {
     for (text, named) in cases {
         std::fs::write(&path, &text).unwrap();
         let read = read_config::<Config>(&path);
-        let error = read.and_then(|config| config.agent().validate()).unwrap_err().to_string();
+        let error = read.and_then(|config| config.agent().check()).unwrap_err().to_string();
         assert!(error.contains(named), "{text:?}: {error}");
         let made = read_config::<Config>(&path).and_then(|config| config.new_agent());
         assert_eq!(made.map(drop).unwrap_err().to_string(), error);

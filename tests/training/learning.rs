@@ -1,22 +1,26 @@
 //! It learns, under every entropy method and from rows of either kind.
 
 use epo::entropy::{
-    AdaptiveRule, AdaptiveTarget, ClipCov, EntropyConfig, EntropyMethod, Granularity,
+    AdaptiveConfig, AdaptiveRule, AdaptiveTarget, BonusConfig, ClipCov, DecayedBonusConfig,
+    EntropyConfig, EntropyMethod, EpoOfficialConfig, KlCov, TopEntropy,
 };
 use epo::objective::{Aggregation, ImportanceCorrection, PolicyLoss, PolicyLossKind, RatioLevel};
 use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
 use epo::run::read_metrics;
+use epo::settings::{Count, Decay, Finite, NonNegative, Positive, Share};
 use epo::train::learn::Agent;
 
-use crate::driver::{train, Config};
+use crate::driver::{epo, train, Config};
 
 #[test]
 fn reinforcement_learning_solves_what_cloning_left_unsolved() {
     let mut config = Config { steps: 25, learning_rate: 1e-3, ..Config::default() };
-    (config.cloning.epochs, config.cloning.learning_rate) = (25, 3e-3);
-    (config.rollout.group, config.optimizer.beta2) = (16, 0.95);
-    config.entropy.lambda = 0.001;
+    config.cloning.epochs = Count::literal(25);
+    config.cloning.learning_rate = Positive::literal(3e-3);
+    config.rollout.group = Count::literal(16);
+    config.optimizer.beta2 = Decay::literal(0.95);
+    config.entropy.method = epo(0.001);
     let weak = tempfile::tempdir().unwrap();
     let before =
         config.success(&train(weak.path(), &Config { steps: 0, ..config.clone() }).unwrap());
@@ -29,9 +33,9 @@ fn reinforcement_learning_solves_what_cloning_left_unsolved() {
 #[test]
 fn a_choice_of_admissible_actions_is_scored_over_the_same_support_and_learned() {
     let mut config = Config { steps: 20, learning_rate: 1e-3, ..Config::default() };
-    config.cloning.epochs = 1;
+    config.cloning.epochs = Count::literal(1);
     config.rollout.actions = ActionSpace::Admissible;
-    config.entropy.lambda = 0.001;
+    config.entropy.method = epo(0.001);
     let folder = tempfile::tempdir().unwrap();
     let agent = train(folder.path(), &config).unwrap();
     let lines = read_metrics(folder.path()).unwrap();
@@ -53,11 +57,11 @@ fn a_choice_of_admissible_actions_is_scored_over_the_same_support_and_learned() 
 fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
     let entropy_after_one_step = |method| {
         let preset = match method {
-            EntropyMethod::EpoOfficial => EntropyConfig::official_code(),
+            EntropyMethod::EpoOfficial(_) => EntropyConfig::official_code(),
             _ => EntropyConfig::paper_v2(),
         };
         let folder = tempfile::tempdir().unwrap();
-        let entropy = EntropyConfig { method, lambda: 0.3, ..preset };
+        let entropy = EntropyConfig { method, ..preset };
         train(folder.path(), &Config { entropy, ..Config::default() }).unwrap();
         let lines = read_metrics(folder.path()).unwrap();
         let steps: Vec<_> = lines.iter().filter(|line| line["phase"] == "rl").collect();
@@ -79,7 +83,12 @@ fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
         steps[1]["entropy"].as_f64().unwrap()
     };
     let without = entropy_after_one_step(EntropyMethod::None);
-    for method in [EntropyMethod::Bonus, EntropyMethod::Epo, EntropyMethod::EpoOfficial] {
+    let lambda = Positive::literal(0.3);
+    for method in [
+        EntropyMethod::Bonus(BonusConfig { lambda }),
+        epo(0.3),
+        EntropyMethod::EpoOfficial(EpoOfficialConfig { lambda, ..EpoOfficialConfig::default() }),
+    ] {
         let with = entropy_after_one_step(method);
         eprintln!("{method:?}: {with} nats, {without} without");
         assert!(with > without + 0.02, "{method:?}: {with} nats, {without} without");
@@ -88,11 +97,15 @@ fn every_entropy_method_trains_and_a_large_weight_raises_the_entropy() {
 
 /// One optimiser step that moves every weight by about its gradient: Adam with a large ε.
 fn step_like_gradient(change: impl FnOnce(&mut Config)) -> (Vec<f32>, f64) {
-    let entropy =
-        EntropyConfig { lambda: 0.1, granularity: Granularity::Token, ..EntropyConfig::paper_v2() };
-    let optimizer = AdamWConfig { eps: 1.0, weight_decay: 0.0, ..AdamWConfig::default() };
+    let entropy = EntropyConfig { method: epo(0.1), ..EntropyConfig::paper_v2() };
+    let optimizer = AdamWConfig {
+        eps: NonNegative::literal(1.0),
+        weight_decay: NonNegative::literal(0.0),
+        ..AdamWConfig::default()
+    };
     let mut config = Config { learning_rate: 1.0, optimizer, entropy, ..Config::default() };
-    (config.update.mini_batches, config.update.max_grad_norm) = (1, 1e9);
+    config.update.mini_batches = Count::literal(1);
+    config.update.max_grad_norm = Positive::literal(1e9);
     change(&mut config);
     let mut agent = config.new_agent().unwrap();
     let before = flat(&agent);
@@ -138,7 +151,7 @@ fn rows_of_turns_and_rows_of_trajectories_teach_the_same() {
 
 #[test]
 fn the_size_of_micro_batches_does_not_change_the_update() {
-    let of = |tokens| step_like_gradient(|c| c.update.micro_batch_tokens = tokens);
+    let of = |tokens| step_like_gradient(|c| c.update.micro_batch_tokens = Count::literal(tokens));
     let (whole, loss) = of(100_000);
     for tokens in [1, 200] {
         let (split, split_loss) = of(tokens);
@@ -163,22 +176,31 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
             c.update.correction =
                 Some(ImportanceCorrection::Truncate { level: RatioLevel::Token, max: 2.0 });
         }),
-        ("decayed bonus", |c| c.entropy.method = EntropyMethod::DecayedBonus),
+        ("decayed bonus", |c| {
+            let lambda = Positive::literal(0.1);
+            let config = DecayedBonusConfig { lambda, ..DecayedBonusConfig::default() };
+            c.entropy.method = EntropyMethod::DecayedBonus(config);
+        }),
         ("adaptive", |c| {
-            c.entropy.method = EntropyMethod::Adaptive;
-            c.entropy.adaptive = Some(AdaptiveTarget {
-                target: 9.0,
-                rate: 0.01,
-                max: 1.0,
+            let goal = AdaptiveTarget {
+                target: Positive::literal(9.0),
+                rate: Positive::literal(0.01),
+                max: Positive::literal(1.0),
                 rule: AdaptiveRule::Skywork,
-            });
+            };
+            let lambda = Positive::literal(0.1);
+            c.entropy.method = EntropyMethod::Adaptive(AdaptiveConfig { lambda, goal });
         }),
         ("clip-cov", |c| {
-            c.entropy.method = EntropyMethod::ClipCov;
-            c.entropy.clip_cov = Some(ClipCov { share: 0.3, low: 0.0, high: 9.0 });
+            let share = Share::literal(0.3);
+            let low = Finite::literal(0.0);
+            let high = Finite::literal(9.0);
+            c.entropy.method = EntropyMethod::ClipCov(ClipCov { share, low, high });
         }),
-        ("kl-cov", |c| c.entropy.method = EntropyMethod::KlCov),
-        ("top-entropy", |c| c.entropy.method = EntropyMethod::TopEntropy),
+        ("kl-cov", |c| c.entropy.method = EntropyMethod::KlCov(KlCov::default())),
+        ("top-entropy", |c| {
+            c.entropy.method = EntropyMethod::TopEntropy(TopEntropy::default());
+        }),
     ];
     let (plain, _) = step_like_gradient(|c| {
         (c.update.policy, c.entropy.method) = (of_kind(PolicyLossKind::Ppo), EntropyMethod::None)
@@ -186,7 +208,8 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
     for (name, change) in changes {
         let of = |tokens, rows| {
             step_like_gradient(|c| {
-                (c.update.micro_batch_tokens, c.rollout.rows) = (tokens, rows);
+                c.update.micro_batch_tokens = Count::literal(tokens);
+                c.rollout.rows = rows;
                 change(c)
             })
         };
@@ -210,7 +233,7 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
 #[test]
 fn samples_of_another_engine_are_weighed() {
     let mut config = Config::default();
-    config.update.mini_batches = 1;
+    config.update.mini_batches = Count::literal(1);
     config.update.correction =
         Some(ImportanceCorrection::Mask { level: RatioLevel::SequenceMean, min: 0.5, max: 2.0 });
     let mut agent = config.new_agent().unwrap();
@@ -252,11 +275,11 @@ fn samples_of_another_engine_are_weighed() {
 #[test]
 fn cloning_lowers_the_loss_in_a_seeded_order() {
     let mut config = Config { steps: 0, ..Config::default() };
-    config.cloning.batch = 2;
+    config.cloning.batch = Count::literal(2);
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &config).unwrap();
     let lines = read_metrics(folder.path()).unwrap();
     let losses: Vec<f64> = lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
-    assert!(losses.len() == config.cloning.epochs && losses[0] > 5.0, "{losses:?}");
+    assert!(losses.len() == config.cloning.epochs.get() && losses[0] > 5.0, "{losses:?}");
     assert!(losses[losses.len() - 1] < 0.5 * losses[0], "{losses:?}");
 }

@@ -12,4 +12,6 @@ mod learning;
 mod ppo;
 mod pretrained;
 mod repeat;
+#[cfg(all(feature = "alfworld", feature = "scienceworld"))]
+mod settings;
 mod shaping;

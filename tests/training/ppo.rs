@@ -8,89 +8,104 @@ use epo::entropy::EntropyConfig;
 use epo::optim::AdamW;
 use epo::optim::{AdamWConfig, LrSchedule};
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
-use epo::rollout::{RolloutConfig, RowKind};
+use epo::rollout::{ActionSpace, RolloutConfig, RowKind};
 use epo::run::{first_difference, read_metrics, Checkpoint, CheckpointWriter, RunFolder};
-use epo::train::config::{Algorithm, Benchmark, TaskSettings, TrainConfig, UpdateConfig};
-use epo::train::credit::{token_advantages, GaeConfig, GaeLevel};
-use epo::train::learn::{
-    CloningConfig, Critic, CriticBody, CriticConfig, Learner, PolicyConfig, ValueBatch,
+use epo::settings::{Count, Decay, NonNegative, Positive};
+use epo::train::config::{
+    Algorithm, AlgorithmConfig, DumpConfig, NoSettings, TrainConfig, UpdateConfig,
 };
+use epo::train::credit::{token_advantages, GaeLevel};
+use epo::train::learn::{CloningConfig, Critic, CriticBody, CriticConfig, Learner, ValueBatch};
 use epo::train::{
     record_without_update, update_critic, update_policy, Advantages, EvaluationConfig, Setup,
     Trainer,
 };
 use epo::Result;
-use serde::{Deserialize, Serialize};
 
-use crate::driver::{assert_same_run, demonstrations, environments, panel};
+use crate::driver::{assert_same_run, demonstrations, environments, epo, panel, small};
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Toy {}
-
-impl TaskSettings for Toy {}
-
-pub(crate) type Config = TrainConfig<Toy>;
+pub(crate) type Config = TrainConfig;
 
 /// A short run of everything, with a critic that first learns alone.
 pub(crate) fn config() -> Config {
-    let mut config = Config::small(Benchmark::ScienceWorld, Algorithm::Ppo, Toy {});
-    (config.seed, config.steps, config.checkpoint_every, config.environments) = (3, 3, 1, 4);
-    (config.learning_rate, config.schedule) = (1e-3, LrSchedule::default());
-    config.evaluation = EvaluationConfig { every: 0, episodes: 2, ..EvaluationConfig::default() };
-    config.policy = PolicyConfig { vocabulary: 300, hidden_size: 32, layers: 2, context: 96 };
-    config.cloning = CloningConfig {
-        demonstrations: 4,
-        epochs: 25,
-        batch: 4,
-        learning_rate: 3e-3,
-        observation_weight: 0.1,
-    };
+    let mut config = Config::small(Algorithm::Ppo, NoSettings {});
+    config.seed = 3;
+    config.steps = 3;
+    config.checkpoint_every = Count::literal(1);
+    config.environments = Count::literal(4);
+    config.learning_rate = Positive::literal(1e-3);
+    config.schedule = LrSchedule::default();
+    config.evaluation =
+        EvaluationConfig { every: 0, episodes: Count::literal(2), ..EvaluationConfig::default() };
+    config.model = small(96);
+    config.demonstrations = Count::literal(4);
+    config.cloning = Some(CloningConfig {
+        epochs: Count::literal(25),
+        batch: Count::literal(4),
+        learning_rate: Positive::literal(3e-3),
+        observation_weight: NonNegative::literal(0.1),
+    });
     config.rollout = RolloutConfig {
-        tasks: 32,
-        group: 1,
-        max_turns: 3,
-        max_action_tokens: 8,
+        tasks: Count::literal(32),
+        group: Count::literal(1),
+        max_turns: Count::literal(3),
+        actions: ActionSpace::Free { max_tokens: Count::literal(8) },
         ..RolloutConfig::default()
     };
-    config.update.micro_batch_tokens = 512;
-    config.optimizer.beta2 = 0.95;
-    config.entropy = EntropyConfig { lambda: 0.001, ..EntropyConfig::paper_v2() };
-    config.critic = Some(CriticConfig {
-        learning_rate: 3e-3,
+    config.update.micro_batch_tokens = Count::literal(512);
+    config.optimizer.beta2 = Decay::literal(0.95);
+    config.entropy = EntropyConfig { method: epo(0.001), ..EntropyConfig::paper_v2() };
+    let optimizer = config.optimizer.clone();
+    let critic = critic(&mut config);
+    *critic = CriticConfig {
+        learning_rate: Positive::literal(3e-3),
         warmup_steps: 1,
-        optimizer: config.optimizer.clone(),
+        optimizer,
         ..CriticConfig::default()
-    });
+    };
     config
 }
 
+/// The critic of a run of PPO, to be changed.
+pub(crate) fn critic(config: &mut Config) -> &mut CriticConfig {
+    match &mut config.algorithm {
+        AlgorithmConfig::Ppo { critic, .. } => critic,
+        AlgorithmConfig::Grpo { .. } => panic!("GRPO has no critic"),
+    }
+}
+
+fn set_level(config: &mut Config, of_gae: GaeLevel) {
+    if let AlgorithmConfig::Ppo { gae, .. } = &mut config.algorithm {
+        gae.level = of_gae;
+    }
+}
+
 /// A new run in `dir`, begun and not trained.
-pub(crate) fn open(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
+pub(crate) fn open(dir: &Path, config: &Config) -> Result<Trainer<NoSettings>> {
     let beginning =
         Setup { train: panel(), evaluation: vec![panel()], demonstrations: demonstrations() };
     let folder = RunFolder::create(dir, config.clone())?;
-    Trainer::open(folder, environments(config.environments), Some(beginning))
+    Trainer::open(folder, environments(config.environments.get()), Some(beginning))
 }
 
-fn train(dir: &Path, config: &Config) -> Result<Trainer<Toy>> {
+fn train(dir: &Path, config: &Config) -> Result<Trainer<NoSettings>> {
     run(open(dir, config)?)
 }
 
 /// The run in `dir`, ready to go on up to `steps`.
-pub(crate) fn reopen(dir: &Path, steps: u64) -> Result<Trainer<Toy>> {
+pub(crate) fn reopen(dir: &Path, steps: u64) -> Result<Trainer<NoSettings>> {
     let folder = RunFolder::resume(dir, Config::resumed(Some(steps), None))?;
-    let environments = environments(folder.config.environments);
+    let environments = environments(folder.config.environments.get());
     Trainer::open(folder, environments, None)
 }
 
-fn resume(dir: &Path, steps: u64) -> Result<Trainer<Toy>> {
+fn resume(dir: &Path, steps: u64) -> Result<Trainer<NoSettings>> {
     run(reopen(dir, steps)?)
 }
 
-pub(crate) fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
+pub(crate) fn run(mut run: Trainer<NoSettings>) -> Result<Trainer<NoSettings>> {
     let config = run.config().clone();
-    let (gae, _) = config.ppo()?;
+    let (gae, _) = config.algorithm.ppo()?;
     while let Some(step) = run.next_step() {
         let rollouts = run.play(step)?;
         let rewards = config.reward.of(&rollouts.trajectories);
@@ -128,9 +143,9 @@ fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
     for (level, rows) in
         [(GaeLevel::Turn, RowKind::Trajectory), (GaeLevel::Trajectory, RowKind::Turn)]
     {
-        let mut config = Config { steps: 20, checkpoint_every: 20, ..config() };
-        (config.gae, config.rollout.rows) =
-            (config.gae.map(|gae| GaeConfig { level, ..gae }), rows);
+        let mut config = Config { steps: 20, checkpoint_every: Count::literal(20), ..config() };
+        set_level(&mut config, level);
+        config.rollout.rows = rows;
         let dir = tempfile::tempdir().unwrap();
         let [before, after] = train(dir.path(), &config).unwrap().finish().unwrap();
         let success = steps(dir.path(), "success");
@@ -157,7 +172,8 @@ fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
 fn the_policy_waits_for_the_critic() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
-    (config.steps, config.critic.as_mut().unwrap().warmup_steps) = (2, 2);
+    config.steps = 2;
+    critic(&mut config).warmup_steps = 2;
     let weights = |step: u64| {
         let file = format!("checkpoints/step-{step:06}/model.safetensors");
         std::fs::read(dir.path().join(file)).unwrap()
@@ -181,15 +197,17 @@ fn the_policy_waits_for_the_critic() {
 fn three_steps_are_one_step_and_two_resumed_with_any_critic() {
     let with = |body, rows, level| {
         let mut config = config();
-        config.critic.as_mut().unwrap().body = body;
-        (config.rollout.rows, config.gae) =
-            (rows, config.gae.map(|gae| GaeConfig { level, ..gae }));
-        (config.update.epochs, config.dump) = (2, true);
+        critic(&mut config).body = body;
+        set_level(&mut config, level);
+        config.rollout.rows = rows;
+        config.update.epochs = Count::literal(2);
+        config.dump = Some(DumpConfig::default());
         config
     };
+    let own = CriticBody::Own { hidden_size: Count::literal(64), layers: Count::literal(1) };
     for config in [
         with(CriticBody::Policy, RowKind::Trajectory, GaeLevel::Turn),
-        with(CriticBody::Own { hidden_size: 64, layers: 1 }, RowKind::Turn, GaeLevel::Token),
+        with(own, RowKind::Turn, GaeLevel::Token),
     ] {
         let [whole, parts] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         train(whole.path(), &config).unwrap();
@@ -214,7 +232,7 @@ fn learner(dtype: DType, lora: bool) -> Learner {
     if lora {
         parameters = parameters.with_lora(&config, &LoraConfig::of_rank(2), 5).unwrap();
     }
-    Learner::new(&config, parameters, AdamW::new(AdamWConfig::default()).unwrap(), 1.0).unwrap()
+    Learner::new(&config, parameters, AdamW::new(AdamWConfig::default()), 1.0).unwrap()
 }
 
 fn rows() -> Vec<epo::rollout::Row> {
@@ -244,10 +262,13 @@ fn a_critic_of_any_policy_learns_its_targets_leaves_the_policy_alone_and_is_rest
             learner.parameters.tensors().values().map(of).sum()
         };
         let before = sum(&policy);
-        let config =
-            CriticConfig { learning_rate: 1e-2, value_clip: 10.0, ..CriticConfig::default() };
+        let config = CriticConfig {
+            learning_rate: Positive::literal(1e-2),
+            value_clip: Positive::literal(10.0),
+            ..CriticConfig::default()
+        };
         let mut critic = Critic::new(&config, &policy, 1).unwrap();
-        let update = UpdateConfig { mini_batches: 1, ..UpdateConfig::default() };
+        let update = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
         let (rows, targets) = (rows(), [vec![1.0, -0.5], vec![0.25, 2.0], vec![1.0, -0.5]]);
         let values = critic.row_values(&rows, 4096).unwrap();
         assert!(values.concat().iter().all(|&v| v == 0.0));
@@ -321,5 +342,5 @@ fn a_run_needs_a_beginning_once() {
     let dir = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(dir.path(), config()).unwrap();
     let error = Trainer::open(folder, environments(1), None).map(drop).unwrap_err().to_string();
-    assert!(error.contains("beginning"), "{error}");
+    assert!(error.contains("setup"), "{error}");
 }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Source};
-use epo::rollout::{ActionFormat, RolloutConfig};
+use epo::rollout::{ActionFormat, ActionSpace, RolloutConfig};
 use epo::run::RunFolder;
-use epo::train::config::{ModelConfig, UpdateConfig, WeightType};
+use epo::settings::Count;
+use epo::train::config::{CheckpointConfig, ModelConfig, UpdateConfig, WeightType};
 use epo::train::learn::CloningConfig;
 
 use crate::driver::{assert_same_run, resume, resume_with, train, Config};
@@ -31,19 +32,24 @@ fn checkpoint(dir: &Path, family: Family) -> PathBuf {
     folder
 }
 
-fn config(model: ModelConfig) -> Config {
+fn config(model: CheckpointConfig) -> Config {
     let base = Config::default();
     Config {
-        cloning: CloningConfig { epochs: 2, ..base.cloning },
-        rollout: RolloutConfig { tasks: 2, group: 2, max_action_tokens: 48, ..base.rollout },
-        update: UpdateConfig { mini_batches: 1, ..base.update },
-        model,
+        cloning: CloningConfig { epochs: Count::literal(2), ..base.cloning },
+        rollout: RolloutConfig {
+            tasks: Count::literal(2),
+            group: Count::literal(2),
+            actions: ActionSpace::Free { max_tokens: Count::literal(48) },
+            ..base.rollout
+        },
+        update: UpdateConfig { mini_batches: Count::literal(1), ..base.update },
+        model: ModelConfig::Checkpoint(model),
         ..base
     }
 }
 
-fn source(folder: &Path) -> Option<String> {
-    Some(folder.display().to_string())
+fn source(folder: &Path) -> String {
+    folder.display().to_string()
 }
 
 #[test]
@@ -51,11 +57,10 @@ fn runs_with_corrections_repeat_resume_and_export() {
     let dir = tempfile::tempdir().unwrap();
     let folder = checkpoint(dir.path(), Family::Qwen3);
     let lora = Some(LoraConfig::of_rank(2));
-    let model = ModelConfig {
-        source: source(&folder),
+    let model = CheckpointConfig {
         lora,
         format: ActionFormat::Tagged,
-        ..Default::default()
+        ..CheckpointConfig::new(source(&folder))
     };
     let mut config = config(model);
     config.update.policy = epo::objective::PolicyLoss::default();
@@ -70,7 +75,7 @@ fn runs_with_corrections_repeat_resume_and_export() {
     let exported = dir.path().join("model-4");
     // Ending a run twice writes the same again.
     (0..2).for_each(|_| agent.export(dir.path(), 4).unwrap());
-    let pretrained = Pretrained::open(Source::open(&source(&folder).unwrap()).unwrap()).unwrap();
+    let pretrained = Pretrained::open(Source::open(&source(&folder)).unwrap()).unwrap();
     let base = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
     let back = base.load_adapter(pretrained.config(), &exported).unwrap();
     for (name, var) in agent.learner.parameters.iter() {
@@ -85,10 +90,9 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
     for lora in [Some(LoraConfig::of_rank(2)), None] {
         let dir = tempfile::tempdir().unwrap();
         let folder = checkpoint(dir.path(), Family::Qwen2);
-        let mut config = config(ModelConfig {
-            source: source(&folder),
+        let mut config = config(CheckpointConfig {
             lora: lora.clone(),
-            ..Default::default()
+            ..CheckpointConfig::new(source(&folder))
         });
         config.steps = 2;
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
@@ -102,7 +106,10 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
         let at = |place: &Path| {
             let place = source(place);
             move |c: &mut Config| {
-                (c.steps, c.model.source) = (2, place.clone());
+                c.steps = 2;
+                if let ModelConfig::Checkpoint(model) = &mut c.model {
+                    model.source = place.clone();
+                }
                 Ok(())
             }
         };
@@ -130,19 +137,20 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
 fn an_episode_may_be_held_shorter_than_the_model_allows() {
     let dir = tempfile::tempdir().unwrap();
     let folder = checkpoint(dir.path(), Family::Qwen2);
-    let model = |context| ModelConfig { source: source(&folder), context, ..Default::default() };
+    let model = |context| {
+        let context = Some(Count::literal(context));
+        CheckpointConfig { context, ..CheckpointConfig::new(source(&folder)) }
+    };
     let run = dir.path().join("run");
-    let agent = train(&run, &Config { steps: 1, ..config(model(Some(400))) }).unwrap();
+    let agent = train(&run, &Config { steps: 1, ..config(model(400)) }).unwrap();
     assert_eq!(agent.learner.decoder.config().max_position_embeddings, 400);
     let agent = resume(&run, 2).unwrap();
     assert_eq!(agent.learner.decoder.config().max_position_embeddings, 400);
     agent.export(dir.path(), 2).unwrap();
     let back = Pretrained::open(dir.path().join("model-2")).unwrap();
     assert_eq!(back.config().max_position_embeddings, 512);
-    for context in [0, 513] {
-        let error = config(model(Some(context))).new_agent().map(drop).unwrap_err().to_string();
-        assert!(error.contains("model.context") && error.contains("512"), "{error}");
-    }
+    let error = config(model(513)).new_agent().map(drop).unwrap_err().to_string();
+    assert!(error.contains("model.context") && error.contains("512"), "{error}");
 }
 
 #[test]
@@ -150,11 +158,10 @@ fn all_weights_are_trained_in_either_type_and_exported() {
     for (family, dtype) in [(Family::Qwen2, WeightType::F32), (Family::Llama, WeightType::Bf16)] {
         let dir = tempfile::tempdir().unwrap();
         let folder = checkpoint(dir.path(), family);
-        let model = ModelConfig {
-            source: source(&folder),
+        let model = CheckpointConfig {
             dtype,
             checkpointing: true,
-            ..Default::default()
+            ..CheckpointConfig::new(source(&folder))
         };
         let mut config = config(model);
         config.steps = 2;
@@ -166,7 +173,7 @@ fn all_weights_are_trained_in_either_type_and_exported() {
         assert_same_run(&whole, &parts);
         let exported = dir.path().join("model-2");
         (0..2).for_each(|_| agent.export(dir.path(), 2).unwrap());
-        let back = Pretrained::open(Source::open(&source(&exported).unwrap()).unwrap()).unwrap();
+        let back = Pretrained::open(Source::open(&source(&exported)).unwrap()).unwrap();
         assert_eq!(back.stored_dtype().unwrap(), dtype.dtype());
         let parameters = back.parameters(dtype.dtype(), &Device::Cpu).unwrap();
         let bits = |p: &Parameters| -> Vec<Vec<f32>> {
@@ -182,24 +189,15 @@ fn all_weights_are_trained_in_either_type_and_exported() {
 }
 
 #[test]
-fn settings_that_nothing_follows_are_refused() {
-    let refused = |model: ModelConfig| {
-        let error = config(model).agent().validate().unwrap_err().to_string();
-        assert!(error.contains("model."), "{error}");
-    };
-    refused(ModelConfig { lora: Some(LoraConfig::of_rank(2)), ..Default::default() });
-    let mut shaped = config(ModelConfig { source: Some("x".into()), ..Default::default() }).agent();
-    shaped.policy.layers += 1;
-    assert!(shaped.validate().unwrap_err().to_string().contains("policy"));
-    let mut none = crate::ppo::config();
-    let error = crate::ppo::Config::resumed(None, Some("x"))(&mut none).unwrap_err().to_string();
+fn a_run_that_did_not_start_from_a_model_checkpoint_has_no_source_to_change() {
+    let mut small = crate::ppo::config();
+    let error = crate::ppo::Config::resumed(None, Some("x"))(&mut small).unwrap_err().to_string();
     assert!(error.contains("model.source") && error.contains("= x"), "{error}");
-    refused(ModelConfig { format: ActionFormat::Tagged, ..Default::default() });
-    let missing = ModelConfig { source: Some("/no/such/folder".into()), ..Default::default() };
-    assert!(config(missing)
-        .new_agent()
-        .map(drop)
-        .unwrap_err()
-        .to_string()
-        .contains("/no/such/folder"));
+}
+
+#[test]
+fn a_missing_model_checkpoint_is_named() {
+    let missing = config(CheckpointConfig::new("/no/such/folder")).new_agent();
+    let error = missing.map(drop).unwrap_err().to_string();
+    assert!(error.contains("/no/such/folder"), "{error}");
 }

@@ -9,8 +9,10 @@ use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::objective::{AdaptiveKl, KlControl, KlKind};
 use epo::rollout::{Row, RowKind};
 use epo::run::{read_episodes, Checkpoint, ROLLOUTS_FILE};
+use epo::settings::{Count, Positive};
+use epo::train::config::{AlgorithmConfig, DumpConfig, NoSettings};
 use epo::train::credit::{turn_advantages, AdvantageConfig, DynamicSampling};
-use epo::train::learn::{kl_rewards, CriticConfig, KlReward};
+use epo::train::learn::{kl_rewards, KlReward};
 use epo::train::{
     record_without_update, round_episodes, update_critic, update_policy, Advantages, StepSettings,
     Trainer,
@@ -18,19 +20,20 @@ use epo::train::{
 use epo::Result;
 
 use crate::driver::assert_same_run;
-use crate::ppo::{config as ppo, open, reopen, run as run_ppo, steps, Config, Toy};
+use crate::ppo::{config as ppo, open, reopen, run as run_ppo, steps, Config};
 
 fn grpo() -> Config {
     let mut config = ppo();
-    (config.gae, config.critic, config.advantage) = (None, None, Some(AdvantageConfig::default()));
-    (config.rollout.tasks, config.rollout.group) = (4, 4);
+    config.algorithm = AlgorithmConfig::Grpo { advantage: AdvantageConfig::default() };
+    config.rollout.tasks = Count::literal(4);
+    config.rollout.group = Count::literal(4);
     config
 }
 
 /// The loop of the examples, of either algorithm.
-fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
+fn run(mut run: Trainer<NoSettings>) -> Result<Trainer<NoSettings>> {
     let config = run.config().clone();
-    let Some(advantage) = config.advantage else { return run_paid(run) };
+    let AlgorithmConfig::Grpo { advantage } = config.algorithm else { return run_paid(run) };
     while let Some(step) = run.next_step() {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
@@ -45,9 +48,9 @@ fn run(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
     Ok(run)
 }
 
-fn run_paid(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
+fn run_paid(mut run: Trainer<NoSettings>) -> Result<Trainer<NoSettings>> {
     let config = run.config().clone();
-    let (gae, _) = config.ppo()?;
+    let (gae, _) = config.algorithm.ppo()?;
     while let Some(step) = run.next_step() {
         let rollouts = run.play(step)?;
         let rewards = run.rewards(step, &rollouts)?;
@@ -68,7 +71,7 @@ fn run_paid(mut run: Trainer<Toy>) -> Result<Trainer<Toy>> {
     Ok(run)
 }
 
-fn train(config: &Config) -> (tempfile::TempDir, Trainer<Toy>) {
+fn train(config: &Config) -> (tempfile::TempDir, Trainer<NoSettings>) {
     let dir = tempfile::tempdir().unwrap();
     let run = run(open(dir.path(), config).unwrap()).unwrap();
     (dir, run)
@@ -91,7 +94,7 @@ fn weights(dir: &Path, step: u64) -> Vec<u8> {
 
 #[test]
 fn without_them_a_run_is_what_it_was() {
-    let config = Config { dump: true, ..ppo() };
+    let config = Config { dump: Some(DumpConfig::default()), ..ppo() };
     assert!(
         config.dynamic_sampling.is_none()
             && config.overlong.is_none()
@@ -125,8 +128,10 @@ fn dumped(dir: &Path) -> BTreeMap<u64, DumpedGroups> {
 #[test]
 fn a_step_of_dynamic_sampling_learns_from_groups_that_differ() {
     let mut config = grpo();
-    (config.steps, config.dump) = (4, true);
-    (config.rollout.tasks, config.rollout.group) = (3, 2);
+    config.steps = 4;
+    config.dump = Some(DumpConfig::default());
+    config.rollout.tasks = Count::literal(3);
+    config.rollout.group = Count::literal(2);
     config.dynamic_sampling = Some(DynamicSampling { max_rounds: 3 });
     let (dir, _) = train(&config);
     let [rounds, played, kept, success] = ["rounds", "played_groups", "kept_groups", "success"]
@@ -189,8 +194,10 @@ fn rounds_share_no_task_place_and_no_stream() {
 fn long_answers_are_paid_less_and_the_reported_return_stays() {
     for config in [grpo(), ppo()] {
         let mut config = config;
-        (config.steps, config.critic) =
-            (1, config.critic.map(|c| CriticConfig { warmup_steps: 0, ..c }));
+        config.steps = 1;
+        if let AlgorithmConfig::Ppo { critic, .. } = &mut config.algorithm {
+            critic.warmup_steps = 0;
+        }
         let (plain, _) = train(&config);
         config.overlong = Some(Overlong { limit: 8, buffer: 8, penalty: 0.5 });
         let (short, _) = train(&config);
@@ -209,8 +216,10 @@ fn long_answers_are_paid_less_and_the_reported_return_stays() {
 fn a_kl_in_the_reward_keeps_the_policy_near_its_reference() {
     for config in [grpo(), ppo()] {
         let last = |coef| {
-            let mut config = Config { steps: 8, checkpoint_every: 8, ..config.clone() };
-            (config.rollout.group, config.kl_reward) = (32 / config.rollout.tasks, fixed(coef));
+            let checkpoint_every = Count::literal(8);
+            let mut config = Config { steps: 8, checkpoint_every, ..config.clone() };
+            config.rollout.group = Count::literal(32 / config.rollout.tasks.get());
+            config.kl_reward = fixed(coef);
             let (dir, run) = train(&config);
             assert!(run.agent.learner.reference.is_some(), "frozen for the reward");
             let kl = steps(dir.path(), "kl_reward/kl");
@@ -226,7 +235,8 @@ fn a_kl_in_the_reward_keeps_the_policy_near_its_reference() {
 
 #[test]
 fn a_tokens_kl_is_its_own_in_both_forms_of_rows() {
-    let (_dir, mut run) = train(&Config { kl_reward: fixed(0.1), learning_rate: 1e-2, ..grpo() });
+    let learning_rate = Positive::literal(1e-2);
+    let (_dir, mut run) = train(&Config { kl_reward: fixed(0.1), learning_rate, ..grpo() });
     let config = run.config().clone();
     let played = run.play(9).unwrap();
     let with = |rows| StepSettings { rows, ..config.settings(9, 1.0) };
@@ -273,8 +283,9 @@ fn an_adaptive_coefficient_moves_once_a_step() {
 #[test]
 fn four_steps_are_two_and_two_resumed_with_all_of_them() {
     for config in [grpo(), ppo()] {
-        let mut config = Config { steps: 4, dump: true, ..config };
-        (config.rollout.tasks, config.rollout.group) = (3, 2);
+        let mut config = Config { steps: 4, dump: Some(DumpConfig::default()), ..config };
+        config.rollout.tasks = Count::literal(3);
+        config.rollout.group = Count::literal(2);
         config.dynamic_sampling = Some(DynamicSampling { max_rounds: 3 });
         config.overlong = Some(Overlong { limit: 8, buffer: 4, penalty: 0.1 });
         config.kl_reward = adaptive(0.1, 0.01, 50.0);

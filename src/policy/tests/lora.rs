@@ -4,6 +4,7 @@ use crate::optim::adamw::AdamW;
 use crate::optim::adamw::AdamWConfig;
 use crate::policy::files::load_tensors;
 use crate::policy::tests::*;
+use crate::settings::NonNegative;
 
 const ROWS: [&[u32]; 2] = [&[1, 2, 3, 30, 7], &[4, 5, 6]];
 
@@ -159,8 +160,8 @@ fn steps_below_the_rounding_of_bf16_add_up() {
     let parameters = Parameters::init(&config, 5, DType::BF16, &Device::Cpu).unwrap();
     let decoder = Decoder::new(&config, &parameters).unwrap();
     let name = "model.norm.weight";
-    let mut optimizer =
-        AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }).unwrap();
+    let weight_decay = NonNegative::literal(0.0);
+    let mut optimizer = AdamW::new(AdamWConfig { weight_decay, ..AdamWConfig::default() });
     // Around 1, neighbouring bf16 numbers are at least 2⁻⁸ apart, so one step of 1e-3 is lost
     // in rounding. Twenty steps of the same sign add up in the f32 master copy.
     for _ in 0..20 {
@@ -173,12 +174,9 @@ fn steps_below_the_rounding_of_bf16_add_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("optimizer.safetensors");
     optimizer.save(&path).unwrap();
-    let mut resumed = AdamW::load(
-        &path,
-        AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
-        &parameters,
-    )
-    .unwrap();
+    let mut resumed =
+        AdamW::load(&path, AdamWConfig { weight_decay, ..AdamWConfig::default() }, &parameters)
+            .unwrap();
     let copy = parameters.duplicate().unwrap();
     let gradients = Gradients::of(&loss(&decoder), &parameters).unwrap();
     resumed.step(&copy, &gradients, 1e-3).unwrap();

@@ -18,6 +18,17 @@ struct Given {
     from_file: bool,
 }
 
+impl Given {
+    fn error(&self, reason: &str, file: Option<&Path>) -> Error {
+        match file {
+            Some(path) if self.from_file => {
+                Error::file(path, self.key.clone(), format!("= {}: {reason}", self.value))
+            }
+            _ => Error::setting(&self.key, &self.value, reason),
+        }
+    }
+}
+
 impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
     /// These settings with those of a TOML file over them, and `sets` (`KEY=VALUE`, such as
     /// `entropy.method.kind=bonus`) over both. A new `kind` replaces its table by that kind's
@@ -31,20 +42,22 @@ impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
             .map_err(|e| Error::setting("config", "as TOML", e.to_string()))?;
         let mut given = Vec::new();
         if let Some(path) = file {
-            flatten("", &Value::Table(read_config(path)?), &mut |key, value| {
-                given.push(Given { key, value: value.clone(), from_file: true });
-            });
-            // A table's kind decides which other keys it has.
-            given.sort_by_key(|given| (!is_kind(&given.key), given.key.matches('.').count()));
+            given.extend(leaves("", &Value::Table(read_config(path)?), true));
         }
         for set in sets {
             let (key, value) = parse_set(set)?;
-            given.push(Given { key, value, from_file: false });
+            given.extend(leaves(&key, &value, false));
         }
         let config = match apply::<E>(&base, &given) {
             Ok(config) => config,
-            Err(_) => return Err(blame::<E>(&base, given, file)),
+            Err(error) => return Err(blame::<E>(&base, given, error.message(), file)),
         };
+        let used = Table::try_from(&config)
+            .map_err(|e| Error::setting("config", "as TOML", e.to_string()))?;
+        // serde ignores unknown fields of a kind without settings.
+        if let Some(unused) = given.iter().find(|given| !holds(&used, &given.key)) {
+            return Err(unused.error("unknown field for this kind", file));
+        }
         config.check()?;
         Ok(config)
     }
@@ -81,6 +94,27 @@ fn parse_set(set: &str) -> Result<(String, Value)> {
     Ok((key.trim().to_owned(), value.unwrap_or_else(|| Value::String(text.trim().to_owned()))))
 }
 
+/// The settings in `value`, kinds first: a table's kind decides which other keys it has.
+fn leaves(prefix: &str, value: &Value, from_file: bool) -> Vec<Given> {
+    let mut found = Vec::new();
+    flatten(prefix, value, &mut |key, value| {
+        found.push(Given { key, value: value.clone(), from_file });
+    });
+    found.sort_by_key(|given| (!is_kind(&given.key), given.key.matches('.').count()));
+    found
+}
+
+/// Whether a table has a dotted key.
+fn holds(table: &Table, key: &str) -> bool {
+    match key.split_once('.') {
+        None => table.contains_key(key),
+        Some((first, rest)) => match table.get(first) {
+            Some(Value::Table(inner)) => holds(inner, rest),
+            _ => false,
+        },
+    }
+}
+
 fn is_kind(key: &str) -> bool {
     key == "kind" || key.ends_with(".kind")
 }
@@ -96,31 +130,33 @@ fn apply<E: DeserializeOwned>(
     table.try_into()
 }
 
-/// The error of settings that do not fit, with the key to blame: settings that the failure does not
-/// depend on are taken away one by one, kinds excepted, until one is left.
-fn blame<E: DeserializeOwned>(base: &Table, given: Vec<Given>, file: Option<&Path>) -> Error {
+/// The error of settings that fail for `reason`, with the key to blame: settings that this failure does
+/// not depend on are taken away one by one, kinds excepted, until one is left.
+fn blame<E: DeserializeOwned>(
+    base: &Table,
+    given: Vec<Given>,
+    reason: &str,
+    file: Option<&Path>,
+) -> Error {
+    let fails = |given: &[Given]| match apply::<E>(base, given) {
+        Ok(_) => false,
+        Err(error) => error.message() == reason,
+    };
     let mut left = given;
     let mut i = 0;
     while i < left.len() {
         let mut fewer = left.clone();
         fewer.remove(i);
-        if !is_kind(&left[i].key) && apply::<E>(base, &fewer).is_err() {
+        if !is_kind(&left[i].key) && fails(&fewer) {
             left = fewer;
         } else {
             i += 1;
         }
     }
-    let reason = match apply::<E>(base, &left) {
-        Ok(_) => "does not fit the other settings".to_owned(),
-        Err(error) => error.message().to_owned(),
-    };
     let blamed = left.iter().rfind(|given| !is_kind(&given.key)).or(left.last());
-    match (blamed, file) {
-        (Some(Given { key, value, from_file: true }), Some(path)) => {
-            Error::file(path, key.clone(), format!("= {value}: {reason}"))
-        }
-        (Some(Given { key, value, .. }), _) => Error::setting(key, value, reason),
-        (None, _) => Error::setting("config", "the preset", reason),
+    match blamed {
+        Some(given) => given.error(reason, file),
+        None => Error::setting("config", "the preset", reason),
     }
 }
 

@@ -274,7 +274,9 @@ mod tests {
     }
 
     fn config(level: GaeLevel) -> GaeConfig {
-        GaeConfig { level, gamma: 0.5, lambda: 0.5, whiten: false, invalid_penalty: 0.25 }
+        let half = Unit::literal(0.5);
+        let invalid_penalty = NonNegative::literal(0.25);
+        GaeConfig { level, gamma: half, lambda: half, whiten: false, invalid_penalty }
     }
 
     #[track_caller]
@@ -356,13 +358,9 @@ mod tests {
     #[test]
     fn errors_name_the_setting_or_the_list() {
         let default = GaeConfig::default();
-        for (config, field) in [
-            (GaeConfig { gamma: 1.5, ..default }, "gae.gamma"),
-            (GaeConfig { lambda: f64::NAN, ..default }, "gae.lambda"),
-            (GaeConfig { invalid_penalty: -1.0, ..default }, "gae.invalid_penalty"),
-        ] {
-            let error = token_advantages(&[], &[], None, &[], &config).unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
+        for bad in ["gamma = 1.5", "lambda = nan", "invalid_penalty = -1.0"] {
+            let error = toml::from_str::<GaeConfig>(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("must be"), "{error}");
         }
         let played = [episode(&[(2, true)])];
         let of = |rewards: Vec<f64>, values: Vec<f64>| {

@@ -204,7 +204,8 @@ mod tests {
     }
 
     fn only_turns() -> AdvantageConfig {
-        AdvantageConfig { episode_weight: 0.0, ..AdvantageConfig::default() }
+        let episode_weight = NonNegative::literal(0.0);
+        AdvantageConfig { episode_weight, ..AdvantageConfig::default() }
     }
 
     #[test]
@@ -237,7 +238,8 @@ mod tests {
             trajectory(1, vec![turn("b", 9.0, true)]),
         ];
         let rewards = [vec![0.0, 0.0], vec![9.0]];
-        let config = AdvantageConfig { turn_weight: 0.0, ..AdvantageConfig::default() };
+        let turn_weight = NonNegative::literal(0.0);
+        let config = AdvantageConfig { turn_weight, ..AdvantageConfig::default() };
         let expected =
             crate::advantage::group::grpo(&[0.0, 9.0], &Groups::over_rows(&[0, 0]), true).unwrap();
         let got = turn_advantages(&played, &rewards, &config).unwrap();
@@ -253,8 +255,8 @@ mod tests {
         let with = |estimator, gamma| {
             let config = AdvantageConfig {
                 estimator,
-                gamma,
-                turn_weight: 0.0,
+                gamma: Unit::literal(gamma),
+                turn_weight: NonNegative::literal(0.0),
                 ..AdvantageConfig::default()
             };
             turn_advantages(&played, &rewards, &config).unwrap().concat()
@@ -292,16 +294,25 @@ mod tests {
     #[test]
     fn errors_name_the_setting_or_the_list() {
         let default = AdvantageConfig::default();
+        for bad in ["gamma = 1.5", "invalid_penalty = -1.0"] {
+            let error = toml::from_str::<AdvantageConfig>(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("must be"), "{error}");
+        }
+        let zero = NonNegative::literal(0.0);
         for (config, field) in [
-            (AdvantageConfig { gamma: 1.5, ..default }, "advantage.gamma"),
-            (AdvantageConfig { invalid_penalty: -1.0, ..default }, "advantage.invalid_penalty"),
+            (AdvantageConfig { turn_weight: zero, episode_weight: zero, ..default }, "turn_weight"),
+            (AdvantageConfig { turn_weight: zero, gamma: Unit::literal(0.9), ..default }, "gamma"),
             (
-                AdvantageConfig { turn_weight: 0.0, episode_weight: 0.0, ..default },
-                "advantage.turn_weight",
+                AdvantageConfig {
+                    episode_weight: zero,
+                    estimator: OutcomeEstimator::Rloo,
+                    ..default
+                },
+                "estimator",
             ),
         ] {
             let error = turn_advantages(&[], &[], &config).unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
+            assert!(error.contains(&format!("`algorithm.advantage.{field}`")), "{error}");
         }
         let played = [trajectory(0, vec![turn("a", 1.0, true)])];
         let error = turn_advantages(&played, &[vec![]], &default).unwrap_err();

@@ -29,6 +29,7 @@ pub fn overlong_rewards(trajectories: &[Trajectory], overlong: &Overlong) -> Res
 mod tests {
     use super::*;
     use crate::rollout::trajectory::Turn;
+    use crate::settings::Positive;
     use crate::train::credit::reward::{RewardConfig, Rewards};
 
     /// A solved episode with these numbers of sampled tokens per turn.
@@ -39,7 +40,7 @@ mod tests {
         Trajectory { success: true, ..Trajectory::of_turns(turns) }
     }
 
-    const REWARD: RewardConfig = RewardConfig::Success { value: 2.0 };
+    const REWARD: RewardConfig = RewardConfig::Success { value: Positive::literal(2.0) };
 
     #[test]
     fn a_turn_is_penalised_for_its_own_length_at_its_last_token() {

@@ -123,6 +123,7 @@ impl Rewards {
 mod tests {
     use super::*;
     use crate::rollout::trajectory::Turn;
+    use crate::settings::Unit;
     use crate::train::credit::gae::GaeLevel;
 
     #[test]
@@ -131,12 +132,13 @@ mod tests {
         let turns = || [25.0, 0.0, 100.0].map(turn).to_vec();
         let episode = |success| Trajectory { success, ..Trajectory::of_turns(turns()) };
         let played = [episode(true), episode(false)];
-        assert_eq!(RewardConfig::Progress { points: 100.0 }.of(&played), [[0.25, 0.0, 0.75]; 2]);
-        assert_eq!(RewardConfig::Success { value: 10.0 }.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
-        for bad in
-            [RewardConfig::Progress { points: 0.0 }, RewardConfig::Success { value: f64::NAN }]
-        {
-            assert!(bad.validate().unwrap_err().to_string().contains("reward."));
+        let progress = RewardConfig::Progress { points: Positive::literal(100.0) };
+        assert_eq!(progress.of(&played), [[0.25, 0.0, 0.75]; 2]);
+        let success = RewardConfig::Success { value: Positive::literal(10.0) };
+        assert_eq!(success.of(&played), [[0.0, 0.0, 10.0], [0.0; 3]]);
+        for bad in ["kind = \"progress\"\npoints = 0.0", "kind = \"success\"\nvalue = nan"] {
+            let error = toml::from_str::<RewardConfig>(bad).unwrap_err().to_string();
+            assert!(error.contains("must be positive and finite"), "{error}");
         }
     }
 
@@ -148,7 +150,7 @@ mod tests {
         Trajectory { success: true, ..Trajectory::of_turns(turns) }
     }
 
-    const REWARD: RewardConfig = RewardConfig::Success { value: 2.0 };
+    const REWARD: RewardConfig = RewardConfig::Success { value: Positive::literal(2.0) };
 
     #[test]
     fn token_rewards_add_up_and_stay_in_their_turn() {
@@ -174,7 +176,9 @@ mod tests {
         let played = [episode(&[1, 2])];
         let rewards = Rewards::new(&played, &REWARD);
         let values = [vec![0.3, 0.2, 0.1]];
-        let config = GaeConfig { gamma: 0.9, lambda: 0.7, ..GaeConfig::default() };
+        let gamma = Unit::literal(0.9);
+        let lambda = Unit::literal(0.7);
+        let config = GaeConfig { gamma, lambda, ..GaeConfig::default() };
         let plain = token_advantages(&played, rewards.turns(), None, &values, &config).unwrap();
         assert_eq!(rewards.credit(&played, &values, &config).unwrap(), plain);
         assert_eq!(rewards.turns(), REWARD.of(&played));

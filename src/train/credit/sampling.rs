@@ -159,8 +159,9 @@ mod tests {
     use super::*;
     use crate::rollout::engine::PlayStats;
     use crate::rollout::trajectory::Turn;
+    use crate::settings::Positive;
 
-    const REWARD: RewardConfig = RewardConfig::Progress { points: 100.0 };
+    const REWARD: RewardConfig = RewardConfig::Progress { points: Positive::literal(100.0) };
 
     /// An episode that ends with the last of `scores`.
     fn episode(group: u32, scores: &[f64]) -> Trajectory {

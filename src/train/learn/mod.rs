@@ -14,4 +14,4 @@ pub use agent::{Agent, AgentConfig};
 pub use cloning::{clone_demonstrations, CloningConfig};
 pub use critic::{Critic, CriticBody, CriticConfig, ValueBatch};
 pub use kl_reward::{kl_rewards, KlReward};
-pub use learner::{Learner, PolicyBatch};
+pub use learner::{Learner, PolicyBatch, PolicyLossFn};

@@ -17,12 +17,12 @@ fn healthy() -> StepNumbers {
 /// Thresholds that add and subtract exactly, so that tests can be at the threshold itself.
 fn config() -> AlarmConfig {
     AlarmConfig {
-        window: 4,
-        zero_variance: 0.75,
-        valid_drop: 0.25,
-        entropy_share: 0.25,
-        success_drop: 0.25,
-        late_share: 0.5,
+        window: AtLeast::literal(4),
+        zero_variance: Share::literal(0.75),
+        valid_drop: Share::literal(0.25),
+        entropy_share: Decay::literal(0.25),
+        success_drop: Share::literal(0.25),
+        late_share: Decay::literal(0.5),
         ..AlarmConfig::default()
     }
 }
@@ -147,7 +147,7 @@ fn late_turn_collapse_compares_success_with_the_best_window() {
         ..healthy()
     };
     let steps: Vec<StepNumbers> = (0..16).map(step).collect();
-    let mut alarms = Alarms::new(config()).unwrap();
+    let mut alarms = Alarms::new(config());
     let raised = observe(&mut alarms, &steps, 0);
     // Success of steps 10–13 is 0.5, a quarter below that of 8–11.
     assert_eq!(
@@ -180,7 +180,7 @@ fn observe(alarms: &mut Alarms, steps: &[StepNumbers], from: usize) -> Vec<Alarm
 
 #[test]
 fn an_alarm_is_raised_once_in_a_window_and_from_the_whole_window() {
-    let mut alarms = Alarms::new(config()).unwrap();
+    let mut alarms = Alarms::new(config());
     let raised = observe(&mut alarms, &collapsing(), 0);
     // The mean entropy of steps 3–6 is (1 + 0.125 + 0.1 + 0.083)/4 = 0.33, that of 4–7 0.095; ≤
     // 0.25 from step 7 on.
@@ -194,30 +194,36 @@ fn an_alarm_is_raised_once_in_a_window_and_from_the_whole_window() {
     assert!(!alarms.stops() && alarms.lr_factor() == 1.0);
 }
 
+fn lower_lr(factor: f64) -> AlarmAction {
+    AlarmAction::LowerLr { factor: OpenUnit::literal(factor) }
+}
+
 #[test]
 fn actions_stop_or_lower_the_learning_rate() {
     let of = |action| {
-        let mut alarms = Alarms::new(AlarmConfig { action, lr_factor: 0.5, ..config() }).unwrap();
+        let mut alarms = Alarms::new(AlarmConfig { action, ..config() });
         let raised = observe(&mut alarms, &collapsing(), 0).len();
         (raised, alarms.stops(), alarms.lr_factor())
     };
-    assert_eq!(of(AlarmAction::Off), (0, false, 1.0));
+    let mut none = Alarms::restore(None, AlarmState::default());
+    assert_eq!(observe(&mut none, &collapsing(), 0), []);
+    assert!(!none.stops() && none.lr_factor() == 1.0);
     assert_eq!(of(AlarmAction::Warn), (3, false, 1.0));
     assert_eq!(of(AlarmAction::Stop), (3, true, 1.0));
-    assert_eq!(of(AlarmAction::LowerLr), (3, false, 0.125));
+    assert_eq!(of(lower_lr(0.5)), (3, false, 0.125));
 }
 
 #[test]
 fn a_resumed_run_raises_the_same_alarms_from_any_step() {
     let steps = collapsing();
-    let config = AlarmConfig { action: AlarmAction::LowerLr, lr_factor: 0.3, ..config() };
-    let mut whole = Alarms::new(config).unwrap();
+    let config = AlarmConfig { action: lower_lr(0.3), ..config() };
+    let mut whole = Alarms::new(config);
     let all = observe(&mut whole, &steps, 0);
     for cut in 0..steps.len() {
-        let mut first = Alarms::new(config).unwrap();
+        let mut first = Alarms::new(config);
         let mut raised = observe(&mut first, &steps[..cut], 0);
         let saved = serde_json::to_string(first.state()).unwrap();
-        let mut rest = Alarms::restore(config, serde_json::from_str(&saved).unwrap()).unwrap();
+        let mut rest = Alarms::restore(Some(config), serde_json::from_str(&saved).unwrap());
         raised.extend(observe(&mut rest, &steps, cut));
         assert_eq!((&raised, rest.state()), (&all, whole.state()), "cut before step {cut}");
     }
@@ -225,7 +231,7 @@ fn a_resumed_run_raises_the_same_alarms_from_any_step() {
 
 #[test]
 fn missing_or_non_finite_numbers_raise_nothing() {
-    let mut alarms = Alarms::new(config()).unwrap();
+    let mut alarms = Alarms::new(config());
     let nothing = vec![StepNumbers::default(); 8];
     assert_eq!(observe(&mut alarms, &nothing, 0), []);
     let nan = Record::new("rl", 0).with("entropy", f64::NAN).with("success", f64::INFINITY);
@@ -233,22 +239,20 @@ fn missing_or_non_finite_numbers_raise_nothing() {
 }
 
 #[test]
-fn thresholds_out_of_range_are_rejected_by_their_key() {
-    let rejected = |field: &str, change: fn(&mut AlarmConfig)| {
-        let mut config = AlarmConfig::default();
-        change(&mut config);
-        let error = Alarms::new(config).unwrap_err().to_string();
-        assert!(error.contains(&format!("alarm.{field}")), "{error}");
-    };
-    rejected("window", |c| c.window = 1);
-    rejected("lr_factor", |c| c.lr_factor = 1.0);
-    rejected("zero_variance", |c| c.zero_variance = 0.0);
-    rejected("valid_drop", |c| c.valid_drop = f64::NAN);
-    rejected("entropy_share", |c| c.entropy_share = 1.0);
-    rejected("late_share", |c| c.late_share = -0.1);
-    rejected("success_drop", |c| c.success_drop = 1.5);
-    let error = serde_json::from_str::<AlarmConfig>(r#"{"windw":3}"#).unwrap_err().to_string();
-    assert!(error.contains("windw"), "{error}");
-    let parsed: AlarmConfig = serde_json::from_str(r#"{"action":"lower-lr"}"#).unwrap();
-    assert_eq!(parsed.action, AlarmAction::LowerLr);
+fn thresholds_out_of_range_are_rejected() {
+    for (text, named) in [
+        ("window = 1", "window"),
+        ("action = { kind = \"lower-lr\", factor = 1.0 }", "must be in (0, 1), got 1"),
+        ("zero_variance = 0.0", "zero_variance"),
+        ("valid_drop = nan", "valid_drop"),
+        ("entropy_share = 1.0", "entropy_share"),
+        ("late_share = -0.1", "late_share"),
+        ("success_drop = 1.5", "success_drop"),
+        ("windw = 3", "windw"),
+    ] {
+        let error = toml::from_str::<AlarmConfig>(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    let parsed: AlarmConfig = toml::from_str("action = { kind = \"lower-lr\" }").unwrap();
+    assert_eq!(parsed.action, lower_lr(0.5));
 }

@@ -192,12 +192,8 @@ mod tests {
     fn the_band_is_reported_by_turn_index_without_a_penalty() {
         use crate::entropy::config::{EntropyConfig, EntropyMethod, HistoryConfig};
         let history = HistoryConfig::Cumulative { per_turn: true };
-        let config = EntropyConfig {
-            method: EntropyMethod::None,
-            lambda: 0.0,
-            history,
-            ..EntropyConfig::paper_v2()
-        };
+        let config =
+            EntropyConfig { method: EntropyMethod::None, history, ..EntropyConfig::paper_v2() };
         let mut control = config.build().unwrap();
         let mut step = |entropies: &[&[f32]]| {
             let entropy = step_entropy(&[trajectory(0, entropies, 0.0)]).unwrap();
