@@ -27,7 +27,14 @@ pub(crate) trait Float: WithDType {
     /// Returns √x.
     fn sqrt(self) -> Self;
     /// Returns the larger of two numbers; NaN in `self` is kept.
-    fn larger(self, other: Self) -> Self;
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if other > self {
+            other
+        } else {
+            self
+        }
+    }
     /// Converts from f32.
     fn from_f32(x: f32) -> Self;
     /// Transposes an 8 × 8 block.
@@ -45,7 +52,27 @@ pub(crate) trait Float: WithDType {
     }
 }
 
+/// The methods of [`Float`] that call the primitive type's own.
+macro_rules! inherent_methods {
+    ($T:ty) => {
+        #[inline(always)]
+        fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
+            if FMA {
+                <$T>::mul_add(self, a, b)
+            } else {
+                self * a + b
+            }
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            <$T>::sqrt(self)
+        }
+    };
+}
+
 impl Float for f32 {
+    inherent_methods!(f32);
+
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         exp_f32::<FMA>(self)
@@ -56,26 +83,6 @@ impl Float for f32 {
         let clamped = if self < -88.0 { -88.0 } else { self };
         let (p, power) = exp_parts::<FMA>(clamped);
         (clamped, p * f32::from_bits(power << 23))
-    }
-    #[inline(always)]
-    fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
-        if FMA {
-            f32::mul_add(self, a, b)
-        } else {
-            self * a + b
-        }
-    }
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f32::sqrt(self)
-    }
-    #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        if other > self {
-            other
-        } else {
-            self
-        }
     }
     #[inline(always)]
     fn from_f32(x: f32) -> Self {
@@ -102,6 +109,8 @@ impl Float for f32 {
 }
 
 impl Float for f64 {
+    inherent_methods!(f64);
+
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         f64::exp(self)
@@ -110,26 +119,6 @@ impl Float for f64 {
     fn clamped_exp<const FMA: bool>(self) -> (Self, Self) {
         let clamped = if self < -800.0 { -800.0 } else { self };
         (clamped, f64::exp(clamped))
-    }
-    #[inline(always)]
-    fn mul_add<const FMA: bool>(self, a: Self, b: Self) -> Self {
-        if FMA {
-            f64::mul_add(self, a, b)
-        } else {
-            self * a + b
-        }
-    }
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        f64::sqrt(self)
-    }
-    #[inline(always)]
-    fn larger(self, other: Self) -> Self {
-        if other > self {
-            other
-        } else {
-            self
-        }
     }
     #[inline(always)]
     fn from_f32(x: f32) -> Self {

@@ -13,7 +13,7 @@ use half::{bf16, f16};
 
 /// An element type of logits.
 pub(crate) trait Logit: Element<Float = Self::Wide> {
-    /// [`Element::Float`], of which statistics and gradients can be taken as well.
+    /// [`Element::Float`], which is itself an element type of logits.
     type Wide: Float + Logit<Wide = Self::Wide>;
     /// Returns the largest element of a block.
     fn largest(block: &[Self]) -> Self::Float;
