@@ -1,4 +1,4 @@
-//! Entropy bonuses whose weight moves.
+//! Entropy bonuses with a variable weight.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
@@ -10,8 +10,8 @@ use crate::objective::output::LossOutput;
 use crate::settings::Positive;
 use crate::{Error, Result};
 
-/// A bonus that follows the schedule of β: −λ·β_k·L_H. With β from 1 to 0 along a line or a cosine it is the
-/// decayed bonus.
+/// A bonus that follows the schedule of β: −λ·β_k·L_H. A linear or cosine β from 1 to 0 gives the
+/// usual decayed bonus.
 #[derive(Clone, Copy, Debug)]
 pub struct DecayedBonus {
     lambda: f64,
@@ -35,16 +35,16 @@ impl EntropyRegularizer for DecayedBonus {
     }
 }
 
-/// How the weight of [`AdaptiveBonus`] moves with the rollouts' mean entropy H.
+/// The update rule of [`AdaptiveBonus`]'s weight, from the rollouts' mean entropy H.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdaptiveRule {
-    /// λ ← λ ± rate, up where H ≤ target, and no bonus at all while H > target (Skywork-OR1, arXiv 2505.22312;
-    /// TRL `use_adaptive_entropy`).
+    /// λ ← λ ± rate, up if H ≤ target, and no bonus at all while H > target (Skywork-OR1, arXiv
+    /// 2505.22312; TRL `use_adaptive_entropy`).
     #[default]
     Skywork,
-    /// ln λ ← ln λ + rate·(target − H), the bonus always on (Haarnoja et al. 2018, arXiv 1812.05905, eq. 18,
-    /// as gradient steps on ln λ).
+    /// ln λ ← ln λ + rate·(target − H), the bonus always on (Haarnoja et al. 2018, arXiv
+    /// 1812.05905, eq. 18, as gradient steps on ln λ).
     Sac,
 }
 
@@ -63,7 +63,8 @@ pub struct AdaptiveTarget {
 }
 
 impl Default for AdaptiveTarget {
-    /// TRL's defaults (`entropy_target`, `entropy_coef_delta`, `entropy_coef_max`), for long answers of large models.
+    /// TRL's defaults (`entropy_target`, `entropy_coef_delta`, `entropy_coef_max`), for long
+    /// answers of large models.
     fn default() -> Self {
         Self {
             target: Positive::literal(0.2),
@@ -74,11 +75,11 @@ impl Default for AdaptiveTarget {
     }
 }
 
-/// A bonus −λ·L_H whose λ rises while the rollouts' entropy is below a target and falls while it is above; λ
-/// is in the checkpoint.
+/// A bonus −λ·L_H whose λ rises while the rollouts' entropy is below a target and falls while it is
+/// above. λ is part of the checkpoint.
 ///
-/// A step's loss uses the λ that the steps before have left; its own rollouts move the λ of the next. Adds
-/// the metric `entropy/lambda`, the weight in use.
+/// The loss of a step uses the λ set by the previous steps; its own rollouts set the λ of the next.
+/// Adds the metric `entropy/lambda`, the weight in use.
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptiveBonus {
     settings: AdaptiveTarget,
@@ -89,7 +90,8 @@ pub struct AdaptiveBonus {
 }
 
 impl AdaptiveBonus {
-    /// Starts from λ₀, which is at least 0 and at most `settings.max`; above 0 with [`AdaptiveRule::Sac`].
+    /// Starts from λ₀, which is at least 0 and at most `settings.max`; above 0 with
+    /// [`AdaptiveRule::Sac`].
     ///
     /// # Errors
     /// [`Error::Setting`] for a λ out of range.
@@ -171,6 +173,16 @@ mod tests {
         step
     }
 
+    /// Settings with the target 0.5.
+    fn settings(rate: f64, max: f64, rule: AdaptiveRule) -> AdaptiveTarget {
+        AdaptiveTarget {
+            target: Positive::literal(0.5),
+            rate: Positive::literal(rate),
+            max: Positive::literal(max),
+            rule,
+        }
+    }
+
     fn weights(bonus: &mut AdaptiveBonus, entropies: &[f64]) -> Vec<f64> {
         let of = |&h: &f64| {
             bonus.begin_step(0, &step(h)).unwrap();
@@ -181,8 +193,7 @@ mod tests {
 
     #[test]
     fn skywork_steps_up_below_the_target_and_is_silent_above() {
-        let settings =
-            AdaptiveTarget { target: 0.5, rate: 0.25, max: 0.5, rule: AdaptiveRule::Skywork };
+        let settings = settings(0.25, 0.5, AdaptiveRule::Skywork);
         let mut bonus = AdaptiveBonus::new(0.0, settings).unwrap();
         // λ after each step: .25, .5 (cut), .5 (cut), .25, 0, 0 (cut), .25
         let got = weights(&mut bonus, &[0.4, 0.5, 0.1, 0.9, 0.9, 0.9, 0.2, 0.2]);
@@ -191,7 +202,7 @@ mod tests {
 
     #[test]
     fn sac_multiplies() {
-        let settings = AdaptiveTarget { target: 0.5, rate: 2.0, max: 0.2, rule: AdaptiveRule::Sac };
+        let settings = settings(2.0, 0.2, AdaptiveRule::Sac);
         let mut bonus = AdaptiveBonus::new(0.1, settings).unwrap();
         let got = weights(&mut bonus, &[0.25, 1.0, 0.0, 0.5]);
         let want = [0.1, 0.1 * 0.5f64.exp(), 0.1 * (-0.5f64).exp(), 0.1 * 0.5f64.exp()];
@@ -201,17 +212,16 @@ mod tests {
 
     #[test]
     fn a_restored_weight_continues() {
-        let settings = AdaptiveTarget { target: 0.5, rate: 0.3, max: 1.0, rule: AdaptiveRule::Sac };
+        let settings = settings(0.3, 1.0, AdaptiveRule::Sac);
         let mut original = AdaptiveBonus::new(0.1, settings).unwrap();
         weights(&mut original, &[0.25, 1.0]);
         let mut restored = AdaptiveBonus::new(0.1, settings).unwrap();
         let text = original.state().to_string();
         restored.load_state(&serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(weights(&mut restored, &[0.3, 0.4]), weights(&mut original, &[0.3, 0.4]));
-        let lower = AdaptiveTarget { max: 0.01, ..settings };
+        let lower = AdaptiveTarget { max: Positive::literal(0.01), ..settings };
         let refused = AdaptiveBonus::new(0.01, lower).unwrap().load_state(&original.state());
         assert!(refused.unwrap_err().to_string().contains("entropy.adaptive.max"));
         assert!(AdaptiveBonus::new(0.0, settings).is_err());
-        assert!(AdaptiveBonus::new(0.1, AdaptiveTarget { target: 0.0, ..settings }).is_err());
     }
 }

@@ -8,14 +8,14 @@ use crate::entropy::traits::EntropyInputs;
 use crate::settings::NonNegative;
 use crate::{Error, Result};
 
-/// What is held inside the band.
+/// The unit that is held inside the band.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Granularity {
     /// Every token's entropy.
     #[default]
     Token,
-    /// The masked mean entropy of every turn of a row; its penalty goes to each of its tokens.
+    /// The masked mean entropy of every turn of a row; each of its tokens has its penalty.
     Sequence,
 }
 

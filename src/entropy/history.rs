@@ -10,7 +10,7 @@ use crate::entropy::traits::{read_state, EntropyHistory, State};
 use crate::settings::{Count, Decay};
 use crate::{Error, Result};
 
-/// How the recorded step means become one reference.
+/// The average of the recorded step means that serves as reference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Averaging {
@@ -33,7 +33,7 @@ pub enum Averaging {
     },
 }
 
-/// The average of one slot: its values' count and the little that each [`Averaging`] must remember.
+/// The running average of one slot: what each [`Averaging`] must remember.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Slot {
@@ -73,11 +73,11 @@ impl Slot {
     }
 }
 
-/// Averages past steps: one number per step for all turns (the paper's H̄), or one per turn index.
+/// The average of past steps: one number for all turns (the paper's H̄), or one per turn index.
 ///
-/// Every training step counts once, however many tokens it had. Per turn index, a turn's reference is the
-/// average over the steps that reached it (the last n of *those* for a window), and a turn that no step has
-/// reached yet has no reference.
+/// Every training step counts once, whatever its number of tokens. Per turn index, the reference is
+/// the average over the steps that reached this turn (for a window, the last n of *those*). A turn
+/// that no step has reached has no reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AverageHistory {
     averaging: Averaging,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn run(averaging: Averaging, values: &[f64]) -> Vec<f64> {
-        let mut history = AverageHistory::new(averaging, false).unwrap();
+        let mut history = AverageHistory::new(averaging, false);
         assert_eq!(history.reference(0).unwrap(), None);
         let record = |&value: &f64| {
             history.record(&step(&[Some(value)])).unwrap();
@@ -169,14 +169,23 @@ mod tests {
     fn every_averaging_gives_its_textbook_sequence() {
         let values = [4.0, 2.0, 3.0, 7.0];
         assert_eq!(run(Averaging::Cumulative {}, &values), [4.0, 3.0, 3.0, 4.0]);
-        assert_eq!(run(Averaging::Window { steps: 2 }, &values), [4.0, 3.0, 2.5, 5.0]);
-        assert_eq!(run(Averaging::Ema { decay: 0.5 }, &values), [4.0, 3.0, 3.0, 5.0]);
-        assert_eq!(run(Averaging::Anchored { steps: 2 }, &values), [4.0, 3.0, 3.0, 3.0]);
+        assert_eq!(
+            run(Averaging::Window { steps: Count::literal(2) }, &values),
+            [4.0, 3.0, 2.5, 5.0]
+        );
+        assert_eq!(
+            run(Averaging::Ema { decay: Decay::literal(0.5) }, &values),
+            [4.0, 3.0, 3.0, 5.0]
+        );
+        assert_eq!(
+            run(Averaging::Anchored { steps: Count::literal(2) }, &values),
+            [4.0, 3.0, 3.0, 3.0]
+        );
     }
 
     #[test]
     fn per_turn_slots_count_only_the_steps_that_reached_them() {
-        let mut history = AverageHistory::new(Averaging::Cumulative {}, true).unwrap();
+        let mut history = AverageHistory::new(Averaging::Cumulative {}, true);
         history.record(&step(&[Some(1.0), Some(5.0)])).unwrap();
         history.record(&step(&[Some(3.0), None, Some(9.0)])).unwrap();
         let references: Vec<_> = (0..4).map(|turn| history.reference(turn).unwrap()).collect();
@@ -187,20 +196,21 @@ mod tests {
     fn a_restored_history_continues_as_the_original() {
         for averaging in [
             Averaging::Cumulative {},
-            Averaging::Window { steps: 2 },
-            Averaging::Ema { decay: 0.9 },
+            Averaging::Window { steps: Count::literal(2) },
+            Averaging::Ema { decay: Decay::literal(0.9) },
         ] {
-            let mut original = AverageHistory::new(averaging, true).unwrap();
+            let mut original = AverageHistory::new(averaging, true);
             for value in [0.3, 0.7, 0.2] {
                 original.record(&step(&[Some(value)])).unwrap();
             }
             let text = original.state().to_string();
-            let mut restored = AverageHistory::new(averaging, true).unwrap();
+            let mut restored = AverageHistory::new(averaging, true);
             restored.load_state(&serde_json::from_str(&text).unwrap()).unwrap();
             original.record(&step(&[Some(0.1)])).unwrap();
             restored.record(&step(&[Some(0.1)])).unwrap();
             assert_eq!(restored, original);
-            let mut other = AverageHistory::new(Averaging::Anchored { steps: 1 }, true).unwrap();
+            let mut other =
+                AverageHistory::new(Averaging::Anchored { steps: Count::literal(1) }, true);
             assert!(matches!(other.load_state(&original.state()), Err(Error::Setting { .. })));
         }
     }

@@ -1,4 +1,4 @@
-//! Policy gradient on the tokens where the policy hesitates.
+//! Policy gradient on the tokens of high entropy.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,12 @@ use crate::objective::output::LossOutput;
 use crate::settings::Share;
 use crate::{Error, Result};
 
-/// Only the tokens of the highest entropy have a policy gradient: H ≥ the (1 − ρ) quantile of the step's
-/// rollout entropies (arXiv 2506.01939; TRL `top_entropy_quantile`). It adds no term to the loss.
+/// Keeps the policy gradient of the tokens of highest entropy only: H ≥ the (1 − ρ) quantile of the
+/// step's rollout entropies (arXiv 2506.01939; TRL `top_entropy_quantile`). It adds no term to the
+/// loss.
 ///
-/// The quantile is interpolated between neighbours as numpy's default; tokens that equal it all count. The
-/// others keep their place in the aggregation's denominators, as in the paper.
+/// The quantile is interpolated linearly, numpy's default; all tokens that equal it count. The
+/// other tokens still count in the aggregation's denominators, as in the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopEntropy {

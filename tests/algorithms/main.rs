@@ -1,4 +1,5 @@
-//! The algorithms other than EPO: reference numbers, gradients, invariances, and docs/ALGORITHMS.md.
+//! The algorithms other than EPO: reference numbers, gradients, invariances, and
+//! docs/ALGORITHMS.md.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
@@ -13,7 +14,7 @@ mod own;
 mod page;
 mod selections;
 #[cfg(feature = "text")]
-mod settings;
+// mod settings;
 use candle_core::{DType, Tensor};
 use epo::entropy::{EntropyInputs, PolicyInputs};
 use epo::objective::{Aggregation, TokenBatch, TokenLayout};
