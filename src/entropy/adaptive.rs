@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(weights(&mut restored, &[0.3, 0.4]), weights(&mut original, &[0.3, 0.4]));
         let lower = AdaptiveTarget { max: Positive::literal(0.01), ..settings };
         let refused = AdaptiveBonus::new(0.01, lower).unwrap().load_state(&original.state());
-        assert!(refused.unwrap_err().to_string().contains("entropy.adaptive.max"));
+        assert!(refused.unwrap_err().to_string().contains("must not exceed max = 0.01"));
         assert!(AdaptiveBonus::new(0.0, settings).is_err());
     }
 }

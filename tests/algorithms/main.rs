@@ -14,7 +14,7 @@ mod own;
 mod page;
 mod selections;
 #[cfg(feature = "text")]
-// mod settings;
+mod settings;
 use candle_core::{DType, Tensor};
 use epo::entropy::{EntropyInputs, PolicyInputs};
 use epo::objective::{Aggregation, TokenBatch, TokenLayout};
