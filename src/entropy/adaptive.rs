@@ -52,13 +52,13 @@ pub enum AdaptiveRule {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptiveTarget {
-    /// The mean token entropy to be kept, nats, > 0.
+    /// The target of the mean token entropy, nats, > 0.
     pub target: Positive,
-    /// How fast λ moves per training step, > 0.
+    /// Step size of λ per training step, > 0.
     pub rate: Positive,
-    /// λ never exceeds this, > 0.
+    /// The upper bound of λ, > 0.
     pub max: Positive,
-    /// How it moves.
+    /// The update rule.
     pub rule: AdaptiveRule,
 }
 
@@ -108,7 +108,7 @@ impl AdaptiveBonus {
         Ok(Self { settings, current: lambda, next: lambda })
     }
 
-    /// The weight of the current step's bonus.
+    /// Returns the weight of the current step's bonus.
     pub fn lambda(&self) -> f64 {
         self.current
     }

@@ -75,8 +75,8 @@ impl EntropyRegularizer for ClipCov {
 /// 2505.22617; verl `compute_policy_loss_kl_cov`).
 ///
 /// |·| has gradient 0 at 0, so the term has no effect at the first optimiser step after sampling.
-/// The published code drops the clip of the policy loss; clip_low = 1 with a large clip_high does that
-/// here.
+/// The published code drops the clip of the policy loss; clip_low = 1 with a large clip_high does
+/// that here.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KlCov {

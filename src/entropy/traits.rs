@@ -1,9 +1,8 @@
 //! The three traits of entropy control, and what they share.
 //!
-//! Each has at most three methods of its own and can be made a trait object. What a checkpoint must
-//! keep is the one supertrait [`State`]: a part without state writes `impl State for Mine {}`, and
-//! whatever a user writes is saved and resumed like the built-in parts. Suffixes: b rows, t token
-//! positions.
+//! Each has at most three methods of its own and can be made a trait object. Checkpoints go through
+//! one supertrait, [`State`]: a part without state writes `impl State for Mine {}`, and whatever a
+//! user writes is saved and resumed like the built-in parts. Suffixes: b rows, t token positions.
 
 use candle_core::Tensor;
 use serde::Deserialize;

@@ -17,7 +17,7 @@ pub(crate) struct Readout<'a> {
     metrics: Metrics,
 }
 
-/// What becomes of a tensor on the host.
+/// The use of a tensor on the host.
 #[derive(Clone, Copy)]
 enum Purpose {
     /// [B, T], zero where masked out: must be finite.
@@ -121,7 +121,7 @@ impl<'a> Readout<'a> {
 
 #[cfg(test)]
 thread_local! {
-    /// How many copies this thread has made.
+    /// The number of copies that this thread has made.
     pub(crate) static COPIES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 

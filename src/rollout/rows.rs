@@ -31,8 +31,7 @@ pub struct Row {
     pub turns: Vec<u32>,
     /// Log-probability of each sampled token when it was sampled (empty for demonstrations), nats.
     pub old_log_probs: Vec<f32>,
-    /// Entropy of the distribution each sampled token was drawn from (empty for demonstrations),
-    /// nats.
+    /// Entropy of the distribution each sampled token was drawn from (empty for demonstrations), nats.
     pub entropies: Vec<f32>,
     /// The ids each sampled token was chosen from; empty where it was the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
@@ -114,8 +113,7 @@ impl Row {
     }
 }
 
-/// Some rows, packed one after another without padding, with their sampled tokens laid out as [b,
-/// r].
+/// Some rows, packed one after another without padding, with their sampled tokens laid out as [b, r].
 #[derive(Debug, Clone)]
 pub struct MicroBatch<'a> {
     /// The rows' token ids.
@@ -177,8 +175,7 @@ impl<'a> MicroBatch<'a> {
     /// Packs `rows`, their sampled tokens laid out `width` wide.
     ///
     /// # Errors
-    /// No sampled token, a row with more than `width` of them, or a device that refused an
-    /// allocation.
+    /// No sampled token, a row with more than `width` of them, or a device that refused an allocation.
     pub fn new(rows: &[&'a Row], width: usize, device: &Device) -> Result<Self> {
         let most = rows.iter().map(|r| r.positions.len()).max().unwrap_or(0);
         if most == 0 {
@@ -258,8 +255,7 @@ impl<'a> MicroBatch<'a> {
         Ok(Tensor::from_vec(values, (self.rows, self.width), self.mask_br.device())?)
     }
 
-    /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none;
-    /// differentiable.
+    /// Values of the n sampled tokens laid out as [b, r], with 0 where there is none; differentiable.
     ///
     /// # Errors
     /// `values` is not `[n]`.

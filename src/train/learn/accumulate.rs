@@ -236,6 +236,7 @@ pub(crate) fn to_f64(x: &Tensor) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Count;
 
     #[test]
     fn micro_batches_hold_every_row_once_within_the_budget() {
@@ -253,7 +254,11 @@ mod tests {
 
     #[test]
     fn every_epoch_updates_with_every_row_once_in_an_order_of_its_own() {
-        let config = UpdateConfig { epochs: 2, mini_batches: 3, ..UpdateConfig::default() };
+        let config = UpdateConfig {
+            epochs: Count::literal(2),
+            mini_batches: Count::literal(3),
+            ..UpdateConfig::default()
+        };
         let steps = optimizer_steps(1, 0, &config, 7);
         assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 3, 2, 2, 3]);
         let [first, second] = [0, 3].map(|i| steps[i..i + 3].concat());
