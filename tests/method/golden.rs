@@ -336,7 +336,10 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
         .collect();
     let layout =
         TokenLayout::per_turn(shape[1], mask(response_mask), &turns, trajectories).unwrap();
-    let aggregation: Aggregation = params["agg"].as_str().unwrap().parse().unwrap();
+    let aggregation = match params["agg"].as_str().unwrap() {
+        "paper" => Aggregation::TurnMean,
+        other => other.parse().unwrap(),
+    };
     // These equations divide a token mean by its count + 1e-8, as the authors' code does.
     let batch = TokenBatch::official(layout, aggregation).unwrap();
     let history = Fixed(vec![params["ref"].as_f64(); shape[0]]);
