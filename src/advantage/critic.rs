@@ -127,7 +127,9 @@ pub fn gae_bi_level(
     let ends: Vec<Vec<usize>> = trajectories(layout).into_values().map(last_tokens).collect();
     let (_, returns) = scatter(rewards, values, ends.clone(), turns)?;
     let mut rewards = rewards.to_vec();
-    ends.into_iter().flatten().for_each(|end| rewards[end] = returns[end]);
+    for end in ends.into_iter().flatten() {
+        rewards[end] = returns[end];
+    }
     gae_within_turns(&rewards, values, layout, tokens)
 }
 
@@ -162,7 +164,8 @@ fn scatter(
     chains: Vec<Vec<usize>>,
     settings: Gae,
 ) -> Result<Estimate> {
-    let (mut advantages, mut returns) = (vec![0.0; rewards.len()], vec![0.0; rewards.len()]);
+    let mut advantages = vec![0.0; rewards.len()];
+    let mut returns = vec![0.0; rewards.len()];
     for chain in chains {
         let of = |list: &[f64]| chain.iter().map(|&i| list[i]).collect::<Vec<_>>();
         let (a, r) = gae(&of(rewards), &of(values), settings.gamma, settings.lambda)?;

@@ -24,7 +24,8 @@ pub fn gae(
     check_finite("rewards", rewards)?;
     check_finite("values", values)?;
     let mut advantages = vec![0.0; rewards.len()];
-    let (mut next_value, mut next_advantage) = (0.0, 0.0);
+    let mut next_value = 0.0;
+    let mut next_advantage = 0.0;
     for t in (0..rewards.len()).rev() {
         let delta = rewards[t] + gamma * next_value - values[t];
         next_advantage = delta + gamma * lambda * next_advantage;
@@ -98,7 +99,11 @@ pub fn broadcast(per_row: &[f64], layout: &TokenLayout) -> Result<Vec<f64>> {
 }
 
 pub(crate) fn zero_masked(values: &mut [f64], mask: &[bool]) {
-    values.iter_mut().zip(mask).filter(|(_, &m)| !m).for_each(|(v, _)| *v = 0.0);
+    for (value, &counts) in values.iter_mut().zip(mask) {
+        if !counts {
+            *value = 0.0;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -170,7 +170,8 @@ fn segment_means(
             weights[*segment] += weight;
         }
     }
-    let (dtype, device) = (entropy_n.dtype(), entropy_n.device());
+    let dtype = entropy_n.dtype();
+    let device = entropy_n.device();
     let of_token_n = Tensor::new(of_token, device)?;
     let counts: Vec<f64> = segments.counts.iter().map(|&n| n as f64).collect();
     let counts_u = Tensor::new(counts, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;

@@ -19,7 +19,8 @@ use crate::{Error, Result};
 pub fn token_covariances(tokens: &StepTokens) -> Vec<(usize, f64)> {
     let count = tokens.layout.count() as f64;
     let mean = |values: &[f64]| tokens.counted().map(|i| values[i]).sum::<f64>() / count;
-    let (advantage, log_prob) = (mean(tokens.advantages), mean(tokens.log_probs));
+    let advantage = mean(tokens.advantages);
+    let log_prob = mean(tokens.log_probs);
     let covariance = |i| (tokens.advantages[i] - advantage) * (tokens.log_probs[i] - log_prob);
     tokens.counted().map(|i| (i, covariance(i))).collect()
 }
@@ -133,6 +134,8 @@ fn taken(share: f64, count: usize) -> usize {
 
 fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> {
     let mut flags = vec![false; tokens.layout.mask().len()];
-    chosen.for_each(|i| flags[i] = true);
+    for i in chosen {
+        flags[i] = true;
+    }
     flags
 }

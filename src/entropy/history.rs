@@ -109,7 +109,9 @@ impl EntropyHistory for AverageHistory {
 
     fn record(&mut self, step: &StepEntropy) -> Result<()> {
         if self.per_turn {
-            (0..step.turns()).for_each(|turn| self.push(turn, step.turn_mean(turn)));
+            for turn in 0..step.turns() {
+                self.push(turn, step.turn_mean(turn));
+            }
         } else {
             self.push(0, step.mean());
         }

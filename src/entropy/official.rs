@@ -45,7 +45,8 @@ impl EpoIndicator {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        let (lambda, alpha) = (weight("lambda", lambda)?, weight("alpha", alpha)?);
+        let lambda = weight("lambda", lambda)?;
+        let alpha = weight("alpha", alpha)?;
         Ok(Self { lambda, alpha, band, granularity, smooth_coef: 1.0, gate: None })
     }
 

@@ -139,8 +139,12 @@ pub fn importance_weights(
 }
 
 fn statistics(ratios: &[f64], weights: &[f64], mask: &[bool]) -> Metrics {
-    let (mut count, mut sum, mut cut, mut largest) = (0.0, 0.0, 0.0, 0f64);
-    let (mut total, mut squares) = (0.0, 0.0);
+    let mut count = 0.0;
+    let mut sum = 0.0;
+    let mut cut = 0.0;
+    let mut largest = 0f64;
+    let mut total = 0.0;
+    let mut squares = 0.0;
     for ((&ratio, &weight), _) in ratios.iter().zip(weights).zip(mask).filter(|(_, &m)| m) {
         count += 1.0;
         sum += ratio;

@@ -32,7 +32,8 @@ pub fn kl_in_reward(
             return Err(Error::Shape { name, expected, got: vec![values.len()] });
         }
     }
-    let (mut penalised, mut total) = (rewards.to_vec(), 0.0);
+    let mut penalised = rewards.to_vec();
+    let mut total = 0.0;
     for i in (0..rewards.len()).filter(|&i| layout.mask()[i]) {
         if let Some((name, values)) = lists.iter().find(|(_, values)| !values[i].is_finite()) {
             let at = format!("index {i}");

@@ -43,7 +43,9 @@ impl Metrics {
     /// The sums times `factor`, the maxima as they are.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
-        self.sums.values_mut().for_each(|sum| *sum *= factor);
+        for sum in self.sums.values_mut() {
+            *sum *= factor;
+        }
         self
     }
 
