@@ -145,7 +145,7 @@ fn forward(decoder: &Decoder, turns: &[Turn]) -> Result<(Tensor, Tensor)> {
     let mut end = 0;
     for ids in &rows {
         end += ids.len() as u32;
-        predictors.extend([end - 3, end - 2]);
+        predictors.extend(end - ACTION as u32 - 1..end - 1);
         targets.extend(&ids[ids.len() - ACTION..]);
     }
     let predictors = Tensor::new(predictors, decoder.device())?;

@@ -1,7 +1,7 @@
-"""Golden numbers of every algorithm beside EPO, from the papers' formulas, one token at a time.
+"""Golden numbers of every algorithm other than EPO, from the papers' formulas, token by token.
 
-Writes tests/data/algorithms.json. Gradients are central differences in float64 in which whatever a paper puts
-under a stop-gradient is held fixed. Needs numpy, for its random numbers.
+Writes tests/data/algorithms.json. Gradients are central differences in float64; quantities under a
+stop-gradient are held fixed. Needs numpy, for its random numbers.
 
     python scripts/algorithms_numpy.py
 """
@@ -14,8 +14,9 @@ import numpy
 
 rng = numpy.random.RandomState(20250917)
 
-# Five rows of six positions. Rows 0 and 1 are turns 0 and 1 of trajectory 4; row 2 holds the two turns of
-# trajectory 1 with an observation in between; row 3 is one short turn of trajectory 2; row 4 is padding.
+# Five rows of six positions. Rows 0 and 1 are turns 0 and 1 of trajectory 4. Row 2 holds the two
+# turns of trajectory 1 with an observation in between. Row 3 is one short turn of trajectory 2; row 4
+# is padding.
 TOKENS = 6
 MASK = [
     [1, 1, 1, 1, 0, 0],
@@ -56,7 +57,7 @@ def aggregate(losses, mode):
             if row:
                 means.append(sum(row) / len(row))
         return sum(means) / len(means)
-    assert mode == "paper"
+    assert mode == "turn-mean"
     trajectories = {}
     for turn in {turn_of(cell) for cell in CELLS}:
         cells = turn_cells(turn)
@@ -95,7 +96,7 @@ def sequence_ratio(log_probs, cell):
 
 
 def policy_token(case, log_probs, fixed, cell):
-    """The loss of a token; `fixed` is what a stop-gradient sees instead of log_probs."""
+    """The loss of a token; `fixed` replaces log_probs under a stop-gradient."""
     a, log_prob, old = at(ADVANTAGES, cell), at(log_probs, cell), at(OLD, cell)
     low, high = 1 - case["clip_low"], 1 + case["clip_high"]
     if case["kind"] == "reinforce":
@@ -152,7 +153,7 @@ def policy_cases():
     return [
         policy_case({**kind, "aggregation": mode, "weighted": weighted})
         for kind in kinds
-        for mode in ["token-mean", "seq-mean-token-mean", "paper"]
+        for mode in ["token-mean", "seq-mean-token-mean", "turn-mean"]
         for weighted in [False, True]
     ]
 
@@ -251,7 +252,8 @@ def dapo():
         else:
             r = -1.0
         rewards.append(penalty * r)
-    overlong = {"limit": limit, "buffer": buffer, "penalty": penalty, "lengths": lengths, "rewards": rewards}
+    overlong = {"limit": limit, "buffer": buffer, "penalty": penalty}
+    overlong |= {"lengths": lengths, "rewards": rewards}
     return {"scores": scores, "groups": groups, "keep": keep, "overlong": overlong}
 
 
@@ -277,7 +279,8 @@ def estimators():
         alone = len(members) == 1
         dr.append(score if alone else score - sum(members) / len(members))
         rloo.append(score if alone else score - (sum(members) - score) / (len(members) - 1))
-    grpo = [d / ((numpy.std(group(i), ddof=1) if len(group(i)) > 1 else 1.0) + 1e-6) for i, d in enumerate(dr)]
+    stds = [numpy.std(group(i), ddof=1) if len(group(i)) > 1 else 1.0 for i in range(len(dr))]
+    grpo = [d / (std + 1e-6) for d, std in zip(dr, stds)]
     of = {
         "grpo": [float(x) for x in grpo],
         "dr-grpo": dr,
@@ -303,7 +306,8 @@ def gae(rewards, values, gamma, lam):
 def trajectory_turns():
     """[[cells of a turn] of a trajectory]."""
     turns = sorted({turn_of(cell) for cell in CELLS})
-    return [[turn_cells(x) for x in turns if x[0] == name] for name in sorted({x[0] for x in turns})]
+    names = sorted({x[0] for x in turns})
+    return [[turn_cells(x) for x in turns if x[0] == name] for name in names]
 
 
 def place(values):
@@ -311,7 +315,8 @@ def place(values):
 
 
 def along(cells, rewards, gamma, lam):
-    return dict(zip(cells, gae([rewards[c] for c in cells], [at(VALUES, c) for c in cells], gamma, lam)))
+    values = [at(VALUES, c) for c in cells]
+    return dict(zip(cells, gae([rewards[c] for c in cells], values, gamma, lam)))
 
 
 def gae_cases():
@@ -334,7 +339,9 @@ def gae_cases():
         found = gae([turn_rewards[i] for i in own], [turn_values[i] for i in own], gamma, lam)
         for i, advantage in zip(own, found):
             turn_advantages[i] = advantage
-    mean, std = numpy.mean(list(over.values())), math.sqrt(numpy.var(list(over.values()), ddof=1) + 1e-8)
+    values = list(over.values())
+    mean = numpy.mean(values)
+    std = math.sqrt(numpy.var(values, ddof=1) + 1e-8)
     whitened = {cell: float((a - mean) / std) for cell, a in over.items()}
     return {
         "tokens": {"gamma": gamma, "lambda": lam},
@@ -369,7 +376,7 @@ def covariance():
 
     def term(log_probs):
         tokens = {c: abs(at(log_probs, c) - at(OLD, c)) if c in top else 0.0 for c in CELLS}
-        return coef * aggregate(tokens, "paper")
+        return coef * aggregate(tokens, "turn-mean")
 
     return {
         "covariances": place(cov),
@@ -388,7 +395,8 @@ def covariance():
 def top_entropy():
     share = 0.25
     threshold = numpy.quantile([at(ENTROPIES, c) for c in CELLS], 1 - share)
-    return {"share": share, "chosen": place({c: float(at(ENTROPIES, c) >= threshold) for c in CELLS})}
+    chosen = {c: float(at(ENTROPIES, c) >= threshold) for c in CELLS}
+    return {"share": share, "chosen": place(chosen)}
 
 
 def bonuses():
@@ -398,7 +406,7 @@ def bonuses():
         beta = end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(k / steps, 1)))
 
         def term(entropies, beta=beta):
-            return -lam * beta * aggregate({c: at(entropies, c) for c in CELLS}, "paper")
+            return -lam * beta * aggregate({c: at(entropies, c) for c in CELLS}, "turn-mean")
 
         cases.append({"step": k, "term": term(ENTROPIES), "gradient": differences(term, ENTROPIES)})
     return {"lambda": lam, "from": start, "to": end, "total_steps": steps, "cases": cases}

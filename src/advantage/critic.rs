@@ -1,9 +1,10 @@
 //! Generalised advantage estimation over turns and over trajectories.
 //!
-//! All of them follow the *turns* of a trajectory, wherever its rows stand: rows of turns and concatenated
-//! rows give the same numbers. Tokens that were not generated (prompts, observations, padding) do not advance
-//! a recursion: their rewards and values are not read and their results are zero. None of them whitens:
-//! apply [`whiten_tokens`](crate::advantage::whiten_tokens) to the advantages of the whole batch.
+//! Every function follows the *turns* of a trajectory, so turn rows and concatenated rows give the
+//! same numbers. Tokens that were not generated (prompts, observations, padding) do not advance a
+//! recursion: their rewards and values are not read, and their results are zero. No function
+//! whitens: apply [`whiten_tokens`](crate::advantage::whiten_tokens) to the advantages of the whole
+//! batch.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use crate::{Error, Result};
 pub struct Gae {
     /// γ in [0, 1], the discount of later rewards.
     pub gamma: f64,
-    /// λ in [0, 1]: 0 trusts the next value, 1 the rewards alone.
+    /// λ in [0, 1]: 0 bootstraps from the next value, 1 uses the rewards alone.
     pub lambda: f64,
 }
 
@@ -46,14 +47,15 @@ impl Gae {
     }
 }
 
-/// Advantages and returns A + V.
+/// Advantages A and returns A + V.
 pub type Estimate = (Vec<f64>, Vec<f64>);
 
-/// Token-level GAE that starts afresh with every turn: the last token of a turn looks at its reward alone,
-/// nothing is bootstrapped over turns (what verl-agent computes on rows of turns). All lists are [B·T].
+/// Returns token-level GAE that restarts in every turn: the last token of a turn sees its reward
+/// alone, and nothing is bootstrapped across turns (verl-agent on turn rows). All lists are [B·T].
 ///
 /// # Errors
-/// [`Error::Setting`], [`Error::Shape`] where the lengths differ, [`Error::NonFinite`] at a masked-in token.
+/// [`Error::Setting`], [`Error::Shape`] if the lengths differ, [`Error::NonFinite`] at a masked-in
+/// token.
 pub fn gae_within_turns(
     rewards: &[f64],
     values: &[f64],
@@ -63,9 +65,10 @@ pub fn gae_within_turns(
     over_tokens(rewards, values, layout, gae, |trajectory| trajectory.into_values().collect())
 }
 
-/// Token-level GAE over a whole trajectory: the last token of a turn looks at the first token of the next
-/// turn, past the tokens in between that were not generated (verl on concatenated rows, whose unmasked
-/// recursion discounts observation tokens too). All lists are [B·T].
+/// Returns token-level GAE over a whole trajectory: the last token of a turn bootstraps from the
+/// first token of the next turn, past the tokens in between that were not generated. verl does this
+/// on concatenated rows, but its unmasked recursion also discounts observation tokens. All lists
+/// are [B·T].
 ///
 /// # Errors
 /// As [`gae_within_turns`].
@@ -80,11 +83,11 @@ pub fn gae_over_trajectories(
     })
 }
 
-/// Turn-level GAE: one reward and one value a turn, `trajectories` naming each turn's trajectory in the order
-/// of time; one advantage and one return a turn.
+/// Returns turn-level GAE: one reward, value, advantage and return per turn. `trajectories` holds
+/// each turn's trajectory, in the order of time.
 ///
 /// # Errors
-/// [`Error::Setting`], [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Setting`], [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn gae_over_turns(
     rewards: &[f64],
     values: &[f64],
@@ -101,12 +104,12 @@ pub fn gae_over_turns(
     scatter(rewards, values, turns.into_values().collect(), gae)
 }
 
-/// Bi-level GAE (RAGEN, `compute_bi_level_gae_advantage_return`): `turns` runs over the last tokens of a
-/// trajectory's turns, then `tokens` within every turn, whose last token has the advantage of its turn instead
-/// of its reward. All lists are [B·T].
+/// Returns bi-level GAE (RAGEN, `compute_bi_level_gae_advantage_return`). The recursion `turns`
+/// runs over the last tokens of a trajectory's turns; then `tokens` runs within every turn, whose
+/// last token has the advantage of its turn in place of a reward. All lists are [B·T].
 ///
-/// The reward of a turn is that of its last token. RAGEN takes the tokens with a nonzero reward for ends of
-/// turns and so skips turns without one; here every turn counts.
+/// The reward of a turn is that of its last token. RAGEN detects the ends of turns by a nonzero
+/// reward and so skips turns without one; here every turn counts.
 ///
 /// # Errors
 /// As [`gae_within_turns`].
@@ -124,7 +127,9 @@ pub fn gae_bi_level(
     let ends: Vec<Vec<usize>> = trajectories(layout).into_values().map(last_tokens).collect();
     let (_, returns) = scatter(rewards, values, ends.clone(), turns)?;
     let mut rewards = rewards.to_vec();
-    ends.into_iter().flatten().for_each(|end| rewards[end] = returns[end]);
+    for end in ends.into_iter().flatten() {
+        rewards[end] = returns[end];
+    }
     gae_within_turns(&rewards, values, layout, tokens)
 }
 
@@ -152,14 +157,15 @@ fn over_tokens(
     scatter(rewards, values, trajectories(layout).into_values().flat_map(chains).collect(), gae)
 }
 
-/// GAE along every chain of positions, results at their positions and zero elsewhere.
+/// Runs GAE along every chain of positions; results are at their positions, zero elsewhere.
 fn scatter(
     rewards: &[f64],
     values: &[f64],
     chains: Vec<Vec<usize>>,
     settings: Gae,
 ) -> Result<Estimate> {
-    let (mut advantages, mut returns) = (vec![0.0; rewards.len()], vec![0.0; rewards.len()]);
+    let mut advantages = vec![0.0; rewards.len()];
+    let mut returns = vec![0.0; rewards.len()];
     for chain in chains {
         let of = |list: &[f64]| chain.iter().map(|&i| list[i]).collect::<Vec<_>>();
         let (a, r) = gae(&of(rewards), &of(values), settings.gamma, settings.lambda)?;

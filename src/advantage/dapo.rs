@@ -1,4 +1,4 @@
-//! What DAPO does to samples before it learns from them (arXiv 2503.14476).
+//! DAPO's selection and shaping of samples (arXiv 2503.14476).
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::advantage::{check_finite, check_len};
 use crate::{Error, Result};
 
-/// For every row whether its group teaches anything: true where the group's scores are not all equal (dynamic
-/// sampling, DAPO eq. 11; verl `filter_groups`).
+/// Returns for every row whether the scores of its group differ, so that the group has a gradient
+/// (dynamic sampling, DAPO eq. 11; verl `filter_groups`).
 ///
-/// The advantages of a dropped group are zero anyway; dropping its rows keeps them out of the aggregation's
-/// denominators, and a trainer may sample other tasks in their place.
+/// The advantages of a dropped group are zero anyway; dropping its rows keeps them out of the
+/// aggregation's denominators, and a trainer may sample other tasks in their place.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn informative_groups(scores: &[f64], groups: &[usize]) -> Result<Vec<bool>> {
     check_len("scores", scores.len(), groups.len())?;
     check_finite("scores", scores)?;
@@ -26,15 +26,15 @@ pub fn informative_groups(scores: &[f64], groups: &[usize]) -> Result<Vec<bool>>
     Ok(groups.iter().map(|group| range[group].0 < range[group].1).collect())
 }
 
-/// Soft punishment of long answers (DAPO eq. 13; verl `overlong_buffer`): a reward to be added.
+/// The soft penalty for long responses (DAPO eq. 13; verl `overlong_buffer`): a reward to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlong {
-    /// L_max in tokens, > 0: the longest answer wanted.
+    /// L_max in tokens, > 0: the length from which the whole penalty applies.
     pub limit: usize,
-    /// L_cache in tokens, in (0, L_max]: how far below it the punishment begins.
+    /// L_cache in tokens, in (0, L_max]: the penalty begins this far below L_max.
     pub buffer: usize,
-    /// What an answer of L_max tokens and more costs, ≥ 0, in units of the reward.
+    /// The penalty for L_max tokens or more, ≥ 0, in units of the reward.
     pub penalty: f64,
 }
 
@@ -55,7 +55,8 @@ impl Overlong {
         }
     }
 
-    /// 0 up to L_max − L_cache tokens, then −penalty·(length − L_max + L_cache)/L_cache, at worst −penalty.
+    /// Returns 0 up to L_max − L_cache tokens, then −penalty·(length − L_max + L_cache)/L_cache, at
+    /// least −penalty.
     ///
     /// # Errors
     /// As [`Overlong::validate`].

@@ -1,5 +1,5 @@
-//! Group-in-group policy optimisation: episodes compared as in GRPO, and turns that start from the same
-//! observation compared with each other.
+//! Group-in-group policy optimisation: compares episodes as GRPO does, and also turns that start
+//! from the same observation.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,15 +9,17 @@ use crate::advantage::group::{grpo, Groups};
 use crate::advantage::{check_finite, check_len};
 use crate::Result;
 
-/// GiGPO (arXiv 2505.10978; `gigpo/core_gigpo.py`): A = A_episode + w·A_step, rows being turns. One advantage
-/// per row.
+/// Returns GiGPO's advantages A = A_episode + w·A_step, one per row; a row is a turn (arXiv
+/// 2505.10978; `gigpo/core_gigpo.py`).
 ///
-/// A_episode is [`grpo`] over rows on `scores`; A_step centres `step_returns` (see [`discounted_returns`])
-/// among the rows of a group whose `anchors` (observations before the turn) are equal, so a turn alone with
-/// its observation gets 0. `by_std` divides both by their standard deviations (`mean_std_norm`).
+/// A_episode is [`grpo`] over rows on `scores`; A_step centres `step_returns` (see
+/// [`discounted_returns`]) among the rows of a group whose `anchors` (observations before the turn)
+/// are equal, so a turn alone with its observation gets 0. `by_std` divides both by their standard
+/// deviations (`mean_std_norm`).
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the lengths differ, [`Error::NonFinite`](crate::Error::NonFinite).
+/// [`Error::Shape`](crate::Error::Shape) if the lengths differ,
+/// [`Error::NonFinite`](crate::Error::NonFinite).
 pub fn gigpo<A: Hash + Eq>(
     scores: &[f64],
     step_returns: &[f64],
@@ -41,10 +43,12 @@ pub fn gigpo<A: Hash + Eq>(
     Ok(advantages)
 }
 
-/// Rₜ = rₜ + γRₜ₊₁ over the turns of every trajectory, in row order (`compute_step_discounted_returns`).
+/// Returns Rₜ = rₜ + γRₜ₊₁ over the turns of every trajectory, in row order
+/// (`compute_step_discounted_returns`).
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the lengths differ, [`Error::NonFinite`](crate::Error::NonFinite).
+/// [`Error::Shape`](crate::Error::Shape) if the lengths differ,
+/// [`Error::NonFinite`](crate::Error::NonFinite).
 pub fn discounted_returns(rewards: &[f64], trajectories: &[usize], gamma: f64) -> Result<Vec<f64>> {
     check_len("trajectories", trajectories.len(), rewards.len())?;
     check_finite("rewards", rewards)?;

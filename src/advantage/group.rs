@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Added to every standard deviation before dividing by it, as in the authors' code.
 const EPSILON: f64 = 1e-6;
 
-/// Which rows are compared with each other, and what counts as one sample.
+/// The groups of rows that are compared with each other, and their samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Groups<'a> {
     groups: &'a [usize],
@@ -22,16 +22,17 @@ pub struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    /// Rows with equal group ids form a group and every row is a sample. Where rows are turns, long
+    /// Rows with equal group ids form a group, and every row is a sample. If rows are turns, long
     /// trajectories weigh more (verl `compute_mean_std_cross_all_data=True`, the authors' setting).
     pub fn over_rows(groups: &'a [usize]) -> Self {
         Self { groups, trajectories: None }
     }
 
-    /// Every trajectory is one sample, represented by its first row (`compute_mean_std_cross_all_data=False`).
+    /// Every trajectory is one sample, represented by its first row
+    /// (`compute_mean_std_cross_all_data=False`).
     ///
     /// # Errors
-    /// [`Error::Shape`] where the lengths differ.
+    /// [`Error::Shape`] if the lengths differ.
     pub fn over_trajectories(groups: &'a [usize], trajectories: &'a [usize]) -> Result<Self> {
         check_len("trajectories", trajectories.len(), groups.len())?;
         Ok(Self { groups, trajectories: Some(trajectories) })
@@ -49,7 +50,7 @@ impl<'a> Groups<'a> {
         samples
     }
 
-    /// `of_row(score, statistics of its group)` for every row.
+    /// Applies `of_row(score, statistics of its group)` to every row.
     fn map(&self, scores: &[f64], of_row: impl Fn(f64, &Stats) -> f64) -> Result<Vec<f64>> {
         check_len("scores", scores.len(), self.groups.len())?;
         check_finite("scores", scores)?;
@@ -100,23 +101,25 @@ impl Stats {
     }
 }
 
-/// GRPO: (score − mean)/(std + 10⁻⁶) within the group, std unbiased; without `by_std` it is Dr.GRPO
-/// (arXiv 2402.03300, 2503.20783; verl `compute_grpo_outcome_advantage`). One advantage per row.
+/// Returns GRPO's (score − mean)/(std + 10⁻⁶) within the group, std unbiased; without `by_std`
+/// Dr.GRPO's (arXiv 2402.03300, 2503.20783; verl `compute_grpo_outcome_advantage`). One advantage
+/// per row.
 ///
-/// A singleton group has baseline 0 and std 1, as in the authors' code: its score passes through. A group of
-/// equal scores gets zeros.
+/// A singleton group has baseline 0 and std 1, as in the authors' code: its score passes through. A
+/// group of equal scores gets zeros.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn grpo(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
     groups.map(scores, |score, stats| stats.centre(score, stats.baseline(), by_std))
 }
 
-/// RLOO: score − mean of the *other* samples = (score − mean)·n/(n − 1) (arXiv 2402.14740; verl
-/// `compute_rloo_outcome_advantage`). One advantage per row; a singleton's score passes through.
+/// Returns RLOO's score − mean of the *other* samples = (score − mean)·n/(n − 1) (arXiv 2402.14740;
+/// verl `compute_rloo_outcome_advantage`). One advantage per row; a singleton's score passes
+/// through.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn rloo(scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
     groups.map(scores, |score, stats| {
         if stats.count > 1.0 {
@@ -127,11 +130,13 @@ pub fn rloo(scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
     })
 }
 
-/// Pass@k: only the best sample of a group gets an advantage, best − second best, over std + 10⁻⁶ where
-/// `by_std` (arXiv 2503.19595; verl `compute_grpo_passk_outcome_advantage`). One advantage per row.
+/// Returns pass@k advantages: only the best sample of a group has one, best − second best, divided
+/// by std + 10⁻⁶ if `by_std` (arXiv 2503.19595; verl `compute_grpo_passk_outcome_advantage`). One
+/// advantage per row.
 ///
 /// # Errors
-/// [`Error::Setting`] for a group with fewer than two samples, [`Error::Shape`], [`Error::NonFinite`].
+/// [`Error::Setting`] for a group with fewer than two samples, [`Error::Shape`],
+/// [`Error::NonFinite`].
 pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
     check_len("scores", scores.len(), groups.groups.len())?;
     check_finite("scores", scores)?;
@@ -149,9 +154,10 @@ pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f6
     Ok(advantages)
 }
 
-/// REINFORCE++ with group baseline: score − mean of the group, spread over the tokens, then whitened over the
-/// batch's tokens (arXiv 2501.03262; verl `compute_reinforce_plus_plus_baseline_outcome_advantage`).
-/// Row-major [B·T], zero where masked out.
+/// Returns REINFORCE++ advantages with group baseline: score − mean of the group, spread over the
+/// tokens, then whitened over the batch's tokens (arXiv 2501.03262; verl
+/// `compute_reinforce_plus_plus_baseline_outcome_advantage`). Row-major [B·T], zero where masked
+/// out.
 ///
 /// # Errors
 /// As [`grpo`] and [`masked_whiten`].
@@ -166,7 +172,7 @@ pub fn reinforce_pp_baseline(
     Ok(advantages)
 }
 
-/// The estimators that need nothing but scores and groups, by name.
+/// The estimators that need only scores and groups, by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutcomeEstimator {
@@ -179,8 +185,8 @@ pub enum OutcomeEstimator {
     Rloo,
     /// `pass-at-k`: [`pass_at_k`] with the standard deviation.
     PassAtK,
-    /// `reinforce-pp`: the scores, whitened over the batch's tokens; groups play no part ([`reinforce_pp`]
-    /// with a reward at the end, not discounted).
+    /// `reinforce-pp`: the scores, whitened over the batch's tokens; groups play no part
+    /// ([`reinforce_pp`] with a reward at the end, not discounted).
     ///
     /// [`reinforce_pp`]: crate::advantage::reinforce_pp
     ReinforcePp,
@@ -189,7 +195,7 @@ pub enum OutcomeEstimator {
 }
 
 impl OutcomeEstimator {
-    /// One advantage per score, each score standing for one token where the estimator whitens.
+    /// Returns one advantage per score; estimators that whiten count each score as one token.
     ///
     /// # Errors
     /// Those of the estimator.
@@ -197,11 +203,11 @@ impl OutcomeEstimator {
         self.advantages_of_tokens(scores, groups, &vec![1; scores.len()])
     }
 
-    /// One advantage per score; `tokens` says how many tokens share it, which matters to the estimators that
-    /// whiten over the batch's tokens ([`whiten_counted`]) and to no other.
+    /// Returns one advantage per score. `tokens` holds the number of tokens that share it; only
+    /// estimators that whiten over the batch's tokens ([`whiten_counted`]) use it.
     ///
     /// # Errors
-    /// Those of the estimator, and [`Error::Shape`] where the lengths differ.
+    /// Those of the estimator, and [`Error::Shape`] if the lengths differ.
     pub fn advantages_of_tokens(
         self,
         scores: &[f64],

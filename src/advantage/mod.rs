@@ -1,9 +1,10 @@
 //! Advantages: pure functions on slices.
 //!
-//! Outcome estimators ([`grpo`], [`rloo`], [`pass_at_k`], [`gigpo`]) take one score per row and give one
-//! advantage per row; [`broadcast`] spreads it over the row's generated tokens. A row may be a turn that
-//! carries its episode's return (the authors' code) or a whole trajectory: then a score *is* the trajectory's
-//! return and `grpo(&returns, &Groups::over_rows(&groups), true)` is all a trainer needs.
+//! Outcome estimators ([`grpo`], [`rloo`], [`pass_at_k`], [`gigpo`]) take one score per row and
+//! give one advantage per row; [`broadcast`] spreads it over the row's generated tokens. A row may
+//! be a turn that carries its episode's return (the authors' code) or a whole trajectory: then a
+//! score *is* the trajectory's return and `grpo(&returns, &Groups::over_rows(&groups), true)` is
+//! all a trainer needs.
 //!
 //! ```
 //! use epo::advantage::{grpo, Groups};

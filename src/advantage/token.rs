@@ -4,14 +4,16 @@ use crate::advantage::{check_finite, check_len};
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
-/// Generalised advantage estimation of one row: Aₜ = δₜ + γλ·Aₜ₊₁ with δₜ = rₜ + γVₜ₊₁ − Vₜ and zero beyond
-/// the row (GAE, Schulman 2016; verl `compute_gae_advantage_return` before whitening).
+/// Returns generalised advantage estimates of one row: Aₜ = δₜ + γλ·Aₜ₊₁ with δₜ = rₜ + γVₜ₊₁ − Vₜ
+/// and zero beyond the row (GAE, Schulman 2016; verl `compute_gae_advantage_return` before
+/// whitening).
 ///
-/// Returns the advantages and the returns A + V. As in the authors' code the recursion runs over padding too:
-/// padded rewards and values must be zero. Apply [`masked_whiten`] to the whole batch afterwards.
+/// The results are the advantages and the returns A + V. As in the authors' code the recursion also
+/// runs over padding: padded rewards and values must be zero. Apply [`masked_whiten`] to the whole
+/// batch afterwards.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn gae(
     rewards: &[f64],
     values: &[f64],
@@ -22,7 +24,8 @@ pub fn gae(
     check_finite("rewards", rewards)?;
     check_finite("values", values)?;
     let mut advantages = vec![0.0; rewards.len()];
-    let (mut next_value, mut next_advantage) = (0.0, 0.0);
+    let mut next_value = 0.0;
+    let mut next_advantage = 0.0;
     for t in (0..rewards.len()).rev() {
         let delta = rewards[t] + gamma * next_value - values[t];
         next_advantage = delta + gamma * lambda * next_advantage;
@@ -33,12 +36,12 @@ pub fn gae(
     Ok((advantages, returns))
 }
 
-/// (x − mean)/√(var + 10⁻⁸) with the mean and unbiased variance of the masked-in values (verl
-/// `masked_whiten`). Masked-out values are transformed alike.
+/// Returns (x − mean)/√(var + 10⁻⁸) with the mean and unbiased variance of the masked-in values
+/// (verl `masked_whiten`). Masked-out values are transformed alike.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::EmptyMask`] where fewer than two values are masked in
-/// (no variance), [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::EmptyMask`] if fewer than two values are masked
+/// in (no variance), [`Error::NonFinite`].
 pub fn masked_whiten(values: &[f64], mask: &[bool]) -> Result<Vec<f64>> {
     check_len("mask", mask.len(), values.len())?;
     check_finite("values", values)?;
@@ -56,10 +59,11 @@ pub fn masked_whiten(values: &[f64], mask: &[bool]) -> Result<Vec<f64>> {
     Ok(values.iter().map(|v| (v - mean) / (variance + 1e-8).sqrt()).collect())
 }
 
-/// REINFORCE++: whitened discounted returns Rₜ = rₜ + γRₜ₊₁, started afresh before each masked-out token
-/// (arXiv 2501.03262; verl `compute_reinforce_plus_plus_outcome_advantage`).
+/// Returns REINFORCE++ advantages: whitened discounted returns Rₜ = rₜ + γRₜ₊₁, restarted at each
+/// masked-out token (arXiv 2501.03262; verl `compute_reinforce_plus_plus_outcome_advantage`).
 ///
-/// `rewards` is row-major [B·T]; returns the advantages (zero where masked out) and the returns.
+/// `rewards` is row-major [B·T]; the results are the advantages (zero where masked out) and the
+/// returns.
 ///
 /// # Errors
 /// As [`masked_whiten`].
@@ -83,10 +87,11 @@ pub fn reinforce_pp(
     Ok((advantages, returns))
 }
 
-/// One value per row `[B]` spread over its generated tokens, row-major [B·T], zero where masked out.
+/// Spreads one value per row `[B]` over its generated tokens, row-major [B·T], zero where masked
+/// out.
 ///
 /// # Errors
-/// [`Error::Shape`] where there are not B values.
+/// [`Error::Shape`] if there are not B values.
 pub fn broadcast(per_row: &[f64], layout: &TokenLayout) -> Result<Vec<f64>> {
     check_len("per_row", per_row.len(), layout.rows())?;
     let value = |(i, &m): (usize, &bool)| if m { per_row[i / layout.tokens()] } else { 0.0 };
@@ -94,7 +99,11 @@ pub fn broadcast(per_row: &[f64], layout: &TokenLayout) -> Result<Vec<f64>> {
 }
 
 pub(crate) fn zero_masked(values: &mut [f64], mask: &[bool]) {
-    values.iter_mut().zip(mask).filter(|(_, &m)| !m).for_each(|(v, _)| *v = 0.0);
+    for (value, &counts) in values.iter_mut().zip(mask) {
+        if !counts {
+            *value = 0.0;
+        }
+    }
 }
 
 #[cfg(test)]

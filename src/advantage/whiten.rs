@@ -6,7 +6,8 @@ use crate::advantage::{check_finite, check_len};
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
-/// [`masked_whiten`] over the tokens of a whole batch, with zeros where masked out; row-major [B·T].
+/// Whitens the tokens of a whole batch ([`masked_whiten`]), with zeros where masked out; row-major
+/// [B·T].
 ///
 /// # Errors
 /// As [`masked_whiten`].
@@ -16,11 +17,11 @@ pub fn whiten_tokens(values: &[f64], layout: &TokenLayout) -> Result<Vec<f64>> {
     Ok(whitened)
 }
 
-/// [`masked_whiten`] of values that each stand for `counts` equal tokens: (x − m)/√(v + 10⁻⁸) with
-/// m = Σ n·x/N and v = Σ n·(x − m)²/(N − 1), N = Σ n. A value that stands for no token is transformed alike.
+/// Whitens values that each stand for `counts` equal tokens: (x − m)/√(v + 10⁻⁸) with m = Σ n·x/N
+/// and v = Σ n·(x − m)²/(N − 1), N = Σ n. A value that stands for no token is transformed alike.
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::EmptyMask`] where N < 2, [`Error::NonFinite`].
+/// [`Error::Shape`] if the lengths differ, [`Error::EmptyMask`] if N < 2, [`Error::NonFinite`].
 pub fn whiten_counted(values: &[f64], counts: &[usize]) -> Result<Vec<f64>> {
     check_len("counts", counts.len(), values.len())?;
     check_finite("values", values)?;

@@ -8,14 +8,14 @@ use crate::entropy::traits::EntropyInputs;
 use crate::settings::NonNegative;
 use crate::{Error, Result};
 
-/// What is held inside the band.
+/// The unit that is held inside the band.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Granularity {
     /// Every token's entropy.
     #[default]
     Token,
-    /// The masked mean entropy of every turn of a row; its penalty goes to each of its tokens.
+    /// The masked mean entropy of every turn of a row; each of its tokens has its penalty.
     Sequence,
 }
 
@@ -170,7 +170,8 @@ fn segment_means(
             weights[*segment] += weight;
         }
     }
-    let (dtype, device) = (entropy_n.dtype(), entropy_n.device());
+    let dtype = entropy_n.dtype();
+    let device = entropy_n.device();
     let of_token_n = Tensor::new(of_token, device)?;
     let counts: Vec<f64> = segments.counts.iter().map(|&n| n as f64).collect();
     let counts_u = Tensor::new(counts, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use crate::entropy::traits::{AdaptiveBeta, State};
 use crate::settings::{AtLeast, Count, NonNegative, Positive};
 
-/// β_k = 1 + exp(−γ·k / ⌊K/2⌋): from 2 down to 1 (paper v2, eq. 5 and alg. 1).
+/// Returns β_k = 1 + exp(−γ·k / ⌊K/2⌋): from 2 down to 1 (paper v2, eq. 5 and alg. 1).
 pub fn paper_v2_beta(step: u64, gamma: f64, total_steps: u64) -> f64 {
     1.0 + (-gamma * step as f64 / (total_steps / 2) as f64).exp()
 }
 
-/// The authors' code (`_calculate_epoch_based_entropy_weight`): with h = ⌊K/2⌋ and k clamped to [0, K],
-/// 1 − 0.2(1 − e^(−2k/h)) up to h, then 0.8·e^(−3(k−h)/(K−h)). It jumps by about −0.03 at h and ends at 0.04.
+/// Returns β of the authors' code (`_calculate_epoch_based_entropy_weight`): with h = ⌊K/2⌋ and k
+/// clamped to [0, K], 1 − 0.2(1 − e^(−2k/h)) up to h, then 0.8·e^(−3(k−h)/(K−h)). It jumps by about
+/// −0.03 at h and ends at 0.04.
 pub fn official_two_phase(step: i64, total_steps: i64) -> f64 {
     let k = step.clamp(0, total_steps.max(0)) as f64;
     let half = total_steps / 2;

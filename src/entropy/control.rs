@@ -26,9 +26,10 @@ use crate::{Error, Result};
 /// finish_step()                      the rollout entropies become history
 /// ```
 ///
-/// [`begin_step_with`](Self::begin_step_with) and [`term_with`](Self::term_with) take more: statistics
-/// collected by the caller, and the inputs of the policy loss. A step's own entropies enter the
-/// history when it ends, as in the paper (v2, alg. 1), or when it begins, as in the published code.
+/// [`begin_step_with`](Self::begin_step_with) and [`term_with`](Self::term_with) take more:
+/// statistics collected by the caller, and the inputs of the policy loss. A step's own entropies
+/// enter the history when it ends, as in the paper (v2, alg. 1), or when it begins, as in the
+/// published code.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -74,8 +75,8 @@ impl EntropyControl {
         self
     }
 
-    /// Includes the current step in the reference, as the published code does, or not, as in the paper
-    /// (the default).
+    /// Includes the current step in the reference, as the published code does, or not, as in the
+    /// paper (the default).
     #[must_use]
     pub fn with_current_step_in_reference(mut self, include: bool) -> Self {
         self.include_current = include;
@@ -85,7 +86,8 @@ impl EntropyControl {
     /// Begins training step k with the entropies [B, T] (nats) of its rollouts.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::NonFinite`], and those of [`begin_step_with`](Self::begin_step_with).
+    /// [`Error::Shape`], [`Error::NonFinite`], and those of
+    /// [`begin_step_with`](Self::begin_step_with).
     pub fn begin_step(&mut self, step: u64, entropy_bt: &Tensor, batch: &TokenBatch) -> Result<()> {
         self.begin_step_with(step, StepEntropy::from_tensor(entropy_bt, batch)?)
     }
@@ -93,7 +95,8 @@ impl EntropyControl {
     /// Begins training step k with statistics that the caller has collected.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the previous step is not finished; the errors of history and regulariser.
+    /// [`Error::Setting`] if the previous step is not finished; the errors of history and
+    /// regulariser.
     pub fn begin_step_with(&mut self, step: u64, rollout: StepEntropy) -> Result<()> {
         if self.current.is_some() {
             let reason = format!("step {} is not finished: call finish_step first", self.step);
@@ -117,8 +120,8 @@ impl EntropyControl {
         self.regularizer.select(tokens)
     }
 
-    /// Returns the term of one micro-batch from its entropies [B, T] (nats), to be added to the policy
-    /// loss.
+    /// Returns the term of one micro-batch from its entropies [B, T] (nats), to be added to the
+    /// policy loss.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`], and the errors of history and regulariser.
@@ -129,9 +132,9 @@ impl EntropyControl {
     /// [`term`](Self::term) for regularisers that also need the inputs of the policy loss, such as
     /// KL-Cov.
     ///
-    /// Adds metrics that do not depend on the regulariser: `entropy/mean` and, if there is a reference,
-    /// `entropy/below_band`, `entropy/in_band` and `entropy/above_band` (shares of the batch's tokens).
-    /// `entropy/chosen` is the share of tokens in the step's selection.
+    /// Adds metrics that do not depend on the regulariser: `entropy/mean` and, if there is a
+    /// reference, `entropy/below_band`, `entropy/in_band` and `entropy/above_band` (shares of the
+    /// batch's tokens). `entropy/chosen` is the share of tokens in the step's selection.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`], and the errors of history and regulariser.
@@ -192,8 +195,8 @@ impl EntropyControl {
         self.history.reference(turn)
     }
 
-    /// Reports the current step's rollout entropies (nats): `entropy/rollout`, `entropy/beta`, and per
-    /// turn index `entropy/turn_007` and `entropy/reference_007`, as far as they exist.
+    /// Reports the current step's rollout entropies (nats): `entropy/rollout`, `entropy/beta`, and
+    /// per turn index `entropy/turn_007` and `entropy/reference_007`, as far as they exist.
     ///
     /// # Errors
     /// [`Error::Setting`] for a turn index that the history cannot hold.
@@ -224,7 +227,8 @@ impl EntropyControl {
         })
     }
 
-    /// Continues from a value that [`EntropyControl::state`] returned, for a control of the same parts.
+    /// Continues from a value that [`EntropyControl::state`] returned, for a control of the same
+    /// parts.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the part whose state does not fit.
@@ -253,4 +257,24 @@ fn restore(name: &str, part: &mut dyn State, states: &Value) -> Result<()> {
         }
         other => other,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::entropy::config::EntropyConfig;
+    use crate::objective::readout::COPIES;
+
+    #[test]
+    fn a_term_copies_the_entropies_once_and_its_numbers_once() {
+        let batch = TokenBatch::turns(&[2, 1], &[0, 0]).unwrap();
+        let entropy_bt = Tensor::new(&[[0.5f32, 1.0], [2.0, f32::NAN]], &Device::Cpu).unwrap();
+        let mut control = EntropyConfig::default().build().unwrap();
+        control.begin_step(0, &entropy_bt, &batch).unwrap();
+        let before = COPIES.get();
+        control.term(&entropy_bt, &batch).unwrap();
+        assert_eq!(COPIES.get() - before, 2);
+    }
 }

@@ -1,5 +1,5 @@
-//! Regularisers of the tokens that drive entropy down: those whose log-prob and advantage are large together
-//! (Cui et al. 2025, arXiv 2505.22617).
+//! Regularisers of the tokens that drive entropy down: those with a large covariance of
+//! log-probability and advantage (Cui et al. 2025, arXiv 2505.22617).
 
 use serde::{Deserialize, Serialize};
 
@@ -10,21 +10,23 @@ use crate::objective::readout::Readout;
 use crate::settings::{Finite, Positive, Share};
 use crate::{Error, Result};
 
-/// (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; means over the step's
-/// tokens (arXiv 2505.22617, sec. 4).
+/// Returns (A − Ā)(log π_old − mean log π_old) of every masked-in token, with its position; the
+/// means are over the step's tokens (arXiv 2505.22617, sec. 4).
 ///
-/// The published code takes π and the means of each micro-batch. Here they are of the step, so that the
-/// selection depends on nothing but the samples; at the step's first optimiser step π is π_old.
+/// The published code uses the current π and the means of each micro-batch. Here both are of the
+/// step, so that the selection depends on the samples alone; at the step's first optimiser step π
+/// is π_old.
 pub fn token_covariances(tokens: &StepTokens) -> Vec<(usize, f64)> {
     let count = tokens.layout.count() as f64;
     let mean = |values: &[f64]| tokens.counted().map(|i| values[i]).sum::<f64>() / count;
-    let (advantage, log_prob) = (mean(tokens.advantages), mean(tokens.log_probs));
+    let advantage = mean(tokens.advantages);
+    let log_prob = mean(tokens.log_probs);
     let covariance = |i| (tokens.advantages[i] - advantage) * (tokens.log_probs[i] - log_prob);
     tokens.counted().map(|i| (i, covariance(i))).collect()
 }
 
-/// Clip-Cov: a few random tokens of those whose covariance lies in (low, high) have no policy gradient
-/// (arXiv 2505.22617; verl `compute_policy_loss_clip_cov`). It adds no term to the loss.
+/// Clip-Cov: removes the policy gradient of a few random tokens whose covariance lies in (low,
+/// high) (arXiv 2505.22617; verl `compute_policy_loss_clip_cov`). It adds no term to the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClipCov {
@@ -53,7 +55,8 @@ impl EntropyRegularizer for ClipCov {
     fn select(&self, tokens: &StepTokens) -> Result<Option<TokenSelection>> {
         let covariances = token_covariances(tokens);
         let number = taken(self.share.get(), covariances.len());
-        // The draw of a token depends on its place among the generated tokens: padding changes nothing.
+        // The draw of a token depends on its place among the generated tokens: padding changes
+        // nothing.
         let mut candidates: Vec<(f64, usize)> = covariances
             .iter()
             .enumerate()
@@ -69,10 +72,12 @@ impl EntropyRegularizer for ClipCov {
     }
 }
 
-/// KL-Cov: the tokens with the largest covariance pay coef·|log π − log π_old| (arXiv 2505.22617; verl `compute_policy_loss_kl_cov`).
+/// KL-Cov: adds coef·|log π − log π_old| on the tokens with the largest covariance (arXiv
+/// 2505.22617; verl `compute_policy_loss_kl_cov`).
 ///
-/// |·| has gradient 0 at 0, so nothing happens at the first optimiser step after sampling. The published code
-/// drops the clip of the policy loss; clip_low = 1 with a large clip_high does that here.
+/// |·| has gradient 0 at 0, so the term has no effect at the first optimiser step after sampling.
+/// The published code drops the clip of the policy loss; clip_low = 1 with a large clip_high does
+/// that here.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KlCov {
@@ -129,6 +134,8 @@ fn taken(share: f64, count: usize) -> usize {
 
 fn flags(tokens: &StepTokens, chosen: impl Iterator<Item = usize>) -> Vec<bool> {
     let mut flags = vec![false; tokens.layout.mask().len()];
-    chosen.for_each(|i| flags[i] = true);
+    for i in chosen {
+        flags[i] = true;
+    }
     flags
 }

@@ -10,7 +10,7 @@ use crate::entropy::traits::{read_state, EntropyHistory, State};
 use crate::settings::{Count, Decay};
 use crate::{Error, Result};
 
-/// How the recorded step means become one reference.
+/// The average of the recorded step means that serves as reference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Averaging {
@@ -33,7 +33,7 @@ pub enum Averaging {
     },
 }
 
-/// The average of one slot: its values' count and the little that each [`Averaging`] must remember.
+/// The running average of one slot: what each [`Averaging`] must remember.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Slot {
@@ -73,11 +73,11 @@ impl Slot {
     }
 }
 
-/// Averages past steps: one number per step for all turns (the paper's H̄), or one per turn index.
+/// The average of past steps: one number for all turns (the paper's H̄), or one per turn index.
 ///
-/// Every training step counts once, however many tokens it had. Per turn index, a turn's reference is the
-/// average over the steps that reached it (the last n of *those* for a window), and a turn that no step has
-/// reached yet has no reference.
+/// Every training step counts once, whatever its number of tokens. Per turn index, the reference is
+/// the average over the steps that reached this turn (for a window, the last n of *those*). A turn
+/// that no step has reached has no reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AverageHistory {
     averaging: Averaging,
@@ -109,7 +109,9 @@ impl EntropyHistory for AverageHistory {
 
     fn record(&mut self, step: &StepEntropy) -> Result<()> {
         if self.per_turn {
-            (0..step.turns()).for_each(|turn| self.push(turn, step.turn_mean(turn)));
+            for turn in 0..step.turns() {
+                self.push(turn, step.turn_mean(turn));
+            }
         } else {
             self.push(0, step.mean());
         }

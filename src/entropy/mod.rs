@@ -1,31 +1,36 @@
 //! The heart of the crate: entropy regularisation against a policy's own history.
 //!
-//! Three small traits, each object-safe, `Send`, with a state that serialises:
+//! Long multi-turn episodes tend to lose their way in one of two directions: entropy collapses
+//! before the agent has found anything, or it grows from turn to turn until actions are noise. EPO
+//! pushes the entropy back into a band around its own history.
 //!
-//! * [`EntropyHistory`]: what the entropy of a turn has been so far, the reference H̄;
+//! Three small, object-safe traits, each with a [`State`] that checkpoints keep:
+//!
+//! * [`EntropyHistory`]: the memory of past entropies, gives the reference H̄ of a turn;
 //! * [`AdaptiveBeta`]: the weight β_k of the smoothing term at step k;
-//! * [`EntropyRegularizer`]: turns the entropies of a batch, the reference and β into a loss term.
+//! * [`EntropyRegularizer`]: a loss term from the entropies of a batch, the reference and β.
 //!
-//! [`EntropyControl`] holds one of each; [`EntropyConfig`] builds it from names and numbers. Entropies are in
-//! nats per generated token, at the sampling temperature.
+//! [`EntropyControl`] holds one of each and shows a training step in four lines; [`EntropyConfig`]
+//! builds it from names and numbers. Entropies are in nats per generated token, at the sampling
+//! temperature.
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
-//! use epo::entropy::{EntropyConfig, StepEntropy};
-//! use epo::objective::{Aggregation, TokenBatch, TokenLayout};
+//! use epo::entropy::EntropyConfig;
+//! use epo::objective::TokenBatch;
 //!
-//! let layout = TokenLayout::per_turn(2, vec![true; 4], &[0, 1], vec![0, 0])?;
+//! let batch = TokenBatch::turns(&[2, 2], &[0, 0])?;
 //! let mut control = EntropyConfig::paper_v2().build()?;
 //! // A first step fills the history; its mean entropy is 1 nat.
-//! let rollout = StepEntropy::from_tokens(&[1.0; 4], &layout)?;
-//! control.begin_step(0, rollout)?;
+//! let rollout_bt = Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], &Device::Cpu)?;
+//! control.begin_step(0, &rollout_bt, &batch)?;
 //! control.finish_step()?;
 //! // At the next step entropies outside [0.5, 1.5] nats are pushed back into the band.
-//! control.begin_step(1, StepEntropy::from_tokens(&[1.0; 4], &layout)?)?;
-//! let entropy_bt = Var::from_tensor(&Tensor::new(&[[0.1f64, 1.0], [1.0, 2.0]], &Device::Cpu)?)?;
-//! let term = control.term(&entropy_bt, &TokenBatch::new(layout, Aggregation::TurnMean))?;
+//! control.begin_step(1, &rollout_bt, &batch)?;
+//! let entropy_bt = Var::from_tensor(&Tensor::new(&[[0.1f32, 1.0], [1.0, 2.0]], &Device::Cpu)?)?;
+//! let term = control.term(&entropy_bt, &batch)?;
 //! assert_eq!(term.metrics.get("entropy/in_band"), Some(0.5));
-//! let grad = term.loss.backward()?.get(&entropy_bt).unwrap().to_vec2::<f64>()?;
+//! let grad = term.loss.backward()?.get(&entropy_bt).unwrap().to_vec2::<f32>()?;
 //! assert!(grad[0][0] < grad[0][1] && grad[1][1] > grad[1][0]);
 //! # Ok::<(), epo::Error>(())
 //! ```

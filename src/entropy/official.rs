@@ -16,15 +16,16 @@ use crate::objective::readout::Readout;
 use crate::settings::Count;
 use crate::{Error, Result};
 
-/// The published smoothing term: −λ[L_H − c·β·agg(P)], where P is 0 strictly inside the band and α outside
-/// (`generate_entropy_penalty`).
+/// The published smoothing term: −λ[L_H − c·β·agg(P)], where P is 0 strictly inside the band and α
+/// outside (`generate_entropy_penalty`).
 ///
-/// **The penalty has no gradient.** P is a step function of the entropy, a constant almost everywhere: it
-/// changes the reported loss and nothing that is learned; what trains is the plain bonus −λ·L_H. It exists to
-/// reproduce published numbers; [`EpoHinge`](crate::entropy::EpoHinge) is the term that acts.
+/// **The penalty has no gradient.** P is a step function of the entropy, a constant almost
+/// everywhere: it changes the reported loss, but not the gradient, which is that of the plain bonus
+/// −λ·L_H. It exists to reproduce published numbers; use [`EpoHinge`](crate::entropy::EpoHinge) for
+/// a term with an effect.
 ///
-/// As published, sequences are judged by their mean over *all* T positions, padding included, and the penalty
-/// is applied only where some row of the micro-batch has a turn index of at least `gate`.
+/// As published, a sequence is tested by its mean over *all* T positions, padding included, and the
+/// penalty applies only if some row of the micro-batch has a turn index of at least `gate`.
 #[derive(Clone, Copy, Debug)]
 pub struct EpoIndicator {
     lambda: f64,
@@ -44,11 +45,12 @@ impl EpoIndicator {
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
-        let (lambda, alpha) = (weight("lambda", lambda)?, weight("alpha", alpha)?);
+        let lambda = weight("lambda", lambda)?;
+        let alpha = weight("alpha", alpha)?;
         Ok(Self { lambda, alpha, band, granularity, smooth_coef: 1.0, gate: None })
     }
 
-    /// With another smoothing coefficient c ≥ 0 (`entropy_smooth_coeff`).
+    /// Sets the smoothing coefficient c ≥ 0 (`entropy_smooth_coeff`).
     ///
     /// # Errors
     /// [`Error::Setting`] for a negative or non-finite c.
@@ -57,14 +59,14 @@ impl EpoIndicator {
         Ok(self)
     }
 
-    /// With a gate: the lowest turn index that opens it for its micro-batch.
+    /// Sets the gate: the lowest turn index that opens it for its micro-batch.
     pub fn with_gate(mut self, gate: Option<usize>) -> Self {
         self.gate = gate;
         self
     }
 
-    /// The penalties P, row-major [B·T] padding included, and the share judged inside (of all B·T positions,
-    /// or of the B rows); `None` where the gate is closed.
+    /// Returns the penalties P, row-major [B·T] padding included, and the share inside the band (of
+    /// all B·T positions, or of the B rows); `None` if the gate is closed.
     ///
     /// # Errors
     /// [`Error::Shape`], and the history's error for a turn index that it cannot hold.
@@ -119,8 +121,8 @@ impl EntropyRegularizer for EpoIndicator {
     }
 }
 
-/// One step's per-turn means as the published code stores them: a list shorter than `max_steps` gets zeros
-/// *in front*, a longer one keeps its last `max_steps`.
+/// Returns one step's per-turn means as the published code stores them: a list shorter than
+/// `max_steps` gets zeros *in front*, a longer one keeps its last `max_steps`.
 pub fn left_pad(turn_means: &[f64], max_steps: usize) -> Vec<f64> {
     let kept = &turn_means[turn_means.len().saturating_sub(max_steps)..];
     let mut padded = vec![0.0; max_steps - kept.len()];
@@ -128,10 +130,11 @@ pub fn left_pad(turn_means: &[f64], max_steps: usize) -> Vec<f64> {
     padded
 }
 
-/// The published history: per turn index the unweighted mean over all steps of [`left_pad`]ded lists.
+/// The published history: per turn index, the unweighted mean over all steps of [`left_pad`]ded
+/// lists.
 ///
-/// The padding moves a short episode's turns to other indices and pulls the means towards zero, and the
-/// published trainer records the current step *before* using the reference:
+/// The padding moves a short episode's turns to other indices and pulls the means towards zero. The
+/// published trainer also records the current step *before* it uses the reference;
 /// [`EntropyConfig::official_code`](crate::entropy::EntropyConfig::official_code) does both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

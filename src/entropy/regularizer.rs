@@ -1,4 +1,5 @@
-//! The differentiable regularisers. Suffixes: b rows, t token positions, u units (tokens or turn segments).
+//! The differentiable regularisers. Suffixes: b rows, t token positions, u units (tokens or turn
+//! segments).
 
 use candle_core::Tensor;
 

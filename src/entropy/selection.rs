@@ -1,4 +1,4 @@
-//! Which tokens of a training step a regulariser singles out, and what it sees of the policy loss.
+//! The selection of tokens by a regulariser, and its view of the policy loss.
 //! Suffixes: b rows, t token positions.
 
 use candle_core::Tensor;
@@ -7,13 +7,13 @@ use crate::objective::layout::TokenLayout;
 use crate::rng::Stream;
 use crate::{Error, Result};
 
-/// All tokens of a training step, on the host, before its first optimiser step; lists are row-major [B·T] and
-/// may hold anything where masked out.
+/// All tokens of a training step, on the host, before its first optimiser step. Lists are row-major
+/// [B·T] and may hold anything where masked out.
 #[derive(Clone, Copy, Debug)]
 pub struct StepTokens<'a> {
     /// log π_old of the sampled tokens, nats.
     pub log_probs: &'a [f64],
-    /// Entropies at sampling time, nats; `None` where the sampler did not give them.
+    /// Entropies at sampling time, nats; `None` if the sampler did not report them.
     pub entropies: Option<&'a [f64]>,
     /// Advantages.
     pub advantages: &'a [f64],
@@ -24,7 +24,7 @@ pub struct StepTokens<'a> {
 }
 
 impl StepTokens<'_> {
-    /// Checks the lengths, and that what is masked in is finite.
+    /// Checks the lengths, and that masked-in values are finite.
     pub(crate) fn check(&self) -> Result<()> {
         let lists = [
             ("log_probs", Some(self.log_probs)),
@@ -50,17 +50,17 @@ impl StepTokens<'_> {
     }
 }
 
-/// Which tokens of a step are singled out, and what becomes of their policy gradient.
+/// The tokens of a step that a regulariser selects, and their weight in the policy loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenSelection {
-    /// The tokens singled out, row-major [B·T]; handed back as [`PolicyInputs::chosen_bt`].
+    /// The selected tokens, row-major [B·T]; passed back as [`PolicyInputs::chosen_bt`].
     pub chosen: Vec<bool>,
     /// A constant factor of every token's policy loss, row-major [B·T]
-    /// ([`LossInputs::weights_bt`](crate::objective::LossInputs::weights_bt)); `None` leaves it alone.
+    /// ([`LossInputs::weights_bt`](crate::objective::LossInputs::weights_bt)); `None` for 1.
     pub policy_weights: Option<Vec<f64>>,
 }
 
-/// What a regulariser may see of a micro-batch's policy loss, tensors [B, T].
+/// The inputs of a micro-batch's policy loss, tensors [B, T].
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyInputs<'a> {
     /// log π(token), differentiable.
@@ -69,6 +69,6 @@ pub struct PolicyInputs<'a> {
     pub old_log_probs_bt: &'a Tensor,
     /// Advantages, constants.
     pub advantages_bt: &'a Tensor,
-    /// 1 where the step's [`TokenSelection`] chose the token, else 0; `None` without a selection.
+    /// 1 for tokens in the step's [`TokenSelection`], else 0; `None` without a selection.
     pub chosen_bt: Option<&'a Tensor>,
 }

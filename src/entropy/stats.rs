@@ -36,7 +36,8 @@ impl StepEntropy {
     /// entries are ignored.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the lengths disagree, [`Error::NonFinite`] for a NaN or infinite entropy.
+    /// [`Error::Shape`] if the lengths disagree, [`Error::NonFinite`] for a NaN or infinite
+    /// entropy.
     pub fn from_tokens(entropies: &[f64], layout: &TokenLayout) -> Result<Self> {
         let mut step = Self::new();
         if entropies.len() != layout.mask().len() {
@@ -93,8 +94,8 @@ impl StepEntropy {
         (self.count(turn) > 0).then(|| self.sums[turn] / self.counts[turn] as f64)
     }
 
-    /// Returns H̄ of the whole step, the mean over all generated tokens; `None` without tokens (paper v2,
-    /// alg. 2).
+    /// Returns H̄ of the whole step, the mean over all generated tokens; `None` without tokens
+    /// (paper v2, alg. 2).
     pub fn mean(&self) -> Option<f64> {
         let count: u64 = self.counts.iter().sum();
         (count > 0).then(|| self.sums.iter().sum::<f64>() / count as f64)

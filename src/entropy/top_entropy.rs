@@ -1,4 +1,4 @@
-//! Policy gradient on the tokens where the policy hesitates.
+//! Policy gradient on the tokens of high entropy.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,12 @@ use crate::objective::output::LossOutput;
 use crate::settings::Share;
 use crate::{Error, Result};
 
-/// Only the tokens of the highest entropy have a policy gradient: H ≥ the (1 − ρ) quantile of the step's
-/// rollout entropies (arXiv 2506.01939; TRL `top_entropy_quantile`). It adds no term to the loss.
+/// Keeps the policy gradient of the tokens of highest entropy only: H ≥ the (1 − ρ) quantile of the
+/// step's rollout entropies (arXiv 2506.01939; TRL `top_entropy_quantile`). It adds no term to the
+/// loss.
 ///
-/// The quantile is interpolated between neighbours as numpy's default; tokens that equal it all count. The
-/// others keep their place in the aggregation's denominators, as in the paper.
+/// The quantile is interpolated linearly, numpy's default; all tokens that equal it count. The
+/// other tokens still count in the aggregation's denominators, as in the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopEntropy {
@@ -53,6 +54,7 @@ impl EntropyRegularizer for TopEntropy {
 /// The q quantile of ascending values, linear between neighbours.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * (sorted.len() - 1) as f64;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    let below = sorted[place.floor() as usize];
+    let above = sorted[place.ceil() as usize];
     below + (above - below) * place.fract()
 }

@@ -1,9 +1,8 @@
 //! The three traits of entropy control, and what they share.
 //!
-//! Each has at most three methods of its own and can be made a trait object. What a checkpoint must
-//! keep is the one supertrait [`State`]: a part without state writes `impl State for Mine {}`, and
-//! whatever a user writes is saved and resumed like the built-in parts. Suffixes: b rows, t token
-//! positions.
+//! Each has at most three methods of its own and can be made a trait object. Checkpoints go through
+//! one supertrait, [`State`]: a part without state writes `impl State for Mine {}`, and whatever a
+//! user writes is saved and resumed like the built-in parts. Suffixes: b rows, t token positions.
 
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -70,8 +69,8 @@ pub fn read_state<T: for<'de> Deserialize<'de>>(state: &Value) -> Result<T> {
 
 /// The memory of past entropies: gives the reference H̄ of a turn and records one step at a time.
 pub trait EntropyHistory: State {
-    /// Returns the reference H̄ (nats) of a turn index, or `None` if there is none yet: then nothing
-    /// is penalised.
+    /// Returns the reference H̄ (nats) of a turn index, or `None` if there is none yet: then
+    /// nothing is penalised.
     ///
     /// # Errors
     /// [`Error::Setting`] for a turn index that this history cannot hold.
@@ -95,8 +94,8 @@ pub trait AdaptiveBeta: State {
 /// The entropies are checked and copied to the host once, when this is made; every regulariser and
 /// every metric reads that copy.
 pub struct EntropyInputs<'a> {
-    /// Token entropies H [B, T] in nats, differentiable, finite, zero where masked out; `f32` if the
-    /// caller's are in half precision.
+    /// Token entropies H [B, T] in nats, differentiable, finite, zero where masked out; `f32` if
+    /// the caller's are in half precision.
     pub entropy_bt: Tensor,
     /// Mask, turn indices and aggregation weights of these rows.
     pub batch: &'a TokenBatch,
@@ -113,7 +112,8 @@ pub struct EntropyInputs<'a> {
 }
 
 impl<'a> EntropyInputs<'a> {
-    /// Checks the entropies [B, T] and copies them to the host; masked-out entries may hold anything.
+    /// Checks the entropies [B, T] and copies them to the host; masked-out entries may hold
+    /// anything.
     ///
     /// # Errors
     /// [`Error::Shape`], and [`Error::NonFinite`] if a
@@ -142,8 +142,8 @@ impl<'a> EntropyInputs<'a> {
         &self.entropies
     }
 
-    /// Returns the reference H̄ (nats) of every token's own turn, row-major [B·T]; `None` where masked
-    /// out and where the history has no reference yet.
+    /// Returns the reference H̄ (nats) of every token's own turn, row-major [B·T]; `None` where
+    /// masked out and where the history has no reference yet.
     ///
     /// # Errors
     /// [`Error::Setting`] for a turn index that the history cannot hold.
@@ -159,7 +159,8 @@ impl<'a> EntropyInputs<'a> {
 
 /// A term of the loss computed from token entropies.
 ///
-/// Only [`term`](Self::term) must be written; with `impl State for Mine {}` that is about ten lines.
+/// Only [`term`](Self::term) must be written; with `impl State for Mine {}` that is about ten
+/// lines.
 ///
 /// ```
 /// use epo::entropy::{EntropyInputs, EntropyRegularizer, State};
@@ -178,8 +179,8 @@ impl<'a> EntropyInputs<'a> {
 /// }
 /// ```
 pub trait EntropyRegularizer: State {
-    /// Returns the term to be *added* to the policy loss, with λ and signs included, and metrics that
-    /// add up over micro-batches.
+    /// Returns the term to be *added* to the policy loss, with λ and signs included, and metrics
+    /// that add up over micro-batches.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::NonFinite`] naming the input.
@@ -194,8 +195,8 @@ pub trait EntropyRegularizer: State {
     }
 
     /// Selects tokens of a training step, once, before its first optimiser step, so that the
-    /// selection does not depend on the cut into mini-batches and micro-batches. `None` leaves every
-    /// token alone.
+    /// selection does not depend on the cut into mini-batches and micro-batches. `None` leaves
+    /// every token alone.
     ///
     /// # Errors
     /// An error if `tokens` lack what the regulariser needs.

@@ -56,8 +56,8 @@ impl Aggregation {
     /// those of [`Aggregation::weights`].
     ///
     /// # Errors
-    /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row, for which their
-    /// code gives NaN.
+    /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row, for which
+    /// their code gives NaN.
     pub fn official_weights(self, layout: &TokenLayout) -> Result<Vec<f64>> {
         let rows = layout.rows() as f64;
         Ok(match self {
@@ -157,7 +157,8 @@ impl TokenBatch {
         Self { layout, weights, share, cache: TensorCache::default() }
     }
 
-    /// Builds a batch from turns, one per row: [`TokenLayout::turns_of`] with the default aggregation.
+    /// Builds a batch from turns, one per row: [`TokenLayout::turns_of`] with the default
+    /// aggregation.
     ///
     /// # Errors
     /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if there is no token.
@@ -165,9 +166,9 @@ impl TokenBatch {
         Ok(Self::new(TokenLayout::turns_of(lengths, trajectories)?, Aggregation::default()))
     }
 
-    /// Builds a batch from a mask [B, T] of any dtype, non-zero where a token counts. Each row is one
-    /// turn of the trajectory in `trajectories`; the rows of a trajectory are in the order of its
-    /// turns.
+    /// Builds a batch from a mask [B, T] of any dtype, non-zero where a token counts. Each row is
+    /// one turn of the trajectory in `trajectories`; the rows of a trajectory are in the order of
+    /// its turns.
     ///
     /// # Errors
     /// [`Error::Shape`] if the mask is not [B, T] with B trajectories, [`Error::EmptyMask`] if it
@@ -194,8 +195,8 @@ impl TokenBatch {
         Self::new(self.layout, aggregation)
     }
 
-    /// Normalises one micro-batch by itself, as the authors' code does; divide its loss by the number
-    /// of accumulation steps. The result depends on how the batch is cut.
+    /// Normalises one micro-batch by itself, as the authors' code does; divide its loss by the
+    /// number of accumulation steps. The result depends on how the batch is cut.
     ///
     /// # Errors
     /// [`Error::EmptyMask`] for [`Aggregation::SeqMeanTokenMean`] with an empty row.

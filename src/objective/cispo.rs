@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use crate::Result;
 
-/// Returns CISPO's constant weight per token, sg(clip(r, 1 − ε_low, 1 + ε_high)), all [B, T]; the loss
-/// of a token is this weight times [`reinforce_loss`] (arXiv 2506.13585, eq. 4 and 5; verl
+/// Returns CISPO's constant weight per token, sg(clip(r, 1 − ε_low, 1 + ε_high)), all [B, T]; the
+/// loss of a token is this weight times [`reinforce_loss`] (arXiv 2506.13585, eq. 4 and 5; verl
 /// `compute_policy_loss_cispo`).
 ///
 /// sg is a stop-gradient. PPO's clip silences a token whose ratio has left the range; this one only
@@ -17,9 +17,11 @@ pub fn cispo_weight(ratio_bt: &Tensor, [clip_low, clip_high]: [f64; 2]) -> Resul
     Ok(ratio_bt.detach().clamp(1.0 - clip_low, 1.0 + clip_high)?)
 }
 
-/// Returns −A·log π per token, both [B, T] (REINFORCE, Williams 1992; verl `compute_policy_loss_gpg`).
+/// Returns −A·log π per token, both [B, T] (REINFORCE, Williams 1992; verl
+/// `compute_policy_loss_gpg`).
 ///
-/// There is no ratio: the second optimiser step on the same samples is off-policy and not corrected.
+/// There is no ratio: the second optimiser step on the same samples is off-policy and not
+/// corrected.
 ///
 /// # Errors
 /// [`Error::Candle`](crate::Error::Candle) if shapes, dtypes or devices differ.

@@ -9,35 +9,36 @@ use crate::{Error, Result};
 /// Log-ratios are cut here before the exponential (verl `SAFETY_BOUND`).
 const LARGEST_LOG_RATIO: f64 = 20.0;
 
-/// Whose ratio ρ = π_old/π_rollout a token is judged by; a sequence is a turn of a row, as in
+/// The level of a token's ratio ρ = π_old/π_rollout. A sequence is one turn of a row, as in
 /// [`sequence_ratio`](crate::objective::sequence_ratio).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RatioLevel {
-    /// Its own.
+    /// The token's own ratio.
     Token,
-    /// The product over its turn: unbiased, and of a variance that grows with the turn's length.
+    /// The product over its turn: unbiased, with a variance that grows with the turn's length.
     Sequence,
     /// The geometric mean over its turn.
     SequenceMean,
 }
 
-/// How tokens are weighted by ρ = π_old/π_rollout, π_old being the trainer's own forward pass and π_rollout
-/// what the sampling engine reported.
+/// A weight of tokens by ρ = π_old/π_rollout: π_old comes from the trainer's own forward pass,
+/// π_rollout from the sampling engine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ImportanceCorrection {
-    /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is usual.
+    /// min(ρ, C): truncated importance sampling (TIS, Yao et al. 2025; verl `rollout_is`). C = 2 is
+    /// usual.
     Truncate {
-        /// Whose ratio.
+        /// The level of the ratio.
         level: RatioLevel,
         /// C ≥ 1.
         max: f64,
     },
-    /// ρ where α ≤ ρ ≤ β, else 0 (IcePop, arXiv 2510.18855, with α 0.5 and β 5; at sequence level MIS, Liu et
-    /// al. 2025). Masked tokens keep their place in the aggregation's denominators.
+    /// ρ if α ≤ ρ ≤ β, else 0 (IcePop, arXiv 2510.18855, with α 0.5 and β 5; at sequence level MIS,
+    /// Liu et al. 2025). Tokens of weight 0 still count in the aggregation's denominators.
     Mask {
-        /// Whose ratio.
+        /// The level of the ratio.
         level: RatioLevel,
         /// α in [0, 1].
         min: f64,
@@ -82,22 +83,23 @@ impl ImportanceCorrection {
     }
 }
 
-/// The weights of a batch, and what they say about the two engines.
+/// The weights of a batch, with metrics of the mismatch between the two engines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImportanceWeights {
     /// One constant factor per token, row-major [B·T], zero where masked out.
     pub weights: Vec<f64>,
-    /// Over the batch's tokens: `is/mean` and `is/max` of ρ before it is cut, `is/cut` the share of tokens
-    /// that were truncated or masked, `is/ess` = (Σw)²/(N·Σw²) the effective share of the sample in [0, 1],
-    /// `is/kl` the mean of log π_rollout − log π_old in nats.
+    /// Over the batch's tokens: `is/mean` and `is/max` of ρ before it is cut, `is/cut` the share of
+    /// tokens that were truncated or masked, `is/ess` = (Σw)²/(N·Σw²) the effective share of the
+    /// sample in [0, 1], `is/kl` the mean of log π_rollout − log π_old in nats.
     pub metrics: Metrics,
 }
 
-/// The weights by which tokens drawn from π_rollout stand for draws from π_old; feed them to
-/// [`LossInputs::weights_bt`](crate::objective::LossInputs::weights_bt).
+/// Returns the weights with which tokens drawn from π_rollout stand for draws from π_old; pass them
+/// to [`LossInputs::weights_bt`](crate::objective::LossInputs::weights_bt).
 ///
-/// `old_log_probs` and `rollout_log_probs` are row-major [B·T], in nats; masked-out entries may hold anything.
-/// The weights depend on a token's own turn alone, the metrics on the whole batch. Log-ratios are cut to ±20.
+/// `old_log_probs` and `rollout_log_probs` are row-major [B·T], in nats; masked-out entries may
+/// hold anything. The weights depend on a token's own turn alone, the metrics on the whole batch.
+/// Log-ratios are cut to ±20.
 ///
 /// # Errors
 /// [`Error::Setting`] for a bad setting, [`Error::Shape`], [`Error::NonFinite`].
@@ -137,8 +139,12 @@ pub fn importance_weights(
 }
 
 fn statistics(ratios: &[f64], weights: &[f64], mask: &[bool]) -> Metrics {
-    let (mut count, mut sum, mut cut, mut largest) = (0.0, 0.0, 0.0, 0f64);
-    let (mut total, mut squares) = (0.0, 0.0);
+    let mut count = 0.0;
+    let mut sum = 0.0;
+    let mut cut = 0.0;
+    let mut largest = 0f64;
+    let mut total = 0.0;
+    let mut squares = 0.0;
     for ((&ratio, &weight), _) in ratios.iter().zip(weights).zip(mask).filter(|(_, &m)| m) {
         count += 1.0;
         sum += ratio;

@@ -24,7 +24,7 @@ pub enum KlKind {
 }
 
 impl KlKind {
-    /// The estimate of one token as a number, nats: [`kl_penalty`] without tensors.
+    /// Returns the estimate of one token as a number, nats: [`kl_penalty`] without tensors.
     pub fn estimate(self, log_prob: f64, ref_log_prob: f64) -> f64 {
         let d = ref_log_prob - log_prob;
         match self {
@@ -38,10 +38,10 @@ impl KlKind {
     }
 }
 
-/// The per-token estimate, same shape as its arguments, in nats.
+/// Returns the per-token estimate, of the shape of its arguments, in nats.
 ///
 /// # Errors
-/// [`Error::Candle`](crate::Error::Candle) where shapes, dtypes or devices differ.
+/// [`Error::Candle`](crate::Error::Candle) if shapes, dtypes or devices differ.
 pub fn kl_penalty(log_probs: &Tensor, ref_log_probs: &Tensor, kind: KlKind) -> Result<Tensor> {
     let d = (ref_log_probs - log_probs)?;
     Ok(match kind {
@@ -49,7 +49,8 @@ pub fn kl_penalty(log_probs: &Tensor, ref_log_probs: &Tensor, kind: KlKind) -> R
         KlKind::Abs => d.mul(&d.sign()?)?,
         KlKind::K2 => (d.sqr()? * 0.5)?,
         KlKind::K3 => {
-            // Beyond |d| = 20 the estimate is cut at 10 anyway; an infinite e^d would turn 0 · ∞ into NaN.
+            // Beyond |d| = 20 the estimate is cut at 10 anyway; an infinite e^d would turn 0 · ∞
+            // into NaN.
             let d = d.clamp(-20.0, 20.0)?;
             ((d.exp()? - &d)? - 1.0)?.clamp(-10.0, 10.0)?
         }

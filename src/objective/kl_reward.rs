@@ -1,4 +1,4 @@
-//! KL as part of the reward instead of the loss, with a fixed or an adaptive coefficient.
+//! KL against a reference policy as part of the reward instead of the loss.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,16 @@ use crate::objective::kl::KlKind;
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
 
-/// The rewards rₜ − β·klₜ of the masked-in tokens, row-major [B·T], and the batch's token mean of kl in nats
-/// (Ziegler et al. 2019, eq. 2; verl `apply_kl_penalty`, which averages rows instead of tokens).
+/// Returns the rewards rₜ − β·klₜ of the masked-in tokens, row-major [B·T], and the batch's token
+/// mean of kl in nats (Ziegler et al. 2019, eq. 2; verl `apply_kl_penalty`, which averages rows
+/// instead of tokens).
 ///
-/// `log_probs` are those of the policy that sampled, `ref_log_probs` the reference's; masked-out entries of
-/// both may hold anything, and masked-out rewards stay as they are. The mean is what [`KlControl::update`]
-/// wants.
+/// `log_probs` are those of the policy that sampled, `ref_log_probs` those of the reference policy.
+/// Masked-out entries of both may hold anything, and masked-out rewards are unchanged. Pass the
+/// mean to [`KlControl::update`].
 ///
 /// # Errors
-/// [`Error::Setting`] where β is negative or not finite, [`Error::Shape`], [`Error::NonFinite`].
+/// [`Error::Setting`] if β is negative or not finite, [`Error::Shape`], [`Error::NonFinite`].
 pub fn kl_in_reward(
     rewards: &[f64],
     log_probs: &[f64],
@@ -31,7 +32,8 @@ pub fn kl_in_reward(
             return Err(Error::Shape { name, expected, got: vec![values.len()] });
         }
     }
-    let (mut penalised, mut total) = (rewards.to_vec(), 0.0);
+    let mut penalised = rewards.to_vec();
+    let mut total = 0.0;
     for i in (0..rewards.len()).filter(|&i| layout.mask()[i]) {
         if let Some((name, values)) = lists.iter().find(|(_, values)| !values[i].is_finite()) {
             let at = format!("index {i}");
@@ -44,7 +46,7 @@ pub fn kl_in_reward(
     Ok((penalised, total / layout.count() as f64))
 }
 
-/// The coefficient β of [`kl_in_reward`]; it serialises as it stands, and so is its own checkpoint.
+/// The coefficient β of [`kl_in_reward`]; serialised, it is its own checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum KlControl {
@@ -57,7 +59,8 @@ pub enum KlControl {
     Adaptive(AdaptiveKl),
 }
 
-/// β moves until the KL meets a target (Ziegler et al. 2019, sec. 2.2; verl `AdaptiveKLController`).
+/// A β that moves until the KL meets a target (Ziegler et al. 2019, sec. 2.2; verl
+/// `AdaptiveKLController`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptiveKl {
@@ -65,7 +68,7 @@ pub struct AdaptiveKl {
     pub coef: f64,
     /// The KL to be met, nats per token, > 0.
     pub target: f64,
-    /// In samples: how many of them move β by at most 20 %, ≥ 1.
+    /// Number of samples that move β by at most 20 %, ≥ 1.
     pub horizon: f64,
 }
 
@@ -95,8 +98,8 @@ impl KlControl {
     /// 1 + clip(kl/target − 1, −0.2, 0.2)·samples/horizon.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] where `kl` is none, [`Error::Setting`] where β would not stay positive (more than
-    /// five horizons of samples in one step).
+    /// [`Error::NonFinite`] if `kl` is not finite, [`Error::Setting`] if β would not stay positive
+    /// (more than five horizons of samples in one step).
     pub fn update(&mut self, kl: f64, samples: usize) -> Result<()> {
         if !kl.is_finite() {
             return Err(Error::NonFinite {

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use crate::{Error, Result};
 
-/// The layout of B token rows of T positions: a mask, a turn index per token and a trajectory id per
-/// row.
+/// The layout of B token rows of T positions: a mask, a turn index per token and a trajectory id
+/// per row.
 ///
-/// A row may be one turn, as in the authors' code, or a whole trajectory with its turns one after the
-/// other. Only the masked-in (generated) tokens enter any statistic. Data live on the host.
+/// A row may be one turn, as in the authors' code, or a whole trajectory with its turns one after
+/// the other. Only the masked-in (generated) tokens enter any statistic. Data live on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLayout {
     tokens: usize,
@@ -19,14 +19,15 @@ pub struct TokenLayout {
 }
 
 impl TokenLayout {
-    /// Makes a layout of B = `trajectories.len()` rows of `tokens` positions; `mask` and `turns` are
-    /// row-major [B·T].
+    /// Makes a layout of B = `trajectories.len()` rows of `tokens` positions; `mask` and `turns`
+    /// are row-major [B·T].
     ///
     /// A row without a masked-in token is allowed: it carries no weight and is not counted in any
     /// mean.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked in.
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked
+    /// in.
     pub fn new(
         tokens: usize,
         mask: Vec<bool>,
@@ -43,8 +44,8 @@ impl TokenLayout {
         Ok(Self { tokens, mask, turns, trajectories })
     }
 
-    /// Makes the layout of rows that are one turn each, from the sampled tokens of every turn and the
-    /// trajectory it belongs to. Rows are padded on the right to the longest; the turns of a
+    /// Makes the layout of rows that are one turn each, from the sampled tokens of every turn and
+    /// the trajectory it belongs to. Rows are padded on the right to the longest; the turns of a
     /// trajectory are in order.
     ///
     /// # Errors
@@ -59,10 +60,12 @@ impl TokenLayout {
         Self::per_turn(tokens, mask, &turn_numbers(trajectories), trajectories.to_vec())
     }
 
-    /// Makes the layout of rows that are one turn each, with a turn index and a trajectory id per row.
+    /// Makes the layout of rows that are one turn each, with a turn index and a trajectory id per
+    /// row.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked in.
+    /// [`Error::Shape`] if the lengths disagree, [`Error::EmptyMask`] if no token at all is masked
+    /// in.
     pub fn per_turn(
         tokens: usize,
         mask: Vec<bool>,
@@ -110,7 +113,8 @@ impl TokenLayout {
         self.mask[self.span(row)].iter().filter(|&&m| m).count()
     }
 
-    /// Selects rows, in the given order: a micro-batch. Unlike a whole batch it may be all masked out.
+    /// Selects rows, in the given order: a micro-batch. Unlike a whole batch it may be all masked
+    /// out.
     ///
     /// # Errors
     /// [`Error::Shape`] if a row does not exist.
@@ -174,8 +178,8 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Returns, for every token [B·T], the mean of `values` [B·T] over its segment; zero where masked
-    /// out.
+    /// Returns, for every token [B·T], the mean of `values` [B·T] over its segment; zero where
+    /// masked out.
     pub(crate) fn means(&self, values: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; self.counts.len()];
         for (segment, value) in self.of_token.iter().zip(values) {

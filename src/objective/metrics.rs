@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 /// Metrics of one loss term: sums, which add up over the micro-batches of a step, and maxima.
 ///
-/// Every sum already carries its share of the whole batch, so that merging the micro-batches of a step
-/// gives the batch's value, exactly as their losses and gradients do.
+/// Every sum already carries its share of the whole batch, so that merging the micro-batches of a
+/// step gives the batch's value, exactly as their losses and gradients do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     sums: BTreeMap<String, f64>,
@@ -29,7 +29,8 @@ impl Metrics {
         *slot = slot.max(value);
     }
 
-    /// Merges another micro-batch (or another term) into this one: sums add, maxima take the larger.
+    /// Merges another micro-batch (or another term) into this one: sums add, maxima take the
+    /// larger.
     pub fn merge(&mut self, other: &Metrics) {
         for (name, value) in &other.sums {
             self.add(name.as_str(), *value);
@@ -42,7 +43,9 @@ impl Metrics {
     /// The sums times `factor`, the maxima as they are.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
-        self.sums.values_mut().for_each(|sum| *sum *= factor);
+        for sum in self.sums.values_mut() {
+            *sum *= factor;
+        }
         self
     }
 

@@ -1,6 +1,7 @@
-//! The objective: policy, KL and value losses as pure functions, and one place for every normaliser.
+//! The objective: policy, KL and value losses as pure functions, and one place for every
+//! normaliser.
 //!
-//! A loss is Σ w·x over the tokens of a [`TokenBatch`]; the weights come from the whole batch
+//! A loss is Σ w·x over the tokens of a [`TokenBatch`]. The weights come from the whole batch
 //! ([`Aggregation`]), so micro-batches add up. The total of the paper (v2, eq. 6) is
 //!
 //! loss = L_PG − λ[L_H − β·L_smooth] + c_KL·KL,

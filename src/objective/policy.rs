@@ -13,8 +13,8 @@ use crate::{Error, Result};
 
 /// The tensors of a policy loss, each [B, T]. Masked-out entries may hold anything.
 ///
-/// The dtype is that of the log-probabilities: `f32`, `f64`, `bf16` or `f16`; the last two are widened
-/// to `f32`. Constants of another dtype are converted to it.
+/// The dtype is that of the log-probabilities: `f32`, `f64`, `bf16` or `f16`; the last two are
+/// widened to `f32`. Constants of another dtype are converted to it.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -38,10 +38,10 @@ pub struct LossInputs<'a> {
     pub ref_log_probs_bt: Option<&'a Tensor>,
     /// Advantages, constants.
     pub advantages_bt: &'a Tensor,
-    /// Constant factors of the tokens' policy losses, 1 if `None`: an importance-sampling correction
-    /// ([`importance_weights`](crate::objective::importance_weights)), a selection of tokens
-    /// ([`TokenSelection`](crate::entropy::TokenSelection)), or their product. The KL term is not
-    /// weighted.
+    /// Constant factors of the tokens' policy losses, 1 if `None`: an importance-sampling
+    /// correction ([`importance_weights`](crate::objective::importance_weights)), a selection of
+    /// tokens ([`TokenSelection`](crate::entropy::TokenSelection)), or their product. The KL term
+    /// is not weighted.
     pub weights_bt: Option<&'a Tensor>,
     /// Mask and aggregation weights of the tokens.
     pub batch: &'a TokenBatch,
@@ -89,13 +89,13 @@ impl<'a> LossInputs<'a> {
 /// max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), at most −A·c if A < 0 (arXiv 1707.06347; verl
 /// `compute_policy_loss`).
 ///
-/// Metrics: `pg_loss`, `pg_clipfrac` (if there is a clip), `pg_clipfrac_lower` (dual clip), `ppo_kl`
-/// (token mean of −log r), `ratio_max` (a maximum, not a sum; the turns' ratios for GSPO) and, if the
-/// KL term is on, `kl`. Input checks and metrics are read from the device in one copy.
+/// Metrics: `pg_loss`, `pg_clipfrac` (if there is a clip), `pg_clipfrac_lower` (dual clip),
+/// `ppo_kl` (token mean of −log r), `ratio_max` (a maximum, not a sum; the turns' ratios for GSPO)
+/// and, if the KL term is on, `kl`. Input checks and metrics are read from the device in one copy.
 ///
 /// # Errors
-/// [`Error::Setting`] for a bad setting or a KL term without a reference policy, [`Error::Shape`], and
-/// [`Error::NonFinite`] if a masked-in input is NaN or infinite or the ratio overflows.
+/// [`Error::Setting`] for a bad setting or a KL term without a reference policy, [`Error::Shape`],
+/// and [`Error::NonFinite`] if a masked-in input is NaN or infinite or the ratio overflows.
 pub fn policy_loss(inputs: &LossInputs, settings: &PolicyLoss) -> Result<LossOutput> {
     settings.validate()?;
     let mut readout = Readout::new(inputs.batch);
@@ -138,7 +138,7 @@ impl Tokens {
         batch: &TokenBatch,
     ) -> Result<Tensor> {
         let ratio_bt = if settings.kind == PolicyLossKind::Gspo {
-            readout.read()?; // NaN in an input is reported as such, before the turns' means are taken
+            readout.read()?; // a NaN is reported as its input's, not as the turns' mean
             sequence_ratio(&self.log_ratio_bt, batch)?
         } else {
             self.log_ratio_bt.exp()?

@@ -1,8 +1,8 @@
 //! The metrics and input checks of a loss term, copied from the device together.
 //!
-//! A copy to the host makes the caller wait until a GPU has done all of its work. A loss term checks
-//! several inputs for NaN and reports several numbers, so it collects them here and reads all of them
-//! in one copy.
+//! A copy to the host makes the caller wait until a GPU has done all of its work. A loss term
+//! checks several inputs for NaN and reports several numbers, so it collects them here and reads
+//! all of them in one copy.
 
 use candle_core::{DType, Tensor};
 
@@ -17,7 +17,7 @@ pub(crate) struct Readout<'a> {
     metrics: Metrics,
 }
 
-/// What becomes of a tensor on the host.
+/// The use of a tensor on the host.
 #[derive(Clone, Copy)]
 enum Purpose {
     /// [B, T], zero where masked out: must be finite.
@@ -121,6 +121,46 @@ impl<'a> Readout<'a> {
 
 #[cfg(test)]
 thread_local! {
-    /// How many copies this thread has made.
+    /// The number of copies that this thread has made.
     pub(crate) static COPIES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::objective::policy::{policy_loss, LossInputs};
+    use crate::objective::settings::{PolicyLoss, PolicyLossKind};
+
+    #[test]
+    fn a_policy_loss_is_checked_and_reported_in_one_copy() {
+        let batch = TokenBatch::turns(&[2, 1], &[0, 0]).unwrap();
+        let x_bt = Tensor::new(&[[-0.5f32, -1.0], [-2.0, f32::NAN]], &Device::Cpu).unwrap();
+        let inputs = LossInputs::new(&x_bt, &x_bt, &x_bt, &batch);
+        let inputs = inputs.with_reference(&x_bt).with_weights(&x_bt);
+        let copies = |kind| {
+            let before = COPIES.get();
+            let settings = PolicyLoss { kl: PolicyLoss::default().kl, ..PolicyLoss::of(kind) };
+            policy_loss(&inputs, &settings).unwrap();
+            COPIES.get() - before
+        };
+        assert_eq!(copies(PolicyLossKind::Ppo), 1);
+        assert_eq!(copies(PolicyLossKind::Cispo), 1);
+        // The turns' mean log-ratios are taken on the host, from inputs that were checked.
+        assert_eq!(copies(PolicyLossKind::Gspo), 3);
+    }
+
+    #[test]
+    fn mask_and_weights_are_built_once() {
+        let batch = TokenBatch::turns(&[2, 1], &[0, 0]).unwrap();
+        let x_bt = Tensor::new(&[[1f32, 1.0], [1.0, 1.0]], &Device::Cpu).unwrap();
+        for _ in 0..3 {
+            batch.aggregate(&x_bt).unwrap();
+        }
+        assert_eq!(batch.cache().count(), 2);
+        batch.aggregate(&x_bt.to_dtype(DType::F64).unwrap()).unwrap();
+        assert_eq!(batch.cache().count(), 3, "the mask serves every dtype");
+        assert_eq!(batch.clone().cache().count(), 0);
+    }
 }

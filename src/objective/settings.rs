@@ -6,18 +6,20 @@ use crate::objective::kl::KlKind;
 use crate::settings::off;
 use crate::{Error, Result};
 
-/// The policy losses by name; all of them minimise, with r = π/π_old and A the advantage of a token.
+/// The policy losses by name, each to be minimised, with r = π/π_old and A the advantage of a
+/// token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyLossKind {
-    /// `ppo`: max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), dual clip where it is on (arXiv 1707.06347).
+    /// `ppo`: max(−A·r, −A·clip(r, 1 − ε_low, 1 + ε_high)), dual clip if it is on (arXiv
+    /// 1707.06347).
     #[default]
     Ppo,
-    /// `gspo`: the same with one ratio for a whole turn, see [`sequence_ratio`](crate::objective::sequence_ratio)
-    /// (arXiv 2507.18071).
+    /// `gspo`: the same with one ratio for a whole turn, see
+    /// [`sequence_ratio`](crate::objective::sequence_ratio) (arXiv 2507.18071).
     Gspo,
-    /// `cispo`: −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, see [`cispo_loss`](crate::objective::cispo_loss)
-    /// (arXiv 2506.13585).
+    /// `cispo`: −sg(clip(r, 1 − ε_low, 1 + ε_high))·A·log π, see
+    /// [`cispo_weight`](crate::objective::cispo_weight) (arXiv 2506.13585).
     Cispo,
     /// `reinforce`: −A·log π, without a ratio (Williams 1992; verl `gpg`).
     Reinforce,
@@ -33,21 +35,22 @@ pub struct KlLoss {
     pub coef: f64,
 }
 
-/// Settings of the policy loss. In a file, a setting left out has the value of [`PolicyLoss::of`] its kind.
+/// Settings of the policy loss. In a file, an omitted setting has the value of [`PolicyLoss::of`]
+/// its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Given")]
 pub struct PolicyLoss {
-    /// Which loss.
+    /// The loss.
     pub kind: PolicyLossKind,
     /// ε_low of clip(r, 1 − ε_low, 1 + ε_high), in [0, 1]; 1 is no lower bound.
     pub clip_low: f64,
     /// ε_high ≥ 0.
     pub clip_high: f64,
-    /// Dual clip c > 1: for A < 0 the loss is at most −A·c (arXiv 1912.09729); off where `None` (`false` in a
-    /// file), and only `ppo` has it.
+    /// Dual clip c > 1: for A < 0 the loss is at most −A·c (arXiv 1912.09729); off if `None`
+    /// (`false` in a file). Only `ppo` has it.
     #[serde(with = "off")]
     pub dual_clip: Option<f64>,
-    /// The KL term; off where `None` (`false` in a file).
+    /// The KL term; off if `None` (`false` in a file).
     #[serde(with = "off")]
     pub kl: Option<KlLoss>,
 }
@@ -86,8 +89,9 @@ impl Default for PolicyLoss {
 }
 
 impl PolicyLoss {
-    /// A loss with its published settings: `ppo` as in the authors' runs; `gspo` ε 3·10⁻⁴ and 4·10⁻⁴ (its
-    /// paper, sec. 5.1); `cispo` without a lower bound and weights of at most 5; the last three without KL.
+    /// A loss with its published settings: `ppo` as in the authors' runs; `gspo` ε 3·10⁻⁴ and
+    /// 4·10⁻⁴ (its paper, sec. 5.1); `cispo` without a lower bound and weights of at most 5; the
+    /// last three without KL.
     pub fn of(kind: PolicyLossKind) -> Self {
         let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
         let bare =
@@ -100,7 +104,7 @@ impl PolicyLoss {
         }
     }
 
-    /// Checks every setting, and that the loss has a use for it.
+    /// Checks every setting, and that the loss uses it.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the field (`update.policy.clip_low`, …).
@@ -123,12 +127,12 @@ impl PolicyLoss {
                 ("update.policy.clip_high", self.clip_high),
             ];
             if let Some((field, value)) = clips.into_iter().find(|(_, value)| *value != 0.0) {
-                return fail(field, value, "`reinforce` has no ratio to clip: leave it out");
+                return fail(field, value, "`reinforce` has no ratio to clip: omit it");
             }
         }
         match (self.dual_clip, self.kl) {
             (Some(c), _) if self.kind != PolicyLossKind::Ppo => {
-                fail("update.policy.dual_clip", c, "only `ppo` has a dual clip: leave it out")
+                fail("update.policy.dual_clip", c, "only `ppo` has a dual clip: omit it")
             }
             (Some(c), _) if c.is_nan() || c <= 1.0 => {
                 fail("update.policy.dual_clip", c, "must be greater than 1")

@@ -3,8 +3,8 @@
 //!
 //! Mask and weights are host values. Every loss term needs them as tensors, several times for one
 //! micro-batch, and on a GPU each upload costs. So a batch builds them once per device and dtype.
-//! Values in `bf16` or `f16` are widened to `f32` here, before any sum or exponential: eight bits of
-//! precision are too few for a mean over thousands of tokens.
+//! Values in `bf16` or `f16` are widened to `f32` here, before any sum or exponential: eight bits
+//! of precision are too few for a mean over thousands of tokens.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -43,6 +43,14 @@ impl TensorCache {
         let values_bt = build()?;
         built.push(CachedTensor { device: location, dtype, values_bt: values_bt.clone() });
         Ok(values_bt)
+    }
+}
+
+#[cfg(test)]
+impl TensorCache {
+    /// Counts the tensors built so far.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -89,7 +97,8 @@ impl TokenBatch {
         Ok(x_bt.mul(&weights_bt)?.sum_all()?)
     }
 
-    /// Returns the sum of `x_bt` over the masked-in tokens as a detached scalar tensor, for metrics.
+    /// Returns the sum of `x_bt` over the masked-in tokens as a detached scalar tensor, for
+    /// metrics.
     pub(crate) fn token_sum(&self, x_bt: &Tensor) -> Result<Tensor> {
         Ok(self.zero_masked("x_bt", &x_bt.detach())?.sum_all()?)
     }
@@ -114,8 +123,8 @@ impl TokenBatch {
     /// Copies `x_bt` to the host, row-major [B·T], zero where masked out.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `x_bt` is not [B, T]; [`Error::NonFinite`] if a masked-in entry is NaN or
-    /// infinite.
+    /// [`Error::Shape`] if `x_bt` is not [B, T]; [`Error::NonFinite`] if a masked-in entry is NaN
+    /// or infinite.
     pub fn host(&self, name: &'static str, x_bt: &Tensor) -> Result<Vec<f64>> {
         let x_bt = self.zero_masked(name, &x_bt.detach())?;
         let values = Readout::copy(&[x_bt])?;

@@ -1,5 +1,5 @@
-//! Rows of turns and concatenated rows, padding, and the cut into micro-batches: what changes nothing, and what
-//! must change something.
+//! Rows of turns and concatenated rows, padding, and the cut into micro-batches: what changes
+//! nothing, and what must change something.
 
 use candle_core::{Device, Tensor};
 use epo::advantage::*;
@@ -56,7 +56,8 @@ impl Form {
         Tensor::from_vec(values, (rows.len(), width), &Device::Cpu).unwrap()
     }
 
-    /// Loss, metrics and masked-in gradient of some rows of a batch, weighted by an importance correction.
+    /// Loss, metrics and masked-in gradient of some rows of a batch, weighted by an importance
+    /// correction.
     fn run(
         &self,
         settings: PolicyLoss,

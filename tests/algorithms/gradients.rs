@@ -1,4 +1,5 @@
-//! Central differences where nothing stands under a stop-gradient, closed forms where something does.
+//! Central differences where nothing stands under a stop-gradient, closed forms where something
+//! does.
 
 use candle_core::{Device, Tensor};
 use epo::entropy::{Band, EntropyInputs, EntropyRegularizer, EpoHinge, Granularity};
@@ -25,7 +26,8 @@ fn loss_of(
     policy_loss(&inputs, &settings)
 }
 
-/// With one advantage and one weight a turn, the token form of GSPO is the plain derivative of the turn's ratio.
+/// With one advantage and one weight a turn, the token form of GSPO is the plain derivative of the
+/// turn's ratio.
 #[test]
 fn gspo_is_the_derivative_of_the_turns_ratio() {
     let golden = Golden::read();
@@ -108,7 +110,8 @@ fn a_clipped_weight_still_teaches() {
     assert_close("ppo", &ppo, &[0.0, -2.0 * (-1f64).exp(), inside], F64);
 }
 
-/// Weights scale the policy gradient and leave the KL term alone; what is masked out may hold anything.
+/// Weights scale the policy gradient and leave the KL term alone; what is masked out may hold
+/// anything.
 #[test]
 fn weights_belong_to_the_policy_loss_alone() {
     let golden = Golden::read();

@@ -1,4 +1,5 @@
-//! The algorithms other than EPO: reference numbers, gradients, invariances, and docs/ALGORITHMS.md.
+//! The algorithms other than EPO: reference numbers, gradients, invariances, and
+//! docs/ALGORITHMS.md.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]

@@ -65,9 +65,12 @@ fn contradictions_are_errors() {
     }
     let level = RatioLevel::Token;
     for (correction, name) in [
-        (Correction::Truncate { level, max: 0.5 }, "update.correction.max"),
-        (Correction::Mask { level, min: 0.5, max: f64::INFINITY }, "update.correction.max"),
-        (Correction::Mask { level, min: 1.5, max: 2.0 }, "update.correction.min"),
+        (ImportanceCorrection::Truncate { level, max: 0.5 }, "update.correction.max"),
+        (
+            ImportanceCorrection::Mask { level, min: 0.5, max: f64::INFINITY },
+            "update.correction.max",
+        ),
+        (ImportanceCorrection::Mask { level, min: 1.5, max: 2.0 }, "update.correction.min"),
     ] {
         refused(correction.validate(), name);
         let layout = TokenLayout::per_turn(1, vec![true], &[0], vec![0]).unwrap();

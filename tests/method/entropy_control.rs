@@ -1,4 +1,5 @@
-//! The holder of regulariser, history and β: order of events, configuration, checkpoints, bad input.
+//! The holder of regulariser, history and β: order of events, configuration, checkpoints, bad
+//! input.
 
 use super::support::*;
 use candle_core::{Device, Tensor};

@@ -1,6 +1,7 @@
 //! The numbers of the authors' published code, and of the paper's equations, reproduced.
 //!
-//! `EPO_GOLDEN_DIR` names another directory of files of the same format; everything in them is honoured.
+//! `EPO_GOLDEN_DIR` names another directory of files of the same format; everything in them is
+//! honoured.
 
 use std::collections::HashMap;
 
@@ -72,8 +73,9 @@ fn golden_epo_losses_and_gradients_with_the_kernel() {
     });
 }
 
-/// In f32 the authors' logsumexp(z) − Σ p·z rounds at the size of z, so the recorded digits end there: the
-/// tolerance is 1e-6, or about two units in the last place of the largest |z| where that is more.
+/// In f32 the authors' logsumexp(z) − Σ p·z rounds at the size of z, so the recorded digits end
+/// there: the tolerance is 1e-6, or about two units in the last place of the largest |z| where that
+/// is more.
 fn every_loss_vector(forward: Forward) {
     for (name, file) in golden_files("epo_") {
         let temperature = file["inputs"]["temperature"].as_f64().unwrap_or(1.0);
@@ -285,9 +287,10 @@ impl<'a> LossCase<'a> {
 
 /// The recorded entropies, with our gradient.
 ///
-/// In f32 an entropy within rounding of an edge of the band may round to its other side (with κ_l = 0 the
-/// recorded value can be exactly 0). Our values were compared with the recorded ones already; judging the
-/// recorded values makes the step function, which has no gradient, see what the authors' code saw.
+/// In f32 an entropy within rounding of an edge of the band may round to its other side (with κ_l =
+/// 0 the recorded value can be exactly 0). Our values were compared with the recorded ones already;
+/// judging the recorded values makes the step function, which has no gradient, see what the
+/// authors' code saw.
 fn snap_to_band_side(entropy_bt: &Tensor, recorded_bt: &Tensor) -> Tensor {
     let ours = entropy_bt.detach();
     ((entropy_bt - ours).unwrap() + recorded_bt).unwrap()
@@ -333,7 +336,10 @@ fn hinge_case(what: &str, case: &Value, logits: &Value, response_mask: &Value) {
         .collect();
     let layout =
         TokenLayout::per_turn(shape[1], mask(response_mask), &turns, trajectories).unwrap();
-    let aggregation: Aggregation = params["agg"].as_str().unwrap().parse().unwrap();
+    let aggregation = match params["agg"].as_str().unwrap() {
+        "paper" => Aggregation::TurnMean,
+        other => other.parse().unwrap(),
+    };
     // These equations divide a token mean by its count + 1e-8, as the authors' code does.
     let batch = TokenBatch::official(layout, aggregation).unwrap();
     let history = Fixed(vec![params["ref"].as_f64(); shape[0]]);
@@ -424,7 +430,8 @@ fn golden_entropy_history() {
     }
 }
 
-/// The authors' mean over all rows, finished episodes included, and ours over active rows (recorded in f32).
+/// The authors' mean over all rows, finished episodes included, and ours over active rows (recorded
+/// in f32).
 fn per_turn_mean(name: &str, case: &Value) {
     let (entropies, shape) = floats(&case["entropy"]);
     let mean_of = |rows: &[bool]| {
@@ -479,8 +486,8 @@ fn golden_penalty_edges() {
     }
 }
 
-/// The authors' code raises an IndexError, ours names the setting; an empty history penalises nothing
-/// (theirs returns one value where two are unpacked).
+/// The authors' code raises an IndexError, ours names the setting; an empty history penalises
+/// nothing (theirs returns one value where two are unpacked).
 fn beyond_the_history(entropy_bt: &Tensor, batch: &dyn Fn(usize) -> TokenBatch, raises: &Value) {
     let Some(raises) = raises.as_str() else { return };
     let numbers: Vec<usize> = raises.split(' ').filter_map(|word| word.parse().ok()).collect();
@@ -539,8 +546,9 @@ fn log_prob_helper(name: &str, case: &Value) {
     assert_close(&format!("{name} log-prob"), &host(&log_prob), &flat(&case["out"]), F64);
 }
 
-/// `whitened`, which is [`advantage::masked_whiten`] of `values`, with the one rounding of the recorded run: its
-/// mask was an integer tensor, so the factor n/(n − 1) of the unbiased variance was taken in single precision.
+/// `whitened`, which is [`advantage::masked_whiten`] of `values`, with the one rounding of the
+/// recorded run: its mask was an integer tensor, so the factor n/(n − 1) of the unbiased variance
+/// was taken in single precision.
 fn as_recorded(whitened: Vec<f64>, values: &[f64], mask: &[bool]) -> Vec<f64> {
     let selected: Vec<f64> = values.iter().zip(mask).filter(|(_, &m)| m).map(|(&v, _)| v).collect();
     let n = selected.len() as f64;
@@ -558,8 +566,8 @@ fn rows_layout(mask_value: &Value) -> TokenLayout {
         .unwrap()
 }
 
-/// The helpers ran with an integer mask, whose count + 1e-8 is taken in single precision: the epsilon rounds
-/// away, and the token mean is the plain one.
+/// The helpers ran with an integer mask, whose count + 1e-8 is taken in single precision: the
+/// epsilon rounds away, and the token mean is the plain one.
 fn helper_batch(layout: &TokenLayout, mode: &str) -> TokenBatch {
     match mode.parse().unwrap() {
         Aggregation::TokenMean => TokenBatch::new(layout.clone(), Aggregation::TokenMean),
@@ -625,7 +633,8 @@ fn golden_advantages() {
     }
 }
 
-/// The estimator that a key names, run on the file's inputs: advantages and, where it has them, returns [B·T].
+/// The estimator that a key names, run on the file's inputs: advantages and, where it has them,
+/// returns [B·T].
 fn estimate(file: &Value, key: &str) -> (Vec<f64>, Option<Vec<f64>>) {
     let (rewards, shape) = floats(&file["token_level_rewards"]);
     let (groups, trajectories) = (ids(&file["uid"]), ids(&file["traj_uid"]));
@@ -679,7 +688,8 @@ fn estimate(file: &Value, key: &str) -> (Vec<f64>, Option<Vec<f64>>) {
     (broadcast(&per_row, &layout).unwrap(), None)
 }
 
-/// In the recorded run the std of a singleton group is a single-precision 1, to which 1e-6 is added as such.
+/// In the recorded run the std of a singleton group is a single-precision 1, to which 1e-6 is added
+/// as such.
 fn singletons_as_recorded(
     per_row: &mut [f64],
     groups: &[usize],

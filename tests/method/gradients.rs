@@ -1,4 +1,5 @@
-//! Every differentiable term of the method against central differences in f64, and the one that has no gradient.
+//! Every differentiable term of the method against central differences in f64, and the one that has
+//! no gradient.
 
 use super::support::*;
 use candle_core::{Device, Result as CandleResult, Tensor};

@@ -1,4 +1,5 @@
-//! What must not change the method: padding, the order of rows, the cut into micro-batches, the row layout.
+//! What must not change the method: padding, the order of rows, the cut into micro-batches, the row
+//! layout.
 
 use super::support::*;
 use candle_core::{Device, Tensor, Var};
@@ -202,8 +203,8 @@ proptest! {
     }
 }
 
-/// Three trajectories of 2, 1 and 3 turns, as turns (one row each) and concatenated (prompt tokens between
-/// the turns masked out).
+/// Three trajectories of 2, 1 and 3 turns, as turns (one row each) and concatenated (prompt tokens
+/// between the turns masked out).
 fn both_layouts() -> (Rows, Rows) {
     let lengths: [&[usize]; 3] = [&[3, 1], &[2], &[1, 2, 3]];
     let (turn_width, whole_width) = (4, 12);

@@ -1,6 +1,7 @@
 //! The method: its golden numbers, gradients, invariances, and the order of its events.
 #![allow(clippy::unwrap_used)]
 
+mod dtypes;
 mod entropy_control;
 mod golden;
 mod gradients;
