@@ -221,7 +221,8 @@ mod tests {
         assert_eq!(weights(&mut restored, &[0.3, 0.4]), weights(&mut original, &[0.3, 0.4]));
         let lower = AdaptiveTarget { max: Positive::literal(0.01), ..settings };
         let refused = AdaptiveBonus::new(0.01, lower).unwrap().load_state(&original.state());
-        assert!(refused.unwrap_err().to_string().contains("must not exceed max = 0.01"));
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("`lambda`") && error.contains("max = 0.01"), "{error}");
         assert!(AdaptiveBonus::new(0.0, settings).is_err());
     }
 }

@@ -6,7 +6,7 @@ use epo::entropy::{Band, EntropyInputs, EntropyRegularizer, EpoHinge, Granularit
 use epo::objective::*;
 
 use crate::support::*;
-use crate::{entropy_inputs, Golden};
+use crate::Golden;
 
 fn loss_of(
     settings: PolicyLoss,
