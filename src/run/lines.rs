@@ -46,7 +46,7 @@ impl Lines {
     }
 }
 
-/// The file and its new length; `None` if it has fewer than `count` lines, and then it is unchanged.
+/// The file and its new length; `None` if it has fewer than `count` lines and stays unchanged.
 fn open_and_cut(path: &Path, count: u64) -> std::io::Result<Option<(File, u64)>> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
