@@ -1,12 +1,15 @@
-//! One GRPO step beside TRL's `GRPOTrainer`, both on the processor: sampling, rewards, advantages, one optimiser step.
+//! One GRPO step beside TRL's `GRPOTrainer`, both on the processor: sampling, rewards, advantages,
+//! one optimiser step.
 //!
 //! `EPO_PYTHON=python3 cargo bench --bench grpo`
 //!
-//! A random Qwen2 model of 6 M parameters in f32 on both sides; 4 prompts of 64 tokens, 8 completions of 64 tokens of each (no
-//! early end), rewarded with their share of even ids; clipped loss without KL, AdamW. Each side in a process of its own:
-//! one step that warms up, then `EPO_BENCH_STEPS` (5), of which the median is the wall time and the mean the CPU time. Ours also
-//! has EPO's term in the loss. TRL runs with threads that spin while they wait and with ones that sleep (`OMP_WAIT_POLICY`); the
-//! faster is shown. It samples with transformers' `generate`: vLLM has no place in this comparison.
+//! A random Qwen2 model of 6 M parameters in f32 on both sides; 4 prompts of 64 tokens, 8
+//! completions of 64 tokens of each (no early end), rewarded with their share of even ids; clipped
+//! loss without KL, AdamW. Each side in a process of its own: one step that warms up, then
+//! `EPO_BENCH_STEPS` (5), of which the median is the wall time and the mean the CPU time. Ours
+//! also has EPO's term in the loss. TRL runs with threads that spin while they wait and with ones
+//! that sleep (`OMP_WAIT_POLICY`); the faster is shown. It samples with transformers' `generate`:
+//! vLLM has no place in this comparison.
 
 use std::process::Command;
 use std::time::Instant;
@@ -33,7 +36,8 @@ const PROMPTS: usize = 4;
 const GROUP: usize = 8;
 const PROMPT: usize = 64;
 const COMPLETION: usize = 64;
-/// A quarter of a step's tokens, so that every thread has a micro-batch; the gradient is that of the whole.
+/// A quarter of a step's tokens, so that every thread has a micro-batch; the gradient is that of
+/// the whole.
 const MICRO_BATCH_TOKENS: usize = PROMPTS * GROUP * (PROMPT + COMPLETION) / 4;
 
 fn main() -> Result<()> {
@@ -61,7 +65,8 @@ fn main() -> Result<()> {
 fn print(side: &str, [wall, cpu, peak]: [f64; 3]) {
     let rate = (PROMPTS * GROUP * COMPLETION) as f64 / wall;
     println!(
-        "  {side:4} {wall:6.2} s a step, {rate:7.1} sampled tokens/s, CPU {cpu:6.2} s, peak {peak:5.0} MB"
+        "  {side:4} {wall:6.2} s per step, {rate:7.1} sampled tokens/s, CPU {cpu:6.2} s, \
+         peak {peak:5.0} MB"
     );
 }
 

@@ -1,13 +1,14 @@
 //! GRPO with EPO in ALFWorld's text games, on a CPU, from fresh weights: no Python, no download.
 //!
 //! A small policy first imitates an expert that has to search, then plays. GRPO (arXiv 2402.03300)
-//! compares episodes of the same game, GiGPO (arXiv 2505.10978) turns with the same observation, and
-//! EPO (arXiv 2509.22576) holds the entropy inside a band around its own history. The games are
-//! ALFWorld's if `ALFWORLD_DATA` names their folder, and otherwise household games made by this crate.
+//! compares episodes of the same game, GiGPO (arXiv 2505.10978) turns with the same observation,
+//! and EPO (arXiv 2509.22576) holds the entropy inside a band around its own history. The games
+//! are ALFWorld's if `ALFWORLD_DATA` names their folder, and otherwise household games made by
+//! this crate.
 //!
 //! ```text
 //! cargo run --release --example alfworld_grpo -- --seed 1 --out runs/seed1
-//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --out runs/alfworld
+//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --out runs/alf
 //! ```
 
 use std::time::Instant;

@@ -1,14 +1,14 @@
 //! PPO with EPO in ALFWorld's text games, on a CPU, from fresh weights: no Python, no download.
 //!
-//! A small policy first imitates an expert that has to search, then plays. A critic of the same shape
-//! estimates the value of each turn (generalised advantage estimation, arXiv 1506.02438), PPO (arXiv
-//! 1707.06347) updates both on the same rows, and EPO (arXiv 2509.22576) holds the entropy inside a
-//! band around its own history. The games are ALFWorld's if `ALFWORLD_DATA` names their folder, and
-//! otherwise household games made by this crate.
+//! A small policy first imitates an expert that has to search, then plays. A critic of the same
+//! shape estimates the value of each turn (generalised advantage estimation, arXiv 1506.02438),
+//! PPO (arXiv 1707.06347) updates both on the same rows, and EPO (arXiv 2509.22576) holds the
+//! entropy inside a band around its own history. The games are ALFWorld's if `ALFWORLD_DATA` names
+//! their folder, and otherwise household games made by this crate.
 //!
 //! ```text
 //! cargo run --release --example alfworld_ppo -- --seed 1 --out runs/seed1
-//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_ppo -- --out runs/alfworld
+//! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_ppo -- --out runs/alf
 //! ```
 
 use std::time::Instant;

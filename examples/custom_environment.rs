@@ -1,7 +1,7 @@
-//! An environment of your own, and an agent that learns it: PPO with a critic, through the library's parts.
+//! An environment of your own, and an agent that learns it with PPO and a critic.
 //!
-//! The world is a corridor of rooms; a treasure lies at one end, and a sign in the middle says at which. Everything
-//! that a world needs is in `impl Environment`: text in, text out, a score, and when it is over.
+//! The world is a corridor of rooms. A treasure lies at one end, and a sign in the middle says at
+//! which. `impl Environment` is all that a world needs: text in, text out, a score, and an end.
 //!
 //! `cargo run --release --example custom_environment`
 
@@ -125,8 +125,8 @@ fn walk(variation: u32) -> epo::Result<Demonstration> {
     Ok(Demonstration { task: task(variation), start, turns })
 }
 
-/// The tasks, and two walks: one pass over them teaches the tokenizer the texts, but not to follow the
-/// sign.
+/// The tasks, and two walks: one pass over them teaches the tokenizer the texts, but not to follow
+/// the sign.
 fn setup() -> epo::Result<Setup> {
     let tasks = vec![task(0), task(1)];
     Ok(Setup {

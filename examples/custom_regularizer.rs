@@ -1,16 +1,16 @@
 //! An entropy regulariser of your own, in an agent's training.
 //!
-//! EPO holds the entropy inside a band around its history, with no force inside the band. The `Spring`
-//! below pulls each token towards the history of its own turn instead, harder the further it is away.
-//! It is one `impl` with one method; the trainer, the checkpoints and the report treat it like a
-//! built-in one. The agent learns the toy task of `examples/quickstart.rs`.
+//! EPO holds the entropy inside a band around its history, with no force inside the band. The
+//! `Spring` below pulls each token towards the history of its own turn instead, harder the further
+//! it is away. It is one `impl` with one method; the trainer, the checkpoints and the report treat
+//! it like a built-in one. The agent learns the toy task of `examples/quickstart.rs`.
 //!
 //! Compare it with the built-in methods, in one report:
 //!
 //! ```text
 //! cargo run --release --example custom_regularizer -- --out runs/spring
 //! cargo run --release --example custom_regularizer -- --set entropy.method.kind=epo --out runs/epo
-//! cargo run --release --example custom_regularizer -- --set entropy.method.kind=none --out runs/none
+//! cargo run --release --example custom_regularizer -- --set entropy.method.kind=none --out none
 //! cargo run --release --example report -- runs/spring runs/epo runs/none --out compare.html
 //! ```
 
@@ -40,7 +40,8 @@ use common::RunArgs;
 
 mod common;
 
-/// λ·β·agg((H − H̄)²): a spring of stiffness λ·β between a token's entropy and the history of its turn.
+/// λ·β·agg((H − H̄)²): a spring of stiffness λ·β between a token's entropy and the history of its
+/// turn.
 struct Spring {
     lambda: f64,
 }

@@ -1,8 +1,8 @@
 //! EPO from scratch: the whole method in one file, without a trainer.
 //!
-//! A coin lies in one of four boxes. `look boxes` names the box, `open COLOUR` ends the episode. The
-//! policy is a decoder of some thousand weights that starts from noise; words are its tokens. It must
-//! discover that looking first pays, and it must remember what it saw.
+//! A coin lies in one of four boxes. `look boxes` names the box, `open COLOUR` ends the episode.
+//! The policy is a decoder of some thousand weights that starts from noise; words are its tokens.
+//! It must discover that looking first pays, and it must remember what it saw.
 //!
 //! Each training step plays groups of episodes, compares the returns within a group (GRPO), and
 //! updates the decoder with loss = L_PG − λ[L_H − β·L_smooth], the objective of EPO. Equations are

@@ -1,7 +1,8 @@
-//! The whole loop on a toy world, in seconds: clone a little, then learn by comparing episodes, with EPO.
+//! The whole training loop on a toy world, in seconds: imitation, then GRPO with EPO.
 //!
-//! Four boxes, a coin in one of them: `look` tells which, `open COLOUR` ends the episode. A policy of about thirty thousand
-//! weights clones the four solutions, too briefly to solve the task, and then finds out by playing.
+//! A coin lies in one of four boxes: `look` tells which, `open COLOUR` ends the episode. A policy
+//! of about thirty thousand weights imitates the four solutions, too briefly to solve the task,
+//! and then learns by playing.
 //!
 //! `cargo run --release --example quickstart`
 
@@ -43,7 +44,8 @@ fn config(smoke: bool) -> TrainConfig {
     config.schedule = LrSchedule::default();
     config.evaluation.every = 0;
     config.evaluation.episodes = Count::literal(16);
-    // The returns of sixteen episodes of each task are compared, and turns with the same observation.
+    // The returns of sixteen episodes of each task are compared, and turns with the same
+    // observation.
     config.algorithm = AlgorithmConfig::Grpo { advantage: AdvantageConfig::default() };
     config.rollout.tasks = Count::literal(4);
     config.rollout.group = Count::literal(16);

@@ -2,8 +2,9 @@
 //!
 //! A small policy first imitates the simulator's reference solutions, then plays. GRPO (arXiv
 //! 2402.03300) compares episodes of the same task, GiGPO (arXiv 2505.10978) turns with the same
-//! observation, and EPO (arXiv 2509.22576) holds the entropy inside a band around its own history. The
-//! policy is evaluated on held-out variations before and after; a task is solved at a score of 100.
+//! observation, and EPO (arXiv 2509.22576) holds the entropy inside a band around its own history.
+//! The policy is evaluated on held-out variations before and after; a task is solved at a score of
+//! 100.
 //!
 //! ```text
 //! cargo run --release --example sciworld_grpo -- --seed 1 --out runs/seed1

@@ -1,9 +1,10 @@
 //! PPO with EPO in the ScienceWorld simulator, on a CPU, from fresh weights.
 //!
-//! A small policy first imitates the simulator's reference solutions, then plays. A critic of the same
-//! shape estimates the value of each turn (generalised advantage estimation, arXiv 1506.02438), PPO
-//! (arXiv 1707.06347) updates both on the same rows, and EPO (arXiv 2509.22576) holds the entropy
-//! inside a band around its own history. In the first steps the critic learns alone.
+//! A small policy first imitates the simulator's reference solutions, then plays. A critic of the
+//! same shape estimates the value of each turn (generalised advantage estimation, arXiv
+//! 1506.02438), PPO (arXiv 1707.06347) updates both on the same rows, and EPO (arXiv 2509.22576)
+//! holds the entropy inside a band around its own history. In the first steps the critic learns
+//! alone.
 //!
 //! ```text
 //! cargo run --release --example sciworld_ppo -- --seed 1 --out runs/seed1

@@ -15,8 +15,8 @@ import numpy
 rng = numpy.random.RandomState(20250917)
 
 # Five rows of six positions. Rows 0 and 1 are turns 0 and 1 of trajectory 4. Row 2 holds the two
-# turns of trajectory 1 with an observation in between. Row 3 is one short turn of trajectory 2; row 4
-# is padding.
+# turns of trajectory 1 with an observation in between. Row 3 is one short turn of trajectory 2;
+# row 4 is padding.
 TOKENS = 6
 MASK = [
     [1, 1, 1, 1, 0, 0],

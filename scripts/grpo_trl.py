@@ -1,7 +1,9 @@
-"""TRL's side of `cargo bench --bench grpo`: steps of its GRPOTrainer on the processor, sampling by transformers' `generate`.
+"""TRL's side of `cargo bench --bench grpo`: steps of its GRPOTrainer on the CPU, sampling with
+transformers' `generate`.
 
-Usage: grpo_trl.py PROMPTS GROUP PROMPT COMPLETION STEPS. Needs torch, transformers, datasets and trl; fetches nothing. The last line
-printed is: the median seconds of a step after one that warms up, its mean CPU seconds, and MB at the peak of the process.
+Usage: grpo_trl.py PROMPTS GROUP PROMPT COMPLETION STEPS. Needs torch, transformers, datasets and
+trl; downloads nothing. The last line of output has the median seconds of a step after a warm-up
+step, its mean CPU seconds, and the peak memory of the process in MB.
 """
 
 import os
@@ -40,10 +42,13 @@ def model():
 
 
 def tokenizer():
-    """One word a token; the end has an id that the model does not have, so that nothing ends early."""
-    words = Tokenizer(models.WordLevel({**{f"w{i}": i for i in range(V)}, "<end>": V}, unk_token="w0"))
+    """One word per token; the end has an id outside the model, so that nothing ends early."""
+    vocabulary = {**{f"w{i}": i for i in range(V)}, "<end>": V}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="w0", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<end>", pad_token="w0", padding_side="left"
+    )
 
 
 def even(completion_ids, **_):
@@ -63,7 +68,10 @@ def main():
     prompts, group, prompt, completion, steps = map(int, sys.argv[1:6])
     torch.manual_seed(0)
     draw = random.Random(0)
-    texts = [" ".join(f"w{draw.randrange(V)}" for _ in range(prompt)) for _ in range(prompts * (steps + 1))]
+    def text():
+        return " ".join(f"w{draw.randrange(V)}" for _ in range(prompt))
+
+    texts = [text() for _ in range(prompts * (steps + 1))]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(

@@ -1,9 +1,10 @@
 //! Entropy-controlled reinforcement learning of multi-turn LLM agents, in pure Rust on candle.
 //!
-//! `epo` implements EPO (Entropy-regularized Policy Optimization, arXiv 2509.22576): the policy's entropy
-//! is regularised and held inside a band around its own history, with a weight β that changes over
-//! training. Around the method stand the parts of a complete trainer: environments, rollouts, a decoder
-//! policy with its kernels, advantages, losses, an optimiser, run folders and reports.
+//! `epo` implements EPO (Entropy-regularized Policy Optimization, arXiv 2509.22576): the policy's
+//! entropy is regularised and held inside a band around its own history, with a weight β that
+//! changes over training. Around the method stand the parts of a complete trainer: environments,
+//! rollouts, a decoder policy with its kernels, advantages, losses, an optimiser, run folders and
+//! reports.
 //!
 //! ```text
 //!  Environment ──observation──▶ prompt ──token ids──▶ Policy decode ──action text──▶ Environment
@@ -21,8 +22,8 @@
 //! ```
 //!
 //! To add EPO to a loop of your own, start with [`entropy::EntropyControl`] and
-//! [`objective::policy_loss`]. To train an agent in a world of your own, implement [`env::Environment`]
-//! and open a `train::Trainer`.
+//! [`objective::policy_loss`]. To train an agent in a world of your own, implement
+//! [`env::Environment`] and open a `train::Trainer`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod advantage;

@@ -13,9 +13,10 @@ use serde::Serialize;
 
 /// The end of every trainer's `--help`.
 pub(crate) const AFTER_HELP: &str = "\
-Settings come from the preset, then from --config, then from the flags; --print-config shows the result.
+Settings come from the preset, then --config, then the flags; --print-config shows the result.
 A setting that does not exist, is out of range or contradicts another is an error.
-A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and checkpoints/.
+A run's folder holds config.toml, metrics.jsonl, episodes.jsonl, report.html, tensorboard/ and
+checkpoints/.
 Ctrl-C finishes the step, saves and evaluates; --resume continues, bit for bit.
 The last line of standard output is `summary {…}`, a JSON object.";
 
@@ -31,8 +32,8 @@ pub(crate) struct RunArgs {
     /// Folder of a new run [default: runs/NAME-SEED]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Continue the run in this folder from its last checkpoint; only --steps may change, and --model
-    /// if the model checkpoint that it trains has moved
+    /// Continue the run in this folder from its last checkpoint; only --steps may change, and
+    /// --model if the model checkpoint that it trains has moved
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Settings in TOML: any part of what --print-config prints
@@ -50,8 +51,8 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// The folder of a new run of `base` with the settings of the command line over it, or of the run to
-    /// be continued; `None` if the settings were printed instead.
+    /// The folder of a new run of `base` with the settings of the command line over it, or of the
+    /// run to be continued; `None` if the settings were printed instead.
     pub(crate) fn folder<E: Serialize + DeserializeOwned>(
         &self,
         name: &str,
@@ -71,10 +72,7 @@ impl RunArgs {
         if let Some(dir) = &self.resume {
             let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
             let others = others || self.smoke || self.print_config || !self.set.is_empty();
-            ensure!(
-                !others && named.is_empty(),
-                "--resume allows only --steps and --model beside it"
-            );
+            ensure!(!others && named.is_empty(), "--resume takes only --steps and --model");
             return Ok(Some(RunFolder::resume(dir, TrainConfig::resumed(self.steps, model))?));
         }
         let mut sets = named;
@@ -104,8 +102,8 @@ pub(crate) struct TrainArgs {
     /// [default: small]
     #[arg(long, value_name = "small|paper|official", conflicts_with = "smoke")]
     pub(crate) preset: Option<Preset>,
-    /// Entropy regulariser: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov, kl-cov or
-    /// top-entropy, with its default settings [entropy.method.kind]
+    /// Entropy regulariser: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov,
+    /// kl-cov or top-entropy, with its default settings [entropy.method.kind]
     #[arg(long, value_name = "KIND")]
     pub(crate) entropy: Option<String>,
     /// Actions that the policy may write: any text, or an admissible command [rollout.actions.kind]

@@ -297,9 +297,9 @@ impl EntropyConfig {
         }
     }
 
-    /// The published code: an indicator without gradient, gate at turn 25, the left-padded history of
-    /// up to 50 turns that includes the current step, two-phase β with K = 150; α 0.1 and κ 0.5 and
-    /// 1.5 as in its run script.
+    /// The published code: an indicator without gradient, gate at turn 25, the left-padded history
+    /// of up to 50 turns that includes the current step, two-phase β with K = 150; α 0.1 and κ 0.5
+    /// and 1.5 as in its run script.
     pub fn official_code() -> Self {
         Self {
             method: EntropyMethod::EpoOfficial(EpoOfficialConfig::default()),

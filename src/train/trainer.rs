@@ -1,4 +1,7 @@
-//! The parts of a run that every trainer holds, and what happens to them around a step; the loop is the caller's.
+//! A run in progress: everything that a training loop does around a step.
+//!
+//! Opening and resuming, playing, recording, evaluating and saving are the same in every loop and
+//! stand here. Credit and update are what a user changes, and stand in the caller's loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -38,18 +41,18 @@ use crate::{Error, Result};
 /// Checkpoints that stay in a run's folder.
 const KEPT: usize = 3;
 
-/// What a new run begins with.
+/// The tasks and demonstrations of a new run.
 #[derive(Debug)]
 pub struct Setup {
     /// The tasks to learn on.
     pub train: TaskSet,
-    /// The panels to be evaluated on, in this order.
+    /// The evaluation sets, in this order.
     pub evaluation: Vec<TaskSet>,
-    /// What is cloned first, and what a small policy's tokenizer is trained on.
+    /// Demonstrations to imitate; a small policy's tokenizer is trained on them too.
     pub demonstrations: Vec<Demonstration>,
 }
 
-/// What a checkpoint holds beside agent, critic and configuration.
+/// State of a run checkpoint in addition to agent, critic and settings.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     position: Position,
@@ -71,23 +74,24 @@ impl State {
     }
 }
 
-/// What a step's record is told beside the update.
+/// Numbers of the current step that come from playing and rewards.
 #[derive(Debug, Default)]
 struct Notes {
     metrics: Vec<(&'static str, f64)>,
-    /// The step's mean KL, nats per token, and its episodes.
+    /// Mean KL of the step in nats per token, and its number of episodes.
     kl: Option<(f64, usize)>,
-    /// What dynamic sampling played and left out.
+    /// Episodes that dynamic sampling played and did not use.
     unused: Vec<Trajectory>,
 }
 
 /// A run in progress.
 ///
-/// A trainer is a loop over [`Trainer::next_step`] that plays, finds advantages, updates, and hands the record back.
+/// A training loop iterates over [`Trainer::next_step`]: it plays, computes advantages, updates the
+/// agent, and passes the record back.
 pub struct Trainer<E> {
     /// Policy, tokenizer and entropy control.
     pub agent: Agent,
-    /// The critic, where the configuration has one.
+    /// The critic, if the algorithm has one.
     pub critic: Option<Critic>,
     folder: RunFolder<TrainConfig<E>>,
     recorder: Recorder,
@@ -104,12 +108,12 @@ pub struct Trainer<E> {
 }
 
 impl<E: Serialize + DeserializeOwned> Trainer<E> {
-    /// The run of `folder`, continued from its checkpoint, or a new one: tokenizer, cloning, the evaluation that training
-    /// has to beat, critic, first checkpoint.
+    /// Opens the run of `folder`: resumes it from its checkpoint, or begins it (tokenizer,
+    /// imitation, the evaluation before training, critic, first checkpoint).
     ///
     /// # Errors
-    /// A configuration out of range, a `beginning` that a continued run has or a new one lacks, a checkpoint that cannot be
-    /// restored, and whatever playing, cloning and writing can fail with.
+    /// Contradicting settings, a `setup` for a resumed run or none for a new one, a checkpoint
+    /// that cannot be restored, and errors of playing, imitation and writing.
     pub fn open(
         folder: RunFolder<TrainConfig<E>>,
         environments: Vec<Box<dyn Environment>>,
@@ -118,9 +122,9 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Self::open_with(folder, environments, setup, None)
     }
 
-    /// [`Trainer::open`] with an entropy control of the program's own: its regulariser, its history and
-    /// its β. The settings say so with `entropy.method.kind = "custom"`; a resumed run gives the control
-    /// its state back.
+    /// [`Trainer::open`] with an entropy control of the program's own: its regulariser, its
+    /// history and its β. The settings say so with `entropy.method.kind = "custom"`; a resumed run
+    /// gives the control its state back.
     ///
     /// # Errors
     /// See [`Trainer::open`]; settings of another method.
@@ -233,13 +237,13 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         })
     }
 
-    /// The same, ending after the step in which `stop` is raised ([`crate::run::stop_on_ctrl_c`]).
+    /// Ends the run after the step in which `stop` is set ([`crate::run::stop_on_ctrl_c`]).
     #[must_use]
     pub fn stopping_at(self, stop: &'static AtomicBool) -> Self {
         Self { stop: Some(stop), ..self }
     }
 
-    /// The settings in force.
+    /// The run's settings.
     pub fn config(&self) -> &TrainConfig<E> {
         &self.folder.config
     }
@@ -253,7 +257,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Ok((&mut self.agent, self.critic.as_mut().ok_or_else(missing)?))
     }
 
-    /// The step to do now, from 0; `None` at the end, or where the run is to stop.
+    /// The next training step, counted from 0; `None` at the end or if the run is to stop.
     pub fn next_step(&self) -> Option<u64> {
         (self.step < self.config().steps && !self.stopping() && !self.alarms.stops())
             .then_some(self.step)
@@ -289,8 +293,8 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Ok(sampled.rollouts)
     }
 
-    /// What the episodes of `step` are paid: by the environment, and by the penalties of length and KL that the
-    /// configuration has. [`Trainer::record`] then reports them and moves an adaptive β.
+    /// The rewards of `step`: the environment's, and the penalties for length and KL that the
+    /// settings ask for. [`Trainer::record`] reports them and updates an adaptive KL weight.
     ///
     /// # Errors
     /// As [`kl_rewards`].
@@ -315,12 +319,13 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Ok(rewards)
     }
 
-    /// What alarms have multiplied the policy's learning rate by so far.
+    /// The factor by which alarms have lowered the policy's learning rate so far.
     pub fn lr_factor(&self) -> f64 {
         self.alarms.lr_factor()
     }
 
-    /// Records the step that began at `began`, with its rates and what its episodes say, raises alarms, and shows it.
+    /// Records the step that began at `began` with its rates and the statistics of its episodes,
+    /// raises alarms, and prints a progress line.
     ///
     /// # Errors
     /// A record that cannot be written.
@@ -358,10 +363,10 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Ok(())
     }
 
-    /// Examines the policy and saves the run where it is time to, after [`Trainer::record`].
+    /// Evaluates the policy and saves the run if they are due; call it after [`Trainer::record`].
     ///
     /// # Errors
-    /// As [`Trainer::evaluate`] and [`Trainer::save`].
+    /// See [`Trainer::evaluate`] and [`Trainer::save`].
     pub fn evaluate_and_save(&mut self) -> Result<()> {
         let TrainConfig { evaluation, checkpoint_every, steps, .. } = &self.folder.config;
         let every = evaluation.every;
@@ -377,7 +382,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         }
     }
 
-    /// Examines the policy as it is; one outcome a panel.
+    /// Evaluates the policy; one outcome per evaluation set.
     ///
     /// # Errors
     /// As [`evaluate_all`].
@@ -388,7 +393,8 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         evaluate_all(agent, environments, &panels, (evaluation, rollout), (*seed, *step), recorder)
     }
 
-    /// Writes a checkpoint, and removes old ones except the one with the highest success on the first panel.
+    /// Writes a run checkpoint and removes old ones, except the one with the highest success on
+    /// the first evaluation set.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -410,15 +416,15 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         prune_checkpoints(&self.folder.dir, KEPT, best).map(drop)
     }
 
-    /// Ends the run, complete or stopped: last evaluation, exported model, report. Returns the outcomes before and after
-    /// training, one a panel.
+    /// Ends the run: last evaluation, exported model, report. Returns the outcomes before and after
+    /// training, one per evaluation set.
     ///
     /// # Errors
     /// As [`Trainer::evaluate`]; a file that cannot be written.
     pub fn finish(&mut self) -> Result<[Vec<Outcome>; 2]> {
         let dir = self.folder.dir.clone();
         if self.saved < self.step {
-            self.save()?; // stopped after it was decided that this step needs no checkpoint
+            self.save()?; // stopped after the decision that this step needs no checkpoint
         }
         if self.alarms.stops() {
             eprintln!(
@@ -436,7 +442,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         Ok([self.state.before.clone(), after])
     }
 
-    /// The run in numbers ([`summary`]), with the outcomes of one panel.
+    /// The run's summary ([`summary`]) with the outcomes of one evaluation set.
     pub fn summary(&self, began: Instant, before: &Outcome, after: &Outcome) -> serde_json::Value {
         summary(self.step, began, [before, after], &self.throughput, &self.folder.dir)
     }

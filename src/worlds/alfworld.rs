@@ -28,7 +28,7 @@ use crate::train::trainer::Setup;
 use crate::worlds::benchmark::{check_tasks, Benchmark};
 use crate::Result;
 
-/// Which of ALFWorld's text games a run plays, and how they are shown.
+/// The text games of a run, and how they are shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlfWorldTasks {
@@ -99,7 +99,8 @@ impl AlfWorldTasks {
         }
     }
 
-    /// These tasks on the games of the folder that the variable `ALFWORLD_DATA` names, if it is set.
+    /// These tasks on the games of the folder that the variable `ALFWORLD_DATA` names, if it is
+    /// set.
     #[must_use]
     pub fn found(mut self) -> Self {
         let data = std::env::var_os("ALFWORLD_DATA").filter(|folder| !folder.is_empty());
@@ -112,7 +113,8 @@ impl AlfWorldTasks {
     /// Opens the games.
     ///
     /// # Errors
-    /// A folder that does not hold ALFWorld's games, or settings for which no household can be made.
+    /// A folder that does not hold ALFWorld's games, or settings for which no household can be
+    /// made.
     pub fn games(&self) -> Result<Arc<dyn Games>> {
         Ok(match &self.games {
             GameSource::Folder { path } => Arc::new(DataFolder::open(path)?),
@@ -120,7 +122,7 @@ impl AlfWorldTasks {
         })
     }
 
-    /// The games to learn on, and to be evaluated on in seen and in unseen rooms.
+    /// The training games, and the evaluation sets in seen and in unseen rooms.
     ///
     /// # Errors
     /// No kind of task, or a split without games of it.
@@ -143,10 +145,10 @@ impl AlfWorldTasks {
             .collect()
     }
 
-    /// What a new run begins with: the panels, and an expert's solutions of some training games.
+    /// The setup of a new run: the task sets, and an expert's solutions of some training games.
     ///
     /// # Errors
-    /// As [`AlfWorldTasks::panels`]; a game that cannot be played.
+    /// See [`AlfWorldTasks::panels`]; a game that cannot be played.
     pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Setup> {
         let world = &config.environment;
         let [train, seen, unseen] = world.panels(&**games)?;
@@ -163,13 +165,14 @@ impl AlfWorldTasks {
 }
 
 impl Benchmark for AlfWorldTasks {
-    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and `official`,
-    /// Qwen2.5-3B-Instruct as in the paper's ALFWorld runs, evaluated on whole splits.
+    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and
+    /// `official`, Qwen2.5-3B-Instruct as in the paper's ALFWorld runs, evaluated on whole splits.
     ///
-    /// `official` is the published code with the commands of its README: rows of turns, the token mean,
-    /// the indicator penalty (which has no gradient) with its gate, history and β of two phases. It
-    /// still differs in this: the code normalises every micro-batch by itself, and weighs long episodes
-    /// more in GRPO's means because it compares rows of turns. Neither has been trained here.
+    /// `official` is the published code with the commands of its README: rows of turns, the token
+    /// mean, the indicator penalty (which has no gradient) with its gate, history and β of two
+    /// phases. It still differs in this: the code normalises every micro-batch by itself, and
+    /// weighs long episodes more in GRPO's means because it compares rows of turns. Neither has
+    /// been trained here.
     fn preset(preset: Preset, algorithm: Algorithm) -> TrainConfig<Self> {
         let tasks = Self::of(preset).found();
         match preset {

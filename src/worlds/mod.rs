@@ -1,4 +1,5 @@
-//! The tasks of the two worlds as `[environment]` of a run: which are learned on, which evaluated on, what is cloned first.
+//! The benchmarks' tasks as the `[environment]` table of a run, with their presets: tasks to train
+//! on, evaluation sets, and demonstrations.
 
 #[cfg(feature = "alfworld")]
 mod alfworld;

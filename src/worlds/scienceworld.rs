@@ -21,7 +21,7 @@ use crate::train::trainer::Setup;
 use crate::worlds::benchmark::{check_tasks, Benchmark};
 use crate::{Error, Result};
 
-/// Which tasks of ScienceWorld a run plays, and the simulator's settings.
+/// The ScienceWorld tasks of a run, and the simulator's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScienceWorldTasks {
@@ -38,7 +38,8 @@ pub struct ScienceWorldTasks {
 }
 
 impl Default for ScienceWorldTasks {
-    /// Two short families: one asks to read a room and a colour and to act on them, the other to know animals.
+    /// Two short families: one needs reading a room and acting on it, the other knowledge of
+    /// animals.
     fn default() -> Self {
         Self {
             tasks: ["find-non-living-thing", "lifespan-longest-lived"].map(String::from).to_vec(),
@@ -51,8 +52,9 @@ impl Default for ScienceWorldTasks {
 }
 
 impl ScienceWorldTasks {
-    /// The tasks of a preset: for the paper's runs all families but `use-thermometer`, as published, on all training
-    /// variations and two test variations each; with the published code's rule of success for `official`.
+    /// The tasks of a preset. The paper's runs train on all families except `use-thermometer`, as
+    /// published, on all training variations, with two test variations each; `official` uses the
+    /// published code's rule of success.
     pub fn of(preset: Preset) -> Self {
         let mut tasks = Self::default();
         if preset != Preset::Small {
@@ -67,7 +69,7 @@ impl ScienceWorldTasks {
         tasks
     }
 
-    /// The panels to learn on and to be evaluated on: `train` and `test`.
+    /// The training tasks `train` and the evaluation set `test`.
     ///
     /// # Errors
     /// No family, one that the simulator does not know, or none of its variations.
@@ -86,10 +88,11 @@ impl ScienceWorldTasks {
         TaskSet::new(name, tasks)
     }
 
-    /// What a new run begins with: the panels, and the simulator's own solutions of some training variations.
+    /// The setup of a new run: the task sets, and the simulator's solutions of some training
+    /// variations.
     ///
     /// # Errors
-    /// As [`ScienceWorldTasks::panels`]; a simulator that failed.
+    /// See [`ScienceWorldTasks::panels`]; errors of the simulator.
     pub fn begin(config: &TrainConfig<Self>, pool: &mut ScienceWorldPool) -> Result<Setup> {
         let [train, test] = config.environment.panels()?;
         Ok(Setup {
@@ -118,14 +121,16 @@ impl ScienceWorldTasks {
 }
 
 impl Benchmark for ScienceWorldTasks {
-    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and `official`,
-    /// Qwen2.5-7B-Instruct as in the paper's ScienceWorld runs, evaluated on whole test sets.
+    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and
+    /// `official`, Qwen2.5-7B-Instruct as in the paper's ScienceWorld runs, evaluated on whole
+    /// test sets.
     ///
-    /// The paper's numbers do not carry over everywhere: its mini-batches are of rows of turns, these of
-    /// episodes; it gives no learning rate for the critic (10⁻⁵ is verl's); its prompts are cut to 2048
-    /// tokens with two turns of history, here an episode is one conversation in the model's context.
-    /// `official` is as [`AlfWorldTasks::preset`](crate::worlds::AlfWorldTasks::preset) describes; its
-    /// ScienceWorld groups mix tasks, and its script never switches the penalty on for PPO, which
+    /// The paper's numbers do not carry over everywhere: its mini-batches are of rows of turns,
+    /// these of episodes; it gives no learning rate for the critic (10⁻⁵ is verl's); its prompts
+    /// are cut to 2048 tokens with two turns of history, here an episode is one conversation in
+    /// the model's context. `official` is as
+    /// [`AlfWorldTasks::preset`](crate::worlds::AlfWorldTasks::preset) describes; its ScienceWorld
+    /// groups mix tasks, and its script never switches the penalty on for PPO, which
     /// `entropy.method.kind = "bonus"` reproduces. Neither has been trained here.
     fn preset(preset: Preset, algorithm: Algorithm) -> TrainConfig<Self> {
         let tasks = Self::of(preset);

@@ -1,4 +1,5 @@
-//! A training example's binary as a user meets it: its summary, its folder, resuming, kills, and its refusals.
+//! A training example's binary as a user meets it: its summary, its folder, resuming, kills, and
+//! its refusals.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -94,7 +95,8 @@ impl Example {
         assert!(!out.exists(), "printing settings made a folder");
     }
 
-    /// Kills one run while it clones, evaluates, and learns; then Ctrl-C, answered by saving; then lets it end.
+    /// Kills one run while it clones, evaluates, and learns; then Ctrl-C, answered by saving; then
+    /// lets it end.
     fn interrupt_until_done(&self, dir: &Path, duration: Duration) {
         let mut args = smoke(dir, 2);
         for (signal, phase) in
@@ -105,7 +107,8 @@ impl Example {
                 command.args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             wait_for_phase(dir, phase, duration * 10);
             if signal == "INT" {
-                std::thread::sleep(duration / 5); // a resumed run has its lines before it listens to signals
+                // A resumed run has its lines before it listens to signals.
+                std::thread::sleep(duration / 5);
             }
             let started = children(child.id());
             Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();

@@ -124,7 +124,10 @@ prop_compose! {
         let n = mask.len();
         let values = [(0.0, 2.0), (-3.0, -0.1), (-3.0, -0.1), (-3.0, -0.1), (-1.0, 1.0)];
         let mut i = 0;
-        let values = values.map(|(low, high)| { i += 1; random(seed.wrapping_add(i), n, low, high) });
+        let values = values.map(|(low, high)| {
+            i += 1;
+            random(seed.wrapping_add(i), n, low, high)
+        });
         Rows { width, trajectories, turns, mask, values }
     }
 }
@@ -144,28 +147,44 @@ fn controls() -> impl Strategy<Value = (Granularity, bool)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(48)
+    })]
 
     #[test]
-    fn micro_batches_add_up(rows in rows(), mode in modes(), (granularity, per_turn) in controls(), cut in 1usize..4) {
+    fn micro_batches_add_up(
+        rows in rows(),
+        mode in modes(),
+        (granularity, per_turn) in controls(),
+        cut in 1usize..4,
+    ) {
         let control = control(granularity, per_turn);
         let whole = TokenBatch::new(rows.layout(), mode);
         let want = run(&control, &rows, &whole);
         let (mut loss, mut metrics, mut gradients) = (0.0, None, [vec![], vec![]]);
         let order: Vec<usize> = (0..rows.count()).collect();
         for chunk in order.chunks(cut) {
-            let (output, parts) = run(&control, &rows.pick(chunk, 0), &whole.select(chunk).unwrap());
+            let picked = rows.pick(chunk, 0);
+            let (output, parts) = run(&control, &picked, &whole.select(chunk).unwrap());
             loss += host(&output.loss)[0];
             metrics.get_or_insert_with(epo::objective::Metrics::new).merge(&output.metrics);
             gradients.iter_mut().zip(parts).for_each(|(sum, part)| sum.extend(part));
         }
         let loss = Tensor::new(loss, &Device::Cpu).unwrap();
-        assert_same("micro-batches", &(LossOutput { loss, metrics: metrics.unwrap() }, gradients), &want);
+        let output = LossOutput { loss, metrics: metrics.unwrap() };
+        assert_same("micro-batches", &(output, gradients), &want);
     }
 
     #[test]
-    fn padding_changes_nothing(rows in rows(), mode in modes(), (granularity, per_turn) in controls(), padding in 1usize..4) {
-        prop_assume!(mode != Aggregation::SeqMeanTokenSumNorm); // divides by the padded width, by definition
+    fn padding_changes_nothing(
+        rows in rows(),
+        mode in modes(),
+        (granularity, per_turn) in controls(),
+        padding in 1usize..4,
+    ) {
+        // This mode divides by the padded width, by definition.
+        prop_assume!(mode != Aggregation::SeqMeanTokenSumNorm);
         let control = control(granularity, per_turn);
         let want = run(&control, &rows, &TokenBatch::new(rows.layout(), mode));
         let order: Vec<usize> = (0..rows.count()).collect();
@@ -185,10 +204,16 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_rows_changes_nothing(rows in rows(), mode in modes(), (granularity, per_turn) in controls(), shift in 1usize..6) {
+    fn the_order_of_rows_changes_nothing(
+        rows in rows(),
+        mode in modes(),
+        (granularity, per_turn) in controls(),
+        shift in 1usize..6,
+    ) {
         let control = control(granularity, per_turn);
         let want = run(&control, &rows, &TokenBatch::new(rows.layout(), mode));
-        let order: Vec<usize> = (0..rows.count()).rev().map(|row| (row + shift) % rows.count()).collect();
+        let shifted = |row| (row + shift) % rows.count();
+        let order: Vec<usize> = (0..rows.count()).rev().map(shifted).collect();
         let moved = rows.pick(&order, 0);
         let mut got = run(&control, &moved, &TokenBatch::new(moved.layout(), mode));
         for gradient in &mut got.1 {

@@ -240,8 +240,9 @@ fn save(
     Ok(())
 }
 
-/// Whether two plays of an episode are the same: the same tokens, with log-probabilities and entropies that differ
-/// by no more than the rounding of products of another shape, which a batch of other size takes.
+/// Whether two plays of an episode are the same: the same tokens, with log-probabilities and
+/// entropies that differ by no more than the rounding of products of another shape, which a batch
+/// of other size takes.
 pub(crate) fn same_episode(a: &Trajectory, b: &Trajectory) -> bool {
     let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
     let same = |a: &Turn, b: &Turn| {
@@ -263,8 +264,8 @@ pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
     names.map(|name| (name, std::fs::read(checkpoint.file(name).unwrap()).unwrap())).collect()
 }
 
-/// Requires two runs to have the same metrics (times left out), the same training episodes and the same last checkpoint,
-/// to the bit.
+/// Requires two runs to have the same metrics (times left out), the same training episodes and the
+/// same last checkpoint, to the bit.
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(first_difference(a, b).unwrap(), None);
     let [dump_a, dump_b] = [a, b].map(|dir| {

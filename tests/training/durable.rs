@@ -1,4 +1,5 @@
-//! What killed processes, full and read-only disks do to a run: it loses the steps since its last checkpoint.
+//! What killed processes, full and read-only disks do to a run: it loses the steps since its last
+//! checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -110,7 +111,8 @@ fn whole_and_begun(folder: &Path) -> [PathBuf; 2] {
     [whole, begun]
 }
 
-/// Runs a child that must end with an error which names `files`, with the checkpoint of step 1 untouched.
+/// Runs a child that must end with an error which names `files`, with the checkpoint of step 1
+/// untouched.
 fn must_fail(mut child: Command, report: &Path, files: &[&str]) {
     let status = child.status().unwrap();
     let text = std::fs::read_to_string(report).unwrap_or_default();
@@ -155,7 +157,8 @@ fn a_full_disk_is_named_and_the_last_checkpoint_stays() {
     let ([whole, begun], report) = (whole_and_begun(folder.path()), folder.path().join("report"));
     let disk = folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
-    let shell = "size=$(($(du -sk BEGUN | cut -f1) + ROOM)); mount -t tmpfs -o size=${size}k tmpfs DISK && \
+    let shell = "size=$(($(du -sk BEGUN | cut -f1) + ROOM)); \
+                 mount -t tmpfs -o size=${size}k tmpfs DISK && \
                  cp -r BEGUN DISK/run && exec \"$@\"";
     // Room for next to nothing, for a part of a checkpoint, for most of one.
     for room in ["0", "64", "300"] {

@@ -1,4 +1,5 @@
-//! Evaluations: sampled and greedy beside each other, recorded task by task, and their episodes play again.
+//! Evaluations: sampled and greedy beside each other, recorded task by task, and their episodes
+//! play again.
 
 use epo::env::ToyEnvironment;
 use epo::evaluation::{read_outcomes, task_set_gains};

@@ -1,4 +1,5 @@
-//! The trainer on the toy environment: it learns, it repeats, it resumes, and it says what is wrong.
+//! The trainer on the toy environment: it learns, it repeats, it resumes, and it says what is
+//! wrong.
 #![allow(clippy::unwrap_used)]
 #![cfg(feature = "text")]
 

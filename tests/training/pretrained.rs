@@ -1,4 +1,5 @@
-//! A checkpoint with a chat template as the policy: all weights, corrections of low rank, bf16; resumed and exported.
+//! A checkpoint with a chat template as the policy: all weights, corrections of low rank, bf16;
+//! resumed and exported.
 
 use std::path::{Path, PathBuf};
 
@@ -116,7 +117,8 @@ fn a_run_goes_on_where_its_model_is_now_and_with_no_other() {
         let other = dir.path().join("other");
         std::fs::create_dir(&other).unwrap();
         let other = checkpoint(&other, Family::Qwen2);
-        // One byte differs: of the weights, which only a run with corrections needs, or a space after the tokenizer.
+        // One byte differs: of the weights, which only a run with corrections needs, or a space
+        // after the tokenizer.
         let file = if lora.is_some() { "model.safetensors" } else { "tokenizer.json" };
         let mut bytes = std::fs::read(other.join(file)).unwrap();
         match lora {

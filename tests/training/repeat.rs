@@ -1,4 +1,5 @@
-//! The same seed gives the same bits: again, after a resume, in any number of environments or threads.
+//! The same seed gives the same bits: again, after a resume, in any number of environments or
+//! threads.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

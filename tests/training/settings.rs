@@ -212,8 +212,8 @@ fn fault(
     }
 }
 
-/// Sets each of the keys of `base` that `walked` chooses to every wrong value; returns the faults of
-/// the errors. Every key must refuse some value.
+/// Sets each of the keys of `base` that `walked` chooses to every wrong value; returns the faults
+/// of the errors. Every key must refuse some value.
 fn walk<E: World>(base: &TrainConfig<E>, walked: impl Fn(&str) -> bool) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let keys = keys(base);

@@ -1,4 +1,5 @@
-//! Dynamic sampling, the penalty for long answers and KL in the reward, in runs of both algorithms on the toy environment.
+//! Dynamic sampling, the penalty for long answers and KL in the reward, in runs of both algorithms
+//! on the toy environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -102,7 +103,8 @@ fn without_them_a_run_is_what_it_was() {
     );
     let (new, _) = train(&config);
     let old = tempfile::tempdir().unwrap();
-    run_ppo(open(old.path(), &config).unwrap()).unwrap(); // by RewardConfig::of and token_advantages
+    // This loop uses RewardConfig::of and token_advantages.
+    run_ppo(open(old.path(), &config).unwrap()).unwrap();
     assert_same_run(old.path(), new.path());
 }
 

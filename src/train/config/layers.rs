@@ -35,8 +35,8 @@ impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
     /// defaults.
     ///
     /// # Errors
-    /// A file that cannot be read, and the full key, the value and the rule of a setting that does not
-    /// exist, is out of range, or contradicts another ([`TrainConfig::check`]).
+    /// A file that cannot be read, and the full key, the value and the rule of a setting that does
+    /// not exist, is out of range, or contradicts another ([`TrainConfig::check`]).
     pub fn layered(self, file: Option<&Path>, sets: &[String]) -> Result<Self> {
         let base = Table::try_from(&self)
             .map_err(|e| Error::setting("config", "as TOML", e.to_string()))?;
@@ -63,8 +63,8 @@ impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
     }
 
     /// The changes that a resumed run may make, for
-    /// [`RunFolder::resume`](crate::run::RunFolder::resume): the number of steps, and where its model
-    /// checkpoint is now.
+    /// [`RunFolder::resume`](crate::run::RunFolder::resume): the number of steps, and where its
+    /// model checkpoint is now.
     ///
     /// # Errors
     /// `model` for a run that did not start from a model checkpoint.
@@ -130,8 +130,8 @@ fn apply<E: DeserializeOwned>(
     table.try_into()
 }
 
-/// The error of settings that fail for `reason`, with the key to blame: settings that this failure does
-/// not depend on are taken away one by one, kinds excepted, until one is left.
+/// The error of settings that fail for `reason`, with the key to blame: settings that this failure
+/// does not depend on are taken away one by one, kinds excepted, until one is left.
 fn blame<E: DeserializeOwned>(
     base: &Table,
     given: Vec<Given>,
@@ -160,8 +160,8 @@ fn blame<E: DeserializeOwned>(
     }
 }
 
-/// Sets a dotted key; tables are made where they are missing. A value of another `kind` replaces the
-/// table, whose other keys belong to the old kind.
+/// Sets a dotted key; tables are made where they are missing. A value of another `kind` replaces
+/// the table, whose other keys belong to the old kind.
 fn put(table: &mut Table, key: &str, value: Value) {
     if let Some((first, rest)) = key.split_once('.') {
         let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));

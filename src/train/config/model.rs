@@ -26,8 +26,8 @@ pub enum ModelConfig {
     Checkpoint(CheckpointConfig),
 }
 
-/// A small policy: a decoder of the Qwen2 family with heads of width 32, two query heads per key/value
-/// head if their number is even, and tied embeddings.
+/// A small policy: a decoder of the Qwen2 family with heads of width 32, two query heads per
+/// key/value head if their number is even, and tied embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmallConfig {
@@ -77,7 +77,8 @@ impl SmallConfig {
             num_attention_heads: heads,
             num_key_value_heads: heads / (2 - heads % 2),
             max_position_embeddings: self.context.get(),
-            // 0.02 suits widths of thousands: with it, a narrow policy hardly gets past token frequencies.
+            // 0.02 suits widths of thousands: with it, a narrow policy hardly gets past token
+            // frequencies.
             initializer_range: (hidden_size as f64).sqrt().recip(),
             ..DecoderConfig::tiny(vocab_size)
         };
@@ -197,7 +198,8 @@ impl ModelConfig {
         kind.open()
     }
 
-    /// Opens device and model checkpoint, so that what is missing is reported before a run folder exists.
+    /// Opens device and model checkpoint, so that what is missing is reported before a run folder
+    /// exists.
     ///
     /// # Errors
     /// See [`ModelConfig::open_device`] and [`CheckpointConfig::open`].
@@ -209,7 +211,8 @@ impl ModelConfig {
         }
     }
 
-    /// Names the checkpoint's folder by its whole path, so that the run can be resumed from another folder.
+    /// Names the checkpoint's folder by its whole path, so that the run can be resumed from
+    /// another folder.
     pub fn make_absolute(&mut self) {
         if let Self::Checkpoint(config) = self {
             config.source = absolute(&config.source);

@@ -211,8 +211,8 @@ fn paper_credit(algorithm: Algorithm) -> AlgorithmConfig {
     }
 }
 
-/// Puts the paper's model into `config`: bf16 weights on a GPU, gradient checkpointing, the authors'
-/// prompts and forms of actions.
+/// Puts the paper's model into `config`: bf16 weights on a GPU, gradient checkpointing, the
+/// authors' prompts and forms of actions.
 pub(crate) fn paper_model<E>(config: &mut TrainConfig<E>, source: &str, format: ActionFormat) {
     config.rollout.max_observation_tokens = Count::literal(2048);
     config.rollout.actions = ActionSpace::Free { max_tokens: Count::literal(512) };

@@ -1,9 +1,9 @@
 //! Every setting of a run.
 //!
-//! A setting that has no effect beside another cannot be written down: alternatives are enums, tagged
-//! by `kind`, whose variants hold only their own fields, and what can be switched off is `false` in a
-//! file. Ranges are types ([`crate::settings`]). What remains to be checked is what one setting asks
-//! of another, in [`TrainConfig::check`].
+//! A setting that has no effect beside another cannot be written down: alternatives are enums,
+//! tagged by `kind`, whose variants hold only their own fields, and what can be switched off is
+//! `false` in a file. Ranges are types ([`crate::settings`]). What remains to be checked is what
+//! one setting asks of another, in [`TrainConfig::check`].
 
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,8 @@ pub struct NoSettings {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DumpConfig {
-    /// Most megabytes (10⁶ bytes) of training episodes; the oldest eighth is deleted when it is full.
+    /// Most megabytes (10⁶ bytes) of training episodes; the oldest eighth is deleted when it is
+    /// full.
     pub megabytes: Count,
 }
 

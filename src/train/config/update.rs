@@ -21,8 +21,9 @@ pub struct UpdateConfig {
     pub max_grad_norm: Positive,
     /// Kind, clipping and KL of the policy loss.
     pub policy: PolicyLoss,
-    /// Importance-sampling correction of samples that another engine drew; the learner then computes
-    /// π_old by its own forward pass. `false` takes the samples' log-probabilities as π_old.
+    /// Importance-sampling correction of samples that another engine drew; the learner then
+    /// computes π_old by its own forward pass. `false` takes the samples' log-probabilities as
+    /// π_old.
     #[serde(with = "off")]
     pub correction: Option<ImportanceCorrection>,
     /// How token losses become one loss.

@@ -1,4 +1,4 @@
-//! Everything of a run that learns: policy, optimiser, tokenizer and entropy control, saved as one.
+//! The agent: policy, optimiser, tokenizer and entropy control, saved and restored together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,7 +67,7 @@ pub struct Agent {
     pub prompter: Prompter,
     /// Regulariser, history and β.
     pub entropy: EntropyControl,
-    /// The checkpoint that the policy began as.
+    /// The model checkpoint that the policy started from.
     began_as: Option<Base>,
 }
 
@@ -154,9 +154,10 @@ impl Agent {
         self.began_as.as_ref().map_or(Ok(()), |base| base.save(checkpoint))
     }
 
-    /// Writes what Python reads into the folder `model-STEP` of a run: the trained model (`from_pretrained`), or with
-    /// corrections of low rank these alone (PEFT, vLLM). Nothing is written for a small policy, whose checkpoints have the same
-    /// layout, nor where the run has written its model of this step before.
+    /// Exports the trained model to the folder `model-STEP` of a run, for transformers'
+    /// `from_pretrained`, or the LoRA adapters alone for PEFT and vLLM. A small policy is not
+    /// exported, because its run checkpoints have the same layout; an existing export of this step
+    /// is kept.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -171,12 +172,13 @@ impl Agent {
         }
     }
 
-    /// The agent that [`Agent::save`] wrote; `entropy` is a control of the program's own, built as for
-    /// [`Agent::new`], which gets its state back.
+    /// The agent that [`Agent::save`] wrote; `entropy` is a control of the program's own, built as
+    /// for [`Agent::new`], which gets its state back.
     ///
     /// # Errors
-    /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy state of
-    /// other settings, and a model checkpoint whose files are not those that the run started from.
+    /// A file that is missing or damaged, a tokenizer that does not fit the model, an entropy
+    /// state of other settings, and a model checkpoint whose files are not those that the run
+    /// started from.
     pub fn restore(
         config: &AgentConfig,
         checkpoint: &Checkpoint,
@@ -217,13 +219,13 @@ impl Agent {
     }
 }
 
-/// The entropy state's name in a checkpoint.
+/// The file of a run checkpoint with the state of entropy control.
 const ENTROPY: &str = "entropy.json";
 
-/// The name in a checkpoint of what [`Base`] knows of its files.
+/// The file of a run checkpoint with the checksums of [`Base`].
 const BASE: &str = "base.json";
 
-/// The checkpoint that a policy began as, which a run that goes on needs again.
+/// The model checkpoint that a policy started from; a resumed run needs the same files.
 struct Base {
     model: Pretrained,
     /// CRC-32 of the files that the run depends on, by name.
@@ -231,7 +233,7 @@ struct Base {
 }
 
 impl Base {
-    /// The weights count where corrections are trained beside them: others are in the run's own checkpoints.
+    /// With LoRA adapters the weights count too: without, they are in the run's own checkpoints.
     fn new(model: Pretrained, weights: bool) -> Result<Self> {
         let name =
             |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -247,7 +249,7 @@ impl Base {
         Ok(())
     }
 
-    /// Requires the files to be those that the run has gone on with.
+    /// Checks that the files are those that the run started from.
     fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         let before: BTreeMap<String, u32> = read_json(&checkpoint.file(BASE)?, "base")?;
         let mut names = before.keys().chain(self.files.keys());

@@ -33,7 +33,7 @@ pub struct Learner {
     pub optimizer: AdamW,
     /// Sampling temperature of the log-probabilities.
     pub temperature: f64,
-    /// The policy that a KL in the loss or in the reward compares with; `None` where there is neither.
+    /// The reference policy of a KL in the loss or in the reward; `None` without either.
     pub reference: Option<(Decoder, Parameters)>,
 }
 
@@ -43,7 +43,7 @@ pub struct PolicyBatch<'a> {
     pub rows: &'a [Row],
     /// One advantage for each sampled token of each row.
     pub advantages: &'a [Vec<f32>],
-    /// Log-probabilities under the reference policy, one list a row; needed where the KL term is on.
+    /// Log-probabilities under the reference policy, one list per row; needed for the KL term.
     pub reference: Option<&'a [Vec<f32>]>,
     /// The run's seed and the step, which decide the order of rows.
     pub seed: u64,
@@ -52,7 +52,7 @@ pub struct PolicyBatch<'a> {
 }
 
 impl PolicyBatch<'_> {
-    /// Refuses numbers that are none, or that no token has, before a first mini-batch has changed the weights.
+    /// Checks lengths and finiteness before the first mini-batch changes the weights.
     fn check(&self) -> Result<()> {
         check_tokens("advantages", self.rows, self.advantages)?;
         for (i, row) in self.rows.iter().enumerate() {
@@ -105,8 +105,8 @@ impl Learner {
         self.decoder = self.decoder.clone().with_checkpointing(on);
     }
 
-    /// Makes the present weights the reference of KL terms; with corrections of low rank it is the model without them,
-    /// and no second model.
+    /// Freezes the current weights as the reference policy. With LoRA adapters it is the model
+    /// without them, and no second model.
     ///
     /// # Errors
     /// A failed copy.
@@ -131,7 +131,7 @@ impl Learner {
         self.terms_of(&self.decoder, batch)
     }
 
-    /// The decoder with the dropout of its corrections, drawn anew for every optimiser step and micro-batch.
+    /// The decoder with LoRA dropout, drawn anew for every optimiser step and micro-batch.
     fn dropping(&self, seed: u64, members: &[usize]) -> Decoder {
         let share = self.parameters.lora().map_or(0.0, |lora| lora.dropout);
         let first = members.first().map_or(0, |&m| m as u32);
@@ -147,8 +147,9 @@ impl Learner {
         Ok((batch.lay_out(&log_probs)?, batch.lay_out(&entropies)?))
     }
 
-    /// One optimiser step on demonstrations: the mean negative log-likelihood of the imitated tokens plus
-    /// `observation_weight` times that of all others. Returns the first mean, in nats per token.
+    /// One optimiser step on demonstrations: the mean negative log-likelihood of the imitated
+    /// tokens plus `observation_weight` times that of all others. Returns the first mean, in nats
+    /// per token.
     ///
     /// # Errors
     /// A non-finite loss or gradient, or a tensor operation that failed.
@@ -180,9 +181,9 @@ impl Learner {
         Ok(metrics.get("loss").unwrap_or(f64::NAN))
     }
 
-    /// The optimiser steps of one training step; returns the metrics' mean over them, with `grad_norm`
-    /// (before clipping) and `decode_forward_gap`, the largest |Δ log-prob| in nats between decoding and
-    /// the teacher-forced forward pass, seen before the first optimiser step.
+    /// The optimiser steps of one training step; returns the metrics' mean over them, with
+    /// `grad_norm` (before clipping) and `decode_forward_gap`, the largest |Δ log-prob| in nats
+    /// between decoding and the teacher-forced forward pass, seen before the first optimiser step.
     ///
     /// # Errors
     /// A non-finite loss or gradient, or a tensor operation that failed.
@@ -197,10 +198,12 @@ impl Learner {
         self.policy_step_with(data, config, entropy, lr, &loss)
     }
 
-    /// [`policy_step`](Self::policy_step) with a policy loss of your own in place of `config.policy`.
+    /// [`policy_step`](Self::policy_step) with a policy loss of your own in place of
+    /// `config.policy`.
     ///
     /// `loss` is called once per micro-batch, possibly on several threads. It aggregates with
-    /// [`TokenBatch::aggregate`], so that neither gradients nor metrics depend on the micro-batches.
+    /// [`TokenBatch::aggregate`], so that neither gradients nor metrics depend on the
+    /// micro-batches.
     ///
     /// # Errors
     /// A non-finite loss or gradient, a tensor operation that failed, or an error of `loss`.
@@ -263,8 +266,8 @@ impl Learner {
         Ok(metrics)
     }
 
-    /// Returns the log-probabilities of the rows' sampled tokens under the current weights, nats, one
-    /// list per row.
+    /// Returns the log-probabilities of the rows' sampled tokens under the current weights, nats,
+    /// one list per row.
     ///
     /// # Errors
     /// A tensor operation failed.
@@ -272,8 +275,8 @@ impl Learner {
         self.log_probs_under(&self.decoder, rows, config)
     }
 
-    /// Log-probabilities of the rows' sampled tokens under the reference, nats, one list a row; `None`
-    /// without a reference.
+    /// Log-probabilities of the rows' sampled tokens under the reference policy, nats, one list
+    /// per row; `None` without a reference.
     ///
     /// # Errors
     /// A tensor operation failed.

@@ -64,7 +64,8 @@ pub struct AlarmConfig {
     /// Early collapse: minimum mean share of groups without variance, in (0, 1]. In addition,
     /// `valid_drop` or `entropy_share` must be met.
     pub zero_variance: Share,
-    /// Early collapse: minimum drop, in (0, 1], of the valid-action rate between the window's halves.
+    /// Early collapse: minimum drop, in (0, 1], of the valid-action rate between the window's
+    /// halves.
     pub valid_drop: Share,
     /// Early collapse: maximum mean entropy as a share of the run's first window, in [0, 1).
     pub entropy_share: Decay,
