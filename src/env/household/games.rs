@@ -43,7 +43,7 @@ impl Games for Household {
                 environment: "household",
                 what: "task",
                 value: task.to_string(),
-                reason: "`environment.household.task_types` does not include this task type".into(),
+                reason: "`environment.games.task_types` does not include this task type".into(),
             }
         })?;
         let number = u64::from(task.variation) * self.kinds.len() as u64 + place as u64;

@@ -59,7 +59,7 @@ impl Generator {
         let (least, most) = config.items;
         if config.task_types.is_empty() {
             return Err(Error::setting(
-                "environment.household.task_types",
+                "environment.games.task_types",
                 "[]",
                 "must name at least one task type",
             ));
@@ -67,7 +67,7 @@ impl Generator {
         if least < 3 || least > most || most > MAX_ITEMS {
             let reason = format!("must be a range between 3 and {MAX_ITEMS}");
             return Err(Error::setting(
-                "environment.household.items",
+                "environment.games.items",
                 format!("{:?}", config.items),
                 reason,
             ));
@@ -84,7 +84,7 @@ impl Generator {
             if let Some(i) = by_type.iter().position(Vec::is_empty) {
                 let reason = format!("allows no game of {} in {split}", config.task_types[i]);
                 return Err(Error::setting(
-                    "environment.household.receptacles",
+                    "environment.games.receptacles",
                     format!("{:?}", config.receptacles),
                     reason,
                 ));
@@ -272,18 +272,18 @@ mod tests {
         let refused = |config| Generator::new(config).unwrap_err().to_string();
         let config = GeneratorConfig::default();
         let error = refused(GeneratorConfig { task_types: Vec::new(), ..config.clone() });
-        assert!(error.contains("environment.household.task_types"), "{error}");
+        assert!(error.contains("environment.games.task_types"), "{error}");
         for items in [(2, 8), (9, 8), (8, 65)] {
             let error = refused(GeneratorConfig { items, ..config.clone() });
             assert!(
-                error.contains("environment.household.items")
+                error.contains("environment.games.items")
                     && error.contains(&format!("{items:?}")),
                 "{error}"
             );
         }
         let error = refused(GeneratorConfig { receptacles: (1, 3), ..config });
         assert!(
-            error.contains("environment.household.receptacles") && error.contains("(1, 3)"),
+            error.contains("environment.games.receptacles") && error.contains("(1, 3)"),
             "{error}"
         );
     }
