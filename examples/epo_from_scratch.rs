@@ -1,8 +1,8 @@
 //! EPO from scratch: the whole method in one file, without a trainer.
 //!
-//! A coin lies in one of four boxes. `look boxes` names the box, `open COLOUR` ends the episode.
-//! The policy is a decoder of some thousand weights that starts from noise; words are its tokens.
-//! It must discover that looking first pays, and it must remember what it saw.
+//! A coin lies in one of four locked boxes. `look boxes` names the box and unlocks all of them;
+//! `open COLOUR` ends the episode. The policy is a small decoder that starts from noise, and words
+//! are its tokens. It must discover both actions, and use what it saw.
 //!
 //! Each training step plays groups of episodes, compares the returns within a group (GRPO), and
 //! updates the decoder with loss = L_PG − λ[L_H − β·L_smooth], the objective of EPO. Equations are
@@ -26,17 +26,17 @@ use epo::settings::{AtLeast, Positive};
 use epo::Result;
 
 const SEED: u64 = 1;
-const STEPS: u64 = 60;
+const STEPS: u64 = 100;
 const EPOCHS: usize = 2; // optimiser steps on the same episodes
-const LEARNING_RATE: f64 = 3e-3;
+const LEARNING_RATE: f64 = 5e-3;
 const MAX_GRAD_NORM: f64 = 1.0;
 
 const TURNS: usize = 3; // per episode
 const ACTION: usize = 2; // tokens per turn: a verb and an object
-const GROUP: usize = 24; // episodes of the same task, compared with each other
+const GROUP: usize = 32; // episodes of the same task, compared with each other
 const EPISODES: usize = 4 * GROUP; // one group per box
 
-const LAMBDA: f64 = 0.01; // λ, weight of the entropy term
+const LAMBDA: f64 = 0.1; // λ, weight of the entropy term
 const ALPHA: f64 = 1.0; // α, weight of the smoothing inside it
 const GAMMA: f64 = 3.0; // γ, decay of β
 
@@ -66,7 +66,7 @@ impl World {
                 self.looked = true;
                 (self.coin, reward)
             }
-            [OPEN, colour] if colour >= FIRST_COLOUR => {
+            [OPEN, colour] if self.looked && colour >= FIRST_COLOUR => {
                 self.over = true;
                 self.found = colour == self.coin;
                 (NOTHING, if self.found { 0.75 } else { 0.0 })

@@ -19,7 +19,7 @@ fn epo_from_scratch_learns_and_repeats() {
     let (out, err, success) = example("epo_from_scratch", &[]);
     assert!(success, "{err}");
     let steps: Vec<&str> = out.lines().filter(|line| line.starts_with("step ")).collect();
-    assert_eq!(steps.len(), 60);
+    assert_eq!(steps.len(), 100);
     assert!(number(steps[0], "success") < 0.3, "{out}");
     let last = out.lines().last().unwrap();
     assert!(number(last, "success") > 0.9, "{out}");

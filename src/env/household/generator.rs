@@ -276,8 +276,7 @@ mod tests {
         for items in [(2, 8), (9, 8), (8, 65)] {
             let error = refused(GeneratorConfig { items, ..config.clone() });
             assert!(
-                error.contains("environment.games.items")
-                    && error.contains(&format!("{items:?}")),
+                error.contains("environment.games.items") && error.contains(&format!("{items:?}")),
                 "{error}"
             );
         }
