@@ -11,7 +11,7 @@ use crate::env::scienceworld::tasks::{self, Split};
 
 type Outcome<T> = Result<T, SimulatorError>;
 
-const INTERFACE: &str = "environment.simulator.runtime.pythonapi.PythonInterface";
+const INTERFACE: &str = "scienceworld.runtime.pythonapi.PythonInterface";
 
 /// One simulator in a Java process.
 ///

@@ -22,7 +22,7 @@ pub(crate) const SIMULATOR: PinnedJar = PinnedJar {
         sha256: "e9737b9d099bfaad90ef053ad6ac1d795e2063ed320efdfc0e9d9c8b5bebf419",
     },
     member: "scienceworld/scienceworld.jar",
-    file: "environment.simulator.jar",
+    file: "scienceworld.jar",
     sha256: "f4e1fdce0cdabe1bab7128a7e78ea820210d9db3c28d7272bcbbc3f3a1c5f0d7",
 };
 
