@@ -153,7 +153,7 @@ impl Example {
         assert!(self.refusal(&["--actions", "any"]).contains("free"));
         assert!(self.refusal(&["--preset", "large"]).contains("official"));
         assert!(self.refusal(&["--preset", "paper", "--smoke"]).contains("--smoke"));
-        assert!(self.refusal(&["--lora", "4"]).contains("`model.lora.rank` = 4"));
+        assert!(self.refusal(&["--lora", "4"]).contains("setting `model.lora."));
         assert!(self.refusal(&["--resume", dir, "--seed", "1"]).contains("--resume allows only"));
         assert!(self.refusal(&["--print-config", "--out", dir]).contains("--out"));
         let error = self.refusal(&["--resume", dir]);

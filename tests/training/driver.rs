@@ -191,6 +191,9 @@ pub(crate) fn begin(folder: &RunFolder<Config>) -> Result<Agent> {
     let mut agent = folder.config.new_agent()?;
     let mut recorder = Recorder::resume(&folder.dir, Position::default())?;
     clone_demonstrations(&mut agent, &demonstrations(), cloning, update, *seed, &mut recorder)?;
+    if update.policy.kl.is_some() {
+        agent.learner.freeze_reference()?;
+    }
     save(folder, &agent, &mut recorder, 0)?;
     run(folder, agent, recorder, 0)
 }

@@ -272,7 +272,7 @@ mod tests {
         for (estimator, gamma, returns) in [
             (OutcomeEstimator::ReinforcePp, 1.0, [8.0, 8.0, 1.0]),
             (OutcomeEstimator::ReinforcePp, 0.5, [4.0, 8.0, 1.0]),
-            (OutcomeEstimator::ReinforcePpBaseline, 0.5, [3.5, 3.5, -3.5]),
+            (OutcomeEstimator::ReinforcePpBaseline, 1.0, [3.5, 3.5, -3.5]),
         ] {
             let got = with(estimator, gamma);
             let want = whitened(returns);
