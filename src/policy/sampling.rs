@@ -60,7 +60,7 @@ impl SamplingParams {
     /// Checks every field.
     ///
     /// Errors name the setting of a run's `[rollout]` table that the field comes from; `max_tokens`
-    /// is `rollout.max_action_tokens` there.
+    /// is `rollout.actions.max_tokens` there.
     ///
     /// # Errors
     /// τ that is not positive and finite, `top_p` outside (0, 1], `min_p` outside [0, 1], or
@@ -77,7 +77,7 @@ impl SamplingParams {
             return Err(Error::setting("rollout.min_p", self.min_p, "must be in [0, 1]"));
         }
         if self.max_tokens == 0 {
-            return Err(Error::setting("rollout.max_action_tokens", 0, "must be at least 1"));
+            return Err(Error::setting("rollout.actions.max_tokens", 0, "must be at least 1"));
         }
         Ok(())
     }
