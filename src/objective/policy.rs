@@ -190,7 +190,7 @@ fn kl_loss(
     };
     let ref_bt = inputs.constant("ref_log_probs_bt", ref_bt, log_probs_bt)?;
     readout.check("ref_log_probs_bt", &ref_bt);
-    let aggregate = inputs.batch.aggregate(&kl_penalty(log_probs_bt, &ref_bt, kl.kind)?)?;
+    let aggregate = inputs.batch.aggregate(&kl_penalty(log_probs_bt, &ref_bt, kl.estimator)?)?;
     readout.scalar("kl", &aggregate);
     Ok((aggregate * kl.coef)?)
 }

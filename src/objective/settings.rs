@@ -30,7 +30,7 @@ pub enum PolicyLossKind {
 #[serde(deny_unknown_fields)]
 pub struct KlLoss {
     /// The estimator.
-    pub kind: KlKind,
+    pub estimator: KlKind,
     /// c_KL ≥ 0.
     pub coef: f64,
 }
@@ -93,7 +93,7 @@ impl PolicyLoss {
     /// 4·10⁻⁴ (its paper, sec. 5.1); `cispo` without a lower bound and weights of at most 5; the
     /// last three without KL.
     pub fn of(kind: PolicyLossKind) -> Self {
-        let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
+        let kl = Some(KlLoss { estimator: KlKind::K3, coef: 0.01 });
         let bare =
             |clip_low, clip_high| Self { kind, clip_low, clip_high, dual_clip: None, kl: None };
         match kind {

@@ -311,7 +311,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         if let (Some(kl_reward), Some(control)) = (config.kl_reward, state.kl) {
             let settings = config.settings(step, alarms.lr_factor());
             let (pay, kl) =
-                kl_rewards(&agent.learner, played, kl_reward.kind, control.coef(), &settings)?;
+                kl_rewards(&agent.learner, played, kl_reward.estimator, control.coef(), &settings)?;
             notes.metrics.extend([("kl_reward/kl", kl), ("kl_reward/coef", control.coef())]);
             notes.kl = Some((kl, played.len()));
             rewards.add_token_rewards(played, &pay)?;

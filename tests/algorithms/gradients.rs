@@ -118,7 +118,7 @@ fn weights_belong_to_the_policy_loss_alone() {
     let batch = golden.batch(Aggregation::TokenMean);
     let names = ["log_probs", "old_log_probs", "ref_log_probs", "advantages", "weights"];
     let [log_probs, old, reference, advantages, weights] = names.map(|name| golden.tensor(name));
-    let kl = Some(KlLoss { kind: KlKind::K2, coef: 0.3 });
+    let kl = Some(KlLoss { estimator: KlKind::K2, coef: 0.3 });
     let run = |kind, kl, weights_bt: Option<&Tensor>| {
         let inputs = LossInputs {
             log_probs_bt: &log_probs,

@@ -21,7 +21,7 @@ fn policy(text: &str) -> PolicyLoss {
 fn a_setting_left_out_has_the_value_of_its_kind() {
     let default = policy("{}");
     assert_eq!(default, PolicyLoss::default());
-    let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.01 });
+    let kl = Some(KlLoss { estimator: KlKind::K3, coef: 0.01 });
     let ppo = PolicyLoss {
         kind: PolicyLossKind::Ppo,
         clip_low: 0.2,

@@ -197,13 +197,13 @@ fn bad_tensors_are_named_with_their_place() {
     let error = loss(f64::NEG_INFINITY, plain).unwrap_err();
     assert_eq!(error.to_string(), "`log_probs_bt` is -inf at row 0, token 1");
     assert_eq!(loss(800.0, plain).unwrap_err().to_string(), "`ratio` is inf at row 0, token 1");
-    let kl = Some(KlLoss { kind: KlKind::K3, coef: 0.1 });
+    let kl = Some(KlLoss { estimator: KlKind::K3, coef: 0.1 });
     for (settings, name) in [
         (PolicyLoss { clip_low: 1.5, ..plain }, "update.policy.clip_low"),
         (PolicyLoss { clip_high: -0.1, ..plain }, "update.policy.clip_high"),
         (PolicyLoss { dual_clip: Some(1.0), ..plain }, "update.policy.dual_clip"),
         (
-            PolicyLoss { kl: Some(KlLoss { kind: KlKind::K1, coef: -1.0 }), ..plain },
+            PolicyLoss { kl: Some(KlLoss { estimator: KlKind::K1, coef: -1.0 }), ..plain },
             "update.policy.kl.coef",
         ),
         (PolicyLoss { kl, ..plain }, "update.policy.kl"),

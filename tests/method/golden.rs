@@ -224,7 +224,8 @@ impl<'a> LossCase<'a> {
             clip_low: clip("clip_ratio_low"),
             clip_high: clip("clip_ratio_high"),
             dual_clip: Some(self.config["clip_ratio_c"].as_f64().unwrap_or(3.0)),
-            kl: use_kl.then(|| KlLoss { kind: kind.unwrap(), coef: self.number("kl_loss_coef") }),
+            kl: use_kl
+                .then(|| KlLoss { estimator: kind.unwrap(), coef: self.number("kl_loss_coef") }),
             ..PolicyLoss::default()
         };
         let reference = use_kl.then(|| self.rows("ref_log_prob", rows));

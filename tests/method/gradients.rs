@@ -168,7 +168,7 @@ fn policy_loss_agrees_with_differences() {
         let dual = PolicyLoss { dual_clip: Some(1.5), ..plain };
         check_policy(&format!("dual clip {aggregation:?}"), dual, 2.5, aggregation);
         for kind in [KlKind::K1, KlKind::Abs, KlKind::K2, KlKind::K3] {
-            let settings = PolicyLoss { kl: Some(KlLoss { kind, coef: 0.5 }), ..plain };
+            let settings = PolicyLoss { kl: Some(KlLoss { estimator: kind, coef: 0.5 }), ..plain };
             check_policy(&format!("{kind:?} {aggregation:?}"), settings, 0.5, aggregation);
         }
     }

@@ -15,7 +15,7 @@ use crate::driver::{assert_same_run, environments, resume, same_episode, train, 
 fn variants() -> [Config; 3] {
     let plain = Config::default();
     let mut with_reference = plain.clone();
-    with_reference.update.policy.kl = Some(KlLoss { kind: KlKind::K3, coef: 0.1 });
+    with_reference.update.policy.kl = Some(KlLoss { estimator: KlKind::K3, coef: 0.1 });
     let mut turns = Config { entropy: EntropyConfig::official_code(), ..plain.clone() };
     turns.rollout.rows = RowKind::Turn;
     turns.rollout.actions = ActionSpace::Admissible;

@@ -31,8 +31,8 @@ const OPTIONAL: [&[&str]; 3] = [
         "rollout.group=4",
         "dynamic_sampling={max_rounds=4}",
         "overlong={limit=12, buffer=8, penalty=0.5}",
-        "update.policy.kl={kind=\"k3\", coef=0.01}",
-        "kl_reward.kind=k1",
+        "update.policy.kl={estimator=\"k3\", coef=0.01}",
+        "kl_reward.estimator=k1",
         "kl_reward.control={kind=\"adaptive\", coef=0.1, target=0.1, horizon=10000}",
         "update.correction={kind=\"mask\", level=\"token\", min=0.5, max=5.0}",
     ],
@@ -42,7 +42,7 @@ const OPTIONAL: [&[&str]; 3] = [
         "model.context=4096",
         "model.lora={rank=8, dropout=0.1}",
         "alarm.action.kind=lower-lr",
-        "kl_reward={kind=\"k2\", control={kind=\"fixed\", coef=0.1}}",
+        "kl_reward={estimator=\"k2\", control={kind=\"fixed\", coef=0.1}}",
         "update.correction={kind=\"truncate\", level=\"sequence\", max=5.0}",
         "rollout.actions.kind=admissible",
     ],
@@ -372,7 +372,7 @@ fn a_setting_of_another_kind_is_refused_by_its_full_key() {
 fn contradictions_are_refused_by_their_full_key() {
     use Algorithm::{Grpo, Ppo};
     let body = "algorithm.critic.body = { kind = \"own\", hidden_size = 20, layers = 1 }";
-    let fixed = "kl_reward = { kind = \"k1\", control = { kind = \"fixed\", coef = -1.0 } }";
+    let fixed = "kl_reward = { estimator = \"k1\", control = { kind = \"fixed\", coef = -1.0 } }";
     let short = "entropy.history = { kind = \"official\", max_steps = 9 }";
     let one_step = "update.mini_batches = 1\n[entropy.method]\nkind = \"kl-cov\"";
     let reinforce = "update.policy = { kind = \"reinforce\", clip_low = 0.1 }";

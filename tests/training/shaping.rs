@@ -80,13 +80,13 @@ fn train(config: &Config) -> (tempfile::TempDir, Trainer<NoSettings>) {
 
 fn adaptive(coef: f64, target: f64, horizon: f64) -> Option<KlReward> {
     Some(KlReward {
-        kind: KlKind::K1,
+        estimator: KlKind::K1,
         control: KlControl::Adaptive(AdaptiveKl { coef, target, horizon }),
     })
 }
 
 fn fixed(coef: f64) -> Option<KlReward> {
-    Some(KlReward { kind: KlKind::K1, control: KlControl::Fixed { coef } })
+    Some(KlReward { estimator: KlKind::K1, control: KlControl::Fixed { coef } })
 }
 
 fn weights(dir: &Path, step: u64) -> Vec<u8> {

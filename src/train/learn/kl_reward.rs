@@ -21,7 +21,7 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct KlReward {
     /// The estimator of a token's KL.
-    pub kind: KlKind,
+    pub estimator: KlKind,
     /// β at the first step, and its control.
     pub control: KlControl,
 }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn a_horizon_that_one_step_exhausts_is_rejected() {
         let control = KlControl::Adaptive(AdaptiveKl { coef: 0.1, target: 0.1, horizon: 10.0 });
-        let kl = KlReward { kind: KlKind::K1, control };
+        let kl = KlReward { estimator: KlKind::K1, control };
         kl.validate(49).unwrap();
         assert!(kl.validate(50).unwrap_err().to_string().contains("horizon"));
     }
