@@ -28,7 +28,7 @@ pub(crate) fn on_threads<I: Send, T: Send>(
         done
     };
     let mut results: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
     results.sort_unstable_by_key(|(index, _)| *index);

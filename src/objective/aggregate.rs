@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::objective::layout::{gather, turn_numbers, TokenLayout};
-use crate::objective::tensors::TensorCache;
+use crate::objective::tensor_cache::TensorCache;
 use crate::{Error, Result};
 
 /// The reduction of per-token values to one number. A "sequence" is a row.

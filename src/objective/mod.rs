@@ -22,6 +22,7 @@ pub(crate) mod output;
 pub(crate) mod policy;
 pub(crate) mod readout;
 pub(crate) mod settings;
+pub(crate) mod tensor_cache;
 pub(crate) mod tensors;
 pub(crate) mod value;
 

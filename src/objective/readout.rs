@@ -66,7 +66,7 @@ impl<'a> Readout<'a> {
         self.token_mean(metric, &flag_bt.to_dtype(DType::F32)?, 1.0)
     }
 
-    /// Reads what is pending, in one copy; checks are made in the order they were asked for.
+    /// Reads what is pending, in one copy; checks run in the order in which they were added.
     ///
     /// # Errors
     /// [`Error::NonFinite`](crate::Error::NonFinite) naming the tensor.

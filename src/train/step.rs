@@ -16,7 +16,7 @@ use crate::train::evaluate::Outcome;
 use crate::train::learn::accumulate::{over_rows, rows_of};
 use crate::train::learn::agent::Agent;
 use crate::train::learn::critic::{Critic, ValueBatch};
-use crate::train::learn::learner::PolicyBatch;
+use crate::train::learn::policy_batch::PolicyBatch;
 use crate::train::learn::step_settings::StepSettings;
 use crate::train::watch::diagnostics::{band_metrics, step_entropy, trajectory_metrics};
 use crate::{Error, Result};

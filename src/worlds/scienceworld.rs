@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_has_tasks_and_none_is_examined_on_what_it_learns() {
+    fn every_preset_has_tasks_and_none_is_evaluated_on_its_training_tasks() {
         for preset in [Preset::Small, Preset::Paper, Preset::Official] {
             let tasks = ScienceWorldTasks::of(preset);
             tasks.check().unwrap();

@@ -268,7 +268,7 @@ pub(crate) fn learned(dir: &Path) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Requires two runs to have the same metrics (times left out), the same training episodes and the
-/// same last checkpoint, to the bit.
+/// same last checkpoint, bit for bit.
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(first_difference(a, b).unwrap(), None);
     let [dump_a, dump_b] = [a, b].map(|dir| {

@@ -1,4 +1,4 @@
-//! Evaluations: sampled and greedy beside each other, recorded task by task, and their episodes
+//! Evaluations: sampled and greedy, recorded task by task, and their episodes
 //! play again.
 
 use epo::env::ToyEnvironment;
@@ -10,7 +10,7 @@ use epo::train::{evaluate_all, EvaluationConfig};
 use crate::driver::{environments, panel, Config};
 
 #[test]
-fn panels_are_examined_sampled_and_greedily_under_names_of_their_own() {
+fn task_sets_are_evaluated_sampled_and_greedily_under_their_own_names() {
     let config = Config::default();
     let (agent, dir) = (config.new_agent().unwrap(), tempfile::tempdir().unwrap());
     let mut recorder = Recorder::create(dir.path()).unwrap();

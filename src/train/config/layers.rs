@@ -104,7 +104,7 @@ fn leaves(prefix: &str, value: &Value, from_file: bool) -> Vec<Given> {
     found
 }
 
-/// Whether a table has a dotted key.
+/// Returns true if a table has a dotted key.
 fn holds(table: &Table, key: &str) -> bool {
     match key.split_once('.') {
         None => table.contains_key(key),

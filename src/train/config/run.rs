@@ -1,6 +1,6 @@
 //! Every setting of a run.
 //!
-//! A setting that has no effect beside another cannot be written down: alternatives are enums,
+//! A setting that has no effect given another one cannot be written: alternatives are enums,
 //! tagged by `kind`, whose variants hold only their own fields, and what can be switched off is
 //! `false` in a file. Ranges are types ([`crate::settings`]). What remains to be checked is what
 //! one setting asks of another, in [`TrainConfig::check`].
@@ -186,7 +186,7 @@ impl<E> TrainConfig<E> {
         }
     }
 
-    /// Whether demonstrations are needed: to be cloned, or for a small policy's tokenizer.
+    /// Returns true if demonstrations are needed: for imitation, or for a small policy's tokenizer.
     pub fn needs_demonstrations(&self) -> bool {
         self.cloning.is_some() || matches!(self.model, ModelConfig::Small(_))
     }

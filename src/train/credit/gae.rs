@@ -78,7 +78,8 @@ pub struct TokenCredit {
 ///
 /// - `rewards`: one reward per turn, before the penalty for actions that were not understood.
 /// - `token_rewards`: optional rewards of single sampled tokens, added to those of the turns. At
-/// [`GaeLevel::Turn`] a turn gets the sum over its tokens, at the other levels each token its own.
+///   [`GaeLevel::Turn`] a turn gets the sum over its tokens, at the other levels each token its
+///   own.
 /// - `values`: one value per sampled token, that of the state before it
 ///   ([`Critic::values`](crate::train::learn::Critic::values)).
 ///

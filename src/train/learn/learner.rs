@@ -18,8 +18,9 @@ use crate::rng::{Purpose, Stream};
 use crate::rollout::rows::{demonstration_layouts, DemonstrationRow, MicroBatch, Row};
 use crate::train::config::update::UpdateConfig;
 use crate::train::learn::accumulate::{
-    accumulate, check_tokens, optimizer_steps, row_values, to_f64, whole, widest,
+    accumulate, optimizer_steps, row_values, to_f64, whole, widest,
 };
+use crate::train::learn::policy_batch::PolicyBatch;
 use crate::train::learn::prepare::Prepared;
 use crate::{Error, Result};
 
@@ -35,34 +36,6 @@ pub struct Learner {
     pub temperature: f64,
     /// The reference policy of a KL in the loss or in the reward; `None` without either.
     pub reference: Option<(Decoder, Parameters)>,
-}
-
-/// The data of a policy update.
-pub struct PolicyBatch<'a> {
-    /// The rows.
-    pub rows: &'a [Row],
-    /// One advantage for each sampled token of each row.
-    pub advantages: &'a [Vec<f32>],
-    /// Log-probabilities under the reference policy, one list per row; needed for the KL term.
-    pub reference: Option<&'a [Vec<f32>]>,
-    /// The run's seed and the step, which decide the order of rows.
-    pub seed: u64,
-    /// The training step.
-    pub step: u64,
-}
-
-impl PolicyBatch<'_> {
-    /// Checks lengths and finiteness before the first mini-batch changes the weights.
-    fn check(&self) -> Result<()> {
-        check_tokens("advantages", self.rows, self.advantages)?;
-        for (i, row) in self.rows.iter().enumerate() {
-            if let Some(j) = row.old_log_probs.iter().position(|v| !v.is_finite()) {
-                let (value, at) = (row.old_log_probs[j].into(), format!("row {i}, token {j}"));
-                return Err(Error::NonFinite { name: "old_log_probs".into(), value, at });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A policy loss: its inputs are the tensors of one micro-batch.
@@ -216,7 +189,7 @@ impl Learner {
         loss: &PolicyLossFn,
     ) -> Result<Metrics> {
         data.check()?;
-        let prepared = Prepared::new(self, data, config, entropy)?;
+        let prepared = Prepared::new(data, config, entropy, &|| self.log_probs(data.rows, config))?;
         let mut total = prepared.metrics.clone();
         let chunks = optimizer_steps(data.seed, data.step, config, data.rows.len());
         for (i, chunk) in chunks.iter().enumerate() {
@@ -289,7 +262,7 @@ impl Learner {
         self.log_probs_under(decoder, rows, config).map(Some)
     }
 
-    /// Log-probabilities of the rows' sampled tokens under `decoder`, nats, one list a row.
+    /// Log-probabilities of the rows' sampled tokens under `decoder`, nats, one list per row.
     pub(crate) fn log_probs_under(
         &self,
         decoder: &Decoder,

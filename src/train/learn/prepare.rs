@@ -14,7 +14,7 @@ use crate::rng::{Purpose, Stream};
 use crate::rollout::rows::{layout, MicroBatch, Row};
 use crate::train::config::update::UpdateConfig;
 use crate::train::learn::accumulate::widest;
-use crate::train::learn::learner::{Learner, PolicyBatch};
+use crate::train::learn::policy_batch::PolicyBatch;
 use crate::{Error, Result};
 
 /// Per-token quantities that stay fixed for the whole training step, one list per row.
@@ -58,13 +58,13 @@ impl Part {
 }
 
 impl<'a> Prepared<'a> {
-    /// Recomputes log π_old and weights the tokens if an importance-sampling correction is set, and
-    /// lets the regulariser select tokens.
+    /// Weights the tokens if an importance-sampling correction is set, with the log π_old that
+    /// `recompute` gives, and lets the regulariser select tokens.
     pub(crate) fn new(
-        learner: &Learner,
         data: &'a PolicyBatch,
         config: &UpdateConfig,
         control: &EntropyControl,
+        recompute: &dyn Fn() -> Result<Vec<Vec<f32>>>,
     ) -> Result<Self> {
         let rows: Vec<&Row> = data.rows.iter().collect();
         let mut prepared = Self {
@@ -79,8 +79,7 @@ impl<'a> Prepared<'a> {
         }
         let layout = layout(&rows, widest(&rows))?;
         if let Some(correction) = config.correction {
-            let old = learner.log_probs(data.rows, config)?;
-            prepared.correct(&layout, correction, old)?;
+            prepared.correct(&layout, correction, recompute()?)?;
         }
         prepared.select(&layout, control)?;
         Ok(prepared)
