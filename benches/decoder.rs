@@ -66,9 +66,13 @@ fn main() -> Result<()> {
             side.round(steps, round > 0)?;
         }
     }
-    sides.iter().for_each(Side::report);
+    for side in &sides {
+        side.report();
+    }
     let (own, rivals) = sides.split_first().context("no side")?;
-    rivals.iter().for_each(|torch| own.compare(torch));
+    for torch in rivals {
+        own.compare(torch);
+    }
     Ok(())
 }
 

@@ -43,7 +43,7 @@ impl EpoIndicator {
     /// The indicator with smoothing coefficient c = 1 and no gate.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a negative or non-finite λ or α, and as [`Band::validate`].
+    /// [`Error::Setting`] for a negative or non-finite λ or α.
     pub fn new(lambda: f64, alpha: f64, band: Band, granularity: Granularity) -> Result<Self> {
         let lambda = weight("lambda", lambda)?;
         let alpha = weight("alpha", alpha)?;

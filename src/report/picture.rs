@@ -53,11 +53,11 @@ fn render(plots: Vec<Plot>) -> String {
         let top = TITLE + lines as f64 * LEGEND_LINE;
         for (i, (plot, (legend, _))) in row.iter().zip(&legends).enumerate() {
             let x = GAP + i as f64 * (PLOT.width + GAP);
-            let _ = write!(
+            let _ = writeln!(
                 body,
                 "<g transform=\"translate({x} {y})\"><text class=\"title\" y=\"14\">{}</text>\
                  <g transform=\"translate(0 {TITLE})\">{legend}</g>\
-                 <g transform=\"translate(0 {top})\">{}</g></g>\n",
+                 <g transform=\"translate(0 {top})\">{}</g></g>",
                 escape(&plot.title),
                 plot.drawing()
             );

@@ -21,11 +21,12 @@ use crate::rollout::rows::RowKind;
 use crate::settings::{Count, NonNegative, Positive, Unit};
 use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
 use crate::train::config::model::ModelConfig;
-use crate::train::config::presets::{paper_model, small_schedule, Preset};
+use crate::train::config::presets::{small_schedule, Preset};
 use crate::train::config::run::TrainConfig;
 use crate::train::credit::reward::RewardConfig;
 use crate::train::trainer::Setup;
-use crate::worlds::benchmark::{check_tasks, Benchmark};
+use crate::worlds::benchmark::Benchmark;
+use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::Result;
 
 /// The text games of a run, and how they are shown.
@@ -202,7 +203,7 @@ impl Benchmark for AlfWorldTasks {
     /// Checks that kinds of tasks are named, each once, and that there are games of them.
     ///
     /// # Errors
-    /// [`Error::Setting`] for `environment.tasks`; see [`AlfWorldTasks::games`] and
+    /// [`crate::Error::Setting`] for `environment.tasks`; see [`AlfWorldTasks::games`] and
     /// [`AlfWorldTasks::panels`].
     fn check(&self) -> Result<()> {
         check_tasks(&self.tasks)?;
@@ -247,7 +248,7 @@ fn small(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTask
 }
 
 fn paper(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
-    let mut config = TrainConfig::paper(algorithm, 150, tasks);
+    let mut config = paper_settings(algorithm, 150, tasks);
     config.rollout.max_turns = Count::literal(50);
     config.entropy = EntropyConfig::paper_v2().alfworld();
     paper_model(&mut config, "Qwen/Qwen2.5-3B-Instruct", ActionFormat::OfficialAlfworld);

@@ -4,6 +4,8 @@
 #[cfg(feature = "alfworld")]
 mod alfworld;
 mod benchmark;
+#[cfg(any(feature = "alfworld", feature = "scienceworld"))]
+mod paper;
 #[cfg(feature = "scienceworld")]
 mod scienceworld;
 

@@ -15,10 +15,11 @@ use crate::rollout::rows::RowKind;
 use crate::run::progress::Progress;
 use crate::settings::{Count, Positive};
 use crate::train::config::algorithm::Algorithm;
-use crate::train::config::presets::{paper_model, Preset};
+use crate::train::config::presets::Preset;
 use crate::train::config::run::TrainConfig;
 use crate::train::trainer::Setup;
-use crate::worlds::benchmark::{check_tasks, Benchmark};
+use crate::worlds::benchmark::Benchmark;
+use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::{Error, Result};
 
 /// The ScienceWorld tasks of a run, and the simulator's settings.
@@ -181,7 +182,7 @@ impl Benchmark for ScienceWorldTasks {
 }
 
 fn paper(algorithm: Algorithm, tasks: ScienceWorldTasks) -> TrainConfig<ScienceWorldTasks> {
-    let mut config = TrainConfig::paper(algorithm, 125, tasks);
+    let mut config = paper_settings(algorithm, 125, tasks);
     config.rollout.max_turns = Count::literal(30);
     config.entropy = EntropyConfig::paper_v2().scienceworld();
     if algorithm == Algorithm::Ppo {

@@ -39,7 +39,9 @@ fn form(per_turn: bool, padding: usize) -> Form {
             }
         }
     }
-    rows.iter_mut().for_each(|(_, row)| row.resize(width, (false, 7, [f64::NAN; 5])));
+    for (_, row) in &mut rows {
+        row.resize(width, (false, 7, [f64::NAN; 5]));
+    }
     let trajectories = rows.iter().map(|(trajectory, _)| *trajectory).collect();
     let tokens: Vec<_> = rows.into_iter().flat_map(|(_, row)| row).collect();
     let mask = tokens.iter().map(|token| token.0).collect();

@@ -187,7 +187,9 @@ impl Machine {
         let mut request = encode_u32(&[kernel.len() as u32]);
         request.extend(kernel.as_bytes());
         request.extend(encode_u32(&[groups as u32, threads as u32, arguments.len() as u32]));
-        arguments.iter().for_each(|argument| argument.write(&mut request));
+        for argument in arguments {
+            argument.write(&mut request);
+        }
         let mut driver = Command::new(self.folder.path().join("driver"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -167,7 +167,9 @@ impl Gate {
             }
             seen = state / OPENING;
             let work = *self.work.lock().unwrap_or_else(PoisonError::into_inner);
-            work.into_iter().for_each(|work| self.call(work));
+            if let Some(work) = work {
+                self.call(work);
+            }
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
     }

@@ -99,7 +99,9 @@ impl LinearLora {
         let inner = when(x.track_op() || a.track_op(), || {
             let mut e = vec![T::from_f64(0.0); n * r];
             add_input_gradient(grad, b, &mut e, false)?;
-            e.iter_mut().for_each(|e| *e *= T::from_f64(self.scale));
+            for e in &mut e {
+                *e *= T::from_f64(self.scale);
+            }
             Tensor::from_vec(e, (n, r), x.device())
         })?;
         let dx = when(x.track_op(), || {

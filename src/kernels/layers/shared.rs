@@ -103,7 +103,9 @@ impl SharedPrefixes {
 /// Copies the rows `at` of `from`.
 fn copied<T: Float>(at: &[u32], from: &[T], width: usize) -> Vec<T> {
     let mut rows = Vec::with_capacity(at.len() * width);
-    at.iter().for_each(|&at| rows.extend_from_slice(&from[at as usize * width..][..width]));
+    for &row in at {
+        rows.extend_from_slice(&from[row as usize * width..][..width]);
+    }
     rows
 }
 

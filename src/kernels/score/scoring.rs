@@ -150,7 +150,9 @@ impl Scoring {
                 keep.fill(0);
             }
             if let RowSupport::Allowed(list) = support.row(i) {
-                list.iter().for_each(|&id| keep[id as usize] = 1);
+                for &id in list {
+                    keep[id as usize] = 1;
+                }
             }
         }
         let keep = Tensor::from_vec(keep, (n, v), logits.device())?;

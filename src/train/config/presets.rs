@@ -3,16 +3,12 @@
 use std::str::FromStr;
 
 use crate::entropy::config::EntropyConfig;
-use crate::objective::settings::PolicyLoss;
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::schedule::LrSchedule;
-use crate::rollout::action::ActionFormat;
-use crate::rollout::config::{ActionSpace, RolloutConfig};
+use crate::rollout::config::RolloutConfig;
 use crate::settings::{Count, Decay, NonNegative, Positive, Unit};
 use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
-use crate::train::config::model::{
-    CheckpointConfig, DeviceKind, ModelConfig, SmallConfig, WeightType,
-};
+use crate::train::config::model::{ModelConfig, SmallConfig};
 use crate::train::config::run::TrainConfig;
 use crate::train::config::update::UpdateConfig;
 use crate::train::credit::gae::{GaeConfig, GaeLevel};
@@ -85,46 +81,6 @@ impl<E> TrainConfig<E> {
         config
     }
 
-    /// The hyper-parameters that the paper's runs have in common (v2, tables 2 and 3), for a small
-    /// policy until [`TrainConfig::model`] names a checkpoint: no demonstrations, 128 episodes per
-    /// step, a reward of 10 for a solved episode.
-    pub(crate) fn paper(algorithm: Algorithm, steps: u64, environment: E) -> Self {
-        let base = Self::small(algorithm, environment);
-        let (tasks, group) = match algorithm {
-            Algorithm::Grpo => (Count::literal(16), Count::literal(8)),
-            Algorithm::Ppo => (Count::literal(128), Count::literal(1)),
-        };
-        Self {
-            steps,
-            environments: Count::literal(128),
-            learning_rate: Positive::literal(5e-6),
-            schedule: LrSchedule::Cosine {
-                warmup_steps: steps / 10,
-                total_steps: steps_count(steps),
-                min_ratio: Unit::literal(0.2),
-                cycles: Positive::literal(0.5),
-            },
-            demonstrations: Count::literal(1),
-            cloning: None,
-            evaluation: EvaluationConfig {
-                every: 5,
-                episodes: Count::literal(1),
-                temperature: NonNegative::literal(0.4),
-                greedy: false,
-            },
-            reward: RewardConfig::Success { value: Positive::literal(10.0) },
-            algorithm: paper_credit(algorithm),
-            rollout: RolloutConfig { tasks, group, ..base.rollout },
-            update: UpdateConfig {
-                mini_batches: Count::literal(1),
-                policy: PolicyLoss::default(),
-                ..base.update
-            },
-            optimizer: AdamWConfig::default(),
-            ..base
-        }
-    }
-
     /// A run of less than two minutes that goes through everything.
     #[must_use]
     pub fn smoke(mut self) -> Self {
@@ -160,7 +116,7 @@ pub(crate) fn small_schedule(steps: u64) -> LrSchedule {
 }
 
 /// A number of training steps as a count; presets have at least one.
-fn steps_count(steps: u64) -> Count {
+pub(crate) fn steps_count(steps: u64) -> Count {
     Count::literal(steps.max(1) as usize)
 }
 
@@ -190,37 +146,4 @@ fn small_credit(algorithm: Algorithm) -> AlgorithmConfig {
             },
         },
     }
-}
-
-/// Advantages of whole episodes, and verl's learning rate of the critic: the paper gives none.
-fn paper_credit(algorithm: Algorithm) -> AlgorithmConfig {
-    match algorithm {
-        Algorithm::Grpo => AlgorithmConfig::Grpo {
-            advantage: AdvantageConfig {
-                turn_weight: NonNegative::literal(0.0),
-                ..AdvantageConfig::default()
-            },
-        },
-        Algorithm::Ppo => AlgorithmConfig::Ppo {
-            gae: GaeConfig { level: GaeLevel::Token, ..GaeConfig::default() },
-            critic: CriticConfig {
-                learning_rate: Positive::literal(1e-5),
-                ..CriticConfig::default()
-            },
-        },
-    }
-}
-
-/// Puts the paper's model into `config`: bf16 weights on a GPU, gradient checkpointing, the
-/// authors' prompts and forms of actions.
-pub(crate) fn paper_model<E>(config: &mut TrainConfig<E>, source: &str, format: ActionFormat) {
-    config.rollout.max_observation_tokens = Count::literal(2048);
-    config.rollout.actions = ActionSpace::Free { max_tokens: Count::literal(512) };
-    config.model = ModelConfig::Checkpoint(CheckpointConfig {
-        dtype: WeightType::Bf16,
-        format,
-        checkpointing: true,
-        device: DeviceKind::Cuda,
-        ..CheckpointConfig::new(source)
-    });
 }

@@ -114,7 +114,7 @@ pub(crate) fn accumulate(
     let mut metrics = Metrics::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     for together in plan.chunks(at_once(parameters)) {
-        for part in on_threads(together.iter().collect(), threads, &one) {
+        for part in on_threads(together.iter().collect(), threads, one) {
             let (gradients, numbers) = part.unwrap_or_else(|panic| resume_unwind(panic))?;
             sum.add(gradients)?;
             metrics.merge(&numbers);
