@@ -17,6 +17,7 @@ use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
 use epo::env::{show_admissible, Environment, ToyEnvironment};
 use epo::rollout::ActionSpace;
 use epo::run::{episode_files, read_config, read_episodes, replay_episode, EpisodeLine};
+use epo::worlds::GameSource;
 
 /// Prints recorded episodes, or replays them.
 #[derive(Parser)]
@@ -74,8 +75,7 @@ struct Settings {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct EnvironmentSettings {
-    data: Option<PathBuf>,
-    household: Option<GeneratorConfig>,
+    games: Option<GameSource>,
     show_admissible: bool,
     simulator: Option<ScienceWorldConfig>,
 }
@@ -98,15 +98,15 @@ impl Settings {
     }
 
     fn world(&self) -> Result<World> {
-        let EnvironmentSettings { simulator, data, household, .. } = &self.environment;
-        if simulator.is_some() {
-            Ok(World::Scienceworld)
-        } else if data.is_some() {
-            Ok(World::Alfworld)
-        } else if household.is_some() {
-            Ok(World::Household)
-        } else {
-            bail!("no config.toml next to the episodes names an environment: choose one with --env")
+        if self.environment.simulator.is_some() {
+            return Ok(World::Scienceworld);
+        }
+        match &self.environment.games {
+            Some(GameSource::Folder { .. }) => Ok(World::Alfworld),
+            Some(GameSource::Household(_)) => Ok(World::Household),
+            None => bail!(
+                "no config.toml next to the episodes names an environment: choose one with --env"
+            ),
         }
     }
 
@@ -121,11 +121,19 @@ impl Settings {
             World::Toy => return Ok(Box::new(ToyEnvironment::new())),
             World::Scienceworld => return self.scienceworld(),
             World::Household => {
-                Arc::new(Household::new(settings.household.clone().unwrap_or_default())?)
+                let config = match &settings.games {
+                    Some(GameSource::Household(config)) => config.clone(),
+                    _ => GeneratorConfig::default(),
+                };
+                Arc::new(Household::new(config)?)
             }
             World::Alfworld => {
                 let variable = std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
-                let data = args.data.clone().or_else(|| settings.data.clone());
+                let of_run = match &settings.games {
+                    Some(GameSource::Folder { path }) => Some(path.clone()),
+                    _ => None,
+                };
+                let data = args.data.clone().or(of_run);
                 let data = data.or_else(|| variable.map(PathBuf::from));
                 let data =
                     data.context("set the folder of ALFWorld's games: --data or ALFWORLD_DATA")?;

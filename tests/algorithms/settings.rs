@@ -95,7 +95,6 @@ fn a_setting_belongs_to_one_method() {
     unknown("bonus", r#""high": 2.0"#, "high");
     unknown("clip-cov", r#""coef": 1.0"#, "coef");
     unknown("epo", r#""share": 0.5"#, "share");
-    unknown("none", r#""goal": { "target": 1.0 }"#, "goal");
     unknown("kl-cov", r#""gate": 3"#, "gate");
     unknown("clip-cov", r#""ratio": 0.1"#, "ratio");
 }

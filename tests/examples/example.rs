@@ -154,7 +154,7 @@ impl Example {
         assert!(self.refusal(&["--preset", "large"]).contains("official"));
         assert!(self.refusal(&["--preset", "paper", "--smoke"]).contains("--smoke"));
         assert!(self.refusal(&["--lora", "4"]).contains("setting `model.lora."));
-        assert!(self.refusal(&["--resume", dir, "--seed", "1"]).contains("--resume allows only"));
+        assert!(self.refusal(&["--resume", dir, "--seed", "1"]).contains("--resume takes only"));
         assert!(self.refusal(&["--print-config", "--out", dir]).contains("--out"));
         let error = self.refusal(&["--resume", dir]);
         assert!(error.contains(dir) && error.contains("there is no run in this folder"), "{error}");

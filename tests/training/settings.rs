@@ -222,7 +222,7 @@ fn walk<E: World>(base: &TrainConfig<E>, walked: impl Fn(&str) -> bool) -> Vec<S
         let mut refused = false;
         for (value, shown) in WRONG {
             let text = format!("{key}={value}");
-            if let Err(error) = checked(base, key, None, &[text.clone()]) {
+            if let Err(error) = checked(base, key, None, std::slice::from_ref(&text)) {
                 faults.extend(fault(&error, &keys, key, shown, None));
                 let path = config_file(&folder, &text);
                 let error = checked(base, key, Some(&path), &[]).unwrap_err();
