@@ -9,9 +9,9 @@
 //!
 //! ```text
 //! cargo run --release --example custom_regularizer -- --out runs/spring
-//! cargo run --release --example custom_regularizer -- --set entropy.method.kind=epo --out runs/epo
-//! cargo run --release --example custom_regularizer -- --set entropy.method.kind=none --out none
-//! cargo run --release --example report -- runs/spring runs/epo runs/none --out compare.html
+//! cargo run --release --example custom_regularizer -- --out runs/epo --set entropy.method.kind=epo
+//! cargo run --release --example custom_regularizer -- --out runs/no --set entropy.method.kind=none
+//! cargo run --release --example report -- runs/spring runs/epo runs/no --out compare.html
 //! ```
 
 use std::time::Instant;
