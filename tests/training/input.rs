@@ -79,7 +79,7 @@ fn a_demonstration_longer_than_the_context_is_named_before_anything_is_learned()
     let error =
         clone_demonstrations(&mut agent, &demonstrations(), cloning, update, 0, &mut recorder);
     let error = error.unwrap_err().to_string();
-    assert!(error.starts_with("setting `model.context` = 8: demonstration 0 has "), "{error}");
+    assert!(error.starts_with("setting `model.context` = 8: must be at least "), "{error}");
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn returns_are_one_an_episode_and_advantages_one_a_turn() {
 }
 
 #[test]
-fn a_panel_needs_tasks() {
+fn a_task_set_needs_tasks() {
     let error = TaskSet::new("unseen", vec![]).unwrap_err().to_string();
-    assert!(error.contains("panel `unseen`") && error.contains("at least one task"), "{error}");
+    assert!(error.contains("task set unseen") && error.contains("at least one task"), "{error}");
     assert!(panel().thin(0).is_err() && TaskSchedule::new(&panel(), 0, 0).is_err());
     assert!(evaluation_episodes(&panel(), 0, 0).is_empty());
 }

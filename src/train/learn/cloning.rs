@@ -86,9 +86,8 @@ fn check_context(rows: &[DemonstrationRow], context: usize) -> Result<()> {
     for (i, demonstration) in rows.iter().enumerate() {
         let length = demonstration.row.ids.len();
         if length > context {
-            let expected =
-                format!("at most {context} tokens in demonstration {i}; raise model.context");
-            return Err(Error::Shape { name: "demonstration", expected, got: vec![length] });
+            let reason = format!("must be at least {length}, the tokens of demonstration {i}");
+            return Err(Error::setting("model.context", context, reason));
         }
     }
     Ok(())
