@@ -6,6 +6,7 @@ use epo::objective::{policy_loss, LossInputs, LossOutput, Metrics};
 use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{DecoderConfig, Parameters};
 use epo::rollout::{Row, RowKind};
+use epo::settings::Count;
 use epo::train::config::UpdateConfig;
 use epo::train::learn::{Learner, PolicyBatch, PolicyLossFn};
 
@@ -51,7 +52,8 @@ fn rows(learner: &Learner) -> Vec<Row> {
 fn train(loss: Option<&PolicyLossFn>, steps: u64) -> Vec<f32> {
     let mut learner = learner();
     let rows = rows(&learner);
-    let update = UpdateConfig::default();
+    // One optimiser step sees all episodes, so that their weights are compared.
+    let update = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
     let mut entropy = EntropyConfig::default().build().unwrap();
     let tokens: Vec<usize> = rows.iter().map(|row| row.positions.len()).collect();
     let advantages = over_the_median(&[0.0, 1.0, 0.5], &tokens);
