@@ -22,21 +22,14 @@ use epo::entropy::{
     AverageHistory, Averaging, BetaSchedule, EntropyControl, EntropyInputs, EntropyMethod,
     EntropyRegularizer, State,
 };
-use epo::env::{DemonstratedTurn, Demonstration, Environment, Task, ToyEnvironment};
-use epo::evaluation::TaskSet;
 use epo::objective::{LossOutput, Metrics};
-use epo::optim::LrSchedule;
-use epo::rollout::ActionSpace;
 use epo::run::stop_on_ctrl_c;
-use epo::settings::{Count, Decay, NonNegative, Positive};
-use epo::train::config::{
-    Algorithm, AlgorithmConfig, ModelConfig, NoSettings, SmallConfig, TrainConfig,
-};
-use epo::train::credit::{turn_advantages, AdvantageConfig};
-use epo::train::learn::CloningConfig;
-use epo::train::{update_policy, Advantages, Setup, Trainer};
+use epo::settings::{Count, NonNegative};
+use epo::train::config::TrainConfig;
+use epo::train::credit::turn_advantages;
+use epo::train::{update_policy, Advantages, Trainer};
 
-use common::RunArgs;
+use common::{toy, RunArgs};
 
 mod common;
 
@@ -81,61 +74,11 @@ struct Args {
     run: RunArgs,
 }
 
+/// The settings of `examples/quickstart.rs`, with a regulariser of the program's own.
 fn config(smoke: bool) -> TrainConfig {
-    let mut config = TrainConfig::small(Algorithm::Grpo, NoSettings {});
-    config.seed = 3;
-    config.steps = if smoke { 3 } else { 30 };
+    let mut config = toy::config(smoke);
     config.entropy.method = EntropyMethod::Custom;
-    config.environments = Count::literal(8);
-    config.learning_rate = Positive::literal(1e-3);
-    config.schedule = LrSchedule::default();
-    config.evaluation.every = 0;
-    config.evaluation.episodes = Count::literal(16);
-    config.algorithm = AlgorithmConfig::Grpo { advantage: AdvantageConfig::default() };
-    config.rollout.tasks = Count::literal(4);
-    config.rollout.group = Count::literal(16);
-    config.rollout.max_turns = Count::literal(3);
-    config.rollout.actions = ActionSpace::Free { max_tokens: Count::literal(8) };
-    config.model = ModelConfig::Small(SmallConfig {
-        vocabulary: Count::literal(300),
-        hidden_size: Count::literal(32),
-        context: Count::literal(96),
-        ..SmallConfig::default()
-    });
-    config.demonstrations = Count::literal(4);
-    config.cloning = Some(CloningConfig {
-        epochs: Count::literal(25),
-        learning_rate: Positive::literal(3e-3),
-        observation_weight: NonNegative::literal(0.1),
-        ..CloningConfig::default()
-    });
-    config.optimizer.beta2 = Decay::literal(0.95);
     config
-}
-
-fn task(variation: u32) -> Task {
-    Task { name: ToyEnvironment::TASK.into(), variation }
-}
-
-/// Looks, then opens the box that was named.
-fn solve(variation: u32) -> epo::Result<Demonstration> {
-    let mut environment = ToyEnvironment::new();
-    let start = environment.reset(&task(variation))?;
-    let seen = environment.step("look")?;
-    let colour = seen.observation.split(' ').nth(5).unwrap_or_default().to_owned();
-    let open = format!("open {colour}");
-    let end = environment.step(&open)?;
-    let turns = vec![
-        DemonstratedTurn { action: "look".into(), step: seen, imitated: true },
-        DemonstratedTurn { action: open, step: end, imitated: true },
-    ];
-    Ok(Demonstration { task: task(variation), start, turns })
-}
-
-fn setup() -> epo::Result<Setup> {
-    let tasks = TaskSet::new("toy", (0..4).map(task).collect())?;
-    let demonstrations = (0..4).map(solve).collect::<epo::Result<_>>()?;
-    Ok(Setup { train: tasks.clone(), evaluation: vec![tasks], demonstrations })
 }
 
 fn main() -> Result<()> {
@@ -146,11 +89,8 @@ fn main() -> Result<()> {
     let config = folder.config.clone();
     let advantage = config.algorithm.grpo()?;
     let stop = stop_on_ctrl_c()?;
-    let setup = folder.checkpoint.is_none().then(setup).transpose()?;
-    let mut environments = Vec::new();
-    for _ in 0..config.environments.get() {
-        environments.push(Box::new(ToyEnvironment::new()) as Box<dyn Environment>);
-    }
+    let setup = folder.checkpoint.is_none().then(toy::setup).transpose()?;
+    let environments = toy::environments(config.environments.get());
     let own = config.entropy.method == EntropyMethod::Custom;
     let entropy = own.then(spring_control);
     let mut run = Trainer::open_with(folder, environments, setup, entropy)?.stopping_at(stop);

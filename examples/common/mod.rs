@@ -11,6 +11,8 @@ use epo::worlds::Benchmark;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+pub(crate) mod toy;
+
 /// The end of every trainer's `--help`.
 pub(crate) const AFTER_HELP: &str = "\
 Settings come from the preset, then --config, then the flags; --print-config shows the result.
