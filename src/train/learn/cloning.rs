@@ -46,7 +46,8 @@ impl Default for CloningConfig {
 /// Minimises the mean negative log-likelihood of the imitated actions' tokens (nats per token) plus
 /// [`CloningConfig::observation_weight`] times that of all other tokens, in a seeded order. The
 /// optimiser's state is reset afterwards: the small second moments of imitation would blow up the
-/// first steps of reinforcement learning.
+/// first steps of reinforcement learning. [`Learner::freeze_reference`] makes the result the
+/// reference policy of KL terms.
 ///
 /// # Errors
 /// A setting out of range, a demonstration without actions or longer than the context, a non-finite
