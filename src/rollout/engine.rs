@@ -85,17 +85,7 @@ pub fn play(
     if count == 0 {
         return Err(Error::setting("environments", 0, "must be at least 1"));
     }
-    let mut slots = Slots {
-        environments: &mut environments[..count],
-        prompter,
-        episodes,
-        config,
-        running: (0..count).map(|_| None).collect(),
-        failed_starts: vec![0; count],
-        next: 0,
-        stats: PlayStats::default(),
-        failure: None,
-    };
+    let mut slots = Slots::new(&mut environments[..count], prompter, episodes, config);
     let mut finished: Vec<Option<Trajectory>> = vec![None; episodes.len()];
     let mut ended = 0;
     loop {
@@ -153,7 +143,28 @@ struct Running {
     ended: Option<(End, bool)>,
 }
 
-impl Slots<'_> {
+impl<'a> Slots<'a> {
+    /// One free slot per environment.
+    fn new(
+        environments: &'a mut [Box<dyn Environment>],
+        prompter: &'a Prompter,
+        episodes: &'a [Episode],
+        config: &'a PlayConfig,
+    ) -> Self {
+        let count = environments.len();
+        Self {
+            environments,
+            prompter,
+            episodes,
+            config,
+            running: (0..count).map(|_| None).collect(),
+            failed_starts: vec![0; count],
+            next: 0,
+            stats: PlayStats::default(),
+            failure: None,
+        }
+    }
+
     /// Starts the next episodes in line in all free slots.
     fn reset(&mut self) -> Result<()> {
         loop {

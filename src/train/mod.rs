@@ -4,6 +4,7 @@ pub mod config;
 pub mod credit;
 pub(crate) mod evaluate;
 pub mod learn;
+pub(crate) mod run_state;
 pub(crate) mod step;
 pub(crate) mod trainer;
 pub mod watch;
@@ -13,8 +14,9 @@ pub use evaluate::{
     Outcome, GREEDY,
 };
 pub use learn::step_settings::StepSettings;
+pub use run_state::Setup;
 pub use step::{
     group_episodes, record_without_update, round_episodes, step_line, summary, update_critic,
     update_policy, Advantages, Throughput,
 };
-pub use trainer::{Setup, Trainer};
+pub use trainer::Trainer;

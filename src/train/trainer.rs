@@ -7,17 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::entropy::control::EntropyControl;
-use crate::env::{Demonstration, Environment};
+use crate::env::Environment;
 use crate::evaluation::task_set::{TaskSchedule, TaskSet};
-use crate::objective::kl_reward::KlControl;
 #[cfg(feature = "report")]
 use crate::report::write_report;
 use crate::rollout::engine::{Episode, Rollouts};
 use crate::rollout::prompt::demonstration_texts;
-use crate::rollout::trajectory::Trajectory;
 use crate::run::checkpoint::{prune_checkpoints, Checkpoint, CheckpointWriter};
 use crate::run::episodes::dump_rollouts;
 use crate::run::folder::{best_checkpoint, RunFolder};
@@ -33,6 +31,7 @@ use crate::train::learn::agent::Agent;
 use crate::train::learn::cloning::clone_demonstrations;
 use crate::train::learn::critic::Critic;
 use crate::train::learn::kl_reward::kl_rewards;
+use crate::train::run_state::{Notes, Setup, State};
 use crate::train::step::{group_episodes, round_episodes, step_line, summary, Throughput};
 use crate::train::watch::alarm::{AlarmState, Alarms};
 use crate::train::watch::diagnostics::length_metrics;
@@ -40,49 +39,6 @@ use crate::{Error, Result};
 
 /// Checkpoints that stay in a run's folder.
 const KEPT: usize = 3;
-
-/// The tasks and demonstrations of a new run.
-#[derive(Debug)]
-pub struct Setup {
-    /// The tasks to learn on.
-    pub train: TaskSet,
-    /// The evaluation sets, in this order.
-    pub evaluation: Vec<TaskSet>,
-    /// Demonstrations to imitate; a small policy's tokenizer is trained on them too.
-    pub demonstrations: Vec<Demonstration>,
-}
-
-/// State of a run checkpoint in addition to agent, critic and settings.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    position: Position,
-    train: TaskSet,
-    evaluation: Vec<TaskSet>,
-    before: Vec<Outcome>,
-    alarms: AlarmState,
-    /// β of the KL in the reward.
-    kl: Option<KlControl>,
-}
-
-impl State {
-    fn restore(checkpoint: &Checkpoint) -> Result<Self> {
-        checkpoint.state()
-    }
-
-    fn finish(&self, checkpoint: CheckpointWriter) -> Result<()> {
-        checkpoint.finish(self).map(drop)
-    }
-}
-
-/// Numbers of the current step that come from playing and rewards.
-#[derive(Debug, Default)]
-struct Notes {
-    metrics: Vec<(&'static str, f64)>,
-    /// Mean KL of the step in nats per token, and its number of episodes.
-    kl: Option<(f64, usize)>,
-    /// Episodes that dynamic sampling played and did not use.
-    unused: Vec<Trajectory>,
-}
 
 /// A run in progress.
 ///
@@ -154,7 +110,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         let critic = folder.config.algorithm.critic();
         let critic =
             critic.map(|config| Critic::restore(config, &agent.learner, checkpoint)).transpose()?;
-        let mut run = Self::assemble(folder, environments, agent, State::restore(checkpoint)?)?;
+        let mut run = Self::assemble(folder, environments, agent, checkpoint.state()?)?;
         run.critic = critic;
         run.step = checkpoint.step();
         run.saved = run.step;
@@ -407,7 +363,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         self.folder.save(&mut checkpoint)?;
         self.state.position = self.recorder.sync()?;
         self.state.alarms = self.alarms.state().clone();
-        self.state.finish(checkpoint)?;
+        checkpoint.finish(&self.state)?;
         self.saved = self.step;
         let best = match self.state.evaluation.first() {
             Some(panel) => best_checkpoint(&self.folder.dir, &panel.name, "success")?,

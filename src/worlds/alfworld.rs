@@ -24,7 +24,7 @@ use crate::train::config::model::ModelConfig;
 use crate::train::config::presets::{small_schedule, Preset};
 use crate::train::config::run::TrainConfig;
 use crate::train::credit::reward::RewardConfig;
-use crate::train::trainer::Setup;
+use crate::train::run_state::Setup;
 use crate::worlds::benchmark::Benchmark;
 use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::Result;

@@ -17,7 +17,7 @@ use crate::settings::{Count, Positive};
 use crate::train::config::algorithm::Algorithm;
 use crate::train::config::presets::Preset;
 use crate::train::config::run::TrainConfig;
-use crate::train::trainer::Setup;
+use crate::train::run_state::Setup;
 use crate::worlds::benchmark::Benchmark;
 use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::{Error, Result};
