@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::env::Task;
 use crate::evaluation::outcomes::{
     add_outcome, read_outcome_lines, EvaluationOutcomes, OutcomeLine,
 };
@@ -133,13 +134,13 @@ impl Run {
 }
 
 /// Candidates for the samples, unparsed: for each evaluation set the step of its newest evaluation
-/// and the first few solved and unsolved episodes.
+/// and the first few solved and unsolved episodes, one per task.
 #[derive(Default)]
 struct Texts(BTreeMap<String, (u64, [Vec<Text>; 2])>);
 
-/// The line of an episode and its task family.
+/// The line of an episode and its task.
 struct Text {
-    family: String,
+    task: Task,
     line: String,
 }
 
@@ -154,18 +155,22 @@ impl Texts {
             return;
         }
         let kept = &mut kept[usize::from(!line.episode.success)];
-        let family = &line.episode.task.name;
+        let task = &line.episode.task;
+        if kept.iter().any(|text| text.task == *task) {
+            return;
+        }
         if kept.len() == SAMPLES {
             // A family that is not shown yet replaces one that is shown twice.
-            let shown =
-                |kept: &[Text], family: &str| kept.iter().filter(|t| t.family == family).count();
-            let twice = kept.iter().rposition(|text| shown(kept, &text.family) > 1);
-            match twice.filter(|_| shown(kept, family) == 0) {
+            let shown = |kept: &[Text], task: &Task| {
+                kept.iter().filter(|text| text.task.name == task.name).count()
+            };
+            let twice = kept.iter().rposition(|text| shown(kept, &text.task) > 1);
+            match twice.filter(|_| shown(kept, task) == 0) {
                 Some(place) => drop(kept.remove(place)),
                 None => return,
             }
         }
-        kept.push(Text { family: family.clone(), line: text.to_owned() });
+        kept.push(Text { task: task.clone(), line: text.to_owned() });
     }
 
     fn samples(self, dir: &Path) -> Result<Vec<EpisodeLine>> {

@@ -22,8 +22,8 @@ pub(crate) fn html(runs: &[Run]) -> String {
     }
     format!(
         "<h2>Sample episodes</h2><p class=\"note\">The first solved and unsolved episodes of the \
-         last evaluation on each evaluation set, from different task families if there are \
-         several.</p>\n{html}"
+         last evaluation on each evaluation set, one per task, from different task families if \
+         there are several.</p>\n{html}"
     )
 }
 

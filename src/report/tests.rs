@@ -74,6 +74,7 @@ fn example_run(dir: &Path, seed: u64) {
     }
     for variation in 0..5 {
         episode(59, variation, variation != 1);
+        episode(59, variation, variation != 1);
     }
     let config = format!("seed = {seed}\n\n[entropy]\nkappa_low = 0.5\n");
     crate::files::atomic_write(dir.join("config.toml"), config).unwrap();
