@@ -40,9 +40,14 @@ impl Progress {
         self
     }
 
+    /// Sets the number of finished units without showing it.
+    pub fn advance_to(&mut self, done: usize) {
+        self.done = done;
+    }
+
     /// Sets the number of finished units and shows it with a note, for example the loss.
     pub fn set(&mut self, done: usize, note: &str) {
-        self.done = done;
+        self.advance_to(done);
         let pause = if self.terminal { REDRAW } else { REPRINT };
         if self.drawn.is_none_or(|at| at.elapsed() >= pause) {
             self.draw(note);
@@ -53,6 +58,10 @@ impl Progress {
     pub fn line(&mut self, text: &str) {
         let clear = if self.terminal { "\r\x1b[2K" } else { "" };
         self.write(&format!("{clear}{text}\n"));
+        if !self.terminal {
+            // A log that has just got a line needs no sign of life yet.
+            self.drawn = Some(Instant::now());
+        }
     }
 
     /// Replaces the progress line by a final one with the note and the time taken.

@@ -309,7 +309,7 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         }
         self.recorder.record(&record)?;
         self.step += 1;
-        self.progress.set(self.step as usize, "");
+        self.progress.advance_to(self.step as usize);
         self.progress.line(&step_line(
             &record,
             self.step,
