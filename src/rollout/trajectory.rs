@@ -113,4 +113,12 @@ impl Trajectory {
             end: End::Done,
         }
     }
+
+    /// A solved episode with these numbers of sampled tokens per turn, for tests.
+    pub(crate) fn solved(lengths: &[usize]) -> Self {
+        let turn = |&n: &usize| Turn { action_ids: vec![7; n], valid: true, ..Turn::default() };
+        let mut turns: Vec<Turn> = lengths.iter().map(turn).collect();
+        turns.last_mut().unwrap().score = 100.0;
+        Self { success: true, ..Self::of_turns(turns) }
+    }
 }

@@ -28,23 +28,14 @@ pub fn overlong_rewards(trajectories: &[Trajectory], overlong: &Overlong) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::trajectory::Turn;
     use crate::settings::Positive;
     use crate::train::credit::reward::{RewardConfig, Rewards};
-
-    /// A solved episode with these numbers of sampled tokens per turn.
-    fn episode(lengths: &[usize]) -> Trajectory {
-        let turn = |&n: &usize| Turn { action_ids: vec![7; n], valid: true, ..Turn::default() };
-        let mut turns: Vec<Turn> = lengths.iter().map(turn).collect();
-        turns.last_mut().unwrap().score = 100.0;
-        Trajectory { success: true, ..Trajectory::of_turns(turns) }
-    }
 
     const REWARD: RewardConfig = RewardConfig::Success { value: Positive::literal(2.0) };
 
     #[test]
     fn a_turn_is_penalised_for_its_own_length_at_its_last_token() {
-        let played = [episode(&[2, 4]), episode(&[3])];
+        let played = [Trajectory::solved(&[2, 4]), Trajectory::solved(&[3])];
         let overlong = Overlong { limit: 4, buffer: 2, penalty: 1.0 };
         let penalties = overlong_rewards(&played, &overlong).unwrap();
         assert_eq!(penalties, [vec![0.0, 0.0, 0.0, 0.0, 0.0, -1.0], vec![0.0, 0.0, -0.5]]);

@@ -142,19 +142,11 @@ mod tests {
         }
     }
 
-    /// A solved episode with these numbers of sampled tokens per turn.
-    fn episode(lengths: &[usize]) -> Trajectory {
-        let turn = |&n: &usize| Turn { action_ids: vec![7; n], valid: true, ..Turn::default() };
-        let mut turns: Vec<Turn> = lengths.iter().map(turn).collect();
-        turns.last_mut().unwrap().score = 100.0;
-        Trajectory { success: true, ..Trajectory::of_turns(turns) }
-    }
-
     const REWARD: RewardConfig = RewardConfig::Success { value: Positive::literal(2.0) };
 
     #[test]
     fn token_rewards_add_up_and_stay_in_their_turn() {
-        let played = [episode(&[1, 2])];
+        let played = [Trajectory::solved(&[1, 2])];
         let mut rewards = Rewards::new(&played, &REWARD);
         rewards.add_token_rewards(&played, &[vec![-0.25, 0.0, -0.5]]).unwrap();
         rewards.add_token_rewards(&played, &[vec![0.0, -1.0, 0.0]]).unwrap();
@@ -173,7 +165,7 @@ mod tests {
 
     #[test]
     fn without_token_rewards_every_number_stays_as_it_was() {
-        let played = [episode(&[1, 2])];
+        let played = [Trajectory::solved(&[1, 2])];
         let rewards = Rewards::new(&played, &REWARD);
         let values = [vec![0.3, 0.2, 0.1]];
         let gamma = Unit::literal(0.9);
