@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::simulator;
@@ -137,6 +137,30 @@ fn the_gateway_listens_on_loopback_and_requires_its_token() {
     assert!(matches!(&error, SimulatorError::Exception { .. }), "{error}");
     assert!(error.to_string().contains("ClassNotFound"), "{error}");
     Simulator::connect(jvm.endpoint(), jar, LIMIT).unwrap();
+}
+
+#[test]
+fn connections_that_close_meanwhile_do_not_disturb_a_new_one() {
+    let Some(installation) = simulator::installation() else { return };
+    let jvm = Jvm::start(&installation, &JvmConfig::default(), 1).unwrap();
+    let address = jvm.endpoint().address;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                drop(std::net::TcpStream::connect(address));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for _ in 0..12 {
+            let connected = Simulator::connect(jvm.endpoint(), &installation.simulator_jar, LIMIT);
+            if connected.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            connected.unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Requests a system property without presenting a token; returns it if the gateway does.

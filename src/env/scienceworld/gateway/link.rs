@@ -70,12 +70,14 @@ impl Link {
     /// Sets TCP_NODELAY on the gateway's end of this connection, by reflection.
     ///
     /// py4j has no option for it, and without it every reply of 8 KiB or more waits 40 ms for a
-    /// delayed acknowledgement.
+    /// delayed acknowledgement. Other connections may open and close meanwhile, so the search is in
+    /// a copy of the gateway's list.
     fn disable_remote_delay(&mut self, port: u16) -> Outcome<()> {
         let class = self.reference(GATEWAY, "getClass", &[])?;
         let field = self.reference(&class, "getDeclaredField", &[Arg::Text("connections")])?;
         self.call(&field, "setAccessible", &[Arg::Bool(true)])?;
-        let connections = self.reference(&field, "get", &[Arg::Ref(GATEWAY)])?;
+        let current = self.reference(&field, "get", &[Arg::Ref(GATEWAY)])?;
+        let connections = self.reference(&current, "clone", &[])?;
         let count = self.int(&connections, "size", &[])?;
         for index in (0..count as i32).rev() {
             let connection = self.reference(&connections, "get", &[Arg::Int(index)])?;
@@ -90,7 +92,7 @@ impl Link {
                 break;
             }
         }
-        [connections, field, class].iter().try_for_each(|id| self.delete(id))
+        [connections, current, field, class].iter().try_for_each(|id| self.delete(id))
     }
 
     /// Calls `method` on the object `target`. Exceptions become errors and are deleted in the
