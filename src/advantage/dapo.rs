@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::advantage::centre::equal;
 use crate::advantage::{check_finite, check_len};
 use crate::{Error, Result};
 
@@ -23,7 +24,7 @@ pub fn informative_groups(scores: &[f64], groups: &[usize]) -> Result<Vec<bool>>
         let (low, high) = range.entry(group).or_insert((score, score));
         (*low, *high) = (low.min(score), high.max(score));
     }
-    Ok(groups.iter().map(|group| range[group].0 < range[group].1).collect())
+    Ok(groups.iter().map(|group| !equal(range[group].0, range[group].1)).collect())
 }
 
 /// The soft penalty for long responses (DAPO eq. 13; verl `overlong_buffer`): a reward to be added.

@@ -38,7 +38,7 @@ pub fn gigpo<A: Hash + Eq>(
     let mut advantages = grpo(scores, &Groups::over_rows(groups), by_std)?;
     for (row, anchor) in anchors.iter().enumerate() {
         let stats = Stats::new(&members[&(groups[row], anchor)]);
-        advantages[row] += step_weight * stats.centre(step_returns[row], stats.mean, by_std);
+        advantages[row] += step_weight * stats.scale(stats.difference(step_returns[row]), by_std);
     }
     Ok(advantages)
 }

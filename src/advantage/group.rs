@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::advantage::centre::{equal, Centre};
 use crate::advantage::token::zero_masked;
 use crate::advantage::token::{broadcast, masked_whiten};
 use crate::advantage::whiten::whiten_counted;
@@ -69,7 +70,7 @@ impl<'a> Groups<'a> {
 /// Number, mean and unbiased standard deviation of a group's samples.
 pub(crate) struct Stats {
     pub(crate) count: f64,
-    pub(crate) mean: f64,
+    centre: Centre,
     pub(crate) std: f64,
 }
 
@@ -81,23 +82,19 @@ impl Stats {
         let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
         Self {
             count,
-            mean,
+            centre: Centre::new(samples.iter().copied(), mean),
             std: if samples.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 1.0 },
         }
     }
 
-    /// The baseline: the mean, but 0 for a singleton group.
-    fn baseline(&self) -> f64 {
-        if self.count > 1.0 {
-            self.mean
-        } else {
-            0.0
-        }
+    /// score − mean, exactly 0 in a group of equal scores.
+    pub(crate) fn difference(&self, score: f64) -> f64 {
+        self.centre.difference(score)
     }
 
-    /// (score − baseline)/(std + 10⁻⁶), or without the division.
-    pub(crate) fn centre(&self, score: f64, baseline: f64, by_std: bool) -> f64 {
-        (score - baseline) / if by_std { self.std + EPSILON } else { 1.0 }
+    /// difference/(std + 10⁻⁶), or without the division.
+    pub(crate) fn scale(&self, difference: f64, by_std: bool) -> f64 {
+        difference / if by_std { self.std + EPSILON } else { 1.0 }
     }
 }
 
@@ -111,7 +108,10 @@ impl Stats {
 /// # Errors
 /// [`Error::Shape`] if the lengths differ, [`Error::NonFinite`].
 pub fn grpo(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
-    groups.map(scores, |score, stats| stats.centre(score, stats.baseline(), by_std))
+    groups.map(scores, |score, stats| {
+        let difference = if stats.count > 1.0 { stats.difference(score) } else { score };
+        stats.scale(difference, by_std)
+    })
 }
 
 /// Returns RLOO's score − mean of the *other* samples = (score − mean)·n/(n − 1) (arXiv 2402.14740;
@@ -123,7 +123,7 @@ pub fn grpo(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f64>> {
 pub fn rloo(scores: &[f64], groups: &Groups) -> Result<Vec<f64>> {
     groups.map(scores, |score, stats| {
         if stats.count > 1.0 {
-            (score - stats.mean) * stats.count / (stats.count - 1.0)
+            stats.difference(score) * stats.count / (stats.count - 1.0)
         } else {
             score
         }
@@ -149,7 +149,9 @@ pub fn pass_at_k(scores: &[f64], groups: &Groups, by_std: bool) -> Result<Vec<f6
         }
         let stats = Stats::new(&rows.iter().map(|&row| scores[row]).collect::<Vec<_>>());
         rows.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        advantages[rows[0]] = stats.centre(scores[rows[0]], scores[rows[1]], by_std);
+        let [best, second] = [scores[rows[0]], scores[rows[1]]];
+        let difference = if equal(second, best) { 0.0 } else { best - second };
+        advantages[rows[0]] = stats.scale(difference, by_std);
     }
     Ok(advantages)
 }
@@ -240,6 +242,26 @@ mod tests {
         assert_eq!(rloo(&scores, &over).unwrap(), [6.0, 6.0, 6.0, -6.0]);
         let best = pass_at_k(&scores, &over, false).unwrap();
         assert_eq!(best, [6.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn equal_scores_have_advantages_of_exactly_zero() {
+        let groups = [0; 8];
+        let over = Groups::over_rows(&groups);
+        let estimators = [
+            OutcomeEstimator::Grpo,
+            OutcomeEstimator::DrGrpo,
+            OutcomeEstimator::Rloo,
+            OutcomeEstimator::PassAtK,
+            OutcomeEstimator::ReinforcePp,
+            OutcomeEstimator::ReinforcePpBaseline,
+        ];
+        for score in [0.7, -0.1, 1e9 / 3.0, 0.0] {
+            for estimator in estimators {
+                let advantages = estimator.advantages(&[score; 8], &over).unwrap();
+                assert_eq!(advantages, [0.0; 8], "{estimator:?} of {score}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! # Ok::<(), epo::Error>(())
 //! ```
 
+pub(crate) mod centre;
 pub(crate) mod critic;
 pub(crate) mod dapo;
 pub(crate) mod gigpo;

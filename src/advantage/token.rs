@@ -1,5 +1,6 @@
 //! Estimators with one value per token.
 
+use crate::advantage::centre::Centre;
 use crate::advantage::{check_finite, check_len};
 use crate::objective::layout::TokenLayout;
 use crate::{Error, Result};
@@ -56,7 +57,9 @@ pub fn masked_whiten(values: &[f64], mask: &[bool]) -> Result<Vec<f64>> {
     };
     let mean = masked_mean(&|v| v);
     let variance = masked_mean(&|v| (v - mean) * (v - mean)) * count / (count - 1.0);
-    Ok(values.iter().map(|v| (v - mean) / (variance + 1e-8).sqrt()).collect())
+    let counted = values.iter().zip(mask).filter(|(_, &m)| m).map(|(&v, _)| v);
+    let centre = Centre::new(counted, mean);
+    Ok(values.iter().map(|&v| centre.difference(v) / (variance + 1e-8).sqrt()).collect())
 }
 
 /// Returns REINFORCE++ advantages: whitened discounted returns Rₜ = rₜ + γRₜ₊₁, restarted at each

@@ -1,5 +1,6 @@
 //! Whitening over a batch.
 
+use crate::advantage::centre::Centre;
 use crate::advantage::token::masked_whiten;
 use crate::advantage::token::zero_masked;
 use crate::advantage::{check_finite, check_len};
@@ -35,7 +36,9 @@ pub fn whiten_counted(values: &[f64], counts: &[usize]) -> Result<Vec<f64>> {
     };
     let mean = sum(&|x| x) / total;
     let variance = sum(&|x| (x - mean) * (x - mean)) / (total - 1.0);
-    Ok(values.iter().map(|x| (x - mean) / (variance + 1e-8).sqrt()).collect())
+    let counted = values.iter().zip(counts).filter(|(_, &n)| n > 0).map(|(&x, _)| x);
+    let centre = Centre::new(counted, mean);
+    Ok(values.iter().map(|&x| centre.difference(x) / (variance + 1e-8).sqrt()).collect())
 }
 
 #[cfg(test)]

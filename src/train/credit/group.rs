@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn equal_returns_have_no_advantage_however_they_are_rounded() {
+        let played: Vec<_> =
+            (0..8).map(|member| trajectory(member, vec![turn("a", 1.0, true); 2])).collect();
+        let mut rewards = vec![vec![0.1, 0.6]; 8];
+        rewards[3] = vec![0.6, 0.1];
+        for config in [only_turns(), AdvantageConfig::default()] {
+            let equal = turn_advantages(&played, &vec![vec![0.1, 0.6]; 8], &config).unwrap();
+            assert_eq!(equal, vec![vec![0.0; 2]; 8]);
+            // The first turns' returns are 0.7 and 0.7 up to rounding; the second turns' differ.
+            let got = turn_advantages(&played, &rewards, &config).unwrap();
+            assert!(got.iter().all(|turns| turns[0] == 0.0), "{got:?}");
+        }
+    }
+
+    #[test]
     fn a_turn_without_another_to_compare_has_no_advantage() {
         let played = [trajectory(0, vec![turn("a", 1.0, true)])];
         assert_eq!(turn_advantages(&played, &[vec![1.0]], &only_turns()).unwrap(), [[0.0]]);
