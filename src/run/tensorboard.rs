@@ -21,13 +21,18 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Creates an event file that readers read after those already in `folder`. With `purge_step`,
+    /// Creates an event file that readers read after those already in `folder`, even if the clock
+    /// was set back since: readers go by the second in the name. With `purge_step`,
     /// TensorBoard discards the earlier files' events from that step on.
     pub(crate) fn create(folder: &Path, purge_step: Option<u64>) -> Result<Self> {
         create_folder(folder)?;
         let now = wall_time();
-        let older = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.count();
-        let path = folder.join(format!("events.out.tfevents.{:010}.{older:04}", now as u64));
+        let mut second = now as u64;
+        for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+            let entry = entry.map_err(|e| Error::io(folder, e))?;
+            second = second.max(second_of(&entry.file_name().to_string_lossy()) + 1);
+        }
+        let path = folder.join(format!("{PREFIX}{second:010}.epo"));
         let file = OpenOptions::new().append(true).create_new(true).open(&path);
         let mut events = Self { file: file.map_err(|e| Error::io(&path, e))?, path };
         events.write(&version_event(now))?;
@@ -50,6 +55,15 @@ impl EventFile {
     fn write(&mut self, event: &[u8]) -> Result<()> {
         self.file.write_all(&frame(event)).map_err(|e| Error::io(&self.path, e))
     }
+}
+
+/// The start of an event file's name; the second of its creation follows.
+const PREFIX: &str = "events.out.tfevents.";
+
+/// The second in the name of an event file; 0 for another file.
+fn second_of(name: &str) -> u64 {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    rest.split('.').next().and_then(|second| second.parse::<u32>().ok()).map_or(0, u64::from)
 }
 
 /// Seconds since the Unix epoch.
@@ -182,5 +196,20 @@ mod tests {
         let paths: Vec<_> =
             (0..3).map(|_| EventFile::create(dir.path(), None).unwrap().path).collect();
         assert!(paths.windows(2).all(|p| p[0] < p[1]), "{paths:?}");
+    }
+
+    #[test]
+    fn a_file_made_after_the_clock_went_back_is_read_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let ahead = wall_time() as u64 + 900_000;
+        for name in [format!("{PREFIX}{ahead:010}.host.17.0"), "notes.txt".to_owned()] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let first = EventFile::create(dir.path(), Some(12)).unwrap().path;
+        let second = EventFile::create(dir.path(), Some(14)).unwrap().path;
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        assert_eq!(names[1..3], [first, second], "{names:?}");
     }
 }
