@@ -22,6 +22,8 @@ pub struct Progress {
     label: String,
     total: usize,
     done: usize,
+    /// Units that a resumed run did before.
+    before: usize,
     began: Instant,
     drawn: Option<Instant>,
     terminal: bool,
@@ -31,13 +33,15 @@ impl Progress {
     /// Starts the progress of `total` units of work under a label.
     pub fn new(label: impl Into<String>, total: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { label: label.into(), total, done: 0, began: Instant::now(), drawn: None, terminal }
+        let label = label.into();
+        let began = Instant::now();
+        Self { label, total, done: 0, before: 0, began, drawn: None, terminal }
     }
 
-    /// Excludes units that a resumed run has done before: only the others are counted and timed.
-    pub fn starting_at(mut self, done: usize) -> Self {
-        self.total = self.total.saturating_sub(done);
-        self
+    /// Counts units that a resumed run did before; the remaining time is estimated from the others.
+    #[must_use]
+    pub fn starting_at(self, done: usize) -> Self {
+        Self { done, before: done, ..self }
     }
 
     /// Sets the number of finished units without showing it.
@@ -73,15 +77,20 @@ impl Progress {
     /// The estimated remaining time at the average speed so far; `None` before the first unit.
     pub fn left(&self) -> Option<Duration> {
         let remaining = self.total.saturating_sub(self.done) as f64;
-        (self.done > 0).then(|| self.began.elapsed().mul_f64(remaining / self.done as f64))
+        let done = self.done.saturating_sub(self.before);
+        (done > 0).then(|| self.began.elapsed().mul_f64(remaining / done as f64))
     }
 
     fn draw(&mut self, note: &str) {
         self.drawn = Some(Instant::now());
-        let left = self.left().map_or(String::new(), |d| format!("  {} left", clock(d)));
-        let text = format!("{} {}/{}  {note}{left}", self.label, self.done, self.total);
+        let text = self.text(note);
         let (before, after) = if self.terminal { ("\r\x1b[2K", "") } else { ("", "\n") };
         self.write(&format!("{before}{text}{after}"));
+    }
+
+    fn text(&self, note: &str) -> String {
+        let left = self.left().map_or(String::new(), |d| format!("  {} left", clock(d)));
+        format!("{} {}/{}  {note}{left}", self.label, self.done, self.total)
     }
 
     /// Writes to standard error. A closed standard error must not end a run.
@@ -116,5 +125,16 @@ mod tests {
         assert!(p.left().is_none());
         p.set(4, "");
         assert_eq!(p.left(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_resumed_run_counts_all_steps_and_times_its_own() {
+        let mut progress = Progress::new("step", 20).starting_at(8);
+        assert!(progress.left().is_none(), "nothing was timed yet");
+        assert_eq!(progress.text("playing"), "step 8/20  playing");
+        progress.advance_to(9);
+        progress.began = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        assert_eq!(progress.left().unwrap().as_secs(), 110, "11 steps of 10 seconds");
+        assert!(progress.text("playing").starts_with("step 9/20  playing  1:5"));
     }
 }
