@@ -27,6 +27,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod advantage;
+pub mod console;
 pub mod entropy;
 pub mod env;
 mod error;

@@ -22,7 +22,8 @@ use crate::files::{create_folder, sync_folder, write_synced};
 use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
-const FOLDER: &str = "checkpoints";
+/// The folder of a run's checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const MANIFEST: &str = "checkpoint.json";
 const STATE: &str = "state.json";
 
@@ -55,7 +56,7 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be created.
     pub fn new(run_dir: impl AsRef<Path>, step: u64) -> Result<Self> {
-        let parent = run_dir.as_ref().join(FOLDER);
+        let parent = run_dir.as_ref().join(CHECKPOINTS);
         create_folder(&parent)?;
         remove_temporaries(&parent)?;
         let temporary = parent.join(format!(".tmp-{}", folder_name(step)));
@@ -172,7 +173,7 @@ impl Checkpoint {
     /// cannot be listed.
     pub fn latest(run_dir: impl AsRef<Path>) -> Result<Latest> {
         let mut skipped = Vec::new();
-        for dir in candidates(&run_dir.as_ref().join(FOLDER))?.into_iter().rev() {
+        for dir in candidates(&run_dir.as_ref().join(CHECKPOINTS))?.into_iter().rev() {
             match Self::open(&dir.path) {
                 Ok(checkpoint) => return Ok(Latest { checkpoint: Some(checkpoint), skipped }),
                 Err(error) => skipped.push(error),
@@ -182,7 +183,7 @@ impl Checkpoint {
             None => Ok(Latest { checkpoint: None, skipped }),
             Some(first) => {
                 let reason = format!("none of {} can be used; the newest: {first}", skipped.len());
-                Err(Error::file(run_dir.as_ref().join(FOLDER), "checkpoints", reason))
+                Err(Error::file(run_dir.as_ref().join(CHECKPOINTS), "checkpoints", reason))
             }
         }
     }
@@ -232,7 +233,7 @@ pub fn prune_checkpoints(
     if keep_last == 0 {
         return Err(Error::setting("keep_last", keep_last, "must be at least 1"));
     }
-    let all = candidates(&run_dir.as_ref().join(FOLDER))?;
+    let all = candidates(&run_dir.as_ref().join(CHECKPOINTS))?;
     let steps: BTreeSet<u64> = all.iter().map(|c| c.step).collect();
     let kept: BTreeSet<u64> = steps.iter().rev().take(keep_last).copied().chain(best).collect();
     for old in all.iter().filter(|c| !kept.contains(&c.step)) {
@@ -247,7 +248,7 @@ pub fn prune_checkpoints(
 
 /// The steps of a run's checkpoints, damaged ones included.
 pub(crate) fn checkpoint_steps(run_dir: &Path) -> Result<BTreeSet<u64>> {
-    Ok(candidates(&run_dir.join(FOLDER))?.iter().map(|c| c.step).collect())
+    Ok(candidates(&run_dir.join(CHECKPOINTS))?.iter().map(|c| c.step).collect())
 }
 
 /// Suffix of a checkpoint that is being replaced by another one of the same step.

@@ -53,7 +53,7 @@ fn a_failed_writer_leaves_nothing() {
     let mut writer = CheckpointWriter::new(run.path(), 2).unwrap();
     writer.add_file("model.bin", |p| Err(Error::file(p, "model", "no"))).unwrap_err();
     drop(writer);
-    assert_eq!(fs::read_dir(run.path().join(FOLDER)).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(run.path().join(CHECKPOINTS)).unwrap().count(), 1);
     assert_eq!(latest_step(run.path()), Some(1));
 }
 
@@ -70,7 +70,7 @@ fn a_crash_at_any_moment_of_writing_leaves_the_previous_one() {
     let run = tempfile::tempdir().unwrap();
     let whole = write(&run.path().join("whole"), 2);
     write(run.path(), 1);
-    let partial = run.path().join(FOLDER).join(".tmp-step-000002");
+    let partial = run.path().join(CHECKPOINTS).join(".tmp-step-000002");
     fs::create_dir(&partial).unwrap();
     assert_eq!(latest_step(run.path()), Some(1));
     for name in ["model.bin", "optimiser.bin", STATE, MANIFEST] {
@@ -80,7 +80,7 @@ fn a_crash_at_any_moment_of_writing_leaves_the_previous_one() {
             assert_eq!(latest_step(run.path()), Some(1), "{name} cut at {length}");
         }
     }
-    fs::rename(&partial, run.path().join(FOLDER).join("step-000002")).unwrap();
+    fs::rename(&partial, run.path().join(CHECKPOINTS).join("step-000002")).unwrap();
     assert_eq!(latest_step(run.path()), Some(2));
     write(run.path(), 3);
     assert_eq!(latest_step(run.path()), Some(3));
@@ -162,7 +162,7 @@ fn pruning_keeps_the_newest_and_the_best() {
     assert_eq!(prune_checkpoints(run.path(), 2, Some(3)).unwrap(), [1, 2, 4]);
     assert!(prune_checkpoints(run.path(), 2, Some(3)).unwrap().is_empty());
     let steps: Vec<u64> =
-        candidates(&run.path().join(FOLDER)).unwrap().iter().map(|c| c.step).collect();
+        candidates(&run.path().join(CHECKPOINTS)).unwrap().iter().map(|c| c.step).collect();
     assert_eq!(steps, [3, 5, 6]);
     assert!(prune_checkpoints(run.path(), 0, None).is_err());
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::files::atomic_write;
-use crate::run::checkpoint::{checkpoint_steps, Checkpoint, CheckpointWriter};
-use crate::run::record::read_metrics;
+use crate::files::{atomic_write, create_folder};
+use crate::run::checkpoint::{checkpoint_steps, Checkpoint, CheckpointWriter, Latest, CHECKPOINTS};
+use crate::run::lock::RunLock;
+use crate::run::record::{read_metrics, METRICS_FILE};
 use crate::{Error, Result};
 
 /// The configuration file of a run folder.
@@ -31,23 +32,28 @@ pub struct RunFolder<C> {
     pub checkpoint: Option<Checkpoint>,
     /// The errors of newer checkpoints that cannot be used.
     pub skipped: Vec<Error>,
+    /// Keeps other processes out of the folder.
+    _lock: RunLock,
 }
 
 impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     /// Begins a run in `dir`, which is created if it is missing.
     ///
     /// # Errors
-    /// [`Error::File`] if the folder already holds a run; [`Error::Io`].
+    /// [`Error::File`] if the folder already holds a run or another process uses it;
+    /// [`Error::Io`].
     pub fn create(dir: impl Into<PathBuf>, config: C) -> Result<Self> {
         let dir = dir.into();
         let path = dir.join(CONFIG_FILE);
+        let text = to_toml(&path, &config)?;
+        create_folder(&dir)?;
+        let lock = RunLock::take(&dir)?;
         if path.exists() {
             let reason = "this folder already holds a run: resume it or choose another folder";
             return Err(Error::file(path, "run", reason));
         }
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
-        atomic_write(&path, to_toml(&path, &config)?)?;
-        Ok(Self { dir, config, checkpoint: None, skipped: Vec::new() })
+        atomic_write(&path, text)?;
+        Ok(Self { dir, config, checkpoint: None, skipped: Vec::new(), _lock: lock })
     }
 
     /// Continues the run in `dir` from its newest usable checkpoint, or from the beginning if it
@@ -57,8 +63,9 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
     /// [`TrainConfig::resumed`](crate::train::config::TrainConfig::resumed) does.
     ///
     /// # Errors
-    /// [`Error::File`] if the folder holds no run, if settings were changed since the checkpoint
-    /// (all are listed), or if there are checkpoints but none is usable; errors of `adjust`.
+    /// [`Error::File`] if the folder holds no run or another process uses it, if settings were
+    /// changed since the checkpoint (all are listed), if there are checkpoints but none is usable,
+    /// or if a run that has trained has none any more; errors of `adjust`.
     pub fn resume(dir: impl Into<PathBuf>, adjust: impl Fn(&mut C) -> Result<()>) -> Result<Self> {
         let dir = dir.into();
         let path = dir.join(CONFIG_FILE);
@@ -66,6 +73,7 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
             let reason = format!("there is no run in this folder: it has no {CONFIG_FILE}");
             return Err(Error::file(dir, "run", reason));
         }
+        let lock = RunLock::take(&dir)?;
         let mut config: C = read_config(&path)?;
         adjust(&mut config)?;
         let found = Checkpoint::latest(&dir)?;
@@ -78,9 +86,12 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
                 let reason = format!("changed since the checkpoint: {changed}");
                 return Err(Error::file(path, "run", reason));
             }
+        } else {
+            check_untrained(&dir)?;
         }
         atomic_write(&path, to_toml(&path, &config)?)?;
-        Ok(Self { dir, config, checkpoint: found.checkpoint, skipped: found.skipped })
+        let Latest { checkpoint, skipped } = found;
+        Ok(Self { dir, config, checkpoint, skipped, _lock: lock })
     }
 
     /// Adds the configuration to a checkpoint, for comparison on resume.
@@ -91,6 +102,24 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
         checkpoint.add_file(SAVED, |path| atomic_write(path, to_toml(path, &self.config)?))?;
         Ok(())
     }
+}
+
+/// Checks that a run without a checkpoint has not got as far as its first one: beginning it anew
+/// would cut its metrics and episodes.
+fn check_untrained(dir: &Path) -> Result<()> {
+    if !dir.join(METRICS_FILE).exists() {
+        return Ok(());
+    }
+    let is_step = |line: &&Map<String, Value>| line.get("phase").is_some_and(|phase| phase == "rl");
+    let trained = read_metrics(dir)?.iter().filter(is_step).count();
+    if trained == 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "none is left, but {METRICS_FILE} has {trained} training steps: put the checkpoints back, \
+         or begin a new run in another folder"
+    );
+    Err(Error::file(dir.join(CHECKPOINTS), "checkpoints", reason))
 }
 
 /// Finds the checkpoint whose evaluation on `task_set` had the highest mean of `key` (`success` or
@@ -226,7 +255,10 @@ mod tests {
         begun(folder.path());
         assert!(RunFolder::create(folder.path(), config()).is_err(), "the folder is taken");
         let resumed = RunFolder::<Config>::resume(folder.path(), four_steps).unwrap();
-        assert_eq!((resumed.config.steps, resumed.checkpoint.unwrap().step()), (4, 1));
+        assert_eq!((resumed.config.steps, resumed.checkpoint.as_ref().unwrap().step()), (4, 1));
+        let error = RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(resumed);
         // Killed before its next checkpoint, the run still has the new number of steps.
         assert_eq!(RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap().config.steps, 4);
         let path = folder.path().join(CONFIG_FILE);
@@ -246,6 +278,28 @@ mod tests {
             changed,
             "a rejected run stays unchanged"
         );
+    }
+
+    #[test]
+    fn a_run_whose_checkpoints_were_deleted_is_left_alone() {
+        use crate::run::record::Record;
+        use crate::run::recorder::Recorder;
+        let folder = tempfile::tempdir().unwrap();
+        begun(folder.path());
+        let mut recorder = Recorder::create(folder.path()).unwrap();
+        recorder.record(&Record::new("clone", 0).with("loss", 0.5)).unwrap();
+        recorder.record(&Record::new("rl", 0).with("success", 0.5)).unwrap();
+        std::fs::remove_dir_all(folder.path().join(CHECKPOINTS)).unwrap();
+        let error = RunFolder::<Config>::resume(folder.path(), |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("checkpoints") && error.contains("has 1 training steps"), "{error}");
+        assert_eq!(read_metrics(folder.path()).unwrap().len(), 2);
+        // A run that was killed while it imitated begins anew.
+        let mut recorder = Recorder::resume(folder.path(), Default::default()).unwrap();
+        recorder.record(&Record::new("clone", 0).with("loss", 0.5)).unwrap();
+        assert!(RunFolder::<Config>::resume(folder.path(), |_| Ok(()))
+            .unwrap()
+            .checkpoint
+            .is_none());
     }
 
     #[test]

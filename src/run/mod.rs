@@ -5,6 +5,7 @@ pub(crate) mod episodes;
 pub(crate) mod folder;
 pub(crate) mod interrupt;
 pub(crate) mod lines;
+pub(crate) mod lock;
 pub(crate) mod progress;
 pub(crate) mod record;
 pub(crate) mod recorder;

@@ -43,10 +43,11 @@ fn train_or_resume(dir: &Path, steps: u64) -> Result<()> {
         return train(dir, &config).map(drop);
     }
     let folder = RunFolder::resume(dir, Config::resumed(steps))?;
-    match folder.checkpoint {
-        Some(_) => resume(dir, steps).map(drop),
-        None => begin(&folder).map(drop),
+    if folder.checkpoint.is_none() {
+        return begin(&folder).map(drop);
     }
+    drop(folder); // releases its lock
+    resume(dir, steps).map(drop)
 }
 
 /// This test binary as a child that trains; `wrap` is a shell script that ends in `exec "$@"`.
