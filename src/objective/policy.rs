@@ -95,7 +95,8 @@ impl<'a> LossInputs<'a> {
 ///
 /// # Errors
 /// [`Error::Setting`] for a bad setting or a KL term without a reference policy, [`Error::Shape`],
-/// and [`Error::NonFinite`] if a masked-in input is NaN or infinite or the ratio overflows.
+/// and [`Error::NonFinite`] if a masked-in input is NaN or infinite, or if the ratio overflows
+/// without a limit ([`PolicyLoss::max_log_ratio`]).
 pub fn policy_loss(inputs: &LossInputs, settings: &PolicyLoss) -> Result<LossOutput> {
     settings.validate()?;
     let mut readout = Readout::new(inputs.batch);
@@ -108,6 +109,10 @@ pub fn policy_loss(inputs: &LossInputs, settings: &PolicyLoss) -> Result<LossOut
     // Masked before the exponential, so that padding can neither overflow nor reach the gradient.
     let log_ratio_bt = (&log_probs_bt - old_bt)?;
     readout.token_mean("ppo_kl", &log_ratio_bt, -1.0)?;
+    let log_ratio_bt = match settings.max_log_ratio {
+        Some(limit) => log_ratio_bt.clamp(-limit, limit)?,
+        None => log_ratio_bt,
+    };
     let tokens = Tokens { log_probs_bt, log_ratio_bt, advantages_bt };
     let mut loss_bt = tokens.losses(settings, &mut readout, inputs.batch)?;
     if let Some(weights_bt) = inputs.weights_bt {

@@ -35,6 +35,9 @@ pub struct KlLoss {
     pub coef: f64,
 }
 
+/// The largest limit of a log ratio: its exponential is finite in f32.
+const MOST_LOG_RATIO: f64 = 80.0;
+
 /// Settings of the policy loss. In a file, an omitted setting has the value of [`PolicyLoss::of`]
 /// its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +53,11 @@ pub struct PolicyLoss {
     /// (`false` in a file). Only `ppo` has it.
     #[serde(with = "off")]
     pub dual_clip: Option<f64>,
+    /// M: log r is limited to [−M, M] before the exponential, and a token beyond has no gradient
+    /// (verl: 20). Without a limit (`None`, `false` in a file) a ratio that overflows is an error,
+    /// because sampling and training disagree.
+    #[serde(with = "off")]
+    pub max_log_ratio: Option<f64>,
     /// The KL term; off if `None` (`false` in a file).
     #[serde(with = "off")]
     pub kl: Option<KlLoss>,
@@ -65,6 +73,8 @@ struct Given {
     #[serde(deserialize_with = "off::given")]
     dual_clip: Option<Option<f64>>,
     #[serde(deserialize_with = "off::given")]
+    max_log_ratio: Option<Option<f64>>,
+    #[serde(deserialize_with = "off::given")]
     kl: Option<Option<KlLoss>>,
 }
 
@@ -76,6 +86,7 @@ impl From<Given> for PolicyLoss {
             clip_low: given.clip_low.unwrap_or(of.clip_low),
             clip_high: given.clip_high.unwrap_or(of.clip_high),
             dual_clip: given.dual_clip.unwrap_or(of.dual_clip),
+            max_log_ratio: given.max_log_ratio.unwrap_or(of.max_log_ratio),
             kl: given.kl.unwrap_or(of.kl),
         }
     }
@@ -94,8 +105,14 @@ impl PolicyLoss {
     /// last three without KL.
     pub fn of(kind: PolicyLossKind) -> Self {
         let kl = Some(KlLoss { estimator: KlKind::K3, coef: 0.01 });
-        let bare =
-            |clip_low, clip_high| Self { kind, clip_low, clip_high, dual_clip: None, kl: None };
+        let bare = |clip_low, clip_high| Self {
+            kind,
+            clip_low,
+            clip_high,
+            dual_clip: None,
+            max_log_ratio: None,
+            kl: None,
+        };
         match kind {
             PolicyLossKind::Ppo => Self { dual_clip: Some(3.0), kl, ..bare(0.2, 0.2) },
             PolicyLossKind::Gspo => bare(3e-4, 4e-4),
@@ -128,6 +145,15 @@ impl PolicyLoss {
             ];
             if let Some((field, value)) = clips.into_iter().find(|(_, value)| *value != 0.0) {
                 return fail(field, value, "`reinforce` has no ratio to clip: omit it");
+            }
+        }
+        if let Some(limit) = self.max_log_ratio {
+            let key = "update.policy.max_log_ratio";
+            if self.kind == PolicyLossKind::Reinforce {
+                return fail(key, limit, "`reinforce` has no ratio to limit: omit it");
+            }
+            if !(limit > 0.0 && limit <= MOST_LOG_RATIO) {
+                return fail(key, limit, "must be in (0, 80], or `false` for no limit");
             }
         }
         match (self.dual_clip, self.kl) {

@@ -24,6 +24,7 @@ fn policy_settings(case: &Value) -> PolicyLoss {
         clip_low: number(&case["clip_low"]),
         clip_high: number(&case["clip_high"]),
         dual_clip: case["dual_clip"].as_f64(),
+        max_log_ratio: None,
         kl: None,
     }
 }

@@ -27,6 +27,7 @@ fn a_setting_left_out_has_the_value_of_its_kind() {
         clip_low: 0.2,
         clip_high: 0.2,
         dual_clip: Some(3.0),
+        max_log_ratio: None,
         kl,
     };
     assert_eq!(default, ppo);
@@ -58,6 +59,9 @@ fn contradictions_are_errors() {
         (r#"{ "kind": "gspo", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
         (r#"{ "kind": "reinforce", "dual_clip": 3.0 }"#, "update.policy.dual_clip"),
         (r#"{ "kind": "reinforce", "clip_low": 0.2 }"#, "update.policy.clip_low"),
+        (r#"{ "kind": "reinforce", "max_log_ratio": 20.0 }"#, "update.policy.max_log_ratio"),
+        (r#"{ "max_log_ratio": 0.0 }"#, "update.policy.max_log_ratio"),
+        (r#"{ "max_log_ratio": 80.5 }"#, "update.policy.max_log_ratio"),
         (r#"{ "kind": "reinforce", "clip_high": 0.2 }"#, "update.policy.clip_high"),
         (r#"{ "kind": "cispo", "clip_low": 10.0 }"#, "update.policy.clip_low"),
     ] {

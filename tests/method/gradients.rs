@@ -9,7 +9,7 @@ use epo::entropy::{
 };
 use epo::objective::{
     kl_penalty, policy_loss, value_loss, Aggregation, KlKind, KlLoss, LossInputs, PolicyLoss,
-    TokenBatch, TokenLayout, ValueInputs,
+    PolicyLossKind, TokenBatch, TokenLayout, ValueInputs,
 };
 use epo::Result;
 
@@ -170,6 +170,31 @@ fn policy_loss_agrees_with_differences() {
         for kind in [KlKind::K1, KlKind::Abs, KlKind::K2, KlKind::K3] {
             let settings = PolicyLoss { kl: Some(KlLoss { estimator: kind, coef: 0.5 }), ..plain };
             check_policy(&format!("{kind:?} {aggregation:?}"), settings, 0.5, aggregation);
+        }
+    }
+}
+
+#[test]
+fn a_ratio_that_overflows_is_an_error_or_limited() {
+    let layout = TokenLayout::per_turn(3, vec![true; 3], &[0], vec![0]).unwrap();
+    let batch = TokenBatch::new(layout, Aggregation::SeqMeanTokenSum);
+    let old = Tensor::new(&[[-900f32, -1.0, -30.0]], &Device::Cpu).unwrap();
+    let advantages = Tensor::new(&[[-1f32, -1.0, -1.0]], &Device::Cpu).unwrap();
+    let log_probs = candle_core::Var::new(&[[-1f32, -0.5, -0.5]], &Device::Cpu).unwrap();
+    let inputs = LossInputs::new(&log_probs, &old, &advantages, &batch);
+    for kind in [PolicyLossKind::Ppo, PolicyLossKind::Cispo] {
+        let open = PolicyLoss { kl: None, dual_clip: None, ..PolicyLoss::of(kind) };
+        let error = policy_loss(&inputs, &open).unwrap_err();
+        assert!(matches!(&error, epo::Error::NonFinite { name, .. } if name == "ratio"), "{error}");
+        let limited = PolicyLoss { max_log_ratio: Some(20.0), ..open };
+        let output = policy_loss(&inputs, &limited).unwrap();
+        assert_eq!(output.metrics.get("ratio_max").unwrap() as f32, 20f32.exp(), "{kind:?}");
+        if kind == PolicyLossKind::Ppo {
+            let gradients = output.loss.backward().unwrap();
+            let got: Vec<f32> =
+                gradients.get(&log_probs).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            // −A·r with r = e^0.5 in the middle; the others are beyond the limit.
+            assert_eq!(got, [0.0, 0.5f32.exp(), 0.0]);
         }
     }
 }
