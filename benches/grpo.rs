@@ -24,7 +24,7 @@ use epo::optim::AdamWConfig;
 use epo::policy::{DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams};
 use epo::rng::{Purpose, Stream};
 use epo::rollout::{Row, RowKind};
-use epo::settings::Count;
+use epo::settings::{Count, Limit};
 use epo::train::config::UpdateConfig;
 use epo::train::learn::{Learner, PolicyBatch};
 
@@ -126,7 +126,7 @@ fn step(learner: &mut Learner, entropy: &mut EntropyControl, step: u64) -> Resul
         PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step };
     let update = UpdateConfig {
         mini_batches: Count::literal(1),
-        micro_batch_tokens: Count::literal(MICRO_BATCH_TOKENS),
+        micro_batch_tokens: Limit::literal(MICRO_BATCH_TOKENS),
         ..UpdateConfig::default()
     };
     learner.policy_step(&batch, &update, entropy, 1e-6)?;

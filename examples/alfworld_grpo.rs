@@ -15,12 +15,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use epo::console::note;
 use epo::run::stop_on_ctrl_c;
 use epo::train::config::Algorithm;
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
 
+use common::output::print_line;
 use common::TrainArgs;
 
 mod common;
@@ -43,7 +45,7 @@ fn main() -> Result<()> {
     let stop = stop_on_ctrl_c()?;
     let is_new = folder.checkpoint.is_none();
 
-    eprintln!("playing {}", config.environment.games);
+    note(format_args!("playing {}", config.environment.games));
     let games = config.environment.games()?;
     let setup = is_new.then(|| AlfWorldTasks::begin(&config, &games)).transpose()?;
     let environments = config.environment.environments(&games, config.environments.get());
@@ -67,6 +69,6 @@ fn main() -> Result<()> {
     let mut summary = run.summary(began, &before[1], &after[1]);
     summary["success_before_seen"] = before[0].success.mean.into();
     summary["success_after_seen"] = after[0].success.mean.into();
-    println!("summary {summary}");
+    print_line(format_args!("summary {summary}"))?;
     Ok(())
 }

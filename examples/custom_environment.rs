@@ -23,6 +23,7 @@ use epo::train::learn::CriticConfig;
 use epo::train::{update_critic, update_policy, Advantages, Setup, Trainer};
 use epo::Error;
 
+use common::output::print_line;
 use common::RunArgs;
 
 mod common;
@@ -166,7 +167,7 @@ fn main() -> Result<()> {
         run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
-    println!("before: {}\nafter:  {}", before[0], after[0]);
-    println!("summary {}", run.summary(began, &before[0], &after[0]));
+    print_line(format_args!("before: {}\nafter:  {}", before[0], after[0]))?;
+    print_line(format_args!("summary {}", run.summary(began, &before[0], &after[0])))?;
     Ok(())
 }

@@ -25,6 +25,11 @@ use epo::rng::{Purpose, Stream};
 use epo::settings::{AtLeast, Positive};
 use epo::Result;
 
+use output::print_line;
+
+#[path = "common/output.rs"]
+mod output;
+
 const SEED: u64 = 1;
 const STEPS: u64 = 100;
 const EPOCHS: usize = 2; // optimiser steps on the same episodes
@@ -207,18 +212,17 @@ fn main() -> Result<()> {
         let success = found as f64 / EPISODES as f64;
         let nats = entropy.report()?.get("entropy/rollout").unwrap_or(f64::NAN);
         let beta = entropy.beta();
-        println!(
+        print_line(format_args!(
             "step {step:2}  return {mean_return:.2}  success {success:.2}  entropy {nats:.3}  \
              β {beta:.2}"
-        );
+        ))?;
         entropy.finish_step()?;
     }
 
     let trained = play(&decoder, STEPS, true)?;
     for turn in trained.turns.iter().filter(|turn| turn.episode % GROUP == 0) {
         let words: Vec<&str> = turn.ids.iter().map(|&id| WORDS[id as usize]).collect();
-        println!("{}", words.join(" "));
+        print_line(words.join(" "))?;
     }
-    println!("success {:.2}", trained.found as f64 / EPISODES as f64);
-    Ok(())
+    print_line(format_args!("success {:.2}", trained.found as f64 / EPISODES as f64))
 }

@@ -14,6 +14,7 @@ use epo::run::stop_on_ctrl_c;
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 
+use common::output::print_line;
 use common::{toy, RunArgs};
 
 mod common;
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
         run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
-    println!("before: {}\nafter:  {}", before[0], after[0]);
-    println!("summary {}", run.summary(began, &before[0], &after[0]));
+    print_line(format_args!("before: {}\nafter:  {}", before[0], after[0]))?;
+    print_line(format_args!("summary {}", run.summary(began, &before[0], &after[0])))?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
 use clap::{Parser, ValueEnum};
+use epo::console::note;
 use epo::env::alfworld::{AlfWorld, DataFolder, Games};
 use epo::env::household::{GeneratorConfig, Household};
 use epo::env::scienceworld::{Provision, ScienceWorldConfig, ScienceWorldPool};
@@ -18,6 +19,11 @@ use epo::env::{show_admissible, Environment, ToyEnvironment};
 use epo::rollout::ActionSpace;
 use epo::run::{episode_files, read_config, read_episodes, replay_episode, EpisodeLine};
 use epo::worlds::GameSource;
+
+use output::{plain_errors, print_line};
+
+#[path = "common/output.rs"]
+mod output;
 
 /// Prints recorded episodes, or replays them.
 #[derive(Parser)]
@@ -144,7 +150,7 @@ impl Settings {
     }
 
     fn scienceworld(&self) -> Result<Box<dyn Environment>> {
-        let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
+        let installation = Provision::default().install(&|line| note(line))?;
         let config = self.environment.simulator.clone().unwrap_or_default();
         let environment =
             ScienceWorldPool::new(&installation, &config, 1)?.take_environments().pop();
@@ -183,6 +189,7 @@ struct Counts {
 }
 
 fn main() -> Result<()> {
+    plain_errors();
     let args = Args::parse();
     let settings = Settings::next_to(&args.path)?;
     let mut environment = args.check.then(|| settings.environment(&args)).transpose()?;
@@ -196,16 +203,17 @@ fn main() -> Result<()> {
             counts.episodes += 1;
             counts.turns += line.episode.turns.len();
             let Some(environment) = &mut environment else {
-                println!("{line}");
-                return Ok(());
+                return print_line(line);
             };
             let differences = replay_episode(environment.as_mut(), &line.episode, ask)?;
             if !differences.is_empty() {
                 counts.different += 1;
                 let EpisodeLine { step, episode, .. } = &line;
-                println!("{}: line {number}: {}, step {step}:", file.display(), episode.task);
+                let file = file.display();
+                let task = &episode.task;
+                print_line(format_args!("{file}: line {number}: {task}, step {step}:"))?;
                 for difference in &differences {
-                    println!("{difference}");
+                    print_line(difference)?;
                 }
             }
             Ok(())
@@ -214,7 +222,8 @@ fn main() -> Result<()> {
     let Counts { episodes, turns, different } = counts;
     ensure!(episodes > 0, "no episode matches these options");
     if args.check {
-        println!("{episodes} episodes, {turns} turns played again, {different} of them differ");
+        let played = format!("{episodes} episodes, {turns} turns played again");
+        print_line(format_args!("{played}, {different} of them differ"))?;
     }
     std::process::exit(i32::from(different > 0))
 }

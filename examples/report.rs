@@ -13,6 +13,11 @@ use epo::evaluation::{gains_table, read_outcomes, task_set_gains};
 use epo::files::atomic_write;
 use epo::report::{render_report, render_svg};
 
+use output::{plain_errors, print, print_line};
+
+#[path = "common/output.rs"]
+mod output;
+
 #[derive(Parser)]
 #[command(about = "Draw run folders as one self-contained HTML page or SVG picture")]
 struct Args {
@@ -31,6 +36,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
+    plain_errors();
     let Args { runs, out, svg, gains } = Args::parse();
     if gains {
         return print_gains(&runs);
@@ -40,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         None => (out.unwrap_or_else(|| runs[0].join("report.html")), render_report(&runs)?),
     };
     atomic_write(&path, content)?;
-    println!("wrote {}", path.display());
+    print_line(format_args!("wrote {}", path.display()))?;
     Ok(())
 }
 
@@ -51,6 +57,6 @@ fn print_gains(runs: &[PathBuf]) -> anyhow::Result<()> {
     }
     let gains = task_set_gains(&outcomes);
     anyhow::ensure!(!gains.is_empty(), "these runs have no task set that was evaluated twice");
-    print!("{}", gains_table(&gains));
+    print(gains_table(&gains))?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use epo::console::note;
 use epo::env::scienceworld::{Provision, ScienceWorldPool};
 use epo::env::Environment;
 use epo::run::stop_on_ctrl_c;
@@ -22,6 +23,7 @@ use epo::train::config::Algorithm;
 use epo::train::{record_without_update, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
 
+use common::output::print_line;
 use common::TrainArgs;
 
 mod common;
@@ -44,7 +46,7 @@ fn main() -> Result<()> {
     let stop = stop_on_ctrl_c()?;
     let is_new = folder.checkpoint.is_none();
 
-    let installation = Provision::default().install(&|line| eprintln!("{line}"))?;
+    let installation = Provision::default().install(&|line| note(line))?;
     let simulator = &config.environment.simulator;
     let mut pool = ScienceWorldPool::new(&installation, simulator, config.environments.get())?;
     let setup = is_new.then(|| ScienceWorldTasks::begin(&config, &mut pool)).transpose()?;
@@ -74,6 +76,6 @@ fn main() -> Result<()> {
         run.evaluate_and_save()?;
     }
     let [before, after] = run.finish()?;
-    println!("summary {}", run.summary(began, &before[0], &after[0]));
+    print_line(format_args!("summary {}", run.summary(began, &before[0], &after[0])))?;
     Ok(())
 }

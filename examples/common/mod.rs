@@ -5,12 +5,16 @@
 use std::path::PathBuf;
 
 use anyhow::{ensure, Result};
+use epo::console::note;
 use epo::run::{config_text, RunFolder};
 use epo::train::config::{Algorithm, Preset, TrainConfig};
 use epo::worlds::Benchmark;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use output::{plain_errors, print};
+
+pub(crate) mod output;
 pub(crate) mod toy;
 
 /// The end of every trainer's `--help`.
@@ -71,28 +75,45 @@ impl RunArgs {
         model: Option<&str>,
         check: impl Fn(&E) -> epo::Result<()>,
     ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
+        plain_errors();
         if let Some(dir) = &self.resume {
             let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
             let others = others || self.smoke || self.print_config || !self.set.is_empty();
             ensure!(!others && named.is_empty(), "--resume takes only --steps and --model");
-            return Ok(Some(RunFolder::resume(dir, TrainConfig::resumed(self.steps, model))?));
+            let folder = RunFolder::resume(dir, TrainConfig::resumed(self.steps, model))?;
+            if self.steps.is_some() {
+                show_schedules(&folder.config)?;
+            }
+            return Ok(Some(folder));
         }
         let mut sets = named;
         sets.extend(self.seed.map(|seed| format!("seed={seed}")));
         sets.extend(self.steps.map(|steps| format!("steps={steps}")));
         sets.extend(self.set.iter().cloned());
+        let usual_steps = base.steps;
         let mut config = base.layered(self.config.as_deref(), &sets)?;
         check(&config.environment)?;
         config.model.make_absolute();
         if self.print_config {
-            print!("{}", config_text(&config)?);
+            print(config_text(&config)?)?;
             return Ok(None);
+        }
+        if config.steps != usual_steps {
+            show_schedules(&config)?;
         }
         config.model.available()?;
         let default = || PathBuf::from(format!("runs/{name}-{}", config.seed));
         let dir = self.out.clone().unwrap_or_else(default);
         Ok(Some(RunFolder::create(dir, config)?))
     }
+}
+
+/// Says which schedules are longer or shorter than a run whose number of steps was changed.
+fn show_schedules<E: Serialize + DeserializeOwned>(config: &TrainConfig<E>) -> Result<()> {
+    for line in config.schedule_notes()? {
+        note(format_args!("note: {line}"));
+    }
+    Ok(())
 }
 
 /// Flags of the benchmark trainers: those of every example, and short forms of frequent settings.

@@ -1,7 +1,7 @@
 //! Differences from a mean that are exactly 0 if all samples are equal.
 //!
-//! The mean of eight rewards of 0.7 is 0.7000000000000001 in floating point. Divided by the standard
-//! deviation of those rounding errors, a group without any difference would get advantages.
+//! The mean of eight rewards of 0.7 is 0.7000000000000001 in floating point. Divided by the
+//! standard deviation of such rounding errors, equal rewards would get advantages.
 
 /// The largest relative difference between samples that count as equal.
 const ROUNDING: f64 = 1e-12;

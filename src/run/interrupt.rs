@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::console::note;
 use crate::{Error, Result};
 
 /// Installs a Ctrl-C handler and returns the flag that it sets.
@@ -17,7 +18,7 @@ pub fn stop_on_ctrl_c() -> Result<&'static AtomicBool> {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nfinishing this step; press Ctrl-C again to quit now");
+        note("\nfinishing this step; press Ctrl-C again to quit now");
     };
     match ctrlc::set_handler(handler) {
         Ok(()) => Ok(&STOP),

@@ -4,5 +4,5 @@ pub(crate) mod off;
 pub(crate) mod range;
 
 pub use range::{
-    AtLeast, Count, Decay, Finite, NonNegative, OpenUnit, OutOfRange, Positive, Share, Unit,
+    AtLeast, Count, Decay, Finite, Limit, NonNegative, OpenUnit, OutOfRange, Positive, Share, Unit,
 };

@@ -35,21 +35,27 @@ impl From<OutOfRange> for crate::Error {
     }
 }
 
-/// A count of at least `MIN`.
+/// A count from `MIN` to `MAX`.
+///
+/// `MAX` turns a number with some zeros too many into an error that names its setting, instead of
+/// a process that runs out of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "usize", into = "usize")]
-pub struct AtLeast<const MIN: usize>(usize);
+pub struct AtLeast<const MIN: usize, const MAX: usize = 1_000_000>(usize);
 
-/// A count of at least 1.
+/// A count from 1 to 10⁶.
 pub type Count = AtLeast<1>;
 
-impl<const MIN: usize> AtLeast<MIN> {
+/// A limit from 1 to 10⁹ that may be out of reach, such as the steps between checkpoints.
+pub type Limit = AtLeast<1, 1_000_000_000>;
+
+impl<const MIN: usize, const MAX: usize> AtLeast<MIN, MAX> {
     /// A count known when the program is written.
     ///
     /// # Panics
-    /// A count below `MIN`: when the program is compiled, if this is called in a `const`.
+    /// A count out of range: when the program is compiled, if this is called in a `const`.
     pub const fn literal(count: usize) -> Self {
-        assert!(count >= MIN);
+        assert!(count >= MIN && count <= MAX);
         Self(count)
     }
 
@@ -59,25 +65,27 @@ impl<const MIN: usize> AtLeast<MIN> {
     }
 }
 
-impl<const MIN: usize> TryFrom<usize> for AtLeast<MIN> {
+impl<const MIN: usize, const MAX: usize> TryFrom<usize> for AtLeast<MIN, MAX> {
     type Error = OutOfRange;
 
     fn try_from(count: usize) -> Result<Self, OutOfRange> {
-        if count >= MIN {
-            Ok(Self(count))
-        } else {
+        if count < MIN {
             Err(OutOfRange::new(format!("must be at least {MIN}"), count))
+        } else if count > MAX {
+            Err(OutOfRange::new(format!("must be at most {MAX}"), count))
+        } else {
+            Ok(Self(count))
         }
     }
 }
 
-impl<const MIN: usize> From<AtLeast<MIN>> for usize {
-    fn from(count: AtLeast<MIN>) -> usize {
+impl<const MIN: usize, const MAX: usize> From<AtLeast<MIN, MAX>> for usize {
+    fn from(count: AtLeast<MIN, MAX>) -> usize {
         count.0
     }
 }
 
-impl<const MIN: usize> std::fmt::Display for AtLeast<MIN> {
+impl<const MIN: usize, const MAX: usize> std::fmt::Display for AtLeast<MIN, MAX> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }

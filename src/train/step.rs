@@ -293,7 +293,7 @@ pub fn summary(
         "score_after": after.score.mean,
         "tokens_per_second": throughput.tokens_per_second(),
         "env_steps_per_second": throughput.env_steps_per_second(),
-        "out": out,
+        "out": out.to_string_lossy(),
     })
 }
 

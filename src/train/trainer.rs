@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use crate::console::note;
 use crate::entropy::control::EntropyControl;
 use crate::env::Environment;
 use crate::evaluation::task_set::{TaskSchedule, TaskSet};
@@ -91,7 +92,9 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
         entropy: Option<EntropyControl>,
     ) -> Result<Self> {
         folder.config.check()?;
-        folder.skipped.iter().for_each(|error| eprintln!("passed over: {error}"));
+        for error in &folder.skipped {
+            note(format_args!("passed over: {error}"));
+        }
         match (folder.checkpoint.clone(), setup) {
             (Some(checkpoint), None) => Self::continued(folder, environments, &checkpoint, entropy),
             (None, Some(setup)) => Self::begun(folder, environments, setup, entropy),
@@ -383,18 +386,20 @@ impl<E: Serialize + DeserializeOwned> Trainer<E> {
             self.save()?; // stopped after the decision that this step needs no checkpoint
         }
         if self.alarms.stops() {
-            eprintln!(
-                "an alarm has ended the run after step {} (alarm.action = \"stop\")",
-                self.step
-            );
+            let step = self.step;
+            note(format_args!(
+                "an alarm has ended the run after step {step} (alarm.action = \"stop\")"
+            ));
         } else if self.step < self.config().steps {
-            eprintln!("stopped after step {}; continue with --resume {}", self.step, dir.display());
+            let step = self.step;
+            let dir = dir.display();
+            note(format_args!("stopped after step {step}; continue with --resume {dir}"));
         }
         let after = self.evaluate()?;
         self.agent.export(&dir, self.step)?;
         #[cfg(feature = "report")]
-        eprintln!("look at {}", write_report(&[&dir])?.display());
-        eprintln!("tensorboard --logdir {}", dir.display());
+        note(format_args!("look at {}", write_report(&[&dir])?.display()));
+        note(format_args!("tensorboard --logdir {}", dir.display()));
         Ok([self.state.before.clone(), after])
     }
 

@@ -13,7 +13,7 @@ use epo::run::{
     dump_rollouts, episode_files, first_difference, Checkpoint, CheckpointWriter, Position, Record,
     Recorder, RunFolder, EPISODES_FILE,
 };
-use epo::settings::{Count, NonNegative, Positive};
+use epo::settings::{Count, Limit, NonNegative, Positive};
 use epo::train::config::{ModelConfig, SmallConfig, UpdateConfig};
 use epo::train::credit::{turn_advantages, AdvantageConfig};
 use epo::train::learn::{clone_demonstrations, Agent, AgentConfig, CloningConfig};
@@ -58,7 +58,7 @@ impl Default for Config {
                 ..RolloutConfig::default()
             },
             update: UpdateConfig {
-                micro_batch_tokens: Count::literal(512),
+                micro_batch_tokens: Limit::literal(512),
                 ..UpdateConfig::default()
             },
             optimizer: AdamWConfig::default(),

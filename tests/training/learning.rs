@@ -8,7 +8,7 @@ use epo::objective::{Aggregation, ImportanceCorrection, PolicyLoss, PolicyLossKi
 use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
 use epo::run::read_metrics;
-use epo::settings::{Count, Decay, Finite, NonNegative, Positive, Share};
+use epo::settings::{Count, Decay, Finite, Limit, NonNegative, Positive, Share};
 use epo::train::learn::Agent;
 
 use crate::driver::{epo, train, Config};
@@ -151,7 +151,7 @@ fn rows_of_turns_and_rows_of_trajectories_teach_the_same() {
 
 #[test]
 fn the_size_of_micro_batches_does_not_change_the_update() {
-    let of = |tokens| step_like_gradient(|c| c.update.micro_batch_tokens = Count::literal(tokens));
+    let of = |tokens| step_like_gradient(|c| c.update.micro_batch_tokens = Limit::literal(tokens));
     let (whole, loss) = of(100_000);
     for tokens in [1, 200] {
         let (split, split_loss) = of(tokens);
@@ -208,7 +208,7 @@ fn every_algorithm_teaches_the_same_however_the_step_is_cut_and_laid_out() {
     for (name, change) in changes {
         let of = |tokens, rows| {
             step_like_gradient(|c| {
-                c.update.micro_batch_tokens = Count::literal(tokens);
+                c.update.micro_batch_tokens = Limit::literal(tokens);
                 c.rollout.rows = rows;
                 change(c)
             })

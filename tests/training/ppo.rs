@@ -10,7 +10,7 @@ use epo::optim::{AdamWConfig, LrSchedule};
 use epo::policy::{DecoderConfig, LoraConfig, Parameters};
 use epo::rollout::{ActionSpace, RolloutConfig, RowKind};
 use epo::run::{first_difference, read_metrics, Checkpoint, CheckpointWriter, RunFolder};
-use epo::settings::{Count, Decay, NonNegative, Positive};
+use epo::settings::{Count, Decay, Limit, NonNegative, Positive};
 use epo::train::config::{
     Algorithm, AlgorithmConfig, DumpConfig, NoSettings, TrainConfig, UpdateConfig,
 };
@@ -31,7 +31,7 @@ pub(crate) fn config() -> Config {
     let mut config = Config::small(Algorithm::Ppo, NoSettings {});
     config.seed = 3;
     config.steps = 3;
-    config.checkpoint_every = Count::literal(1);
+    config.checkpoint_every = Limit::literal(1);
     config.environments = Count::literal(4);
     config.learning_rate = Positive::literal(1e-3);
     config.schedule = LrSchedule::default();
@@ -52,7 +52,7 @@ pub(crate) fn config() -> Config {
         actions: ActionSpace::Free { max_tokens: Count::literal(8) },
         ..RolloutConfig::default()
     };
-    config.update.micro_batch_tokens = Count::literal(512);
+    config.update.micro_batch_tokens = Limit::literal(512);
     config.optimizer.beta2 = Decay::literal(0.95);
     config.entropy = EntropyConfig { method: epo(0.001), ..EntropyConfig::paper_v2() };
     let optimizer = config.optimizer.clone();
@@ -143,7 +143,7 @@ fn ppo_solves_what_cloning_left_unsolved_and_the_critic_foresees_it() {
     for (level, rows) in
         [(GaeLevel::Turn, RowKind::Trajectory), (GaeLevel::Trajectory, RowKind::Turn)]
     {
-        let mut config = Config { steps: 20, checkpoint_every: Count::literal(20), ..config() };
+        let mut config = Config { steps: 20, checkpoint_every: Limit::literal(20), ..config() };
         set_level(&mut config, level);
         config.rollout.rows = rows;
         let dir = tempfile::tempdir().unwrap();

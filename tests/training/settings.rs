@@ -407,6 +407,36 @@ fn contradictions_are_refused_by_their_full_key() {
 }
 
 #[test]
+fn sizes_that_no_machine_has_are_refused_by_their_full_key() {
+    for (text, key, reason) in [
+        ("rollout.tasks = 100000000000", "rollout.tasks", "at most 1000000"),
+        ("rollout.group = 1000000", "rollout.tasks", "× rollout.group must be at most 1000000"),
+        ("rollout.max_turns = 100000000", "rollout.max_turns", "at most 1000000"),
+        ("rollout.actions.max_tokens = 9999999", "rollout.actions.max_tokens", "at most 1000000"),
+        ("environments = 1000000001", "environments", "at most 1000000"),
+        ("demonstrations = 1000000001", "demonstrations", "at most 1000000"),
+        ("evaluation.episodes = 1000000001", "evaluation.episodes", "at most 1000000"),
+        ("update.micro_batch_tokens = 2000000000", "update.micro_batch_tokens", "at most 1000000"),
+        ("model.layers = 9000000", "model.layers", "at most 1000000"),
+        ("model.hidden_size = 640000", "model.hidden_size", "e12 weights"),
+        ("alarm.window = 9000000", "alarm.window", "at most 1000000"),
+    ] {
+        refuses(Algorithm::Grpo, text, key, reason);
+    }
+}
+
+#[test]
+fn schedules_that_do_not_follow_the_steps_are_named() {
+    let base = small(Algorithm::Ppo);
+    let sets = ["steps=90", "entropy.method.beta.total_steps=90"].map(str::to_owned);
+    let notes = base.clone().layered(None, &sets).unwrap().schedule_notes().unwrap();
+    assert_eq!(notes, ["schedule.total_steps = 60 does not follow steps = 90"]);
+    let sets = ["schedule.total_steps=90", "steps=90"].map(str::to_owned);
+    let notes = base.layered(None, &sets).unwrap().schedule_notes().unwrap();
+    assert_eq!(notes, ["entropy.method.beta.total_steps = 150 does not follow steps = 90"]);
+}
+
+#[test]
 fn a_set_without_a_value_is_refused() {
     let error = small(Algorithm::Grpo).layered(None, &["steps".to_owned()]).map(drop).unwrap_err();
     assert_eq!(error.to_string(), "setting `--set` = steps: must be KEY=VALUE");

@@ -10,7 +10,7 @@ use epo::evaluation::{TaskSchedule, TaskSet};
 use epo::objective::{AdaptiveKl, KlControl, KlKind};
 use epo::rollout::{Row, RowKind};
 use epo::run::{read_episodes, Checkpoint, ROLLOUTS_FILE};
-use epo::settings::{Count, Positive};
+use epo::settings::{Count, Limit, Positive};
 use epo::train::config::{AlgorithmConfig, DumpConfig, NoSettings};
 use epo::train::credit::{turn_advantages, AdvantageConfig, DynamicSampling};
 use epo::train::learn::{kl_rewards, KlReward};
@@ -218,7 +218,7 @@ fn long_answers_are_paid_less_and_the_reported_return_stays() {
 fn a_kl_in_the_reward_keeps_the_policy_near_its_reference() {
     for config in [grpo(), ppo()] {
         let last = |coef| {
-            let checkpoint_every = Count::literal(8);
+            let checkpoint_every = Limit::literal(8);
             let mut config = Config { steps: 8, checkpoint_every, ..config.clone() };
             config.rollout.group = Count::literal(32 / config.rollout.tasks.get());
             config.kl_reward = fixed(coef);

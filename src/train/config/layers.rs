@@ -62,6 +62,25 @@ impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
         Ok(config)
     }
 
+    /// A sentence for every schedule whose length is not `steps`. Schedules keep their own length,
+    /// so that a run can be ended early or continued.
+    ///
+    /// # Errors
+    /// Settings that TOML cannot represent.
+    pub fn schedule_notes(&self) -> Result<Vec<String>> {
+        let all = Value::try_from(self)
+            .map_err(|e| Error::setting("config", "as TOML", e.to_string()))?;
+        let steps = self.steps;
+        let mut notes = Vec::new();
+        flatten("", &all, &mut |key, value| {
+            let Some(length) = value.as_integer() else { return };
+            if key.ends_with(".total_steps") && length != steps as i64 {
+                notes.push(format!("{key} = {length} does not follow steps = {steps}"));
+            }
+        });
+        Ok(notes)
+    }
+
     /// The changes that a resumed run may make, for
     /// [`RunFolder::resume`](crate::run::RunFolder::resume): the number of steps, and where its
     /// model checkpoint is now.

@@ -13,6 +13,9 @@ use crate::rollout::prompt::Prompter;
 use crate::settings::{off, Count};
 use crate::{Error, Result};
 
+/// Most weights of a small policy.
+const MOST_WEIGHTS: f64 = 1e10;
+
 /// Width of an attention head of a small policy.
 const HEAD: usize = 32;
 
@@ -83,6 +86,19 @@ impl SmallConfig {
             ..DecoderConfig::tiny(vocab_size)
         };
         config.validate()?;
+        let weights: f64 = config
+            .parameter_shapes()
+            .iter()
+            .map(|(_, shape)| shape.iter().map(|&size| size as f64).product::<f64>())
+            .sum();
+        if weights > MOST_WEIGHTS {
+            let layers = self.layers;
+            let reason = format!(
+                "{layers} layers and {vocab_size} tokens make {weights:.1e} weights; \
+                 a small policy has at most {MOST_WEIGHTS:.0e}"
+            );
+            return Err(Error::setting("model.hidden_size", hidden_size, reason));
+        }
         Ok(config)
     }
 }

@@ -6,7 +6,7 @@ use crate::entropy::config::EntropyConfig;
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::schedule::LrSchedule;
 use crate::rollout::config::RolloutConfig;
-use crate::settings::{Count, Decay, NonNegative, Positive, Unit};
+use crate::settings::{Count, Decay, Limit, NonNegative, Positive, Unit};
 use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
 use crate::train::config::model::{ModelConfig, SmallConfig};
 use crate::train::config::run::TrainConfig;
@@ -53,7 +53,7 @@ impl<E> TrainConfig<E> {
         let mut config = Self {
             seed: 0,
             steps,
-            checkpoint_every: Count::literal(10),
+            checkpoint_every: Limit::literal(10),
             environments: Count::literal(2),
             learning_rate: Positive::literal(2e-4),
             schedule: small_schedule(steps),
@@ -85,7 +85,7 @@ impl<E> TrainConfig<E> {
     #[must_use]
     pub fn smoke(mut self) -> Self {
         self.steps = 2;
-        self.checkpoint_every = Count::literal(1);
+        self.checkpoint_every = Limit::literal(1);
         self.evaluation.episodes = Count::literal(1);
         self.demonstrations = Count::literal(4);
         if let ModelConfig::Small(model) = &mut self.model {

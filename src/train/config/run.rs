@@ -13,7 +13,7 @@ use crate::optim::adamw::AdamWConfig;
 use crate::optim::schedule::LrSchedule;
 use crate::rollout::config::{ActionSpace, RolloutConfig};
 use crate::settings::off;
-use crate::settings::{Count, Positive};
+use crate::settings::{Count, Limit, Positive};
 use crate::train::config::algorithm::AlgorithmConfig;
 use crate::train::config::model::ModelConfig;
 use crate::train::config::update::UpdateConfig;
@@ -36,7 +36,7 @@ pub struct TrainConfig<E = NoSettings> {
     /// Training steps; a step is one batch of episodes and its update.
     pub steps: u64,
     /// Steps between checkpoints.
-    pub checkpoint_every: Count,
+    pub checkpoint_every: Limit,
     /// Episodes played at the same time.
     pub environments: Count,
     /// Highest learning rate of reinforcement learning.
@@ -83,6 +83,9 @@ pub struct TrainConfig<E = NoSettings> {
     pub environment: E,
 }
 
+/// Most episodes of a training step; all of them are in memory.
+const MOST_EPISODES: usize = 1_000_000;
+
 /// The `[environment]` table of a world without settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,7 +125,15 @@ impl<E> TrainConfig<E> {
     }
 
     fn check_groups(&self) -> Result<()> {
+        let tasks = self.rollout.tasks.get();
         let group = self.rollout.group.get();
+        if tasks.saturating_mul(group) > MOST_EPISODES {
+            let reason = format!(
+                "rollout.tasks × rollout.group must be at most {MOST_EPISODES}; \
+                 rollout.group is {group}"
+            );
+            return Err(Error::setting("rollout.tasks", tasks, reason));
+        }
         if group >= 2 {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::aggregate::Aggregation;
 use crate::objective::importance::ImportanceCorrection;
 use crate::objective::settings::PolicyLoss;
-use crate::settings::{off, Count, Positive};
+use crate::settings::{off, Count, Limit, Positive};
 
 /// How rows are turned into optimiser steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct UpdateConfig {
     /// Optimiser steps per pass.
     pub mini_batches: Count,
     /// Most tokens of a micro-batch: bounds memory, does not change the gradient.
-    pub micro_batch_tokens: Count,
+    pub micro_batch_tokens: Limit,
     /// Global gradient norm above which gradients are scaled down.
     pub max_grad_norm: Positive,
     /// Kind, clipping and KL of the policy loss.
@@ -35,7 +35,7 @@ impl Default for UpdateConfig {
         Self {
             epochs: Count::literal(1),
             mini_batches: Count::literal(4),
-            micro_batch_tokens: Count::literal(4096),
+            micro_batch_tokens: Limit::literal(4096),
             max_grad_norm: Positive::literal(1.0),
             policy: PolicyLoss { kl: None, ..PolicyLoss::default() },
             correction: None,

@@ -40,7 +40,9 @@ impl AgentConfig {
     /// [`Error::Setting`] naming the first that does not fit.
     pub fn check(&self) -> Result<()> {
         match &self.model {
-            ModelConfig::Small(shape) => shape.decoder(SPECIAL_TOKENS.len()).map(drop),
+            ModelConfig::Small(shape) => {
+                shape.decoder(shape.vocabulary.get().max(SPECIAL_TOKENS.len())).map(drop)
+            }
             ModelConfig::Checkpoint(CheckpointConfig { lora: Some(lora), .. }) => lora.validate(),
             ModelConfig::Checkpoint(_) => Ok(()),
         }
