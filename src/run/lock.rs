@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
 
@@ -10,6 +11,8 @@ use crate::console::note;
 use crate::{Error, Result};
 
 const LOCK_FILE: &str = ".lock";
+/// A process that has just been killed may hold its lock for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The lock of a run folder. The system releases it when the process ends, however it ends.
 #[derive(Debug)]
@@ -33,7 +36,13 @@ impl RunLock {
             .truncate(false)
             .open(&path)
             .map_err(|e| Error::io(&path, e))?;
-        match FileExt::try_lock(&file) {
+        let began = Instant::now();
+        let mut locked = FileExt::try_lock(&file);
+        while matches!(locked, Err(TryLockError::WouldBlock)) && began.elapsed() < PATIENCE {
+            std::thread::sleep(PATIENCE / 20);
+            locked = FileExt::try_lock(&file);
+        }
+        match locked {
             Ok(()) => write_process(&mut file).map_err(|e| Error::io(&path, e))?,
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();

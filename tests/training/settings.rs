@@ -426,6 +426,16 @@ fn sizes_that_no_machine_has_are_refused_by_their_full_key() {
 }
 
 #[test]
+fn a_reason_names_no_type_of_the_program() {
+    let table = "invalid type: integer `3`, expected a table";
+    refuses(Algorithm::Grpo, "rollout = 3", "rollout", table);
+    refuses(Algorithm::Grpo, "entropy.history = \"x\"", "entropy.history", "a table with a `kind`");
+    let error = small(Algorithm::Grpo).layered(None, &[format!("seed={}", u64::MAX)]).unwrap_err();
+    let expected = "setting `seed` = 18446744073709551615: must be at most 9223372036854775807";
+    assert!(error.to_string().starts_with(expected), "{error}");
+}
+
+#[test]
 fn schedules_that_do_not_follow_the_steps_are_named() {
     let base = small(Algorithm::Ppo);
     let sets = ["steps=90", "entropy.method.beta.total_steps=90"].map(str::to_owned);

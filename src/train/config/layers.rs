@@ -29,6 +29,19 @@ impl Given {
     }
 }
 
+/// serde's reason without the names of Rust types, which no file has.
+fn in_words(reason: &str) -> String {
+    let kinds = [("internally tagged enum ", "a table with a `kind`"), ("struct ", "a table")];
+    for (start, words) in kinds {
+        let Some(at) = reason.find(&format!("expected {start}")) else { continue };
+        let name = at + "expected ".len();
+        let rest = &reason[name + start.len()..];
+        let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+        return format!("{}{words}{}", &reason[..name], &rest[end..]);
+    }
+    reason.to_owned()
+}
+
 impl<E: Serialize + DeserializeOwned> TrainConfig<E> {
     /// These settings with those of a TOML file over them, and `sets` (`KEY=VALUE`, such as
     /// `entropy.method.kind=bonus`) over both. A new `kind` replaces its table by that kind's
@@ -108,6 +121,10 @@ fn parse_set(set: &str) -> Result<(String, Value)> {
     let Some((key, text)) = set.split_once('=') else {
         return Err(Error::setting("--set", set, "must be KEY=VALUE"));
     };
+    if text.trim().parse::<u64>().is_ok_and(|number| i64::try_from(number).is_err()) {
+        let reason = format!("must be at most {}, TOML's largest integer", i64::MAX);
+        return Err(Error::setting(key.trim(), text.trim(), reason));
+    }
     let parsed = toml::from_str::<Table>(&format!("value = {text}"));
     let value = parsed.ok().and_then(|mut table| table.remove("value"));
     Ok((key.trim().to_owned(), value.unwrap_or_else(|| Value::String(text.trim().to_owned()))))
@@ -174,7 +191,7 @@ fn blame<E: DeserializeOwned>(
     }
     let blamed = left.iter().rfind(|given| !is_kind(&given.key)).or(left.last());
     match blamed {
-        Some(given) => given.error(reason, file),
+        Some(given) => given.error(&in_words(reason), file),
         None => Error::setting("config", "the preset", reason),
     }
 }
