@@ -12,4 +12,5 @@ mod options;
 mod scienceworld;
 #[path = "../scienceworld/simulator.rs"]
 mod simulator;
+mod surroundings;
 mod tools;
