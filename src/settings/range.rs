@@ -24,7 +24,7 @@ pub struct OutOfRange {
 }
 
 impl OutOfRange {
-    fn new(rule: impl Into<String>, value: impl ToString) -> Self {
+    pub(crate) fn new(rule: impl Into<String>, value: impl ToString) -> Self {
         Self { rule: rule.into(), value: value.to_string() }
     }
 }

@@ -10,7 +10,7 @@ use crate::policy::pretrained::Pretrained;
 use crate::policy::source::Source;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::prompt::Prompter;
-use crate::settings::{off, Count};
+use crate::settings::{off, Count, Date};
 use crate::{Error, Result};
 
 /// Most weights of a small policy.
@@ -118,6 +118,9 @@ pub struct CheckpointConfig {
     /// The form in which the policy writes its actions.
     #[serde(default)]
     pub format: ActionFormat,
+    /// The date that chat templates print: one for the whole run, never the clock's.
+    #[serde(default = "default_date")]
+    pub date: Date,
     /// Gradient checkpointing: keep the inputs of the blocks alone, and compute the rest twice.
     #[serde(default)]
     pub checkpointing: bool,
@@ -137,6 +140,7 @@ impl CheckpointConfig {
             context: None,
             lora: None,
             format: ActionFormat::default(),
+            date: default_date(),
             checkpointing: false,
             dtype: WeightType::default(),
             device: DeviceKind::default(),
@@ -175,8 +179,16 @@ impl CheckpointConfig {
         model: &Pretrained,
         observation_tokens: usize,
     ) -> Result<Prompter> {
-        Prompter::chat(model.tokenizer()?, &model.chat_template()?, self.format, observation_tokens)
+        let mut template = model.chat_template()?;
+        template.set_time(self.date.seconds());
+        Prompter::chat(model.tokenizer()?, &template, self.format, observation_tokens)
     }
+}
+
+/// The default of [`CheckpointConfig::date`]. Two runs with the same settings must be equal on any
+/// day, so it is fixed: the date that Llama 3's templates print if they know of no clock.
+const fn default_date() -> Date {
+    Date::literal(2024, 7, 26)
 }
 
 impl Default for ModelConfig {
