@@ -35,6 +35,8 @@
 //! ```
 
 pub(crate) mod adapter;
+#[cfg(feature = "text")]
+pub(crate) mod added_tokens;
 pub(crate) mod agreement;
 pub(crate) mod block;
 pub(crate) mod cache;

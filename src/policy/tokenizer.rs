@@ -6,12 +6,15 @@
 //! place those.
 
 use crate::files::atomic_write;
+use crate::policy::added_tokens::{AddedTokens, Addition};
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::source::Source;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::models::bpe::{BpeTrainerBuilder, BPE};
+use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
@@ -21,12 +24,33 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 /// Encoded text never contains a special token. Special tokens are placed by id
 /// ([`Tokenizer::special_id`]) or by a chat template. Added tokens that are not special, such as
 /// Qwen's `<tool_call>`, are recognised in any text, as in Python.
+///
+/// Every text is encoded whole and always in the same way: truncation, padding and the dropout of
+/// merges that a file was saved with are not applied, and nothing is put around a text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special_ids: BTreeSet<u32>,
+    /// Ids that end a turn.
+    end_ids: Vec<u32>,
     /// A copy that recognises special tokens in a text; created on first use.
     parsing: OnceLock<Box<tokenizers::Tokenizer>>,
+}
+
+/// Parses a `tokenizer.json`; truncation and padding in a form that the library does not know are
+/// no obstacle, since they are not applied.
+fn parsed(json: &str) -> Result<tokenizers::Tokenizer, String> {
+    let error = match json.parse::<tokenizers::Tokenizer>() {
+        Ok(tokenizer) => return Ok(tokenizer),
+        Err(error) => error.to_string(),
+    };
+    let Ok(mut value) = serde_json::from_str::<serde_json::Value>(json) else { return Err(error) };
+    for unused in ["truncation", "padding"] {
+        if value.get(unused).is_some() {
+            value[unused] = serde_json::Value::Null;
+        }
+    }
+    value.to_string().parse().map_err(|_| error)
 }
 
 /// An error of the `tokenizers` library in the operation `what`.
@@ -88,12 +112,21 @@ impl Tokenizer {
     }
 
     fn from_json(json: &str) -> Result<Self, String> {
-        let mut inner: tokenizers::Tokenizer =
-            json.parse().map_err(|e: tokenizers::Error| e.to_string())?;
+        let mut inner = parsed(json)?;
+        // They were saved with the last call of a training script, and would cut or fill texts.
+        inner.with_truncation(None).map_err(|e| e.to_string())?;
+        inner.with_padding(None);
+        if let ModelWrapper::BPE(bpe) = inner.get_model() {
+            if bpe.dropout.is_some() {
+                let mut bpe = bpe.clone();
+                bpe.dropout = None;
+                inner.with_model(bpe);
+            }
+        }
         inner.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
-        Ok(Self { inner, special_ids, parsing: OnceLock::new() })
+        Ok(Self { inner, special_ids, end_ids: Vec::new(), parsing: OnceLock::new() })
     }
 
     /// Reads a `tokenizer.json`.
@@ -104,6 +137,111 @@ impl Tokenizer {
         let path = path.as_ref();
         let json = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Self::from_json(&json).map_err(|e| Error::file(path, "tokenizer", e))
+    }
+
+    /// Reads the tokenizer of a model checkpoint as Python's `AutoTokenizer` does: `tokenizer.json`
+    /// and the tokens that `tokenizer_config.json` and, in older checkpoints,
+    /// `special_tokens_map.json` and `added_tokens.json` add to it.
+    ///
+    /// The `eos_token` that they name is one of [`Tokenizer::end_ids`].
+    ///
+    /// # Errors
+    /// An unreadable or malformed file, by its field; a token whose id is not the one that the
+    /// files give it.
+    pub fn open(source: &Source) -> Result<Self> {
+        let mut tokenizer = Self::load(source.file("tokenizer.json")?)?;
+        tokenizer.add(&AddedTokens::read(source)?)?;
+        Ok(tokenizer)
+    }
+
+    /// Adds tokens in transformers' order.
+    fn add(&mut self, added: &AddedTokens) -> Result<()> {
+        let named = || added.named.iter().map(|(_, named)| named);
+        let mut additions = added.listed.clone();
+        for addition in &mut additions {
+            let text = &addition.token.content;
+            addition.token.special |= named().any(|named| named.token.content == *text);
+            addition.token.special |= self.is_special(text);
+        }
+        let before = self.inner.get_added_tokens_decoder();
+        for addition in named().chain(&added.extra) {
+            let text = &addition.token.content;
+            let known = before.values().any(|token| token.content == *text)
+                || additions.iter().any(|other| other.token.content == *text);
+            if !known {
+                additions.push(addition.clone());
+            }
+        }
+        let tokens = additions.iter().map(|addition| addition.token.clone());
+        self.inner.add_tokens(tokens).map_err(|e| failed("add tokens", e))?;
+        for addition in &additions {
+            let id = self.inner.token_to_id(&addition.token.content);
+            if let (Some(given), Some(id)) = (addition.id, id) {
+                if given != id {
+                    let reason = format!("the file gives it the id {given}, but it has {id}");
+                    return Err(addition.error(&reason));
+                }
+            }
+        }
+        let special = named().chain(&added.extra).chain(&added.listed);
+        let ids = special
+            .filter(|addition| addition.token.special)
+            .filter_map(|addition| self.inner.token_to_id(&addition.token.content));
+        self.make_special(&ids.collect::<Vec<_>>())?;
+        let eos = added.eos().and_then(|eos| self.inner.token_to_id(&eos.token.content));
+        self.end_ids.extend(eos);
+        self.release_words(added)
+    }
+
+    fn is_special(&self, token: &str) -> bool {
+        self.inner.token_to_id(token).is_some_and(|id| self.special_ids.contains(&id))
+    }
+
+    /// Makes added tokens special; ids of other tokens stay what they are.
+    fn make_special(&mut self, ids: &[u32]) -> Result<()> {
+        let added = self.inner.get_added_tokens_decoder();
+        let tokens: Vec<AddedToken> =
+            ids.iter().filter_map(|id| added.get(id)).map(|t| t.clone().special(true)).collect();
+        self.special_ids.extend(ids.iter().filter(|id| added.contains_key(id)));
+        self.inner.add_tokens(tokens).map_err(|e| failed("add tokens", e))?;
+        self.parsing = OnceLock::new();
+        Ok(())
+    }
+
+    /// Tokens that any text may hold although they are special: the one of unknown characters, and
+    /// padding that is an ordinary word, such as `!`.
+    fn release_words(&mut self, added: &AddedTokens) -> Result<()> {
+        for (name, Addition { token, .. }) in &added.named {
+            let Some(id) = self.inner.token_to_id(&token.content) else { continue };
+            if self.end_ids.contains(&id) || !added.is_filler(&token.content) {
+                continue;
+            }
+            let text = &*token.content;
+            let ids = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
+            if name == "unk_token" || ids.get_ids() == [id] {
+                self.special_ids.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same tokenizer, in which the tokens `ids` end a turn too.
+    ///
+    /// # Errors
+    /// The tokenizer failed.
+    pub fn ending_at(mut self, ids: &[u32]) -> Result<Self> {
+        self.make_special(ids)?;
+        for &id in ids {
+            if !self.end_ids.contains(&id) {
+                self.end_ids.push(id);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Ids that end a turn: that of the `eos_token`, and those of [`Tokenizer::ending_at`].
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
     }
 
     /// Writes `tokenizer.json` atomically; equal tokenizers give equal bytes.
@@ -125,11 +263,13 @@ impl Tokenizer {
     /// # Errors
     /// A vocabulary larger than the model's.
     pub fn check_fits(&self, config: &DecoderConfig) -> Result<()> {
-        let largest = self.inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
-        if largest < config.vocab_size {
+        let vocabulary = self.inner.get_vocab(true);
+        let Some((token, &id)) = vocabulary.iter().max_by_key(|(_, &id)| id) else { return Ok(()) };
+        if (id as usize) < config.vocab_size {
             return Ok(());
         }
-        let reason = format!("the tokenizer does not fit: its largest id is {largest}");
+        let reason =
+            format!("the tokenizer does not fit: its token `{token}` has the id {id}, the largest");
         Err(Error::setting("vocab_size", config.vocab_size, reason))
     }
 

@@ -8,6 +8,8 @@ mod faults;
 #[cfg(feature = "hub")]
 mod hub;
 mod models;
+#[cfg(feature = "text")]
+mod tokenizers;
 
 use epo::policy::{Decoder, Parameters, Pretrained};
 use serde::Deserialize;

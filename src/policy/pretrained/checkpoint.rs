@@ -55,6 +55,8 @@ pub struct Pretrained {
     /// The configuration file as read, including fields that do not affect the model.
     json: Value,
     generation: GenerationConfig,
+    /// Every `eos_token_id` of `config.json` and `generation_config.json`.
+    end_ids: Vec<u32>,
 }
 
 impl Pretrained {
@@ -71,10 +73,20 @@ impl Pretrained {
         let path = source.file(CONFIG)?;
         let config = DecoderConfig::from_file(&path)?;
         let json = read_json(&path)?;
-        let path = source.optional_file(GENERATION)?.unwrap_or(path);
-        let generation = GenerationConfig::from_file(&path)?;
-        generation.check(&path, config.vocab_size)?;
-        Ok(Self { source, config, json, generation })
+        let in_config = GenerationConfig::from_file(&path)?;
+        let mut end_ids = in_config.eos_token_ids.clone();
+        // A default that was never adapted to the vocabulary; it cannot be sampled.
+        end_ids.retain(|&id| (id as usize) < config.vocab_size);
+        let generation = match source.optional_file(GENERATION)? {
+            Some(path) => {
+                let generation = GenerationConfig::from_file(&path)?;
+                generation.check(&path, config.vocab_size)?;
+                end_ids.extend(&generation.eos_token_ids);
+                generation
+            }
+            None => GenerationConfig { eos_token_ids: end_ids.clone(), ..in_config },
+        };
+        Ok(Self { source, config, json, generation, end_ids })
     }
 
     /// Limits the context to `tokens`, which saves memory.
@@ -107,6 +119,11 @@ impl Pretrained {
         &self.generation
     }
 
+    /// Every `eos_token_id` of `config.json` and `generation_config.json`: the ids that end a turn.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
+    }
+
     fn weights(&self) -> Result<Weights> {
         Weights::open(&index::weight_files(&self.source)?, &self.config)
     }
@@ -116,7 +133,15 @@ impl Pretrained {
     #[cfg(feature = "text")]
     pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
         let mut files = Vec::new();
-        for name in [CONFIG, "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"] {
+        for name in [
+            CONFIG,
+            GENERATION,
+            "added_tokens.json",
+            "chat_template.jinja",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
             files.extend(self.source.optional_file(name)?);
         }
         if weights {
@@ -145,16 +170,17 @@ impl Pretrained {
         Parameters::from_tensors(&self.config, tensors)
     }
 
-    /// Reads the tokenizer from `tokenizer.json`.
+    /// Reads the tokenizer ([`Tokenizer::open`]). Its turns also end at every `eos_token_id` of
+    /// `generation_config.json` and `config.json`.
     ///
     /// # Errors
     /// A missing or malformed file, or a vocabulary larger than the model's.
     #[cfg(feature = "text")]
     #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = Tokenizer::load(self.source.file("tokenizer.json")?)?;
+        let tokenizer = Tokenizer::open(&self.source)?;
         tokenizer.check_fits(&self.config)?;
-        Ok(tokenizer)
+        tokenizer.ending_at(&self.end_ids)
     }
 
     /// Reads the chat template from `chat_template.jinja` or `tokenizer_config.json`.

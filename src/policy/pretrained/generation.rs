@@ -3,7 +3,7 @@
 use crate::policy::files::read_json;
 use crate::policy::sampling::SamplingParams;
 use crate::{Error, Result};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -32,54 +32,62 @@ pub struct GenerationConfig {
     pub max_new_tokens: Option<usize>,
 }
 
-/// One id or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Many(Vec<u32>),
+/// The ids of `eos_token_id`: one, or a list of several. Some files write −1 for none.
+fn eos_token_ids(map: &Map<String, Value>, path: &Path) -> Result<Vec<u32>> {
+    const FIELD: &str = "eos_token_id";
+    let values = match map.get(FIELD) {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(values)) => &values[..],
+        Some(value) => std::slice::from_ref(value),
+    };
+    let mut ids = Vec::with_capacity(values.len());
+    for value in values {
+        let id = value.as_i64().filter(|&id| id <= i64::from(u32::MAX));
+        let Some(id) = id else {
+            let reason = format!("= {value}: must be a token id, or a list of them");
+            return Err(Error::file(path, FIELD, reason));
+        };
+        match u32::try_from(id) {
+            Ok(id) if !ids.contains(&id) => ids.push(id),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(ids)
 }
 
-fn field<T: serde::de::DeserializeOwned>(
-    map: &Map<String, Value>,
-    path: &Path,
-    name: &str,
-) -> Result<Option<T>> {
-    match map.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value.clone())
-            .map(Some)
-            .map_err(|e| Error::file(path, name, format!("{value}: {e}"))),
-    }
+/// A field that only serving uses; a value that is not usable is as good as none.
+fn advice<T: DeserializeOwned>(map: &Map<String, Value>, name: &str) -> Option<T> {
+    let value = match map.get(name)? {
+        // Some files write the id at the beginning of a text as a list of one.
+        Value::Array(list) if list.len() == 1 => &list[0],
+        value => value,
+    };
+    serde_json::from_value(value.clone()).ok()
 }
 
 impl GenerationConfig {
     /// Reads a `generation_config.json`, or the same fields of a `config.json`, where older
     /// checkpoints keep them.
     ///
+    /// Training uses `eos_token_id` alone. Any other field with a value that cannot be used, such
+    /// as `"top_k": -1`, counts as not set.
+    ///
     /// # Errors
-    /// An unreadable file, or a field of the wrong type, by name.
+    /// An unreadable file, or an `eos_token_id` that is no token id.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let map: Map<String, Value> = read_json(path)?;
-        let eos: Option<Ids> = field(&map, path, "eos_token_id")?;
         Ok(Self {
-            eos_token_ids: match eos {
-                None => Vec::new(),
-                Some(Ids::One(id)) => vec![id],
-                Some(Ids::Many(ids)) => ids,
-            },
-            bos_token_id: field(&map, path, "bos_token_id")?,
-            // Some files write −1 for none.
-            pad_token_id: field::<i64>(&map, path, "pad_token_id")?
-                .and_then(|id| u32::try_from(id).ok()),
-            do_sample: field(&map, path, "do_sample")?,
-            temperature: field(&map, path, "temperature")?,
-            top_k: field(&map, path, "top_k")?,
-            top_p: field(&map, path, "top_p")?,
-            min_p: field(&map, path, "min_p")?,
-            repetition_penalty: field(&map, path, "repetition_penalty")?,
-            max_new_tokens: field(&map, path, "max_new_tokens")?,
+            eos_token_ids: eos_token_ids(&map, path)?,
+            bos_token_id: advice(&map, "bos_token_id"),
+            pad_token_id: advice(&map, "pad_token_id"),
+            do_sample: advice(&map, "do_sample"),
+            temperature: advice(&map, "temperature"),
+            top_k: advice(&map, "top_k"),
+            top_p: advice(&map, "top_p"),
+            min_p: advice(&map, "min_p"),
+            repetition_penalty: advice(&map, "repetition_penalty"),
+            max_new_tokens: advice(&map, "max_new_tokens"),
         })
     }
 
