@@ -35,6 +35,27 @@ pub struct Tokenizer {
     end_ids: Vec<u32>,
     /// A copy that recognises special tokens in a text; created on first use.
     parsing: OnceLock<Box<tokenizers::Tokenizer>>,
+    /// Found out on first use.
+    spaces: OnceLock<Spaces>,
+}
+
+/// The place of a text inside a longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It begins the longer text.
+    Start,
+    /// After an added token.
+    AfterToken,
+    /// After other text.
+    Inside,
+}
+
+/// Where a tokenizer begins a text with a space, as SentencePiece does.
+#[derive(Debug, Clone, Copy)]
+struct Spaces {
+    at_start: bool,
+    /// After an added token too, if at the start.
+    after_token: bool,
 }
 
 /// Parses a `tokenizer.json`; truncation and padding in a form that the library does not know are
@@ -126,7 +147,13 @@ impl Tokenizer {
         inner.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, t)| t.special).map(|(&id, _)| id).collect();
-        Ok(Self { inner, special_ids, end_ids: Vec::new(), parsing: OnceLock::new() })
+        Ok(Self {
+            inner,
+            special_ids,
+            end_ids: Vec::new(),
+            parsing: OnceLock::new(),
+            spaces: OnceLock::new(),
+        })
     }
 
     /// Reads a `tokenizer.json`.
@@ -294,6 +321,83 @@ impl Tokenizer {
             }
             None => Ok(encoding.get_ids().to_vec()),
         }
+    }
+
+    /// Encodes plain text at a place of a longer text.
+    ///
+    /// # Errors
+    /// See [`Tokenizer::encode`].
+    pub(crate) fn encode_at(&self, text: &str, place: Place) -> Result<Vec<u32>> {
+        self.without_space(text, place, |text| self.encode(text))
+    }
+
+    /// [`Tokenizer::encode_with_special`] at a place of a longer text.
+    ///
+    /// # Errors
+    /// See [`Tokenizer::encode_with_special`].
+    pub(crate) fn encode_template(&self, text: &str, place: Place) -> Result<Vec<u32>> {
+        self.without_space(text, place, |text| self.encode_with_special(text))
+    }
+
+    /// Encodes a text without the space that some tokenizers begin a text with, unless they also
+    /// write one at that place: after a line break, whose ids are removed again.
+    fn without_space(
+        &self,
+        text: &str,
+        place: Place,
+        encode: impl Fn(&str) -> Result<Vec<u32>>,
+    ) -> Result<Vec<u32>> {
+        let spaces = self.spaces();
+        let adds = match place {
+            Place::Start => false,
+            Place::AfterToken => spaces.at_start && !spaces.after_token,
+            Place::Inside => spaces.at_start,
+        };
+        if !adds || text.is_empty() {
+            return encode(text);
+        }
+        let line_break = encode("\n")?;
+        let ids = encode(&format!("\n{text}"))?;
+        match ids.strip_prefix(&line_break[..]) {
+            Some(ids) => Ok(ids.to_vec()),
+            None => encode(text),
+        }
+    }
+
+    /// Finds out where the tokenizer begins a text with a space.
+    fn spaces(&self) -> Spaces {
+        *self.spaces.get_or_init(|| {
+            let ids = |text: &str| self.encode_with_special(text).unwrap_or_default();
+            let [alone, after_break, line_break] = ["a", "\na", "\n"].map(ids);
+            let at_start = after_break.strip_prefix(&line_break[..]).is_some_and(|a| a != alone);
+            let token = self.special_tokens().into_iter().next();
+            let after_token =
+                token.is_some_and(|token| ids(&format!("{token}a")).get(1..) == Some(&alone));
+            Spaces { at_start, after_token }
+        })
+    }
+
+    /// The place of a text that follows `before`.
+    pub(crate) fn place_after(&self, before: &str) -> Place {
+        let added = self.inner.get_added_tokens_decoder();
+        if before.is_empty() {
+            Place::Start
+        } else if added.values().any(|token| before.ends_with(&token.content)) {
+            Place::AfterToken
+        } else {
+            Place::Inside
+        }
+    }
+
+    /// Names and ids of the added tokens that are special, or of the others; the longest first.
+    pub(crate) fn added_tokens(&self, special: bool) -> Vec<(String, u32)> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut tokens: Vec<_> = (added.iter())
+            .filter(|(id, _)| self.special_ids.contains(id) == special)
+            .map(|(&id, token)| (token.content.clone(), id))
+            .collect();
+        tokens.sort_by_key(|(token, id)| (std::cmp::Reverse(token.len()), *id));
+        tokens
     }
 
     /// Names of the special tokens, the longest first.

@@ -35,28 +35,60 @@ pub struct Action {
     pub well_formed: bool,
 }
 
+const THINK: &str = "<think>";
+const THOUGHT: &str = "</think>";
 const OPEN: &str = "<action>";
 const CLOSE: &str = "</action>";
+
+/// The tags of all formats.
+pub(crate) const TAGS: [&str; 4] = [THINK, THOUGHT, OPEN, CLOSE];
 
 impl ActionFormat {
     /// Parses the action out of a generated text.
     pub fn read(self, text: &str) -> Action {
+        self.read_after("", text)
+    }
+
+    /// Parses the action out of a generated text that continues `opening`, the end of the prompt.
+    ///
+    /// Some chat templates open the reasoning themselves, with `<think>`. A plain action is then
+    /// the text after `</think>`, and a text without it is not well-formed.
+    pub fn read_after(self, opening: &str, text: &str) -> Action {
+        let is = |action: &str, well_formed| Action { text: action.trim().to_owned(), well_formed };
+        let whole = format!("{opening}{text}");
         match self {
-            Self::Plain => Action { text: text.trim().to_owned(), well_formed: true },
-            Self::Tagged => match tagged(text) {
-                Some(action) => Action { text: action.trim().to_owned(), well_formed: true },
-                None => Action { text: text.trim().to_owned(), well_formed: false },
+            Self::Plain if is_open(opening, THINK, THOUGHT) => match text.split_once(THOUGHT) {
+                Some((_, action)) => is(action, true),
+                None => is(text, false),
             },
-            Self::OfficialAlfworld => official(text, &text.to_lowercase(), 30),
-            Self::OfficialScienceworld => official(text, text, 20),
+            Self::Plain => is(text, true),
+            Self::Tagged => match tagged(&whole) {
+                Some(action) => is(action, true),
+                None => is(text, false),
+            },
+            Self::OfficialAlfworld => {
+                official(&whole, &whole.to_lowercase(), &text.to_lowercase(), 30)
+            }
+            Self::OfficialScienceworld => official(&whole, &whole, text, 20),
         }
     }
 
     /// The text with which a policy takes `action`.
     pub fn written(self, action: &str) -> String {
+        self.written_after("", action)
+    }
+
+    /// The text with which a policy takes `action` after a prompt that ends with `opening`.
+    pub fn written_after(self, opening: &str, action: &str) -> String {
+        let thinks = is_open(opening, THINK, THOUGHT);
+        let line_break = if opening.ends_with('\n') { "" } else { "\n" };
         match self {
+            Self::Plain if thinks => format!("{line_break}{THOUGHT}\n\n{action}"),
             Self::Plain => action.to_owned(),
-            _ => format!("<think>\n</think>{OPEN}{action}{CLOSE}"),
+            _ if is_open(opening, OPEN, CLOSE) => format!("{action}{CLOSE}"),
+            _ if thinks => format!("{line_break}{THOUGHT}{OPEN}{action}{CLOSE}"),
+            _ if opening.contains(THOUGHT) => format!("{OPEN}{action}{CLOSE}"),
+            _ => format!("{THINK}\n{THOUGHT}{OPEN}{action}{CLOSE}"),
         }
     }
 
@@ -75,20 +107,30 @@ fn tagged(text: &str) -> Option<&str> {
     Some(&rest[..rest.find(CLOSE)?])
 }
 
+/// Returns true if the last tag `open` in a text is not closed.
+fn is_open(text: &str, open: &str, close: &str) -> bool {
+    match (text.rfind(open), text.rfind(close)) {
+        (Some(open), Some(close)) => open > close,
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
 /// Applies the authors' rules: reasoning tags are searched in `text`, the action in `folded`, the
-/// text in the case that the environment expects; `last` is the length of the fallback.
-fn official(text: &str, folded: &str, last: usize) -> Action {
+/// text in the case that the environment expects; the last `last` characters of `generated` are the
+/// fallback.
+fn official(text: &str, folded: &str, generated: &str, last: usize) -> Action {
     // As Python's text[start + len: end] with the first tag of each kind, in any order.
     let tags = folded.find(OPEN).zip(folded.find(CLOSE));
     let action = tags.map(|(open, close)| folded.get(open + OPEN.len()..close).unwrap_or_default());
-    let thought = text.contains("<think>") && text.contains("</think>");
+    let thought = text.contains(THINK) && text.contains(THOUGHT);
     let foreign = text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
     let well_formed = action.is_some() && thought && !foreign;
     let text = match action {
         Some(action) => action.trim().to_owned(),
         None => {
-            let skipped = folded.chars().count().saturating_sub(last);
-            folded.chars().skip(skipped).collect()
+            let skipped = generated.chars().count().saturating_sub(last);
+            generated.chars().skip(skipped).collect()
         }
     };
     Action { text, well_formed }
@@ -138,8 +180,46 @@ mod tests {
 
     #[test]
     fn a_written_action_is_read_back() {
-        for format in [ActionFormat::Plain, ActionFormat::Tagged, ActionFormat::OfficialAlfworld] {
-            assert_eq!(read(format, &format.written("take mug 1")), is("take mug 1", true));
+        use ActionFormat::{OfficialAlfworld, OfficialScienceworld, Plain, Tagged};
+        for format in [Plain, Tagged, OfficialAlfworld, OfficialScienceworld] {
+            for opening in [
+                "",
+                "<think>",
+                "<think>\n",
+                "<think>\n\n</think>\n\n",
+                "<think>\n</think><action>",
+                "<think>\nOkay, ",
+            ] {
+                let written = format.written_after(opening, "take mug 1");
+                let Action { text, well_formed } = format.read_after(opening, &written);
+                assert_eq!((text, well_formed), is("take mug 1", true), "{opening:?}");
+                let tags = format!("{opening}{written}");
+                assert!(TAGS.iter().all(|tag| tags.matches(tag).count() <= 1), "{tags:?}");
+            }
         }
+        assert_eq!(Tagged.written_after("<think>\n", "x"), "</think><action>x</action>");
+    }
+
+    #[test]
+    fn an_answer_is_judged_together_with_what_the_prompt_has_begun() {
+        let opened = |format: ActionFormat, said| {
+            let Action { text, well_formed } = format.read_after("<think>\n", said);
+            (text, well_formed)
+        };
+        let said = "I look.\n</think><action>look</action>";
+        let formats = [
+            ActionFormat::Tagged,
+            ActionFormat::OfficialAlfworld,
+            ActionFormat::OfficialScienceworld,
+        ];
+        for format in formats {
+            assert_eq!(opened(format, said), is("look", true));
+        }
+        assert_eq!(opened(formats[1], "<action>look</action>"), is("look", false));
+        // What becomes the action of a text without one is generated.
+        assert_eq!(opened(formats[0], "hm"), is("hm", false));
+        assert_eq!(opened(formats[1], "Hm"), is("hm", false));
+        assert_eq!(opened(ActionFormat::Plain, "Hm.</think>\n\nlook"), is("look", true));
+        assert_eq!(opened(ActionFormat::Plain, "look"), is("look", false));
     }
 }

@@ -1,16 +1,16 @@
 //! Prompts in the chat template of a model checkpoint.
 //!
 //! Training has to see the very ids that were sampled, so a conversation is never rendered and
-//! tokenised again as it grows. Instead the template is rendered twice around placeholders, and the
-//! text that it puts between messages becomes the prompt's fixed ids.
+//! tokenised again as it grows. Instead the template is rendered around placeholders, and the text
+//! that it puts between messages becomes the prompt's fixed ids. What a template does to earlier
+//! turns, such as leaving out their reasoning, is not repeated: those ids were sampled.
 
-use crate::policy::chat::conversation::{Chat, Message};
 use crate::policy::chat::ChatTemplate;
-use crate::policy::tokenizer::Tokenizer;
+use crate::policy::tokenizer::{Place, Tokenizer};
 use crate::rollout::action::ActionFormat;
-use crate::rollout::prompt::Frame;
-use crate::rollout::prompt::Prompter;
-use crate::{Error, Result};
+use crate::rollout::layout::{invalid, Layout};
+use crate::rollout::prompt::{Frame, Places, Prompter};
+use crate::Result;
 
 /// The task's instructions, before the first goal.
 const TASK: &str = "You act in a world of text. You are given a goal and what you observe; \
@@ -28,16 +28,16 @@ fn instructions(format: ActionFormat) -> String {
     format!("{TASK} {form}")
 }
 
-/// Placeholders of the texts that vary.
-const MARKS: [&str; 3] = ["@goal and observation@", "@an action@", "@the next observation@"];
-
 impl Prompter {
     /// Creates a prompter that follows a model checkpoint's chat template.
     ///
-    /// The instructions become the system message, or precede the goal if the template has no
-    /// system role. Goal and observations are user messages; actions are assistant messages. Each
-    /// text is tokenised alone, apart from the template's text around it, so its first and last
-    /// tokens may differ from those of the conversation tokenised as a whole.
+    /// The instructions become the system message, or precede the goal if the template has no place
+    /// for a system message. Goal and observations are user messages; actions are assistant
+    /// messages. Each text is tokenised alone, apart from the template's text around it, so its
+    /// first and last tokens may differ from those of the conversation tokenised as a whole.
+    ///
+    /// A template that prints the date should be given one ([`ChatTemplate::set_time`]): prompts
+    /// would otherwise change from day to day.
     ///
     /// # Errors
     /// The template rejects such a conversation, changes its texts, or does not end an assistant
@@ -48,59 +48,49 @@ impl Prompter {
         format: ActionFormat,
         max_observation_tokens: usize,
     ) -> Result<Self> {
-        let [opening, action, observation] = MARKS;
-        let instructions = instructions(format);
-        let with_system = vec![Message::system(&*instructions), Message::user(opening)];
-        let without_system = vec![Message::user(format!("{instructions}\n\n{opening}"))];
-        let has_system = render(template, &with_system).is_ok();
-        let messages = if has_system { with_system } else { without_system };
-        let first = render(template, &messages)?;
-        let (before, after) = around(&first, opening)?;
-        let more = [messages.clone(), vec![Message::assistant(action), Message::user(observation)]]
-            .concat();
-        let second = render(template, &more)?;
-        let (_, rest) = around(&second, action)?;
-        let (between, last) = around(rest, observation)?;
-        if last != after {
-            return Err(invalid(
-                last,
-                "the template renders a later turn differently from the first",
-            ));
-        }
-        let special = tokenizer.special_tokens();
-        let Some(end) = special.iter().find(|token| between.starts_with(token.as_str())) else {
+        let layout = Layout::of(template, &instructions(format))?;
+        let Some((closing, end)) = ending(&tokenizer, &layout.between) else {
             let reason = "the template does not end an assistant message with a special token";
-            return Err(invalid(between, reason));
+            return Err(invalid(&layout.between, reason));
         };
+        let later = &layout.between[closing.len()..];
+        let tokenizer = tokenizer.ending_at(&[end])?;
+        let [goal, observation, answer] = [&layout.before, &layout.between, &layout.after]
+            .map(|before| tokenizer.place_after(before));
         let frame = Frame {
-            goal: tokenizer.encode_with_special(before)?,
-            first: tokenizer.encode("\n\n")?,
-            later: tokenizer.encode_with_special(&between[end.len()..])?,
-            action: tokenizer.encode_with_special(after)?,
-            end: tokenizer.special_id(end)?,
+            goal: tokenizer.encode_template(&layout.before, Place::Start)?,
+            first: tokenizer.encode_at("\n\n", Place::Inside)?,
+            later: tokenizer.encode_template(later, Place::AfterToken)?,
+            action: tokenizer.encode_template(&layout.after, Place::Inside)?,
+            closing: tokenizer.encode_template(closing, Place::Inside)?,
+            end,
             closes: true,
+            opening: layout.opening,
+            keeps_space: layout.keeps_space,
+            places: Places { goal, observation, answer },
         };
         Self::framed(tokenizer, frame, format, max_observation_tokens)
     }
 }
 
-fn render(template: &ChatTemplate, messages: &[Message]) -> Result<String> {
-    template.render(&Chat::new(messages)?.with_generation_prompt(true))
-}
-
-fn invalid(text: &str, reason: &str) -> Error {
-    Error::file("chat_template", "messages", format!("{reason}: {text:?}"))
-}
-
-/// The texts before and after a placeholder.
-fn around<'t>(text: &'t str, mark: &str) -> Result<(&'t str, &'t str)> {
-    text.split_once(mark).ok_or_else(|| invalid(text, "the template omits a message"))
+/// The text and the id with which `between`, the text after an action, ends the policy's turn: a
+/// special token, perhaps after white space if it is known to end a text.
+fn ending<'t>(tokenizer: &Tokenizer, between: &'t str) -> Option<(&'t str, u32)> {
+    let space = between.len() - between.trim_start().len();
+    let starts = |at: usize, special: bool| {
+        let tokens = tokenizer.added_tokens(special);
+        let token = tokens.into_iter().find(|(token, _)| between[at..].starts_with(&**token));
+        token.map(|(token, id)| (&between[..at + token.len()], id))
+    };
+    let known = |&(_, id): &(&str, u32)| tokenizer.end_ids().contains(&id);
+    starts(0, true).or_else(|| starts(space, true).filter(known)).or_else(|| starts(0, false))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::env::Start;
+    use crate::policy::chat::conversation::{Chat, Message};
 
     const CHATML: &str = "{% for m in messages %}\
         <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\

@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod engine;
 #[cfg(feature = "transformers")]
 mod frozen;
+pub(crate) mod layout;
 pub(crate) mod prompt;
 pub(crate) mod rows;
 pub(crate) mod sampler;

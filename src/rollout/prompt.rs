@@ -3,9 +3,10 @@
 
 use crate::env::{Demonstration, Start};
 use crate::policy::sampling::StopStrings;
-use crate::policy::tokenizer::Tokenizer;
+use crate::policy::tokenizer::{Place, Tokenizer};
 use crate::policy::trie::TokenTrie;
-use crate::rollout::action::{Action, ActionFormat};
+use crate::rollout::action::{Action, ActionFormat, TAGS};
+use crate::rollout::layout::KeepsSpace;
 use crate::rollout::rows::{DemonstrationRow, Row};
 use crate::{Error, Result};
 
@@ -26,6 +27,10 @@ pub struct Prompter {
     frame: Frame,
     format: ActionFormat,
     max_observation_tokens: usize,
+    /// Ids that end an action, that of the frame first.
+    end_ids: Vec<u32>,
+    /// Tags of the format that are special tokens, with their ids.
+    tags: Vec<(&'static str, u32)>,
 }
 
 /// The fixed ids around the texts of a prompt.
@@ -39,10 +44,26 @@ pub(crate) struct Frame {
     pub(crate) later: Vec<u32>,
     /// After an observation: the start of the policy's turn.
     pub(crate) action: Vec<u32>,
+    /// After an action that did not end with `end`: `end`, and what the template writes before it.
+    pub(crate) closing: Vec<u32>,
     /// End of the policy's turn.
     pub(crate) end: u32,
-    /// Append the end token to an action that was cut off.
+    /// Append `closing` to an action that was cut off.
     pub(crate) closes: bool,
+    /// The text at the end of a prompt that belongs to the answer.
+    pub(crate) opening: String,
+    /// Where white space stays.
+    pub(crate) keeps_space: KeepsSpace,
+    /// Where the texts of a prompt stand.
+    pub(crate) places: Places,
+}
+
+/// Where the texts of a prompt stand, for tokenizers that begin a text with a space.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Places {
+    pub(crate) goal: Place,
+    pub(crate) observation: Place,
+    pub(crate) answer: Place,
 }
 
 impl Prompter {
@@ -55,13 +76,18 @@ impl Prompter {
         let [_, goal, observation, action, end] =
             SPECIAL_TOKENS.map(|token| tokenizer.special_id(token));
         let observation = observation?;
+        let end = end?;
         let frame = Frame {
             goal: vec![goal?],
             first: vec![observation],
             later: vec![observation],
             action: vec![action?],
-            end: end?,
+            closing: vec![end],
+            end,
             closes: false,
+            opening: String::new(),
+            keeps_space: KeepsSpace::ALL,
+            places: Places { goal: Place::Start, observation: Place::Start, answer: Place::Start },
         };
         Self::framed(tokenizer, frame, ActionFormat::Plain, max_observation_tokens)
     }
@@ -75,7 +101,11 @@ impl Prompter {
         if max_observation_tokens == 0 {
             return Err(Error::setting("rollout.max_observation_tokens", 0, "must be at least 1"));
         }
-        Ok(Self { tokenizer, frame, format, max_observation_tokens })
+        let mut end_ids = vec![frame.end];
+        end_ids.extend(tokenizer.end_ids().iter().filter(|&&id| id != frame.end));
+        let special = |tag: &'static str| Some((tag, tokenizer.special_id(tag).ok()?));
+        let tags = TAGS.into_iter().filter_map(special).collect();
+        Ok(Self { tokenizer, frame, format, max_observation_tokens, end_ids, tags })
     }
 
     /// The ids of the first turn's prompt.
@@ -83,9 +113,13 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn start(&self, start: &Start) -> Result<Vec<u32>> {
-        let goal = self.tokenizer.encode(&start.goal)?;
-        let first = self.observed(&self.frame.first, &start.observation)?;
-        Ok([&self.frame.goal[..], &goal, &first].concat())
+        let Frame { goal, first, keeps_space, places, closes, .. } = &self.frame;
+        let text = if keeps_space.goal { &*start.goal } else { start.goal.trim_start() };
+        let text = self.tokenizer.encode_at(text, places.goal)?;
+        // In a chat the first observation is in the goal's message.
+        let place = if *closes { Place::Inside } else { places.observation };
+        let observation = self.observed(first, &start.observation, place)?;
+        Ok([&goal[..], &text, &observation].concat())
     }
 
     /// The ids of a later turn's prompt: the environment's response.
@@ -93,26 +127,50 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn observation(&self, text: &str) -> Result<Vec<u32>> {
-        self.observed(&self.frame.later, text)
+        let Frame { later, keeps_space, places, .. } = &self.frame;
+        let text = if keeps_space.leading { text } else { text.trim_start() };
+        self.observed(later, text, places.observation)
     }
 
-    /// [`Prompter::observation`] after a sampled action, preceded by the end token if the action
-    /// was cut off.
+    /// [`Prompter::observation`] after a sampled action. If the action was cut off, or ended with
+    /// another token than the one that ends a message, that one precedes it.
     ///
     /// # Errors
     /// The tokenizer failed.
     pub fn after_action(&self, action: &[u32], text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.observation(text)?;
+        let ids = self.observation(text)?;
         if self.frame.closes && action.last() != Some(&self.frame.end) {
-            ids.insert(0, self.frame.end);
+            return Ok([&self.frame.closing[..], &ids].concat());
         }
         Ok(ids)
     }
 
-    fn observed(&self, before: &[u32], text: &str) -> Result<Vec<u32>> {
-        let mut text = self.tokenizer.encode(text)?;
-        text.truncate(self.max_observation_tokens);
-        Ok([before, &text, &self.frame.action].concat())
+    fn observed(&self, before: &[u32], text: &str, place: Place) -> Result<Vec<u32>> {
+        let text = if self.frame.keeps_space.trailing { text } else { text.trim_end() };
+        let mut ids = self.tokenizer.encode_at(text, place)?;
+        ids.truncate(self.max_observation_tokens);
+        Ok([before, &ids, &self.frame.action].concat())
+    }
+
+    /// The ids with which a policy takes `action` after a prompt, and ends its turn.
+    fn answer(&self, action: &str) -> Result<Vec<u32>> {
+        let text = self.format.written_after(&self.frame.opening, action);
+        let mut ids = Vec::new();
+        let mut rest = &*text;
+        let mut place = self.frame.places.answer;
+        loop {
+            let found = self.tags.iter().filter_map(|&(tag, id)| Some((rest.find(tag)?, tag, id)));
+            let Some((at, tag, id)) = found.min_by_key(|&(at, ..)| at) else { break };
+            if at > 0 {
+                ids.extend(self.tokenizer.encode_at(&rest[..at], place)?);
+            }
+            ids.push(id);
+            rest = &rest[at + tag.len()..];
+            place = Place::AfterToken;
+        }
+        ids.extend(self.tokenizer.encode_at(rest, place)?);
+        ids.extend(&self.frame.closing);
+        Ok(ids)
     }
 
     /// The token sequences of `actions`, each with its end token.
@@ -120,23 +178,29 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed, or there is no action.
     pub fn choices(&self, actions: &[String]) -> Result<TokenTrie> {
-        let sequence = |action: &String| -> Result<Vec<u32>> {
-            let mut ids = self.tokenizer.encode(&self.format.written(action))?;
-            ids.push(self.frame.end);
-            Ok(ids)
-        };
-        TokenTrie::new(actions.iter().map(sequence).collect::<Result<Vec<_>>>()?)
+        let sequences = actions.iter().map(|action| self.answer(action));
+        TokenTrie::new(sequences.collect::<Result<Vec<_>>>()?)
     }
 
-    /// The action in the sampled ids up to the end token; ids unknown to the tokenizer are skipped.
+    /// The action in the sampled ids up to the first end token; ids unknown to the tokenizer are
+    /// skipped.
+    ///
+    /// If the template's prompt has begun the answer, as with `<think>`, the two are judged
+    /// together.
     ///
     /// # Errors
     /// The tokenizer failed.
     pub fn action(&self, ids: &[u32]) -> Result<Action> {
-        let n = ids.iter().position(|&id| id == self.frame.end).unwrap_or(ids.len());
-        let known: Vec<u32> =
-            ids[..n].iter().copied().filter(|&id| self.tokenizer.has(id)).collect();
-        Ok(self.format.read(&self.tokenizer.decode(&known)?))
+        let n = ids.iter().position(|id| self.end_ids.contains(id)).unwrap_or(ids.len());
+        let mut text = String::new();
+        // Special tokens are not part of a text, except the format's own tags.
+        let is_tag = |id: &u32| self.tags.iter().find(|(_, tag)| tag == id);
+        for piece in ids[..n].split_inclusive(|id| is_tag(id).is_some()) {
+            let known = piece.iter().copied().filter(|&id| self.tokenizer.has(id));
+            text += &self.tokenizer.decode(&known.collect::<Vec<_>>())?;
+            text += piece.last().and_then(is_tag).map_or("", |(tag, _)| tag);
+        }
+        Ok(self.format.read_after(&self.frame.opening, &text))
     }
 
     /// The texts that end an action, besides its end token.
@@ -168,8 +232,7 @@ impl Prompter {
                 ids.extend(self.observation(&demo.turns[i - 1].step.observation)?);
             }
             imitated.resize(ids.len(), false);
-            ids.extend(self.tokenizer.encode(&self.format.written(&turn.action))?);
-            ids.push(self.frame.end);
+            ids.extend(self.answer(&turn.action)?);
             imitated.resize(ids.len(), turn.imitated);
             turns.resize(ids.len(), i as u32);
         }
@@ -183,9 +246,14 @@ impl Prompter {
         Ok(DemonstrationRow { row, imitated: imitated.split_off(1) })
     }
 
-    /// The id that ends an action.
+    /// The id that ends an action in prompts and demonstrations.
     pub fn end_id(&self) -> u32 {
         self.frame.end
+    }
+
+    /// All ids that end an action when they are sampled, [`Prompter::end_id`] first.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
     }
 
     /// The tokenizer in use.

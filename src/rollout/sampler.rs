@@ -7,7 +7,7 @@ use crate::policy::request::Finish;
 use crate::policy::sampling::{SamplingParams, StopStrings};
 use crate::policy::trie::TokenTrie;
 use crate::rng::Stream;
-use crate::rollout::config::PlayConfig;
+use crate::rollout::config::{ActionSpace, PlayConfig};
 use crate::Result;
 
 /// A request for one action of one episode.
@@ -59,18 +59,19 @@ pub struct PolicySampler<'a> {
     decoder: &'a Decoder,
     cache: KvCache,
     slots: usize,
-    end_id: u32,
+    end_ids: Vec<u32>,
     stop_strings: Option<StopStrings>,
 }
 
 impl<'a> PolicySampler<'a> {
-    /// Creates a sampler for `slots` concurrent episodes whose actions end with `end_id`.
-    pub fn new(decoder: &'a Decoder, slots: usize, end_id: u32) -> Self {
+    /// Creates a sampler for `slots` concurrent episodes. Actions end with any of `end_ids`, those
+    /// that are chosen from a list with the first.
+    pub fn new(decoder: &'a Decoder, slots: usize, end_ids: &[u32]) -> Self {
         Self {
             decoder,
             cache: KvCache::new(decoder.config(), slots),
             slots,
-            end_id,
+            end_ids: end_ids.to_vec(),
             stop_strings: None,
         }
     }
@@ -92,6 +93,10 @@ impl Sampler for PolicySampler<'_> {
             self.cache.reset(request.slot)?;
         }
         let greedy = config.temperature == 0.0;
+        let stop_ids = match config.actions {
+            ActionSpace::Free { .. } => self.end_ids.clone(),
+            ActionSpace::Admissible => self.end_ids.iter().copied().take(1).collect(),
+        };
         let params = SamplingParams {
             temperature: if greedy { 1.0 } else { config.temperature },
             greedy,
@@ -99,7 +104,7 @@ impl Sampler for PolicySampler<'_> {
             top_p: config.top_p,
             min_p: config.min_p,
             max_tokens: config.actions.max_tokens(),
-            stop_ids: vec![self.end_id],
+            stop_ids,
             stop_strings: self.stop_strings.clone(),
         };
         let requests: Vec<policy::Request> = (requests.iter())

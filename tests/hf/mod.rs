@@ -9,6 +9,8 @@ mod faults;
 mod hub;
 mod models;
 #[cfg(feature = "text")]
+mod prompts;
+#[cfg(feature = "text")]
 mod tokenizers;
 
 use epo::policy::{Decoder, Parameters, Pretrained};

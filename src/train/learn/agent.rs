@@ -137,8 +137,8 @@ impl Agent {
         limits: &PlayConfig,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Rollouts> {
-        let end = self.prompter.end_id();
-        let mut sampler = PolicySampler::new(&self.learner.decoder, environments.len(), end)
+        let ends = self.prompter.end_ids();
+        let mut sampler = PolicySampler::new(&self.learner.decoder, environments.len(), ends)
             .stopping_at(self.prompter.stop_strings()?);
         play(&mut sampler, environments, &self.prompter, episodes, limits, progress)
     }
