@@ -12,6 +12,7 @@ mod input;
 mod learning;
 mod ppo;
 mod pretrained;
+mod prompts;
 mod repeat;
 #[cfg(all(feature = "alfworld", feature = "scienceworld"))]
 mod settings;

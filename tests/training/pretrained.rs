@@ -14,7 +14,7 @@ use epo::train::learn::CloningConfig;
 use crate::driver::{assert_same_run, resume, resume_with, train, Config};
 
 /// A small random instruct model of `family` with the tokenizer and template of a fixture.
-fn checkpoint(dir: &Path, family: Family) -> PathBuf {
+pub(crate) fn checkpoint(dir: &Path, family: Family) -> PathBuf {
     let folder = dir.join("model");
     std::fs::create_dir(&folder).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/chat/chatml");
@@ -33,7 +33,7 @@ fn checkpoint(dir: &Path, family: Family) -> PathBuf {
     folder
 }
 
-fn config(model: CheckpointConfig) -> Config {
+pub(crate) fn config(model: CheckpointConfig) -> Config {
     let base = Config::default();
     Config {
         cloning: CloningConfig { epochs: Count::literal(2), ..base.cloning },
@@ -49,7 +49,7 @@ fn config(model: CheckpointConfig) -> Config {
     }
 }
 
-fn source(folder: &Path) -> String {
+pub(crate) fn source(folder: &Path) -> String {
     folder.display().to_string()
 }
 
