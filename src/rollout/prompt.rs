@@ -114,7 +114,16 @@ impl Prompter {
     /// The tokenizer failed.
     pub fn start(&self, start: &Start) -> Result<Vec<u32>> {
         let Frame { goal, first, keeps_space, places, closes, .. } = &self.frame;
-        let text = if keeps_space.goal { &*start.goal } else { start.goal.trim_start() };
+        let mut text = &*start.goal;
+        if !keeps_space.goal {
+            text = text.trim_start();
+        }
+        let mut first = &first[..];
+        if !keeps_space.trailing && start.observation.trim_end().is_empty() {
+            // The message ends with the goal.
+            text = text.trim_end();
+            first = &[];
+        }
         let text = self.tokenizer.encode_at(text, places.goal)?;
         // In a chat the first observation is in the goal's message.
         let place = if *closes { Place::Inside } else { places.observation };

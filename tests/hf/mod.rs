@@ -11,6 +11,8 @@ mod models;
 #[cfg(feature = "text")]
 mod prompts;
 #[cfg(feature = "text")]
+mod properties;
+#[cfg(feature = "text")]
 mod tokenizers;
 
 use epo::policy::{Decoder, Parameters, Pretrained};

@@ -48,9 +48,10 @@ fn rendered(template: &str, system: bool) -> String {
          and you are told what it has changed. Answer with the action alone."
     );
     let first = " find it\n\na desk \n";
-    let mut messages = match system {
-        true => vec![Message::system(&*instructions), Message::user(first)],
-        false => vec![Message::user(format!("{instructions}\n\n{first}"))],
+    let mut messages = if system {
+        vec![Message::system(&*instructions), Message::user(first)]
+    } else {
+        vec![Message::user(format!("{instructions}\n\n{first}"))]
     };
     for observation in ["\na mug", "a <|end|> cup "] {
         messages.extend([Message::assistant("look"), Message::user(observation)]);
