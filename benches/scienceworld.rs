@@ -60,7 +60,8 @@ fn rounds(variable: &str, default: usize) -> usize {
 fn record(installation: &Installation) -> anyhow::Result<Vec<Script>> {
     let mut pool = ScienceWorldPool::new(installation, &ScienceWorldConfig::default(), 1)?;
     let tasks = TASKS.map(|name| Task { name: name.into(), variation: 0 });
-    let demonstrations = pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ())?;
+    let demonstrations =
+        pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ())?.solved;
     Ok(demonstrations
         .into_iter()
         .map(|demonstration| Script {

@@ -18,6 +18,6 @@ pub mod scienceworld;
 pub(crate) mod toy;
 
 pub use choices::{show_admissible, ShowAdmissible};
-pub use demonstration::{DemonstratedTurn, Demonstration};
+pub use demonstration::{DemonstratedTurn, Demonstration, Demonstrations, Unsolved};
 pub use environment::{Environment, Start, Step, Task};
 pub use toy::ToyEnvironment;

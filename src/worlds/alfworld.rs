@@ -159,8 +159,13 @@ impl AlfWorldTasks {
         let tasks = world.panel(&**games, Split::Train, config.demonstrations.get())?.tasks;
         let mut environment = show_admissible(AlfWorld::new(games.clone()), world.show_admissible);
         let turns = config.rollout.max_turns.get();
-        let demonstrations = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
-        eprintln!("the expert solved {} of {} games", demonstrations.len(), tasks.len());
+        let found = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
+        eprintln!("expert: {}", found.summary());
+        let needs = found.needs();
+        let demonstrations = found.for_imitation("rollout.max_turns", turns)?;
+        if let Some(most) = needs {
+            eprintln!("the other games need up to {most} turns (rollout.max_turns = {turns})");
+        }
         Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations })
     }
 }

@@ -22,6 +22,9 @@ use crate::worlds::benchmark::Benchmark;
 use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::{Error, Result};
 
+/// The setting that ends an episode by its moves.
+const STEP_LIMIT: &str = "environment.simulator.step_limit";
+
 /// The ScienceWorld tasks of a run, and the simulator's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -114,9 +117,22 @@ impl ScienceWorldTasks {
         let tasks = self.panel("demonstrations", Split::Train, config.demonstrations.get())?.tasks;
         let mut progress = Progress::new("gold paths", tasks.len());
         let mut show = |done| progress.set(done, "");
-        let demonstrations =
-            pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
-        progress.finish(&format!("{} episodes", demonstrations.len()));
+        let found = pool.demonstrations(&tasks, &self.demonstrations, config.seed, &mut show)?;
+        progress.finish(&found.summary());
+        let limit = self.simulator.step_limit;
+        let needs = found.needs();
+        let demonstrations = found.for_imitation(STEP_LIMIT, limit)?;
+        if let Some(most) = needs {
+            eprintln!("other gold paths need up to {most} moves ({STEP_LIMIT} = {limit})");
+        }
+        let turns = config.rollout.max_turns.get();
+        let long = demonstrations.iter().filter(|shown| shown.turns.len() > turns).count();
+        if long > 0 {
+            eprintln!(
+                "{long} of {} demonstrations have more than rollout.max_turns = {turns} turns",
+                demonstrations.len()
+            );
+        }
         Ok(demonstrations)
     }
 }

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use epo::env::alfworld::{game_files, Expert, Game, Library, Play, Split, TaskType};
 use epo::env::household::{Generator, GeneratorConfig};
+use epo::settings::Count;
+use epo::train::config::{Algorithm, Preset};
+use epo::worlds::{AlfWorldTasks, Benchmark, GameSource};
 
 /// The data folder, if there is one.
 fn folder() -> Option<PathBuf> {
@@ -117,4 +120,29 @@ fn the_expert_wins_household_games_exactly_when_their_task_is_done() {
         let end = win(&game);
         assert!(is_solved(&end, made.task_type, thing, target), "{}", made.name);
     }
+}
+
+#[test]
+fn only_solved_games_are_shown_and_none_is_an_error_with_the_limit_to_set() {
+    let mut config = AlfWorldTasks::preset(Preset::Small, Algorithm::Grpo);
+    config.environment.games = GameSource::default();
+    config.environment.train_games = Count::literal(4);
+    config.environment.test_games = Count::literal(1);
+    config.demonstrations = Count::literal(2);
+    let games = config.environment.games().unwrap();
+    let setup = AlfWorldTasks::begin(&config, &games).unwrap();
+    assert_eq!(setup.demonstrations.len(), 12, "the preset's limit solves all of these games");
+
+    config.rollout.max_turns = Count::literal(1);
+    let error = AlfWorldTasks::begin(&config, &games).unwrap_err().to_string();
+    assert!(error.contains("`rollout.max_turns` = 1: "), "{error}");
+    assert!(error.contains("solved 0 of 12"), "{error}");
+    let limit = error.rsplit("set it to ").next().unwrap().parse().unwrap();
+    let with_limit = |limit| {
+        let mut config = config.clone();
+        config.rollout.max_turns = Count::literal(limit);
+        AlfWorldTasks::begin(&config, &games).unwrap().demonstrations.len()
+    };
+    assert_eq!(with_limit(limit), 12, "the offered limit solves all of them");
+    assert!(with_limit(limit - 1) < 12);
 }

@@ -8,7 +8,10 @@ use epo::env::scienceworld::{
     DemonstrationConfig, Installation, Jvm, JvmConfig, ScienceWorldConfig, ScienceWorldPool,
     Simulator, SimulatorError, Split, SuccessRule, SIMPLIFICATIONS,
 };
-use epo::env::{Demonstration, Environment, Task};
+use epo::env::{Demonstration, Environment, Task, Unsolved};
+use epo::settings::Count;
+use epo::train::config::{Algorithm, Preset};
+use epo::worlds::{Benchmark, ScienceWorldTasks};
 use epo::Error;
 
 fn task(name: &str, variation: u32) -> Task {
@@ -26,7 +29,7 @@ fn every_gold_path_reaches_100() {
     let config = ScienceWorldConfig { step_limit: 1000, ..ScienceWorldConfig::default() };
     let mut pool = ScienceWorldPool::new(&installation, &config, simulator::parallelism()).unwrap();
     let demonstrations =
-        pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap();
+        pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap().solved;
     assert_eq!(demonstrations.len(), 30);
     for demonstration in &demonstrations {
         let last = &demonstration.turns.last().unwrap().step;
@@ -51,7 +54,7 @@ fn demonstrations_use_the_names_seen_and_recover_from_mistakes() {
     let demonstrate = |environments| {
         let config = ScienceWorldConfig::default();
         let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
-        pool.demonstrations(&tasks, &DemonstrationConfig::default(), 7, &mut |_| ()).unwrap()
+        pool.demonstrations(&tasks, &DemonstrationConfig::default(), 7, &mut |_| ()).unwrap().solved
     };
     let demonstrations = demonstrate(simulator::parallelism());
     for Demonstration { task, start, turns } in &demonstrations {
@@ -69,6 +72,47 @@ fn demonstrations_use_the_names_seen_and_recover_from_mistakes() {
         demonstrations.iter().flat_map(|d| &d.turns).filter(|turn| !turn.imitated).count();
     assert!(mistakes > 0, "{} episodes without a mistake", tasks.len());
     assert_eq!(demonstrate(1), demonstrations, "independent of the number of environments");
+}
+
+#[test]
+fn only_gold_paths_that_reach_100_are_shown_and_the_limit_for_the_others_is_offered() {
+    let Some(installation) = simulator::installation() else { return };
+    // Mendelian genetics takes more than 100 moves; freeze 11 is not solved by its own gold path.
+    let long = task("mendelian-genetics-known-plant", 0);
+    let tasks = [task("find-plant", 0), long.clone(), task("freeze", 11)];
+    let shown = |step_limit, success| {
+        let config = ScienceWorldConfig { step_limit, success, ..ScienceWorldConfig::default() };
+        let count = simulator::parallelism();
+        let mut pool = ScienceWorldPool::new(&installation, &config, count).unwrap();
+        pool.demonstrations(&tasks, &DemonstrationConfig::default(), 0, &mut |_| ()).unwrap()
+    };
+    let found = shown(100, SuccessRule::Score100);
+    let solved: Vec<&Task> = found.solved.iter().map(|d| &d.task).collect();
+    assert_eq!(solved, [&tasks[0]]);
+    let limit = found.needs().unwrap();
+    assert!(limit > 100, "{limit}");
+    let expected = [
+        Unsolved { task: long, needs: Some(limit) },
+        Unsolved { task: tasks[2].clone(), needs: None },
+    ];
+    assert_eq!(found.unsolved, expected);
+    let lax = shown(100, SuccessRule::DoneWithPositiveScore);
+    assert_eq!(lax.unsolved, expected, "running out of time with some points is no solution");
+    let longer = shown(limit as u32, SuccessRule::Score100);
+    assert_eq!(longer.solved.len(), 2, "the offered limit solves it: {}", longer.summary());
+}
+
+#[test]
+fn a_run_without_a_solved_demonstration_is_refused_with_the_limit_to_set() {
+    let Some(installation) = simulator::installation() else { return };
+    let mut config = ScienceWorldTasks::preset(Preset::Small, Algorithm::Grpo);
+    config.environment.tasks = vec!["find-plant".into()];
+    config.environment.simulator.step_limit = 2;
+    config.demonstrations = Count::literal(1);
+    let mut pool = ScienceWorldPool::new(&installation, &config.environment.simulator, 1).unwrap();
+    let error = ScienceWorldTasks::begin(&config, &mut pool).unwrap_err().to_string();
+    assert!(error.contains("`environment.simulator.step_limit` = 2: "), "{error}");
+    assert!(error.contains("find-plant 0 of 1") && error.contains("set it to "), "{error}");
 }
 
 #[test]
@@ -167,7 +211,7 @@ fn environments_of_one_process_do_not_disturb_each_other() {
         let demonstrations = |environments| {
             let mut pool = ScienceWorldPool::new(&installation, &config, environments).unwrap();
             assert_eq!(pool.process_ids().len(), 1);
-            pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap()
+            pool.demonstrations(&tasks, &DemonstrationConfig::GOLD, 0, &mut |_| ()).unwrap().solved
         };
         let alone = demonstrations(1);
         assert!(alone.iter().all(|d| d.turns.last().unwrap().step.success));
@@ -186,5 +230,17 @@ fn an_action_that_the_simulator_cannot_parse_is_not_valid() {
         assert!(!env.step(other_way).unwrap().valid, "{other_way}");
     }
     assert!(env.step("look around").unwrap().valid);
+    // "open door" asks which of six doors is meant. Only a number in the list is an answer.
+    for answer in
+        ["abc", "6", "-1", "99999999999", "", "0 ", "1.", "look around", "reset task", "é"]
+    {
+        env.reset(&task("boil", 0)).unwrap();
+        let asked = env.step("open door").unwrap();
+        assert!(asked.valid && asked.observation.starts_with("Ambiguous request"), "{asked:?}");
+        assert!(!env.step(answer).unwrap().valid, "{answer:?}");
+    }
+    env.reset(&task("boil", 0)).unwrap();
+    env.step("open door").unwrap();
+    assert!(env.step("0").unwrap().valid);
     assert!(env.look().unwrap().contains("hallway") && env.inventory().unwrap().contains("orange"));
 }

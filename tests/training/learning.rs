@@ -4,14 +4,15 @@ use epo::entropy::{
     AdaptiveConfig, AdaptiveRule, AdaptiveTarget, BonusConfig, ClipCov, DecayedBonusConfig,
     EntropyConfig, EntropyMethod, EpoOfficialConfig, KlCov, TopEntropy,
 };
+use epo::env::Demonstration;
 use epo::objective::{Aggregation, ImportanceCorrection, PolicyLoss, PolicyLossKind, RatioLevel};
 use epo::optim::AdamWConfig;
 use epo::rollout::{ActionSpace, RowKind};
-use epo::run::read_metrics;
+use epo::run::{read_metrics, Recorder};
 use epo::settings::{Count, Decay, Finite, Limit, NonNegative, Positive, Share};
-use epo::train::learn::Agent;
+use epo::train::learn::{clone_demonstrations, Agent};
 
-use crate::driver::{epo, train, Config};
+use crate::driver::{demonstrations, epo, train, Config};
 
 #[test]
 fn reinforcement_learning_solves_what_cloning_left_unsolved() {
@@ -282,4 +283,29 @@ fn cloning_lowers_the_loss_in_a_seeded_order() {
     let losses: Vec<f64> = lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect();
     assert!(losses.len() == config.cloning.epochs.get() && losses[0] > 5.0, "{losses:?}");
     assert!(losses[losses.len() - 1] < 0.5 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn only_demonstrations_that_solve_their_task_are_cloned() {
+    let config = Config { steps: 0, ..Config::default() };
+    let cloned = |shown: &[Demonstration]| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut agent = config.new_agent().unwrap();
+        let mut recorder = Recorder::create(folder.path()).unwrap();
+        let Config { cloning, update, seed, .. } = &config;
+        clone_demonstrations(&mut agent, shown, cloning, update, *seed, &mut recorder)?;
+        recorder.sync()?;
+        Ok::<_, epo::Error>((flat(&agent), read_metrics(folder.path())?))
+    };
+    let mut failed = demonstrations().remove(0);
+    failed.turns.pop();
+    assert!(!failed.solves());
+    for nothing in [Vec::new(), vec![failed.clone()]] {
+        let error = cloned(&nothing).unwrap_err().to_string();
+        assert!(error.contains("`cloning`") && error.contains("limits on turns"), "{error}");
+    }
+    let without = cloned(&demonstrations()).unwrap();
+    let mut mixed = demonstrations();
+    mixed.insert(2, failed);
+    assert!(cloned(&mixed).unwrap() == without, "a failed demonstration changes nothing");
 }

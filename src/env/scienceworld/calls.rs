@@ -5,10 +5,13 @@ use crate::env::scienceworld::client::{is_done, Simulator};
 use crate::env::scienceworld::config::{CallPattern, ScienceWorldConfig};
 use crate::env::scienceworld::error::SimulatorError;
 
+/// The score of a solved task, in points.
+pub(crate) const SOLVED: i32 = 100;
+
 /// A call of an episode.
 ///
 /// Later responses depend on the first three, which change the state of the simulator. `Look` and
-/// `Inventory` have no side effects; `GoldPath` ends the episode.
+/// `Inventory` have no side effects; `GoldPath` and `Replay` end the episode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Call {
     Start(Task),
@@ -17,6 +20,8 @@ pub(crate) enum Call {
     Look,
     Inventory,
     GoldPath(Task),
+    /// A whole path, up to a score of 100, whatever the limit on moves.
+    Replay(Task, Vec<String>),
 }
 
 impl Call {
@@ -28,6 +33,7 @@ impl Call {
             Self::Look => "(look)",
             Self::Inventory => "(inventory)",
             Self::GoldPath(_) => "(gold path)",
+            Self::Replay(..) => "(replay)",
         }
     }
 }
@@ -77,6 +83,16 @@ pub(crate) fn execute(
         Call::GoldPath(task) => {
             simulator.load(task, &config.simplification, true)?;
             simulator.gold_path().map(list)
+        }
+        Call::Replay(task, path) => {
+            let mut last = execute(simulator, config, &Call::Start(task.clone()))?;
+            for action in path {
+                last = act(simulator, config, action)?;
+                if last.score == SOLVED {
+                    break;
+                }
+            }
+            Ok(last)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Settings of the simulator, stored in the configuration of a run.
 
+use crate::env::scienceworld::calls::SOLVED;
 use crate::env::scienceworld::gateway::process::JvmConfig;
 use crate::env::scienceworld::tasks;
 use crate::{Error, Result};
@@ -34,7 +35,7 @@ pub enum SuccessRule {
 impl SuccessRule {
     pub(crate) fn holds(self, score: i32, done: bool) -> bool {
         match self {
-            Self::Score100 => score == 100,
+            Self::Score100 => score == SOLVED,
             Self::DoneWithPositiveScore => done && score > 0,
         }
     }

@@ -1,14 +1,17 @@
 //! Demonstrations for imitation, made from the simulator's gold paths.
 //!
-//! Gold paths solve every task but use knowledge that an agent does not have: they act on objects
-//! that no observation has mentioned, and by internal names. They also make no mistakes, so an
-//! agent that imitates them never sees how to recover from one.
+//! Gold paths use knowledge that an agent does not have: they act on objects that no observation
+//! has mentioned, and by internal names. They also make no mistakes, so an agent that imitates them
+//! never sees how to recover from one. Some need more moves than an episode has, and a few do not
+//! solve their task at all: those do not become demonstrations.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::env::demonstration::{DemonstratedTurn, Demonstration};
+use crate::env::demonstration::{DemonstratedTurn, Demonstration, Demonstrations, Unsolved};
 use crate::env::environment::{Environment, Task};
+use crate::env::scienceworld::calls::SOLVED;
 use crate::env::scienceworld::environment::ScienceWorld;
+use crate::env::scienceworld::error::SimulatorError;
 use crate::env::scienceworld::pool::ScienceWorldPool;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
@@ -70,23 +73,24 @@ type Planned<'a> = (&'a str, bool);
 impl ScienceWorldPool {
     /// Plays the gold path of each task, changed by `config`, in all environments in parallel.
     ///
-    /// The demonstrations are in the order of `tasks` and do not depend on the number of
-    /// environments. `progress` receives the number of tasks done.
+    /// A demonstration reaches a score of 100, whatever the rule of success. The other tasks are
+    /// listed with the number of moves that their gold path needs. The demonstrations are in the
+    /// order of `tasks` and do not depend on the number of environments. `progress` receives the
+    /// number of tasks done.
     ///
     /// # Errors
-    /// The first task that does not exist or has no gold path; a setting out of range; a pool
-    /// without environments.
+    /// The first task that does not exist; a setting out of range; a pool without environments.
     pub fn demonstrations(
         &mut self,
         tasks: &[Task],
         config: &DemonstrationConfig,
         seed: u64,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Demonstration>> {
+    ) -> Result<Demonstrations> {
         config.validate()?;
         let half = |done: usize| done / 2; // a task is two jobs: find the path, play it
         let find = |env: &mut ScienceWorld, i: usize| {
-            let gold = env.gold_path(&tasks[i])?;
+            let gold = known_path(env.gold_path(&tasks[i]))?;
             let gold = if config.look_before_focus { look_before_focus(gold) } else { gold };
             env.adapted(&tasks[i], gold, config)
         };
@@ -95,7 +99,20 @@ impl ScienceWorldPool {
             let plan = with_mistakes(&paths, i, config.mistakes, seed);
             env.demonstrate(&tasks[i], &plan)
         };
-        self.in_parallel(tasks.len(), &play, &mut |done| progress(half(tasks.len() + done)))
+        let played =
+            self.in_parallel(tasks.len(), &play, &mut |done| progress(half(tasks.len() + done)))?;
+        let (solved, unsolved): (Vec<_>, Vec<_>) =
+            played.into_iter().enumerate().partition(|(_, demonstration)| solves(demonstration));
+        let unsolved: Vec<usize> = unsolved.into_iter().map(|(i, _)| i).collect();
+        let measure = |env: &mut ScienceWorld, j: usize| {
+            let i = unsolved[j];
+            let needs = env.moves_needed(&tasks[i], &paths[i])?;
+            Ok(Unsolved { task: tasks[i].clone(), needs })
+        };
+        Ok(Demonstrations {
+            solved: solved.into_iter().map(|(_, demonstration)| demonstration).collect(),
+            unsolved: self.in_parallel(unsolved.len(), &measure, &mut |_| ())?,
+        })
     }
 
     /// Returns `f(environment, i)` for each i below `count`, or the error of the lowest i.
@@ -156,7 +173,7 @@ impl ScienceWorld {
         path: Vec<String>,
         config: &DemonstrationConfig,
     ) -> Result<Vec<String>> {
-        if !config.plain_names && !config.skip_open_doors {
+        if path.is_empty() || (!config.plain_names && !config.skip_open_doors) {
             return Ok(path);
         }
         let mut turns = self.play(task, &as_planned(&path))?.turns;
@@ -194,8 +211,21 @@ fn as_planned(path: &[String]) -> Vec<Planned<'_>> {
     path.iter().map(|action| (action.as_str(), true)).collect()
 }
 
+/// Returns true if the score is 100; a rule of success may be content with less.
 fn solves(played: &Demonstration) -> bool {
-    played.turns.last().is_some_and(|turn| turn.step.success)
+    played.turns.last().is_some_and(|turn| turn.step.score == f64::from(SOLVED))
+}
+
+/// Returns a gold path, empty if the simulator has none.
+fn known_path(path: Result<Vec<String>>) -> Result<Vec<String>> {
+    match path {
+        Err(Error::World(error)) if is_missing(&*error) => Ok(Vec::new()),
+        path => path,
+    }
+}
+
+fn is_missing(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(SimulatorError::NoGoldPath { .. }))
 }
 
 /// Renames the objects of `action` to the names in the response: `You focus on the X.`,
@@ -230,14 +260,16 @@ fn look_before_focus(path: Vec<String>) -> Vec<String> {
 fn with_mistakes(paths: &[Vec<String>], i: usize, probability: f64, seed: u64) -> Vec<Planned<'_>> {
     let stream = Stream::new(seed, Purpose::Demonstrations, i as u64, 0, 0);
     let pick = |turn: u64, token: u64, n: usize| {
-        ((stream.uniform(turn, token) * n as f64) as usize).min(n - 1)
+        ((stream.uniform(turn, token) * n as f64) as usize).min(n.saturating_sub(1))
     };
     let mut plan = Vec::with_capacity(paths[i].len());
     for (j, action) in paths[i].iter().enumerate() {
         if stream.uniform(j as u64, 0) < probability {
             let other = &paths[pick(j as u64, 1, paths.len())];
-            let mistake = &other[pick(j as u64, 2, other.len())];
-            if !mistake.starts_with("go to") && !paths[i].contains(mistake) {
+            let mistake = other.get(pick(j as u64, 2, other.len()));
+            let fits =
+                |mistake: &&String| !mistake.starts_with("go to") && !paths[i].contains(*mistake);
+            if let Some(mistake) = mistake.filter(fits) {
                 plan.push((mistake.as_str(), false));
             }
         }

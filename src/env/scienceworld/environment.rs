@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::env::environment::{Environment, Start, Step, Task};
-use crate::env::scienceworld::calls::{execute, Call, Response};
+use crate::env::scienceworld::calls::{execute, Call, Response, SOLVED};
 use crate::env::scienceworld::client::Simulator;
 use crate::env::scienceworld::config::ScienceWorldConfig;
 use crate::env::scienceworld::error::SimulatorError;
@@ -19,8 +19,9 @@ type Outcome<T> = Result<T, SimulatorError>;
 
 /// The word in the masked action, `reset task`, which would undo a failure.
 const MASKED: &str = "reset";
-/// The start of the simulator's response to an action that it cannot parse.
-const NOT_UNDERSTOOD: &str = "No known action matches";
+/// The starts of the simulator's responses to an action that it cannot parse, and to anything but
+/// one of the numbers after an `Ambiguous request`.
+const NOT_UNDERSTOOD: [&str; 2] = ["No known action matches", "Unknown action."];
 const MASKED_RESPONSE: &str = "The task cannot be reset.";
 /// The processes that one call may lose before it gives up.
 const OWN_ATTEMPTS: u32 = 3;
@@ -118,6 +119,18 @@ impl ScienceWorld {
             return Err(SimulatorError::NoGoldPath { task: task.to_string() }.into());
         }
         Ok(path)
+    }
+
+    /// Returns the moves that `path` takes to solve `task` if no limit ends the episode, or `None`
+    /// if it does not solve it; drops the episode in progress.
+    pub(crate) fn moves_needed(
+        &mut self,
+        task: &Task,
+        path: &[String],
+    ) -> crate::Result<Option<usize>> {
+        self.forget();
+        let end = self.request(&Call::Replay(task.clone(), path.to_vec()))?;
+        Ok((end.score == SOLVED).then_some(end.moves as usize))
     }
 
     fn running(&self, action: &str) -> Outcome<&Episode> {
@@ -283,7 +296,8 @@ fn step(
     done: bool,
 ) -> Step {
     let success = config.success.holds(score, done);
-    let valid = observation != MASKED_RESPONSE && !observation.starts_with(NOT_UNDERSTOOD);
+    let understood = !NOT_UNDERSTOOD.iter().any(|start| observation.starts_with(start));
+    let valid = observation != MASKED_RESPONSE && understood;
     Step {
         observation,
         reward: f64::from(score - before),

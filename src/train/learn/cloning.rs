@@ -43,6 +43,8 @@ impl Default for CloningConfig {
 
 /// Trains the policy to imitate demonstrations, and records one line per epoch (phase `clone`).
 ///
+/// Only demonstrations that solve their task are imitated; the others are counted and omitted.
+///
 /// Minimises the mean negative log-likelihood of the imitated actions' tokens (nats per token) plus
 /// [`CloningConfig::observation_weight`] times that of all other tokens, in a seeded order. The
 /// optimiser's state is reset afterwards: the small second moments of imitation would blow up the
@@ -50,8 +52,8 @@ impl Default for CloningConfig {
 /// reference policy of KL terms.
 ///
 /// # Errors
-/// A setting out of range, a demonstration without actions or longer than the context, a non-finite
-/// loss or gradient, or a record that cannot be written.
+/// A setting out of range, no demonstration that solves its task, one without actions or longer
+/// than the context, a non-finite loss or gradient, or a record that cannot be written.
 pub fn clone_demonstrations(
     agent: &mut Agent,
     demonstrations: &[Demonstration],
@@ -61,7 +63,8 @@ pub fn clone_demonstrations(
     recorder: &mut Recorder,
 ) -> Result<()> {
     let Agent { learner, prompter, .. } = agent;
-    let rows: Vec<DemonstrationRow> = (demonstrations.iter().enumerate())
+    let solved = solving(demonstrations)?;
+    let rows: Vec<DemonstrationRow> = (solved.into_iter().enumerate())
         .map(|(i, demonstration)| prompter.demonstration(demonstration, i))
         .collect::<Result<_>>()?;
     check_context(&rows, learner.decoder.config().max_position_embeddings)?;
@@ -81,6 +84,23 @@ pub fn clone_demonstrations(
     learner.optimizer.reset();
     progress.finish(&format!("{} demonstrations, {note}", rows.len()));
     Ok(())
+}
+
+/// The demonstrations that solve their task; reports how many do not.
+fn solving(demonstrations: &[Demonstration]) -> Result<Vec<&Demonstration>> {
+    let count = demonstrations.len();
+    let solved: Vec<_> = demonstrations.iter().filter(|shown| shown.solves()).collect();
+    if solved.is_empty() {
+        let reason = format!(
+            "none of the {count} demonstrations solves its task, so there is nothing to imitate: \
+             raise the limits on turns and moves, or set `cloning = false`"
+        );
+        return Err(Error::setting("cloning", "on", reason));
+    }
+    if solved.len() < count {
+        eprintln!("{} of {count} demonstrations do not solve their task", count - solved.len());
+    }
+    Ok(solved)
 }
 
 fn check_context(rows: &[DemonstrationRow], context: usize) -> Result<()> {

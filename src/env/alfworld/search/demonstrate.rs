@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use crate::env::alfworld::environment::{AlfWorld, Games};
 use crate::env::alfworld::search::expert::{Expert, TASK_MARKER};
-use crate::env::{DemonstratedTurn, Demonstration, Environment, Task};
+use crate::env::{DemonstratedTurn, Demonstration, Demonstrations, Environment, Task, Unsolved};
 use crate::Result;
+
+/// The turns after which a task counts as unsolvable for the expert.
+const GIVEN_UP: usize = 200;
 
 /// Plays tasks with the searching expert and records them as demonstrations.
 ///
 /// The actions are replayed in `shown`, whose observations the demonstrations hold. Tasks that the
-/// expert does not solve within `most_turns` turns are omitted.
+/// expert does not solve within `most_turns` turns are listed with the turns that it needs.
 ///
 /// # Errors
 /// Returns an error if a task does not exist or the expert does not understand its sentence.
@@ -19,13 +22,20 @@ pub fn expert_demonstrations(
     tasks: &[Task],
     most_turns: usize,
     shown: &mut dyn Environment,
-) -> Result<Vec<Demonstration>> {
+) -> Result<Demonstrations> {
     let mut environment = AlfWorld::new(games.clone());
-    let played = tasks.iter().map(|task| expert_plays(&mut environment, task, most_turns));
-    let solved = |played: &Result<Demonstration>| {
-        played.as_ref().map_or(true, |d| d.turns.last().is_some_and(|turn| turn.step.success))
-    };
-    played.filter(solved).map(|demonstration| demonstration?.replay(shown)).collect()
+    let mut found = Demonstrations::default();
+    for task in tasks {
+        let played = expert_plays(&mut environment, task, most_turns.max(GIVEN_UP))?;
+        let turns = played.turns.len();
+        if played.solves() && turns <= most_turns {
+            found.solved.push(played.replay(shown)?);
+        } else {
+            let needs = played.solves().then_some(turns);
+            found.unsolved.push(Unsolved { task: task.clone(), needs });
+        }
+    }
+    Ok(found)
 }
 
 fn expert_plays(
