@@ -4,5 +4,6 @@
 
 mod engine;
 mod faults;
+mod machine;
 mod simulator;
 mod transcript;

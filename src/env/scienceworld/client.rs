@@ -30,8 +30,9 @@ impl std::fmt::Debug for Simulator {
 }
 
 impl Simulator {
-    /// Connects to a running gateway and creates a simulator from `jar`. `limit` holds for every
-    /// call.
+    /// Connects to a running gateway and creates a simulator from `jar`, a path that its process
+    /// can open ([`Jvm::simulator_jar`](crate::env::scienceworld::Jvm::simulator_jar)). `limit`
+    /// holds for every call.
     ///
     /// # Errors
     /// [`SimulatorError::Connect`] for a closed port, [`SimulatorError::Refused`] for a wrong

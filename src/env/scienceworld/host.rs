@@ -63,14 +63,16 @@ impl Host {
     /// Creates an isolated simulator in the process of `generation`, or returns `None` if that
     /// process has been replaced.
     pub(crate) fn connect(&self, generation: u64) -> Result<Option<Simulator>, SimulatorError> {
-        let endpoint = {
+        let (endpoint, jar) = {
             let state = self.lock();
             match &state.jvm {
-                Some(jvm) if state.generation == generation => jvm.endpoint().clone(),
+                Some(jvm) if state.generation == generation => {
+                    (jvm.endpoint().clone(), jvm.simulator_jar().to_owned())
+                }
                 _ => return Ok(None),
             }
         };
-        Simulator::connect(&endpoint, &self.installation.simulator_jar, self.call_limit).map(Some)
+        Simulator::connect(&endpoint, &jar, self.call_limit).map(Some)
     }
 
     /// Replaces the process of `generation`; returns false if another environment has done so.

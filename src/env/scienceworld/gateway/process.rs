@@ -8,14 +8,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::env::scienceworld::error::SimulatorError;
+use crate::env::scienceworld::gateway::folder::Folder;
 use crate::env::scienceworld::gateway::link::Endpoint;
 use crate::env::scienceworld::provision::install::Installation;
+use crate::env::scienceworld::provision::java::without_java_options;
 
 /// The lines of output that are kept for error messages.
 const KEPT_LINES: usize = 20;
@@ -61,20 +62,28 @@ impl JvmConfig {
         let mut flags: Vec<String> = [
             "-XX:+UnlockExperimentalVMOptions",
             "-XX:hashCode=2",
-            "-XX:+UseSerialGC",
             "-XX:+ExitOnOutOfMemoryError",
             "-XX:-UsePerfData",
             "-XX:ReservedCodeCacheSize=512m",
             "-Dfile.encoding=UTF-8",
             "-Djava.awt.headless=true",
+            "-Duser.language=en",
         ]
         .map(String::from)
         .to_vec();
+        if !self.extra_flags.iter().any(|flag| is_collector(flag)) {
+            flags.push("-XX:+UseSerialGC".into());
+        }
         flags.push(format!("-Xmx{}m", self.heap_base_mib + extra));
         flags.push(format!("-Xmn{}m", self.heap_young_mib));
         flags.extend(self.extra_flags.iter().cloned());
         flags
     }
+}
+
+/// Returns true for a flag like `-XX:+UseG1GC`; Java takes only one of them.
+fn is_collector(flag: &str) -> bool {
+    flag.strip_prefix("-XX:+Use").is_some_and(|name| name.ends_with("GC"))
 }
 
 type Tail = Arc<Mutex<VecDeque<String>>>;
@@ -87,31 +96,8 @@ pub struct Jvm {
     _stdin: Option<ChildStdin>,
     endpoint: Endpoint,
     tail: Tail,
+    simulator_jar: PathBuf,
     _folder: Folder,
-}
-
-/// A private working folder, removed when dropped. The simulator writes a file to the folder in
-/// which it runs.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> std::io::Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let nanos =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-        let name = format!("epo-scienceworld-{}-{number}-{nanos:x}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 impl Jvm {
@@ -126,9 +112,12 @@ impl Jvm {
         environments: usize,
     ) -> Result<Self, SimulatorError> {
         let failed = |reason: String| SimulatorError::Start { reason, output: String::new() };
-        let folder = Folder::new()
-            .map_err(|error| failed(format!("cannot create a working folder: {error}")))?;
-        let mut child = command(installation, config, environments, &folder.0)
+        let folder = Folder::new().map_err(failed)?;
+        let gateway = folder.readable(&installation.gateway_jar, "gateway.jar").map_err(failed)?;
+        let simulator_jar =
+            folder.readable(&installation.simulator_jar, "simulator.jar").map_err(failed)?;
+        let flags = config.flags(environments);
+        let mut child = command(&installation.java, &flags, &gateway, folder.path())
             .spawn()
             .map_err(|error| failed(format!("{}: {error}", installation.java.display())))?;
         let tail = Tail::default();
@@ -141,7 +130,8 @@ impl Jvm {
         }
         let stdin = child.stdin.take();
         let nowhere = Endpoint { address: (Ipv4Addr::LOCALHOST, 0).into(), token: String::new() };
-        let mut jvm = Self { child, _stdin: stdin, endpoint: nowhere, tail, _folder: folder };
+        let mut jvm =
+            Self { child, _stdin: stdin, endpoint: nowhere, tail, simulator_jar, _folder: folder };
         jvm.endpoint = jvm.await_endpoint(&lines, config.start_limit_s)?;
         Ok(jvm)
     }
@@ -186,6 +176,12 @@ impl Jvm {
         &self.endpoint
     }
 
+    /// Returns the simulator's jar under a name that this process can open; it exists as long as
+    /// this value.
+    pub fn simulator_jar(&self) -> &Path {
+        &self.simulator_jar
+    }
+
     /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -205,17 +201,12 @@ impl Drop for Jvm {
     }
 }
 
-fn command(
-    installation: &Installation,
-    config: &JvmConfig,
-    environments: usize,
-    folder: &Path,
-) -> Command {
-    let mut command = Command::new(&installation.java);
+fn command(java: &Path, flags: &[String], gateway: &Path, folder: &Path) -> Command {
+    let mut command = without_java_options(java);
     command
-        .args(config.flags(environments))
+        .args(flags)
         .arg("-cp")
-        .arg(&installation.gateway_jar)
+        .arg(gateway)
         .args(["py4j.GatewayServer", "--enable-auth", "--die-on-broken-pipe", "0"])
         .current_dir(folder)
         .stdin(Stdio::piped())
@@ -248,4 +239,21 @@ fn drain(pipe: impl Read + Send + 'static, tail: Tail, mut lines: Option<mpsc::S
             lines = lines.filter(|listener| listener.send(line).is_ok());
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_of_the_user_replaces_the_default() {
+        let collectors = |extra: &[&str]| {
+            let extra_flags = extra.iter().map(|flag| (*flag).to_owned()).collect();
+            let config = JvmConfig { extra_flags, ..JvmConfig::default() };
+            let flags = config.flags(1).into_iter().filter(|flag| is_collector(flag));
+            flags.collect::<Vec<_>>()
+        };
+        assert_eq!(collectors(&["-XX:+UseStringDeduplication"]), ["-XX:+UseSerialGC"]);
+        assert_eq!(collectors(&["-XX:+UseZGC"]), ["-XX:+UseZGC"]);
+    }
 }

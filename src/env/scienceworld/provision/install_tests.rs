@@ -13,7 +13,8 @@ fn nothing(cache: &Path) -> Provision {
         limit: Duration::from_secs(5),
     };
     let cache = cache.to_path_buf();
-    Provision { cache, simulator_jar: None, java_home: None, path: None, index }
+    let private = cache.join("private");
+    Provision { cache, simulator_jar: None, java_home: None, path: None, index, private }
 }
 
 #[test]
@@ -120,5 +121,15 @@ fn everything_is_downloaded_into_an_empty_cache() {
     let downloads = downloads.iter().filter(|line| line.starts_with("downloading")).count();
     assert_eq!(downloads, 3);
     let silent = |line: &str| panic!("the cache is complete, but: {line}");
+    assert_eq!(provision.install(&silent).unwrap(), installation);
+
+    // A changed program is not run: it is replaced.
+    std::fs::write(&installation.java, "#!/bin/sh\ntouch \"$0.run\"\n").unwrap();
+    let lines = Mutex::new(Vec::new());
+    let report = |line: &str| lines.lock().unwrap().push(line.to_owned());
+    assert_eq!(provision.install(&report).unwrap(), installation);
+    let lines = lines.into_inner().unwrap();
+    assert!(lines[0].contains("will be replaced"), "{lines:?}");
+    assert!(!installation.java.with_file_name("java.run").exists());
     assert_eq!(provision.install(&silent).unwrap(), installation);
 }

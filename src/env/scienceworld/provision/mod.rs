@@ -4,4 +4,5 @@ pub(crate) mod index;
 pub(crate) mod install;
 pub(crate) mod java;
 pub(crate) mod packages;
+pub(crate) mod places;
 pub(crate) mod wheel;

