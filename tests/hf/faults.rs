@@ -174,6 +174,21 @@ fn unknown_architectures_fields_and_ids_are_named() {
 }
 
 #[test]
+fn recommended_sampling_of_any_form_is_passed_over() {
+    let dir = copy("qwen2_tied");
+    let path = dir.path().join("generation_config.json");
+    let odd = serde_json::json!({
+        "eos_token_id": 2, "bos_token_id": [1, 7], "pad_token_id": "none", "top_k": -1,
+        "top_p": "0.9", "min_p": [], "temperature": null, "max_new_tokens": 1e9,
+        "do_sample": "yes", "repetition_penalty": {}, "a_key_of_tomorrow": {"x": 1},
+    });
+    std::fs::write(&path, odd.to_string()).unwrap();
+    let generation = Pretrained::open(dir.path()).unwrap().generation().clone();
+    assert_eq!((generation.eos_token_ids, generation.bos_token_id), (vec![2], Some(1)));
+    assert_eq!((generation.pad_token_id, generation.top_k, generation.top_p), (None, None, None));
+}
+
+#[test]
 fn parameters_of_another_model_are_not_saved() {
     let of = |case: &str| Pretrained::open(super::committed().join(case)).unwrap();
     let parameters = of("qwen3").parameters(DType::F32, &Device::Cpu).unwrap();
