@@ -8,7 +8,8 @@
     hf_fixtures.py --check OUT
         compares OUT/<case> bit for bit with OUT/reloaded/<case>, which the test wrote
 
-Needs torch and transformers >= 5 (the committed set is from torch 2.15.0, transformers 5.24.0).
+Needs torch, transformers >= 5 and peft (the committed set is from torch 2.15.0, transformers
+5.24.0, peft 0.21.2).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -198,6 +200,53 @@ def write_case(out, index, name, config, dtype, shard):
         "eos": model.generation_config.eos_token_id,
     }
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+# name -> settings of PEFT's LoraConfig; every projection has the same rank in all layers.
+ADAPTERS = {
+    "plain": dict(r=2, target_modules=["q_proj", "down_proj"]),
+    "rslora": dict(r=4, lora_alpha=2, use_rslora=True, target_modules=["v_proj", "o_proj"]),
+    "suffixes": dict(r=2, target_modules=["self_attn.k_proj", "mlp.up_proj", "absent"]),
+    "pattern": dict(r=2, target_modules=r".*layers\.\d+\.(self_attn\.[qv]|mlp\.(?!up)\w+)_proj"),
+    "all_linear": dict(r=1, target_modules="all-linear"),
+    "excluded": dict(r=1, target_modules="all-linear", exclude_modules=r".*\.mlp\..*"),
+    "layers": dict(r=2, target_modules=["q_proj"], layers_to_transform=[1, 0]),
+    "unstated": dict(r=2, fan_in_fan_out=True, init_lora_weights="gaussian"),
+    "patterns": dict(
+        r=8,
+        target_modules=["q_proj", "v_proj"],
+        use_rslora=True,
+        rank_pattern={r"[qv]_proj": 3},
+        alpha_pattern={"q_proj": 5, r"^model\.layers\.\d\.self_attn\.v_proj": 5},
+    ),
+}
+
+
+def write_adapter(out, index, name, settings):
+    """An adapter of out/qwen2_tied as PEFT writes it, with the logits that PEFT computes."""
+    generator = torch.Generator().manual_seed(300 + index)
+    eager = dict(attn_implementation="eager", dtype=torch.float32)
+    base = lambda: AutoModelForCausalLM.from_pretrained(out / "qwen2_tied", **eager)
+    model = get_peft_model(base(), LoraConfig(task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if "lora_" in key:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.4)
+    folder = out / "adapters" / name
+    model.peft_config["default"].base_model_name_or_path = "qwen2_tied"
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    model = PeftModel.from_pretrained(base(), folder).eval()
+    ids = torch.tensor([[3, 9, 4, 1, 7, 22]])
+    logits = model(input_ids=ids).logits[0].detach().contiguous()
+    save_file({"ids": ids[0], "logits": logits}, folder / "expected.safetensors")
+
+
+def write_adapters(out):
+    if (out / "adapters").exists():
+        shutil.rmtree(out / "adapters")
+    for index, (name, settings) in enumerate(ADAPTERS.items()):
+        write_adapter(out, index, name, settings)
 
 
 CHATML = """\
@@ -527,11 +576,12 @@ def write(out, size):
         if (out / name).exists():
             shutil.rmtree(out / name)
         write_case(out, index, name, *case)
+    write_adapters(out)
     for style in STYLES:
         if (out / "chat" / style).exists():
             shutil.rmtree(out / "chat" / style)
         write_style(out, style)
-    index = {"cases": list(all_cases), "styles": list(STYLES)}
+    index = {"cases": list(all_cases), "styles": list(STYLES), "adapters": list(ADAPTERS)}
     (out / "index.json").write_text(json.dumps(index) + "\n")
 
 

@@ -1,11 +1,15 @@
 //! Safetensors and JSON files, with errors that name the file and the tensor or field.
 
 use crate::files::atomic_write;
+use crate::policy::finite::check_finite;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::Mutex;
 
 /// Writes named tensors as one safetensors file, atomically; equal tensors give equal bytes.
 pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
@@ -17,20 +21,57 @@ pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> R
 
 /// Reads and parses a JSON file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    check_content(path)?;
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::file(path, "json", e.to_string()))
 }
 
-/// Reads all tensors of a safetensors file.
+/// Reads all tensors of a safetensors file, whose numbers must be finite.
 pub(crate) fn load_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    check_content(path)?;
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
         Error::file(path, "safetensors header", format!("{} bytes: {e}", bytes.len()))
     })?;
     let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        check_finite(path, &name, view.dtype(), view.shape(), view.data())?;
         let tensor = candle_core::safetensors::Load::load(&view, device)
             .map_err(|e| Error::file(path, name.clone(), e.to_string()))?;
         Ok((name, tensor))
     };
     file.tensors().into_iter().map(load).collect()
+}
+
+/// Requires a file to be more than a placeholder for its content: a pointer of Git LFS, or the web
+/// page of a failed download.
+pub(crate) fn check_content(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    (&mut file).take(512).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
+    let head = String::from_utf8_lossy(&head);
+    if head.starts_with("version https://git-lfs.github.com/spec/") {
+        let size = head.lines().find_map(|line| line.strip_prefix("size "));
+        let size = size.map_or_else(String::new, |size| format!(" of {size} bytes"));
+        let reason = format!(
+            "this is a Git LFS pointer to a file{size}, not the file: run `git lfs pull` in its \
+             folder, or download the file itself"
+        );
+        return Err(Error::file(path, "content", reason));
+    }
+    let start = head.trim_start().to_ascii_lowercase();
+    if start.starts_with("<!doctype html") || start.starts_with("<html") {
+        let reason = "this is a web page, not the file: download the file itself";
+        return Err(Error::file(path, "content", reason));
+    }
+    Ok(())
+}
+
+/// Prints a warning to standard error, once per process.
+pub(crate) fn warn_once(text: &str) {
+    static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let Ok(mut printed) = PRINTED.lock() else { return };
+    if printed.insert(text.to_owned()) {
+        // A closed standard error is no reason to end a run.
+        let _ = writeln!(std::io::stderr(), "warning: {text}");
+    }
 }

@@ -4,6 +4,7 @@ use crate::{Error, Result};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::api::Progress;
 use hf_hub::{Cache, Repo, RepoType};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,25 +48,70 @@ impl fmt::Debug for Hub {
     }
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn text(name: &str) -> Option<String> {
+    let text = variable(name)?.into_string().ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The folders of Python's client.
+struct Places {
+    /// Downloaded files; `None` if neither a variable nor a home folder says where.
+    cache: Option<PathBuf>,
+    /// The file with the stored token.
+    token: Option<PathBuf>,
+}
+
+impl Places {
+    /// The places that the environment's variables name, with the user's home folder as default.
+    fn new(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
+        let home = home.filter(|home| !home.as_os_str().is_empty());
+        let named = |name: &str| {
+            let path = PathBuf::from(variable(name)?);
+            let path = match (path.strip_prefix("~"), &home) {
+                (Ok(rest), Some(home)) => home.join(rest),
+                _ => path,
+            };
+            Some(std::path::absolute(&path).unwrap_or(path))
+        };
+        let user = || Some(home.as_ref()?.join(".cache"));
+        let folder = named("HF_HOME")
+            .or_else(|| Some(named("XDG_CACHE_HOME").or_else(user)?.join("huggingface")));
+        let inner = |name: &str| Some(folder.as_ref()?.join(name));
+        let cache = named("HF_HUB_CACHE").or_else(|| named("HUGGINGFACE_HUB_CACHE"));
+        Self {
+            cache: cache.or_else(|| inner("hub")),
+            token: named("HF_TOKEN_PATH").or_else(|| inner("token")),
+        }
+    }
+
+    fn stored_token(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.token.as_ref()?).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
 }
 
 impl Hub {
     /// The main branch of a repository, with the settings of the environment that Python's client
     /// reads as well: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or the stored token,
     /// and `HF_HUB_OFFLINE`. Downloads are aborted after 30 seconds without progress.
+    ///
+    /// Without these variables and without a home folder, [`Hub::cache_dir`] is empty, which is
+    /// reported when a file is needed.
     pub fn new(repo: impl Into<String>) -> Self {
-        let cache =
-            variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |dir| Cache::new(dir.into()));
-        let offline = variable("HF_HUB_OFFLINE").map(|value| value.to_lowercase());
+        let places = Places::new(variable, std::env::home_dir());
+        let offline = text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE"));
+        let offline = offline.map(|value| value.to_lowercase());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         Self {
             repo: repo.into(),
             revision: "main".to_owned(),
-            endpoint: variable("HF_ENDPOINT")
-                .unwrap_or_else(|| "https://huggingface.co".to_owned()),
-            token: variable("HF_TOKEN").or_else(|| Cache::from_env().token()),
-            cache_dir: cache.path().clone(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            token: text("HF_TOKEN").or_else(|| places.stored_token()),
+            cache_dir: places.cache.unwrap_or_default(),
             offline: offline
                 .is_some_and(|value| ["1", "on", "yes", "true"].contains(&value.as_str())),
             patience: Duration::from_secs(30),
@@ -87,11 +133,30 @@ impl Hub {
         if !Self::is_repository_name(&self.repo) {
             return Err(self.error(file, "a repository name has the form owner/name"));
         }
-        let cached = Cache::new(self.cache_dir.clone()).repo(self.repository()).get(file);
+        if self.cache_dir.as_os_str().is_empty() {
+            let reason = "there is no folder for downloads: set HF_HOME or HF_HUB_CACHE to one \
+                (this user has no home folder)";
+            return Err(self.error(file, reason));
+        }
+        let cached = self.cached(file);
         if cached.is_some() || self.offline {
             return Ok(cached);
         }
         self.download(file)
+    }
+
+    /// The path of a file in the cache. The file of a branch holds its commit, which other tools
+    /// write with a line end.
+    fn cached(&self, file: &str) -> Option<PathBuf> {
+        let folder = self.cache_dir.join(self.repository().folder_name());
+        let branch = std::fs::read_to_string(folder.join("refs").join(&self.revision));
+        let branch = branch.unwrap_or_default();
+        let commit = match branch.trim() {
+            "" => &self.revision,
+            commit => commit,
+        };
+        let path = folder.join("snapshots").join(commit).join(file);
+        path.is_file().then_some(path)
     }
 
     /// The error for a required file that does not exist.
@@ -193,5 +258,42 @@ fn explained(error: &ApiError) -> String {
             format!("{error}: the repository is private, gated or misspelt; a token may help")
         }
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_the_cache_and_the_token() {
+        let places = |variables: &[(&str, &str)], home: Option<&str>| {
+            let find = |name: &str| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| OsString::from(value)).filter(|value| !value.is_empty())
+            };
+            let Places { cache, token } = Places::new(find, home.map(PathBuf::from));
+            let text = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+            (text(cache), text(token))
+        };
+        let both = |a: &str, b: &str| (Some(a.to_owned()), Some(b.to_owned()));
+        let default = both("/u/.cache/huggingface/hub", "/u/.cache/huggingface/token");
+        assert_eq!(places(&[], Some("/u")), default);
+        assert_eq!(places(&[("HF_HOME", "")], Some("/u")), default);
+        assert_eq!(places(&[], None), (None, None));
+        assert_eq!(places(&[], Some("")), (None, None));
+        assert_eq!(places(&[("HF_HUB_CACHE", "/c")], None), (Some("/c".to_owned()), None));
+        assert_eq!(places(&[("HF_HOME", "/h")], None), both("/h/hub", "/h/token"));
+        assert_eq!(
+            places(&[("XDG_CACHE_HOME", "/x")], Some("/u")),
+            both("/x/huggingface/hub", "/x/huggingface/token")
+        );
+        assert_eq!(places(&[("HF_HOME", "~/h")], Some("/u")), both("/u/h/hub", "/u/h/token"));
+        let here = std::env::current_dir().unwrap();
+        let relative = here.join("h").display().to_string();
+        assert_eq!(
+            places(&[("HF_HOME", "h")], None),
+            both(&format!("{relative}/hub"), &format!("{relative}/token"))
+        );
     }
 }

@@ -46,6 +46,7 @@ pub(crate) mod config;
 pub(crate) mod decode;
 pub(crate) mod decoder;
 pub(crate) mod files;
+pub(crate) mod finite;
 pub(crate) mod generate;
 pub(crate) mod gradients;
 #[cfg(feature = "hub")]
@@ -53,6 +54,8 @@ pub(crate) mod hub;
 pub(crate) mod lora;
 pub(crate) mod parameters;
 pub(crate) mod peft;
+pub(crate) mod peft_config;
+pub(crate) mod peft_targets;
 pub(crate) mod pretrained;
 pub(crate) mod request;
 pub(crate) mod sampling;

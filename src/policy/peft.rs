@@ -1,16 +1,18 @@
 //! LoRA adapters as files in PEFT's layout, which PEFT and vLLM load directly.
 //!
-//! PEFT's configuration has many settings that change the maths (DoRA, rank-stabilised scaling,
-//! patterns of ranks, …). Reading accepts them only at the values that leave plain LoRA unchanged.
+//! PEFT's configuration has many settings that change the maths; [`read_adapter_config`] honours or
+//! refuses each of them. The tensors must be exactly those that the configuration describes.
 
 use crate::files::atomic_write;
 use crate::policy::config::decoder_config::DecoderConfig;
-use crate::policy::files::{load_tensors, read_json, save_tensors};
-use crate::policy::lora::{is_adapter, LoraConfig};
+use crate::policy::files::{load_tensors, save_tensors};
+use crate::policy::lora::is_adapter;
 use crate::policy::parameters::Parameters;
+use crate::policy::peft_config::read_adapter_config;
+use crate::policy::pretrained::names::standard_name;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use serde_json::{json, Value};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -70,8 +72,9 @@ impl Parameters {
     /// wrote.
     ///
     /// # Errors
-    /// A missing or damaged file, a tensor that is missing, unknown or of the wrong shape, or a
-    /// setting that makes it something else than plain LoRA.
+    /// A missing or damaged file; a tensor that is missing, unknown, of the wrong shape or not
+    /// finite; a setting (by name and value) that makes it something else than LoRA with one rank
+    /// and one α on the same projections of every layer.
     pub fn load_adapter(self, model: &DecoderConfig, folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         self.with_adapter_files(model, &folder.join(ADAPTER_CONFIG), &folder.join(ADAPTER_WEIGHTS))
@@ -84,71 +87,20 @@ impl Parameters {
         config: &Path,
         weights: &Path,
     ) -> Result<Self> {
-        let lora = read_adapter_config(config)?;
-        let tensors = load_tensors(weights, &Device::Cpu)?;
-        let strip = |(name, tensor): (String, Tensor)| {
-            (name.strip_prefix(PREFIX).map_or_else(|| name.clone(), str::to_owned), tensor)
-        };
-        let adapters = tensors.into_iter().map(strip).collect();
+        let lora = read_adapter_config(config, model)?;
+        if !weights.exists() && weights.with_extension("bin").exists() {
+            let reason = "is missing; adapter_model.bin is not safetensors: load it with PEFT and \
+                save it again";
+            return Err(Error::file(weights, "tensors", reason));
+        }
+        let mut adapters: BTreeMap<String, Tensor> = BTreeMap::new();
+        for (stored, tensor) in load_tensors(weights, &Device::Cpu)? {
+            let name = standard_name(&stored);
+            if adapters.insert(name.clone(), tensor).is_some() {
+                return Err(Error::file(weights, stored, format!("is another name of {name}")));
+            }
+        }
         self.with_adapters(model, &lora, adapters)
             .map_err(|e| Error::file(weights, "tensors", e.to_string()))
     }
-}
-
-/// Returns true if a PEFT setting leaves plain LoRA unchanged.
-fn is_neutral(field: &str, value: &Value) -> bool {
-    match field {
-        "bias" => value == "none",
-        "peft_type" => value == "LORA",
-        "fan_in_fan_out" | "use_rslora" | "use_dora" | "use_qalora" | "lora_bias" => value == false,
-        "modules_to_save"
-        | "layers_to_transform"
-        | "layers_pattern"
-        | "trainable_token_indices"
-        | "target_parameters"
-        | "exclude_modules"
-        | "rank_pattern"
-        | "alpha_pattern" => is_empty(value),
-        _ => true,
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    value.is_null()
-        || value.as_array().is_some_and(Vec::is_empty)
-        || value.as_object().is_some_and(serde_json::Map::is_empty)
-}
-
-/// Reads the settings of an `adapter_config.json`.
-fn read_adapter_config(path: &Path) -> Result<LoraConfig> {
-    let fields: BTreeMap<String, Value> = read_json(path)?;
-    if let Some((field, value)) = fields.iter().find(|(field, value)| !is_neutral(field, value)) {
-        return Err(Error::file(path, field.clone(), format!("{value}: not supported")));
-    }
-    let get = |field: &str| {
-        fields.get(field).cloned().ok_or_else(|| Error::file(path, field, "the field is required"))
-    };
-    let read = |field: &str| -> Result<f64> {
-        let value = get(field)?;
-        value
-            .as_f64()
-            .ok_or_else(|| Error::file(path, field, format!("{value}: a number is required")))
-    };
-    let modules = get("target_modules")?;
-    let lora = LoraConfig {
-        rank: read("r")? as usize,
-        alpha: read("lora_alpha")?,
-        dropout: fields.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0),
-        target_modules: serde_json::from_value(modules.clone())
-            .map_err(|e| Error::file(path, "target_modules", format!("{modules}: {e}")))?,
-    };
-    lora.check().map_err(|(field, value, reason)| {
-        let field = match field {
-            "rank" => "r".to_owned(),
-            "target_modules" => field.to_owned(),
-            _ => format!("lora_{field}"),
-        };
-        Error::file(path, field, format!("{value}: {reason}"))
-    })?;
-    Ok(lora)
 }

@@ -1,5 +1,6 @@
 //! Sources of model checkpoints: folders, and repositories on the Hugging Face Hub.
 
+use crate::policy::files::check_content;
 #[cfg(feature = "hub")]
 use crate::policy::hub::Hub;
 use crate::{Error, Result};
@@ -29,6 +30,10 @@ impl Source {
         if Path::new(name).is_dir() {
             return Ok(Self::Folder(name.into()));
         }
+        if Path::new(name).exists() {
+            let reason = "is a file: give the folder that holds the model checkpoint";
+            return Err(Error::setting("model.source", name, reason));
+        }
         #[cfg(feature = "hub")]
         if Hub::is_repository_name(name) {
             return Ok(Self::Hub(Hub::new(name)));
@@ -38,18 +43,36 @@ impl Source {
         } else {
             "; downloads from the Hub need the feature `hub`"
         };
-        Err(Error::setting("source", name, format!("no such folder{hint}")))
+        Err(Error::setting("model.source", name, format!("no such folder{hint}")))
     }
 
     /// Returns the path of an optional file, or `None` if the source does not have it.
     ///
     /// # Errors
-    /// A Hub that cannot be reached.
+    /// A Hub that cannot be reached; a file of a folder that is a broken link, a pointer of Git LFS
+    /// or a web page.
     pub fn optional_file(&self, name: &str) -> Result<Option<PathBuf>> {
         match self {
-            Self::Folder(folder) => Ok(Some(folder.join(name)).filter(|path| path.is_file())),
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                if path.is_file() {
+                    check_content(&path)?;
+                    return Ok(Some(path));
+                }
+                match path.read_link() {
+                    Ok(target) => {
+                        let reason = format!("is a link to {target:?}, where there is no file");
+                        Err(Error::file(path, "link", reason))
+                    }
+                    Err(_) => Ok(None),
+                }
+            }
             #[cfg(feature = "hub")]
-            Self::Hub(hub) => hub.get(name),
+            Self::Hub(hub) => {
+                let path = hub.get(name)?;
+                path.as_deref().map_or(Ok(()), check_content)?;
+                Ok(path)
+            }
         }
     }
 

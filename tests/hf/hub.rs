@@ -89,6 +89,13 @@ fn a_sharded_checkpoint_comes_from_the_hub_once_and_then_from_the_cache() {
     assert_eq!(bits(Pretrained::open(online.clone()).unwrap()), local);
     let offline = Hub { offline: true, endpoint: "http://127.0.0.1:9".into(), ..online.clone() };
     assert_eq!(bits(Pretrained::open(offline.clone()).unwrap()), local);
+    // Other tools end the file of a branch with a line end.
+    let branch = cache.path().join("models--epo--tiny/refs/main");
+    for end in ["\n", "\r\n"] {
+        let commit = std::fs::read_to_string(&branch).unwrap();
+        std::fs::write(&branch, format!("{}{end}", commit.trim())).unwrap();
+        assert_eq!(bits(Pretrained::open(offline.clone()).unwrap()), local);
+    }
     let other = Hub { repo: "epo/other".into(), ..offline };
     let error = Pretrained::open(other).unwrap_err().to_string();
     assert!(
@@ -115,6 +122,12 @@ fn an_unreachable_hub_is_named_with_the_file_and_the_repository() {
     for part in ["epo/tiny", "main", "config.json", &endpoint] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn without_a_folder_for_downloads_the_variables_are_named() {
+    let error = Pretrained::open(hub("http://127.0.0.1:9", Path::new(""))).unwrap_err().to_string();
+    assert!(["HF_HOME", "HF_HUB_CACHE", "epo/tiny"].iter().all(|x| error.contains(x)), "{error}");
 }
 
 #[test]

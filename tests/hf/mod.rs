@@ -42,6 +42,7 @@ pub(crate) struct Index {
     pub(crate) cases: Vec<String>,
     #[cfg_attr(not(feature = "text"), allow(dead_code))]
     pub(crate) styles: Vec<String>,
+    pub(crate) adapters: Vec<String>,
 }
 
 /// Folder and name of every checkpoint.

@@ -208,3 +208,148 @@ fn a_saved_checkpoint_comes_back_bit_for_bit_in_every_layout() {
         assert!(refused.contains(&name) && refused.contains("not empty"), "{refused}");
     }
 }
+
+/// Loads the adapter of `folder` over the fixture `qwen2_tied`; its logits for PEFT's row.
+fn adapter_logits(folder: &Path) -> Result<Tensor, String> {
+    let pretrained = Pretrained::open(root().0.join("qwen2_tied")).unwrap();
+    let base = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
+    let parameters =
+        base.load_adapter(pretrained.config(), folder).map_err(|error| error.to_string())?;
+    let decoder = decoder(&pretrained, &parameters);
+    let ids = tensors(folder)["ids"].to_vec1::<i64>().unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+    Ok(decoder.logits(&decoder.forward_packed(&[&ids]).unwrap()).unwrap())
+}
+
+#[test]
+fn adapters_compute_what_peft_does() {
+    let (root, _) = root();
+    let index: super::Index = json(&root.join("index.json"));
+    assert!(index.adapters.len() >= 9);
+    for name in index.adapters {
+        let folder = root.join("adapters").join(&name);
+        let got = adapter_logits(&folder).unwrap();
+        within(&name, &got, &tensors(&folder)["logits"]);
+    }
+}
+
+/// [`adapter_logits`] of a committed adapter with another value of `field`; `None` removes it.
+fn with_field(name: &str, field: &str, value: Option<serde_json::Value>) -> Result<f32, String> {
+    let folder = super::committed().join("adapters").join(name);
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = dir.path().join("adapter_config.json");
+    let mut config: serde_json::Value = json(&path);
+    match value {
+        Some(value) => config[field] = value,
+        None => drop(config.as_object_mut().unwrap().remove(field)),
+    }
+    std::fs::write(path, config.to_string()).unwrap();
+    let got = adapter_logits(dir.path())?;
+    Ok(gap(&got, &tensors(&folder)["logits"]))
+}
+
+#[test]
+fn settings_of_adapters_are_honoured_or_refused_by_name_and_value() {
+    use serde_json::json;
+    // "plain" has rank 2, alpha 8, q_proj and down_proj in both layers.
+    let full: Vec<String> = (0..2)
+        .flat_map(|i| {
+            ["self_attn.q_proj", "mlp.down_proj"].map(|m| format!("model.layers.{i}.{m}"))
+        })
+        .collect();
+    for (field, value) in [
+        ("target_modules", json!(full)),
+        ("target_modules", json!(r"model\.layers\.[01]\.\w+\.(q|down)_proj")),
+        ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!(false)),
+        ("init_lora_weights", json!("orthogonal")),
+        ("loftq_config", json!({"loftq_bits": 4})),
+        ("fan_in_fan_out", json!(true)),
+        ("layers_to_transform", json!([0, 1])),
+        ("rank_pattern", json!({"q_proj": 2})),
+        ("alpha_pattern", json!({"k_proj": 3})),
+        ("exclude_modules", json!(["k_proj"])),
+        ("ensure_weight_tying", json!(true)),
+        ("modules_to_save", json!([])),
+        ("lora_dropout", json!(0.5)),
+        ("lora_alpha", json!(8.0)),
+        ("a_field_of_tomorrow", json!(null)),
+        ("another_one", json!(false)),
+        ("task_type", json!(null)),
+    ] {
+        let gap = with_field("plain", field, Some(value.clone())).unwrap();
+        assert!(gap < 1e-4, "{field} {value}: {gap}");
+    }
+    for field in ["lora_alpha", "lora_dropout", "bias", "init_lora_weights", "use_dora"] {
+        assert!(with_field("plain", field, None).unwrap() < 1e-4, "{field} is missing");
+    }
+    assert!(with_field("all_linear", "target_modules", Some(json!("ALL-linear"))).unwrap() < 1e-4);
+    assert!(with_field("unstated", "target_modules", None).unwrap() < 1e-4);
+    for (field, value, named) in [
+        ("init_lora_weights", json!("pissa"), "pissa"),
+        ("init_lora_weights", json!("pissa_niter_16"), "pissa_niter_16"),
+        ("init_lora_weights", json!("olora"), "olora"),
+        ("init_lora_weights", json!("corda"), "corda"),
+        ("init_lora_weights", json!("loftq"), "loftq"),
+        ("init_lora_weights", json!("lora_ga"), "lora_ga"),
+        ("init_lora_weights", json!("of_tomorrow"), "of_tomorrow"),
+        ("arrow_config", json!({"top_k": 1}), "top_k"),
+        ("kasa_config", json!({}), "{}"),
+        ("monteclora_config", json!({"num_samples": 8}), "num_samples"),
+        ("velora_config", json!({}), "{}"),
+        ("use_bdlora", json!({}), "{}"),
+        ("alora_invocation_tokens", json!([3]), "[3]"),
+        ("use_dora", json!(true), "true"),
+        ("use_qalora", json!(true), "true"),
+        ("use_rslora", json!("false"), "false"),
+        ("lora_bias", json!(true), "true"),
+        ("bias", json!("lora_only"), "lora_only"),
+        ("peft_type", json!("IA3"), "IA3"),
+        ("modules_to_save", json!(["lm_head"]), "lm_head"),
+        ("trainable_token_indices", json!([1]), "[1]"),
+        ("target_parameters", json!(["x"]), "x"),
+        ("layer_replication", json!([[0, 2]]), "[[0,2]]"),
+        ("megatron_config", json!({"a": 1}), "{"),
+        ("r", json!(2.0), "2.0"),
+        ("r", json!("2"), "\"2\""),
+        ("r", json!(0), "0"),
+        ("r", json!(null), "null"),
+        ("lora_alpha", json!("8"), "\"8\""),
+        ("lora_alpha", json!(-8), "-8"),
+        ("lora_dropout", json!(null), "null"),
+        ("lora_dropout", json!(1.0), "1"),
+        ("layers_to_transform", json!([0]), "[0]"),
+        ("layers_to_transform", json!(1), "1"),
+        ("layers_pattern", json!("layers"), "layers"),
+        ("target_modules", json!(["layers.0.self_attn.q_proj", "down_proj"]), "1 of 2 layers"),
+        ("target_modules", json!("q_proj"), "names no projection"),
+        ("target_modules", json!(["c_attn"]), "names no projection"),
+        ("target_modules", json!(["q_proj", "lm_head"]), "lm_head"),
+        ("target_modules", json!("(["), "(["),
+        ("rank_pattern", json!({"q_proj": 4}), "q_proj"),
+        ("alpha_pattern", json!({"q_proj": 4}), "one value for all"),
+        ("exclude_modules", json!("(?:.*)layers.1.*"), "1 of 2 layers"),
+        ("a_field_of_tomorrow", json!(1), "1"),
+        ("another_one", json!({}), "{}"),
+    ] {
+        let error = with_field("plain", field, Some(value.clone())).unwrap_err();
+        let parts = ["adapter_config.json", field, named];
+        assert!(parts.iter().all(|part| error.contains(part)), "{field} {value}: {error}");
+    }
+    let error = with_field("plain", "peft_type", None).unwrap_err();
+    assert!(error.contains("peft_type") && error.contains("missing"), "{error}");
+    // The tensors decide with the configuration.
+    for (value, named) in [
+        (json!(["q_proj"]), "model.layers.0.mlp.down_proj.lora_A.weight"),
+        (json!(["q_proj", "v_proj", "down_proj"]), "model.layers.0.self_attn.v_proj.lora_A.weight"),
+    ] {
+        let error = with_field("plain", "target_modules", Some(value)).unwrap_err();
+        assert!(error.contains("adapter_model.safetensors") && error.contains(named), "{error}");
+    }
+    let error = with_field("plain", "r", Some(json!(3))).unwrap_err();
+    assert!(error.contains("lora_A") && error.contains("[2, "), "{error}");
+}

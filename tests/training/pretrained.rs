@@ -8,7 +8,9 @@ use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Sou
 use epo::rollout::{ActionFormat, ActionSpace, RolloutConfig};
 use epo::run::RunFolder;
 use epo::settings::Count;
-use epo::train::config::{CheckpointConfig, ModelConfig, UpdateConfig, WeightType};
+use epo::train::config::{
+    Algorithm, CheckpointConfig, ModelConfig, NoSettings, TrainConfig, UpdateConfig, WeightType,
+};
 use epo::train::learn::CloningConfig;
 
 use crate::driver::{assert_same_run, resume, resume_with, train, Config};
@@ -202,4 +204,89 @@ fn a_missing_model_checkpoint_is_named() {
     let missing = config(CheckpointConfig::new("/no/such/folder")).new_agent();
     let error = missing.map(drop).unwrap_err().to_string();
     assert!(error.contains("/no/such/folder"), "{error}");
+}
+
+/// Changes the `config.json` of a model checkpoint.
+fn edit(folder: &Path, fields: serde_json::Value) {
+    let path = folder.join("config.json");
+    let mut json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    json.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
+#[test]
+fn a_damaged_model_checkpoint_is_found_before_a_run_has_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen2);
+    let available = || ModelConfig::Checkpoint(CheckpointConfig::new(source(&folder))).available();
+    available().unwrap();
+    for name in ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let path = folder.join(name);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = available().unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        let error = available().unwrap_err().to_string();
+        assert!(error.contains(&folder.display().to_string()), "{error}");
+        std::fs::write(path, bytes).unwrap();
+    }
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+    let error = available().unwrap_err().to_string();
+    assert!(error.contains("NaN") && error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn unknown_fields_of_a_model_pass_if_the_settings_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen2);
+    edit(&folder, serde_json::json!({"trained_by": "us"}));
+    let open = |config: &CheckpointConfig| config.open().map(drop).map_err(|e| e.to_string());
+    let error = open(&CheckpointConfig::new(source(&folder))).unwrap_err();
+    assert!(error.contains("model.ignore = [\"trained_by\"]"), "{error}");
+    let ignore = vec!["trained_by".to_owned(), "of_another_model".to_owned()];
+    open(&CheckpointConfig { ignore, ..CheckpointConfig::new(source(&folder)) }).unwrap();
+    let set = |ignore: &str| {
+        let sets = [
+            "model.kind=checkpoint".to_owned(),
+            format!("model.source={:?}", source(&folder)),
+            format!("model.ignore={ignore}"),
+        ];
+        let config = TrainConfig::small(Algorithm::Grpo, NoSettings {}).layered(None, &sets)?;
+        config.model.available()
+    };
+    set("[\"trained_by\"]").unwrap();
+    let error = set("[]").unwrap_err().to_string();
+    assert!(error.contains("trained_by"), "{error}");
+    let error = set("[\"trained_by\", \"vocab_size\"]").unwrap_err().to_string();
+    assert!(error.contains("`vocab_size`") && error.contains("model.ignore"), "{error}");
+}
+
+#[test]
+fn a_sliding_window_limits_the_episodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen2);
+    let window = serde_json::json!({
+        "use_sliding_window": true, "sliding_window": 400, "max_window_layers": 1
+    });
+    edit(&folder, window);
+    let open = |context| {
+        let context = Count::try_from(context).ok();
+        CheckpointConfig { context, ..CheckpointConfig::new(source(&folder)) }.open()
+    };
+    let context = |tokens| open(tokens).unwrap().config().max_position_embeddings;
+    assert_eq!((context(0), context(400), context(9)), (400, 400, 9));
+    let error = open(401).unwrap_err().to_string();
+    assert!(error.contains("model.context") && error.contains("sliding_window, 400"), "{error}");
+    // The exported model keeps its window.
+    let model = open(0).unwrap();
+    let parameters = model.parameters(DType::F32, &Device::Cpu).unwrap();
+    model.save(dir.path().join("out"), &parameters, Pretrained::SHARD_BYTES).unwrap();
+    let saved = std::fs::read_to_string(dir.path().join("out/config.json")).unwrap();
+    assert!(saved.contains("\"sliding_window\": 400"), "{saved}");
 }

@@ -7,6 +7,12 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// A larger number of blocks is taken for a damaged file.
+const MOST_LAYERS: usize = 10_000;
+
+/// A wider head is taken for a damaged file.
+const WIDEST_HEAD: usize = 65_536;
+
 /// Hyper-parameters of a decoder, under Hugging Face's names.
 ///
 /// It serialises as a complete `config.json`. Reading rejects unsupported architectures and every
@@ -32,7 +38,8 @@ pub struct DecoderConfig {
     pub head_dim: Option<usize>,
     /// Biases on all four attention projections; a choice of Llama and Qwen3 only.
     pub attention_bias: bool,
-    /// Longest sequence, in tokens.
+    /// Longest sequence, in tokens. A file with a shorter sliding window is read with its window:
+    /// for rows within it, attention is the same.
     pub max_position_embeddings: usize,
     /// ε of the RMS norms.
     pub rms_norm_eps: f64,
@@ -161,6 +168,9 @@ impl DecoderConfig {
                 "must be between 1 and 2³² − 1",
             )?;
         }
+        let layers = self.num_hidden_layers;
+        let reason = format!("must be at most {MOST_LAYERS}");
+        require(layers <= MOST_LAYERS, "num_hidden_layers", layers, &reason)?;
         self.check_heads()?;
         let positive = |x: f64| x > 0.0 && x.is_finite();
         require(
@@ -185,7 +195,9 @@ impl DecoderConfig {
         let kv = self.num_key_value_heads;
         match self.head_dim {
             Some(d) => {
-                require(d > 0 && d.is_multiple_of(2), "head_dim", d, "must be positive and even")?
+                let fits = d > 0 && d.is_multiple_of(2) && d <= WIDEST_HEAD;
+                let reason = format!("must be even and between 2 and {WIDEST_HEAD}");
+                require(fits, "head_dim", d, &reason)?
             }
             None => require(
                 self.hidden_size.is_multiple_of(2 * heads),

@@ -43,4 +43,23 @@ impl Family {
     pub(crate) fn has_optional_biases(self) -> bool {
         matches!(self, Self::Qwen3 | Self::Llama)
     }
+
+    /// `max_position_embeddings` of a configuration that does not state it.
+    pub(crate) fn unstated_context(self) -> usize {
+        match self {
+            Self::Qwen2 | Self::Qwen3 => 32_768,
+            Self::Llama => 2_048,
+            Self::Mistral => 131_072,
+        }
+    }
+
+    /// `num_key_value_heads` of a configuration that does not state it; `None` for as many as
+    /// query heads.
+    pub(crate) fn unstated_key_value_heads(self) -> Option<usize> {
+        match self {
+            Self::Qwen2 | Self::Qwen3 => Some(32),
+            Self::Llama => None,
+            Self::Mistral => Some(8),
+        }
+    }
 }

@@ -4,8 +4,9 @@ use crate::files::{atomic_folder, atomic_write};
 #[cfg(feature = "text")]
 use crate::policy::chat::template::ChatTemplate;
 use crate::policy::config::decoder_config::DecoderConfig;
-use crate::policy::files::read_json;
+use crate::policy::files::{read_json, warn_once};
 use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::formats::{missing, refuse_adapter};
 use crate::policy::pretrained::generation::GenerationConfig;
 use crate::policy::pretrained::index;
 use crate::policy::pretrained::weights::Weights;
@@ -33,8 +34,9 @@ const COMPANIONS: &[&str] = &[
     "vocab.json",
 ];
 
-/// A model checkpoint: configuration, weights, tokenizer and chat template. Opening reads only the
-/// configuration.
+/// A model checkpoint: configuration, weights, tokenizer and chat template. Opening reads the
+/// configuration and, if it ties the output head to the embeddings, compares a head that is stored
+/// in addition.
 ///
 /// ```no_run
 /// use epo::policy::{Decoder, Pretrained, Source};
@@ -65,13 +67,32 @@ impl Pretrained {
 
     /// Opens a model checkpoint: reads `config.json` and, if present, `generation_config.json`.
     ///
+    /// A configuration may tie the output head to the embeddings although another head is stored.
+    /// As in transformers, the stored head is then used, and a warning is printed.
+    ///
     /// # Errors
-    /// A missing or malformed file, an unsupported architecture or field (by name), or a Hub that
-    /// cannot be reached.
+    /// A missing or malformed file, an unsupported architecture or field (by name), a LoRA adapter
+    /// instead of a model, or a Hub that cannot be reached.
     pub fn open(source: impl Into<Source>) -> Result<Self> {
+        Self::open_ignoring(source, &[])
+    }
+
+    /// [`Pretrained::open`] with the names of unknown fields of `config.json` that do not change
+    /// the model, as for [`DecoderConfig::from_file_ignoring`].
+    ///
+    /// # Errors
+    /// As [`Pretrained::open`] and [`DecoderConfig::from_file_ignoring`].
+    pub fn open_ignoring(source: impl Into<Source>, ignore: &[String]) -> Result<Self> {
         let source = source.into();
-        let path = source.file(CONFIG)?;
-        let config = DecoderConfig::from_file(&path)?;
+        let path = source.optional_file(CONFIG)?;
+        refuse_adapter(&source)?;
+        let path = match (path, &source) {
+            (Some(path), _) => path,
+            (None, Source::Folder(_)) => return Err(missing(&source, CONFIG)),
+            #[cfg(feature = "hub")]
+            (None, Source::Hub(hub)) => return Err(hub.missing(CONFIG)),
+        };
+        let config = DecoderConfig::from_file_ignoring(&path, ignore)?;
         let json = read_json(&path)?;
         let in_config = GenerationConfig::from_file(&path)?;
         let mut end_ids = in_config.eos_token_ids.clone();
@@ -86,22 +107,44 @@ impl Pretrained {
             }
             None => GenerationConfig { eos_token_ids: end_ids.clone(), ..in_config },
         };
-        Ok(Self { source, config, json, generation, end_ids })
+        let mut model = Self { source, config, json, generation, end_ids };
+        // Weights that cannot be read are reported when they are needed.
+        let own_head = || model.weights().and_then(|mut weights| weights.has_own_head());
+        if model.config.tie_word_embeddings && own_head().unwrap_or(false) {
+            model.config.tie_word_embeddings = false;
+            model.json["tie_word_embeddings"] = false.into();
+            warn_once(&format!(
+                "{}: lm_head.weight differs from the embeddings although config.json ties them \
+                 (tie_word_embeddings): the stored head is used",
+                model.source
+            ));
+        }
+        Ok(model)
     }
 
     /// Limits the context to `tokens`, which saves memory.
     ///
     /// # Errors
-    /// A limit of 0, or one above the checkpoint's `max_position_embeddings`.
+    /// A limit of 0, or one above the checkpoint's [`DecoderConfig::max_position_embeddings`].
     pub fn with_context(mut self, tokens: usize) -> Result<Self> {
         let most = self.config.max_position_embeddings;
         if tokens == 0 || tokens > most {
-            let reason =
-                format!("must be between 1 and the model's max_position_embeddings, {most}");
+            let limit = match self.window() {
+                Some(_) => "sliding_window",
+                None => "max_position_embeddings",
+            };
+            let reason = format!("must be between 1 and the model's {limit}, {most}");
             return Err(Error::setting("model.context", tokens, reason));
         }
         self.config.max_position_embeddings = tokens;
         Ok(self)
+    }
+
+    /// The sliding window in tokens, if it limits the context.
+    pub(crate) fn window(&self) -> Option<usize> {
+        let window = self.config.max_position_embeddings;
+        let stated = self.json["max_position_embeddings"].as_u64();
+        stated.is_some_and(|stated| (window as u64) < stated).then_some(window)
     }
 
     /// The source of the files.
@@ -163,11 +206,19 @@ impl Pretrained {
     ///
     /// # Errors
     /// By file and tensor name: a file that is missing, truncated or damaged; a tensor that is
-    /// missing, unknown, of the wrong shape or not a float; a second copy of a tied head that
-    /// differs from the embeddings.
+    /// missing, unknown, stored twice, of the wrong shape or not a float; a number that is NaN or
+    /// infinite.
     pub fn parameters(&self, dtype: DType, device: &Device) -> Result<Parameters> {
         let tensors = self.weights()?.read(&self.config, dtype, device)?;
         Parameters::from_tensors(&self.config, tensors)
+    }
+
+    /// Reads all weights once, one tensor at a time, without keeping them.
+    ///
+    /// # Errors
+    /// As [`Pretrained::parameters`].
+    pub fn verify(&self) -> Result<()> {
+        self.weights()?.verify(&self.config)
     }
 
     /// Reads the tokenizer ([`Tokenizer::open`]). Its turns also end at every `eos_token_id` of

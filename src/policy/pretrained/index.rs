@@ -4,6 +4,7 @@
 use crate::files::atomic_write;
 use crate::policy::files::read_json;
 use crate::policy::parameters::Parameters;
+use crate::policy::pretrained::formats::missing;
 use crate::policy::source::Source;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -30,10 +31,12 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
         return Ok(vec![path]);
     }
     let Some(path) = source.optional_file(INDEX)? else {
-        let reason = format!("has neither {WHOLE} nor {INDEX}; other formats are not supported");
-        return Err(Error::setting("source", source, reason));
+        return Err(missing(source, &format!("{WHOLE} and no {INDEX}")));
     };
     let index: Index = read_json(&path)?;
+    if index.weight_map.is_empty() {
+        return Err(Error::file(&path, "weight_map", "names no file"));
+    }
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     let mut files = Vec::with_capacity(names.len());
     for name in names {

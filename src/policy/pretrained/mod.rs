@@ -6,8 +6,10 @@
 //! needs no second copy of the model in memory.
 
 pub(crate) mod checkpoint;
+pub(crate) mod formats;
 pub(crate) mod generation;
 pub(crate) mod index;
+pub(crate) mod names;
 pub(crate) mod weights;
 
 pub use checkpoint::Pretrained;

@@ -1,6 +1,9 @@
 //! The safetensors files of a model checkpoint, checked as a whole and read tensor by tensor.
 
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::files::check_content;
+use crate::policy::finite::check_finite;
+use crate::policy::pretrained::names::standard_name;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -19,7 +22,15 @@ struct Shard {
     file: File,
     /// Offset of the data in the file.
     start: u64,
-    tensors: BTreeMap<String, TensorInfo>,
+    /// The tensors by their standard names.
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// A tensor of a file.
+struct Stored {
+    /// Its name in the file.
+    name: String,
+    info: TensorInfo,
 }
 
 impl Shard {
@@ -27,6 +38,7 @@ impl Shard {
     fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
         let broken = |reason: String| Error::file(path, "safetensors header", reason);
+        check_content(path)?;
         let mut file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         if length < 8 {
@@ -52,14 +64,29 @@ impl Shard {
                 start + data
             )));
         }
-        let tensors =
-            metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+        for (name, info) in metadata.tensors() {
+            let stored = Stored { name: name.clone(), info: info.clone() };
+            if let Some(other) = tensors.insert(standard_name(&name), stored) {
+                let reason = format!("is another name of {}", other.name);
+                return Err(Error::file(path, name, reason));
+            }
+        }
         Ok(Self { path: path.to_path_buf(), file, start, tensors })
     }
 
-    /// Reads one tensor and converts it from its stored float type to `dtype`.
+    /// Reads one tensor, whose numbers must be finite, and converts it from its stored float type
+    /// to `dtype`.
     fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let Some(info) = self.tensors.get(name) else {
+        let (bytes, stored, shape) = self.bytes(name)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, stored, &shape, &Device::Cpu)?;
+        drop(bytes);
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// Reads the bytes of one tensor, whose numbers must be finite; returns their type and shape.
+    fn bytes(&mut self, name: &str) -> Result<(Vec<u8>, DType, Vec<usize>)> {
+        let Some(Stored { name, info }) = self.tensors.get(name) else {
             return Err(Error::file(&self.path, name, "the tensor is missing"));
         };
         let stored = float(info.dtype).ok_or_else(|| not_a_float(&self.path, name, info.dtype))?;
@@ -70,9 +97,8 @@ impl Shard {
             self.file.read_exact(&mut bytes)
         };
         read().map_err(|e| Error::io(&self.path, e))?;
-        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?;
-        drop(bytes);
-        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+        check_finite(&self.path, name, info.dtype, &info.shape, &bytes)?;
+        Ok((bytes, stored, info.shape.clone()))
     }
 }
 
@@ -99,16 +125,26 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 impl Weights {
-    /// Opens the files and requires exactly the configuration's tensors, in any float dtype.
+    /// Opens the files and requires exactly the configuration's tensors, in any float dtype and
+    /// under any name that [`standard_name`] understands.
     ///
     /// A second copy of a tied head and the rotary buffers of older files are allowed in addition.
+    /// A tied head without the embeddings is taken for both.
     pub(crate) fn open(paths: &[PathBuf], config: &DecoderConfig) -> Result<Self> {
-        let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
+        let mut shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let shapes: BTreeMap<_, _> = config.parameter_shapes().into_iter().collect();
+        let tied = config.tie_word_embeddings;
+        if tied && !shards.iter().any(|shard| shard.tensors.contains_key(EMBEDDING)) {
+            for shard in &mut shards {
+                if let Some(head) = shard.tensors.remove(HEAD) {
+                    shard.tensors.insert(EMBEDDING.to_owned(), head);
+                }
+            }
+        }
         for shard in &shards {
-            for (name, info) in &shard.tensors {
-                let tied = config.tie_word_embeddings && name == HEAD;
-                let expected = if tied { shapes.get(EMBEDDING) } else { shapes.get(name) };
+            for (standard, Stored { name, info }) in &shard.tensors {
+                let copy = tied && standard == HEAD;
+                let expected = if copy { shapes.get(EMBEDDING) } else { shapes.get(standard) };
                 check_tensor(&shard.path, name, info, expected)?;
             }
         }
@@ -126,7 +162,14 @@ impl Weights {
         match (holders.next(), holders.next()) {
             (Some(i), None) => Ok(i),
             (Some(_), Some(again)) => {
-                Err(Error::file(&self.shards[again].path, name, "is also in another file"))
+                let shard = &self.shards[again];
+                let stored = &shard.tensors[name].name;
+                Err(Error::file(&shard.path, stored, "is also in another file"))
+            }
+            (None, _) if name == HEAD => {
+                let reason = "the tensor is missing; a model whose head is its embeddings has \
+                    \"tie_word_embeddings\": true in config.json";
+                Err(Error::file(self.location(), name, reason))
             }
             (None, _) => Err(Error::file(self.location(), name, "the tensor is missing")),
         }
@@ -144,7 +187,7 @@ impl Weights {
     /// The dtype in which the embeddings are stored.
     pub(crate) fn dtype(&self) -> Result<DType> {
         let shard = &self.shards[self.find(EMBEDDING)?];
-        let dtype = shard.tensors[EMBEDDING].dtype;
+        let dtype = shard.tensors[EMBEDDING].info.dtype;
         float(dtype).ok_or_else(|| not_a_float(&shard.path, EMBEDDING, dtype))
     }
 
@@ -165,31 +208,34 @@ impl Weights {
                 tensors.insert(name, tensor);
             }
         }
-        if config.tie_word_embeddings {
-            self.check_tied_head(&tensors, dtype, device)?;
-        }
         Ok(tensors)
     }
 
-    /// Requires a second copy of a tied head to equal the embeddings.
-    fn check_tied_head(
-        &mut self,
-        tensors: &BTreeMap<String, Tensor>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<()> {
-        let Some(shard) = self.shards.iter_mut().find(|shard| shard.tensors.contains_key(HEAD))
-        else {
-            return Ok(());
-        };
-        let head = shard.read(HEAD, dtype, device)?;
-        let Some(embedding) = tensors.get(EMBEDDING) else { return Ok(()) };
-        let different = head.ne(embedding)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-        if different > 0.0 {
-            let reason = "differs from the embeddings although the configuration ties them";
-            return Err(Error::file(&shard.path, HEAD, reason));
+    /// Reads every tensor of the configuration once, one at a time, and keeps none.
+    pub(crate) fn verify(&mut self, config: &DecoderConfig) -> Result<()> {
+        for (name, _) in config.parameter_shapes() {
+            let shard = self.find(&name)?;
+            self.shards[shard].bytes(&name)?;
         }
         Ok(())
+    }
+
+    /// Returns true if the files hold a head that is not the embeddings.
+    pub(crate) fn has_own_head(&mut self) -> Result<bool> {
+        let mut copies = Vec::new();
+        for name in [EMBEDDING, HEAD] {
+            let Ok(shard) = self.find(name) else { return Ok(false) };
+            copies.push(self.shards[shard].bytes(name)?);
+        }
+        let [(a, a_dtype, shape), (b, b_dtype, _)] = &copies[..] else { return Ok(false) };
+        if a_dtype == b_dtype {
+            return Ok(a != b);
+        }
+        let wide = |bytes: &[u8], dtype: &DType| {
+            Tensor::from_raw_buffer(bytes, *dtype, shape, &Device::Cpu)?.to_dtype(DType::F64)
+        };
+        let different = wide(a, a_dtype)?.ne(&wide(b, b_dtype)?)?;
+        Ok(different.to_dtype(DType::F32)?.max_all()?.to_scalar::<f32>()? > 0.0)
     }
 }
 

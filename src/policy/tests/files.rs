@@ -137,7 +137,7 @@ fn published_configs_of_the_other_families_are_read() {
         "vocab_size":49152}"#;
     let qwen3 = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"head_dim":128,
         "hidden_act":"silu","hidden_size":1024,"initializer_range":0.02,"intermediate_size":3072,
-        "layer_types":["full_attention"],"max_position_embeddings":40960,"max_window_layers":28,
+        "layer_types":null,"max_position_embeddings":40960,"max_window_layers":28,
         "model_type":"qwen3","num_attention_heads":16,"num_hidden_layers":28,
         "num_key_value_heads":8,"rms_norm_eps":1e-06,"rope_parameters":{"rope_theta":1000000,
         "rope_type":"default"},"sliding_window":null,"tie_word_embeddings":true,
@@ -156,42 +156,177 @@ fn published_configs_of_the_other_families_are_read() {
     assert_eq!(read(mistral).parameter_shapes().len(), 3 + 32 * 9);
 }
 
+/// The configuration of `family` with further fields.
+fn with(family: Family, fields: &str) -> crate::Result<DecoderConfig> {
+    let mut json = serde_json::Value::from(DecoderConfig { family, ..config() });
+    let extra: serde_json::Value = serde_json::from_str(fields).unwrap();
+    json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    DecoderConfig::try_from(json)
+}
+
 #[test]
-fn windows_as_long_as_the_context_are_accepted() {
-    let read = |family, window: &str| {
-        let mut json = serde_json::Value::from(DecoderConfig { family, ..config() });
-        let extra: serde_json::Value = serde_json::from_str(window).unwrap();
-        json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        DecoderConfig::try_from(json)
-    };
-    for (family, window) in [
-        (Family::Mistral, r#"{"sliding_window":256}"#),
-        (Family::Qwen2, r#"{"sliding_window":7}"#),
+fn a_window_limits_the_context_if_it_reaches_a_layer() {
+    use Family::{Llama, Mistral, Qwen2, Qwen3};
+    for (family, window, context) in [
+        (Mistral, r#"{"sliding_window":256}"#, 256),
+        (Mistral, r#"{"sliding_window":255}"#, 255),
+        (Mistral, r#"{"sliding_window":9,"use_sliding_window":false}"#, 9),
+        (Mistral, r#"{"sliding_window":9,"layer_types":["full_attention","attention"]}"#, 256),
+        (Mistral, r#"{"sliding_window":null}"#, 256),
+        (Llama, r#"{"sliding_window":9}"#, 256),
+        (Llama, r#"{"sliding_window":9,"use_sliding_window":true}"#, 9),
+        (Qwen2, r#"{"sliding_window":7}"#, 256),
+        (Qwen2, r#"{"sliding_window":7,"use_sliding_window":true}"#, 256),
+        (Qwen2, r#"{"sliding_window":7,"use_sliding_window":true,"max_window_layers":2}"#, 256),
+        (Qwen2, r#"{"sliding_window":7,"use_sliding_window":true,"max_window_layers":1}"#, 7),
+        (Qwen2, r#"{"use_sliding_window":true,"max_window_layers":0}"#, 256),
         (
-            Family::Qwen2,
-            r#"{"sliding_window":256,"use_sliding_window":true,
-                "layer_types":["sliding_attention"]}"#,
+            Qwen3,
+            r#"{"sliding_window":7,"use_sliding_window":true,"max_window_layers":0,
+                "layer_types":["full_attention","full_attention"]}"#,
+            256,
+        ),
+        (
+            Qwen3,
+            r#"{"sliding_window":7,"use_sliding_window":true,
+                "layer_types":["full_attention","sliding_attention"]}"#,
+            7,
         ),
     ] {
-        read(family, window).unwrap();
+        let read = with(family, window).unwrap();
+        assert_eq!(read.max_position_embeddings, context, "{family:?} {window}");
+        let back = DecoderConfig::try_from(serde_json::Value::from(read.clone())).unwrap();
+        assert_eq!(back, DecoderConfig { head_dim: back.head_dim, ..read });
     }
     for (family, window, field) in [
-        (Family::Mistral, r#"{"sliding_window":255}"#, "sliding_window"),
-        (
-            Family::Qwen3,
-            r#"{"sliding_window":255,"use_sliding_window":true}"#,
-            "use_sliding_window",
-        ),
-        (Family::Qwen2, r#"{"layer_types":["full_attention","sliding_attention"]}"#, "layer_types"),
+        (Mistral, r#"{"sliding_window":0}"#, "sliding_window"),
+        (Mistral, r#"{"sliding_window":-1}"#, "sliding_window"),
+        (Qwen2, r#"{"layer_types":["full_attention","sliding_attention"]}"#, "layer_types"),
+        (Qwen2, r#"{"layer_types":["full_attention"]}"#, "layer_types"),
+        (Qwen2, r#"{"layer_types":["full_attention","chunked_attention"]}"#, "layer_types"),
+        (Qwen2, r#"{"use_sliding_window":true,"max_window_layers":"x"}"#, "max_window_layers"),
     ] {
-        let error = read(family, window).unwrap_err().to_string();
-        assert!(error.contains(field) && error.contains("256") | error.contains("full"), "{error}");
+        let error = with(family, window).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
     }
-    let mut json = serde_json::Value::from(DecoderConfig { family: Family::Mistral, ..config() });
+    let mut json = serde_json::Value::from(DecoderConfig { family: Mistral, ..config() });
     json["max_position_embeddings"] = 32768.into();
     json.as_object_mut().unwrap().remove("sliding_window");
-    let error = DecoderConfig::try_from(json).unwrap_err().to_string();
-    assert!(error.contains("sliding_window") && error.contains("4096"), "{error}");
+    assert_eq!(DecoderConfig::try_from(json).unwrap().max_position_embeddings, 4096);
+}
+
+#[test]
+fn rotary_settings_that_change_nothing_are_read_as_no_scaling() {
+    for fields in [
+        r#"{"rope_scaling":{}}"#,
+        r#"{"rope_scaling":{"rope_type":"default"},"rope_parameters":{"rope_type":"default"}}"#,
+        r#"{"rope_scaling":{"type":"default","factor":1.0}}"#,
+        r#"{"rope_scaling":{"factor":1}}"#,
+        r#"{"rope_parameters":{"rope_type":"default","rope_theta":10000.0,"factor":4.0,
+            "original_max_position_embeddings":16,"attention_factor":1.0,"mrope_section":[1,1]}}"#,
+        r#"{"rope_parameters":{"rope_type":"dynamic","factor":3.0,"attention_factor":null}}"#,
+        r#"{"rope_scaling":{"rope_type":"yarn","factor":1.0,"beta_fast":32,"beta_slow":1,
+            "original_max_position_embeddings":256,"mscale":2.0,"truncate":false}}"#,
+        r#"{"rope_scaling":{"type":"yarn","factor":null,"original_max_position_embeddings":256}}"#,
+        r#"{"rope_scaling":{"type":"longrope","factor":1.0,"short_factor":[1,1.0],
+            "long_factor":[1,1]}}"#,
+        r#"{"original_max_position_embeddings":16,"partial_rotary_factor":1.0}"#,
+    ] {
+        assert_eq!(with(Family::Qwen2, fields).unwrap(), config(), "{fields}");
+    }
+    for (fields, parts) in [
+        (r#"{"rope_scaling":{"factor":2.0}}"#, ["rope_scaling.factor", "2.0"]),
+        (r#"{"rope_scaling":{"type":"dynamic"}}"#, ["rope_scaling.factor", "required"]),
+        (r#"{"rope_scaling":{"rope_type":"yarn","factor":4.0}}"#, ["rope_type", "4.0"]),
+        (
+            r#"{"rope_scaling":{"rope_type":"yarn","factor":null,
+                "original_max_position_embeddings":64}}"#,
+            ["rope_type", "64"],
+        ),
+        (
+            r#"{"rope_scaling":{"rope_type":"yarn","factor":1.0,"attention_factor":1.5}}"#,
+            ["rope_scaling.attention_factor", "1.5"],
+        ),
+        (
+            r#"{"rope_scaling":{"rope_type":"longrope","factor":1.0,"short_factor":[1,1.2]}}"#,
+            ["rope_type", "1.2"],
+        ),
+        (r#"{"rope_scaling":{"rope_type":"mrope"}}"#, ["rope_scaling.rope_type", "mrope"]),
+        (r#"{"rope_scaling":{"wavelength":9}}"#, ["rope_scaling.wavelength", "model.ignore"]),
+        (r#"{"rope_scaling":"linear"}"#, ["rope_scaling", "linear"]),
+        (
+            r#"{"rope_scaling":{"rope_type":"linear","factor":2.0},
+                "rope_parameters":{"rope_type":"linear","factor":4.0}}"#,
+            ["rope_parameters", "contradicts"],
+        ),
+        (r#"{"rope_parameters":{"partial_rotary_factor":0.5}}"#, ["partial_rotary_factor", "0.5"]),
+    ] {
+        let error = with(Family::Qwen2, fields).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    // Without its own value, Llama 3's scaling starts from the model's context.
+    let scaled = r#"{"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,
+        "high_freq_factor":4.0}}"#;
+    let scaled = with(Family::Llama, scaled).unwrap().rope_scaling;
+    let RopeScaling::Llama3 { original_max_position_embeddings: tokens, .. } = scaled else {
+        panic!("{scaled:?}");
+    };
+    assert_eq!(tokens, 256);
+}
+
+#[test]
+fn fields_that_cannot_change_the_model_are_ignored() {
+    let fields = r#"{"_attn_implementation_autoset":true,"unsloth_version":"2025.3.19",
+        "auto_map":{"AutoConfig":"x.Y"},"max_length":4096,"top_p":0.6,"top_k":-1,
+        "tokenizer_class":"Qwen2Tokenizer","unk_token_id":0,"sep_token_id":[1],"is_decoder":false,
+        "tie_encoder_decoder":false,"gradient_checkpointing":false,"num_labels":2,
+        "output_router_logits":true,"task_specific_params":{"a":1},"pretraining_tp":2,
+        "hidden_dropout":0.1,"pruned_heads":{},"model_max_length":9,"use_flash_attn":true,
+        "architectures":["Qwen2Model"],"hidden_act":"swish","anything":null,"mlp_only_layers":[],
+        "final_logit_softcapping":null,"logit_scale":1,"residual_multiplier":1.0,"num_experts":0,
+        "query_pre_attn_scalar":8,"attention_multiplier":0.35355339059327373,"clip_qkv":null,
+        "no_rope_layers":[1,1],"layer_norm_eps":1e-6,"qk_norm":false,"norm_type":"rmsnorm",
+        "position_embedding_type":"rope","use_mrope":false,"quantization_config":{},
+        "attention_bias":true,"per_layer_config":{},"tie_word_embeddings":null,
+        "initializer_range":0.3,"mup_output_alpha":1.0,"vision_config":null}"#;
+    let read = with(Family::Qwen2, fields).unwrap();
+    assert_eq!(read, DecoderConfig { tie_word_embeddings: false, ..config() });
+    assert!(with(Family::Qwen3, r#"{"qk_norm":true}"#).is_ok());
+    assert!(with(Family::Llama, r#"{"architectures":["LLaMAForCausalLM"]}"#).is_ok());
+    let mut json = serde_json::Value::from(DecoderConfig { rms_norm_eps: 1e-3, ..config() });
+    for field in ["rms_norm_eps", "max_position_embeddings", "hidden_act", "rope_theta"] {
+        json.as_object_mut().unwrap().remove(field);
+    }
+    let read = DecoderConfig::try_from(json).unwrap();
+    assert_eq!(read, DecoderConfig { max_position_embeddings: 32_768, ..config() });
+}
+
+#[test]
+fn an_unknown_field_passes_if_the_settings_name_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    let mut json = serde_json::Value::from(config());
+    json["trained_by"] = "us".into();
+    json["logit_scale"] = 0.5.into();
+    json["rope_scaling"] = serde_json::json!({"rope_type": "default", "wavelength": 3});
+    std::fs::write(&path, json.to_string()).unwrap();
+    let read = |ignore: &[&str]| {
+        let ignore: Vec<String> = ignore.iter().map(|name| (*name).to_owned()).collect();
+        DecoderConfig::from_file_ignoring(&path, &ignore).map_err(|e| e.to_string())
+    };
+    let all = ["trained_by", "logit_scale", "rope_scaling.wavelength", "absent"];
+    assert_eq!(read(&all), Ok(config()));
+    for missing in &all[..3] {
+        let rest: Vec<&str> = all.into_iter().filter(|name| name != missing).collect();
+        let error = read(&rest).unwrap_err();
+        assert!(error.contains("config.json") && error.contains(missing), "{error}");
+    }
+    let error = read(&[]).unwrap_err();
+    assert!(error.contains("model.ignore = [\"rope_scaling.wavelength\"]"), "{error}");
+    for read_field in ["vocab_size", "rope_scaling", "rope_scaling.rope_type", "model_type"] {
+        let error = read(&[&all[..], &[read_field]].concat()).unwrap_err();
+        assert!(error.contains(read_field) && error.contains("must not name it"), "{error}");
+    }
 }
 
 #[test]
@@ -228,8 +363,19 @@ fn settings_that_change_the_maths_are_errors_with_file_field_and_value() {
         ("model_type", "\"gemma\""),
         ("architectures", "[\"LlamaForCausalLM\"]"),
         ("hidden_act", "\"gelu\""),
-        ("use_sliding_window", "true"),
-        ("rope_scaling", "{\"factor\":2.0}"),
+        ("final_logit_softcapping", "30.0"),
+        ("logit_scale", "0.0625"),
+        ("query_pre_attn_scalar", "256"),
+        ("attention_multiplier", "1.0"),
+        ("residual_multiplier", "0.22"),
+        ("num_experts", "8"),
+        ("qk_norm", "true"),
+        ("clip_qkv", "8.0"),
+        ("no_rope_layers", "[1,0]"),
+        ("layer_norm_eps", "0.01"),
+        ("num_hidden_layers", "4000000000"),
+        ("text_config", "{\"hidden_size\":8}"),
+        ("trained_by", "\"us\""),
         ("rope_scaling", "{\"factor\":2.0,\"type\":\"yarn\"}"),
         ("partial_rotary_factor", "0.5"),
         ("mlp_bias", "true"),

@@ -6,6 +6,7 @@ use crate::rng::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor};
 
 mod files;
+mod fuzz;
 mod generation;
 mod lora;
 #[cfg(feature = "text")]

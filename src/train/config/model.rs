@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::config::DecoderConfig;
+use crate::policy::files::warn_once;
 use crate::policy::lora::LoraConfig;
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::Pretrained;
@@ -109,6 +110,9 @@ impl SmallConfig {
 pub struct CheckpointConfig {
     /// A folder in Hugging Face's layout, or with the feature `hub` a repository `owner/name`.
     pub source: String,
+    /// Names of unknown fields of `config.json` that do not change the model.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// Most tokens of an episode; `false` for as many as the model was made for.
     #[serde(with = "off", default)]
     pub context: Option<Count>,
@@ -137,6 +141,7 @@ impl CheckpointConfig {
     pub fn new(source: impl Into<String>) -> Self {
         Self {
             source: source.into(),
+            ignore: Vec::new(),
             context: None,
             lora: None,
             format: ActionFormat::default(),
@@ -147,16 +152,24 @@ impl CheckpointConfig {
         }
     }
 
-    /// Opens the checkpoint.
+    /// Opens the checkpoint. A sliding window limits the context to its length; a warning says so
+    /// if the settings state no context.
     ///
     /// # Errors
-    /// See [`Pretrained::open`] and [`Pretrained::with_context`].
+    /// See [`Pretrained::open_ignoring`] and [`Pretrained::with_context`].
     pub fn open(&self) -> Result<Pretrained> {
-        let model = Pretrained::open(Source::open(&self.source)?)?;
-        match self.context {
-            Some(tokens) => model.with_context(tokens.get()),
-            None => Ok(model),
+        let model = Pretrained::open_ignoring(Source::open(&self.source)?, &self.ignore)?;
+        if let Some(tokens) = self.context {
+            return model.with_context(tokens.get());
         }
+        if let Some(window) = model.window() {
+            warn_once(&format!(
+                "{}: the model's sliding_window limits episodes to {window} tokens \
+                 (model.context)",
+                model.source()
+            ));
+        }
+        Ok(model)
     }
 
     /// Its weights, with fresh LoRA adapters if those are trained.
@@ -226,17 +239,18 @@ impl ModelConfig {
         kind.open()
     }
 
-    /// Opens device and model checkpoint, so that what is missing is reported before a run folder
-    /// exists.
+    /// Opens the device and reads the whole model checkpoint once, so that what is missing or
+    /// damaged is reported before a run folder exists.
     ///
     /// # Errors
-    /// See [`ModelConfig::open_device`] and [`CheckpointConfig::open`].
+    /// See [`ModelConfig::open_device`], [`CheckpointConfig::open`] and [`Pretrained::verify`]; a
+    /// tokenizer or chat template that is missing or cannot be used.
     pub fn available(&self) -> Result<()> {
         self.open_device()?;
-        match self.checkpoint() {
-            Some(checkpoint) => checkpoint.open().map(drop),
-            None => Ok(()),
-        }
+        let Some(checkpoint) = self.checkpoint() else { return Ok(()) };
+        let model = checkpoint.open()?;
+        checkpoint.prompter(&model, 1)?;
+        model.verify()
     }
 
     /// Names the checkpoint's folder by its whole path, so that the run can be resumed from
