@@ -1,7 +1,7 @@
 //! The settings of an `adapter_config.json`.
 //!
-//! Every field of PEFT's `LoraConfig` is honoured, known not to affect a trained adapter, or refused
-//! unless it is off. Other fields are refused unless they are off.
+//! Every field of PEFT's `LoraConfig` is honoured, known not to affect a trained adapter, or
+//! refused unless it is off. Other fields are refused unless they are off.
 
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::config::rejected::Rejected;

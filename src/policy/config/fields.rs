@@ -1,6 +1,6 @@
 //! A JSON object whose fields are taken out one by one, so that unknown ones are left over.
 
-use crate::policy::config::keys::pass_with;
+use crate::policy::config::keys::unknown;
 use crate::policy::config::rejected::{require, Rejected};
 use serde_json::{Map, Value};
 
@@ -86,13 +86,11 @@ impl<'a> Fields<'a> {
     /// Requires that only nulls and fields that the settings let pass are left.
     pub(crate) fn finish(self) -> Result<(), Rejected> {
         self.check_ignored()?;
-        let unknown = |(field, value): &(&String, &Value)| !value.is_null() && !self.passes(field);
-        match self.map.iter().find(unknown) {
+        let left = |(field, value): &(&String, &Value)| !value.is_null() && !self.passes(field);
+        match self.map.iter().find(left) {
             Some((field, value)) => {
                 let field = self.name(field);
-                let advice = pass_with(&field);
-                let reason = format!("unknown field: it might change the model; {advice}");
-                require(false, &field, value, &reason)
+                require(false, &field, value, &unknown(&field))
             }
             None => Ok(()),
         }

@@ -90,6 +90,7 @@ fn parse(value: Value, ignore: &[String]) -> Result<DecoderConfig, Rejected> {
         hidden_size: config.hidden_size,
         rms_norm_eps: config.rms_norm_eps,
         head_norms: config.has_head_norms(),
+        qkv_bias: config.has_qkv_bias(),
     };
     check_rest(&fields.map, &facts, |key| fields.passes(key))?;
     Ok(config)

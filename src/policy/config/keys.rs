@@ -4,137 +4,9 @@
 //! is accepted at the value that switches it off, and refused otherwise. Any other key is refused,
 //! because it might change the model; the setting `model.ignore` lets it pass.
 
+use crate::policy::config::ignored::is_ignored;
 use crate::policy::config::rejected::Rejected;
 use serde_json::{Map, Value};
-
-/// Keys that cannot enter the forward pass, in groups.
-const IGNORED: &[&[&str]] = &[
-    // Origin and bookkeeping of the file.
-    &[
-        "auto_map",
-        "base_model",
-        "custom_pipelines",
-        "finetuning_task",
-        "keys_to_ignore_at_inference",
-        "license",
-        "model_name",
-        "name_or_path",
-        "prefix",
-        "processor_class",
-        "revision",
-        "tokenizer_class",
-        "tokenizer_name",
-        "torchscript",
-        "transformers.js_config",
-        "transformers_version",
-    ],
-    // Stored type and implementation; the results are the same up to rounding.
-    &[
-        "attn_implementation",
-        "bf16",
-        "cache_implementation",
-        "chunk_size_feed_forward",
-        "dtype",
-        "experts_implementation",
-        "fp16",
-        "fp32",
-        "fused_mlp",
-        "base_model_fsdp_plan",
-        "base_model_pp_plan",
-        "base_model_tp_plan",
-        "pretraining_tp",
-        "softmax_in_fp32",
-        "torch_dtype",
-        "use_bfloat16",
-        "use_cache",
-        "use_flash_attention",
-        "use_flash_attention_2",
-        "use_flash_attn",
-    ],
-    // Training from scratch; dropout is off in evaluation, and this crate trains without it.
-    &[
-        "attention_dropout",
-        "attention_probs_dropout_prob",
-        "attn_pdrop",
-        "dropout",
-        "embd_pdrop",
-        "embedding_dropout",
-        "ffn_dropout",
-        "gradient_checkpointing",
-        "hidden_dropout",
-        "hidden_dropout_prob",
-        "initializer_factor",
-        "resid_pdrop",
-        "residual_dropout",
-    ],
-    // Outputs that are not logits, and classification heads.
-    &[
-        "classifier_dropout",
-        "id2label",
-        "is_decoder",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "return_dict",
-        "return_dict_in_generate",
-        "task_specific_params",
-        "tf_legacy_loss",
-        "tie_last_hidden_states",
-    ],
-    // Recommended lengths of texts; the context is `max_position_embeddings`.
-    &["max_seq_len", "max_sequence_length", "model_max_length", "seq_len", "seq_length"],
-    // Sampling, which older files keep here.
-    &[
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "diversity_penalty",
-        "do_sample",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-        "encoder_repetition_penalty",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "exponential_decay_length_penalty",
-        "guidance_scale",
-        "length_penalty",
-        "max_length",
-        "max_new_tokens",
-        "max_time",
-        "min_length",
-        "min_new_tokens",
-        "min_p",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "penalty_alpha",
-        "remove_invalid_values",
-        "renormalize_logits",
-        "repetition_penalty",
-        "sequence_bias",
-        "stop_strings",
-        "suppress_tokens",
-        "temperature",
-        "top_h",
-        "top_k",
-        "top_p",
-        "typical_p",
-    ],
-    // Details of experts and of attention types, without effect unless a key of `KNOWN` is on.
-    &[
-        "decoder_sparse_step",
-        "first_k_dense_replace",
-        "floor_scale",
-        "attn_scale",
-        "mlp_only_layers",
-        "moe_intermediate_size",
-        "moe_layer_freq",
-        "norm_topk_prob",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "shared_expert_intermediate_size",
-    ],
-];
 
 /// The values at which a key does not change the model.
 #[derive(Clone, Copy)]
@@ -147,10 +19,16 @@ enum Neutral {
     One,
     /// One of these texts.
     Text(&'static [&'static str]),
-    /// The value of another key.
-    Same(&'static str),
+    /// `hidden_size`.
+    HiddenSize,
+    /// `rms_norm_eps`.
+    NormEps,
     /// The width of a head.
     HeadDim,
+    /// `true` for models with norms of query and key heads, otherwise `false` or 0.
+    HeadNorms,
+    /// `true` for models with biases of queries, keys and values, otherwise `false`.
+    QkvBias,
     /// The inverse root of a head's width.
     AttentionScale,
     /// A list of this text.
@@ -188,6 +66,11 @@ const KNOWN: &[(&[&str], Neutral, &str)] = &[
             "mup_output_alpha",
             "attention_in_multiplier",
             "attention_out_multiplier",
+            "embedding_scale",
+            "output_multiplier",
+            "output_multiplier_scale",
+            "output_scale",
+            "residual_scale",
             "key_multiplier",
             "mlp_multipliers",
             "rope_ratio",
@@ -204,14 +87,20 @@ const KNOWN: &[(&[&str], Neutral, &str)] = &[
     (&["attention_multiplier"], Neutral::AttentionScale, "another scale of the attention scores"),
     (&["scale_attn_by_inverse_layer_idx"], Neutral::Off, "another scale of the attention scores"),
     (&["scale_attn_weights"], Neutral::On, "attention without a scale"),
-    (&["dim_model_base"], Neutral::Same("hidden_size"), "scaling of logits"),
-    (&["word_embed_proj_dim"], Neutral::Same("hidden_size"), "a projection of the embeddings"),
+    (&["dim_model_base"], Neutral::HiddenSize, "scaling of logits"),
+    (&["word_embed_proj_dim"], Neutral::HiddenSize, "a projection of the embeddings"),
     (
         &["partial_rotary_factor", "rotary_pct", "rope_pct"],
         Neutral::One,
         "rotating a part of a head",
     ),
-    (&["rope_interleaved", "rope_interleave"], Neutral::Off, "interleaved rotary pairs"),
+    (
+        &["rope_interleaved", "rope_interleave", "rope_traditional"],
+        Neutral::Off,
+        "interleaved rotary pairs",
+    ),
+    (&["use_dynamic_ntk"], Neutral::Off, "another rotary base"),
+    (&["use_logn_attn"], Neutral::Off, "another scale of the attention scores"),
     (&["no_rope_layers"], Neutral::One, "layers without rotary positions"),
     (&["no_rope_layer_interval", "nope_layer_interval"], Neutral::Off, "layers without positions"),
     (&["rope_local_base_freq", "global_rope_theta"], Neutral::Off, "a second rotary base"),
@@ -270,13 +159,14 @@ const KNOWN: &[(&[&str], Neutral, &str)] = &[
     (&["multi_query"], Neutral::Off, "another number of key heads"),
     (
         &["qk_norm", "use_qk_norm", "qk_layernorm", "use_qk_layernorm", "add_qk_norm"],
-        Neutral::Off,
+        Neutral::HeadNorms,
         "norms of queries and keys",
     ),
+    (&["qkv_bias", "add_qkv_bias", "use_qkv_bias"], Neutral::QkvBias, "another set of biases"),
     (&["clip_qkv"], Neutral::Off, "clipping of queries, keys and values"),
     (
         &["layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"],
-        Neutral::Same("rms_norm_eps"),
+        Neutral::NormEps,
         "another ε of the norms",
     ),
     (&["rms_norm", "use_rms_norm"], Neutral::On, "norms that subtract the mean"),
@@ -314,7 +204,7 @@ const KNOWN: &[(&[&str], Neutral, &str)] = &[
     (
         &["hidden_activation", "activation_function", "act_fn"],
         Neutral::Text(SILU),
-        "the activation",
+        "another activation",
     ),
     (&["is_encoder_decoder", "add_cross_attention"], Neutral::Off, "an encoder"),
     (&["cross_attention_hidden_size", "tie_encoder_decoder"], Neutral::Off, "an encoder"),
@@ -340,25 +230,15 @@ const KNOWN: &[(&[&str], Neutral, &str)] = &[
 /// The names of the activation x·σ(x).
 pub(crate) const SILU: &[&str] = &["silu", "swish"];
 
-/// Returns true if a key cannot enter the forward pass.
-fn is_ignored(key: &str) -> bool {
-    let kinds = key.starts_with('_')
-        || key.starts_with("unsloth_")
-        || key.starts_with("output_")
-        || key.starts_with("axolotl_")
-        || key.ends_with("_token_id")
-        || key.ends_with("_token_ids")
-        || key.ends_with("_token_index");
-    kinds || IGNORED.iter().any(|group| group.contains(&key))
-}
-
 /// The facts about a model that some neutral values depend on.
 pub(crate) struct Facts {
     pub(crate) head_dim: usize,
     pub(crate) hidden_size: usize,
     pub(crate) rms_norm_eps: f64,
-    /// The model has norms on its query and key heads.
+    /// The model has norms of its query and key heads.
     pub(crate) head_norms: bool,
+    /// The model has biases of queries, keys and values.
+    pub(crate) qkv_bias: bool,
 }
 
 fn is_number(value: &Value, number: f64) -> bool {
@@ -388,8 +268,10 @@ impl Neutral {
             Self::On => *value == true,
             Self::One => number(1.0) || all(value, |x| is_number(x, 1.0)),
             Self::Text(texts) => value.as_str().is_some_and(|text| texts.contains(&text)),
-            Self::Same("hidden_size") => number(facts.hidden_size as f64),
-            Self::Same(_) => number(facts.rms_norm_eps),
+            Self::HiddenSize => number(facts.hidden_size as f64),
+            Self::NormEps => number(facts.rms_norm_eps),
+            Self::HeadNorms => is_off(value) || (facts.head_norms && *value == true),
+            Self::QkvBias => *value == facts.qkv_bias,
             Self::HeadDim => number(facts.head_dim as f64),
             Self::AttentionScale => number((facts.head_dim as f64).powf(-0.5)),
             Self::All(text) => all(value, |x| x == text),
@@ -402,7 +284,10 @@ impl Neutral {
             Self::On => "true".to_owned(),
             Self::One => "1".to_owned(),
             Self::Text(texts) => format!("{texts:?}"),
-            Self::Same(key) => format!("the value of {key}"),
+            Self::HiddenSize => format!("{}, as hidden_size", facts.hidden_size),
+            Self::NormEps => format!("{}, as rms_norm_eps", facts.rms_norm_eps),
+            Self::HeadNorms => facts.head_norms.to_string(),
+            Self::QkvBias => facts.qkv_bias.to_string(),
             Self::HeadDim => format!("{}, the width of a head", facts.head_dim),
             Self::AttentionScale => {
                 format!(
@@ -422,31 +307,27 @@ pub(crate) fn check_rest(
     passes: impl Fn(&str) -> bool,
 ) -> Result<(), Rejected> {
     for (key, value) in rest {
-        if value.is_null() || is_ignored(key) || passes(key) {
+        if value.is_null() || passes(key) {
             continue;
         }
         let known = KNOWN.iter().find(|(names, ..)| names.contains(&key.as_str()));
         let reason = match known {
             Some((_, neutral, _)) if neutral.accepts(value, facts) => continue,
-            Some((.., effect)) if facts.head_norms && *effect == NORMS && *value == true => {
-                continue
-            }
             Some((_, neutral, effect)) => {
                 format!("{effect}: not supported, only {}", neutral.words(facts))
             }
-            None => {
-                format!("unknown field: it might change the model; {}", pass_with(key))
-            }
+            None if is_ignored(key) => continue,
+            None => unknown(key),
         };
         return Err((key.clone(), value.to_string(), reason));
     }
     Ok(())
 }
 
-/// The effect that models of type qwen3 do have.
-const NORMS: &str = "norms of queries and keys";
-
-/// The advice for a key that is known not to matter.
-pub(crate) fn pass_with(key: &str) -> String {
-    format!("if it does not, let it pass with model.ignore = [\"{key}\"]")
+/// The reason against a key that nothing is known about.
+pub(crate) fn unknown(key: &str) -> String {
+    format!(
+        "unknown field: it might change the model; if it does not, let it pass with \
+         model.ignore = [\"{key}\"]"
+    )
 }

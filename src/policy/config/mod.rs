@@ -8,6 +8,7 @@
 pub(crate) mod decoder_config;
 pub(crate) mod family;
 pub(crate) mod fields;
+pub(crate) mod ignored;
 pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod rejected;

@@ -80,10 +80,28 @@ fn scaling(mut fields: Fields<'_>, context: usize) -> Result<RopeScaling, Reject
     let field = fields.name("rope_type");
     let older: Option<String> = fields.take("type", Some(None))?;
     let kind: Option<String> = fields.take::<Option<String>>("rope_type", Some(None))?.or(older);
-    let scaling = match kind.as_deref() {
+    let Some(scaling) = scaling_of_type(kind.as_deref(), &mut fields, context)? else {
+        let reason = "only \"default\", \"linear\", \"llama3\" and \"dynamic\" are supported, \
+            and others if they change nothing";
+        return Err((field, whole, reason.to_owned()));
+    };
+    fields.only("attention_factor", is_one, "only 1.0 is supported")?;
+    let reason = "only 1.0 is supported: whole heads are rotated";
+    fields.only("partial_rotary_factor", is_one, reason)?;
+    fields.map.retain(|key, _| !OTHERS.contains(&key.as_str()));
+    fields.finish()?;
+    Ok(scaling)
+}
+
+/// The scaling of a type; `None` if it is not supported.
+fn scaling_of_type(
+    kind: Option<&str>,
+    fields: &mut Fields<'_>,
+    context: usize,
+) -> Result<Option<RopeScaling>, Rejected> {
+    let scaling = match kind {
         None => {
-            let reason = "a factor needs a rope_type";
-            fields.only("factor", is_one, reason)?;
+            fields.only("factor", is_one, "a factor needs a rope_type")?;
             RopeScaling::None
         }
         Some("default") => {
@@ -98,36 +116,34 @@ fn scaling(mut fields: Fields<'_>, context: usize) -> Result<RopeScaling, Reject
             original_max_position_embeddings: fields
                 .take_or("original_max_position_embeddings", context)?,
         },
-        // Frequencies depend on the length of rows beyond the context only.
+        // Its frequencies differ from unscaled ones only for rows longer than the context.
         Some("dynamic") => {
             fields.take::<f64>("factor", None)?;
             RopeScaling::None
         }
-        Some("yarn" | "longrope" | "su") if changes_nothing(&mut fields, context)? => {
+        Some("yarn") if changes_nothing(&["factor"], fields, context)? => RopeScaling::None,
+        Some("longrope" | "su")
+            if changes_nothing(&["short_factor", "long_factor"], fields, context)? =>
+        {
             RopeScaling::None
         }
-        Some(_) => {
-            let reason = "only \"default\", \"linear\", \"llama3\" and \"dynamic\" are supported, \
-                and others if they change nothing";
-            return Err((field, whole, reason.to_owned()));
-        }
+        Some(_) => return Ok(None),
     };
-    fields.only("attention_factor", is_one, "only 1.0 is supported")?;
-    let reason = "only 1.0 is supported: whole heads are rotated";
-    fields.only("partial_rotary_factor", is_one, reason)?;
-    fields.map.retain(|key, _| !OTHERS.contains(&key.as_str()));
-    fields.finish()?;
-    Ok(scaling)
+    Ok(Some(scaling))
 }
 
 fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
 }
 
-/// Returns true if the factors of YaRN (arXiv 2309.00071) or LongRoPE (arXiv 2402.13753) are 1.
-fn changes_nothing(fields: &mut Fields<'_>, context: usize) -> Result<bool, Rejected> {
-    let stated = |key: &str| fields.map.contains_key(key);
-    if !stated("factor") && !(stated("short_factor") && stated("long_factor")) {
+/// Returns true if the factors of YaRN (arXiv 2309.00071) or LongRoPE (arXiv 2402.13753) are 1 and
+/// the `needed` fields are present.
+fn changes_nothing(
+    needed: &[&str],
+    fields: &mut Fields<'_>,
+    context: usize,
+) -> Result<bool, Rejected> {
+    if needed.iter().any(|key| !fields.map.contains_key(*key)) {
         return Ok(false);
     }
     let original = fields.map.get("original_max_position_embeddings").and_then(Value::as_f64);

@@ -59,6 +59,8 @@ pub struct Pretrained {
     generation: GenerationConfig,
     /// Every `eos_token_id` of `config.json` and `generation_config.json`.
     end_ids: Vec<u32>,
+    /// The sliding window in tokens, if it limits the context.
+    window: Option<usize>,
 }
 
 impl Pretrained {
@@ -93,7 +95,7 @@ impl Pretrained {
             (None, Source::Hub(hub)) => return Err(hub.missing(CONFIG)),
         };
         let config = DecoderConfig::from_file_ignoring(&path, ignore)?;
-        let json = read_json(&path)?;
+        let json: Value = read_json(&path)?;
         let in_config = GenerationConfig::from_file(&path)?;
         let mut end_ids = in_config.eos_token_ids.clone();
         // A default that was never adapted to the vocabulary; it cannot be sampled.
@@ -107,19 +109,31 @@ impl Pretrained {
             }
             None => GenerationConfig { eos_token_ids: end_ids.clone(), ..in_config },
         };
-        let mut model = Self { source, config, json, generation, end_ids };
-        // Weights that cannot be read are reported when they are needed.
-        let own_head = || model.weights().and_then(|mut weights| weights.has_own_head());
-        if model.config.tie_word_embeddings && own_head().unwrap_or(false) {
-            model.config.tie_word_embeddings = false;
-            model.json["tie_word_embeddings"] = false.into();
+        let stated = json["max_position_embeddings"].as_u64();
+        let stated = stated.unwrap_or(config.family.unstated_context() as u64);
+        let most = config.max_position_embeddings;
+        let window = ((most as u64) < stated).then_some(most);
+        let mut model = Self { source, config, json, generation, end_ids, window };
+        if model.config.tie_word_embeddings {
+            model.untie()?;
+        }
+        Ok(model)
+    }
+
+    /// Unties the output head if another one is stored.
+    fn untie(&mut self) -> Result<()> {
+        // Files that are missing or damaged are reported when weights are needed.
+        let Ok(mut weights) = self.weights() else { return Ok(()) };
+        if weights.has_own_head()? {
+            self.config.tie_word_embeddings = false;
+            self.json["tie_word_embeddings"] = false.into();
             warn_once(&format!(
                 "{}: lm_head.weight differs from the embeddings although config.json ties them \
                  (tie_word_embeddings): the stored head is used",
-                model.source
+                self.source
             ));
         }
-        Ok(model)
+        Ok(())
     }
 
     /// Limits the context to `tokens`, which saves memory.
@@ -129,7 +143,7 @@ impl Pretrained {
     pub fn with_context(mut self, tokens: usize) -> Result<Self> {
         let most = self.config.max_position_embeddings;
         if tokens == 0 || tokens > most {
-            let limit = match self.window() {
+            let limit = match self.window {
                 Some(_) => "sliding_window",
                 None => "max_position_embeddings",
             };
@@ -142,9 +156,7 @@ impl Pretrained {
 
     /// The sliding window in tokens, if it limits the context.
     pub(crate) fn window(&self) -> Option<usize> {
-        let window = self.config.max_position_embeddings;
-        let stated = self.json["max_position_embeddings"].as_u64();
-        stated.is_some_and(|stated| (window as u64) < stated).then_some(window)
+        self.window
     }
 
     /// The source of the files.

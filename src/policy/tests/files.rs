@@ -84,6 +84,23 @@ fn broken_checkpoints_are_named() {
 }
 
 #[test]
+fn parameters_that_are_not_finite_are_named_when_they_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let (_, parameters) = decoder(&config(), DType::F32);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let var = parameters.get(name).unwrap();
+    var.set(&(var.as_tensor() * f64::INFINITY).unwrap()).unwrap();
+    parameters.save(&path).unwrap();
+    let error = Parameters::load(&path, &config(), DType::F32, &Device::Cpu).unwrap_err();
+    let error = error.to_string();
+    let parts = [name, "[0, 0]", "model.safetensors"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    let error = parameters.load_trainable(&path).unwrap_err().to_string();
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+}
+
+#[test]
 fn configs_of_all_families_round_trip_through_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
@@ -248,7 +265,8 @@ fn rotary_settings_that_change_nothing_are_read_as_no_scaling() {
             ["rope_scaling.attention_factor", "1.5"],
         ),
         (
-            r#"{"rope_scaling":{"rope_type":"longrope","factor":1.0,"short_factor":[1,1.2]}}"#,
+            r#"{"rope_scaling":{"rope_type":"longrope","factor":1.0,"short_factor":[1,1.2],
+                "long_factor":[1,1]}}"#,
             ["rope_type", "1.2"],
         ),
         (r#"{"rope_scaling":{"rope_type":"mrope"}}"#, ["rope_scaling.rope_type", "mrope"]),
@@ -288,7 +306,8 @@ fn fields_that_cannot_change_the_model_are_ignored() {
         "no_rope_layers":[1,1],"layer_norm_eps":1e-6,"qk_norm":false,"norm_type":"rmsnorm",
         "position_embedding_type":"rope","use_mrope":false,"quantization_config":{},
         "attention_bias":true,"per_layer_config":{},"tie_word_embeddings":null,
-        "initializer_range":0.3,"mup_output_alpha":1.0,"vision_config":null}"#;
+        "initializer_range":0.3,"mup_output_alpha":1.0,"vision_config":null,"qkv_bias":true,
+        "eos_token":"</s>","peft_version":"1","context_length":9,"output_multiplier":1.0}"#;
     let read = with(Family::Qwen2, fields).unwrap();
     assert_eq!(read, DecoderConfig { tie_word_embeddings: false, ..config() });
     assert!(with(Family::Qwen3, r#"{"qk_norm":true}"#).is_ok());
@@ -368,6 +387,8 @@ fn settings_that_change_the_maths_are_errors_with_file_field_and_value() {
         ("query_pre_attn_scalar", "256"),
         ("attention_multiplier", "1.0"),
         ("residual_multiplier", "0.22"),
+        ("output_multiplier", "0.5"),
+        ("qkv_bias", "false"),
         ("num_experts", "8"),
         ("qk_norm", "true"),
         ("clip_qkv", "8.0"),
