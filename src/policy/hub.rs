@@ -289,6 +289,13 @@ mod tests {
             both("/x/huggingface/hub", "/x/huggingface/token")
         );
         assert_eq!(places(&[("HF_HOME", "~/h")], Some("/u")), both("/u/h/hub", "/u/h/token"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStringExt;
+            let name = OsString::from_vec(b"/h\xff".to_vec());
+            let cache = Places::new(|key| (key == "HF_HOME").then(|| name.clone()), None).cache;
+            assert_eq!(cache, Some(PathBuf::from(&name).join("hub")));
+        }
         let here = std::env::current_dir().unwrap();
         let relative = here.join("h").display().to_string();
         assert_eq!(

@@ -162,6 +162,7 @@ impl Example {
         assert!(self
             .refusal(&["--out", &out, "--model", &format!("{dir}/absent")])
             .contains("absent"));
+        assert!(self.refusal(&["--out", &out, "--model", dir]).contains("has no config.json"));
         if cfg!(not(feature = "cuda")) {
             assert!(self
                 .refusal(&["--out", &out, "--device", "cuda"])

@@ -217,6 +217,15 @@ fn pointers_and_pages_in_place_of_files_are_named() {
         std::fs::write(dir.path().join(name), "\n<!DOCTYPE html><p>404").unwrap();
         names(&load(dir.path()), &[name, "web page"]);
     }
+    let dir = copy("qwen2_tied");
+    std::fs::write(dir.path().join("tokenizer.json"), pointer).unwrap();
+    let pretrained = Pretrained::open(dir.path()).unwrap();
+    #[cfg(feature = "text")]
+    names(&pretrained.tokenizer().unwrap_err().to_string(), &["tokenizer.json", "LFS pointer"]);
+    let parameters = pretrained.parameters(DType::F32, &Device::Cpu).unwrap();
+    let out = dir.path().join("out");
+    let error = pretrained.save(&out, &parameters, Pretrained::SHARD_BYTES).unwrap_err();
+    names(&error.to_string(), &["tokenizer.json", "LFS pointer"]);
     for name in ["model.safetensors.index.json", "model-00003-of-00003.safetensors"] {
         let dir = copy("qwen3_sharded");
         std::fs::write(dir.path().join(name), pointer).unwrap();

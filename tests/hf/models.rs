@@ -264,6 +264,11 @@ fn settings_of_adapters_are_honoured_or_refused_by_name_and_value() {
     for (field, value) in [
         ("target_modules", json!(full)),
         ("target_modules", json!(r"model\.layers\.[01]\.\w+\.(q|down)_proj")),
+        (
+            "target_modules",
+            json!(r"(?:vision.*)|(?:\bmodel\.layers\.[\d]{1,}\.\w+\.(?:(?:q|down)_proj))"),
+        ),
+        ("target_modules", json!(r"^(?!.*lm_head).*\.(?P<name>q_proj|down_proj)$")),
         ("init_lora_weights", json!("gaussian")),
         ("init_lora_weights", json!(false)),
         ("init_lora_weights", json!("orthogonal")),

@@ -70,7 +70,8 @@ impl Pretrained {
     /// Opens a model checkpoint: reads `config.json` and, if present, `generation_config.json`.
     ///
     /// A configuration may tie the output head to the embeddings although another head is stored.
-    /// As in transformers, the stored head is then used, and a warning is printed.
+    /// As in transformers, the stored head is then used, and a warning is printed. To find it, such
+    /// a model's weight files are opened, and downloaded first if the source is a Hub.
     ///
     /// # Errors
     /// A missing or malformed file, an unsupported architecture or field (by name), a LoRA adapter
@@ -155,6 +156,7 @@ impl Pretrained {
     }
 
     /// The sliding window in tokens, if it limits the context.
+    #[cfg(feature = "text")]
     pub(crate) fn window(&self) -> Option<usize> {
         self.window
     }

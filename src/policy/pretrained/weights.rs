@@ -222,19 +222,18 @@ impl Weights {
 
     /// Returns true if the files hold a head that is not the embeddings.
     pub(crate) fn has_own_head(&mut self) -> Result<bool> {
-        let mut copies = Vec::new();
-        for name in [EMBEDDING, HEAD] {
-            let Ok(shard) = self.find(name) else { return Ok(false) };
-            copies.push(self.shards[shard].bytes(name)?);
-        }
-        let [(a, a_dtype, shape), (b, b_dtype, _)] = &copies[..] else { return Ok(false) };
+        let (Ok(embedding), Ok(head)) = (self.find(EMBEDDING), self.find(HEAD)) else {
+            return Ok(false);
+        };
+        let (a, a_dtype, shape) = self.shards[embedding].bytes(EMBEDDING)?;
+        let (b, b_dtype, _) = self.shards[head].bytes(HEAD)?;
         if a_dtype == b_dtype {
             return Ok(a != b);
         }
-        let wide = |bytes: &[u8], dtype: &DType| {
-            Tensor::from_raw_buffer(bytes, *dtype, shape, &Device::Cpu)?.to_dtype(DType::F64)
+        let wide = |bytes: &[u8], dtype: DType| {
+            Tensor::from_raw_buffer(bytes, dtype, &shape, &Device::Cpu)?.to_dtype(DType::F64)
         };
-        let different = wide(a, a_dtype)?.ne(&wide(b, b_dtype)?)?;
+        let different = wide(&a, a_dtype)?.ne(&wide(&b, b_dtype)?)?;
         Ok(different.to_dtype(DType::F32)?.max_all()?.to_scalar::<f32>()? > 0.0)
     }
 }
