@@ -152,6 +152,10 @@ impl AlfWorldTasks {
     /// See [`AlfWorldTasks::panels`]; a game that cannot be played.
     pub fn begin(config: &TrainConfig<Self>, games: &Arc<dyn Games>) -> Result<Setup> {
         let world = &config.environment;
+        let left_out = games.left_out();
+        if !left_out.is_empty() {
+            eprintln!("games: {left_out}");
+        }
         let [train, seen, unseen] = world.panels(&**games)?;
         if !config.needs_demonstrations() {
             return Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations: Vec::new() });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use epo::env::alfworld::{
-    game_files, AlfworldError, Game, Library, OperatorId, Part, Play, Split, State, TaskType,
+    game_files, AlfworldError, Game, Games, Library, OperatorId, Part, Play, Split, State, TaskType,
 };
 
 const GAME: &str = "train/pick_two_obj_and_place-Plum-None-Shelf-1/trial_0/game.tw-pddl";
@@ -318,6 +318,125 @@ fn alfworld_lists_leave_out_what_alfworld_leaves_out() {
     let files = game_files(folder.path(), Split::Train, &[]).expect("a list");
     let names: Vec<&str> = files.iter().map(|file| &file.name[28..file.name.len() - 19]).collect();
     assert_eq!(names, ["a", "b-10", "b-2"]);
+}
+
+/// A data folder of games, made from the fixture.
+struct DataFolder(tempfile::TempDir);
+
+impl DataFolder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn put(&self, folder: &str, file: &str, text: &str) {
+        let folder = self.0.path().join(folder);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(file), text).expect("a file");
+    }
+
+    fn game(&self, folder: &str, text: &str) {
+        self.put(folder, "game.tw-pddl", text);
+    }
+}
+
+#[test]
+fn alfworld_the_key_solvable_is_read_wherever_it_is_and_what_is_left_out_is_counted() {
+    let data = DataFolder::new();
+    let text = std::fs::read_to_string(fixture()).expect("readable");
+    let far = " ".repeat(10_000);
+    let first = text.replace("\"solvable\": true, ", "").replacen('{', "{\"solvable\": true, ", 1);
+    let padded = first.replace("\"walkthrough\"", &format!("{far}\"walkthrough\""));
+    let without = text.replace("\"solvable\": true, ", "");
+    assert!(padded.contains("solvable") && !without.contains("solvable"));
+    let with = |value: &str| text.replace("\"solvable\": true", &format!("\"solvable\": {value}"));
+    let simple = "train/pick_and_place_simple";
+    data.game(&format!("{simple}-a/trial"), &text);
+    data.game(&format!("{simple}-b/trial"), &padded);
+    data.game(&format!("{simple}-c/trial"), &without);
+    data.game(&format!("{simple}-d/trial"), &without);
+    data.game(&format!("{simple}-e/trial"), &with("false"));
+    data.game(&format!("{simple}-f/trial"), &with("\"true\""));
+    data.game(&format!("{simple}-g/trial"), &text[..text.len() - 20]);
+    data.game("train/unnamed/trial", &text);
+    data.put("train/typed/trial", "traj_data.json", "{\"task_type\": \"pick_and_place_simple\"}");
+    data.game("train/typed/trial", &text);
+    data.game("train/__MACOSX/pick_and_place_simple-h/trial", &text);
+    data.put(&format!("{simple}-a/trial"), "._game.tw-pddl", "");
+    let files = game_files(data.0.path(), Split::Train, &[]).expect("a list");
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let expected =
+        ["train/pick_and_place_simple-a", "train/pick_and_place_simple-b", "train/typed"];
+    assert_eq!(names, expected.map(|name| format!("{name}/trial/game.tw-pddl")));
+    let games = epo::env::alfworld::DataFolder::open(data.0.path()).expect("games");
+    let left_out = games.left_out();
+    for part in [
+        "7 left out: ",
+        "2 without the key `solvable` (such as train/pick_and_place_simple-c/trial/game.tw-pddl)",
+        "1 with `\"solvable\": false`",
+        "1 with a value of `solvable` that is not true or false",
+        "1 not a JSON object",
+        "1 with no task type in the path or in traj_data.json",
+        "1 left over from a zip archive",
+    ] {
+        assert!(left_out.contains(part), "{part}: {left_out}");
+    }
+    let none = DataFolder::new();
+    none.game(&format!("{simple}-c/trial"), &without);
+    let error = game_files(none.0.path(), Split::Train, &[]).expect_err("no game").to_string();
+    assert!(error.contains("1 without the key `solvable`"), "{error}");
+}
+
+#[test]
+fn alfworld_a_folder_of_another_version_is_found_and_a_wrong_level_is_named() {
+    let text = std::fs::read_to_string(fixture()).expect("readable");
+    let data = DataFolder::new();
+    let trial = "json_2.1.2/train/pick_and_place_simple-a/trial";
+    data.game(trial, &text);
+    let open = |folder: &Path| epo::env::alfworld::DataFolder::open(folder).map(drop);
+    let root = data.0.path();
+    for right in [root.to_owned(), root.join("json_2.1.2")] {
+        assert!(open(&right).is_ok(), "{}", right.display());
+    }
+    let version = root.join("json_2.1.2");
+    for deep in ["json_2.1.2/train", "json_2.1.2/train/pick_and_place_simple-a", trial] {
+        let error = open(&root.join(deep)).expect_err("too deep").to_string();
+        assert!(error.contains(&format!("in {}: name", version.display())), "{error}");
+    }
+    let above = DataFolder::new();
+    above.game(&format!("alfworld/{trial}"), &text);
+    let error = open(above.0.path()).expect_err("too shallow").to_string();
+    let place = above.0.path().join("alfworld");
+    assert!(error.contains(&format!("in {}: name", place.display())), "{error}");
+    let error = open(&root.join("missing")).expect_err("no folder").to_string();
+    assert!(error.contains("missing"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn alfworld_links_in_circles_and_odd_names_are_no_obstacle() {
+    use std::os::unix::ffi::OsStrExt;
+    let text = std::fs::read_to_string(fixture()).expect("readable");
+    let data = DataFolder::new();
+    data.game("train/pick_and_place_simple-a/trial", &text);
+    let train = data.0.path().join("train");
+    let link = |target: &Path, name: &str| {
+        std::os::unix::fs::symlink(target, train.join(name)).expect("a link");
+    };
+    link(&train, "around");
+    link(data.0.path(), "pick_and_place_simple-a/above");
+    link(Path::new("/nonexistent"), "broken");
+    let odd = train.join(std::ffi::OsStr::from_bytes(b"pick_and_place_simple-\xe9/trial"));
+    std::fs::create_dir_all(&odd).expect("a folder");
+    std::fs::write(odd.join("game.tw-pddl"), &text).expect("a file");
+    let dangling = train.join("pick_and_place_simple-c");
+    std::fs::create_dir(&dangling).expect("a folder");
+    std::os::unix::fs::symlink("/nonexistent", dangling.join("game.tw-pddl")).expect("a link");
+    let files = game_files(data.0.path(), Split::Train, &[]).expect("a list");
+    assert_eq!(files.len(), 2, "{files:?}");
+    Library::new().load(&files[1].path).expect("a name that is not UTF-8");
+    let left_out = epo::env::alfworld::DataFolder::open(data.0.path()).expect("games").left_out();
+    assert!(left_out.contains("2 linked to a folder around it"), "{left_out}");
+    assert!(left_out.contains("1 that cannot be read"), "{left_out}");
 }
 
 /// The field to change, the text to replace, its replacement, and the expected place and reason.

@@ -1,11 +1,13 @@
 //! ALFWorld as an [`Environment`]: a task is a game, an action is a command.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::env::alfworld::engine::files::{game_files, GameFile};
+use crate::env::alfworld::engine::files::{list, no_games, GameFile};
 use crate::env::alfworld::engine::game::Game;
+use crate::env::alfworld::engine::left_out::LeftOut;
 use crate::env::alfworld::engine::library::Library;
 use crate::env::alfworld::engine::play::Play;
 use crate::env::alfworld::error::AlfworldError;
@@ -28,6 +30,11 @@ pub trait Games: Send + Sync {
     /// # Errors
     /// Returns an error if the split has no games.
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>>;
+
+    /// Describes the games that are not listed, with their number by reason; empty if all are.
+    fn left_out(&self) -> String {
+        String::new()
+    }
 }
 
 /// Names the tasks of one type in a split: `valid_seen/pick_two_obj_and_place`.
@@ -82,31 +89,36 @@ pub struct DataFolder {
     library: Library,
     recent: Recent,
     files: BTreeMap<(Split, TaskType), Vec<GameFile>>,
+    left_out: LeftOut,
 }
 
 impl DataFolder {
-    /// Lists the games of all splits in the folder.
+    /// Lists the games of all splits in the folder; splits may be missing.
     ///
     /// # Errors
-    /// Returns an error if the folder cannot be read or has no games.
+    /// Returns an error if the folder of a split cannot be read, or if there are no games.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
         let mut files: BTreeMap<_, Vec<GameFile>> = BTreeMap::new();
-        let mut failure = None;
+        let mut left_out = LeftOut::default();
+        std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))?;
         for split in Split::ALL {
-            match game_files(&folder, split, &[]) {
-                Ok(found) => {
-                    for file in found {
-                        files.entry((split, file.task_type)).or_default().push(file);
-                    }
+            let listing = match list(&folder, split, &[]) {
+                Err(AlfworldError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    continue;
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                listing => listing?,
+            };
+            left_out.merge(&listing.left_out);
+            for file in listing.games {
+                files.entry((split, file.task_type)).or_default().push(file);
             }
         }
-        match failure {
-            Some(error) if files.is_empty() => Err(error.into()),
-            _ => Ok(Self { folder, library: Library::new(), recent: Recent::default(), files }),
+        if files.is_empty() {
+            return Err(no_games(&folder, "any split".to_owned(), &left_out).into());
         }
+        let library = Library::new();
+        Ok(Self { folder, library, recent: Recent::default(), files, left_out })
     }
 
     fn family(&self, split: Split, kind: TaskType) -> &[GameFile] {
@@ -127,13 +139,16 @@ impl Games for DataFolder {
 
     fn tasks(&self, split: Split, kind: TaskType, most: usize) -> Result<Vec<Task>> {
         if !self.files.keys().any(|(known, _)| *known == split) {
-            let path = self.folder.clone();
-            return Err(AlfworldError::NoGames { path, wanted: format!("split {split}") }.into());
+            return Err(no_games(&self.folder, format!("split {split}"), &self.left_out).into());
         }
         let n = self.family(split, kind).len();
         let kept = most.min(n);
         let task = |i: usize| Task { name: family(split, kind), variation: (i * n / kept) as u32 };
         Ok((0..kept).map(task).collect())
+    }
+
+    fn left_out(&self) -> String {
+        self.left_out.to_string()
     }
 }
 

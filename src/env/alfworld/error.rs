@@ -24,12 +24,18 @@ pub enum AlfworldError {
     )]
     NoDataFolder,
     /// A folder holds no game of the requested split and task types.
-    #[error("{}: no playable game.tw-pddl ({wanted}) in this folder or below", path.display())]
+    #[error(
+        "{}: no playable game.tw-pddl ({wanted}) in this folder or below{}{advice}",
+        path.display(),
+        if advice.is_empty() { "" } else { "; " }
+    )]
     NoGames {
         /// The folder.
         path: PathBuf,
         /// The requested split and task types.
         wanted: String,
+        /// The games that were left out, by reason, and a folder with games; may be empty.
+        advice: String,
     },
     /// A task type is unknown.
     #[error("unknown task type `{name}`; the types are: {valid}")]

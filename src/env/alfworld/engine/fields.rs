@@ -10,7 +10,7 @@ use crate::env::alfworld::error::{AlfworldError, Result};
 /// The name of a game file.
 pub(crate) const GAME_FILE: &str = "game.tw-pddl";
 /// The largest accepted game file, in bytes; ALFWorld's have up to 140 kB.
-const MAX_FILE: u64 = 4 << 20;
+pub(crate) const MAX_FILE: u64 = 4 << 20;
 
 /// The fields of a game file that the engine uses; others are ignored.
 #[derive(Deserialize)]

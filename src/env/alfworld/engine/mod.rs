@@ -8,12 +8,14 @@ pub(crate) mod files;
 pub(crate) mod game;
 pub(crate) mod ground;
 pub(crate) mod key;
+pub(crate) mod left_out;
 pub(crate) mod library;
 pub(crate) mod logic;
 pub(crate) mod matching;
 pub(crate) mod operators;
 pub(crate) mod play;
 pub(crate) mod relations;
+pub(crate) mod solvable;
 pub(crate) mod state;
 pub(crate) mod text;
 
