@@ -136,7 +136,7 @@ impl Settings {
             World::Alfworld => {
                 let variable = std::env::var_os("ALFWORLD_DATA").filter(|data| !data.is_empty());
                 let of_run = match &settings.games {
-                    Some(GameSource::Folder { path }) => Some(path.clone()),
+                    Some(GameSource::Folder { path, .. }) => Some(path.clone()),
                     _ => None,
                 };
                 let data = args.data.clone().or(of_run);

@@ -9,6 +9,7 @@ use epo::console::note;
 use epo::run::{config_text, RunFolder};
 use epo::train::config::{Algorithm, Preset, TrainConfig};
 use epo::worlds::Benchmark;
+use epo::Error;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
@@ -38,8 +39,9 @@ pub(crate) struct RunArgs {
     /// Folder of a new run [default: runs/NAME-SEED]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Continue the run in this folder from its last checkpoint; only --steps may change, and
-    /// --model if the model checkpoint that it trains has moved
+    /// Continue the run in this folder from its last checkpoint; only --steps may change, --model
+    /// if the model checkpoint that it trains has moved, and --set environment.games.path=DIR (or
+    /// ALFWORLD_DATA) if ALFWorld's games have
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Settings in TOML: any part of what --print-config prints
@@ -64,7 +66,7 @@ impl RunArgs {
         name: &str,
         base: TrainConfig<E>,
     ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
-        self.folder_of(name, base, Vec::new(), None, |_| Ok(()))
+        self.folder_of(name, base, Vec::new(), None, |_| Ok(()), unmoved)
     }
 
     fn folder_of<E: Serialize + DeserializeOwned>(
@@ -73,14 +75,20 @@ impl RunArgs {
         base: TrainConfig<E>,
         named: Vec<String>,
         model: Option<&str>,
-        check: impl Fn(&E) -> epo::Result<()>,
+        prepare: impl Fn(&mut E) -> epo::Result<()>,
+        relocate: impl Fn(&mut E, &[String]) -> epo::Result<()>,
     ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
         plain_errors();
         if let Some(dir) = &self.resume {
             let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
-            let others = others || self.smoke || self.print_config || !self.set.is_empty();
-            ensure!(!others && named.is_empty(), "--resume takes only --steps and --model");
-            let folder = RunFolder::resume(dir, TrainConfig::resumed(self.steps, model))?;
+            let others = others || self.smoke || self.print_config;
+            ensure!(!others && named.is_empty(), "--resume takes only --steps, --model and --set");
+            let resumed = TrainConfig::resumed(self.steps, model);
+            let adjust = |config: &mut TrainConfig<E>| {
+                resumed(config)?;
+                relocate(&mut config.environment, &self.set)
+            };
+            let folder = RunFolder::resume(dir, adjust)?;
             if self.steps.is_some() {
                 show_schedules(&folder.config)?;
             }
@@ -92,7 +100,7 @@ impl RunArgs {
         sets.extend(self.set.iter().cloned());
         let usual_steps = base.steps;
         let mut config = base.layered(self.config.as_deref(), &sets)?;
-        check(&config.environment)?;
+        prepare(&mut config.environment)?;
         config.model.make_absolute();
         if self.print_config {
             print(config_text(&config)?)?;
@@ -114,6 +122,14 @@ fn show_schedules<E: Serialize + DeserializeOwned>(config: &TrainConfig<E>) -> R
         note(format_args!("note: {line}"));
     }
     Ok(())
+}
+
+/// Refuses every change of a resumed run: its environment has no files that could move.
+fn unmoved<E>(_environment: &mut E, sets: &[String]) -> epo::Result<()> {
+    match sets.first() {
+        None => Ok(()),
+        Some(set) => Err(Error::setting("--set", set, "a resumed run keeps its settings")),
+    }
 }
 
 /// Flags of the benchmark trainers: those of every example, and short forms of frequent settings.
@@ -163,7 +179,11 @@ impl TrainArgs {
         }
         let model = self.model.as_deref();
         let named = if self.run.resume.is_some() { self.without_model() } else { self.sets() };
-        self.run.folder_of(name, base, named, model, E::check)
+        let prepare = |environment: &mut E| {
+            environment.check()?;
+            environment.complete()
+        };
+        self.run.folder_of(name, base, named, model, prepare, E::relocate)
     }
 
     /// The short forms as `KEY=VALUE`.

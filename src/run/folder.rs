@@ -174,9 +174,10 @@ fn to_toml(path: &Path, config: &impl Serialize) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::file(path, "config", e.to_string()))
 }
 
-/// Settings that may change when a run resumes: its length and the path of the model checkpoint it
-/// started from ([`Agent::restore`](crate::train::learn::Agent::restore) compares its files).
-const MAY_CHANGE: [&str; 2] = ["steps", "model.source"];
+/// Settings that may change when a run resumes: its length, the path of the model checkpoint it
+/// started from ([`Agent::restore`](crate::train::learn::Agent::restore) compares its files), and
+/// the path of its games (their names are compared).
+const MAY_CHANGE: [&str; 3] = ["steps", "model.source", "environment.games.path"];
 
 /// Lists every setting that differs but must not: `rate was 0.5, is 0.25; gate was 2, is absent`.
 fn differences(before: &impl Serialize, now: &impl Serialize) -> Result<String, toml::ser::Error> {

@@ -1,17 +1,14 @@
 //! ALFWorld's tasks.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::entropy::config::EntropyConfig;
-use crate::env::alfworld::environment::{AlfWorld, DataFolder, Games};
+use crate::env::alfworld::environment::{AlfWorld, Games};
 use crate::env::alfworld::search::demonstrate::expert_demonstrations;
 use crate::env::alfworld::task::{Split, TaskType};
 use crate::env::choices::show_admissible;
-use crate::env::household::games::Household;
-use crate::env::household::generator::GeneratorConfig;
 use crate::env::Environment;
 use crate::evaluation::task_set::TaskSet;
 use crate::objective::aggregate::Aggregation;
@@ -26,6 +23,7 @@ use crate::train::config::run::TrainConfig;
 use crate::train::credit::reward::RewardConfig;
 use crate::train::run_state::Setup;
 use crate::worlds::benchmark::Benchmark;
+use crate::worlds::games::GameSource;
 use crate::worlds::paper::{check_tasks, paper as paper_settings, paper_model};
 use crate::Result;
 
@@ -43,38 +41,6 @@ pub struct AlfWorldTasks {
     pub train_games: Count,
     /// Games of each kind to be evaluated on, in rooms seen and unseen.
     pub test_games: Count,
-}
-
-/// Where games come from, by `kind`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum GameSource {
-    /// Household games made by this crate.
-    Household(GeneratorConfig),
-    /// ALFWorld's own games.
-    Folder {
-        /// The data folder that ALFWorld's download makes.
-        path: PathBuf,
-    },
-}
-
-impl std::fmt::Display for GameSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Household(_) => f.write_str("household games made by this crate"),
-            Self::Folder { path } => write!(f, "ALFWorld's games in {}", path.display()),
-        }
-    }
-}
-
-impl Default for GameSource {
-    fn default() -> Self {
-        Self::Household(GeneratorConfig {
-            receptacles: (4, 10),
-            items: (8, 10),
-            ..GeneratorConfig::default()
-        })
-    }
 }
 
 impl Default for AlfWorldTasks {
@@ -104,9 +70,8 @@ impl AlfWorldTasks {
     /// set.
     #[must_use]
     pub fn found(mut self) -> Self {
-        let data = std::env::var_os("ALFWORLD_DATA").filter(|folder| !folder.is_empty());
-        if let Some(path) = data.map(PathBuf::from) {
-            self.games = GameSource::Folder { path };
+        if let Some(games) = GameSource::named() {
+            self.games = games;
         }
         self
     }
@@ -114,13 +79,10 @@ impl AlfWorldTasks {
     /// Opens the games.
     ///
     /// # Errors
-    /// A folder that does not hold ALFWorld's games, or settings for which no household can be
+    /// A folder that does not hold the run's games, or settings for which no household can be
     /// made.
     pub fn games(&self) -> Result<Arc<dyn Games>> {
-        Ok(match &self.games {
-            GameSource::Folder { path } => Arc::new(DataFolder::open(path)?),
-            GameSource::Household(config) => Arc::new(Household::new(config.clone())?),
-        })
+        self.games.open()
     }
 
     /// The training games, and the evaluation sets in seen and in unseen rooms.
@@ -217,6 +179,23 @@ impl Benchmark for AlfWorldTasks {
     fn check(&self) -> Result<()> {
         check_tasks(&self.tasks)?;
         self.panels(&*self.games()?).map(drop)
+    }
+
+    /// Makes the path of the games absolute and records which games are there.
+    ///
+    /// # Errors
+    /// See [`AlfWorldTasks::games`].
+    fn complete(&mut self) -> Result<()> {
+        self.games.complete()
+    }
+
+    /// Takes the folder of the games from `environment.games.path=FOLDER`, or from `ALFWORLD_DATA`
+    /// if the run's folder is gone.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] for another setting, or for a run of household games.
+    fn relocate(&mut self, sets: &[String]) -> Result<()> {
+        self.games.relocate(sets)
     }
 }
 

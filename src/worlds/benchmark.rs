@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::train::config::algorithm::Algorithm;
 use crate::train::config::presets::Preset;
 use crate::train::config::run::TrainConfig;
-use crate::Result;
+use crate::{Error, Result};
 
 /// The `[environment]` table of a benchmark, with its presets.
 pub trait Benchmark: Sized + Serialize + DeserializeOwned {
@@ -21,4 +21,24 @@ pub trait Benchmark: Sized + Serialize + DeserializeOwned {
     /// # Errors
     /// The first setting that does not fit.
     fn check(&self) -> Result<()>;
+
+    /// Records in the table of a new run what a resumed run must find again.
+    ///
+    /// # Errors
+    /// Files of the benchmark that cannot be read.
+    fn complete(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes where the files of a resumed run are; `sets` are the `KEY=VALUE` of its command
+    /// line.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for any other change.
+    fn relocate(&mut self, sets: &[String]) -> Result<()> {
+        match sets.first() {
+            None => Ok(()),
+            Some(set) => Err(Error::setting("--set", set, "a resumed run keeps its settings")),
+        }
+    }
 }

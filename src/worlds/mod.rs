@@ -4,6 +4,8 @@
 #[cfg(feature = "alfworld")]
 mod alfworld;
 mod benchmark;
+#[cfg(feature = "alfworld")]
+mod games;
 #[cfg(any(feature = "alfworld", feature = "scienceworld"))]
 mod paper;
 #[cfg(feature = "scienceworld")]
@@ -12,6 +14,8 @@ mod scienceworld;
 pub use benchmark::Benchmark;
 
 #[cfg(feature = "alfworld")]
-pub use alfworld::{AlfWorldTasks, GameSource};
+pub use alfworld::AlfWorldTasks;
+#[cfg(feature = "alfworld")]
+pub use games::GameSource;
 #[cfg(feature = "scienceworld")]
 pub use scienceworld::ScienceWorldTasks;

@@ -4,5 +4,6 @@
 
 mod engine;
 mod fuzz;
+mod moved;
 mod search;
 mod transcript;

@@ -121,6 +121,11 @@ impl DataFolder {
         Ok(Self { folder, library, recent: Recent::default(), files, left_out })
     }
 
+    /// The names of all games, in the order of splits and task types.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.values().flatten().map(|file| file.name.as_str())
+    }
+
     fn family(&self, split: Split, kind: TaskType) -> &[GameFile] {
         self.files.get(&(split, kind)).map_or(&[], Vec::as_slice)
     }
