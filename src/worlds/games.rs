@@ -1,8 +1,8 @@
 //! Where the games of a run come from.
 //!
-//! A run is resumed on another day, from another folder, and after its games have moved. So the path
-//! is kept absolute, a resumed run may name another one, and the names of the games must be those
-//! of the run.
+//! A run is resumed from another folder, and after its games have moved. So the path is kept
+//! absolute, a resumed run may name another one, and the names of the games must be those of the
+//! run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 
 mod engine;
 mod faults;
+mod limits;
 mod machine;
 mod simulator;
 mod transcript;
