@@ -121,18 +121,23 @@ impl GameSource {
     pub(crate) fn relocate(&mut self, sets: &[String]) -> Result<()> {
         let given: Vec<PathBuf> = sets.iter().map(|set| moved_to(set)).collect::<Result<_>>()?;
         let given = given.into_iter().next_back();
-        match (self, given) {
-            (Self::Folder { path, .. }, Some(given)) => *path = given,
-            (Self::Folder { path, .. }, None) if !path.is_dir() => {
-                *path = named_folder().unwrap_or_else(|| path.clone());
+        match self {
+            Self::Folder { path, names } => {
+                let named = || named_folder().filter(|_| !path.is_dir());
+                if let Some(now) = given.or_else(named) {
+                    open_folder(&now, names.as_deref())?;
+                    *path = now;
+                }
+                Ok(())
             }
-            (Self::Household(_), Some(given)) => {
-                let reason = "this run plays household games, which need no folder";
-                return Err(Error::setting(GAMES, given.display(), reason));
-            }
-            _ => {}
+            Self::Household(_) => match given {
+                None => Ok(()),
+                Some(given) => {
+                    let reason = "this run plays household games, which need no folder";
+                    Err(Error::setting(GAMES, given.display(), reason))
+                }
+            },
         }
-        Ok(())
     }
 }
 

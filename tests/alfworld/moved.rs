@@ -76,6 +76,10 @@ fn a_run_resumes_where_its_games_are_now_if_they_are_the_same() {
     }
     let error = resume(&to(&other)).unwrap_err().to_string();
     assert!(error.contains("other games than the run began with: 3 games"), "{error}");
+    let error = resume(&to(&new.join("train"))).unwrap_err().to_string();
+    assert!(error.contains(&format!("in {}: name", new.display())), "{error}");
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains(old.to_str().unwrap()), "a refused change leaves the run as it was");
     assert_eq!(resume(&to(&new)).unwrap(), (new.clone(), 1));
     assert_eq!(resume(&[]).unwrap(), (new, 1), "the new place is kept");
     let error = resume(&["seed=1".into()]).unwrap_err().to_string();

@@ -200,10 +200,70 @@ fn is_loop(entry: &std::fs::DirEntry) -> bool {
 
 /// Reads the task type in the `traj_data.json` next to a game.
 fn type_beside(game: &Path) -> Option<TaskType> {
+    type_in(&std::fs::read(game.with_file_name(TRAJECTORY_FILE)).ok()?)
+}
+
+/// Reads the task type in the text of a `traj_data.json`.
+fn type_in(text: &[u8]) -> Option<TaskType> {
     #[derive(Deserialize)]
     struct Trajectory {
         task_type: String,
     }
-    let text = std::fs::read(game.with_file_name(TRAJECTORY_FILE)).ok()?;
-    serde_json::from_slice::<Trajectory>(&text).ok()?.task_type.parse().ok()
+    serde_json::from_slice::<Trajectory>(text).ok()?.task_type.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::{select, Index};
+
+    /// Texts that come close to a `traj_data.json`.
+    const PARTS: &[&str] = &[
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "\\",
+        " ",
+        "\"task_type\"",
+        "task_type",
+        "null",
+        "1e999",
+        "\"pick_and_place_simple\"",
+        "pick_two_obj_and_place",
+        "\"plan\": {}",
+        "é",
+        "\u{0}",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_task_type_is_found_in_an_object_that_has_it_and_nowhere_else(
+            kind in select(&TaskType::ALL[..]),
+            parts in proptest::collection::vec(select(PARTS), 0..6),
+            at in any::<Index>(),
+        ) {
+            let whole = format!("{{\"plan\": [1], \"task_type\": \"{}\"}}", kind.name());
+            prop_assert_eq!(type_in(whole.as_bytes()), Some(kind));
+            let mut changed = whole.clone();
+            changed.insert_str(at.index(whole.len() + 1), &parts.concat());
+            for text in [changed, parts.concat()] {
+                let known: Option<TaskType> = serde_json::from_str::<serde_json::Value>(&text)
+                    .ok()
+                    .and_then(|value| value.get("task_type")?.as_str()?.parse().ok());
+                if let Some(found) = type_in(text.as_bytes()) {
+                    prop_assert_eq!(Some(found), known, "{}", text);
+                }
+            }
+        }
+    }
 }
