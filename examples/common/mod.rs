@@ -2,7 +2,7 @@
 // Each example uses a part of this module.
 #![allow(dead_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Result};
 use epo::console::note;
@@ -80,19 +80,8 @@ impl RunArgs {
     ) -> Result<Option<RunFolder<TrainConfig<E>>>> {
         plain_errors();
         if let Some(dir) = &self.resume {
-            let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
-            let others = others || self.smoke || self.print_config;
-            ensure!(!others && named.is_empty(), "--resume takes only --steps, --model and --set");
-            let resumed = TrainConfig::resumed(self.steps, model);
-            let adjust = |config: &mut TrainConfig<E>| {
-                resumed(config)?;
-                relocate(&mut config.environment, &self.set)
-            };
-            let folder = RunFolder::resume(dir, adjust)?;
-            if self.steps.is_some() {
-                show_schedules(&folder.config)?;
-            }
-            return Ok(Some(folder));
+            ensure!(named.is_empty(), RESUME_TAKES);
+            return self.resumed(dir, model, relocate).map(Some);
         }
         let mut sets = named;
         sets.extend(self.seed.map(|seed| format!("seed={seed}")));
@@ -114,7 +103,29 @@ impl RunArgs {
         let dir = self.out.clone().unwrap_or_else(default);
         Ok(Some(RunFolder::create(dir, config)?))
     }
+
+    fn resumed<E: Serialize + DeserializeOwned>(
+        &self,
+        dir: &Path,
+        model: Option<&str>,
+        relocate: impl Fn(&mut E, &[String]) -> epo::Result<()>,
+    ) -> Result<RunFolder<TrainConfig<E>>> {
+        let others = self.seed.is_some() || self.out.is_some() || self.config.is_some();
+        ensure!(!others && !self.smoke && !self.print_config, RESUME_TAKES);
+        let resumed = TrainConfig::resumed(self.steps, model);
+        let folder = RunFolder::resume(dir, |config: &mut TrainConfig<E>| {
+            resumed(config)?;
+            relocate(&mut config.environment, &self.set)
+        })?;
+        if self.steps.is_some() {
+            show_schedules(&folder.config)?;
+        }
+        Ok(folder)
+    }
 }
+
+/// The flags of a resumed run.
+const RESUME_TAKES: &str = "--resume takes only --steps, --model and --set";
 
 /// Says which schedules are longer or shorter than a run whose number of steps was changed.
 fn show_schedules<E: Serialize + DeserializeOwned>(config: &TrainConfig<E>) -> Result<()> {

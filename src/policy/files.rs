@@ -1,5 +1,6 @@
 //! Safetensors and JSON files, with errors that name the file and the tensor or field.
 
+use crate::console::note;
 use crate::files::atomic_write;
 use crate::policy::finite::check_finite;
 use crate::{Error, Result};
@@ -7,7 +8,7 @@ use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -71,7 +72,6 @@ pub(crate) fn warn_once(text: &str) {
     static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let Ok(mut printed) = PRINTED.lock() else { return };
     if printed.insert(text.to_owned()) {
-        // A closed standard error is no reason to end a run.
-        let _ = writeln!(std::io::stderr(), "warning: {text}");
+        note(format_args!("warning: {text}"));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::console::note;
 use crate::entropy::config::EntropyConfig;
 use crate::env::alfworld::environment::{AlfWorld, Games};
 use crate::env::alfworld::search::demonstrate::expert_demonstrations;
@@ -116,7 +117,7 @@ impl AlfWorldTasks {
         let world = &config.environment;
         let left_out = games.left_out();
         if !left_out.is_empty() {
-            eprintln!("games: {left_out}");
+            note(format_args!("games: {left_out}"));
         }
         let [train, seen, unseen] = world.panels(&**games)?;
         if !config.needs_demonstrations() {
@@ -126,11 +127,13 @@ impl AlfWorldTasks {
         let mut environment = show_admissible(AlfWorld::new(games.clone()), world.show_admissible);
         let turns = config.rollout.max_turns.get();
         let found = expert_demonstrations(games, &tasks, turns, &mut *environment)?;
-        eprintln!("expert: {}", found.summary());
+        note(format_args!("expert: {}", found.summary()));
         let needs = found.needs();
         let demonstrations = found.for_imitation("rollout.max_turns", turns)?;
         if let Some(most) = needs {
-            eprintln!("the other games need up to {most} turns (rollout.max_turns = {turns})");
+            note(format_args!(
+                "the other games need up to {most} turns (rollout.max_turns = {turns})"
+            ));
         }
         Ok(Setup { train, evaluation: vec![seen, unseen], demonstrations })
     }

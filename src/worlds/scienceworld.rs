@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::console::note;
 use crate::entropy::config::{EntropyConfig, HistoryConfig};
 use crate::env::scienceworld::config::{ScienceWorldConfig, SuccessRule};
 use crate::env::scienceworld::demonstrate::DemonstrationConfig;
@@ -123,15 +124,15 @@ impl ScienceWorldTasks {
         let needs = found.needs();
         let demonstrations = found.for_imitation(STEP_LIMIT, limit)?;
         if let Some(most) = needs {
-            eprintln!("other gold paths need up to {most} moves ({STEP_LIMIT} = {limit})");
+            note(format_args!("other gold paths need up to {most} moves ({STEP_LIMIT} = {limit})"));
         }
         let turns = config.rollout.max_turns.get();
         let long = demonstrations.iter().filter(|shown| shown.turns.len() > turns).count();
         if long > 0 {
-            eprintln!(
+            note(format_args!(
                 "{long} of {} demonstrations have more than rollout.max_turns = {turns} turns",
                 demonstrations.len()
-            );
+            ));
         }
         Ok(demonstrations)
     }

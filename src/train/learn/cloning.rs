@@ -3,6 +3,7 @@
 //! A fresh policy almost never solves a long task by chance, so reinforcement learning alone would
 //! see no reward. Imitation of a few solved episodes first gives it something to improve.
 
+use crate::console::note;
 use crate::env::Demonstration;
 use crate::rng::{Purpose, Stream};
 use crate::rollout::rows::DemonstrationRow;
@@ -98,7 +99,10 @@ fn solving(demonstrations: &[Demonstration]) -> Result<Vec<&Demonstration>> {
         return Err(Error::setting("cloning", "on", reason));
     }
     if solved.len() < count {
-        eprintln!("{} of {count} demonstrations do not solve their task", count - solved.len());
+        note(format_args!(
+            "{} of {count} demonstrations do not solve their task",
+            count - solved.len()
+        ));
     }
     Ok(solved)
 }
