@@ -6,7 +6,7 @@ Each folder under FOLDER holds the tokenizer files of a checkpoint and `expected
 their ids, with special tokens recognised (`ids`) and split (`plain_ids`), and the id of eos_token.
 `EPO_TOKENIZER_FIXTURES=FOLDER cargo test --test hf_fixtures tokenizers` compares. The set in
 tests/fixtures/hf/tokenizers was written with `--texts 12 --only missing flag strips special_map
-added_json both_cut bpe_always` (transformers 5.24.0).
+added_json both_cut bpe_always bpe_first` (transformers 5.24.0).
 """
 
 import argparse

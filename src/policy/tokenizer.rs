@@ -382,11 +382,27 @@ impl Tokenizer {
         let added = self.inner.get_added_tokens_decoder();
         if before.is_empty() {
             Place::Start
-        } else if added.values().any(|token| before.ends_with(&token.content)) {
+        } else if added.values().any(|token| before.ends_with(&token.content))
+            || self.takes_space_after(before)
+        {
             Place::AfterToken
         } else {
             Place::Inside
         }
+    }
+
+    /// Returns true if `before` ends with an added token that takes the white space after it.
+    pub(crate) fn takes_space_after(&self, before: &str) -> bool {
+        let before = before.trim_end();
+        let added = self.inner.get_added_tokens_decoder();
+        added.values().any(|token| token.rstrip && before.ends_with(&token.content))
+    }
+
+    /// Returns true if `after` begins with an added token that takes the white space before it.
+    pub(crate) fn takes_space_before(&self, after: &str) -> bool {
+        let after = after.trim_start();
+        let added = self.inner.get_added_tokens_decoder();
+        added.values().any(|token| token.lstrip && after.starts_with(&token.content))
     }
 
     /// Names and ids of the added tokens that are special, or of the others; the longest first.

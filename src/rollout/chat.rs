@@ -8,8 +8,8 @@
 use crate::policy::chat::ChatTemplate;
 use crate::policy::tokenizer::{Place, Tokenizer};
 use crate::rollout::action::ActionFormat;
-use crate::rollout::layout::{invalid, Layout};
-use crate::rollout::prompt::{Frame, Places, Prompter};
+use crate::rollout::layout::{invalid, KeepsSpace, Layout};
+use crate::rollout::prompt::{Frame, Leads, Places, Prompter};
 use crate::Result;
 
 /// The task's instructions, before the first goal.
@@ -53,20 +53,40 @@ impl Prompter {
             let reason = "the template does not end an assistant message with a special token";
             return Err(invalid(&layout.between, reason));
         };
-        let later = &layout.between[closing.len()..];
         let tokenizer = tokenizer.ending_at(&[end])?;
-        let [goal, observation, answer] = [&layout.before, &layout.between, &layout.after]
-            .map(|before| tokenizer.place_after(before));
+        let closing_ids = tokenizer.encode_template(closing, Place::Inside)?;
+        // A space before a text is part of the text's first token.
+        let [before, between] =
+            [&layout.before, &layout.between].map(|text| text.trim_end_matches(' '));
+        // With the end token, which may take the white space after it.
+        let later = tokenizer.encode_template(between, Place::Inside)?;
+        let later = match later.strip_prefix(&closing_ids[..]) {
+            Some(later) => later.to_vec(),
+            None => tokenizer.encode_template(&between[closing.len()..], Place::AfterToken)?,
+        };
+        let [goal, observation, answer] =
+            [before, between, &layout.after].map(|before| tokenizer.place_after(before));
+        let KeepsSpace { goal: keeps, leading, trailing } = layout.keeps_space;
+        let keeps_space = KeepsSpace {
+            goal: keeps && !tokenizer.takes_space_after(&layout.before),
+            leading: leading && !tokenizer.takes_space_after(&layout.between),
+            trailing: trailing && !tokenizer.takes_space_before(&layout.after),
+        };
         let frame = Frame {
-            goal: tokenizer.encode_template(&layout.before, Place::Start)?,
+            goal: tokenizer.encode_template(before, Place::Start)?,
             first: tokenizer.encode_at("\n\n", Place::Inside)?,
-            later: tokenizer.encode_template(later, Place::AfterToken)?,
+            later,
             action: tokenizer.encode_template(&layout.after, Place::Inside)?,
-            closing: tokenizer.encode_template(closing, Place::Inside)?,
+            closing: closing_ids,
             end,
             closes: true,
             opening: layout.opening,
-            keeps_space: layout.keeps_space,
+            leads: Leads {
+                goal: layout.before[before.len()..].to_owned(),
+                observation: layout.between[between.len()..].to_owned(),
+                answer: layout.lead,
+            },
+            keeps_space,
             places: Places { goal, observation, answer },
         };
         Self::framed(tokenizer, frame, format, max_observation_tokens)

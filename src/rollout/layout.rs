@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     /// The end of `after` from its first tag, with which the answer begins: `<think>\n` if the
     /// template opens the reasoning itself.
     pub(crate) opening: String,
+    /// White space that the template writes before an earlier action, but not in `after`.
+    pub(crate) lead: String,
     /// The template keeps the white space that a text begins or ends with.
     pub(crate) keeps_space: KeepsSpace,
 }
@@ -83,7 +85,11 @@ impl Layout {
         if later_turn(&third, before, after, 2)? != between {
             return Err(invalid(&third, DIFFERS));
         }
+        let lead = second[before.len() + GOAL.len()..].split(ACTIONS[0]).next();
+        let lead = lead.and_then(|earlier| earlier.strip_prefix(after));
+        let lead = lead.filter(|lead| lead.trim().is_empty()).unwrap_or_default();
         let layout = Self {
+            lead: lead.to_owned(),
             before: before.to_owned(),
             after: after.to_owned(),
             between: between.to_owned(),

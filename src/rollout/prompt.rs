@@ -52,10 +52,21 @@ pub(crate) struct Frame {
     pub(crate) closes: bool,
     /// The text at the end of a prompt that belongs to the answer.
     pub(crate) opening: String,
+    /// White space before the texts of a prompt.
+    pub(crate) leads: Leads,
     /// Where white space stays.
     pub(crate) keeps_space: KeepsSpace,
     /// Where the texts of a prompt stand.
     pub(crate) places: Places,
+}
+
+/// White space of the template before the texts of a prompt, tokenised together with them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Leads {
+    pub(crate) goal: String,
+    pub(crate) observation: String,
+    /// Before an action of a demonstration or a list; a policy samples it.
+    pub(crate) answer: String,
 }
 
 /// Where the texts of a prompt stand, for tokenizers that begin a text with a space.
@@ -86,6 +97,7 @@ impl Prompter {
             end,
             closes: false,
             opening: String::new(),
+            leads: Leads::default(),
             keeps_space: KeepsSpace::ALL,
             places: Places { goal: Place::Start, observation: Place::Start, answer: Place::Start },
         };
@@ -113,21 +125,22 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn start(&self, start: &Start) -> Result<Vec<u32>> {
-        let Frame { goal, first, keeps_space, places, closes, .. } = &self.frame;
+        let Frame { goal, first, leads, keeps_space, places, closes, .. } = &self.frame;
+        let observation = self.trimmed_end(&start.observation);
         let mut text = &*start.goal;
         if !keeps_space.goal {
             text = text.trim_start();
         }
         let mut first = &first[..];
-        if !keeps_space.trailing && start.observation.trim_end().is_empty() {
+        if observation.is_empty() && !keeps_space.trailing {
             // The message ends with the goal.
             text = text.trim_end();
             first = &[];
         }
-        let text = self.tokenizer.encode_at(text, places.goal)?;
+        let text = self.tokenizer.encode_at(&format!("{}{text}", leads.goal), places.goal)?;
         // In a chat the first observation is in the goal's message.
         let place = if *closes { Place::Inside } else { places.observation };
-        let observation = self.observed(first, &start.observation, place)?;
+        let observation = self.observed(first, observation, place)?;
         Ok([&goal[..], &text, &observation].concat())
     }
 
@@ -136,9 +149,19 @@ impl Prompter {
     /// # Errors
     /// The tokenizer failed.
     pub fn observation(&self, text: &str) -> Result<Vec<u32>> {
-        let Frame { later, keeps_space, places, .. } = &self.frame;
+        let Frame { later, leads, keeps_space, places, .. } = &self.frame;
+        let text = self.trimmed_end(text);
         let text = if keeps_space.leading { text } else { text.trim_start() };
-        self.observed(later, text, places.observation)
+        self.observed(later, &format!("{}{text}", leads.observation), places.observation)
+    }
+
+    /// A text without the white space that the template takes from its end.
+    fn trimmed_end<'t>(&self, text: &'t str) -> &'t str {
+        if self.frame.keeps_space.trailing {
+            text
+        } else {
+            text.trim_end()
+        }
     }
 
     /// [`Prompter::observation`] after a sampled action. If the action was cut off, or ended with
@@ -155,7 +178,6 @@ impl Prompter {
     }
 
     fn observed(&self, before: &[u32], text: &str, place: Place) -> Result<Vec<u32>> {
-        let text = if self.frame.keeps_space.trailing { text } else { text.trim_end() };
         let mut ids = self.tokenizer.encode_at(text, place)?;
         ids.truncate(self.max_observation_tokens);
         Ok([before, &ids, &self.frame.action].concat())
@@ -163,7 +185,8 @@ impl Prompter {
 
     /// The ids with which a policy takes `action` after a prompt, and ends its turn.
     fn answer(&self, action: &str) -> Result<Vec<u32>> {
-        let text = self.format.written_after(&self.frame.opening, action);
+        let Frame { opening, leads, .. } = &self.frame;
+        let text = format!("{}{}", leads.answer, self.format.written_after(opening, action));
         let mut ids = Vec::new();
         let mut rest = &*text;
         let mut place = self.frame.places.answer;

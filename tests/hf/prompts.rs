@@ -2,8 +2,9 @@
 //! instructions once, and is continued by demonstrations and samples as the template would.
 
 use epo::env::{DemonstratedTurn, Demonstration, Start, Step, Task};
-use epo::policy::{Chat, ChatTemplate, Message, Tokenizer};
+use epo::policy::{Chat, ChatTemplate, Message, Source, Tokenizer};
 use epo::rollout::{ActionFormat, Prompter};
+use std::path::PathBuf;
 
 /// The beginning of the task's instructions.
 const TASK: &str = "You act in a world of text.";
@@ -279,4 +280,64 @@ fn the_prompt_prints_the_date_that_it_is_given() {
     let prompter = Prompter::chat(tokenizer(&[]), &template, ActionFormat::Plain, 64).unwrap();
     let text = conversation(&prompter);
     assert_eq!(text.matches("Today is 29 Feb 2024, 13:05. ").count(), 1, "{text}");
+}
+
+#[test]
+fn prompt_ids_are_those_of_the_whole_conversation_for_every_kind_of_tokenizer() {
+    let fixtures = super::committed().join("tokenizers");
+    // Tokens that take the white space around them, as Phi-3's do.
+    let taking = tempfile::tempdir().unwrap();
+    std::fs::copy(fixtures.join("bpe_always/tokenizer.json"), taking.path().join("tokenizer.json"))
+        .unwrap();
+    let strip = |content: &str| serde_json::json!({"content": content, "rstrip": true, "lstrip": content == "</s>"});
+    let decoder = serde_json::json!({"1": strip("<s>"), "2": strip("</s>")});
+    let config = serde_json::json!({"added_tokens_decoder": decoder, "eos_token": "</s>"});
+    std::fs::write(taking.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let folders = ["bpe_always", "bpe_first", "missing"].map(|name| fixtures.join(name));
+    for folder in folders.iter().map(PathBuf::as_path).chain([taking.path()]) {
+        let tokenizer = Tokenizer::open(&Source::from(folder)).unwrap();
+        let chatml = folder.ends_with("missing");
+        let start_token = if chatml { "<|im_start|>" } else { "<s>" };
+        let end = if chatml { "<|im_end|>" } else { "</s>" };
+        for template in [
+            "{% for m in messages %}[{{ m.role }}] {{ m.content }}END{% endfor %}[assistant]",
+            "{% for m in messages %}BOS{{ m.role }}\n{{ m.content }}END\n{% endfor %}\
+             BOSassistant\n",
+            "BOS{% for m in messages %}{{ m.content }}END BOS{% endfor %}",
+            "BOS{% for m in messages %}\n{{ m.content }}END\n BOS{% endfor %}\n",
+        ] {
+            let text = template.replace("BOS", start_token).replace("END", end);
+            let template = ChatTemplate::new(&text, &[]).unwrap();
+            let prompter =
+                Prompter::chat(tokenizer.clone(), &template, ActionFormat::Plain, 64).unwrap();
+            let start = Start { goal: "go to the drawer".into(), observation: "a mug.".into() };
+            let mut ids = prompter.start(&start).unwrap();
+            let choices = prompter.choices(&["take the cup".into()]).unwrap();
+            let mut node = epo::policy::TokenTrie::ROOT;
+            while let Some(id) = choices.allowed(node).next() {
+                ids.push(id);
+                node = choices.next(node, id).unwrap();
+            }
+            ids.extend(prompter.after_action(&ids, "the fridge is open.").unwrap());
+            let instructions = "You act in a world of text. You are given a goal and what you \
+                observe; each of your answers is one action, and you are told what it has \
+                changed. Answer with the action alone.";
+            let messages = [
+                Message::system(instructions),
+                Message::user("go to the drawer\n\na mug."),
+                Message::assistant("take the cup"),
+                Message::user("the fridge is open."),
+            ];
+            let chat = Chat::new(&messages).unwrap().with_generation_prompt(true);
+            let whole = template.render(&chat).unwrap();
+            let want = tokenizer.encode_with_special(&whole).unwrap();
+            let pieces = |ids: &[u32]| {
+                let bytes = tokenizer.token_bytes();
+                let piece = |&id: &u32| String::from_utf8_lossy(&bytes[id as usize]).into_owned();
+                ids.iter().map(piece).collect::<Vec<_>>()
+            };
+            assert_eq!(pieces(&ids), pieces(&want), "{} {text:?}", folder.display());
+            assert_eq!(ids, want);
+        }
+    }
 }
