@@ -117,63 +117,115 @@ def cases():
     chat = {str(ids[t]): token(t) for t in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]}
     think = {str(end): token("<think>", False), str(end + 1): token("</think>", False)}
     missing = without(byte, "<|im_start|>", "<|im_end|>")
-    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    yield "plain", byte, {**common, **named}, {}
-    yield "missing", missing, {**common, **named, "added_tokens_decoder": {**chat, **think}}, {}
-    flag = flagged(byte, False, "<|im_start|>", "<|im_end|>")
-    yield "flag", flag, {**common, **named}, {}
+    named = {**common, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    yield "plain", byte, named, {}
+    yield "missing", missing, {**named, "added_tokens_decoder": {**chat, **think}}, {}
+    yield "flag", flagged(byte, False, "<|im_start|>", "<|im_end|>"), named, {}
     decoder = {**chat, str(ids["<|im_start|>"]): token("<|im_start|>", False)}
-    yield "override", byte, {**common, **named, "added_tokens_decoder": decoder}, {}
-    strips = {**chat, str(end): token("<tool>", lstrip=True), str(end + 1): token("<img>", rstrip=True),
-              str(end + 2): token("<think>", False, normalized=True, single_word=True)}
-    yield "strips", missing, {**common, **named, "added_tokens_decoder": strips}, {}
-    yield "extra_list", byte, {**common, **named, "extra_special_tokens": ["<tool>", "<img>"]}, {}
-    yield "extra_dict", byte, {**common, **named, "extra_special_tokens": {"image_token": "<img>"}}, {}
-    yield "additional", byte, {**common, **named, "additional_special_tokens": ["<tool>", "<img>"]}, {}
+    yield "override", byte, {**named, "added_tokens_decoder": decoder}, {}
+    strips = {
+        **chat,
+        str(end): token("<tool>", lstrip=True),
+        str(end + 1): token("<img>", rstrip=True),
+        str(end + 2): token("<think>", False, normalized=True, single_word=True),
+    }
+    yield "strips", missing, {**named, "added_tokens_decoder": strips}, {}
+    tokens = ["<tool>", "<img>"]
+    yield "extra_list", byte, {**named, "extra_special_tokens": tokens}, {}
+    extra = {"b_token": "<img>", "a_token": "<tool>"}
+    yield "extra_dict", byte, {**named, "extra_special_tokens": extra}, {}
+    yield "additional", byte, {**named, "additional_special_tokens": tokens}, {}
     both = {"additional_special_tokens": ["<tool>"], "extra_special_tokens": ["<img>"]}
-    yield "both", byte, {**common, **named, **both}, {}
-    yield "model_specific", byte, {**common, **named, "image_token": "<img>"}, {}
-    objects = {"eos_token": {"__type": "AddedToken", **token("</s>", normalized=True)},
-               "pad_token": {"__type": "AddedToken", **token("[PAD]", lstrip=True)}}
+    yield "both", byte, {**named, **both}, {}
+    yield "model_specific", byte, {**named, "image_token": "<img>", "audio_token": "<tool>"}, {}
+    objects = {
+        "eos_token": {"__type": "AddedToken", **token("</s>", normalized=True)},
+        "pad_token": {"__type": "AddedToken", **token("[PAD]", lstrip=True)},
+    }
     yield "objects", byte, {**common, **objects}, {}
-    yield "new_named", byte, {**common, "eos_token": "</s>", "bos_token": "<s>", "pad_token": "[PAD]",
-                             "unk_token": "<unk>"}, {}
+    new = {"eos_token": "</s>", "bos_token": "<s>", "pad_token": "[PAD]", "unk_token": "<unk>"}
+    yield "new_named", byte, {**common, **new}, {}
     yield "word", byte, {**common, "eos_token": "<|im_end|>", "pad_token": "!"}, {}
-    smap = {"eos_token": {"content": "</s>", "lstrip": False, "rstrip": False, "normalized": False,
-                          "single_word": False}, "pad_token": "[PAD]",
-            "additional_special_tokens": ["<tool>"]}
-    yield "special_map", byte, {**common}, {"special_tokens_map.json": smap}
-    smap2 = {"extra_special_tokens": ["<tool>", {"content": "<img>", "lstrip": True, "rstrip": False,
-             "normalized": False, "single_word": False}]}
-    yield "special_map_extra", byte, {**common, **named}, {"special_tokens_map.json": smap2}
-    yield "special_map_unread", byte, {**common, "added_tokens_decoder": chat}, {"special_tokens_map.json": smap}
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    token_map = {
+        "eos_token": {"content": "</s>", **flags},
+        "pad_token": "[PAD]",
+        "additional_special_tokens": ["<tool>"],
+    }
+    yield "special_map", byte, common, {"special_tokens_map.json": token_map}
+    unread = {**common, "added_tokens_decoder": chat}
+    yield "special_map_unread", byte, unread, {"special_tokens_map.json": token_map}
+    extra = {"extra_special_tokens": ["<tool>", {"content": "<img>", **flags, "lstrip": True}]}
+    yield "special_map_extra", byte, named, {"special_tokens_map.json": extra}
     added = {"<think>": end, "</think>": end + 1, "</s>": end + 2}
     yield "added_json", byte, {**common, "eos_token": "</s>"}, {"added_tokens.json": added}
-    yield "added_json_unread", byte, {**common, **named, "added_tokens_decoder": {**chat, str(end): token("<tool>")}}, {"added_tokens.json": {"<img>": end}}
-    trunc = {"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0}
-    pad = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-           "pad_type_id": 0, "pad_token": "<|endoftext|>"}
-    yield "truncated", {**byte, "truncation": trunc}, {**common, **named}, {}
-    yield "padded", {**byte, "padding": pad}, {**common, **named}, {}
-    yield "both_cut", {**byte, "truncation": trunc, "padding": pad}, {**common, **named}, {}
-    switches = {"add_bos_token": True, "add_eos_token": True, "add_prefix_space": True, "legacy": False,
-                "clean_up_tokenization_spaces": True, "model_max_length": 5}
-    yield "switches", byte, {**common, **named, **switches, "bos_token": "<|im_start|>"}, {}
-    template = {"type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [ids["<|im_start|>"]], "tokens": ["<|im_start|>"]}}}
-    yield "post_processor", {**byte, "post_processor": template}, {**common, **named}, {}
-    yield "prefix_space", bytelevel(True), {**common, **named}, {}
-    sp = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    for name, base in [("bpe_always", sentencepiece()), ("bpe_first", sentencepiece(legacy=False)),
-                       ("unigram", sentencepiece(unigram=True))]:
-        vocab = base["model"]["vocab"]
-        size = len(vocab)
-        decoder = {str(size): token("<|im_end|>"), str(size + 1): token("[PAD]", True)}
-        extra = {"legacy": False, "add_bos_token": True, "add_prefix_space": None}
-        decoders_ = {**{str(i): token(t) for i, t in enumerate(["<unk>", "<s>", "</s>"])}, **decoder}
-        yield name, base, {**common, **sp, **extra, "added_tokens_decoder": decoders_}, {}
+    unread = {**named, "added_tokens_decoder": {**chat, str(end): token("<tool>")}}
+    yield "added_json_unread", byte, unread, {"added_tokens.json": {"<img>": end}}
+    yield from switches(byte, named)
+    yield from sentencepieces(common)
+
+
+def switches(byte, named):
+    """Settings that change no id, or must not."""
+    cut = {"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0}
+    pad = {
+        "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }
+    yield "truncated", {**byte, "truncation": cut}, named, {}
+    yield "padded", {**byte, "padding": pad}, named, {}
+    yield "both_cut", {**byte, "truncation": cut, "padding": pad}, named, {}
+    config = {
+        "add_bos_token": True, "add_eos_token": True, "add_prefix_space": True, "legacy": False,
+        "clean_up_tokenization_spaces": True, "model_max_length": 5, "bos_token": "<|im_start|>",
+    }
+    yield "switches", byte, {**named, **config}, {}
+    start = {"id": "<|im_start|>", "ids": [byte["model"]["vocab"]["<|im_start|>"]]}
+    first = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
+    a, b = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    template = {
+        "type": "TemplateProcessing", "single": [first, a], "pair": [a, b],
+        "special_tokens": {"<|im_start|>": {**start, "tokens": ["<|im_start|>"]}},
+    }
+    yield "post_processor", {**byte, "post_processor": template}, named, {}
+    yield "prefix_space", bytelevel(True), named, {}
+
+
+def sentencepieces(common):
+    """Tokenizers that write a space in front of a text."""
+    for name, base in [
+        ("bpe_always", sentencepiece()),
+        ("bpe_first", sentencepiece(legacy=False)),
+        ("unigram", sentencepiece(unigram=True)),
+    ]:
+        size = len(base["model"]["vocab"])
+        decoder = {str(i): token(t) for i, t in enumerate(["<unk>", "<s>", "</s>"])}
+        decoder |= {str(size): token("<|im_end|>"), str(size + 1): token("[PAD]", True)}
+        config = {
+            **common, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+            "legacy": False, "add_bos_token": True, "add_prefix_space": None,
+            "added_tokens_decoder": decoder,
+        }
+        yield name, base, config, {}
+
+
+def ids_of(auto, text, split):
+    return auto(text, add_special_tokens=False, split_special_tokens=split).input_ids
+
+
+def expected(auto, name, count):
+    """What `auto` makes of random texts."""
+    auto.backend_tokenizer.no_truncation()
+    auto.backend_tokenizer.no_padding()
+    rng = random.Random(name)
+    texts = []
+    for _ in range(count):
+        words = text(rng)
+        ids = ids_of(auto, words, False)
+        # The model of "unigram" finds special tokens in any text.
+        plain_ids = None if name == "unigram" else ids_of(auto, words, True)
+        texts.append({"text": words, "ids": ids, "plain_ids": plain_ids})
+    return {"eos_id": auto.eos_token_id, "size": len(auto), "texts": texts}
 
 
 def main():
@@ -187,25 +239,15 @@ def main():
             continue
         folder = options.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        files = {"tokenizer.json": base, "tokenizer_config.json": config, "config.json": {"model_type": "llama"}, **others}
-        for file, content in files.items():
+        model = {"config.json": {"model_type": "llama"}}
+        files = {"tokenizer.json": base, "tokenizer_config.json": config, **others}
+        for file, content in {**files, **model}.items():
             (folder / file).write_text(json.dumps(content, ensure_ascii=False))
         auto = AutoTokenizer.from_pretrained(folder)
         (folder / "config.json").unlink()
-        auto.backend_tokenizer.no_truncation()
-        auto.backend_tokenizer.no_padding()
-        rng = random.Random(name)
-        texts = []
-        for _ in range(options.texts):
-            words = text(rng)
-            kinds = [auto(words, add_special_tokens=False, split_special_tokens=split).input_ids for split in (False, True)]
-            if name == "unigram":
-                kinds[1] = None  # its model finds special tokens in any text
-            texts.append({"text": words, "ids": kinds[0], "plain_ids": kinds[1]})
-        auto.split_special_tokens = False
-        expected = {"class": type(auto).__name__, "eos_id": auto.eos_token_id, "size": len(auto), "texts": texts}
-        (folder / "expected.json").write_text(json.dumps(expected, ensure_ascii=False))
-        print(name, expected["class"], auto.eos_token_id, len(auto), {t: i for t, i in auto.get_added_vocab().items()})
+        values = expected(auto, name, options.texts)
+        (folder / "expected.json").write_text(json.dumps(values, ensure_ascii=False))
+        print(name, type(auto).__name__, values["eos_id"], auto.get_added_vocab())
 
 
 main()

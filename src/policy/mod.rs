@@ -56,6 +56,8 @@ pub(crate) mod parameters;
 pub(crate) mod peft;
 pub(crate) mod peft_config;
 pub(crate) mod peft_targets;
+#[cfg(feature = "text")]
+pub(crate) mod places;
 pub(crate) mod pretrained;
 pub(crate) mod request;
 pub(crate) mod sampling;

@@ -8,6 +8,7 @@
 use crate::files::atomic_write;
 use crate::policy::added_tokens::{AddedTokens, Addition};
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::places::Spaces;
 use crate::policy::source::Source;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -29,33 +30,14 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 /// merges that a file was saved with are not applied, and nothing is put around a text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(crate) inner: tokenizers::Tokenizer,
     special_ids: BTreeSet<u32>,
     /// Ids that end a turn.
     end_ids: Vec<u32>,
     /// A copy that recognises special tokens in a text; created on first use.
     parsing: OnceLock<Box<tokenizers::Tokenizer>>,
     /// Found out on first use.
-    spaces: OnceLock<Spaces>,
-}
-
-/// The place of a text inside a longer one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// It begins the longer text.
-    Start,
-    /// After an added token.
-    AfterToken,
-    /// After other text.
-    Inside,
-}
-
-/// Where a tokenizer begins a text with a space, as SentencePiece does.
-#[derive(Debug, Clone, Copy)]
-struct Spaces {
-    at_start: bool,
-    /// After an added token too, if at the start.
-    after_token: bool,
+    pub(crate) spaces: OnceLock<Spaces>,
 }
 
 /// Parses a `tokenizer.json`; truncation and padding in a form that the library does not know are
@@ -321,88 +303,6 @@ impl Tokenizer {
             }
             None => Ok(encoding.get_ids().to_vec()),
         }
-    }
-
-    /// Encodes plain text at a place of a longer text.
-    ///
-    /// # Errors
-    /// See [`Tokenizer::encode`].
-    pub(crate) fn encode_at(&self, text: &str, place: Place) -> Result<Vec<u32>> {
-        self.without_space(text, place, |text| self.encode(text))
-    }
-
-    /// [`Tokenizer::encode_with_special`] at a place of a longer text.
-    ///
-    /// # Errors
-    /// See [`Tokenizer::encode_with_special`].
-    pub(crate) fn encode_template(&self, text: &str, place: Place) -> Result<Vec<u32>> {
-        self.without_space(text, place, |text| self.encode_with_special(text))
-    }
-
-    /// Encodes a text without the space that some tokenizers begin a text with, unless they also
-    /// write one at that place: after a line break, whose ids are removed again.
-    fn without_space(
-        &self,
-        text: &str,
-        place: Place,
-        encode: impl Fn(&str) -> Result<Vec<u32>>,
-    ) -> Result<Vec<u32>> {
-        let spaces = self.spaces();
-        let adds = match place {
-            Place::Start => false,
-            Place::AfterToken => spaces.at_start && !spaces.after_token,
-            Place::Inside => spaces.at_start,
-        };
-        if !adds || text.is_empty() {
-            return encode(text);
-        }
-        let line_break = encode("\n")?;
-        let ids = encode(&format!("\n{text}"))?;
-        match ids.strip_prefix(&line_break[..]) {
-            Some(ids) => Ok(ids.to_vec()),
-            None => encode(text),
-        }
-    }
-
-    /// Finds out where the tokenizer begins a text with a space.
-    fn spaces(&self) -> Spaces {
-        *self.spaces.get_or_init(|| {
-            let ids = |text: &str| self.encode_with_special(text).unwrap_or_default();
-            let [alone, after_break, line_break] = ["a", "\na", "\n"].map(ids);
-            let at_start = after_break.strip_prefix(&line_break[..]).is_some_and(|a| a != alone);
-            let token = self.special_tokens().into_iter().next();
-            let after_token =
-                token.is_some_and(|token| ids(&format!("{token}a")).get(1..) == Some(&alone));
-            Spaces { at_start, after_token }
-        })
-    }
-
-    /// The place of a text that follows `before`.
-    pub(crate) fn place_after(&self, before: &str) -> Place {
-        let added = self.inner.get_added_tokens_decoder();
-        if before.is_empty() {
-            Place::Start
-        } else if added.values().any(|token| before.ends_with(&token.content))
-            || self.takes_space_after(before)
-        {
-            Place::AfterToken
-        } else {
-            Place::Inside
-        }
-    }
-
-    /// Returns true if `before` ends with an added token that takes the white space after it.
-    pub(crate) fn takes_space_after(&self, before: &str) -> bool {
-        let before = before.trim_end();
-        let added = self.inner.get_added_tokens_decoder();
-        added.values().any(|token| token.rstrip && before.ends_with(&token.content))
-    }
-
-    /// Returns true if `after` begins with an added token that takes the white space before it.
-    pub(crate) fn takes_space_before(&self, after: &str) -> bool {
-        let after = after.trim_start();
-        let added = self.inner.get_added_tokens_decoder();
-        added.values().any(|token| token.lstrip && after.starts_with(&token.content))
     }
 
     /// Names and ids of the added tokens that are special, or of the others; the longest first.

@@ -6,7 +6,8 @@
 //! turns, such as leaving out their reasoning, is not repeated: those ids were sampled.
 
 use crate::policy::chat::ChatTemplate;
-use crate::policy::tokenizer::{Place, Tokenizer};
+use crate::policy::places::Place;
+use crate::policy::tokenizer::Tokenizer;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::layout::{invalid, KeepsSpace, Layout};
 use crate::rollout::prompt::{Frame, Leads, Places, Prompter};
@@ -54,43 +55,47 @@ impl Prompter {
             return Err(invalid(&layout.between, reason));
         };
         let tokenizer = tokenizer.ending_at(&[end])?;
-        let closing_ids = tokenizer.encode_template(closing, Place::Inside)?;
-        // A space before a text is part of the text's first token.
-        let [before, between] =
-            [&layout.before, &layout.between].map(|text| text.trim_end_matches(' '));
-        // With the end token, which may take the white space after it.
-        let later = tokenizer.encode_template(between, Place::Inside)?;
-        let later = match later.strip_prefix(&closing_ids[..]) {
-            Some(later) => later.to_vec(),
-            None => tokenizer.encode_template(&between[closing.len()..], Place::AfterToken)?,
-        };
-        let [goal, observation, answer] =
-            [before, between, &layout.after].map(|before| tokenizer.place_after(before));
-        let KeepsSpace { goal: keeps, leading, trailing } = layout.keeps_space;
-        let keeps_space = KeepsSpace {
-            goal: keeps && !tokenizer.takes_space_after(&layout.before),
-            leading: leading && !tokenizer.takes_space_after(&layout.between),
-            trailing: trailing && !tokenizer.takes_space_before(&layout.after),
-        };
-        let frame = Frame {
-            goal: tokenizer.encode_template(before, Place::Start)?,
-            first: tokenizer.encode_at("\n\n", Place::Inside)?,
-            later,
-            action: tokenizer.encode_template(&layout.after, Place::Inside)?,
-            closing: closing_ids,
-            end,
-            closes: true,
-            opening: layout.opening,
-            leads: Leads {
-                goal: layout.before[before.len()..].to_owned(),
-                observation: layout.between[between.len()..].to_owned(),
-                answer: layout.lead,
-            },
-            keeps_space,
-            places: Places { goal, observation, answer },
-        };
+        let closing = tokenizer.encode_template(closing, Place::Inside)?;
+        let frame = frame(&tokenizer, &layout, closing, end)?;
         Self::framed(tokenizer, frame, format, max_observation_tokens)
     }
+}
+
+/// The layout as token ids; `closing` ends with `end` and is the beginning of `between`.
+fn frame(tokenizer: &Tokenizer, layout: &Layout, closing: Vec<u32>, end: u32) -> Result<Frame> {
+    let Layout { before, after, between, opening, lead, keeps_space } = layout;
+    // A space before a text is part of the text's first token.
+    let [goal, observation] = [before, between].map(|text| text.trim_end_matches(' '));
+    // With the end token, which may take the white space after it.
+    let later = tokenizer.encode_template(observation, Place::Inside)?;
+    let Some(later) = later.strip_prefix(&closing[..]) else {
+        return Err(invalid(between, "the tokenizer does not find the end token in this text"));
+    };
+    Ok(Frame {
+        goal: tokenizer.encode_template(goal, Place::Start)?,
+        first: tokenizer.encode_at("\n\n", Place::Inside)?,
+        later: later.to_vec(),
+        action: tokenizer.encode_template(after, Place::Inside)?,
+        closing,
+        end,
+        closes: true,
+        opening: opening.clone(),
+        leads: Leads {
+            goal: before[goal.len()..].to_owned(),
+            observation: between[observation.len()..].to_owned(),
+            answer: lead.clone(),
+        },
+        keeps_space: KeepsSpace {
+            goal: keeps_space.goal && !tokenizer.takes_space_after(before),
+            leading: keeps_space.leading && !tokenizer.takes_space_after(between),
+            trailing: keeps_space.trailing && !tokenizer.takes_space_before(after),
+        },
+        places: Places {
+            goal: tokenizer.place_after(goal),
+            observation: tokenizer.place_after(observation),
+            answer: tokenizer.place_after(after),
+        },
+    })
 }
 
 /// The text and the id with which `between`, the text after an action, ends the policy's turn: a

@@ -2,8 +2,9 @@
 //! form.
 
 use crate::env::{Demonstration, Start};
+use crate::policy::places::Place;
 use crate::policy::sampling::StopStrings;
-use crate::policy::tokenizer::{Place, Tokenizer};
+use crate::policy::tokenizer::Tokenizer;
 use crate::policy::trie::TokenTrie;
 use crate::rollout::action::{Action, ActionFormat, TAGS};
 use crate::rollout::layout::KeepsSpace;

@@ -231,8 +231,9 @@ fn reasoning_that_the_template_opens_is_opened_once() {
             let prompter = prompter(&template, format).unwrap();
             let text = demonstrated(&prompter);
             assert!(text.contains(&format!("<|assistant|>\n{written}")), "{opened}: {text}");
-            assert_eq!(text.matches("<think>").count(), 3, "{text}"); // one in the instructions
-                                                                      // A choice is what a demonstration writes.
+            // One is in the instructions.
+            assert_eq!(text.matches("<think>").count(), 3, "{text}");
+            // A choice is what a demonstration writes.
             let choices = prompter.choices(&["look".into()]).unwrap();
             let mut node = epo::policy::TokenTrie::ROOT;
             let mut ids = Vec::new();
@@ -289,7 +290,10 @@ fn prompt_ids_are_those_of_the_whole_conversation_for_every_kind_of_tokenizer() 
     let taking = tempfile::tempdir().unwrap();
     std::fs::copy(fixtures.join("bpe_always/tokenizer.json"), taking.path().join("tokenizer.json"))
         .unwrap();
-    let strip = |content: &str| serde_json::json!({"content": content, "rstrip": true, "lstrip": content == "</s>"});
+    let strip = |content: &str| {
+        let lstrip = content == "</s>";
+        serde_json::json!({"content": content, "rstrip": true, "lstrip": lstrip})
+    };
     let decoder = serde_json::json!({"1": strip("<s>"), "2": strip("</s>")});
     let config = serde_json::json!({"added_tokens_decoder": decoder, "eos_token": "</s>"});
     std::fs::write(taking.path().join("tokenizer_config.json"), config.to_string()).unwrap();

@@ -278,7 +278,8 @@ proptest! {
             Err(error) => {
                 let error = error.to_string();
                 prop_assert!(error.contains("generation_config.json"), "{}", error);
-                prop_assert!(error.contains("eos_token_id") || error.contains("json`"), "{}", error);
+                let named = error.contains("eos_token_id") || error.contains("json`");
+                prop_assert!(named, "{}", error);
             }
         }
     }

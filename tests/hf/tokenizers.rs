@@ -45,7 +45,7 @@ fn tokenizers_read_all_their_files_as_transformers_does() {
             compared += 1;
             let Some(plain_ids) = plain_ids else { continue };
             let plain = tokenizer.encode(text).unwrap();
-            // A token that only its name makes special is split too, which transformers does not do.
+            // A token that only its name makes special is split too, unlike in transformers.
             if !folder.ends_with("flag") {
                 assert_eq!(plain, *plain_ids, "{at}: {text:?}");
             }
