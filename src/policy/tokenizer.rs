@@ -32,6 +32,8 @@ use tokenizers::{AddedToken, TokenizerBuilder};
 pub struct Tokenizer {
     pub(crate) inner: tokenizers::Tokenizer,
     special_ids: BTreeSet<u32>,
+    /// Special tokens that any text may hold.
+    harmless_ids: BTreeSet<u32>,
     /// Ids that end a turn.
     end_ids: Vec<u32>,
     /// A copy that recognises special tokens in a text; created on first use.
@@ -132,6 +134,7 @@ impl Tokenizer {
         Ok(Self {
             inner,
             special_ids,
+            harmless_ids: BTreeSet::new(),
             end_ids: Vec::new(),
             parsing: OnceLock::new(),
             spaces: OnceLock::new(),
@@ -199,7 +202,7 @@ impl Tokenizer {
         self.make_special(&ids.collect::<Vec<_>>())?;
         let eos = added.eos().and_then(|eos| self.inner.token_to_id(&eos.token.content));
         self.end_ids.extend(eos);
-        self.release_words(added)
+        self.find_harmless(added)
     }
 
     fn is_special(&self, token: &str) -> bool {
@@ -217,9 +220,9 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Tokens that any text may hold although they are special: the one of unknown characters, and
-    /// padding that is an ordinary word, such as `!`.
-    fn release_words(&mut self, added: &AddedTokens) -> Result<()> {
+    /// Finds the special tokens that any text may hold: the one of unknown characters, and padding
+    /// that is an ordinary word, such as `!`.
+    fn find_harmless(&mut self, added: &AddedTokens) -> Result<()> {
         for (name, Addition { token, .. }) in &added.named {
             let Some(id) = self.inner.token_to_id(&token.content) else { continue };
             if self.end_ids.contains(&id) || !added.is_filler(&token.content) {
@@ -228,7 +231,7 @@ impl Tokenizer {
             let text = &*token.content;
             let ids = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
             if name == "unk_token" || ids.get_ids() == [id] {
-                self.special_ids.remove(&id);
+                self.harmless_ids.insert(id);
             }
         }
         Ok(())
@@ -241,6 +244,7 @@ impl Tokenizer {
     pub fn ending_at(mut self, ids: &[u32]) -> Result<Self> {
         self.make_special(ids)?;
         for &id in ids {
+            self.harmless_ids.remove(&id);
             if !self.end_ids.contains(&id) {
                 self.end_ids.push(id);
             }
@@ -297,7 +301,8 @@ impl Tokenizer {
     /// A vocabulary that lacks some byte, or merges that produce a special token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
-        match encoding.get_ids().iter().find(|id| self.special_ids.contains(id)) {
+        let special = |id: &&u32| self.special_ids.contains(id) && !self.harmless_ids.contains(id);
+        match encoding.get_ids().iter().find(special) {
             Some(id) => {
                 Err(Error::setting("text", text, format!("merges produce the special token {id}")))
             }

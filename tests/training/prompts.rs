@@ -104,6 +104,24 @@ fn every_listed_token_ends_a_turn() {
 }
 
 #[test]
+fn a_saved_truncation_cuts_no_prompt_and_is_exported_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = checkpoint(dir.path(), Family::Qwen2);
+    let path = folder.join("tokenizer.json");
+    let whole = prompts(&with_model(|_| (), &folder));
+    let mut json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    json["truncation"] = serde_json::json!({"direction": "Right", "max_length": 6,
+        "strategy": "LongestFirst", "stride": 0});
+    std::fs::write(&path, json.to_string()).unwrap();
+    let config = with_model(|_| (), &folder);
+    assert_eq!(prompts(&config), whole);
+    config.new_agent().unwrap().export(dir.path(), 0).unwrap();
+    let exported = std::fs::read_to_string(dir.path().join("model-0/tokenizer.json")).unwrap();
+    assert_eq!(exported, json.to_string());
+}
+
+#[test]
 fn the_settings_of_a_model_have_a_date() {
     let model = |date: &str| {
         let text = format!("kind = \"checkpoint\"\nsource = \"x\"\ndate = {date}\n");

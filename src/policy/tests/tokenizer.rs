@@ -199,6 +199,10 @@ fn padding_that_is_a_word_and_unknown_characters_are_no_obstacle() {
     let bytes = train(corpus()).encode("!").unwrap();
     let tokenizer = configured(json!({"pad_token": "!", "eos_token": "<|turn|>"})).unwrap();
     assert_eq!(tokenizer.encode("!").unwrap(), bytes);
+    // The token of unknown characters is still special.
+    let unknown = configured(json!({"unk_token": "<|pad|>", "pad_token": "<|pad|>"})).unwrap();
+    assert_eq!(unknown.special_id("<|pad|>").unwrap(), 0);
+    assert!(!unknown.encode("a<|pad|>").unwrap().contains(&0));
     let forged = configured(json!({"pad_token": "!", "eos_token": "!"})).unwrap();
     assert!(forged.encode("!").unwrap_err().to_string().contains("special token"));
 }
