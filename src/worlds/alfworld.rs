@@ -193,7 +193,7 @@ impl Benchmark for AlfWorldTasks {
     }
 
     /// Takes the folder of the games from `environment.games.path=FOLDER`, or from `ALFWORLD_DATA`
-    /// if the run's folder is gone.
+    /// if the run's folder does not hold them any more.
     ///
     /// # Errors
     /// [`crate::Error::Setting`] for another setting, or for a run of household games.

@@ -117,15 +117,17 @@ impl GameSource {
     }
 
     /// Changes the folder of a resumed run to the one in `sets`, or to that of `ALFWORLD_DATA` if
-    /// the run's folder is gone.
+    /// the run's folder does not hold its games any more.
     pub(crate) fn relocate(&mut self, sets: &[String]) -> Result<()> {
         let given: Vec<PathBuf> = sets.iter().map(|set| moved_to(set)).collect::<Result<_>>()?;
         let given = given.into_iter().next_back();
         match self {
             Self::Folder { path, names } => {
-                let named = || named_folder().filter(|_| !path.is_dir());
+                let expected = names.as_deref();
+                let is_lost = || open_folder(path, expected).is_err();
+                let named = || named_folder().filter(|named| named != path && is_lost());
                 if let Some(now) = given.or_else(named) {
-                    open_folder(&now, names.as_deref())?;
+                    open_folder(&now, expected)?;
                     *path = now;
                 }
                 Ok(())

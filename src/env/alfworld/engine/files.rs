@@ -232,7 +232,7 @@ mod tests {
         "\"task_type\"",
         "task_type",
         "null",
-        "1e999",
+        "-1.5",
         "\"pick_and_place_simple\"",
         "pick_two_obj_and_place",
         "\"plan\": {}",

@@ -61,7 +61,7 @@ impl Folder {
     /// # Errors
     /// The file that cannot be copied, and the reason.
     pub(crate) fn readable(&self, jar: &Path, name: &str) -> Result<PathBuf, String> {
-        if is_plain(jar) {
+        if opens(jar) {
             return Ok(jar.to_owned());
         }
         let copy = self.0.join(name);
@@ -94,7 +94,7 @@ fn root() -> Result<PathBuf, String> {
     let usual = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from);
     let chosen = if chosen.as_os_str().is_empty() { usual[0].clone() } else { chosen };
     let chosen = std::path::absolute(&chosen).unwrap_or(chosen);
-    if is_plain(&chosen) || cfg!(windows) {
+    if opens(&chosen) || cfg!(windows) {
         return Ok(chosen);
     }
     usual.into_iter().find(|folder| is_writable(folder)).ok_or_else(|| {
@@ -110,9 +110,14 @@ fn is_writable(folder: &Path) -> bool {
     Folder::within(folder).is_ok()
 }
 
-/// Returns true if Java opens a file of this name whatever the locale: ASCII without control
-/// characters and without the separator of class paths.
-pub(crate) fn is_plain(path: &Path) -> bool {
+/// Returns true if Java opens this path whatever the locale. Java follows links itself, so the path
+/// that they lead to counts too.
+fn opens(path: &Path) -> bool {
+    is_plain(path) && path.canonicalize().map_or(true, |real| is_plain(&real) || cfg!(windows))
+}
+
+/// Returns true for ASCII without control characters and without the separator of class paths.
+fn is_plain(path: &Path) -> bool {
     let separator = if cfg!(windows) { ';' } else { ':' };
     let plain = |c: char| (c == ' ' || c.is_ascii_graphic()) && c != separator;
     path.to_str().is_some_and(|text| text.chars().all(plain))
@@ -212,6 +217,12 @@ mod tests {
             (copy.parent(), std::fs::read(&copy).unwrap()),
             (Some(folder.path()), b"jar".into())
         );
+        #[cfg(unix)]
+        {
+            let link = elsewhere.path().join("link.jar");
+            std::os::unix::fs::symlink(&odd, &link).unwrap();
+            assert_eq!(folder.readable(&link, "b.jar").unwrap(), copy, "Java follows links");
+        }
         let error = folder.readable(&elsewhere.path().join("é"), "c.jar").unwrap_err();
         assert!(error.contains("é"), "{error}");
         let path = folder.path().to_owned();
