@@ -76,6 +76,22 @@ impl Source {
         }
     }
 
+    /// Names and paths of the chat templates in `additional_chat_templates`, sorted by name. Of a
+    /// repository on the Hub only `tool_use` is read, the one that transformers chooses by itself.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed, or a Hub that cannot be reached.
+    pub(crate) fn additional_templates(&self) -> Result<Vec<(String, PathBuf)>> {
+        match self {
+            Self::Folder(folder) => jinja_files(&folder.join(TEMPLATES)),
+            #[cfg(feature = "hub")]
+            Self::Hub(hub) => {
+                let path = hub.get(&format!("{TEMPLATES}/tool_use.jinja"))?;
+                Ok(path.into_iter().map(|path| ("tool_use".to_owned(), path)).collect())
+            }
+        }
+    }
+
     /// Returns the path of a required file.
     ///
     /// # Errors
@@ -90,6 +106,29 @@ impl Source {
             (None, Self::Hub(hub)) => Err(hub.missing(name)),
         }
     }
+}
+
+/// Folder of the chat templates for special uses.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
+
+/// Stems and paths of the `.jinja` files in a folder that may not exist.
+fn jinja_files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        match stem {
+            Some(stem) if path.extension().is_some_and(|end| end == "jinja") => {
+                files.push((stem, path));
+            }
+            _ => {}
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 impl fmt::Display for Source {

@@ -13,6 +13,8 @@ mod prompts;
 #[cfg(feature = "text")]
 mod properties;
 #[cfg(feature = "text")]
+mod templates;
+#[cfg(feature = "text")]
 mod tokenizers;
 
 use epo::policy::{Decoder, Parameters, Pretrained};

@@ -1,64 +1,49 @@
 //! The Jinja environment of chat templates, set up as in transformers.
 
-use crate::policy::chat::{json, strftime};
+use crate::policy::chat::python::args::Args;
+use crate::policy::chat::python::filters::registry;
+use crate::policy::chat::python::text::text;
+use crate::policy::chat::python::types::Global;
+use crate::policy::chat::python::{filters, globals, methods, operators, tests};
+use crate::policy::chat::source::Name;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
-use std::time::{SystemTime, UNIX_EPOCH};
+use minijinja::value::{Rest, ValueOrKwargs};
+use minijinja::{Environment, Error, Output, State, Value};
 
 /// Most steps of a template; one that runs longer, such as an endless loop, is an error.
 const FUEL: u64 = 50_000_000;
 
 pub(crate) fn environment() -> Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
+    let mut environment = Environment::empty();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::unknown_method);
     environment.set_formatter(format);
     environment.set_fuel(Some(FUEL));
-    environment.add_filter("tojson", json::tojson);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, format!("raise_exception: {message}")))
-    });
-    environment.add_function("strftime_now", |state: &mut State, format: &str| {
-        let fixed = state.lookup("__now").and_then(|now| u64::try_from(now).ok());
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        strftime::strftime(format, fixed.unwrap_or_else(now)).map_err(|code| {
-            Error::new(
-                ErrorKind::InvalidOperation,
-                format!("strftime_now: unknown format code {code}"),
-            )
-        })
-    });
+    for name in operators::NAMES {
+        environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            operators::call(name, state, &Args::rest(args)?)
+        });
+    }
+    for name in registry::NAMES.into_iter().chain(["xmlattr"]) {
+        environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            filters::call(name, state, &Args::rest(args)?)
+        });
+    }
+    for name in globals::NAMES {
+        environment.add_global(name, Value::from_object(Global(name)));
+    }
     Ok(environment)
 }
 
-/// Prints a value as Python does: floats by `repr`, everything else as minijinja.
-fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::Number if !value.is_integer() => {
-            let number = f64::try_from(value.clone())?;
-            out.write_str(&json::python_float(number)).map_err(Error::from)
-        }
-        _ => minijinja::escape_formatter(out, state, value),
+/// Tells if a filter or a test exists.
+pub(crate) fn knows(name: Name<'_>) -> bool {
+    match name {
+        Name::Filter(name) => filters::knows(name),
+        Name::Test(name) => tests::knows(name),
     }
 }
 
-/// Replaces `{% generation %}` blocks, which only mark the assistant's text for training, by
-/// `{% if true %}` blocks.
-pub(crate) fn without_generation_tags(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let tag = &rest[start..start + length];
-        out.push_str(&rest[..start]);
-        match tag[2..].trim_matches(|c: char| c.is_whitespace() || "+-".contains(c)) {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[start + length..];
-    }
-    out.push_str(rest);
-    out
+/// Prints a value as Python does.
+fn format(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    out.write_str(&text(value)?).map_err(Error::from)
 }

@@ -4,8 +4,17 @@
 //! serde_json prints floats and separators differently and turns NaN into `null`; only its string
 //! escapes are used here.
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use crate::policy::chat::python::args::Args;
+use crate::policy::chat::python::compare::sort;
+use crate::policy::chat::python::dicts;
+use crate::policy::chat::python::floats;
+use crate::policy::chat::python::numbers::expect_index;
+use crate::policy::chat::python::sequences::items;
+use crate::policy::chat::python::types::{failed, type_of, Type};
+use minijinja::{Error, Value};
+
+/// Most levels of values inside each other.
+const DEPTH: usize = 200;
 
 /// The layout of JSON text.
 struct Layout {
@@ -17,48 +26,63 @@ struct Layout {
     sort_keys: bool,
 }
 
-/// Renders `value` as JSON, with the options `ensure_ascii`, `indent`, `separators` and
+/// Renders a value as JSON, with the options `ensure_ascii`, `indent`, `separators` and
 /// `sort_keys`.
-pub(crate) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<Value> = options.get("indent")?;
-    let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_usize() {
-        Some(width) => " ".repeat(width.min(64)),
-        None => indent.to_string(),
-    });
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let (between_items, after_key) = match separators.as_deref() {
-        Some([items, keys]) => (items.clone(), keys.clone()),
-        Some(_) => return Err(refused("separators must be two strings")),
+pub(crate) fn tojson(args: &Args) -> Result<Value, Error> {
+    let names = ["x", "ensure_ascii", "indent", "separators", "sort_keys"];
+    let [value, ensure_ascii, indent, separators, sort_keys] = args.bind(names, 1)?;
+    let indent = match indent.filter(|indent| !indent.is_none()) {
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_owned(),
+            None => {
+                let width = expect_index(&indent, "tojson: indent")?.clamp(0, 1 << 12);
+                " ".repeat(usize::try_from(width).unwrap_or(0))
+            }
+        }),
+        None => None,
+    };
+    let is_true = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let (between_items, after_key) = match separators.filter(|separators| !separators.is_none()) {
+        Some(separators) => separator_pair(&separators)?,
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
     };
-    let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    options.assert_all_used()?;
-    let layout = Layout { ensure_ascii, indent, between_items, after_key, sort_keys };
+    let layout = Layout {
+        ensure_ascii: is_true(ensure_ascii),
+        indent,
+        between_items,
+        after_key,
+        sort_keys: is_true(sort_keys),
+    };
     let mut out = String::new();
-    layout.write(value, 0, &mut out)?;
+    layout.write(&value.unwrap_or_default(), 0, &mut out)?;
     Ok(Value::from(out))
 }
 
-fn refused(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("tojson: {}", reason.into()))
+fn separator_pair(separators: &Value) -> Result<(String, String), Error> {
+    match items(separators)?.as_slice() {
+        [between, after] => match (between.as_str(), after.as_str()) {
+            (Some(between), Some(after)) => Ok((between.to_owned(), after.to_owned())),
+            _ => Err(failed("tojson: separators must be two strings")),
+        },
+        _ => Err(failed("tojson: separators must be two strings")),
+    }
 }
 
 impl Layout {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        match value.kind() {
-            ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value)?),
-            ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
+        if depth > DEPTH {
+            return Err(failed("tojson: values are nested too deeply"));
+        }
+        match type_of(value) {
+            Type::Str => self.text(value.as_str().unwrap_or_default(), out),
+            Type::List | Type::Tuple => {
+                let items = items(value)?;
                 self.list("[]", items.len(), depth, out, |i, out| {
                     self.write(&items[i], depth + 1, out)
                 })?;
             }
-            ValueKind::Map => {
+            Type::Dict => {
                 let entries = self.entries(value)?;
                 self.list("{}", entries.len(), depth, out, |i, out| {
                     self.text(&entries[i].0, out);
@@ -66,27 +90,25 @@ impl Layout {
                     self.write(&entries[i].1, depth + 1, out)
                 })?;
             }
-            kind => return Err(refused(format!("{kind} has no JSON"))),
+            _ => out.push_str(&plain(value)?),
         }
         Ok(())
     }
 
     fn entries(&self, map: &Value) -> Result<Vec<(String, Value)>, Error> {
-        let mut entries = Vec::new();
-        for key in map.try_iter()? {
-            let item = map.get_item(&key)?;
-            let name = match key.kind() {
-                ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
-                ValueKind::None => "null".to_owned(),
-                ValueKind::Number => number(&key)?,
-                _ => key.to_string(),
-            };
-            entries.push((name, item));
-        }
+        let mut entries = dicts::entries(map)?;
         if self.sort_keys {
-            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            sort(&mut entries, false, |(key, _)| key)?;
         }
-        Ok(entries)
+        let mut named = Vec::with_capacity(entries.len());
+        for (key, item) in entries {
+            let name = match key.as_str() {
+                Some(name) => name.to_owned(),
+                None => plain(&key)?,
+            };
+            named.push((name, item));
+        }
+        Ok(named)
     }
 
     fn list(
@@ -137,54 +159,17 @@ impl Layout {
     }
 }
 
-fn number(value: &Value) -> Result<String, Error> {
-    if value.is_integer() {
-        return Ok(value.to_string());
-    }
-    let number = f64::try_from(value.clone())?;
-    Ok(match number {
-        n if n.is_nan() => "NaN".to_owned(),
-        n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
-        n => python_float(n),
+/// The JSON of a value that is neither text nor a container.
+fn plain(value: &Value) -> Result<String, Error> {
+    Ok(match type_of(value) {
+        Type::None => "null".to_owned(),
+        Type::Bool => if value.is_true() { "true" } else { "false" }.to_owned(),
+        Type::Int => value.to_string(),
+        Type::Float => match f64::try_from(value.clone())? {
+            n if n.is_nan() => "NaN".to_owned(),
+            n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+            n => floats::repr(n),
+        },
+        kind => return Err(failed(format!("tojson: {} has no JSON", kind.name()))),
     })
-}
-
-/// Formats a float as Python's `repr`: the shortest digits that read back as `number`, with its
-/// exponents (`1e+16`).
-pub(crate) fn python_float(number: f64) -> String {
-    if number.is_nan() || number.is_infinite() {
-        return number.to_string().to_lowercase();
-    }
-    let scientific = format!("{number:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
-    let power: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&power) {
-        return format!("{number:?}");
-    }
-    format!("{digits}e{}{:02}", if power < 0 { '-' } else { '+' }, power.abs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::python_float;
-
-    #[test]
-    fn floats_look_as_in_python() {
-        let cases = [
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (-2.5, "-2.5"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"),
-            (1e-4, "0.0001"),
-            (1e-5, "1e-05"),
-            (1.25e-7, "1.25e-07"),
-            (0.0, "0.0"),
-            (123456.789, "123456.789"),
-        ];
-        for (number, text) in cases {
-            assert_eq!(python_float(number), text);
-        }
-    }
 }

@@ -2,14 +2,17 @@
 //!
 //! An instruction-tuned model only behaves if its prompts match its training text character for
 //! character. Checkpoints therefore ship a Jinja template, and Python's transformers defines how it
-//! renders. This module reproduces that rendering exactly, including Python's number formatting and
-//! `json.dumps`, and is tested against transformers' output. Text inside messages never becomes a
+//! renders. This module reproduces that rendering: minijinja compiles and runs the template, with
+//! Python's operators, methods, filters, tests and `json.dumps` in the place of its own. It is
+//! tested against transformers' output. Text inside messages never becomes a
 //! special token, so an environment cannot end a turn or forge a role.
 
 pub(crate) mod conversation;
 pub(crate) mod environment;
 pub(crate) mod json;
 pub(crate) mod marks;
+pub(crate) mod python;
+pub(crate) mod source;
 pub(crate) mod strftime;
 pub(crate) mod template;
 

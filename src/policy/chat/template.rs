@@ -1,8 +1,9 @@
 //! The chat template of a model checkpoint, read, compiled and rendered.
 
 use crate::policy::chat::conversation::Chat;
-use crate::policy::chat::environment::{environment, without_generation_tags};
+use crate::policy::chat::environment::{environment, knows};
 use crate::policy::chat::marks;
+use crate::policy::chat::source::python_source;
 use crate::policy::files::read_json;
 use crate::policy::source::Source;
 use crate::policy::tokenizer::Tokenizer;
@@ -36,7 +37,14 @@ const TOOL_USE: &str = "tool_use";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: Vec<(String, String)>,
-    /// The template's file, for error messages.
+    /// Names of the templates and their files, for error messages.
+    paths: Vec<(String, PathBuf)>,
+}
+
+/// A template as it was read.
+struct Text {
+    name: String,
+    text: String,
     path: PathBuf,
 }
 
@@ -45,21 +53,27 @@ impl ChatTemplate {
     /// `"<s>"`).
     ///
     /// # Errors
-    /// A template that is not valid Jinja.
+    /// By line: a template that is not valid Jinja, or a construct that cannot be rendered as in
+    /// Python.
     pub fn new(template: &str, tokens: &[(&str, &str)]) -> Result<Self> {
         let owned = |&(name, token): &(&str, &str)| (name.to_owned(), token.to_owned());
-        let named = [(DEFAULT.to_owned(), template.to_owned())];
-        Self::compile(named, tokens.iter().map(owned).collect(), Path::new("chat_template"))
+        let text = Text {
+            name: DEFAULT.to_owned(),
+            text: template.to_owned(),
+            path: "chat_template".into(),
+        };
+        Self::compile(vec![text], tokens.iter().map(owned).collect())
     }
 
-    /// Reads the template from `chat_template.jinja` or, if there is none, from
-    /// `tokenizer_config.json`.
+    /// Reads the template from `chat_template.jinja` and those in `additional_chat_templates` or,
+    /// if there are none, from `tokenizer_config.json`.
     ///
     /// The special tokens come from `tokenizer_config.json` and, in older checkpoints,
     /// `special_tokens_map.json`.
     ///
     /// # Errors
-    /// A source without a template, a malformed file, or a template that is not valid Jinja.
+    /// A source without a template, a malformed file or, by line, a template that is not valid
+    /// Jinja or cannot be rendered as in Python.
     pub fn open(source: &Source) -> Result<Self> {
         let config = source.optional_file("tokenizer_config.json")?;
         let fields: Map<String, Json> = match &config {
@@ -75,29 +89,36 @@ impl ChatTemplate {
         };
         let tokens =
             TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
+        let mut texts = Vec::new();
         if let Some(path) = source.optional_file("chat_template.jinja")? {
-            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-            return Self::compile([(DEFAULT.to_owned(), text)], tokens, &path);
+            texts.push(Text::read(DEFAULT, path)?);
         }
-        match (config, fields.get("chat_template")) {
-            (Some(path), Some(template)) => {
-                Self::compile(named_templates(template, &path)?, tokens, &path)
-            }
-            _ => Err(Error::setting("source", source, "has no chat template")),
+        for (name, path) in source.additional_templates()? {
+            texts.push(Text::read(&name, path)?);
         }
+        if let (true, Some(path), Some(template)) =
+            (texts.is_empty(), config, fields.get("chat_template"))
+        {
+            texts = named_templates(template, &path)?;
+        }
+        if texts.iter().any(|text| text.name == DEFAULT) {
+            return Self::compile(texts, tokens);
+        }
+        Err(Error::setting("source", source, "has no chat template"))
     }
 
-    fn compile(
-        templates: impl IntoIterator<Item = (String, String)>,
-        tokens: Vec<(String, String)>,
-        path: &Path,
-    ) -> Result<Self> {
-        let mut environment = environment().map_err(|e| failed(path, &e))?;
-        for (name, text) in templates {
-            let added = environment.add_template_owned(name, without_generation_tags(&text));
-            added.map_err(|e| failed(path, &e))?;
+    fn compile(texts: Vec<Text>, tokens: Vec<(String, String)>) -> Result<Self> {
+        let mut paths = Vec::new();
+        let unnamed = Path::new("chat_template");
+        let mut environment = environment().map_err(|e| failed(unnamed, &e))?;
+        for Text { name, text, path } in texts {
+            let source = python_source(&text, &knows)
+                .map_err(|e| Error::file(&path, "chat_template", e.to_string()))?;
+            let added = environment.add_template_owned(name.clone(), source);
+            added.map_err(|e| failed(&path, &e))?;
+            paths.push((name, path));
         }
-        Ok(Self { environment, tokens, path: path.to_path_buf() })
+        Ok(Self { environment, tokens, paths })
     }
 
     /// Fixes the time that `strftime_now` prints, in seconds since 1970 (UTC). The default is the
@@ -109,16 +130,19 @@ impl ChatTemplate {
     /// Renders the conversation as text.
     ///
     /// # Errors
-    /// A call of `raise_exception`, an unknown function, filter or test (by name), or an undefined
-    /// value.
+    /// A call of `raise_exception`, an unknown function or method (by name), an undefined value, or
+    /// another error that Python reports too.
     pub fn render(&self, chat: &Chat) -> Result<String> {
-        let has = |name: &str| self.environment.get_template(name).is_ok();
-        let name = if chat.has_tools() && has(TOOL_USE) { TOOL_USE } else { DEFAULT };
-        let template = self.environment.get_template(name).map_err(|e| failed(&self.path, &e))?;
+        let file = |wanted: &str| self.paths.iter().find(|(name, _)| name == wanted);
+        let tool_use = if chat.has_tools() { file(TOOL_USE) } else { None };
+        let (name, path) = tool_use
+            .or_else(|| file(DEFAULT))
+            .ok_or_else(|| Error::file("chat_template", "chat_template", "there is no template"))?;
+        let template = self.environment.get_template(name).map_err(|e| failed(path, &e))?;
         let tokens =
             self.tokens.iter().map(|(name, token)| (name.clone(), Value::from(token.clone())));
         let context = Value::from_pairs(tokens.chain(chat.variables()));
-        template.render(context).map_err(|e| failed(&self.path, &e))
+        template.render(context).map_err(|e| failed(path, &e))
     }
 
     /// Renders the conversation as token ids. Special tokens that the template writes become
@@ -130,6 +154,13 @@ impl ChatTemplate {
         let special = tokenizer.special_tokens();
         let text = self.render(&chat.map_text(&|text| marks::mark(text, &special)))?;
         marks::encode(&text, &special, tokenizer)
+    }
+}
+
+impl Text {
+    fn read(name: &str, path: PathBuf) -> Result<Self> {
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        Ok(Self { name: name.to_owned(), text, path })
     }
 }
 
@@ -149,17 +180,21 @@ fn token_text(value: &Json) -> Option<String> {
 }
 
 /// The templates of a `chat_template` field: one string, or a list of names and templates.
-fn named_templates(value: &Json, path: &Path) -> Result<Vec<(String, String)>> {
-    if let Some(text) = value.as_str() {
-        return Ok(vec![(DEFAULT.to_owned(), text.to_owned())]);
-    }
-    let named = |item: &Json| {
-        Some((item.get("name")?.as_str()?.to_owned(), item.get("template")?.as_str()?.to_owned()))
+fn named_templates(value: &Json, path: &Path) -> Result<Vec<Text>> {
+    let new = |name: &str, text: &str| Text {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        path: path.to_path_buf(),
     };
+    if let Some(text) = value.as_str() {
+        return Ok(vec![new(DEFAULT, text)]);
+    }
+    let named =
+        |item: &Json| Some(new(item.get("name")?.as_str()?, item.get("template")?.as_str()?));
     let templates =
         value.as_array().and_then(|list| list.iter().map(named).collect::<Option<Vec<_>>>());
     match templates {
-        Some(list) if list.iter().any(|(name, _)| name == DEFAULT) => Ok(list),
+        Some(list) if list.iter().any(|text| text.name == DEFAULT) => Ok(list),
         _ => Err(Error::file(
             path,
             "chat_template",

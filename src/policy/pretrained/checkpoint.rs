@@ -10,7 +10,7 @@ use crate::policy::pretrained::formats::{missing, refuse_adapter};
 use crate::policy::pretrained::generation::GenerationConfig;
 use crate::policy::pretrained::index;
 use crate::policy::pretrained::weights::Weights;
-use crate::policy::source::Source;
+use crate::policy::source::{Source, TEMPLATES};
 #[cfg(feature = "text")]
 use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -201,6 +201,7 @@ impl Pretrained {
         ] {
             files.extend(self.source.optional_file(name)?);
         }
+        files.extend(self.source.additional_templates()?.into_iter().map(|(_, path)| path));
         if weights {
             files.extend(index::weight_files(&self.source)?);
         }
@@ -274,12 +275,19 @@ impl Pretrained {
         shard_bytes: u64,
     ) -> Result<()> {
         parameters.check_fits(&self.config)?;
-        let mut companions = Vec::new();
+        let mut companions: Vec<(String, std::path::PathBuf)> = Vec::new();
         for &name in COMPANIONS {
-            companions.extend(self.source.optional_file(name)?.map(|path| (name, path)));
+            companions.extend(self.source.optional_file(name)?.map(|path| (name.into(), path)));
         }
+        let templates = self.source.additional_templates()?;
+        let named = |(name, path)| (format!("{TEMPLATES}/{name}.jinja"), path);
+        companions.extend(templates.into_iter().map(named));
         atomic_folder(folder.as_ref(), |folder| {
             index::write_weights(folder, parameters, shard_bytes)?;
+            if companions.iter().any(|(name, _)| name.starts_with(TEMPLATES)) {
+                let made = folder.join(TEMPLATES);
+                std::fs::create_dir_all(&made).map_err(|e| Error::io(&made, e))?;
+            }
             for (name, path) in &companions {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
                 atomic_write(folder.join(name), bytes)?;
