@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::env::alfworld::engine::fields::GAME_FILE;
 use crate::env::alfworld::engine::left_out::{LeftOut, Reason};
-use crate::env::alfworld::engine::solvable::Solvable;
+use crate::env::alfworld::engine::solvable::{value_of, Solvable};
 use crate::env::alfworld::error::{AlfworldError, Result};
 use crate::env::alfworld::task::{Split, TaskType};
 
@@ -205,11 +203,7 @@ fn type_beside(game: &Path) -> Option<TaskType> {
 
 /// Reads the task type in the text of a `traj_data.json`.
 fn type_in(text: &[u8]) -> Option<TaskType> {
-    #[derive(Deserialize)]
-    struct Trajectory {
-        task_type: String,
-    }
-    serde_json::from_slice::<Trajectory>(text).ok()?.task_type.parse().ok()
+    value_of(text, "task_type").ok()??.as_str()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
 use serde_json::Value;
 
 use crate::env::alfworld::engine::fields::MAX_FILE;
@@ -59,11 +59,11 @@ impl Solvable {
 
     /// Reads the key of the text of a file.
     pub(crate) fn of_text(text: &[u8]) -> Self {
-        match serde_json::from_slice(text) {
-            Ok(Key(None)) => Self::Missing,
-            Ok(Key(Some(Value::Bool(true)))) => Self::True,
-            Ok(Key(Some(Value::Bool(false)))) => Self::False,
-            Ok(Key(Some(_))) => Self::Other,
+        match value_of(text, "solvable") {
+            Ok(None) => Self::Missing,
+            Ok(Some(Value::Bool(true))) => Self::True,
+            Ok(Some(Value::Bool(false))) => Self::False,
+            Ok(Some(_)) => Self::Other,
             Err(_) => Self::NoJson,
         }
     }
@@ -84,34 +84,36 @@ impl Solvable {
     }
 }
 
-/// The last value of the key `solvable` in an object, as in Python's `json`.
-struct Key(Option<Value>);
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(KeyVisitor)
-    }
+/// Reads the value of `key` in a JSON object, the last of equal keys as in Python's `json`.
+///
+/// # Errors
+/// A text that is not a JSON object.
+pub(crate) fn value_of(text: &[u8], key: &str) -> serde_json::Result<Option<Value>> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let found = deserializer.deserialize_map(Key(key))?;
+    deserializer.end()?;
+    Ok(found)
 }
 
-struct KeyVisitor;
+struct Key<'a>(&'a str);
 
-impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = Key;
+impl<'de> Visitor<'de> for Key<'_> {
+    type Value = Option<Value>;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Key, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<Value>, A::Error> {
         let mut found = None;
         while let Some(key) = map.next_key::<String>()? {
-            if key == "solvable" {
+            if key == self.0 {
                 found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(Key(found))
+        Ok(found)
     }
 }
 
