@@ -2,8 +2,8 @@
 //!
 //! `scripts/templates_python.py` writes the cases. The committed file is a sample of them.
 
-use super::{committed, json};
-use epo::policy::{Chat, ChatTemplate, Message, Source};
+use super::{committed, copy, json};
+use epo::policy::{Chat, ChatTemplate, Message, Pretrained, Source};
 use proptest::prelude::{any, prop, prop_assert_eq, proptest, Just, ProptestConfig, Strategy};
 use proptest::prop_oneof;
 use serde::Deserialize;
@@ -273,4 +273,22 @@ fn templates_for_tools_are_read_from_their_folder() {
     std::fs::write(extra.join("rag.jinja"), "a\n{% include 'b' %}").unwrap();
     let error = ChatTemplate::open(&source).unwrap_err().to_string();
     assert!(error.contains("rag.jinja") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn templates_for_tools_are_saved_with_the_model() {
+    let dir = copy("qwen2_tied");
+    let extra = dir.path().join("additional_chat_templates");
+    std::fs::create_dir(&extra).unwrap();
+    std::fs::write(extra.join("tool_use.jinja"), "tools\r\n").unwrap();
+    std::fs::write(dir.path().join("chat_template.jinja"), "plain").unwrap();
+    let pretrained = Pretrained::open(dir.path()).unwrap();
+    let dtype = pretrained.stored_dtype().unwrap();
+    let parameters = pretrained.parameters(dtype, &candle_core::Device::Cpu).unwrap();
+    let out = dir.path().join("out");
+    pretrained.save(&out, &parameters, Pretrained::SHARD_BYTES).unwrap();
+    let saved = out.join("additional_chat_templates/tool_use.jinja");
+    assert_eq!(std::fs::read_to_string(saved).unwrap(), "tools\r\n");
+    let template = Pretrained::open(&out).unwrap().chat_template().unwrap();
+    assert_eq!(template.render(&chat().with_tools_json("[]").unwrap()).unwrap(), "tools");
 }

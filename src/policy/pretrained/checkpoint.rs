@@ -249,7 +249,8 @@ impl Pretrained {
         tokenizer.ending_at(&self.end_ids)
     }
 
-    /// Reads the chat template from `chat_template.jinja` or `tokenizer_config.json`.
+    /// Reads the chat templates from `chat_template.jinja` and `additional_chat_templates`, or from
+    /// `tokenizer_config.json`.
     ///
     /// # Errors
     /// A checkpoint without a template, a malformed file, or a template that is not valid Jinja.
