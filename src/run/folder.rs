@@ -48,7 +48,7 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
         let text = to_toml(&path, &config)?;
         create_folder(&dir)?;
         let lock = RunLock::take(&dir)?;
-        if path.exists() {
+        if path.exists() && has_begun(&dir)? {
             let reason = "this folder already holds a run: resume it or choose another folder";
             return Err(Error::file(path, "run", reason));
         }
@@ -102,6 +102,13 @@ impl<C: Serialize + DeserializeOwned> RunFolder<C> {
         checkpoint.add_file(SAVED, |path| atomic_write(path, to_toml(path, &self.config)?))?;
         Ok(())
     }
+}
+
+/// Returns true if the run in `dir` has recorded or saved anything; before that, a mistake in its
+/// settings may have ended it.
+fn has_begun(dir: &Path) -> Result<bool> {
+    let recorded = std::fs::metadata(dir.join(METRICS_FILE)).is_ok_and(|file| file.len() > 0);
+    Ok(recorded || !checkpoint_steps(dir)?.is_empty())
 }
 
 /// Checks that a run without a checkpoint has not got as far as its first one: beginning it anew
@@ -301,6 +308,15 @@ mod tests {
             .unwrap()
             .checkpoint
             .is_none());
+    }
+
+    #[test]
+    fn a_folder_whose_run_ended_before_it_began_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        RunFolder::create(folder.path(), config()).unwrap();
+        let other = Config { steps: 7, ..config() };
+        assert_eq!(RunFolder::create(folder.path(), other).unwrap().config.steps, 7);
+        assert_eq!(read_config::<Config>(folder.path().join(CONFIG_FILE)).unwrap().steps, 7);
     }
 
     #[test]

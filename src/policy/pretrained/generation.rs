@@ -58,8 +58,8 @@ fn eos_token_ids(map: &Map<String, Value>, path: &Path) -> Result<Vec<u32>> {
 /// A field that only serving uses; a value that is not usable is as good as none.
 fn advice<T: DeserializeOwned>(map: &Map<String, Value>, name: &str) -> Option<T> {
     let value = match map.get(name)? {
-        // Some files write the id at the beginning of a text as a list of one.
-        Value::Array(list) if list.len() == 1 => &list[0],
+        // Some files write the id at the beginning of a text as a list.
+        Value::Array(list) if !list.is_empty() => &list[0],
         value => value,
     };
     serde_json::from_value(value.clone()).ok()
