@@ -259,6 +259,20 @@ proptest! {
 }
 
 #[test]
+fn endless_work_is_refused_or_skipped() {
+    let render = |source: &str| ChatTemplate::new(source, &[])?.render(&chat());
+    assert_eq!(render("{{ [] * 9000000000000 }}{{ '' * 9000000000000 }}").unwrap(), "[]");
+    for source in ["{{ [1] * 9000000000000 }}", "{{ 'a' * 9000000000000 }}", "{{ range(9000000) }}"]
+    {
+        assert!(render(source).is_err(), "{source}");
+    }
+    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
+    assert!(render(&deep).unwrap_err().to_string().contains("too deeply"));
+    let long = format!("{{{{ 1{} }}}}", " + 1".repeat(10_000));
+    assert_eq!(render(&long).unwrap(), "10001");
+}
+
+#[test]
 fn templates_for_tools_are_read_from_their_folder() {
     let dir = tempfile::tempdir().unwrap();
     let extra = dir.path().join("additional_chat_templates");

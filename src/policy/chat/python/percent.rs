@@ -9,8 +9,8 @@ use crate::policy::chat::python::types::{failed, type_of, wrong_type, Type};
 use crate::policy::chat::python::{dicts, items as lookups};
 use minijinja::{Error, Value};
 
-/// Most characters of one formatted value.
-pub(crate) const WIDEST: usize = 1 << 20;
+/// Most characters of one formatted value, which Rust's formatting can still write.
+pub(crate) const WIDEST: usize = 1 << 15;
 
 /// A conversion such as `%-05.2f`.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use crate::policy::chat::python::types::{
 use minijinja::value::Tuple;
 use minijinja::{Error, Value};
 
-/// Most items of one list.
-const MOST: usize = 1 << 24;
+/// Most bytes of text or items of a list that `*` may give.
+const MOST: usize = 1 << 22;
 
 /// `list(value)`.
 pub(crate) fn items(value: &Value) -> Result<Vec<Value>, Error> {
@@ -120,8 +120,9 @@ fn range_slice(range: &Range, parts: [&Value; 3]) -> Result<Value, Error> {
 
 /// `value * count` of a list, a tuple or a string.
 pub(crate) fn repeated(value: &Value, count: i128) -> Result<Value, Error> {
-    let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
     let length = value.as_str().map_or_else(|| length(value), |text| Ok(text.len()))?;
+    let count = if length == 0 { 0 } else { count.max(0) };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
     if length.saturating_mul(count) > MOST {
         return Err(failed("the result of * is too large"));
     }
