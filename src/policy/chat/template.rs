@@ -104,7 +104,7 @@ impl ChatTemplate {
         if texts.iter().any(|text| text.name == DEFAULT) {
             return Self::compile(texts, tokens);
         }
-        Err(Error::setting("source", source, "has no chat template"))
+        Err(Error::setting("model.source", source, "has no chat template"))
     }
 
     fn compile(texts: Vec<Text>, tokens: Vec<(String, String)>) -> Result<Self> {
