@@ -429,6 +429,8 @@ fn sizes_that_no_machine_has_are_refused_by_their_full_key() {
 fn a_reason_names_no_type_of_the_program() {
     let table = "invalid type: integer `3`, expected a table";
     refuses(Algorithm::Grpo, "rollout = 3", "rollout", table);
+    refuses(Algorithm::Grpo, "steps = 1e3", "steps", "`1000.0`, expected a whole number");
+    refuses(Algorithm::Grpo, "learning_rate = \"x\"", "learning_rate", "expected a number");
     refuses(Algorithm::Grpo, "entropy.history = \"x\"", "entropy.history", "a table with a `kind`");
     let error = small(Algorithm::Grpo).layered(None, &[format!("seed={}", u64::MAX)]).unwrap_err();
     let expected = "setting `seed` = 18446744073709551615: must be at most 9223372036854775807";

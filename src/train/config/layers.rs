@@ -31,6 +31,17 @@ impl Given {
 
 /// serde's reason without the names of Rust types, which no file has.
 fn in_words(reason: &str) -> String {
+    let numbers = [
+        ("usize", "a whole number"),
+        ("u64", "a whole number"),
+        ("u32", "a whole number"),
+        ("f64", "a number"),
+    ];
+    for (name, words) in numbers {
+        if let Some(start) = reason.strip_suffix(&format!("expected {name}")) {
+            return format!("{start}expected {words}");
+        }
+    }
     let kinds = [("internally tagged enum ", "a table with a `kind`"), ("struct ", "a table")];
     for (start, words) in kinds {
         let Some(at) = reason.find(&format!("expected {start}")) else { continue };
