@@ -135,9 +135,18 @@ fn no_text() -> Error {
 
 /// Writes a string literal as Python's `repr` does.
 pub(crate) fn write_quoted(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    write_literal(text.chars(), is_printable, out);
+}
+
+fn write_literal(
+    chars: impl Iterator<Item = char> + Clone,
+    is_printable: impl Fn(char) -> bool,
+    out: &mut String,
+) {
+    let has = |quote: char| chars.clone().any(|c| c == quote);
+    let quote = if has('\'') && !has('"') { '"' } else { '\'' };
     out.push(quote);
-    for c in text.chars() {
+    for c in chars {
         match c {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
@@ -178,23 +187,6 @@ pub(crate) fn ascii(value: &Value) -> Result<String, Error> {
 }
 
 fn write_bytes(bytes: &[u8], out: &mut String) {
-    let quote = if bytes.contains(&b'\'') && !bytes.contains(&b'"') { '"' } else { '\'' };
     out.push('b');
-    out.push(quote);
-    for &byte in bytes {
-        let c = char::from(byte);
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => {
-                out.push('\\');
-                out.push(c);
-            }
-            ' '..='~' => out.push(c),
-            _ => out.push_str(&format!("\\x{byte:02x}")),
-        }
-    }
-    out.push(quote);
+    write_literal(bytes.iter().map(|&byte| char::from(byte)), |c| matches!(c, ' '..='~'), out);
 }
