@@ -25,6 +25,30 @@ pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     sync_folder(parent(path))
 }
 
+/// Writes a file piece by piece, so that it is complete or absent after a kill or an error.
+///
+/// `write` gets a function that appends bytes to `.tmp-<name>` in the same folder.
+///
+/// # Errors
+/// [`Error::Io`], or the error of `write`.
+pub(crate) fn atomic_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let temporary = temporary_name(path)?;
+    let io = |e| Error::io(path, e);
+    let mut file = File::create(&temporary).map_err(io)?;
+    let written = write(&mut |bytes| file.write_all(bytes).map_err(io))
+        .and_then(|()| file.sync_all().map_err(io))
+        .and_then(|()| fs::rename(&temporary, path).map_err(io));
+    if written.is_err() {
+        // The error that is returned is the more useful one.
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_folder(parent(path))
+}
+
 /// Creates a folder so that a kill at any moment leaves it complete or absent.
 ///
 /// `write` fills `.tmp-<name>` in the same parent folder, which is then renamed to `path`.

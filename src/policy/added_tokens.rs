@@ -14,7 +14,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use crate::policy::files::read_json;
 use crate::policy::source::Source;
 use crate::{Error, Result};
 
@@ -277,9 +276,10 @@ struct File {
 
 impl File {
     fn open(source: &Source, name: &str) -> Result<Option<Self>> {
-        let Some(path) = source.optional_file(name)? else { return Ok(None) };
-        let fields = read_json(&path)?;
-        let extra: Extra = read_json(&path)?;
+        let Some(text) = source.text(name)? else { return Ok(None) };
+        let fields = text.json()?;
+        let extra: Extra = text.json()?;
+        let path = text.path;
         let extra = match extra.extra_special_tokens {
             Some(Nested::Object(fields)) => Some(fields),
             Some(Nested::Other(_)) | None => None,

@@ -3,7 +3,9 @@
 //! One such weight makes every later result NaN, where its origin can no longer be told. One
 //! parallel pass over the bytes when they are read names the tensor and the place.
 
+use crate::kernels::cpu::float::with_slice;
 use crate::{Error, Result};
+use candle_core::Tensor;
 use half::{bf16, f16};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSlice;
@@ -34,6 +36,25 @@ pub(crate) fn check_finite(
     let at = format!("{:?} in {}", position(index, shape), path.display());
     let value = decoded(dtype, &bytes[index * size..]);
     Err(Error::NonFinite { name: name.to_owned(), value, at })
+}
+
+/// Requires all numbers of a tensor in f32 on the CPU to be finite.
+pub(crate) fn check_finite_values(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+    let flat = tensor.flatten_all()?.contiguous()?;
+    let found = with_slice::<f32, _>(&flat, |numbers| {
+        let in_chunk = |(chunk, numbers): (usize, &[f32])| {
+            if numbers.iter().fold(true, |all, number| all & number.is_finite()) {
+                return None;
+            }
+            let index = numbers.iter().position(|number| !number.is_finite())?;
+            Some((chunk * CHUNK + index, numbers[index]))
+        };
+        let chunks = numbers.par_chunks(CHUNK).enumerate();
+        Ok(chunks.map(in_chunk).find_map_first(|found| found))
+    })?;
+    let Some((index, value)) = found else { return Ok(()) };
+    let at = format!("{:?} in {}", position(index, tensor.dims()), path.display());
+    Err(Error::NonFinite { name: name.to_owned(), value: value.into(), at })
 }
 
 /// Index of the first number that is not finite.

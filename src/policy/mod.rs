@@ -48,6 +48,7 @@ pub(crate) mod decoder;
 pub(crate) mod files;
 pub(crate) mod finite;
 pub(crate) mod generate;
+pub(crate) mod gguf;
 pub(crate) mod gradients;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
@@ -76,6 +77,7 @@ pub use cache::KvCache;
 pub use chat::{Chat, ChatTemplate, Message};
 pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
+pub use gguf::{GgufFile, GgufType};
 pub use gradients::{GradientSum, Gradients, MicroGradients};
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

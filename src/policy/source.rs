@@ -1,19 +1,24 @@
-//! Sources of model checkpoints: folders, and repositories on the Hugging Face Hub.
+//! Sources of model checkpoints: folders, GGUF files, and repositories on the Hugging Face Hub.
 
 use crate::policy::files::check_content;
+use crate::policy::gguf::file::GgufFile;
+use crate::policy::gguf::texts;
 #[cfg(feature = "hub")]
 use crate::policy::hub::Hub;
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The place a model checkpoint is read from: a folder or, with the feature `hub`, a repository on
-/// the Hugging Face Hub.
+/// The place a model checkpoint is read from: a folder, a GGUF file or, with the feature `hub`, a
+/// repository on the Hugging Face Hub.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
     /// A folder.
     Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(GgufFile),
     /// A repository on the Hub.
     #[cfg(feature = "hub")]
     #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
@@ -21,17 +26,20 @@ pub enum Source {
 }
 
 impl Source {
-    /// The folder called `name` or, if there is none and the feature `hub` is on, the repository
-    /// `owner/name`.
+    /// The folder or GGUF file called `name` or, if there is none and the feature `hub` is on, the
+    /// repository `owner/name`.
     ///
     /// # Errors
-    /// A name that is neither.
+    /// A name that is none of them, or a file that is not GGUF or damaged.
     pub fn open(name: &str) -> Result<Self> {
         if Path::new(name).is_dir() {
             return Ok(Self::Folder(name.into()));
         }
+        if GgufFile::is_one(Path::new(name)) {
+            return GgufFile::open(name).map(Self::Gguf);
+        }
         if Path::new(name).exists() {
-            let reason = "is a file: give the folder that holds the model checkpoint";
+            let reason = "is a file, but not GGUF: give the folder that holds the model checkpoint";
             return Err(Error::setting("model.source", name, reason));
         }
         #[cfg(feature = "hub")]
@@ -46,7 +54,8 @@ impl Source {
         Err(Error::setting("model.source", name, format!("no such folder{hint}")))
     }
 
-    /// Returns the path of an optional file, or `None` if the source does not have it.
+    /// Returns the path of an optional file, or `None` if the source does not have it. A GGUF file
+    /// has no other files.
     ///
     /// # Errors
     /// A Hub that cannot be reached; a file of a folder that is a broken link, a pointer of Git LFS
@@ -67,6 +76,7 @@ impl Source {
                     Err(_) => Ok(None),
                 }
             }
+            Self::Gguf(_) => Ok(None),
             #[cfg(feature = "hub")]
             Self::Hub(hub) => {
                 let path = hub.get(name)?;
@@ -76,20 +86,51 @@ impl Source {
         }
     }
 
-    /// Names and paths of the chat templates in `additional_chat_templates`, sorted by name. Of a
+    /// Reads an optional text file. Those of a GGUF file are made from its metadata.
+    ///
+    /// # Errors
+    /// As [`Source::optional_file`]; metadata that is missing, malformed or not supported.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<SourceText>> {
+        if let Self::Gguf(file) = self {
+            let path = file.path().to_path_buf();
+            return Ok(texts::text(&file.header, name)?.map(|text| SourceText { path, text }));
+        }
+        self.optional_file(name)?.map(SourceText::read).transpose()
+    }
+
+    /// Reads a required text file.
+    ///
+    /// # Errors
+    /// As [`Source::text`], and a missing file.
+    #[cfg(feature = "text")]
+    pub(crate) fn required_text(&self, name: &str) -> Result<SourceText> {
+        match self.text(name)? {
+            Some(text) => Ok(text),
+            None => self.file(name).and_then(SourceText::read),
+        }
+    }
+
+    /// Names and texts of the chat templates in `additional_chat_templates`, sorted by name. Of a
     /// repository on the Hub only `tool_use` is read, the one that transformers chooses by itself.
     ///
     /// # Errors
     /// A folder that cannot be listed, or a Hub that cannot be reached.
-    pub(crate) fn additional_templates(&self) -> Result<Vec<(String, PathBuf)>> {
-        match self {
-            Self::Folder(folder) => jinja_files(&folder.join(TEMPLATES)),
+    pub(crate) fn additional_templates(&self) -> Result<Vec<(String, SourceText)>> {
+        let paths = match self {
+            Self::Folder(folder) => jinja_files(&folder.join(TEMPLATES))?,
+            Self::Gguf(file) => {
+                let templates = texts::additional_templates(&file.header)?.into_iter();
+                let path = file.path();
+                let named = |(name, text)| (name, SourceText { path: path.to_path_buf(), text });
+                return Ok(templates.map(named).collect());
+            }
             #[cfg(feature = "hub")]
             Self::Hub(hub) => {
                 let path = hub.get(&format!("{TEMPLATES}/tool_use.jinja"))?;
-                Ok(path.into_iter().map(|path| ("tool_use".to_owned(), path)).collect())
+                path.into_iter().map(|path| ("tool_use".to_owned(), path)).collect()
             }
-        }
+        };
+        paths.into_iter().map(|(name, path)| Ok((name, SourceText::read(path)?))).collect()
     }
 
     /// Returns the path of a required file.
@@ -102,9 +143,33 @@ impl Source {
             (None, Self::Folder(folder)) => {
                 Err(Error::io(folder.join(name), std::io::ErrorKind::NotFound.into()))
             }
+            (None, Self::Gguf(file)) => Err(Error::file(file.path(), name, "is not in the file")),
             #[cfg(feature = "hub")]
             (None, Self::Hub(hub)) => Err(hub.missing(name)),
         }
+    }
+}
+
+/// A text of a source.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceText {
+    /// The file that it is in, for errors.
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+}
+
+impl SourceText {
+    fn read(path: PathBuf) -> Result<Self> {
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        Ok(Self { path, text })
+    }
+
+    /// Parses the text as JSON.
+    ///
+    /// # Errors
+    /// The file and the place of the first error.
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.text).map_err(|e| Error::file(&self.path, "json", e.to_string()))
     }
 }
 
@@ -135,6 +200,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder) => folder.display().fmt(f),
+            Self::Gguf(file) => file.path().display().fmt(f),
             #[cfg(feature = "hub")]
             Self::Hub(hub) => write!(f, "{} at {}", hub.repo, hub.revision),
         }
@@ -144,6 +210,12 @@ impl fmt::Display for Source {
 impl<P: Into<PathBuf>> From<P> for Source {
     fn from(folder: P) -> Self {
         Self::Folder(folder.into())
+    }
+}
+
+impl From<GgufFile> for Source {
+    fn from(file: GgufFile) -> Self {
+        Self::Gguf(file)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::files::atomic_write;
 use crate::policy::added_tokens::{AddedTokens, Addition};
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::places::Spaces;
-use crate::policy::source::Source;
+use crate::policy::source::{Source, SourceText};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -161,7 +161,9 @@ impl Tokenizer {
     /// An unreadable or malformed file, by its field; a token whose id is not the one that the
     /// files give it.
     pub fn open(source: &Source) -> Result<Self> {
-        let mut tokenizer = Self::load(source.file("tokenizer.json")?)?;
+        let SourceText { path, text } = source.required_text("tokenizer.json")?;
+        let tokenizer = Self::from_json(&text);
+        let mut tokenizer = tokenizer.map_err(|e| Error::file(path, "tokenizer", e))?;
         tokenizer.add(&AddedTokens::read(source)?)?;
         Ok(tokenizer)
     }

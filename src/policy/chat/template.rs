@@ -4,8 +4,7 @@ use crate::policy::chat::conversation::Chat;
 use crate::policy::chat::environment::{environment, knows};
 use crate::policy::chat::marks;
 use crate::policy::chat::source::python_source;
-use crate::policy::files::read_json;
-use crate::policy::source::Source;
+use crate::policy::source::{Source, SourceText};
 use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use minijinja::{Environment, Value};
@@ -75,13 +74,13 @@ impl ChatTemplate {
     /// A source without a template, a malformed file or, by line, a template that is not valid
     /// Jinja or cannot be rendered as in Python.
     pub fn open(source: &Source) -> Result<Self> {
-        let config = source.optional_file("tokenizer_config.json")?;
+        let config = source.text("tokenizer_config.json")?;
         let fields: Map<String, Json> = match &config {
-            Some(path) => read_json(path)?,
+            Some(file) => file.json()?,
             None => Map::new(),
         };
-        let token_map: Map<String, Json> = match source.optional_file("special_tokens_map.json")? {
-            Some(path) => read_json(&path)?,
+        let token_map: Map<String, Json> = match source.text("special_tokens_map.json")? {
+            Some(file) => file.json()?,
             None => Map::new(),
         };
         let text = |name: &str| {
@@ -90,16 +89,16 @@ impl ChatTemplate {
         let tokens =
             TOKENS.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
         let mut texts = Vec::new();
-        if let Some(path) = source.optional_file("chat_template.jinja")? {
-            texts.push(Text::read(DEFAULT, path)?);
+        if let Some(SourceText { path, text }) = source.text("chat_template.jinja")? {
+            texts.push(Text { name: DEFAULT.to_owned(), text, path });
         }
-        for (name, path) in source.additional_templates()? {
-            texts.push(Text::read(&name, path)?);
+        for (name, SourceText { path, text }) in source.additional_templates()? {
+            texts.push(Text { name, text, path });
         }
-        if let (true, Some(path), Some(template)) =
+        if let (true, Some(config), Some(template)) =
             (texts.is_empty(), config, fields.get("chat_template"))
         {
-            texts = named_templates(template, &path)?;
+            texts = named_templates(template, &config.path)?;
         }
         if texts.iter().any(|text| text.name == DEFAULT) {
             return Self::compile(texts, tokens);
@@ -154,13 +153,6 @@ impl ChatTemplate {
         let special = tokenizer.special_tokens();
         let text = self.render(&chat.map_text(&|text| marks::mark(text, &special)))?;
         marks::encode(&text, &special, tokenizer)
-    }
-}
-
-impl Text {
-    fn read(name: &str, path: PathBuf) -> Result<Self> {
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        Ok(Self { name: name.to_owned(), text, path })
     }
 }
 

@@ -5,12 +5,16 @@ use crate::files::{atomic_folder, atomic_write};
 use crate::policy::chat::template::ChatTemplate;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::files::{read_json, warn_once};
+use crate::policy::gguf::export::{self, GgufType};
+use crate::policy::gguf::export_tokenizer::tokenizer_metadata;
+use crate::policy::gguf::file::GgufFile;
+use crate::policy::gguf::{tensors, texts};
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::formats::{missing, refuse_adapter};
 use crate::policy::pretrained::generation::GenerationConfig;
 use crate::policy::pretrained::index;
 use crate::policy::pretrained::weights::Weights;
-use crate::policy::source::{Source, TEMPLATES};
+use crate::policy::source::{Source, SourceText, TEMPLATES};
 #[cfg(feature = "text")]
 use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -87,11 +91,14 @@ impl Pretrained {
     /// As [`Pretrained::open`] and [`DecoderConfig::from_file_ignoring`].
     pub fn open_ignoring(source: impl Into<Source>, ignore: &[String]) -> Result<Self> {
         let source = source.into();
+        if let Source::Gguf(file) = source {
+            return Self::open_gguf(file, ignore);
+        }
         let path = source.optional_file(CONFIG)?;
         refuse_adapter(&source)?;
         let path = match (path, &source) {
             (Some(path), _) => path,
-            (None, Source::Folder(_)) => return Err(missing(&source, CONFIG)),
+            (None, Source::Folder(_) | Source::Gguf(_)) => return Err(missing(&source, CONFIG)),
             #[cfg(feature = "hub")]
             (None, Source::Hub(hub)) => return Err(hub.missing(CONFIG)),
         };
@@ -105,7 +112,8 @@ impl Pretrained {
             Some(path) => {
                 let generation = GenerationConfig::from_file(&path)?;
                 generation.check(&path, config.vocab_size)?;
-                end_ids.extend(&generation.eos_token_ids);
+                let others = generation.eos_token_ids.iter().filter(|id| !end_ids.contains(id));
+                end_ids.extend(others.copied().collect::<Vec<u32>>());
                 generation
             }
             None => GenerationConfig { eos_token_ids: end_ids.clone(), ..in_config },
@@ -119,6 +127,16 @@ impl Pretrained {
             model.untie()?;
         }
         Ok(model)
+    }
+
+    /// Opens a GGUF file, whose metadata becomes the files of a checkpoint.
+    fn open_gguf(file: GgufFile, ignore: &[String]) -> Result<Self> {
+        let config = file.config(ignore)?;
+        let json = texts::config_json(&file.header, &config);
+        let generation = texts::generation_json(&file.header, config.vocab_size)?;
+        let generation = GenerationConfig::from_json(&generation, file.path())?;
+        let end_ids = generation.eos_token_ids.clone();
+        Ok(Self { source: file.into(), config, json, generation, end_ids, window: None })
     }
 
     /// Unties the output head if another one is stored.
@@ -186,9 +204,12 @@ impl Pretrained {
     }
 
     /// Paths of the files that define the model: configuration, tokenizer, chat template and, if
-    /// `weights`, the weights.
+    /// `weights`, the weights. A GGUF file has all of them.
     #[cfg(feature = "text")]
     pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
+        if let Source::Gguf(file) = &self.source {
+            return Ok(vec![file.path().to_path_buf()]);
+        }
         let mut files = Vec::new();
         for name in [
             CONFIG,
@@ -201,30 +222,39 @@ impl Pretrained {
         ] {
             files.extend(self.source.optional_file(name)?);
         }
-        files.extend(self.source.additional_templates()?.into_iter().map(|(_, path)| path));
+        let templates = self.source.additional_templates()?;
+        files.extend(templates.into_iter().map(|(_, text)| text.path));
         if weights {
             files.extend(index::weight_files(&self.source)?);
         }
         Ok(files)
     }
 
-    /// The dtype in which the weights are stored.
+    /// The dtype in which the weights are stored; f32 for the quantised types of a GGUF file.
     ///
     /// # Errors
     /// Weight files that are missing, damaged or of another model.
     pub fn stored_dtype(&self) -> Result<DType> {
+        if let Source::Gguf(file) = &self.source {
+            return Ok(tensors::float_type(&file.header));
+        }
         self.weights()?.dtype()
     }
 
-    /// Reads the weights from `model.safetensors` or its shards, converting one tensor at a time to
-    /// `dtype`.
+    /// Reads the weights from `model.safetensors`, its shards or a GGUF file, converting one tensor
+    /// at a time to `dtype`.
     ///
     /// # Errors
     /// By file and tensor name: a file that is missing, truncated or damaged; a tensor that is
     /// missing, unknown, stored twice, of the wrong shape or not a float; a number that is NaN or
     /// infinite.
     pub fn parameters(&self, dtype: DType, device: &Device) -> Result<Parameters> {
-        let tensors = self.weights()?.read(&self.config, dtype, device)?;
+        let tensors = match &self.source {
+            Source::Gguf(file) => {
+                tensors::read_parameters(&file.header, &self.config, dtype, device)?
+            }
+            _ => self.weights()?.read(&self.config, dtype, device)?,
+        };
         Parameters::from_tensors(&self.config, tensors)
     }
 
@@ -233,7 +263,10 @@ impl Pretrained {
     /// # Errors
     /// As [`Pretrained::parameters`].
     pub fn verify(&self) -> Result<()> {
-        self.weights()?.verify(&self.config)
+        match &self.source {
+            Source::Gguf(file) => tensors::verify(&file.header, &self.config),
+            _ => self.weights()?.verify(&self.config),
+        }
     }
 
     /// Reads the tokenizer ([`Tokenizer::open`]). Its turns also end at every `eos_token_id` of
@@ -276,25 +309,67 @@ impl Pretrained {
         shard_bytes: u64,
     ) -> Result<()> {
         parameters.check_fits(&self.config)?;
-        let mut companions: Vec<(String, std::path::PathBuf)> = Vec::new();
-        for &name in COMPANIONS {
-            companions.extend(self.source.optional_file(name)?.map(|path| (name.into(), path)));
-        }
-        let templates = self.source.additional_templates()?;
-        let named = |(name, path)| (format!("{TEMPLATES}/{name}.jinja"), path);
-        companions.extend(templates.into_iter().map(named));
+        let companions = self.companions()?;
         atomic_folder(folder.as_ref(), |folder| {
             index::write_weights(folder, parameters, shard_bytes)?;
             if companions.iter().any(|(name, _)| name.starts_with(TEMPLATES)) {
                 let made = folder.join(TEMPLATES);
                 std::fs::create_dir_all(&made).map_err(|e| Error::io(&made, e))?;
             }
-            for (name, path) in &companions {
-                let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+            for (name, bytes) in &companions {
                 atomic_write(folder.join(name), bytes)?;
             }
             atomic_write(folder.join(CONFIG), format!("{:#}\n", self.saved_config(parameters)?))
         })
+    }
+
+    /// Writes the model as one GGUF file, which llama.cpp reads: the weights with matrices as
+    /// `kind`, the configuration, the tokenizer and the chat template.
+    ///
+    /// Parameters with adapters have to be merged first ([`Parameters::merged`]). The file appears
+    /// complete or not at all.
+    ///
+    /// # Errors
+    /// Parameters of another model, a tokenizer that GGUF has no name for, a number that f16 cannot
+    /// hold, or a file that cannot be written.
+    pub fn save_gguf(
+        &self,
+        path: impl AsRef<Path>,
+        parameters: &Parameters,
+        kind: GgufType,
+    ) -> Result<()> {
+        let metadata = match &self.source {
+            Source::Gguf(file) => export::kept_metadata(&file.header),
+            source => {
+                let text = source.to_string();
+                let name = text.rsplit('/').next().unwrap_or(&text);
+                let mut metadata = export::config_metadata(&self.config, name);
+                let tokens = self.config.vocab_size;
+                metadata.extend(tokenizer_metadata(source, tokens, &self.end_ids)?);
+                metadata
+            }
+        };
+        export::write_model(path.as_ref(), &self.config, parameters, metadata, kind)
+    }
+
+    /// Names and contents of the files next to configuration and weights.
+    fn companions(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut companions = Vec::new();
+        for &name in COMPANIONS {
+            if let Some(path) = self.source.optional_file(name)? {
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                companions.push((name.to_owned(), bytes));
+            } else if let Source::Gguf(file) = &self.source {
+                let text = texts::text(&file.header, name)?;
+                companions.extend(text.map(|text| (name.to_owned(), text.into_bytes())));
+            }
+        }
+        let templates = self.source.additional_templates()?.into_iter();
+        let named = |(name, text): (_, SourceText)| {
+            (format!("{TEMPLATES}/{name}.jinja"), text.text.into_bytes())
+        };
+        companions.extend(templates.map(named));
+        Ok(companions)
     }
 
     /// The configuration file as read, with the dtype of `parameters`.

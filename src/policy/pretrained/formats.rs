@@ -29,6 +29,7 @@ pub(crate) fn refuse_adapter(source: &Source) -> Result<()> {
 pub(crate) fn missing(source: &Source, wanted: &str) -> Error {
     let advice = match source {
         Source::Folder(folder) => advice(folder),
+        Source::Gguf(_) => None,
         #[cfg(feature = "hub")]
         Source::Hub(_) => None,
     };
@@ -44,8 +45,8 @@ fn advice(folder: &Path) -> Option<String> {
     names.sort_unstable();
     let find = |fits: &dyn Fn(&str) -> bool| names.iter().find(|name| fits(name.as_str()));
     if let Some(name) = find(&|name| name.ends_with(".gguf")) {
-        let what = "is a model of llama.cpp: use the model it was converted from";
-        return Some(format!("{name} {what}, in Hugging Face's layout"));
+        let path = folder.join(name);
+        return Some(format!("name the GGUF file itself: {}", path.display()));
     }
     let other = |name: &str| {
         let torch = name.starts_with("pytorch_model") && name.ends_with(".bin");

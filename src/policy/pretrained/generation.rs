@@ -76,18 +76,26 @@ impl GenerationConfig {
     /// An unreadable file, or an `eos_token_id` that is no token id.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let map: Map<String, Value> = read_json(path)?;
+        Self::from_fields(&read_json(path)?, path)
+    }
+
+    /// The same fields of a JSON object; `path` is the file for errors.
+    pub(crate) fn from_json(json: &Value, path: &Path) -> Result<Self> {
+        Self::from_fields(&json.as_object().cloned().unwrap_or_default(), path)
+    }
+
+    fn from_fields(map: &Map<String, Value>, path: &Path) -> Result<Self> {
         Ok(Self {
-            eos_token_ids: eos_token_ids(&map, path)?,
-            bos_token_id: advice(&map, "bos_token_id"),
-            pad_token_id: advice(&map, "pad_token_id"),
-            do_sample: advice(&map, "do_sample"),
-            temperature: advice(&map, "temperature"),
-            top_k: advice(&map, "top_k"),
-            top_p: advice(&map, "top_p"),
-            min_p: advice(&map, "min_p"),
-            repetition_penalty: advice(&map, "repetition_penalty"),
-            max_new_tokens: advice(&map, "max_new_tokens"),
+            eos_token_ids: eos_token_ids(map, path)?,
+            bos_token_id: advice(map, "bos_token_id"),
+            pad_token_id: advice(map, "pad_token_id"),
+            do_sample: advice(map, "do_sample"),
+            temperature: advice(map, "temperature"),
+            top_k: advice(map, "top_k"),
+            top_p: advice(map, "top_p"),
+            min_p: advice(map, "min_p"),
+            repetition_penalty: advice(map, "repetition_penalty"),
+            max_new_tokens: advice(map, "max_new_tokens"),
         })
     }
 
