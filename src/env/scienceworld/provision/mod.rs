@@ -1,8 +1,6 @@
 //! Provisioning: finds Java, the simulator and the gateway, and downloads what is missing.
 
-pub(crate) mod index;
 pub(crate) mod install;
 pub(crate) mod java;
 pub(crate) mod packages;
-pub(crate) mod places;
-pub(crate) mod wheel;
+pub(crate) mod runtime;

@@ -1,21 +1,10 @@
 //! The pinned packages: simulator, gateway and Java runtime.
 
-use crate::env::scienceworld::provision::wheel::PinnedWheel;
+use crate::provision::file::PinnedFile;
+use crate::provision::wheel::PinnedWheel;
 
-/// One jar in a wheel.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PinnedJar {
-    /// The wheel that contains the jar.
-    pub(crate) wheel: PinnedWheel,
-    /// The path of the jar in the wheel.
-    pub(crate) member: &'static str,
-    /// The name of the jar in the cache.
-    pub(crate) file: &'static str,
-    /// The hash of the jar.
-    pub(crate) sha256: &'static str,
-}
-
-pub(crate) const SIMULATOR: PinnedJar = PinnedJar {
+/// The simulator's jar.
+pub(crate) const SIMULATOR: PinnedFile = PinnedFile {
     wheel: PinnedWheel {
         name: "scienceworld",
         version: "1.2.3",
@@ -26,8 +15,8 @@ pub(crate) const SIMULATOR: PinnedJar = PinnedJar {
     sha256: "f4e1fdce0cdabe1bab7128a7e78ea820210d9db3c28d7272bcbbc3f3a1c5f0d7",
 };
 
-/// Earlier releases of the gateway have no authentication.
-pub(crate) const GATEWAY: PinnedJar = PinnedJar {
+/// The gateway's jar. Earlier releases of the gateway have no authentication.
+pub(crate) const GATEWAY: PinnedFile = PinnedFile {
     wheel: PinnedWheel {
         name: "py4j",
         version: "0.10.9.9",

@@ -1,13 +1,36 @@
-//! The folder of the cache, and a private one for machines without a home folder.
+//! The folder of the cache, a private one for machines without a home folder, and the commands
+//! that fill it by hand.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+/// Returns the folder `epo/<name>` of this user's cache, or of the private folder if there is no
+/// home folder.
+pub(crate) fn epo_folder(name: impl AsRef<Path>) -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    cache_folder(variable).unwrap_or_else(private_folder).join("epo").join(name)
+}
+
+/// The reason of a failed download, with the commands that put the wheels of `requirements` into
+/// `folder`; each is the end of one command.
+pub(crate) fn by_hand(reason: &str, folder: &Path, requirements: &[String]) -> String {
+    let mut text = format!(
+        "{reason}\n\
+         XDG_CACHE_HOME names another folder for the cache\n\
+         to install by hand, on a machine with network access:"
+    );
+    for wheels in requirements {
+        text += "\n  python3 -m pip download --no-deps --only-binary=:all: ";
+        text += &format!("-d \"{}\" {wheels}", folder.display());
+    }
+    text
+}
+
 /// Returns the folder of all caches of this user: `XDG_CACHE_HOME`, or `.cache` in the home folder.
 /// Relative paths are ignored, as the XDG specification demands.
-pub(crate) fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let known = || std::env::home_dir().filter(|home| home.is_absolute());
     let home = || absolute("HOME").or_else(|| absolute("USERPROFILE")).or_else(known);

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ureq::tls::{RootCerts, TlsConfig};
 use url::Url;
+
+use crate::provision::scratch::{copy, CopyError};
 
 const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
@@ -68,7 +68,10 @@ impl PackageIndex {
         let agent = self.agent();
         let url = self.find(&agent, project, sha256)?;
         let response = agent.get(url.as_str()).call().map_err(|error| failed(&url, error))?;
-        save(response.into_body(), target, progress).map_err(|error| failed(&url, error))
+        save(response.into_body(), target, progress).map_err(|error| match error {
+            CopyError::Read(error) => failed(&url, error),
+            CopyError::Write(error) => format!("{}: {error}", target.display()),
+        })
     }
 
     fn find(&self, agent: &ureq::Agent, project: &str, sha256: &str) -> Result<Url, String> {
@@ -104,25 +107,15 @@ fn find_file(page: &Url, body: &str, sha256: &str) -> Result<Url, String> {
 }
 
 /// Writes a response body to a file; calls `progress` about once a second.
-fn save(body: ureq::Body, path: &Path, progress: &dyn Fn(u64, u64)) -> std::io::Result<()> {
+fn save(body: ureq::Body, path: &Path, progress: &dyn Fn(u64, u64)) -> Result<(), CopyError> {
     let total = body.content_length().unwrap_or(0);
-    let mut reader = body.into_reader();
-    let mut file = File::create(path)?;
-    let mut buffer = vec![0; 1 << 16];
-    let mut done = 0;
     let mut last = Instant::now();
-    loop {
-        let count = reader.read(&mut buffer)?;
-        if count == 0 {
-            return file.sync_all();
-        }
-        file.write_all(&buffer[..count])?;
-        done += count as u64;
+    copy(body.into_reader(), path, |done| {
         if last.elapsed() >= Duration::from_secs(1) {
             last = Instant::now();
             progress(done, total);
         }
-    }
+    })
 }
 
 fn failed(url: &Url, reason: impl Display) -> String {
