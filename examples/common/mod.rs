@@ -159,9 +159,9 @@ pub(crate) struct TrainArgs {
     /// Actions that the policy may write: any text, or an admissible command [rollout.actions.kind]
     #[arg(long, value_name = "free|admissible")]
     pub(crate) actions: Option<String>,
-    /// Train this model checkpoint: a folder in Hugging Face's layout, or `owner/name` on its hub
-    /// (feature `hub`) [model.source]
-    #[arg(long, value_name = "DIR|ID")]
+    /// Train this model checkpoint: a folder in Hugging Face's layout, `smollm2-135m-instruct`,
+    /// which is downloaded once, or `owner/name` on the Hub (feature `hub`) [model.source]
+    #[arg(long, value_name = "DIR|NAME|ID")]
     pub(crate) model: Option<String>,
     /// Train LoRA adapters of this rank on frozen weights, with alpha = 2 R [model.lora]
     #[arg(long, value_name = "R")]

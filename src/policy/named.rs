@@ -82,4 +82,4 @@ impl NamedModel {
 
 #[cfg(test)]
 #[path = "named_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use crate::policy::named::*;
+use crate::policy::source::Source;
 use crate::provision::fake_index::{closed, jar, serve, Response, JAR};
 
 /// A model that is the fake wheel's jar.
@@ -38,6 +39,34 @@ fn the_error_without_a_network_names_the_setting_and_the_command_to_install_by_h
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
     }
+}
+
+/// The file of the first named model. Without it, prints a message and returns `None`, or fails if
+/// `EPO_REQUIRE_MODELS=1`.
+pub(crate) fn real_model() -> Option<PathBuf> {
+    match MODELS[0].path() {
+        Ok(path) => Some(path),
+        Err(error) => {
+            let required = std::env::var("EPO_REQUIRE_MODELS").is_ok_and(|value| value == "1");
+            assert!(!required, "EPO_REQUIRE_MODELS=1, but: {error}");
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn the_real_model_is_fetched_by_its_name() {
+    let Some(path) = real_model() else { return };
+    assert!(path.ends_with("models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    assert_eq!(file("smollm2-135m-instruct").unwrap(), Some(path));
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_the_known_ones() {
+    let error = Source::open("smollm3").unwrap_err().to_string();
+    assert!(error.contains("= smollm3: ") && error.contains("smollm2-135m-instruct"), "{error}");
+    assert_eq!(file("smollm2-135M-instruct").unwrap(), None, "names are exact");
 }
 
 #[test]

@@ -108,7 +108,8 @@ impl SmallConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// A folder in Hugging Face's layout, or with the feature `hub` a repository `owner/name`.
+    /// A folder in Hugging Face's layout, the name of a published model (feature `models`), or a
+    /// repository `owner/name` (feature `hub`).
     pub source: String,
     /// Names of unknown fields of `config.json` that do not change the model.
     #[serde(default)]
@@ -254,7 +255,8 @@ impl ModelConfig {
     }
 
     /// Names the checkpoint's folder by its whole path, so that the run can be resumed from
-    /// another folder.
+    /// another folder. The name of a published model stays, so that the run can be resumed on
+    /// another machine.
     pub fn make_absolute(&mut self) {
         if let Self::Checkpoint(config) = self {
             config.source = absolute(&config.source);
@@ -330,5 +332,28 @@ impl DeviceKind {
             Self::Metal => ("metal", Device::new_metal(0)),
         };
         device.map_err(|e| Error::setting("model.device", name, e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_becomes_its_whole_path_and_any_other_name_stays() {
+        let source = |name: &str| {
+            let mut model = ModelConfig::Checkpoint(CheckpointConfig::new("before"));
+            model.relocate(name).unwrap();
+            let relocated = model.checkpoint().unwrap().source.clone();
+            model = ModelConfig::Checkpoint(CheckpointConfig::new(name));
+            model.make_absolute();
+            assert_eq!(model.checkpoint().unwrap().source, relocated);
+            relocated
+        };
+        for name in ["smollm2-135m-instruct", "owner/name"] {
+            assert_eq!(source(name), name);
+        }
+        let src = std::fs::canonicalize("src").unwrap();
+        assert_eq!(source("src"), src.to_str().unwrap());
     }
 }
