@@ -14,7 +14,7 @@ use crate::provision::wheel::PinnedWheel;
 pub(crate) const FILE: &str = "fake_wheel-1.0-py3-none-any.whl";
 /// The content of the wheel's jar.
 pub(crate) const JAR: &[u8] = b"only the bytes of this jar matter";
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// The server's response to a request for the wheel.
 #[derive(Clone, Copy, PartialEq)]
