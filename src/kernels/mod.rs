@@ -11,6 +11,7 @@
 //! | [`embedding`] | rows of a table |
 //! | [`linear`], [`linear_residual`] | x Wᵀ + b, r + x Wᵀ |
 //! | [`linear_lora`] | x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen |
+//! | [`quantized_linear`] | the same with W in quantised blocks ([`QuantizedMatrix`]) |
 //! | [`rms_norm`] | x / √(mean x² + ε) · w |
 //! | [`rope`] | rotation of feature pairs by position-dependent angles |
 //! | [`swiglu`], [`silu_mul`] | silu(x W_gᵀ) ∘ (x W_uᵀ), silu(a) ∘ b |
@@ -31,6 +32,7 @@ pub(crate) mod dispatch;
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 pub(crate) mod gpu;
 pub(crate) mod layers;
+pub(crate) mod quantized;
 pub mod reference;
 pub(crate) mod score;
 
@@ -48,6 +50,8 @@ pub use layers::rope::rope;
 pub use layers::rope_table::RopeTable;
 pub use layers::shared::SharedPrefixes;
 pub use layers::swiglu::{silu_mul, swiglu};
+pub use quantized::linear::quantized_linear;
+pub use quantized::matrix::QuantizedMatrix;
 pub use score::linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };

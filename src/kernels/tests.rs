@@ -64,7 +64,7 @@ pub(crate) fn check_gradients(op: Op<'_>, inputs: &[Tensor], tolerance: f64) {
 }
 
 /// Checks that value and gradients of `op` equal those of `twin` in f64, and in f32 up to rounding.
-fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
+pub(crate) fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
     check_twin_within(op, twin, inputs, 2e-5);
 }
 

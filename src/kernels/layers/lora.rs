@@ -5,6 +5,7 @@ use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
+use crate::kernels::quantized::weight::{biases, check_device, Weight};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
@@ -24,14 +25,26 @@ pub fn linear_lora(
     (a, b): (&Tensor, &Tensor),
     scale: f64,
 ) -> Result<Tensor> {
+    weight.dims2()?;
+    linear_lora_over(x, &Weight::Dense(weight.clone()), bias, (a, b), scale)
+}
+
+/// [`linear_lora`] for a weight that may be quantised.
+pub(crate) fn linear_lora_over(
+    x: &Tensor,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    (a, b): (&Tensor, &Tensor),
+    scale: f64,
+) -> Result<Tensor> {
     let (_, i) = x.dims2()?;
-    let (o, _) = weight.dims2()?;
+    let (o, wi) = weight.dims2()?;
     let (r, _) = a.dims2()?;
     let bias_fits = bias.is_none_or(|bias| bias.dims() == [o]);
-    if weight.dims() != [o, i] || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
+    if wi != i || a.dims() != [r, i] || b.dims() != [o, r] || !bias_fits {
         let bias = bias.map(|b| b.dims());
         let x = x.dims();
-        let weight = weight.dims();
+        let weight = [o, wi];
         let a = a.dims();
         let b = b.dims();
         candle_core::bail!(
@@ -42,16 +55,21 @@ pub fn linear_lora(
     if weight.track_op() || bias.is_some_and(Tensor::track_op) {
         candle_core::bail!("linear_lora: weight and bias must be frozen (detached)");
     }
-    if !on_cpu(x) {
+    check_device(x, weight)?;
+    if let (false, Some(weight)) = (on_cpu(x), weight.dense()) {
         return composed::linear_lora(x, weight, bias, (a, b), scale);
     }
+    let weight = match weight {
+        Weight::Dense(weight) => Weight::Dense(weight.contiguous()?),
+        Weight::Quantized(matrix) => Weight::Quantized(matrix.clone()),
+    };
     let bias = bias.map(Tensor::contiguous).transpose()?;
-    let op = LinearLora { weight: weight.contiguous()?, bias, scale, inner: OnceLock::new() };
+    let op = LinearLora { weight, bias, scale, inner: OnceLock::new() };
     x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
 }
 
 struct LinearLora {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     scale: f64,
     /// u = x Aᵀ, kept for the backward pass.
@@ -69,11 +87,8 @@ impl LinearLora {
         (n, i, o): (usize, usize, usize),
     ) -> Result<Vec<T>> {
         let r = a.len() / i.max(1);
-        let start = match &self.bias {
-            Some(bias) => Some(with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n)))?),
-            None => None,
-        };
-        let mut y = with_slice::<T, _>(&self.weight, |w| Ok(product(x, w, start, (n, i, o))))?;
+        let mut y = biases(self.bias.as_ref(), n, o)?;
+        self.weight.product(x, &mut y, n, self.bias.is_some())?;
         let u = product(x, a, None, (n, i, r));
         let left = View::new(&u, n, r, r);
         let right = View::new(b, o, r, r).t();
@@ -106,7 +121,7 @@ impl LinearLora {
         })?;
         let dx = when(x.track_op(), || {
             let mut dx = vec![T::from_f64(0.0); n * i];
-            add_input_gradient(grad, &self.weight, &mut dx, false)?;
+            with_slice(grad, |g| self.weight.add_input_gradient(g, &mut dx, n, false))?;
             inner.iter().try_for_each(|e| add_input_gradient(e, a, &mut dx, true))?;
             Tensor::from_vec(dx, (n, i), x.device())
         })?;
