@@ -20,6 +20,7 @@
 //! | [`checkpoint()`] | any function, recomputed in the backward pass |
 //! | [`logprob_entropy`], [`logprob_entropy_with`] | log p of a token, entropy |
 //! | [`linear_logprob_entropy`] | the same from hidden states, in tiles of logits |
+//! | [`quantized_logprob_entropy`] | the same through a head in quantised blocks |
 //! | [`evaluate`], [`evaluate_linear`] | both without autograd, gradients on demand |
 //!
 //! A trainer uses [`linear_logprob_entropy`], through
@@ -56,6 +57,7 @@ pub use score::linear_logprob_entropy::{
     evaluate_linear, linear_logprob_entropy, LinearEvaluation, LinearGradients, LmHead, LowRank,
 };
 pub use score::logprob_entropy::{evaluate, logprob_entropy, logprob_entropy_with, Evaluation};
+pub use score::quantized_head::quantized_logprob_entropy;
 pub use score::scoring::ScoreOptions;
 pub use score::support::{RowSupport, Support};
 

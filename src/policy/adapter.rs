@@ -55,7 +55,7 @@ impl Parameters {
         }
         self.freeze();
         for (module, outputs, inputs) in lora.targets(model) {
-            let weight = self.get(&format!("{module}.weight"))?;
+            let weight = self.weight(&format!("{module}.weight"))?;
             let dtype = if weight.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
             let device = weight.device().clone();
             let shapes = [[lora.rank, inputs], [outputs, lora.rank]];
@@ -83,13 +83,16 @@ impl Parameters {
         self.lora.as_ref()
     }
 
-    /// Merges the adapters into the weights, W + (α/r) B A, rounded once to the weights' dtype.
-    /// Nothing is frozen.
+    /// Merges the adapters into the weights, W + (α/r) B A, rounded once to the weights' dtype;
+    /// quantised weights become f32. Nothing is frozen.
     ///
     /// # Errors
     /// A failed tensor operation.
     pub fn merged(&self, model: &DecoderConfig) -> Result<Self> {
-        let mut tensors = self.base_tensors();
+        let mut tensors = BTreeMap::new();
+        for (name, weight) in self.base_weights() {
+            tensors.insert(name, weight.to_tensor()?);
+        }
         for (module, ..) in self.lora.iter().flat_map(|lora| lora.targets(model)) {
             let [a, b] = names(&module);
             let a = self.get(&a)?.as_detached_tensor();

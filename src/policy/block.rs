@@ -1,9 +1,9 @@
 //! One pre-norm block: attention and feed-forward, each added to a residual stream.
 //!
-//! A block computes the same function in one of three ways. Plain blocks (no LoRA adapters, no head
-//! norms, weights in the activations' type) run as a chain of operators that stores the least for
-//! the backward pass. Other blocks run each branch as one operator or, with adapters or head norms,
-//! layer by layer.
+//! A block computes the same function in one of three ways. Plain blocks (no LoRA adapters, no
+//! quantised weights, no head norms, weights in the activations' type) run as a chain of operators
+//! that stores the least for the backward pass. Other blocks run each branch as one operator or, with
+//! adapters, quantised weights or head norms, layer by layer.
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};
@@ -11,10 +11,12 @@ use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
 use crate::kernels::layers::checkpoint::checkpoint;
 use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
 use crate::kernels::layers::linear::{linear, linear_residual};
-use crate::kernels::layers::lora::linear_lora;
+use crate::kernels::layers::lora::linear_lora_over;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
 use crate::kernels::layers::swiglu::silu_mul;
+use crate::kernels::quantized::linear::frozen_linear;
+use crate::kernels::quantized::weight::Weight;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::lora;
 use crate::policy::parameters::Parameters;
@@ -42,7 +44,7 @@ pub(crate) struct Block {
 /// A linear map of a block, x Wᵀ + b, with or without a LoRA adapter.
 #[derive(Debug, Clone)]
 pub(crate) struct Projection {
-    pub(crate) weight: Tensor,
+    pub(crate) weight: Weight,
     pub(crate) bias: Option<Tensor>,
     pub(crate) lora: Option<LoraAdapter>,
 }
@@ -69,32 +71,38 @@ struct Dropout {
 impl Projection {
     /// x Wᵀ + b, plus the adapter's output.
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let weight = &self.weight;
-        let bias = self.bias.as_ref();
         match &self.lora {
-            None => linear(x, weight, bias),
+            None => self.without_adapter(x),
             Some(LoraAdapter { a, b, scale, dropout: None }) => {
-                linear_lora(x, weight, bias, (a, b), *scale)
+                linear_lora_over(x, &self.weight, self.bias.as_ref(), (a, b), *scale)
             }
             Some(LoraAdapter { a, b, scale, dropout: Some(dropout) }) => {
                 let inner = linear(&dropout.apply(x)?, a, None)?;
-                linear(x, weight, bias)? + (linear(&inner, b, None)? * *scale)?
+                self.without_adapter(x)? + (linear(&inner, b, None)? * *scale)?
             }
+        }
+    }
+
+    /// x Wᵀ + b.
+    fn without_adapter(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.weight {
+            Weight::Dense(weight) => linear(x, weight, self.bias.as_ref()),
+            quantized => frozen_linear(x, quantized, self.bias.as_ref()),
         }
     }
 
     /// Adds the projection of x to the residual stream.
     fn add_to(&self, residual: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
-        match (&self.lora, &self.bias) {
-            (None, None) => linear_residual(residual, x, &self.weight),
+        match (self.plain(), &self.bias) {
+            (Some(weight), None) => linear_residual(residual, x, weight),
             _ => residual + self.forward(x)?,
         }
     }
-}
 
-/// Returns true if any of the projections has a LoRA adapter.
-fn any_adapter(projections: &[&Projection]) -> bool {
-    projections.iter().any(|projection| projection.lora.is_some())
+    /// Returns the weight if it is a tensor without an adapter.
+    pub(crate) fn plain(&self) -> Option<&Tensor> {
+        self.weight.dense().filter(|_| self.lora.is_none())
+    }
 }
 
 impl Dropout {
@@ -115,10 +123,9 @@ impl Block {
         config: &DecoderConfig,
         layer: usize,
         parameters: &Parameters,
-        get: &impl Fn(&str) -> Result<Tensor>,
     ) -> Result<Self> {
-        let name = |name: &str| format!("model.layers.{layer}.{name}");
-        let get = |part: &str| get(&name(part));
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let get = |part: &str| parameters.tensor(&name(part));
         let projection = |part: &str, biased: bool| -> Result<Projection> {
             let bias = biased.then(|| get(&format!("{part}_proj.bias"))).transpose()?;
             let lora = match parameters.lora() {
@@ -128,7 +135,8 @@ impl Block {
                 }
                 _ => None,
             };
-            Ok(Projection { weight: get(&format!("{part}_proj.weight"))?, bias, lora })
+            let weight = parameters.weight(&name(&format!("{part}_proj.weight")))?;
+            Ok(Projection { weight, bias, lora })
         };
         let qkv = |part: &str| projection(&format!("self_attn.{part}"), config.has_qkv_bias());
         let head_norms = if config.has_head_norms() {
@@ -193,7 +201,9 @@ impl Block {
             *norm = f(norm)?;
         }
         for projection in block.projections() {
-            projection.weight = f(&projection.weight)?;
+            if let Weight::Dense(weight) = &mut projection.weight {
+                *weight = f(weight)?;
+            }
             projection.bias = projection.bias.as_ref().map(&mut *f).transpose()?;
             if let Some(adapter) = &mut projection.lora {
                 adapter.a = f(&adapter.a)?;
@@ -237,12 +247,10 @@ impl Block {
 
     /// Returns true if both branches can run as one operator each on x of type `dtype`.
     pub(crate) fn is_plain(&self, dtype: DType) -> bool {
-        let adapted =
-            any_adapter(&[&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]);
         self.input_norm.dtype() == dtype
-            && self.head_norms.is_none()
             && self.o.bias.is_none()
-            && !adapted
+            && self.attention_weights().is_some()
+            && self.feed_forward_weights().is_some()
     }
 
     /// Runs a plain block ([`Block::is_plain`]) as part of a chain.
@@ -252,47 +260,64 @@ impl Block {
         rows: &AttentionRows,
         eps: f64,
     ) -> candle_core::Result<Chain> {
-        let x = chain_attention(x, &self.attention_weights(), rows, eps)?;
-        chain_feed_forward(&x, self.feed_forward_weights(), eps)
-    }
-
-    fn attention_weights(&self) -> AttentionWeights<'_> {
-        let qkv = [&self.q, &self.k, &self.v];
-        AttentionWeights {
-            norm: &self.input_norm,
-            qkv: qkv.map(|projection| &projection.weight),
-            biases: qkv.map(|projection| projection.bias.as_ref()),
-            output: &self.o.weight,
+        match (self.attention_weights(), self.feed_forward_weights()) {
+            (Some(attention), Some(feed_forward)) => {
+                let x = chain_attention(x, &attention, rows, eps)?;
+                chain_feed_forward(&x, feed_forward, eps)
+            }
+            _ => candle_core::bail!("chain: the block is not plain"),
         }
     }
 
-    fn feed_forward_weights(&self) -> [&Tensor; 4] {
-        [&self.post_norm, &self.gate.weight, &self.up.weight, &self.down.weight]
+    /// The weights of the attention branch as one operator; `None` with LoRA adapters, quantised
+    /// weights or head norms.
+    fn attention_weights(&self) -> Option<AttentionWeights<'_>> {
+        if self.head_norms.is_some() {
+            return None;
+        }
+        Some(AttentionWeights {
+            norm: &self.input_norm,
+            qkv: [self.q.plain()?, self.k.plain()?, self.v.plain()?],
+            biases: [&self.q, &self.k, &self.v].map(|projection| projection.bias.as_ref()),
+            output: self.o.plain()?,
+        })
+    }
+
+    /// The weights of the feed-forward branch as one operator; `None` with LoRA adapters or
+    /// quantised weights.
+    fn feed_forward_weights(&self) -> Option<[&Tensor; 4]> {
+        Some([&self.post_norm, self.gate.plain()?, self.up.plain()?, self.down.plain()?])
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = if self.head_norms.is_some() || any_adapter(&[&self.q, &self.k, &self.v, &self.o]) {
-            self.attend_by_layer(x, rows, eps)?
-        } else {
-            self.attend(x, rows, eps)?
+        let x = match self.attention_weights() {
+            Some(weights) => self.attend(x, &weights, rows, eps)?,
+            None => self.attend_by_layer(x, rows, eps)?,
         };
-        if !any_adapter(&[&self.gate, &self.up, &self.down]) {
-            return feed_forward(&x, self.feed_forward_weights(), eps);
+        if let Some(weights) = self.feed_forward_weights() {
+            return feed_forward(&x, weights, eps);
         }
         let z = rms_norm(&x, &self.post_norm, eps)?;
         self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
     }
 
     /// The attention branch as one operator.
-    fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = attention_branch(x, &self.attention_weights(), rows, eps)?;
+    fn attend(
+        &self,
+        x: &Tensor,
+        weights: &AttentionWeights<'_>,
+        rows: &AttentionRows,
+        eps: f64,
+    ) -> candle_core::Result<Tensor> {
+        let x = attention_branch(x, weights, rows, eps)?;
         match &self.o.bias {
             Some(bias) => x.broadcast_add(bias),
             None => Ok(x),
         }
     }
 
-    /// The attention branch layer by layer, with adapters and the norms of query and key heads.
+    /// The attention branch layer by layer, with adapters, quantised weights and the norms of query
+    /// and key heads.
     fn attend_by_layer(
         &self,
         x: &Tensor,

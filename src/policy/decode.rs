@@ -181,7 +181,7 @@ impl Decoder {
             None => (q, k),
         };
         let mixed = self.attend_rows(team, [q, k, v], slots, layer, spans, last);
-        add_projection(team, &Input::new(mixed, block.o.weight.dim(1)?), &block.o, &mut x)?;
+        add_projection(team, &Input::new(mixed, block.o.weight.dims2()?.1), &block.o, &mut x)?;
         self.add_feed_forward(team, block, &mut x)?;
         Ok(x)
     }
@@ -268,11 +268,11 @@ fn add_projection(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f
 /// y += s (x Aᵀ) Bᵀ if the projection has a LoRA adapter.
 fn add_adapter(team: Team<'_>, x: &Input, projection: &Projection, y: &mut [f32]) -> Result<()> {
     let Some(LoraAdapter { a, b, scale, .. }) = &projection.lora else { return Ok(()) };
-    let [mut inner] = x.linear(team, [(a, None)])?;
+    let [mut inner] = x.linear(team, [(&a.clone().into(), None)])?;
     for u in inner.iter_mut() {
         *u *= *scale as f32;
     }
-    Input::new(inner, b.dim(1)?).add_linear(team, (b, None), y)
+    Input::new(inner, b.dim(1)?).add_linear(team, (&b.clone().into(), None), y)
 }
 
 /// Rotates consecutive rows by the angles of consecutive positions, starting at `position`.

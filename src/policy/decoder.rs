@@ -14,13 +14,16 @@
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape};
-use crate::kernels::layers::embedding::embedding;
+use crate::kernels::layers::embedding::embedding_over;
 use crate::kernels::layers::linear::linear;
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope_table::RopeTable;
 use crate::kernels::layers::shared::SharedPrefixes;
+use crate::kernels::quantized::linear::frozen_linear;
+use crate::kernels::quantized::weight::Weight;
 use crate::kernels::score::linear_logprob_entropy::linear_logprob_entropy;
 use crate::kernels::score::linear_logprob_entropy::LmHead;
+use crate::kernels::score::quantized_head::quantized_logprob_entropy;
 use crate::kernels::score::scoring::ScoreOptions;
 use crate::policy::block::Block;
 use crate::policy::config::decoder_config::DecoderConfig;
@@ -37,10 +40,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub(crate) config: DecoderConfig,
-    pub(crate) embedding: Tensor,
+    pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: Tensor,
-    pub(crate) head: Tensor,
+    pub(crate) head: Weight,
     pub(crate) rope: Arc<RopeTable>,
     /// Gradient checkpointing: blocks are recomputed in the backward pass.
     recompute: bool,
@@ -53,16 +56,8 @@ impl Decoder {
     /// An invalid configuration, or parameters of another model.
     pub fn new(config: &DecoderConfig, parameters: &Parameters) -> Result<Self> {
         config.validate()?;
-        let get = |name: &str| -> Result<Tensor> {
-            let var = parameters.get(name)?;
-            Ok(if parameters.is_trainable(name)? {
-                var.as_tensor().clone()
-            } else {
-                var.as_detached_tensor()
-            })
-        };
         for (name, shape) in config.parameter_shapes() {
-            if parameters.get(&name)?.dims() != shape {
+            if parameters.weight(&name)?.dims() != shape {
                 let reason = "the parameter has another shape";
                 return Err(Error::setting(name, format!("{shape:?}"), reason));
             }
@@ -70,12 +65,12 @@ impl Decoder {
         let head =
             if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Self {
-            embedding: get("model.embed_tokens.weight")?,
+            embedding: parameters.weight("model.embed_tokens.weight")?,
             blocks: (0..config.num_hidden_layers)
-                .map(|i| Block::new(config, i, parameters, &get))
+                .map(|i| Block::new(config, i, parameters))
                 .collect::<Result<_>>()?,
-            norm: get("model.norm.weight")?,
-            head: get(head)?,
+            norm: parameters.tensor("model.norm.weight")?,
+            head: parameters.weight(head)?,
             rope: Arc::new(RopeTable::of_frequencies(
                 &config.rope_frequencies(),
                 config.max_position_embeddings,
@@ -177,8 +172,13 @@ impl Decoder {
         ids: &Tensor,
         options: &ScoreOptions,
     ) -> Result<(Tensor, Tensor)> {
-        let weight = self.head.to_dtype(hidden.dtype())?;
-        linear_logprob_entropy(hidden, &LmHead::new(&weight), ids, options)
+        match &self.head {
+            Weight::Dense(weight) => {
+                let weight = weight.to_dtype(hidden.dtype())?;
+                linear_logprob_entropy(hidden, &LmHead::new(&weight), ids, options)
+            }
+            Weight::Quantized(matrix) => quantized_logprob_entropy(hidden, matrix, ids, options),
+        }
     }
 
     /// Turns gradient checkpointing on or off: only the blocks' inputs are kept, and the backward
@@ -220,11 +220,14 @@ impl Decoder {
     /// # Errors
     /// Shapes that do not match.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(linear(hidden, &self.head.to_dtype(hidden.dtype())?, None)?)
+        Ok(match &self.head {
+            Weight::Dense(weight) => linear(hidden, &weight.to_dtype(hidden.dtype())?, None)?,
+            quantized => frozen_linear(hidden, quantized, None)?,
+        })
     }
 
     fn forward_ids(&self, ids: &Arc<[u32]>, rows: &AttentionRows) -> Result<Tensor> {
-        let x = embedding(&self.embedding, ids)?;
+        let x = embedding_over(&self.embedding, ids)?;
         // With narrower weights, activations are f32 on the CPU. GPUs compute in the weights' type.
         let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
         let x = if narrow { x.to_dtype(DType::F32)? } else { x };

@@ -2,10 +2,13 @@
 
 use crate::console::note;
 use crate::files::atomic_write;
+use crate::kernels::quantized::weight::Weight;
 use crate::policy::finite::check_finite;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use safetensors::{Dtype, View};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
@@ -13,11 +16,48 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// Writes named tensors as one safetensors file, atomically; equal tensors give equal bytes.
-pub(crate) fn save_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+pub(crate) fn save_tensors<V>(path: &Path, tensors: &BTreeMap<String, V>) -> Result<()>
+where
+    for<'a> &'a V: View,
+{
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(tensors.iter(), Some(metadata))
         .map_err(|e| Error::file(path, "safetensors", e.to_string()))?;
     atomic_write(path, &bytes)
+}
+
+/// Quantised weights are stored as f32, converted one at a time.
+impl View for &Weight {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Weight::Dense(tensor) => View::dtype(tensor),
+            Weight::Quantized(_) => Dtype::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Weight::Dense(tensor) => View::shape(tensor),
+            Weight::Quantized(matrix) => matrix.shape(),
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Weight::Dense(tensor) => View::data(tensor),
+            Weight::Quantized(matrix) => {
+                let bytes = matrix.values().into_iter().flat_map(f32::to_le_bytes);
+                Cow::Owned(bytes.collect())
+            }
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Weight::Dense(tensor) => View::data_len(tensor),
+            Weight::Quantized(_) => self.elem_count() * size_of::<f32>(),
+        }
+    }
 }
 
 /// Reads and parses a JSON file.

@@ -3,13 +3,16 @@
 //!
 //! General matrix multiplication packs W first, which does not pay off for few rows. Here W is read
 //! in place. Rows of x occupy the lanes of vector registers ([`Panels`]) and elements of W are
-//! broadcast, so no sums across lanes are needed. Each output element is a sum over blocks of
+//! broadcast, so no sums across lanes are needed. Quantised rows are converted a block at a time
+//! ([`multiply_blocks`]). Each output element is a sum over blocks of
 //! [`DEPTH`] terms, so it has the same bits whatever the other rows of the batch and whatever the
 //! number of threads.
 
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{prefetch, vectorised, Float};
 use crate::kernels::cpu::view::{Disjoint, ViewMut};
+use crate::kernels::decode::block_gemv::multiply_blocks;
+use crate::kernels::decode::rows::Rows;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::swiglu::swiglu_in_place;
@@ -17,12 +20,12 @@ use candle_core::DType;
 use std::ops::Range;
 
 /// Rows of x in one register.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// Accumulators kept in registers: rows of W multiplied at once with a panel, times the panel's
 /// registers.
 const SUMS: usize = 12;
 /// Terms summed before they are added to the total.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Parts of W per thread: more parts mean less idle time at the end.
 const PARTS: usize = 8;
 
@@ -31,9 +34,9 @@ const PARTS: usize = 8;
 pub(crate) struct Panels {
     columns: Scratch,
     rows: usize,
-    depth: usize,
+    pub(super) depth: usize,
     /// Registers per column of a panel: 1 or 2.
-    width: usize,
+    pub(super) width: usize,
 }
 
 impl Panels {
@@ -54,22 +57,22 @@ impl Panels {
     }
 
     /// Returns the number of accumulator registers per row of W.
-    fn registers(&self) -> usize {
+    pub(super) fn registers(&self) -> usize {
         self.columns.len() / LANES / self.depth
     }
 
     /// Returns the columns of a panel of `P` registers.
     #[inline(always)]
-    fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
+    pub(super) fn panel<const P: usize>(&self, panel: usize) -> &[[[f32; LANES]; P]] {
         &self.columns.as_chunks().0.as_chunks::<P>().0[panel * self.depth..(panel + 1) * self.depth]
     }
 
     /// Computes y (`[n, o]`) = x Wᵀ, or y += x Wᵀ if `accumulate`, for every W and its (y,
     /// `accumulate`).
-    pub(crate) fn products<L: Inline<Float = f32>, const N: usize>(
+    pub(crate) fn products<const N: usize>(
         &self,
         team: Team<'_>,
-        w: [&[L]; N],
+        w: [Rows<'_>; N],
         y: [(&mut [f32], bool); N],
     ) {
         let y = y.map(|(y, accumulate)| {
@@ -94,13 +97,8 @@ impl Panels {
     }
 
     /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U `[o, i]`.
-    pub(crate) fn gated<L: Inline<Float = f32>>(
-        &self,
-        team: Team<'_>,
-        gate: &[L],
-        up: &[L],
-    ) -> Panels {
-        let o = gate.len() / self.depth;
+    pub(crate) fn gated(&self, team: Team<'_>, gate: Rows<'_>, up: Rows<'_>) -> Panels {
+        let o = gate.count(self.depth);
         let registers = self.registers();
         let width = self.width;
         let mut columns = Scratch::new(o * registers * LANES);
@@ -125,14 +123,14 @@ impl Panels {
     /// Calls `work` with a range of rows of the matrices of a group (all of one shape) and their
     /// products with all panels, `[rows, registers]` each, until all rows of all groups are
     /// covered.
-    fn each_part<L: Inline<Float = f32>, const N: usize>(
+    fn each_part<const N: usize>(
         &self,
         team: Team<'_>,
-        groups: &[[&[L]; N]],
+        groups: &[[Rows<'_>; N]],
         work: impl Fn(usize, Range<usize>, [&mut [[f32; LANES]]; N]) + Send + Sync,
     ) {
         let depth = self.depth;
-        let heights = groups.iter().map(|group| group[0].len() / depth);
+        let heights = groups.iter().map(|group| group[0].count(depth));
         let o: usize = heights.clone().sum();
         let multiply_adds = N * self.rows * o * depth;
         let threads = team.threads_for(multiply_adds);
@@ -143,14 +141,21 @@ impl Panels {
         team.each_index(parts.len(), multiply_adds, |i| {
             let (at, rows) = parts[i].clone();
             // The part that this thread takes next if all threads are equally fast.
-            let later =
-                parts.get(i + threads).map(|(at, rows)| &groups[*at][0][rows.start * depth..]);
+            let later = parts
+                .get(i + threads)
+                .map(|(at, rows)| groups[*at][0].range(rows.clone(), depth).start());
             let len = rows.len() * self.registers() * LANES;
             let mut products: [_; N] = std::array::from_fn(|_| Scratch::new(len));
             for (n, products) in products.iter_mut().enumerate() {
-                let next = groups[at].get(n + 1).map(|w| &w[rows.start * depth..]).or(later);
-                let w = &groups[at][n][rows.start * depth..rows.end * depth];
-                multiply(w, next.unwrap_or(w).as_ptr(), self, products.as_chunks_mut().0);
+                let other = groups[at].get(n + 1).map(|w| w.range(rows.clone(), depth).start());
+                let w = groups[at][n].range(rows.clone(), depth);
+                let next = other.or(later).unwrap_or(w.start());
+                let products = products.as_chunks_mut().0;
+                match w {
+                    Rows::F32(w) => multiply(w, next.cast(), self, products),
+                    Rows::Bf16(w) => multiply(w, next.cast(), self, products),
+                    Rows::Blocks(dtype, w) => multiply_blocks(dtype, w, next, self, products),
+                }
             }
             work(at, rows, products.each_mut().map(|products| products.as_chunks_mut().0));
         });
@@ -310,7 +315,7 @@ pub(crate) const LINE: usize = 16;
 /// many streams.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // constant ranges of indices unroll into registers
-fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
+pub(super) fn tile<const B: usize, const R: usize, const P: usize, L, const FMA: bool>(
     x: &[[[f32; LANES]; P]],
     (w, stride): (&[f32], usize),
     next: *const L,
@@ -370,8 +375,8 @@ pub(crate) mod tests {
             let w = numbers(o * i, 2);
             let mut y = vec![0.5; n * o];
             let mut alone = vec![f32::NAN; n * o];
-            Panels::new(&x, i).products(Team::Pool, [&w], [(&mut y, true)]);
-            Panels::new(&x, i).products(Team::Pool, [&w], [(&mut alone, false)]);
+            Panels::new(&x, i).products(Team::Pool, [Rows::F32(&w)], [(&mut y, true)]);
+            Panels::new(&x, i).products(Team::Pool, [Rows::F32(&w)], [(&mut alone, false)]);
             for (at, got) in y.iter().enumerate() {
                 assert_eq!(0.5 + alone[at], *got, "{n} {o} {i} at {at}");
                 let x = &x[at / o * i..][..i];
@@ -397,7 +402,7 @@ pub(crate) mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
             pool.install(|| {
-                Team::awake(|team| Panels::new(x, i).products(team, [&w], [(&mut y, false)]))
+                Team::awake(|team| Panels::new(x, i).products(team, [Rows::F32(&w)], [(&mut y, false)]))
             });
             y
         };
@@ -418,11 +423,11 @@ pub(crate) mod tests {
         for n in [1, 8, 9, 16, 17, 40] {
             let panels = Panels::new(&numbers(n * i, 10), i);
             let [mut a, mut b] = [0; 2].map(|_| vec![0.0; n * f]);
-            panels.products(Team::Pool, [&gate, &up], [(&mut a, false), (&mut b, false)]);
+            panels.products(Team::Pool, [&gate, &up].map(|w| Rows::F32(w)), [(&mut a, false), (&mut b, false)]);
             swiglu_in_place(&mut a, &b);
             let [mut got, mut want] = [0; 2].map(|_| vec![0.0; n * o]);
-            panels.gated(Team::Pool, &gate, &up).products(Team::Pool, [&down], [(&mut got, false)]);
-            Panels::new(&a, f).products(Team::Pool, [&down], [(&mut want, false)]);
+            panels.gated(Team::Pool, Rows::F32(&gate), Rows::F32(&up)).products(Team::Pool, [Rows::F32(&down)], [(&mut got, false)]);
+            Panels::new(&a, f).products(Team::Pool, [Rows::F32(&down)], [(&mut want, false)]);
             assert_eq!(got, want, "{n} rows");
         }
     }
@@ -435,8 +440,8 @@ pub(crate) mod tests {
         let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
         let mut a = vec![0.0; 45];
         let mut b = vec![0.0; 45];
-        Panels::new(&x, 600).products(Team::Pool, [&narrow], [(&mut a, false)]);
-        Panels::new(&x, 600).products(Team::Pool, [&wide], [(&mut b, false)]);
+        Panels::new(&x, 600).products(Team::Pool, [Rows::Bf16(&narrow)], [(&mut a, false)]);
+        Panels::new(&x, 600).products(Team::Pool, [Rows::F32(&wide)], [(&mut b, false)]);
         assert_eq!(a, b);
     }
 }

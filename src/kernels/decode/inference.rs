@@ -1,20 +1,22 @@
 //! The operators of decoding: the arithmetic of the training kernels on plain slices, without
 //! gradients.
 
-use crate::kernels::cpu::element::Inline;
-use crate::kernels::cpu::float::{with_slice, with_slices};
+use crate::kernels::cpu::element::{widened, Inline};
+use crate::kernels::cpu::float::with_slice;
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::decode::decode_attention::{attend_one, Past};
 use crate::kernels::decode::gemv::Panels;
+use crate::kernels::decode::rows::{with_rows, Rows};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::attention::softmax_in_place;
 use crate::kernels::layers::rms_norm::rms_norm_row;
 use crate::kernels::layers::swiglu::swiglu_in_place;
+use crate::kernels::quantized::unpack::{unpack, unpack_rows};
+use crate::kernels::quantized::weight::Weight;
 use crate::Result;
-use candle_core::{DType, Tensor};
-use half::bf16;
+use candle_core::Tensor;
 
 /// Query rows per tile of scores.
 const BLOCK: usize = 64;
@@ -46,13 +48,13 @@ impl Input {
         }
     }
 
-    /// Computes x Wᵀ + b for every (W, b) in f32, bf16 or f16.
+    /// Computes x Wᵀ + b for every (W, b) in f32, bf16, f16 or quantised.
     pub(crate) fn linear<const N: usize>(
         &self,
         team: Team<'_>,
-        maps: [(&Tensor, Option<&Tensor>); N],
+        maps: [(&Weight, Option<&Tensor>); N],
     ) -> Result<[Scratch; N]> {
-        let mut y = maps.map(|(w, _)| Scratch::new(self.rows() * w.dims()[0]));
+        let mut y = maps.map(|(w, _)| Scratch::new(self.rows() * w.rows()));
         for (y, (_, bias)) in y.iter_mut().zip(maps) {
             if let Some(bias) = bias {
                 y.fill(0.0);
@@ -69,24 +71,20 @@ impl Input {
     pub(crate) fn add_linear(
         &self,
         team: Team<'_>,
-        (weight, bias): (&Tensor, Option<&Tensor>),
+        (weight, bias): (&Weight, Option<&Tensor>),
         y: &mut [f32],
     ) -> Result<()> {
         bias.map_or(Ok(()), |bias| add_bias(bias, y))?;
         self.products(team, [weight], [(y, true)])
     }
 
-    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U in f32, bf16 or f16.
-    pub(crate) fn gated(&self, team: Team<'_>, weights: [&Tensor; 2]) -> Result<Self> {
+    /// Computes silu(x Gᵀ) ∘ (x Uᵀ) for G and U in f32, bf16, f16 or quantised.
+    pub(crate) fn gated(&self, team: Team<'_>, weights: [&Weight; 2]) -> Result<Self> {
         let Self::Small(panels) = self else {
             let [gate, up] = self.linear(team, weights.map(|w| (w, None)))?;
-            return Ok(Self::activated(team, gate, &up, weights[0].dims()[0]));
+            return Ok(Self::activated(team, gate, &up, weights[0].rows()));
         };
-        Ok(Self::Small(if weights.iter().all(|w| w.dtype() == DType::BF16) {
-            with_slices(weights, |[gate, up]: [&[bf16]; 2]| Ok(panels.gated(team, gate, up)))?
-        } else {
-            with_slices(weights, |[gate, up]: [&[f32]; 2]| Ok(panels.gated(team, gate, up)))?
-        }))
+        Ok(Self::Small(with_rows(weights, |[gate, up]| panels.gated(team, gate, up))?))
     }
 
     /// Computes silu(gate) ∘ up for rows `width` wide.
@@ -102,32 +100,17 @@ impl Input {
     fn products<const N: usize>(
         &self,
         team: Team<'_>,
-        weights: [&Tensor; N],
+        weights: [&Weight; N],
         y: [(&mut [f32], bool); N],
     ) -> Result<()> {
-        let narrow = weights.iter().all(|w| w.dtype() == DType::BF16);
-        let result = if narrow {
-            with_slices(weights, |w: [&[bf16]; N]| self.products_of(team, w, y))
-        } else {
-            with_slices(weights, |w: [&[f32]; N]| self.products_of(team, w, y))
-        };
-        Ok(result?)
-    }
-
-    fn products_of<L: Inline<Float = f32>, const N: usize>(
-        &self,
-        team: Team<'_>,
-        w: [&[L]; N],
-        y: [(&mut [f32], bool); N],
-    ) -> candle_core::Result<()> {
-        match self {
+        with_rows(weights, |w| match self {
             Self::Small(panels) => panels.products(team, w, y),
             Self::Large { x, width } => {
                 w.into_iter()
                     .zip(y)
                     .for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
             }
-        }
+        })?;
         Ok(())
     }
 }
@@ -141,44 +124,49 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
     })?)
 }
 
-/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`.
-fn product<L: Inline<Float = f32>>(x: &[f32], i: usize, w: &[L], y: &mut [f32], accumulate: bool) {
-    let n = x.len() / i;
-    let o = w.len() / i;
-    // Narrow weights are widened a few rows at a time; others are multiplied in one go.
-    let rows = if L::DTYPE == DType::F32 { o } else { WIDENED.min(o) };
+/// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`. Rows that are not f32 are
+/// converted a few at a time.
+fn product(x: &[f32], i: usize, w: Rows<'_>, y: &mut [f32], accumulate: bool) {
+    let o = w.count(i);
+    let rows = if matches!(w, Rows::F32(_)) { o } else { WIDENED.min(o) }.max(1);
     let mut buffer = Vec::new();
-    if L::DTYPE != DType::F32 {
-        buffer.resize(rows * i, 0.0);
-    }
-    for (start, w) in (0..o).step_by(rows.max(1)).zip(w.chunks(rows.max(1) * i)) {
-        let width = w.len() / i;
-        let w = L::load(w, if buffer.is_empty() { &mut buffer } else { &mut buffer[..width * i] });
-        let out = ViewMut::new(&mut y[start..], n, width, o);
+    for start in (0..o).step_by(rows) {
+        let part = start..o.min(start + rows);
+        let count = part.len();
+        let values = match w.range(part, i) {
+            Rows::F32(w) => w,
+            Rows::Bf16(w) => widened(w, &mut buffer),
+            Rows::Blocks(dtype, w) => {
+                buffer.resize(count * i, 0.0);
+                unpack_rows(dtype, w, i, &mut buffer);
+                &buffer
+            }
+        };
+        let n = x.len() / i;
+        let out = ViewMut::new(&mut y[start..], n, count, o);
         let x = View::new(x, n, i, i);
-        let w = View::new(w, width, i, i);
+        let w = View::new(values, count, i, i);
         matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
     }
 }
 
-/// Rows of a bf16 matrix that are widened at a time.
+/// Rows that are converted at a time.
 const WIDENED: usize = 1024;
 
 /// Looks up the rows `ids` of a table `[v, h]`.
-pub(crate) fn embedding_rows(table: &Tensor, ids: &[u32]) -> Result<Scratch> {
+pub(crate) fn embedding_rows(table: &Weight, ids: &[u32]) -> Result<Scratch> {
     let (_, h) = table.dims2()?;
-    fn rows<L: Inline<Float = f32>>(table: &[L], ids: &[u32], h: usize) -> Scratch {
-        let mut out = Scratch::new(ids.len() * h);
+    let mut out = Scratch::new(ids.len() * h);
+    with_rows([table], |[table]| {
         for (out, &id) in out.chunks_exact_mut(h).zip(ids) {
-            let row = &table[id as usize * h..(id as usize + 1) * h];
-            out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen());
+            match table.range(id as usize..id as usize + 1, h) {
+                Rows::F32(row) => out.copy_from_slice(row),
+                Rows::Bf16(row) => out.iter_mut().zip(row).for_each(|(out, x)| *out = x.widen()),
+                Rows::Blocks(dtype, row) => unpack(dtype, row, out),
+            }
         }
-        out
-    }
-    Ok(match table.dtype() {
-        DType::BF16 => with_slice::<bf16, _>(table, |table| Ok(rows(table, ids, h)))?,
-        _ => with_slice::<f32, _>(table, |table| Ok(rows(table, ids, h)))?,
-    })
+    })?;
+    Ok(out)
 }
 
 /// Computes RMSNorm of every row of x `[n, h]`.

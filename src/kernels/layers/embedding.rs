@@ -1,9 +1,11 @@
 //! Embedding lookup, whose gradient can remain a list of rows.
 
 use crate::kernels::autograd::gradient_sink::{offer_rows, RowGradient};
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
+use crate::kernels::quantized::weight::Weight;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -17,13 +19,34 @@ use std::sync::Arc;
 /// A table that is not a matrix, or an id outside it.
 pub fn embedding(table: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
     let (v, _) = table.dims2()?;
-    if let Some((i, id)) = ids.iter().enumerate().find(|(_, &id)| id as usize >= v) {
-        candle_core::bail!("embedding: ids[{i}] = {id} outside the table of {v} rows");
-    }
+    check_ids(ids, v)?;
     if !on_cpu(table) {
         return table.index_select(&Tensor::new(&ids[..], table.device())?, 0);
     }
     table.contiguous()?.apply_op1(Embedding { ids: ids.clone() })
+}
+
+fn check_ids(ids: &[u32], v: usize) -> Result<()> {
+    match ids.iter().enumerate().find(|(_, &id)| id as usize >= v) {
+        Some((i, id)) => {
+            candle_core::bail!("embedding: ids[{i}] = {id} outside the table of {v} rows")
+        }
+        None => Ok(()),
+    }
+}
+
+/// [`embedding`] for a table that may be quantised. Rows of a quantised one are f32 without gradient.
+pub(crate) fn embedding_over(table: &Weight, ids: &Arc<[u32]>) -> Result<Tensor> {
+    match table {
+        Weight::Dense(table) => embedding(table, ids),
+        Weight::Quantized(matrix) => {
+            let (v, h) = matrix.dims();
+            check_ids(ids, v)?;
+            let mut rows = zeros(ids.len() * h);
+            matrix.rows_of(ids, &mut rows);
+            Tensor::from_vec(rows, (ids.len(), h), &Device::Cpu)
+        }
+    }
 }
 
 struct Embedding {

@@ -1,10 +1,10 @@
 //! A frozen weight matrix in quantised blocks.
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::Float;
-use crate::kernels::quantized::unpack::{supports, unpack};
+use crate::kernels::quantized::unpack::{supports, unpack_rows};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor};
-use rayon::prelude::*;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct QuantizedMatrix {
     dtype: GgmlDType,
     bytes: Arc<[u8]>,
-    dims: (usize, usize),
+    dims: [usize; 2],
 }
 
 impl QuantizedMatrix {
@@ -49,7 +49,7 @@ impl QuantizedMatrix {
                 bytes.len()
             );
         }
-        Ok(Self { dtype, bytes, dims: (o, i) })
+        Ok(Self { dtype, bytes, dims: [o, i] })
     }
 
     /// Quantises a matrix with candle's rounding.
@@ -68,7 +68,12 @@ impl QuantizedMatrix {
 
     /// Rows o and columns i.
     pub fn dims(&self) -> (usize, usize) {
-        self.dims
+        (self.dims[0], self.dims[1])
+    }
+
+    /// [`QuantizedMatrix::dims`] as a shape.
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.dims
     }
 
     /// The format of the blocks.
@@ -83,7 +88,7 @@ impl QuantizedMatrix {
 
     /// Bytes per row.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.dims.1 / self.dtype.block_size() * self.dtype.type_size()
+        self.dims[1] / self.dtype.block_size() * self.dtype.type_size()
     }
 
     /// Converts a range of rows to f32; `out` is `[rows, i]`.
@@ -91,7 +96,7 @@ impl QuantizedMatrix {
     /// # Errors
     /// Rows outside the matrix, or an `out` of another length.
     pub fn dequantize_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let (o, i) = self.dims;
+        let [o, i] = self.dims;
         if rows.start > rows.end || rows.end > o || out.len() != rows.len() * i {
             candle_core::bail!(
                 "quantised matrix: rows {rows:?} of [{o}, {i}] do not fit {} numbers",
@@ -105,15 +110,23 @@ impl QuantizedMatrix {
     /// [`QuantizedMatrix::dequantize_rows`] to any type of arithmetic, on all threads if there is
     /// much to do.
     pub(crate) fn rows_to<T: Float>(&self, rows: Range<usize>, out: &mut [T]) {
-        /// Rows per task.
-        const TASK: usize = 32;
         let size = self.row_bytes();
         let bytes = &self.bytes[rows.start * size..rows.end * size];
-        if rows.len() <= TASK {
-            return unpack(self.dtype, bytes, out);
+        unpack_rows(self.dtype, bytes, self.dims[1], out);
+    }
+
+    /// All values in f32.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let mut values = zeros(self.dims[0] * self.dims[1]);
+        self.rows_to(0..self.dims[0], &mut values);
+        values
+    }
+
+    /// Converts the rows `ids`, which must exist, to `[ids, i]`.
+    pub(crate) fn rows_of(&self, ids: &[u32], out: &mut [f32]) {
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.dims[1])) {
+            self.rows_to(id as usize..id as usize + 1, out);
         }
-        let parts = bytes.par_chunks(TASK * size).zip(out.par_chunks_mut(TASK * self.dims.1));
-        parts.for_each(|(bytes, out)| unpack(self.dtype, bytes, out));
     }
 
     /// Converts the whole matrix to an f32 tensor on the CPU.
@@ -121,16 +134,13 @@ impl QuantizedMatrix {
     /// # Errors
     /// A failed tensor operation.
     pub fn dequantize(&self) -> Result<Tensor> {
-        let (o, i) = self.dims;
-        let mut values = vec![0f32; o * i];
-        self.rows_to(0..o, &mut values);
-        Tensor::from_vec(values, self.dims, &Device::Cpu)
+        Tensor::from_vec(self.values(), self.dims(), &Device::Cpu)
     }
 }
 
 impl fmt::Debug for QuantizedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} [{}, {}]", self.dtype, self.dims.0, self.dims.1)
+        write!(f, "{:?} [{}, {}]", self.dtype, self.dims[0], self.dims[1])
     }
 }
 

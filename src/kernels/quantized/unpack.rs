@@ -5,6 +5,7 @@
 
 use crate::kernels::cpu::float::{vectorised, Float};
 use candle_core::quantized::GgmlDType;
+use rayon::prelude::*;
 
 /// Returns true for the formats that weights can have.
 pub(crate) fn supports(dtype: GgmlDType) -> bool {
@@ -31,6 +32,23 @@ pub(crate) fn unpack<T: Float>(dtype: GgmlDType, blocks: &[u8], out: &mut [T]) {
         GgmlDType::Q8K => q8_k(blocks, out),
         other => panic!("{other:?} is not a format of quantised weights"),
     }
+}
+
+/// [`unpack`] of rows of `width` numbers, on all threads if there are many.
+pub(crate) fn unpack_rows<T: Float>(
+    dtype: GgmlDType,
+    blocks: &[u8],
+    width: usize,
+    out: &mut [T],
+) {
+    /// Rows per task.
+    const TASK: usize = 32;
+    if out.len() <= TASK * width {
+        return unpack(dtype, blocks, out);
+    }
+    let bytes = TASK * width / dtype.block_size() * dtype.type_size();
+    let tasks = blocks.par_chunks(bytes).zip(out.par_chunks_mut(TASK * width));
+    tasks.for_each(|(blocks, out)| unpack(dtype, blocks, out));
 }
 
 /// Converts an f16 without a branch, so that it can be inlined into loops.

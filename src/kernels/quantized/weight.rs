@@ -7,7 +7,7 @@ use crate::kernels::quantized::matrix::QuantizedMatrix;
 use candle_core::{DType, Device, Result, Tensor};
 use std::ops::Range;
 
-/// A weight matrix `[o, i]`.
+/// A weight matrix `[o, i]`, or a vector as a tensor.
 #[derive(Debug, Clone)]
 pub(crate) enum Weight {
     Dense(Tensor),
@@ -24,6 +24,24 @@ impl Weight {
             Self::Dense(tensor) => tensor.dims2(),
             Self::Quantized(matrix) => Ok(matrix.dims()),
         }
+    }
+
+    /// The shape.
+    pub(crate) fn dims(&self) -> Vec<usize> {
+        match self {
+            Self::Dense(tensor) => tensor.dims().to_vec(),
+            Self::Quantized(matrix) => vec![matrix.dims().0, matrix.dims().1],
+        }
+    }
+
+    /// Number of rows o.
+    pub(crate) fn rows(&self) -> usize {
+        self.dims().first().copied().unwrap_or_default()
+    }
+
+    /// Number of elements.
+    pub(crate) fn elem_count(&self) -> usize {
+        self.dims().into_iter().product()
     }
 
     /// Returns true if a gradient of it is computed.

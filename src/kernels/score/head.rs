@@ -8,18 +8,92 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
+use crate::kernels::cpu::float::Float;
+use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::kernels::score::logit::{Factor, Logit};
 use crate::kernels::score::scoring::{RowScore, Scoring};
 use crate::kernels::score::softmax::{Running, ScoreGradient};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// One term x Wᵀ of the logits: x `[n, width]` and W `[v, width]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Term<'a, T> {
     pub(crate) x: &'a [T],
-    pub(crate) weight: &'a [T],
+    pub(crate) weight: TermWeight<'a, T>,
     pub(crate) width: usize,
+}
+
+/// The weight W of a [`Term`]. A quantised one is frozen; a tile of its rows is converted at a time.
+#[derive(Clone, Copy)]
+pub(crate) enum TermWeight<'a, T> {
+    Dense(&'a [T]),
+    Quantized(&'a QuantizedMatrix),
+}
+
+impl<T: Logit> Term<'_, T> {
+    /// z = x Wᵀ of columns `start..start + width` of the logits, or z += x Wᵀ if `accumulate`.
+    fn add_logits(
+        &self,
+        (start, width): (usize, usize),
+        z: &mut [T::Float],
+        [left, right]: &mut [Vec<T::Float>; 2],
+        accumulate: bool,
+    ) {
+        let k = self.width;
+        let n = self.x.len() / k;
+        let x = View::new(self.x, n, k, k);
+        let out = ViewMut::new(z, n, width, width);
+        match self.weight {
+            TermWeight::Dense(weight) => {
+                let w = View::new(&weight[start * k..(start + width) * k], width, k, k);
+                T::product(out, Factor::Own(x, left), (w.t(), right), accumulate);
+            }
+            TermWeight::Quantized(matrix) => {
+                let w = View::new(rows(matrix, start..start + width, right), width, k, k);
+                let x = x.with(widened(self.x, left));
+                let one = T::Float::from_f32(1.0);
+                matmul(out, x, w.t(), one, accumulate, rayon::current_num_threads());
+            }
+        }
+    }
+
+    /// dx = z W of columns `start..start + width`, or dx += z W if `accumulate`.
+    fn add_input_gradient(
+        &self,
+        (start, width): (usize, usize),
+        z: View<'_, T::Float>,
+        dx: &mut [T::Float],
+        buffer: &mut Vec<T::Float>,
+        accumulate: bool,
+    ) {
+        let k = self.width;
+        let out = ViewMut::new(dx, z.rows, k, k);
+        match self.weight {
+            TermWeight::Dense(weight) => {
+                let w = View::new(&weight[start * k..(start + width) * k], width, k, k);
+                T::product(out, Factor::Wide(z), (w, buffer), accumulate);
+            }
+            TermWeight::Quantized(matrix) => {
+                let w = View::new(rows(matrix, start..start + width, buffer), width, k, k);
+                let one = T::Float::from_f32(1.0);
+                matmul(out, z, w, one, accumulate, rayon::current_num_threads());
+            }
+        }
+    }
+}
+
+/// Converts a range of rows into `buffer`.
+fn rows<'a, T: Float>(
+    matrix: &QuantizedMatrix,
+    range: Range<usize>,
+    buffer: &'a mut Vec<T>,
+) -> &'a [T] {
+    buffer.resize(range.len() * matrix.dims().1, T::from_f32(0.0));
+    matrix.rows_to(range, buffer);
+    buffer
 }
 
 /// Hidden states and weights of one call. `terms` contains the head's own term and, with a LoRA
@@ -77,18 +151,12 @@ impl<T: Logit> Head<'_, T> {
         z: &mut [T::Float],
         buffers: &mut [Vec<T::Float>; 2],
     ) {
-        let n = self.tokens();
         if let Some(bias) = self.bias {
             let bias = widened(&bias[start..start + width], &mut buffers[0]);
             z.par_chunks_mut(width).for_each(|row| row.copy_from_slice(bias));
         }
-        let [left, right] = buffers;
         for (i, term) in self.terms.iter().enumerate() {
-            let k = term.width;
-            let x = View::new(term.x, n, k, k);
-            let w = View::new(&term.weight[start * k..(start + width) * k], width, k, k);
-            let out = ViewMut::new(z, n, width, width);
-            T::product(out, Factor::Own(x, left), (w.t(), right), i > 0 || self.bias.is_some());
+            term.add_logits((start, width), z, buffers, i > 0 || self.bias.is_some());
         }
     }
 
@@ -153,7 +221,8 @@ struct Gradients<T: Logit> {
 impl<T: Logit> Gradients<T> {
     fn new(head: &Head<'_, T>, wanted: &[Wanted], bias: bool) -> Self {
         let sums = |(term, wanted): (&Term<'_, T>, &Wanted)| {
-            (wanted.x.then(|| zeros(term.x.len())), wanted.weight.then(|| zeros(term.weight.len())))
+            let weights = head.scoring.vocabulary * term.width;
+            (wanted.x.then(|| zeros(term.x.len())), wanted.weight.then(|| zeros(weights)))
         };
         Self {
             terms: head.terms.iter().zip(wanted).map(sums).collect(),
@@ -175,9 +244,7 @@ impl<T: Logit> Gradients<T> {
             let k = term.width;
             let columns = start * k..(start + width) * k;
             if let Some(dx) = dx {
-                let w = View::new(&term.weight[columns.clone()], width, k, k);
-                let out = ViewMut::new(dx, n, k, k);
-                T::product(out, Factor::Wide(z_view), (w, right), start > 0);
+                term.add_input_gradient((start, width), z_view, dx, right, start > 0);
             }
             if let Some(dw) = dw {
                 let x = View::new(term.x, n, k, k);

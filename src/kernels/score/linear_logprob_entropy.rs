@@ -6,14 +6,15 @@
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{slice_of, with_slices};
 use crate::kernels::layers::composed;
-use crate::kernels::score::head::{Head, HeadGradients, Term, Wanted};
+use crate::kernels::quantized::matrix::QuantizedMatrix;
+use crate::kernels::score::head::{Head, HeadGradients, Term, TermWeight, Wanted};
+use crate::kernels::score::kept::over_kept;
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::logprob_entropy::{
     logprob_entropy_with, pairs, split, stack, with_logit,
 };
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::kernels::score::softmax::ScoreGradient;
-use crate::kernels::score::support::RowSupport;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Shape, Tensor, WithDType};
@@ -123,19 +124,9 @@ pub fn linear_logprob_entropy(
     if !hidden.device().is_cpu() {
         return logprob_entropy_with(&head.logits(hidden)?, ids, options);
     }
-    let kept: Vec<u32> =
-        (0..n as u32).filter(|&i| scoring.row(i as usize) != RowSupport::Skipped).collect();
-    if kept.len() == n {
-        return split(&apply(hidden, head, scoring, options.chunk_bytes)?);
-    }
-    if kept.is_empty() {
-        let zero = (hidden.narrow(1, 0, 1)?.flatten_all()? * 0.0)?;
-        return Ok((zero.clone(), zero));
-    }
-    let index = Tensor::from_slice(&kept, kept.len(), hidden.device())?;
-    let both =
-        apply(&hidden.index_select(&index, 0)?, head, scoring.select(&kept), options.chunk_bytes)?;
-    split(&spread(&both, &kept, n)?)
+    over_kept(hidden, scoring, |hidden, scoring| {
+        apply(hidden, head, scoring, options.chunk_bytes)
+    })
 }
 
 /// Computes the values of [`linear_logprob_entropy`] without autograd, for hidden states and a head
@@ -160,7 +151,7 @@ pub fn evaluate_linear(
     }
     let scoring = Scoring::checked(n, v, ids, options)?;
     let inputs = head.inputs(hidden)?.map(|input| input.detach());
-    let op = LinearLogprobEntropy::new(scoring, options.chunk_bytes, None);
+    let op = LinearLogprobEntropy::new(scoring, options.chunk_bytes, Frozen::Nothing);
     let (log_probs, entropies) = split(&inputs[0].apply_op3_no_bwd(&inputs[1], &inputs[2], &op)?)?;
     Ok(LinearEvaluation { log_probs, entropies, op, inputs })
 }
@@ -205,15 +196,6 @@ impl LinearEvaluation {
     }
 }
 
-/// Places the columns of `both` `[2, k]` at rows `kept` of n, with 0 at all others.
-fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
-    let mut places = vec![kept.len() as u32; n];
-    kept.iter().enumerate().for_each(|(i, &row)| places[row as usize] = i as u32);
-    let zero = Tensor::zeros((2, 1), both.dtype(), both.device())?;
-    let places = Tensor::from_vec(places, n, both.device())?;
-    Ok(Tensor::cat(&[both, &zero], 1)?.index_select(&places, 1)?)
-}
-
 fn apply(
     hidden: &Tensor,
     head: &LmHead<'_>,
@@ -224,27 +206,23 @@ fn apply(
     let op = |inputs: [&Tensor; 3], frozen| {
         let op = LinearLogprobEntropy::new(scoring, chunk_bytes, frozen);
         let [x, y, z] = inputs;
-        x.apply_op3(
-            y,
-            z,
-            LinearLogprobEntropy { keeps: inputs.into_iter().any(Tensor::track_op), ..op },
-        )
+        x.apply_op3(y, z, op.keeping(inputs.into_iter().any(Tensor::track_op)))
     };
     Ok(match head.low_rank {
-        None => op([&hidden, &weight, &bias], None)?,
+        None => op([&hidden, &weight, &bias], Frozen::Nothing)?,
         Some(LowRank { a, b, scale }) => {
             let low = (crate::kernels::layers::linear::linear(&hidden, a, None)? * scale)?;
-            op([&hidden, &low, &b.contiguous()?], Some([weight.detach(), bias.detach()]))?
+            let frozen = Frozen::Dense([weight.detach(), bias.detach()]);
+            op([&hidden, &low, &b.contiguous()?], frozen)?
         }
     })
 }
 
-/// The operator on (hidden, W, b); with `frozen` = [W, b], on (hidden, s hidden Aᵀ, B). An empty
-/// bias means none.
-struct LinearLogprobEntropy {
+/// The operator on (hidden, W, b), or on the inputs that [`Frozen`] names. An empty bias means none.
+pub(super) struct LinearLogprobEntropy {
     scoring: Scoring,
     chunk_bytes: usize,
-    frozen: Option<[Tensor; 2]>,
+    frozen: Frozen,
     rows: OnceLock<Vec<RowScore>>,
     /// All logits, a `Vec` in the type of the arithmetic, if one tile held them and a backward pass
     /// will follow.
@@ -252,11 +230,21 @@ struct LinearLogprobEntropy {
     keeps: bool,
 }
 
+/// The parts of a head that are no inputs of the operator.
+pub(super) enum Frozen {
+    /// Nothing: the inputs are (hidden, W, b).
+    Nothing,
+    /// W and b below a LoRA adapter: the inputs are (hidden, s hidden Aᵀ, B).
+    Dense([Tensor; 2]),
+    /// W in quantised blocks: the inputs are (hidden, empty, empty).
+    Quantized(QuantizedMatrix),
+}
+
 /// Gradients of an operator's three inputs.
 type Gradients3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl LinearLogprobEntropy {
-    fn new(scoring: Scoring, chunk_bytes: usize, frozen: Option<[Tensor; 2]>) -> Self {
+    pub(super) fn new(scoring: Scoring, chunk_bytes: usize, frozen: Frozen) -> Self {
         Self {
             scoring,
             chunk_bytes,
@@ -265,6 +253,11 @@ impl LinearLogprobEntropy {
             kept: Mutex::default(),
             keeps: false,
         }
+    }
+
+    /// Keeps the logits for a backward pass if one tile holds them all.
+    pub(super) fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Box<dyn Any + Send>>> {
@@ -278,11 +271,20 @@ impl LinearLogprobEntropy {
         f: impl FnOnce(Head<'_, T>) -> candle_core::Result<R>,
     ) -> candle_core::Result<R> {
         let n = self.scoring.ids.len().max(1);
+        let width = x.len() / n;
         match &self.frozen {
-            None => f(self.head(vec![Term { x, weight: y, width: x.len() / n }], z)),
-            Some([weight, bias]) => with_slices([weight, bias], |[weight, bias]| {
-                let low = Term { x: y, weight: z, width: y.len() / n };
-                f(self.head(vec![Term { x, weight, width: x.len() / n }, low], bias))
+            Frozen::Nothing => {
+                let own = Term { x, weight: TermWeight::Dense(y), width };
+                f(self.head(vec![own], z))
+            }
+            Frozen::Quantized(matrix) => {
+                let own = Term { x, weight: TermWeight::Quantized(matrix), width };
+                f(self.head(vec![own], z))
+            }
+            Frozen::Dense([weight, bias]) => with_slices([weight, bias], |[weight, bias]| {
+                let own = Term { x, weight: TermWeight::Dense(weight), width };
+                let low = Term { x: y, weight: TermWeight::Dense(z), width: y.len() / n };
+                f(self.head(vec![own, low], bias))
             }),
         }
     }
@@ -323,13 +325,13 @@ impl LinearLogprobEntropy {
             candle_core::bail!("linear_logprob_entropy: backward before forward");
         };
         let wanted = match self.frozen {
-            None => vec![Wanted { x, weight: y }],
-            Some(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
+            Frozen::Nothing | Frozen::Quantized(_) => vec![Wanted { x, weight: y }],
+            Frozen::Dense(_) => vec![Wanted { x, weight: false }, Wanted { x: y, weight: z }],
         };
         let kept = self.kept().take().and_then(|kept| kept.downcast().ok()).map(|logits| *logits);
         let HeadGradients { terms, bias } = with_slices(inputs, |slices| {
             self.with_head::<T, _>(slices, |head| {
-                let bias = z && self.frozen.is_none() && head.bias.is_some();
+                let bias = z && matches!(self.frozen, Frozen::Nothing) && head.bias.is_some();
                 Ok(head.gradient(kept, scored, grads, &wanted, bias))
             })
         })?;

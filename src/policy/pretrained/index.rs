@@ -2,12 +2,12 @@
 //! `model.safetensors.index.json`.
 
 use crate::files::atomic_write;
+use crate::kernels::quantized::weight::Weight;
 use crate::policy::files::read_json;
 use crate::policy::parameters::Parameters;
 use crate::policy::pretrained::formats::missing;
 use crate::policy::source::Source;
 use crate::{Error, Result};
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -61,7 +61,7 @@ pub(crate) fn weight_files(source: &Source) -> Result<Vec<PathBuf>> {
 ///
 /// A file holds at most `limit` bytes of tensors, or one tensor that is larger.
 pub(crate) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) -> Result<()> {
-    let shards = split(parameters.base_tensors(), limit);
+    let shards = split(parameters.base_weights(), limit);
     if let [whole] = shards.as_slice() {
         return write_shard(&folder.join(WHOLE), whole);
     }
@@ -80,12 +80,12 @@ pub(crate) fn write_weights(folder: &Path, parameters: &Parameters, limit: u64) 
     atomic_write(&path, text.map_err(|e| Error::file(&path, "index", e.to_string()))?)
 }
 
-fn size(tensor: &Tensor) -> u64 {
-    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
+fn size(weight: &Weight) -> u64 {
+    (weight.elem_count() * weight.dtype().size_in_bytes()) as u64
 }
 
 /// Splits the tensors, in order, into shards of at most `limit` bytes.
-fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, Tensor>> {
+fn split(tensors: BTreeMap<String, Weight>, limit: u64) -> Vec<BTreeMap<String, Weight>> {
     let mut shards = vec![BTreeMap::new()];
     let mut room = limit;
     for (name, tensor) in tensors {
@@ -103,7 +103,7 @@ fn split(tensors: BTreeMap<String, Tensor>, limit: u64) -> Vec<BTreeMap<String, 
 }
 
 /// Writes and syncs one weight file with one tensor in memory at a time.
-fn write_shard(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+fn write_shard(path: &Path, tensors: &BTreeMap<String, Weight>) -> Result<()> {
     let io = |e| Error::io(path, e);
     // safetensors writes a temporary file with narrower permissions than those of a new file.
     let permissions =

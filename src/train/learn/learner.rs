@@ -55,7 +55,8 @@ impl Learner {
     /// A decoder over `parameters` with its optimiser.
     ///
     /// # Errors
-    /// Parameters of another model, or a temperature that is not positive.
+    /// Parameters of another model, quantised ones with nothing to train, or a temperature that is
+    /// not positive.
     pub fn new(
         config: &DecoderConfig,
         parameters: Parameters,
@@ -68,6 +69,12 @@ impl Learner {
                 temperature,
                 "must be positive and finite",
             ));
+        }
+        if let (Some((name, matrix)), None) =
+            (parameters.quantized().next(), parameters.trainable().next())
+        {
+            let reason = format!("{name} is quantised ({matrix:?}), so LoRA adapters are needed");
+            return Err(Error::setting("model.lora", false, reason));
         }
         let decoder = Decoder::new(config, &parameters)?;
         Ok(Self { decoder, parameters, optimizer, temperature, reference: None })
