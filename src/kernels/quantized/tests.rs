@@ -63,3 +63,39 @@ fn a_quantised_weight_needs_fitting_and_frozen_company() {
     let none = quantized_linear(&random(&[0, 32], 1), &w, None, None).unwrap();
     assert_eq!(none.dims(), [0, 4]);
 }
+
+#[test]
+fn scores_through_a_quantised_head_are_those_through_its_values() {
+    let w = quantized(GgmlDType::Q5_1, (150, 64), 3);
+    let x = random(&[9, 64], 1);
+    let ids = Tensor::new(&[3u32, 149, 0, 77, 8, 9, 10, 11, 12], x.device()).unwrap();
+    let skipping = Support::masked(&[true, true, true, true, false, true, true, true, true]);
+    for support in [None, Some(skipping)] {
+        // One tile with all logits, or tiles of 64 columns and a shorter one.
+        for chunk_bytes in [1 << 20, 1] {
+            let options = ScoreOptions { temperature: 1.3, support: support.clone(), chunk_bytes };
+            let both = |scores: crate::Result<(Tensor, Tensor)>| {
+                let (log_probs, entropies) = scores.unwrap();
+                Tensor::stack(&[log_probs, entropies], 0)
+            };
+            let op: Op = &|t| both(quantized_logprob_entropy(&t[0], &w, &ids, &options));
+            let twin: Op = &|t| {
+                let weight = dense(&w, &t[0])?;
+                both(linear_logprob_entropy(&t[0], &LmHead::new(&weight), &ids, &options))
+            };
+            check_twin(op, twin, &[x.clone()]);
+        }
+    }
+    let op: Op = &|t| {
+        let scores = quantized_logprob_entropy(&t[0], &w, &ids, &ScoreOptions::at(0.8));
+        Ok(scores.unwrap().0)
+    };
+    check_gradients(op, &[x.clone()], 1e-7);
+    let narrow = quantized_logprob_entropy(
+        &random(&[9, 32], 1),
+        &w,
+        &ids,
+        &ScoreOptions::default(),
+    );
+    assert!(narrow.unwrap_err().to_string().contains("`weight` has shape [150, 64]"));
+}
