@@ -9,17 +9,22 @@
 //! both with threads that spin while waiting and with threads that sleep (`OMP_WAIT_POLICY`); the
 //! faster counts.
 //!
+//! `quantized` has the shape of SmolLM2-135M, without PyTorch: 64 + 128 tokens with weights in f32
+//! and bf16, and with projections in Q8_0 and Q4_1 below an embedding in Q8_0.
+//!
 //! `gap` compares sampled log-probabilities and entropies of 100,000 tokens of the small model, in
 //! f32 and bf16, with those of the training forward pass. It needs no Python.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{ensure, Result};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use epo::kernels::ScoreOptions;
+use epo::kernels::{QuantizedMatrix, ScoreOptions};
 use epo::policy::{
-    Decoder, DecoderConfig, Generated, KvCache, Parameters, Request, SamplingParams,
+    Decoder, DecoderConfig, Family, Generated, KvCache, Parameters, Request, SamplingParams,
 };
 use epo::rng::{Purpose, Stream};
 
@@ -50,6 +55,9 @@ fn main() -> Result<()> {
             }
         }
     }
+    if arguments.is_empty() || arguments.iter().any(|word| word == "quantized") {
+        quantized()?;
+    }
     if arguments.is_empty() || arguments.iter().any(|word| word == "gap") {
         gap("f32")?;
         gap("bf16")?;
@@ -58,30 +66,41 @@ fn main() -> Result<()> {
 }
 
 fn new_tokens(shape: &str) -> usize {
-    if shape == "small" {
-        128
-    } else {
+    if shape == "0.5b" {
         32
+    } else {
+        128
     }
+}
+
+/// Runs the weight formats in turn, in processes of their own.
+fn quantized() -> Result<()> {
+    println!("135m: {ROWS} rows, {PROMPT} + {} tokens", new_tokens("135m"));
+    for format in ["f32", "bf16", "q8_0", "q4_1"] {
+        let case = ["--case", "135m", format];
+        print(format, "135m", figures(Command::new(std::env::current_exe()?).args(case))?);
+    }
+    Ok(())
+}
+
+fn print(side: &str, shape: &str, [wall, cpu, peak]: [f64; 3]) {
+    let rate = (ROWS * new_tokens(shape)) as f64 / wall;
+    print!("  {side:8} {rate:8.1} tokens/s, wall {wall:6.2} s, CPU {cpu:6.2} s, ");
+    println!("peak {peak:6.0} MB");
 }
 
 /// Runs both sides in turn, so that changes of the machine's speed affect both.
 fn compare(shape: &str, dtype: &str) -> Result<()> {
     println!("{shape} {dtype}: {ROWS} rows, {PROMPT} + {} tokens", new_tokens(shape));
-    let print = |side: &str, [wall, cpu, peak]: [f64; 3]| {
-        let rate = (ROWS * new_tokens(shape)) as f64 / wall;
-        print!("  {side:8} {rate:8.1} tokens/s, wall {wall:6.2} s, CPU {cpu:6.2} s, ");
-        println!("peak {peak:6.0} MB");
-    };
     let sizes = [ROWS, PROMPT, new_tokens(shape)].map(|n| n.to_string());
     let arguments = [vec![shape.into(), dtype.into()], sizes.to_vec()].concat();
     let mut ratios = Vec::new();
     for _ in 0..if shape == "small" { ROUNDS } else { 1 } {
         let ours = figures(Command::new(std::env::current_exe()?).args(["--case", shape, dtype]))?;
-        print("epo", ours);
+        print("epo", shape, ours);
         match faster("generate_torch.py", &arguments) {
             Ok(theirs) => {
-                print("PyTorch", theirs);
+                print("PyTorch", shape, theirs);
                 ratios.push(theirs[0] / ours[0]);
             }
             Err(reason) => {
@@ -112,6 +131,16 @@ fn shape_of(shape: &str) -> DecoderConfig {
             num_attention_heads: 4,
             ..common
         },
+        "135m" => DecoderConfig {
+            family: Family::Llama,
+            vocab_size: 49_152,
+            hidden_size: 576,
+            intermediate_size: 1536,
+            num_hidden_layers: 30,
+            num_attention_heads: 9,
+            num_key_value_heads: 3,
+            ..common
+        },
         _ => DecoderConfig {
             vocab_size: 151_936,
             hidden_size: 896,
@@ -123,11 +152,36 @@ fn shape_of(shape: &str) -> DecoderConfig {
     }
 }
 
-/// A model with random weights in `dtype`.
-fn decoder_of(shape: &str, dtype: &str) -> Result<Decoder> {
+/// A model with random weights in `format`.
+fn decoder_of(shape: &str, format: &str) -> Result<Decoder> {
     let config = shape_of(shape);
-    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
-    Ok(Decoder::new(&config, &Parameters::init(&config, 0, dtype, &Device::Cpu)?)?)
+    let dtype = if format == "bf16" { DType::BF16 } else { DType::F32 };
+    let parameters = Parameters::init(&config, 0, dtype, &Device::Cpu)?;
+    let parameters = match format {
+        "q8_0" => with_blocks(&config, &parameters, GgmlDType::Q8_0)?,
+        "q4_1" => with_blocks(&config, &parameters, GgmlDType::Q4_1)?,
+        _ => parameters,
+    };
+    Ok(Decoder::new(&config, &parameters)?)
+}
+
+/// Quantises the embedding to Q8_0 and all other matrices to `format`.
+fn with_blocks(
+    config: &DecoderConfig,
+    parameters: &Parameters,
+    format: GgmlDType,
+) -> Result<Parameters> {
+    let mut tensors = BTreeMap::new();
+    let mut quantized = BTreeMap::new();
+    for (name, tensor) in parameters.tensors() {
+        let format = if name.contains("embed") { GgmlDType::Q8_0 } else { format };
+        if tensor.rank() == 2 {
+            quantized.insert(name, QuantizedMatrix::quantize(&tensor, format)?);
+        } else {
+            tensors.insert(name, tensor);
+        }
+    }
+    Ok(Parameters::with_quantized(config, tensors, quantized)?)
 }
 
 /// Prompts that differ in every round, and `max_tokens` sampled tokens after each.

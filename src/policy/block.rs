@@ -2,8 +2,8 @@
 //!
 //! A block computes the same function in one of three ways. Plain blocks (no LoRA adapters, no
 //! quantised weights, no head norms, weights in the activations' type) run as a chain of operators
-//! that stores the least for the backward pass. Other blocks run each branch as one operator or, with
-//! adapters, quantised weights or head norms, layer by layer.
+//! that stores the least for the backward pass. Other blocks run each branch as one operator or,
+//! with adapters, quantised weights or head norms, layer by layer.
 
 use crate::kernels::autograd::chain::Chain;
 use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};

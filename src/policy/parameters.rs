@@ -205,7 +205,8 @@ impl Parameters {
     /// See [`Parameters::get`].
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
         let var = self.get(name)?;
-        Ok(if self.is_trainable(name)? { var.as_tensor().clone() } else { var.as_detached_tensor() })
+        let tensor = var.as_tensor().clone();
+        Ok(if self.is_trainable(name)? { tensor } else { tensor.detach() })
     }
 
     /// Adds a trainable parameter.
@@ -282,8 +283,8 @@ impl Parameters {
         Ok(())
     }
 
-    /// Makes a deep copy, for example for a frozen reference policy. Quantised matrices never change
-    /// and are shared.
+    /// Makes a deep copy, for example for a frozen reference policy. Quantised matrices, which
+    /// never change, are shared.
     ///
     /// # Errors
     /// A failed tensor copy.

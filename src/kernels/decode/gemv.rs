@@ -402,7 +402,9 @@ pub(crate) mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut y = vec![0.0; x.len() / i * o];
             pool.install(|| {
-                Team::awake(|team| Panels::new(x, i).products(team, [Rows::F32(&w)], [(&mut y, false)]))
+                Team::awake(|team| {
+                    Panels::new(x, i).products(team, [Rows::F32(&w)], [(&mut y, false)])
+                })
             });
             y
         };
@@ -423,10 +425,12 @@ pub(crate) mod tests {
         for n in [1, 8, 9, 16, 17, 40] {
             let panels = Panels::new(&numbers(n * i, 10), i);
             let [mut a, mut b] = [0; 2].map(|_| vec![0.0; n * f]);
-            panels.products(Team::Pool, [&gate, &up].map(|w| Rows::F32(w)), [(&mut a, false), (&mut b, false)]);
+            let weights = [Rows::F32(&gate), Rows::F32(&up)];
+            panels.products(Team::Pool, weights, [(&mut a, false), (&mut b, false)]);
             swiglu_in_place(&mut a, &b);
             let [mut got, mut want] = [0; 2].map(|_| vec![0.0; n * o]);
-            panels.gated(Team::Pool, Rows::F32(&gate), Rows::F32(&up)).products(Team::Pool, [Rows::F32(&down)], [(&mut got, false)]);
+            let gated = panels.gated(Team::Pool, Rows::F32(&gate), Rows::F32(&up));
+            gated.products(Team::Pool, [Rows::F32(&down)], [(&mut got, false)]);
             Panels::new(&a, f).products(Team::Pool, [Rows::F32(&down)], [(&mut want, false)]);
             assert_eq!(got, want, "{n} rows");
         }

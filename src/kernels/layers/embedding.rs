@@ -35,7 +35,7 @@ fn check_ids(ids: &[u32], v: usize) -> Result<()> {
     }
 }
 
-/// [`embedding`] for a table that may be quantised. Rows of a quantised one are f32 without gradient.
+/// [`embedding`] for a table that may be quantised; rows of such a one are f32 without gradient.
 pub(crate) fn embedding_over(table: &Weight, ids: &Arc<[u32]>) -> Result<Tensor> {
     match table {
         Weight::Dense(table) => embedding(table, ids),

@@ -150,7 +150,11 @@ pub(crate) mod tests {
     use crate::kernels::decode::gemv::tests::numbers;
 
     /// A random matrix.
-    pub(crate) fn quantized(dtype: GgmlDType, (o, i): (usize, usize), seed: u32) -> QuantizedMatrix {
+    pub(crate) fn quantized(
+        dtype: GgmlDType,
+        (o, i): (usize, usize),
+        seed: u32,
+    ) -> QuantizedMatrix {
         let numbers = Tensor::from_vec(numbers(o * i, seed), (o, i), &Device::Cpu).unwrap();
         QuantizedMatrix::quantize(&numbers, dtype).unwrap()
     }

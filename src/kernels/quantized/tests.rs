@@ -83,19 +83,15 @@ fn scores_through_a_quantised_head_are_those_through_its_values() {
                 let weight = dense(&w, &t[0])?;
                 both(linear_logprob_entropy(&t[0], &LmHead::new(&weight), &ids, &options))
             };
-            check_twin(op, twin, &[x.clone()]);
+            check_twin(op, twin, std::slice::from_ref(&x));
         }
     }
     let op: Op = &|t| {
         let scores = quantized_logprob_entropy(&t[0], &w, &ids, &ScoreOptions::at(0.8));
         Ok(scores.unwrap().0)
     };
-    check_gradients(op, &[x.clone()], 1e-7);
-    let narrow = quantized_logprob_entropy(
-        &random(&[9, 32], 1),
-        &w,
-        &ids,
-        &ScoreOptions::default(),
-    );
+    check_gradients(op, std::slice::from_ref(&x), 1e-7);
+    let narrow =
+        quantized_logprob_entropy(&random(&[9, 32], 1), &w, &ids, &ScoreOptions::default());
     assert!(narrow.unwrap_err().to_string().contains("`weight` has shape [150, 64]"));
 }

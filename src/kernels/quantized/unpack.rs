@@ -35,12 +35,7 @@ pub(crate) fn unpack<T: Float>(dtype: GgmlDType, blocks: &[u8], out: &mut [T]) {
 }
 
 /// [`unpack`] of rows of `width` numbers, on all threads if there are many.
-pub(crate) fn unpack_rows<T: Float>(
-    dtype: GgmlDType,
-    blocks: &[u8],
-    width: usize,
-    out: &mut [T],
-) {
+pub(crate) fn unpack_rows<T: Float>(dtype: GgmlDType, blocks: &[u8], width: usize, out: &mut [T]) {
     /// Rows per task.
     const TASK: usize = 32;
     if out.len() <= TASK * width {

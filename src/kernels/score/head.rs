@@ -26,7 +26,7 @@ pub(crate) struct Term<'a, T> {
     pub(crate) width: usize,
 }
 
-/// The weight W of a [`Term`]. A quantised one is frozen; a tile of its rows is converted at a time.
+/// The weight W of a [`Term`]. A quantised one is frozen, and converted a tile at a time.
 #[derive(Clone, Copy)]
 pub(crate) enum TermWeight<'a, T> {
     Dense(&'a [T]),

@@ -124,9 +124,7 @@ pub fn linear_logprob_entropy(
     if !hidden.device().is_cpu() {
         return logprob_entropy_with(&head.logits(hidden)?, ids, options);
     }
-    over_kept(hidden, scoring, |hidden, scoring| {
-        apply(hidden, head, scoring, options.chunk_bytes)
-    })
+    over_kept(hidden, scoring, |hidden, scoring| apply(hidden, head, scoring, options.chunk_bytes))
 }
 
 /// Computes the values of [`linear_logprob_entropy`] without autograd, for hidden states and a head
@@ -218,7 +216,7 @@ fn apply(
     })
 }
 
-/// The operator on (hidden, W, b), or on the inputs that [`Frozen`] names. An empty bias means none.
+/// The operator on (hidden, W, b), or on the inputs that [`Frozen`] names. An empty bias is none.
 pub(super) struct LinearLogprobEntropy {
     scoring: Scoring,
     chunk_bytes: usize,

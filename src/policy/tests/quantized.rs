@@ -61,8 +61,7 @@ fn loss(decoder: &Decoder) -> Tensor {
     let rows: [&[u32]; 2] = [&[1, 2, 3, 30, 7], &[4, 5, 6]];
     let hidden = decoder.forward_packed(&rows).unwrap();
     let targets = Tensor::new(&[2u32, 3, 30, 7, 0, 5, 6, 39], &Device::Cpu).unwrap();
-    let (log_probs, entropies) =
-        decoder.score(&hidden, &targets, &ScoreOptions::at(1.3)).unwrap();
+    let (log_probs, entropies) = decoder.score(&hidden, &targets, &ScoreOptions::at(1.3)).unwrap();
     let logits = decoder.logits(&hidden).unwrap().sqr().unwrap().sum_all().unwrap();
     let scores = (log_probs + (entropies * 0.7).unwrap()).unwrap().sum_all().unwrap();
     (scores + (logits * 0.01).unwrap()).unwrap()
@@ -75,8 +74,7 @@ fn adapters_over_quantised_weights_have_the_gradients_of_those_over_their_values
     for config in families() {
         for lora in [LoraConfig::of_rank(3), few.clone()] {
             let [quantized, dense] = adapted(&config, &lora);
-            let [a, b] =
-                [&quantized, &dense].map(|p| Decoder::new(&config, p).unwrap());
+            let [a, b] = [&quantized, &dense].map(|p| Decoder::new(&config, p).unwrap());
             let want = loss(&b);
             let gradients = Gradients::of(&want, &dense).unwrap();
             for decoder in [a.clone(), a.with_checkpointing(true)] {
@@ -102,15 +100,15 @@ fn decoding_on_quantised_weights_has_the_bits_of_decoding_on_their_values() {
             let decoder = Decoder::new(&config, &parameters).unwrap();
             let gap = max_decode_forward_gap(&decoder, &rows).unwrap();
             assert!(gap < 1e-4, "{config:?}: {gap}");
-            let request = |(row, prompt): (usize, &&'static [u32])| Request {
+            let request = |(row, prompt)| Request {
                 row,
-                prompt: *prompt,
+                prompt,
                 stream: Stream::new(1, Purpose::Rollout, 0, 0, row as u32),
                 turn: 0,
                 choices: None,
             };
-            let prompts: [&'static [u32]; 18] = [&[3, 1, 4, 1, 5, 9, 2, 6]; 18];
-            let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+            let prompts = [&[3u32, 1, 4, 1, 5, 9, 2, 6][..]; 18];
+            let requests: Vec<Request> = prompts.into_iter().enumerate().map(request).collect();
             let mut cache = KvCache::new(&config, requests.len());
             let sampling = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
             let out = decoder.generate(&mut cache, &requests, &sampling).unwrap();
@@ -186,7 +184,8 @@ fn quantised_parameters_must_be_those_of_the_model() {
     fewer.insert("other".into(), matrix.clone());
     refuse(&tensors, &fewer, "no such tensor");
     fewer.remove("other");
-    let wide = QuantizedMatrix::quantize(&matrix.dequantize().unwrap().t().unwrap(), GgmlDType::Q8_0);
+    let transposed = matrix.dequantize().unwrap().t().unwrap();
+    let wide = QuantizedMatrix::quantize(&transposed, GgmlDType::Q8_0);
     fewer.insert(name.into(), wide.unwrap());
     refuse(&tensors, &fewer, "has shape [32, 64], the model needs [64, 32]");
     let mut twice = tensors.clone();
