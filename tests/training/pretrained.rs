@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
-use epo::policy::{DecoderConfig, Family, LoraConfig, Parameters, Pretrained, Source};
+use candle_core::{DType, Device, Var};
+use epo::policy::{DecoderConfig, Family, GgufType, LoraConfig, Parameters, Pretrained, Source};
 use epo::rollout::{ActionFormat, ActionSpace, RolloutConfig};
 use epo::run::RunFolder;
 use epo::settings::Count;
@@ -190,6 +190,84 @@ fn all_weights_are_trained_in_either_type_and_exported() {
         back.tokenizer().unwrap();
         back.chat_template().unwrap();
     }
+}
+
+/// The checkpoint as a GGUF file whose matrices are in 8-bit blocks.
+fn gguf(dir: &Path) -> PathBuf {
+    let folder = checkpoint(dir, Family::Llama);
+    let path = folder.join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let words = serde_json::json!({
+        "type": "Sequence",
+        "pretokenizers": [
+            { "type": "Digits", "individual_digits": true },
+            {
+                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": true,
+            },
+        ],
+    });
+    tokenizer["pre_tokenizer"] = words;
+    std::fs::write(path, tokenizer.to_string()).unwrap();
+    let model = Pretrained::open(folder).unwrap();
+    let parameters = model.parameters(DType::F32, &Device::Cpu).unwrap();
+    let file = dir.join("model.gguf");
+    model.save_gguf(&file, &parameters, GgufType::Q8_0).unwrap();
+    file
+}
+
+#[test]
+fn a_gguf_file_is_trained_on_its_blocks_or_in_f32() {
+    let mut runs = Vec::new();
+    for dtype in [WeightType::Quantized, WeightType::F32] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = gguf(dir.path());
+        let lora = Some(LoraConfig::of_rank(2));
+        let model = CheckpointConfig { dtype, lora, ..CheckpointConfig::new(source(&file)) };
+        let mut config = config(model);
+        config.steps = 2;
+        config.model.available().unwrap();
+        let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+        let agent = train(&whole, &config).unwrap();
+        config.steps = 1;
+        train(&parts, &config).unwrap();
+        resume(&parts, 2).unwrap();
+        assert_same_run(&whole, &parts);
+        agent.export(dir.path(), 2).unwrap();
+        let model = Pretrained::open(Source::open(&source(&file)).unwrap()).unwrap();
+        let base = model.parameters(DType::F32, &Device::Cpu).unwrap();
+        let adapted = base.load_adapter(model.config(), dir.path().join("model-2")).unwrap();
+        let merged = adapted.merged(model.config()).unwrap();
+        let saved = dir.path().join("merged.gguf");
+        model.save_gguf(&saved, &merged, GgufType::F16).unwrap();
+        Pretrained::open(Source::open(&source(&saved)).unwrap()).unwrap().verify().unwrap();
+        let values = |var: &Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        runs.push(merged.iter().flat_map(|(_, var)| values(var)).collect::<Vec<f32>>());
+    }
+    // The same policy: what differs is the order of sums.
+    let [quantised, dense] = &runs[..] else { panic!() };
+    assert!(quantised.iter().zip(dense).all(|(a, b)| (a - b).abs() < 1e-3));
+}
+
+#[test]
+fn quantised_weights_need_a_file_that_has_them_and_adapters() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = gguf(dir.path());
+    let lora = Some(LoraConfig::of_rank(2));
+    let quantized = |source: String, lora| CheckpointConfig {
+        dtype: WeightType::Quantized,
+        lora,
+        ..CheckpointConfig::new(source)
+    };
+    let error = |model| config(model).new_agent().map(drop).unwrap_err().to_string();
+    let no_adapters = error(quantized(source(&file), None));
+    assert!(no_adapters.contains("model.dtype") && no_adapters.contains("--lora"), "{no_adapters}");
+    let folder = source(&dir.path().join("model"));
+    let dense = error(quantized(folder.clone(), lora.clone()));
+    assert!(dense.contains("no quantised weights") && dense.contains(&folder), "{dense}");
+    let early = ModelConfig::Checkpoint(quantized(folder, lora)).available().unwrap_err();
+    assert!(early.to_string().contains("no quantised weights"), "{early}");
 }
 
 #[test]

@@ -64,36 +64,29 @@ pub(crate) fn write_model(
     parameters.check_fits(config)?;
     metadata.push(("general.file_type".to_owned(), Value::U32(kind.file_type())));
     metadata.push(("general.quantization_version".to_owned(), Value::U32(2)));
-    let mut sources: Vec<Tensor> = Vec::new();
-    let mut planned = Vec::new();
-    if let (_, Some(divisors)) = written_scaling(config, architecture(config.family)) {
-        let count = divisors.len();
-        sources.push(Tensor::from_vec(divisors, count, &Device::Cpu)?);
-        planned.push((ROPE_FACTORS.to_owned(), ROPE_FACTORS.to_owned()));
-    }
-    for (parameter, _) in config.parameter_shapes() {
-        sources.push(parameters.get(&parameter)?.as_detached_tensor());
-        planned.push((parameter.clone(), gguf_name(&parameter)));
-    }
-    let plan = |(tensor, (_, name)): (&Tensor, &(String, String))| Planned {
-        name: name.clone(),
-        shape: tensor.dims().to_vec(),
-        dtype: kind.of(tensor.dims()),
+    let (_, divisors) = written_scaling(config, architecture(config.family));
+    let divisors = divisors.map(|list| (ROPE_FACTORS.to_owned(), list));
+    let mut shapes = config.parameter_shapes();
+    shapes.extend(divisors.iter().map(|(name, list)| (name.clone(), vec![list.len()])));
+    let plan = |(parameter, shape): &(String, Vec<usize>)| Planned {
+        name: gguf_name(parameter),
+        shape: shape.clone(),
+        dtype: kind.of(shape),
     };
-    let tensors: Vec<Planned> = sources.iter().zip(&planned).map(plan).collect();
-    let mut next = sources.iter().zip(&planned);
-    write(path, &metadata, &tensors, |planned| match next.next() {
-        Some((tensor, (parameter, _))) => {
-            let bytes = bytes(tensor, planned)?;
-            Ok(match rotated_heads(config, parameter) {
-                Some(heads) => {
-                    let rows = tensor.dims()[0];
-                    reordered(&bytes, rows, rows / heads, Order::Pairs)
-                }
-                None => bytes,
-            })
-        }
-        None => Ok(Vec::new()),
+    let planned: Vec<Planned> = shapes.iter().map(plan).collect();
+    write(path, &metadata, &planned, |index, planned| {
+        let (parameter, shape) = &shapes[index];
+        let tensor = match &divisors {
+            Some((name, list)) if name == parameter => {
+                Tensor::from_slice(list, list.len(), &Device::Cpu)?
+            }
+            _ => parameters.tensor(parameter)?,
+        };
+        let bytes = bytes(&tensor, planned)?;
+        Ok(match rotated_heads(config, parameter) {
+            Some(heads) => reordered(&bytes, shape[0], shape[0] / heads, Order::Pairs),
+            None => bytes,
+        })
     })
 }
 

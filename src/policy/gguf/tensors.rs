@@ -5,6 +5,7 @@
 //! in another order, which is undone here. A row is stored in whole blocks, so quantised rows can be
 //! moved too.
 
+use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::config::family::Family;
 use crate::policy::finite::check_finite_values;
@@ -179,6 +180,43 @@ pub(crate) fn read_parameters(
         tensors.insert(parameter, values.to_dtype(dtype)?.to_device(device)?);
     }
     Ok(tensors)
+}
+
+/// Returns true for a type of blocks with a scale, false for floats.
+fn is_quantized(dtype: GgmlDType) -> bool {
+    !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+}
+
+/// Returns true if any matrix is quantised.
+#[cfg(feature = "text")]
+pub(crate) fn any_quantized(header: &Header) -> bool {
+    header.tensors.values().any(|info| is_quantized(info.dtype) && info.shape.len() == 2)
+}
+
+/// Parameters in f32, and those that stay quantised.
+type DenseAndQuantized = (BTreeMap<String, Tensor>, BTreeMap<String, QuantizedMatrix>);
+
+/// Reads every parameter of the configuration; quantised matrices stay as they are stored.
+///
+/// # Errors
+/// As [`read_parameters`].
+pub(crate) fn read_quantized(header: &Header, config: &DecoderConfig) -> Result<DenseAndQuantized> {
+    let mut dense = BTreeMap::new();
+    let mut quantized = BTreeMap::new();
+    for (parameter, _) in config.parameter_shapes() {
+        let stored = Stored::read(header, config, &parameter)?;
+        let values = stored.values(header, &parameter)?;
+        match stored.info.shape[..] {
+            [o, i] if is_quantized(stored.info.dtype) => {
+                let matrix = QuantizedMatrix::new(stored.info.dtype, stored.bytes, (o, i))?;
+                quantized.insert(parameter, matrix);
+            }
+            _ => {
+                dense.insert(parameter, values);
+            }
+        }
+    }
+    Ok((dense, quantized))
 }
 
 /// Reads every parameter once and keeps none.

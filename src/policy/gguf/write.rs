@@ -24,7 +24,8 @@ impl Planned {
     }
 }
 
-/// Writes a file atomically; `data` gives the bytes of the tensors in their order.
+/// Writes a file atomically; `data` gives the bytes of the tensors, called with their indices in
+/// order.
 ///
 /// # Errors
 /// A file that cannot be written, or the error of `data`.
@@ -32,7 +33,7 @@ pub(crate) fn write(
     path: &Path,
     metadata: &[(String, Value)],
     tensors: &[Planned],
-    mut data: impl FnMut(&Planned) -> Result<Vec<u8>>,
+    mut data: impl FnMut(usize, &Planned) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let mut header = b"GGUF".to_vec();
     header.extend(VERSION.to_le_bytes());
@@ -57,8 +58,8 @@ pub(crate) fn write(
     pad(&mut header);
     atomic_file(path, |file| {
         file(&header)?;
-        for tensor in tensors {
-            let mut bytes = data(tensor)?;
+        for (index, tensor) in tensors.iter().enumerate() {
+            let mut bytes = data(index, tensor)?;
             pad(&mut bytes);
             file(&bytes)?;
         }

@@ -258,6 +258,34 @@ impl Pretrained {
         Parameters::from_tensors(&self.config, tensors)
     }
 
+    /// Reads the weights of a GGUF file and leaves its quantised matrices in their blocks; the
+    /// others become f32. All are frozen: the base for LoRA adapters (QLoRA, Dettmers et al. 2023).
+    ///
+    /// # Errors
+    /// A source that has no quantised weights; otherwise as [`Pretrained::parameters`].
+    pub fn quantized_parameters(&self) -> Result<Parameters> {
+        let Source::Gguf(file) = &self.source else { return Err(self.not_quantized()) };
+        let (dense, quantized) = tensors::read_quantized(&file.header, &self.config)?;
+        if quantized.is_empty() {
+            return Err(self.not_quantized());
+        }
+        Parameters::with_quantized(&self.config, dense, quantized)
+    }
+
+    /// Requires the source to have quantised weights.
+    #[cfg(feature = "text")]
+    pub(crate) fn check_quantized(&self) -> Result<()> {
+        match &self.source {
+            Source::Gguf(file) if tensors::any_quantized(&file.header) => Ok(()),
+            _ => Err(self.not_quantized()),
+        }
+    }
+
+    fn not_quantized(&self) -> Error {
+        let reason = format!("{} has no quantised weights: use f32 or bf16", self.source);
+        Error::setting("model.dtype", "quantized", reason)
+    }
+
     /// Reads all weights once, one tensor at a time, without keeping them.
     ///
     /// # Errors

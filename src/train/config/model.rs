@@ -26,7 +26,7 @@ const HEAD: usize = 32;
 pub enum ModelConfig {
     /// A small decoder with seeded fresh weights and a tokenizer of its own.
     Small(SmallConfig),
-    /// A model checkpoint in Hugging Face's layout.
+    /// A model checkpoint in Hugging Face's layout or in a GGUF file.
     Checkpoint(CheckpointConfig),
 }
 
@@ -173,6 +173,31 @@ impl CheckpointConfig {
         Ok(model)
     }
 
+    /// Its weights, without adapters.
+    pub(crate) fn base(&self, model: &Pretrained, device: &Device) -> Result<Parameters> {
+        match self.dtype {
+            WeightType::Quantized => model.quantized_parameters(),
+            WeightType::F32 | WeightType::Bf16 => model.parameters(self.dtype.dtype(), device),
+        }
+    }
+
+    /// Checks that quantised weights can be used, and the LoRA settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the first setting that does not fit.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.dtype == WeightType::Quantized {
+            let refused = |reason| Err(Error::setting("model.dtype", "quantized", reason));
+            if self.lora.is_none() {
+                return refused("quantised weights are frozen: set model.lora, such as --lora 16");
+            }
+            if self.device != DeviceKind::Cpu {
+                return refused("quantised weights are computed on the CPU only (model.device)");
+            }
+        }
+        self.lora.as_ref().map_or(Ok(()), LoraConfig::validate)
+    }
+
     /// Its weights, with fresh LoRA adapters if those are trained.
     pub(crate) fn parameters(
         &self,
@@ -180,7 +205,7 @@ impl CheckpointConfig {
         seed: u64,
         device: &Device,
     ) -> Result<Parameters> {
-        let parameters = model.parameters(self.dtype.dtype(), device)?;
+        let parameters = self.base(model, device)?;
         match &self.lora {
             Some(lora) => parameters.with_lora(model.config(), lora, seed),
             None => Ok(parameters),
@@ -251,6 +276,9 @@ impl ModelConfig {
         let Some(checkpoint) = self.checkpoint() else { return Ok(()) };
         let model = checkpoint.open()?;
         checkpoint.prompter(&model, 1)?;
+        if checkpoint.dtype == WeightType::Quantized {
+            model.check_quantized()?;
+        }
         model.verify()
     }
 
@@ -295,13 +323,15 @@ pub enum WeightType {
     F32,
     /// bfloat16; trained weights have an f32 master copy.
     Bf16,
+    /// The quantised blocks of a GGUF file: frozen, with LoRA adapters in f32 (QLoRA). CPU only.
+    Quantized,
 }
 
 impl WeightType {
-    /// candle's name of the type.
+    /// candle's name of the type; that of the arithmetic for quantised weights.
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::Quantized => DType::F32,
             Self::Bf16 => DType::BF16,
         }
     }

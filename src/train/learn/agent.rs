@@ -16,7 +16,7 @@ use crate::rollout::prompt::{Prompter, SPECIAL_TOKENS};
 use crate::rollout::sampler::PolicySampler;
 use crate::run::checkpoint::{checksum, read_json};
 use crate::run::checkpoint::{Checkpoint, CheckpointWriter};
-use crate::train::config::model::{CheckpointConfig, ModelConfig};
+use crate::train::config::model::{ModelConfig, SmallConfig, WeightType};
 use crate::train::learn::learner::Learner;
 use crate::{Error, Result};
 
@@ -40,11 +40,14 @@ impl AgentConfig {
     /// [`Error::Setting`] naming the first that does not fit.
     pub fn check(&self) -> Result<()> {
         match &self.model {
+            ModelConfig::Small(SmallConfig { dtype: WeightType::Quantized, .. }) => {
+                let reason = "only the weights of a GGUF file (--model) are quantised";
+                Err(Error::setting("model.dtype", "quantized", reason))
+            }
             ModelConfig::Small(shape) => {
                 shape.decoder(shape.vocabulary.get().max(SPECIAL_TOKENS.len())).map(drop)
             }
-            ModelConfig::Checkpoint(CheckpointConfig { lora: Some(lora), .. }) => lora.validate(),
-            ModelConfig::Checkpoint(_) => Ok(()),
+            ModelConfig::Checkpoint(checkpoint) => checkpoint.check(),
         }
     }
 
@@ -198,7 +201,7 @@ impl Agent {
                 let pretrained = model.open()?;
                 let prompter = model.prompter(&pretrained, observation_tokens)?;
                 let learner = if model.lora.is_some() {
-                    let base = pretrained.parameters(dtype, device)?;
+                    let base = model.base(&pretrained, device)?;
                     Learner::restore_adapter(checkpoint, base, optimizer, temperature)?
                 } else {
                     Learner::restore(checkpoint, optimizer, temperature, dtype, device)?
