@@ -11,13 +11,15 @@
 use crate::kernels::cpu::element::Inline;
 use crate::kernels::cpu::float::{prefetch, vectorised, Float};
 use crate::kernels::cpu::view::{Disjoint, ViewMut};
-use crate::kernels::decode::block_gemv::multiply_blocks;
+use crate::kernels::decode::amx::Parts;
+use crate::kernels::decode::block_gemv::{multiply_blocks, TOGETHER};
 use crate::kernels::decode::rows::Rows;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
 use crate::kernels::layers::swiglu::swiglu_in_place;
 use candle_core::DType;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Rows of x in one register.
 pub(super) const LANES: usize = 8;
@@ -37,6 +39,8 @@ pub(crate) struct Panels {
     pub(super) depth: usize,
     /// Registers per column of a panel: 1 or 2.
     pub(super) width: usize,
+    /// The rows as tiles of bf16, made when they are first needed.
+    parts: OnceLock<Parts>,
 }
 
 impl Panels {
@@ -49,11 +53,16 @@ impl Panels {
             let start = register / width * width * depth + register % width;
             pack(rows, depth, width, &mut columns.as_chunks_mut().0[start..]);
         }
-        Self { columns, rows, depth, width }
+        Self { columns, rows, depth, width, parts: OnceLock::new() }
     }
 
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The rows as tiles of bf16.
+    pub(super) fn parts(&self) -> &Parts {
+        self.parts.get_or_init(|| Parts::new(self))
     }
 
     /// Returns the number of accumulator registers per row of W.
@@ -117,7 +126,7 @@ impl Panels {
                 }
             }
         });
-        Panels { columns, rows: self.rows, depth: o, width }
+        Panels { columns, rows: self.rows, depth: o, width, parts: OnceLock::new() }
     }
 
     /// Calls `work` with a range of rows of the matrices of a group (all of one shape) and their
@@ -134,7 +143,9 @@ impl Panels {
         let o: usize = heights.clone().sum();
         let multiply_adds = N * self.rows * o * depth;
         let threads = team.threads_for(multiply_adds);
-        let size = o.div_ceil(PARTS * threads).next_multiple_of(SUMS / self.width);
+        let quantized = groups.iter().flatten().any(|w| matches!(w, Rows::Blocks(..)));
+        let together = if quantized { TOGETHER } else { SUMS / self.width };
+        let size = o.div_ceil(PARTS * threads).next_multiple_of(together);
         let parts_of =
             |(at, o)| (0..o).step_by(size).map(move |start| (at, start..o.min(start + size)));
         let parts: Vec<(usize, Range<usize>)> = heights.enumerate().flat_map(parts_of).collect();

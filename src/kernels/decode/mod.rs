@@ -1,6 +1,7 @@
 //! Kernels of decoding, without gradients: small-batch matrix multiplication, attention of one
 //! query per head, and threads that stay awake between short tasks.
 
+pub(crate) mod amx;
 pub(crate) mod block_gemv;
 pub(crate) mod decode_attention;
 pub(crate) mod gemv;
@@ -8,3 +9,4 @@ pub(crate) mod inference;
 pub(crate) mod rows;
 pub(crate) mod scratch;
 pub(crate) mod team;
+pub(crate) mod wide_tile;

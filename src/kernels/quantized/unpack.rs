@@ -46,15 +46,17 @@ pub(crate) fn unpack_rows<T: Float>(dtype: GgmlDType, blocks: &[u8], width: usiz
     tasks.for_each(|(blocks, out)| unpack(dtype, blocks, out));
 }
 
-/// Converts an f16 without a branch, so that it can be inlined into loops.
+/// Converts an f16 without a branch, so that it can be inlined into loops. It computes with no
+/// subnormal f32, which is slow on some processors.
 #[inline(always)]
-pub(crate) fn half(bytes: [u8; 2]) -> f32 {
-    /// The distance 112 of the two exponents' biases, as a factor; exact for subnormal numbers too.
-    const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+fn half(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
-    let value = f32::from_bits((bits & 0x7fff) << 13) * BIAS;
-    let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(value.to_bits() | infinite | (bits & 0x8000) << 16)
+    let exponent = bits & 0x7c00;
+    let subnormal = (bits & 0x3ff) as f32 * f32::from_bits((127 - 24) << 23);
+    let normal = ((bits & 0x7fff) << 13) + ((127 - 15) << 23);
+    let infinite = if exponent == 0x7c00 { 0x7f80_0000 } else { 0 };
+    let value = if exponent == 0 { subnormal.to_bits() } else { normal | infinite };
+    f32::from_bits(value | (bits & 0x8000) << 16)
 }
 
 vectorised! {
@@ -75,9 +77,12 @@ fn thirty_twos<T>(out: &mut [T]) -> &mut [[T; 32]] {
 /// Converts the halves of bytes: the lower ones first, then the upper ones.
 #[inline(always)]
 fn nibbles<T: Float>(q: &[u8; 16], out: &mut [T; 32], number: impl Fn(usize, u8) -> f32) {
+    // Two loops, so that both vectorise.
     let (lower, upper) = out.split_at_mut(16);
-    for (j, (lower, upper)) in lower.iter_mut().zip(upper).enumerate() {
+    for (j, lower) in lower.iter_mut().enumerate() {
         *lower = T::from_f32(number(j, q[j] & 15));
+    }
+    for (j, upper) in upper.iter_mut().enumerate() {
         *upper = T::from_f32(number(j + 16, q[j] >> 4));
     }
 }

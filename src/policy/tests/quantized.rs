@@ -91,31 +91,48 @@ fn adapters_over_quantised_weights_have_the_gradients_of_those_over_their_values
 }
 
 #[test]
-fn decoding_on_quantised_weights_has_the_bits_of_decoding_on_their_values() {
+fn decoding_on_quantised_weights_is_decoding_on_their_values() {
     let rows: Vec<Vec<u32>> = [90, 3, 70, 41].iter().map(|&n| ids(n, n as u64, 40)).collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     for config in families() {
-        let pair = adapted(&config, &LoraConfig::of_rank(3));
-        let generated = pair.map(|parameters| {
+        let logits = adapted(&config, &LoraConfig::of_rank(3)).map(|parameters| {
             let decoder = Decoder::new(&config, &parameters).unwrap();
             let gap = max_decode_forward_gap(&decoder, &rows).unwrap();
             assert!(gap < 1e-4, "{config:?}: {gap}");
-            let request = |(row, prompt)| Request {
-                row,
-                prompt,
-                stream: Stream::new(1, Purpose::Rollout, 0, 0, row as u32),
-                turn: 0,
-                choices: None,
-            };
-            let prompts = [&[3u32, 1, 4, 1, 5, 9, 2, 6][..]; 18];
-            let requests: Vec<Request> = prompts.into_iter().enumerate().map(request).collect();
-            let mut cache = KvCache::new(&config, requests.len());
-            let sampling = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
-            let out = decoder.generate(&mut cache, &requests, &sampling).unwrap();
-            out.into_iter().map(|row| (row.ids, row.log_probs, row.entropies)).collect::<Vec<_>>()
+            // A chunk of more rows than one matrix-vector product takes, then one token each.
+            let mut cache = KvCache::new(&config, 4);
+            let chunk = decoder.extend(&mut cache, &[0, 1, 2, 3], &rows).unwrap();
+            let token = decoder.extend(&mut cache, &[2, 0, 1], &[&[3], &[1], &[4]]).unwrap();
+            let all = [chunk, token].concat();
+            Tensor::from_vec(all.clone(), all.len(), &Device::Cpu).unwrap()
         });
-        assert_eq!(generated[0], generated[1], "{config:?}");
+        assert_close(&logits[0], &logits[1], "logits");
     }
+}
+
+#[test]
+fn a_row_samples_the_same_tokens_beside_any_others() {
+    let config = config();
+    let [parameters, _] = adapted(&config, &LoraConfig::of_rank(3));
+    let decoder = Decoder::new(&config, &parameters).unwrap();
+    let prompt = [3, 1, 4, 1, 5, 9, 2, 6];
+    let sample = |rows: std::ops::Range<usize>| {
+        let request = |row: usize| Request {
+            row: row - rows.start,
+            prompt: &prompt,
+            stream: Stream::new(1, Purpose::Rollout, 0, 0, row as u32),
+            turn: 0,
+            choices: None,
+        };
+        let requests: Vec<Request> = rows.clone().map(request).collect();
+        let mut cache = KvCache::new(&config, requests.len());
+        let sampling = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
+        let out = decoder.generate(&mut cache, &requests, &sampling).unwrap();
+        out.into_iter().map(|row| (row.ids, row.log_probs, row.entropies)).collect::<Vec<_>>()
+    };
+    let all = sample(0..18);
+    assert_eq!(sample(3..4), all[3..4]);
+    assert_eq!(sample(7..16), all[7..16]);
 }
 
 #[test]
