@@ -73,8 +73,10 @@ const IGNORED: &[&[&str]] = &[
         "initializer_factor",
         "label_smoothing",
         "loss_type",
+        "neftune_noise_alpha",
         "resid_pdrop",
         "residual_dropout",
+        "use_reentrant_checkpointing",
     ],
     // Outputs that are not logits, and classification heads.
     &[
@@ -100,7 +102,9 @@ const IGNORED: &[&[&str]] = &[
     &[
         "context_length",
         "max_context_length",
+        "max_model_len",
         "max_seq_len",
+        "max_seq_length",
         "max_sequence_length",
         "model_max_length",
         "n_ctx",

@@ -9,6 +9,7 @@ mod files;
 mod fuzz;
 mod generation;
 mod lora;
+mod published;
 mod quantized;
 #[cfg(feature = "text")]
 mod tokenizer;
