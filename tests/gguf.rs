@@ -4,6 +4,8 @@
 
 #[path = "gguf/faults.rs"]
 mod faults;
+#[path = "gguf/fuzz.rs"]
+mod fuzz;
 #[path = "gguf/published.rs"]
 mod published;
 #[path = "gguf/tiny.rs"]

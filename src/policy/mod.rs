@@ -82,7 +82,10 @@ pub use cache::KvCache;
 pub use chat::{Chat, ChatTemplate, Message};
 pub use config::{DecoderConfig, Family, RopeScaling};
 pub use decoder::Decoder;
-pub use gguf::{GgufFile, GgufType};
+pub use gguf::GgufFile;
+#[cfg(feature = "text")]
+#[cfg_attr(docsrs, doc(cfg(feature = "text")))]
+pub use gguf::GgufType;
 pub use gradients::{GradientSum, Gradients, MicroGradients};
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]

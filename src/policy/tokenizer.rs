@@ -264,8 +264,12 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let json = self.inner.to_string(true).map_err(|e| failed("serialise", e))?;
-        atomic_write(path, json.as_bytes())
+        atomic_write(path, self.json()?.as_bytes())
+    }
+
+    /// The text of `tokenizer.json`.
+    pub(crate) fn json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|e| failed("serialise", e))
     }
 
     /// Number of entries, including special tokens.

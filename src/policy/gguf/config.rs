@@ -40,6 +40,9 @@ const IGNORED: &[&str] = &[
     "tensor_data_layout",
 ];
 
+/// The width of a sliding window, in tokens.
+const WINDOW: &str = "attention.sliding_window";
+
 /// Keys that change the forward pass unless they have one of these values.
 const NEUTRAL: &[(&str, &[f64], &str)] = &[
     ("attention.causal", &[1.0], "attention to later tokens"),
@@ -187,6 +190,16 @@ fn scaling_with_divisors(header: &Header, config: &DecoderConfig) -> Result<Rope
     }
 }
 
+/// Requires a sliding window to hold the whole context.
+fn check_window(header: &Header, prefix: &str, key: &str) -> Result<()> {
+    let window = header.count(key)?.unwrap_or(0);
+    let context = header.count(&format!("{prefix}.context_length"))?.unwrap_or(0);
+    if window == 0 || window >= context {
+        return Ok(());
+    }
+    Err(header.wrong(key, "a window shorter than the context is not supported"))
+}
+
 /// Requires every key of the architecture to be read, without effect, or in `ignore`.
 fn check_keys(header: &Header, prefix: &str, ignore: &[String]) -> Result<()> {
     let start = format!("{prefix}.");
@@ -201,6 +214,10 @@ fn check_keys(header: &Header, prefix: &str, ignore: &[String]) -> Result<()> {
             continue;
         }
         if ignored || IGNORED.contains(&name) {
+            continue;
+        }
+        if name == WINDOW {
+            check_window(header, prefix, key)?;
             continue;
         }
         let Some((_, neutral, effect)) = NEUTRAL.iter().find(|(known, ..)| *known == name) else {

@@ -3,6 +3,7 @@
 use crate::policy::gguf::texts::CHAT_TEMPLATE;
 use crate::policy::gguf::tokenizer::{Words, CONTROL, NORMAL, UNUSED, USER_DEFINED};
 use crate::policy::source::{Source, SourceText};
+use crate::policy::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
@@ -20,9 +21,9 @@ pub(crate) fn tokenizer_metadata(
     vocab_size: usize,
     ends: &[u32],
 ) -> Result<Vec<(String, Value)>> {
-    let Some(file) = source.text("tokenizer.json")? else {
-        return Err(Error::setting("model.source", source, "has no tokenizer.json"));
-    };
+    // With the tokens that only other files list.
+    let text = Tokenizer::open(source)?.json()?;
+    let file = SourceText { text, ..source.required_text("tokenizer.json")? };
     let json: Json = file.json()?;
     let words = words_of(&file, &json)?;
     let tokens = Tokens::read(&file, &json, vocab_size)?;

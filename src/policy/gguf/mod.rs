@@ -7,7 +7,9 @@
 //! in either layout.
 
 pub(crate) mod config;
+#[cfg(feature = "text")]
 pub(crate) mod export;
+#[cfg(feature = "text")]
 pub(crate) mod export_tokenizer;
 pub(crate) mod file;
 pub(crate) mod header;
@@ -18,7 +20,9 @@ pub(crate) mod tensors;
 pub(crate) mod texts;
 pub(crate) mod tokenizer;
 pub(crate) mod types;
+#[cfg(feature = "text")]
 pub(crate) mod write;
 
+#[cfg(feature = "text")]
 pub use export::GgufType;
 pub use file::GgufFile;

@@ -15,6 +15,10 @@ const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 
+/// Changes of a text before it is split into words.
+const CHANGES_OF_TEXTS: [&str; 2] =
+    ["tokenizer.ggml.add_space_prefix", "tokenizer.ggml.remove_extra_whitespaces"];
+
 /// Values of [`TYPES`].
 pub(crate) const NORMAL: u64 = 1;
 pub(crate) const CONTROL: u64 = 3;
@@ -110,6 +114,11 @@ impl<'h> Parts<'h> {
             Some("gpt2") => {}
             Some(_) => return Err(header.wrong(MODEL, "only byte-level BPE (gpt2) is supported")),
             None => return Err(header.wrong(MODEL, "the file has no tokenizer")),
+        }
+        for key in CHANGES_OF_TEXTS {
+            if header.flag(key)? == Some(true) {
+                return Err(header.wrong(key, "must be false for byte-level BPE"));
+            }
         }
         let words = header.text(PRE)?.and_then(Words::named);
         let words = words.ok_or_else(|| {

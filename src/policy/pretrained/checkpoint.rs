@@ -5,7 +5,9 @@ use crate::files::{atomic_folder, atomic_write};
 use crate::policy::chat::template::ChatTemplate;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::files::{read_json, warn_once};
+#[cfg(feature = "text")]
 use crate::policy::gguf::export::{self, GgufType};
+#[cfg(feature = "text")]
 use crate::policy::gguf::export_tokenizer::tokenizer_metadata;
 use crate::policy::gguf::file::GgufFile;
 use crate::policy::gguf::{tensors, texts};
@@ -360,6 +362,8 @@ impl Pretrained {
     /// # Errors
     /// Parameters of another model, a tokenizer that GGUF has no name for, a number that f16 cannot
     /// hold, or a file that cannot be written.
+    #[cfg(feature = "text")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "text")))]
     pub fn save_gguf(
         &self,
         path: impl AsRef<Path>,
