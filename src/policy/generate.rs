@@ -62,8 +62,7 @@ impl Decoder {
         if active.is_empty() {
             return Ok(turns.into_iter().map(|turn| turn.out).collect());
         }
-        let prompts: Vec<_> = active.iter().map(|turn| turn.request).collect();
-        let mut logits = self.read_prompts(cache, &prompts)?;
+        let mut logits = self.read_prompts(cache, &mut active)?;
         self.sample_until(Team::Pool, cache, &mut active, &mut logits, sampling, GEMV_ROWS)?;
         if !active.is_empty() {
             Team::awake(|team| {
@@ -102,15 +101,15 @@ impl Decoder {
         Ok(())
     }
 
-    /// Reads every request's prompt and returns the logits after it, `[r][v]`. A prompt that
-    /// several empty rows have in common, such as that of a GRPO group, is computed and stored
-    /// once.
-    fn read_prompts(&self, cache: &mut KvCache, requests: &[&Request<'_>]) -> Result<Scratch> {
+    /// Reads every turn's prompt and returns the logits after it, `[r][v]`. A prompt that several
+    /// empty rows have in common, such as that of a GRPO group, is computed and stored once.
+    fn read_prompts(&self, cache: &mut KvCache, turns: &mut [&mut Turn<'_>]) -> Result<Scratch> {
         let mut first_with: HashMap<&[u32], usize> = HashMap::new();
         let mut rows = Vec::new();
         let mut prompts = Vec::<&[u32]>::new();
-        let mut source = Vec::with_capacity(requests.len());
-        for request in requests {
+        let mut source = Vec::with_capacity(turns.len());
+        for turn in turns.iter_mut() {
+            let request = turn.request;
             let place = if cache.len(request.row) == 0 {
                 *first_with.entry(request.prompt).or_insert(rows.len())
             } else {
@@ -119,18 +118,19 @@ impl Decoder {
             if place == rows.len() {
                 rows.push(request.row);
                 prompts.push(request.prompt);
+                turn.out.read = request.prompt.len();
             }
             source.push(place);
         }
         let logits = Scratch::from(self.extend(cache, &rows, &prompts)?);
-        if rows.len() == requests.len() {
+        if rows.len() == turns.len() {
             return Ok(logits);
         }
         let v = self.config.vocab_size;
         for (place, &first) in rows.iter().enumerate() {
-            let same = requests.iter().zip(&source).filter(|(_, &source)| source == place);
+            let same = turns.iter().zip(&source).filter(|(_, &source)| source == place);
             let others: Vec<usize> =
-                same.map(|(request, _)| request.row).filter(|&row| row != first).collect();
+                same.map(|(turn, _)| turn.request.row).filter(|&row| row != first).collect();
             if !others.is_empty() {
                 cache.share(first, &others);
             }

@@ -44,6 +44,9 @@ pub struct Generated {
     /// Support of every id: the candidate ids it was sampled from, in ascending order. Empty if
     /// that was always the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
+    /// Prompt tokens that were computed for this row: none if another row of the call had the same
+    /// prompt and computed it, or if the prompt did not fit.
+    pub read: usize,
     /// The reason why the turn ended.
     pub finish: Finish,
 }
@@ -52,6 +55,8 @@ impl Generated {
     /// An empty turn in a full context.
     pub(crate) fn nothing() -> Self {
         let finish = Finish::ContextFull;
-        Self { ids: vec![], log_probs: vec![], entropies: vec![], supports: vec![], finish }
+        let log_probs = Vec::new();
+        let entropies = Vec::new();
+        Self { ids: vec![], log_probs, entropies, supports: vec![], read: 0, finish }
     }
 }

@@ -37,6 +37,9 @@ const SHOWN: &[&str] = &[
     "band/inside",
     "band/above",
     "time/tokens_per_second",
+    "time/sampled_tokens_per_second",
+    "time/read_tokens_per_second",
+    "time/trained_tokens_per_second",
 ];
 
 /// The legend entry of a series behind the main line. Several runs have none, because the note
@@ -239,7 +242,16 @@ pub(crate) fn optimisation_plots(runs: &[Run]) -> Vec<Plot> {
             "tokens",
         ),
         rl("Actions at the token limit", &[("action_limit", "")], "share of actions"),
-        rl("Speed", &[("time/tokens_per_second", "")], "tokens per second"),
+        rl(
+            "Speed",
+            &[
+                ("time/tokens_per_second", "all"),
+                ("time/sampled_tokens_per_second", "sampled"),
+                ("time/read_tokens_per_second", "read"),
+                ("time/trained_tokens_per_second", "trained"),
+            ],
+            "tokens per second",
+        ),
         curve_plot(runs, "clone", "Behaviour cloning", &[("loss", "")], "nats per token"),
     ]
 }

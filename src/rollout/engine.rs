@@ -35,8 +35,9 @@ pub struct Episode {
 pub struct PlayStats {
     /// Sampled tokens.
     pub sampled_tokens: usize,
-    /// Prompt tokens.
-    pub prompt_tokens: usize,
+    /// Prompt tokens that were computed: once for a group that starts with the same prompt, and
+    /// only the new ones of a later turn.
+    pub read_tokens: usize,
     /// Environment steps.
     pub env_steps: usize,
     /// Episodes lost because their environment failed.
@@ -50,7 +51,7 @@ pub struct PlayStats {
 impl std::ops::AddAssign for PlayStats {
     fn add_assign(&mut self, other: Self) {
         self.sampled_tokens += other.sampled_tokens;
-        self.prompt_tokens += other.prompt_tokens;
+        self.read_tokens += other.read_tokens;
         self.env_steps += other.env_steps;
         self.dropped += other.dropped;
         self.policy_time += other.policy_time;
@@ -220,8 +221,8 @@ impl<'a> Slots<'a> {
             }
         }
         let sampled = sampler.sample(&requests, self.config)?;
-        for (request, action) in requests.iter().zip(&sampled) {
-            self.stats.prompt_tokens += request.prompt_ids.len();
+        for action in &sampled {
+            self.stats.read_tokens += action.read;
             self.stats.sampled_tokens += action.ids.len();
         }
         self.stats.policy_time += clock.elapsed();

@@ -38,6 +38,8 @@ pub struct Sampled {
     pub entropies: Vec<f32>,
     /// The candidate ids of each, if the request had choices; else empty.
     pub supports: Vec<Vec<u32>>,
+    /// Prompt tokens that were computed for it, without those that another episode shared.
+    pub read: usize,
     /// The action ended with a stop token or stop text before the token limit.
     pub stopped: bool,
 }
@@ -122,6 +124,6 @@ impl Sampler for PolicySampler<'_> {
 }
 
 fn sampled(generated: policy::Generated) -> Sampled {
-    let policy::Generated { ids, log_probs, entropies, supports, finish } = generated;
-    Sampled { ids, log_probs, entropies, supports, stopped: finish == Finish::Stop }
+    let policy::Generated { ids, log_probs, entropies, supports, read, finish } = generated;
+    Sampled { ids, log_probs, entropies, supports, read, stopped: finish == Finish::Stop }
 }

@@ -123,7 +123,7 @@ pub fn update_policy(
             record.set(name, value);
         }
         let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
-        record.set("updated_tokens", tokens * update.epochs.get());
+        record.set(TRAINED_TOKENS, tokens * update.epochs.get());
         let optimizer = agent.learner.optimizer.time() - optimizer_before;
         add_times(record, began.elapsed(), optimizer);
         Ok(())
@@ -161,6 +161,8 @@ fn observe(
     update(agent, &mut record)?;
     band_metrics(&mut record, &entropy, &agent.entropy)?;
     record.set("dropped_episodes", rollouts.stats.dropped);
+    record.set("sampled_tokens", rollouts.stats.sampled_tokens);
+    record.set("read_tokens", rollouts.stats.read_tokens);
     agent.entropy.finish_step()?;
     Ok(record)
 }
@@ -222,6 +224,7 @@ fn add_times(record: &mut Record, update: Duration, optimizer: Duration) {
     }
 }
 
+const TRAINED_TOKENS: &str = "trained_tokens";
 const UPDATE_SECONDS: &str = "time/update_seconds";
 const OPTIMIZER_SECONDS: &str = "time/optimizer_seconds";
 
@@ -229,26 +232,30 @@ const OPTIMIZER_SECONDS: &str = "time/optimizer_seconds";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Throughput {
     stats: PlayStats,
-    updated_tokens: f64,
+    trained_tokens: f64,
     time: Duration,
 }
 
 impl Throughput {
     /// Adds one step that began at `began`, and its rates to the step's record.
     ///
-    /// The rates are `time/seconds` and `time/tokens_per_second` (sampled, prompt and trained
-    /// tokens), and the shares of the step's time `time/environment_share`, `time/policy_share`
-    /// (decoding), `time/update_share` (policy and critic, with the critic's values and both
-    /// optimisers) and `time/optimizer_share`.
+    /// They are `time/seconds`; tokens per second of the step's whole time, `time/sampled_…`,
+    /// `time/read_…` and `time/trained_tokens_per_second` with their sum `time/tokens_per_second`;
+    /// and the shares of the step's time `time/environment_share`, `time/policy_share` (decoding),
+    /// `time/update_share` (policy and critic, with the critic's values and both optimisers) and
+    /// `time/optimizer_share`.
     pub fn add(&mut self, record: &mut Record, stats: &PlayStats, began: Instant) {
         let step = Self {
             stats: *stats,
-            updated_tokens: record.number("updated_tokens").unwrap_or(0.0),
+            trained_tokens: record.number(TRAINED_TOKENS).unwrap_or(0.0),
             time: began.elapsed(),
         };
         let seconds = step.time.as_secs_f64();
         record.set("time/seconds", seconds);
         record.set("time/tokens_per_second", step.tokens_per_second());
+        for (key, rate) in step.token_rates() {
+            record.set(format!("time/{key}"), rate);
+        }
         record.set("time/environment_share", stats.env_time.as_secs_f64() / seconds);
         record.set("time/policy_share", stats.policy_time.as_secs_f64() / seconds);
         for (key, share) in
@@ -257,14 +264,28 @@ impl Throughput {
             record.set(share, record.number(key).unwrap_or(0.0) / seconds);
         }
         self.stats += step.stats;
-        self.updated_tokens += step.updated_tokens;
+        self.trained_tokens += step.trained_tokens;
         self.time += step.time;
     }
 
-    /// Sampled, prompt and trained tokens per second; 0 before the first step.
+    /// Tokens sampled, read and trained on, per second of all steps; 0 before the first step.
+    ///
+    /// Sampled tokens are those that the policy drew. Read tokens are the prompt tokens that were
+    /// computed, without those found in the cache. Trained tokens are those of the policy's rows
+    /// (prompts, observations and actions), once per epoch.
     pub fn tokens_per_second(&self) -> f64 {
-        let played = (self.stats.sampled_tokens + self.stats.prompt_tokens) as f64;
-        per_second(played + self.updated_tokens, self.time)
+        let played = (self.stats.sampled_tokens + self.stats.read_tokens) as f64;
+        per_second(played + self.trained_tokens, self.time)
+    }
+
+    /// The parts of [`Throughput::tokens_per_second`], by key.
+    fn token_rates(&self) -> [(&'static str, f64); 3] {
+        let PlayStats { sampled_tokens, read_tokens, .. } = self.stats;
+        [
+            ("sampled_tokens_per_second", per_second(sampled_tokens as f64, self.time)),
+            ("read_tokens_per_second", per_second(read_tokens as f64, self.time)),
+            ("trained_tokens_per_second", per_second(self.trained_tokens, self.time)),
+        ]
     }
 
     /// Environment steps per second of time in the environments; 0 before the first step.
@@ -284,7 +305,7 @@ pub fn summary(
     throughput: &Throughput,
     out: &Path,
 ) -> serde_json::Value {
-    serde_json::json!({
+    let mut summary = serde_json::json!({
         "steps": steps,
         "seconds": began.elapsed().as_secs_f64(),
         "success_before": before.success.mean,
@@ -294,7 +315,11 @@ pub fn summary(
         "tokens_per_second": throughput.tokens_per_second(),
         "env_steps_per_second": throughput.env_steps_per_second(),
         "out": out.to_string_lossy(),
-    })
+    });
+    for (key, rate) in throughput.token_rates() {
+        summary[key] = rate.into();
+    }
+    summary
 }
 
 fn per_second(work: f64, time: Duration) -> f64 {
@@ -325,17 +350,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_parts_of_the_step() {
+    fn shares_and_rates_are_parts_of_the_step() {
         let mut record = Record::new("rl", 0);
         let began = Instant::now().checked_sub(Duration::from_secs(8)).unwrap();
         add_times(&mut record, Duration::from_secs(4), Duration::from_secs(1));
         add_times(&mut record, Duration::from_secs(2), Duration::from_secs(1));
-        let stats = PlayStats { policy_time: Duration::from_secs(2), ..PlayStats::default() };
+        let stats = PlayStats {
+            policy_time: Duration::from_secs(2),
+            sampled_tokens: 80,
+            read_tokens: 160,
+            ..PlayStats::default()
+        };
+        record.set(TRAINED_TOKENS, 400usize);
         Throughput::default().add(&mut record, &stats, began);
         let shares = ["environment", "policy", "update", "optimizer"];
         for (name, expected) in shares.into_iter().zip([0.0, 0.25, 0.75, 0.25]) {
             let share = record.number(&format!("time/{name}_share")).unwrap();
             assert!((share - expected).abs() < 0.02, "{name}: {share}");
         }
+        let rate = |name: &str| record.number(&format!("time/{name}tokens_per_second")).unwrap();
+        let rates = ["sampled_", "read_", "trained_"].map(rate);
+        assert!((rates.iter().sum::<f64>() / rate("") - 1.0).abs() < 1e-9);
+        assert_eq!(rates.map(|rate| (rate / rates[0]).round()), [1.0, 2.0, 5.0]);
     }
 }

@@ -228,8 +228,15 @@ fn check_summary(numbers: &serde_json::Map<String, serde_json::Value>, dir: &Pat
     assert_eq!((&numbers["steps"], &numbers["out"]), (&2.into(), &dir.to_str().unwrap().into()));
     let shares = ["success_before", "success_after"].map(|key| (key, 0.0..=1.0));
     let scores = ["score_before", "score_after"].map(|key| (key, 0.0..=100.0));
-    let rates =
-        ["seconds", "tokens_per_second", "env_steps_per_second"].map(|key| (key, 1e-3..=1e9));
+    let rates = [
+        "seconds",
+        "tokens_per_second",
+        "sampled_tokens_per_second",
+        "read_tokens_per_second",
+        "trained_tokens_per_second",
+        "env_steps_per_second",
+    ];
+    let rates = rates.map(|key| (key, 1e-3..=1e9));
     for (key, range) in shares.into_iter().chain(scores).chain(rates) {
         let value = numbers[key].as_f64().unwrap_or(f64::NAN);
         assert!(range.contains(&value), "{key} = {}", numbers[key]);

@@ -1,6 +1,7 @@
 //! The same seed gives the same bits: again, after a resume, in any number of environments or
 //! threads.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -75,6 +76,26 @@ fn episodes_do_not_depend_on_how_many_are_played_at_once() {
         played[0].iter().any(|t| t.turns[0].action_ids != first.turns[0].action_ids),
         "no draw differs"
     );
+}
+
+#[test]
+fn the_tokens_of_a_prompt_are_counted_once_for_episodes_that_start_together() {
+    let config = Config::default();
+    let agent = config.new_agent().unwrap();
+    let episodes = config.episodes(0);
+    let play = |n| config.play_in(&agent, &episodes, &mut environments(n)).unwrap();
+    let [alone, together] = [play(1), play(episodes.len())];
+    let turns = || alone.trajectories.iter().flat_map(|t| &t.turns);
+    let sampled: usize = turns().map(|turn| turn.action_ids.len()).sum();
+    assert_eq!([alone.stats.sampled_tokens, together.stats.sampled_tokens], [sampled, sampled]);
+    let prompts: usize = turns().map(|turn| turn.prompt_ids.len()).sum();
+    assert_eq!(alone.stats.read_tokens, prompts);
+    let first: Vec<&[u32]> =
+        alone.trajectories.iter().map(|t| t.turns[0].prompt_ids.as_slice()).collect();
+    let distinct: BTreeSet<&[u32]> = first.iter().copied().collect();
+    assert!(distinct.len() < first.len());
+    let shared = first.concat().len() - distinct.iter().map(|ids| ids.len()).sum::<usize>();
+    assert_eq!(together.stats.read_tokens, prompts - shared);
 }
 
 /// The child of the test below trains in the folder it is given.

@@ -49,6 +49,22 @@ fn sampled_log_probs_and_entropies_match_the_forward_pass_at_the_temperature() {
 }
 
 #[test]
+fn tokens_are_counted_as_read_where_they_are_computed() {
+    let (decoder, _) = decoder(&config(), DType::F32);
+    let mut cache = KvCache::new(&config(), 4);
+    let [same, other, next] = [ids(12, 1, 40), ids(5, 2, 40), ids(3, 3, 40)];
+    let full = ids(config().max_position_embeddings, 4, 40);
+    let mut read = |prompts: [&[u32]; 4]| {
+        let requests = [0, 1, 2, 3].map(|row| request(row, prompts[row]));
+        let out = decoder.generate(&mut cache, &requests, &sampling(2)).unwrap();
+        out.iter().map(|out| out.read).collect::<Vec<_>>()
+    };
+    assert_eq!(read([&same, &other, &same, &full]), [12, 5, 0, 0]);
+    // The last sampled token of a turn is computed with the next prompt, but it is no part of it.
+    assert_eq!(read([&next, &next, &next, &next]), [3, 3, 3, 3]);
+}
+
+#[test]
 fn only_the_choices_are_sampled_with_their_renormalised_probabilities() {
     let (decoder, _) = decoder(&config(), DType::F32);
     let sequences = [vec![5, 1, 0], vec![5, 1, 2, 0], vec![3, 0]];
