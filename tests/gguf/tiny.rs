@@ -39,9 +39,12 @@ pub(crate) fn configs() -> Vec<DecoderConfig> {
 
 /// Words of Llama 3 and Qwen2: `digits` stay together.
 fn words(digits: &str) -> Value {
-    let pattern = format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    );
+    let pattern = [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+",
+        digits,
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]
+    .join("|");
     json!({
         "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
     })

@@ -2,8 +2,8 @@
 //!
 //! llama.cpp rotates neighbouring features of a head, the checkpoints of the Llama family features
 //! half a head apart. So a GGUF file of that family has the rows of its query and key projections
-//! in another order, which is undone here. A row is stored in whole blocks, so quantised rows can be
-//! moved too.
+//! in another order, which is undone here. A row is stored in whole blocks, so quantised rows can
+//! be moved too.
 
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::policy::config::decoder_config::DecoderConfig;

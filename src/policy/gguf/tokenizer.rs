@@ -25,9 +25,19 @@ pub(crate) const CONTROL: u64 = 3;
 pub(crate) const USER_DEFINED: u64 = 4;
 pub(crate) const UNUSED: u64 = 5;
 
-/// Words of Llama 3 and Qwen2 differ in the number of digits that stay together.
-const LLAMA_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The pattern of the words of Llama 3 and Qwen2, which differ in their `digits`.
+fn pattern(digits: &str) -> String {
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        digits,
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+    .join("|")
+}
 
 /// A rule that splits a text into words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +79,8 @@ impl Words {
     pub(crate) fn pre_tokenizer(self) -> Value {
         let first = match self {
             Self::Smollm => json!({ "type": "Digits", "individual_digits": true }),
-            Self::Qwen2 => split(QWEN_WORDS),
-            Self::Llama => split(LLAMA_WORDS),
+            Self::Qwen2 => split(&pattern(r"\p{N}")),
+            Self::Llama => split(&pattern(r"\p{N}{1,3}")),
         };
         json!({ "type": "Sequence", "pretokenizers": [first, bytes(self == Self::Smollm)] })
     }
