@@ -13,7 +13,8 @@ pub trait Benchmark: Sized + Serialize + DeserializeOwned {
     /// The settings called `preset`.
     fn preset(preset: Preset, algorithm: Algorithm) -> TrainConfig<Self>;
 
-    /// The settings of a run of less than two minutes that goes through everything.
+    /// The settings of a run of less than two minutes that goes through everything
+    /// ([`TrainConfig::smoke`]).
     fn smoke(config: TrainConfig<Self>) -> TrainConfig<Self>;
 
     /// Checks the table, before a run folder exists.

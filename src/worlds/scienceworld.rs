@@ -169,12 +169,13 @@ impl Benchmark for ScienceWorldTasks {
 
     fn smoke(config: TrainConfig<Self>) -> TrainConfig<Self> {
         let mut config = config.smoke();
+        let large = config.model.checkpoint().is_some();
         config.rollout.max_turns = Count::literal(6);
         if let Some(cloning) = &mut config.cloning {
-            cloning.epochs = Count::literal(12);
+            cloning.epochs = if large { Count::literal(1) } else { Count::literal(12) };
         }
         config.environment.train_variations = Count::literal(4);
-        config.environment.test_variations = Count::literal(4);
+        config.environment.test_variations = Count::literal(if large { 2 } else { 4 });
         config
     }
 
