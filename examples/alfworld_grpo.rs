@@ -11,6 +11,7 @@
 //! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_grpo -- --out runs/alf
 //! ```
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -22,7 +23,7 @@ use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::TrainArgs;
 
 mod common;
@@ -35,7 +36,11 @@ struct Args {
     train: TrainArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let folder = args.train.folder::<AlfWorldTasks>("alfworld_grpo", Algorithm::Grpo)?;

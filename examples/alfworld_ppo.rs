@@ -11,6 +11,7 @@
 //! ALFWORLD_DATA=~/.cache/alfworld cargo run --release --example alfworld_ppo -- --out runs/alf
 //! ```
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -21,7 +22,7 @@ use epo::train::config::Algorithm;
 use epo::train::{record_without_update, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::AlfWorldTasks;
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::TrainArgs;
 
 mod common;
@@ -34,7 +35,11 @@ struct Args {
     train: TrainArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let folder = args.train.folder::<AlfWorldTasks>("alfworld_ppo", Algorithm::Ppo)?;

@@ -5,6 +5,7 @@
 //!
 //! `cargo run --release --example custom_environment`
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -23,7 +24,7 @@ use epo::train::learn::CriticConfig;
 use epo::train::{update_critic, update_policy, Advantages, Setup, Trainer};
 use epo::Error;
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::RunArgs;
 
 mod common;
@@ -137,7 +138,11 @@ fn setup() -> epo::Result<Setup> {
     })
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let base = config(args.run.smoke);

@@ -14,6 +14,7 @@
 //! cargo run --release --example report -- runs/spring runs/epo runs/no --out compare.html
 //! ```
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -29,7 +30,7 @@ use epo::train::config::TrainConfig;
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::{toy, RunArgs};
 
 mod common;
@@ -82,7 +83,11 @@ fn config(smoke: bool) -> TrainConfig {
     config
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let base = config(args.run.smoke);

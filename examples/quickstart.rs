@@ -6,6 +6,7 @@
 //!
 //! `cargo run --release --example quickstart`
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -14,7 +15,7 @@ use epo::run::stop_on_ctrl_c;
 use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::{toy, RunArgs};
 
 mod common;
@@ -27,7 +28,11 @@ struct Args {
     run: RunArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let mut args = Args::parse();
     if args.run.out.is_none() {

@@ -7,6 +7,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
@@ -20,7 +21,7 @@ use epo::rollout::ActionSpace;
 use epo::run::{episode_files, read_config, read_episodes, replay_episode, EpisodeLine};
 use epo::worlds::GameSource;
 
-use output::{plain_errors, print_line};
+use output::print_line;
 
 #[path = "common/output.rs"]
 mod output;
@@ -188,8 +189,11 @@ struct Counts {
     different: usize,
 }
 
-fn main() -> Result<()> {
-    plain_errors();
+fn main() -> ExitCode {
+    output::run(replay)
+}
+
+fn replay() -> Result<()> {
     let args = Args::parse();
     let settings = Settings::next_to(&args.path)?;
     let mut environment = args.check.then(|| settings.environment(&args)).transpose()?;

@@ -7,13 +7,14 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use epo::evaluation::{gains_table, read_outcomes, task_set_gains};
 use epo::files::atomic_write;
 use epo::report::{render_report, render_svg};
 
-use output::{plain_errors, print, print_line};
+use output::{print, print_line};
 
 #[path = "common/output.rs"]
 mod output;
@@ -35,8 +36,11 @@ struct Args {
     gains: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    plain_errors();
+fn main() -> ExitCode {
+    output::run(report)
+}
+
+fn report() -> anyhow::Result<()> {
     let Args { runs, out, svg, gains } = Args::parse();
     if gains {
         return print_gains(&runs);

@@ -11,6 +11,7 @@
 //! cargo run --release --example sciworld_grpo -- --entropy none --out runs/plain
 //! ```
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -24,7 +25,7 @@ use epo::train::credit::turn_advantages;
 use epo::train::{update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::TrainArgs;
 
 mod common;
@@ -37,7 +38,11 @@ struct Args {
     train: TrainArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let folder = args.train.folder::<ScienceWorldTasks>("sciworld_grpo", Algorithm::Grpo)?;

@@ -11,6 +11,7 @@
 //! cargo run --release --example sciworld_ppo -- --entropy none --out runs/plain
 //! ```
 
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -23,7 +24,7 @@ use epo::train::config::Algorithm;
 use epo::train::{record_without_update, update_critic, update_policy, Advantages, Trainer};
 use epo::worlds::ScienceWorldTasks;
 
-use common::output::print_line;
+use common::output::{self, print_line};
 use common::TrainArgs;
 
 mod common;
@@ -36,7 +37,11 @@ struct Args {
     train: TrainArgs,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    output::run(train)
+}
+
+fn train() -> Result<()> {
     let began = Instant::now();
     let args = Args::parse();
     let folder = args.train.folder::<ScienceWorldTasks>("sciworld_ppo", Algorithm::Ppo)?;

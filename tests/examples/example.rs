@@ -124,7 +124,8 @@ impl Example {
     pub(crate) fn refusal(&self, args: &[&str]) -> String {
         let output = self.command().args(args).output().unwrap();
         let (out, err) = texts(&output);
-        assert!(!output.status.success() && out.is_empty(), "{args:?} was accepted: {out}");
+        let code = output.status.code();
+        assert!(code == Some(2) && out.is_empty(), "{args:?} ended with {code:?}: {out}{err}");
         assert!(!err.contains("panicked"), "{args:?}: {err}");
         assert!(err.lines().count() <= 8, "{args:?}: more than one message: {err}");
         err

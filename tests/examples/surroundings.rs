@@ -109,11 +109,51 @@ fn a_second_process_is_refused_until_the_first_is_killed() {
     first.wait().unwrap();
 }
 
+/// Standard error and exit code of a program that is asked for stack traces.
+fn traced(mut command: Command) -> (String, Option<i32>) {
+    let output = command.env("RUST_BACKTRACE", "full").output().unwrap();
+    (String::from_utf8(output.stderr).unwrap(), output.status.code())
+}
+
 #[test]
-fn a_wrong_setting_prints_no_stack_trace() {
+fn what_was_given_wrongly_is_one_message_and_exit_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
+    let model = model.to_str().unwrap();
+    let absent = dir.path().join("absent");
+    let absent = absent.to_str().unwrap();
+    let cases: [(&str, &[&str], &str); 8] = [
+        ("quickstart", &["--set", "rollout.tasks=0"], "setting `rollout.tasks` = 0: must be"),
+        ("quickstart", &["--config", absent], "absent: No such file"),
+        ("quickstart", &["--resume", absent, "--seed", "1"], "--resume takes only"),
+        ("alfworld_grpo", &["--model", absent], "setting `model.source`"),
+        ("alfworld_grpo", &["--model", "smollm9"], "smollm2-135m-instruct"),
+        ("alfworld_grpo", &["--model", model], "config.json: `model_type`: gpt2"),
+        ("replay", &[absent], "absent"),
+        ("report", &[absent], "absent"),
+    ];
+    for (name, args, said) in cases {
+        let mut wrong = command(name);
+        wrong.args(args).current_dir(dir.path());
+        let (err, code) = traced(wrong);
+        assert!(err.starts_with("Error: ") && err.contains(said), "{name} {args:?}: {err}");
+        assert_eq!((err.lines().count(), code), (1, Some(2)), "{name} {args:?}: {err}");
+    }
     let mut wrong = command("quickstart");
-    wrong.args(["--set", "rollout.tasks=0"]).env("RUST_BACKTRACE", "1");
-    let (_, err, ok) = ended(wrong.output().unwrap());
-    assert!(!ok);
-    assert_eq!(err.trim(), "Error: setting `rollout.tasks` = 0: must be at least 1, got 0");
+    wrong.args(["--set", "rollout.tasks=0"]);
+    let error = "Error: setting `rollout.tasks` = 0: must be at least 1, got 0";
+    assert_eq!(traced(wrong).0.trim(), error);
+}
+
+#[test]
+fn what_fails_otherwise_is_one_message_and_exit_code_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = quickstart(&dir.path().join("run"));
+    child.stdout(full());
+    let (err, code) = traced(child);
+    let error = err.lines().find(|line| line.starts_with("Error: ")).unwrap_or(&err);
+    assert!(error.contains("standard output") && !err.contains("stack backtrace"), "{err}");
+    assert_eq!(code, Some(1));
 }
