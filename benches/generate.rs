@@ -10,7 +10,8 @@
 //! faster counts.
 //!
 //! `quantized` has the shape of SmolLM2-135M, without PyTorch: 64 + 128 tokens with weights in f32
-//! and bf16, and with projections in Q8_0 and Q4_1 below an embedding in Q8_0.
+//! and bf16, and with projections in Q8_0 and Q4_1 next to an embedding in Q8_0; then a LoRA update
+//! with each base.
 //!
 //! `gap` compares sampled log-probabilities and entropies of 100,000 tokens of the small model, in
 //! f32 and bf16, with those of the training forward pass. It needs no Python.
@@ -23,10 +24,13 @@ use anyhow::{ensure, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::{QuantizedMatrix, ScoreOptions};
+use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{
-    Decoder, DecoderConfig, Family, Generated, KvCache, Parameters, Request, SamplingParams,
+    Decoder, DecoderConfig, Family, Generated, GradientSum, KvCache, LoraConfig, MicroGradients,
+    Parameters, Request, SamplingParams,
 };
 use epo::rng::{Purpose, Stream};
+use rand_chacha::rand_core::RngCore;
 
 use common::{cpu_seconds, faster, figures, forget_peak, memory};
 
@@ -46,6 +50,9 @@ fn main() -> Result<()> {
     if let [flag, shape, dtype] = arguments.as_slice() {
         if flag == "--case" {
             return case(shape, dtype);
+        }
+        if flag == "--update" {
+            return update(dtype);
         }
     }
     for shape in ["small", "0.5b"] {
@@ -79,6 +86,12 @@ fn quantized() -> Result<()> {
     for format in ["f32", "bf16", "q8_0", "q4_1"] {
         let case = ["--case", "135m", format];
         print(format, "135m", figures(Command::new(std::env::current_exe()?).args(case))?);
+    }
+    println!("135m: a LoRA update of 8 rows of 1024 tokens");
+    for format in ["f32", "q8_0", "q4_1"] {
+        let case = ["--update", "135m", format];
+        let [wall, cpu, peak] = figures(Command::new(std::env::current_exe()?).args(case))?;
+        println!("  {format:8} wall {wall:6.2} s, CPU {cpu:6.2} s, peak {peak:6.0} MB");
     }
     Ok(())
 }
@@ -152,36 +165,78 @@ fn shape_of(shape: &str) -> DecoderConfig {
     }
 }
 
-/// A model with random weights in `format`.
-fn decoder_of(shape: &str, format: &str) -> Result<Decoder> {
+/// Random weights in `format`.
+fn parameters_of(shape: &str, format: &str) -> Result<Parameters> {
     let config = shape_of(shape);
-    let dtype = if format == "bf16" { DType::BF16 } else { DType::F32 };
-    let parameters = Parameters::init(&config, 0, dtype, &Device::Cpu)?;
-    let parameters = match format {
-        "q8_0" => with_blocks(&config, &parameters, GgmlDType::Q8_0)?,
-        "q4_1" => with_blocks(&config, &parameters, GgmlDType::Q4_1)?,
-        _ => parameters,
-    };
-    Ok(Decoder::new(&config, &parameters)?)
+    match format {
+        "q8_0" => random_blocks(&config, GgmlDType::Q8_0),
+        "q4_1" => random_blocks(&config, GgmlDType::Q4_1),
+        "bf16" => Ok(Parameters::init(&config, 0, DType::BF16, &Device::Cpu)?),
+        _ => Ok(Parameters::init(&config, 0, DType::F32, &Device::Cpu)?),
+    }
 }
 
-/// Quantises the embedding to Q8_0 and all other matrices to `format`.
-fn with_blocks(
-    config: &DecoderConfig,
-    parameters: &Parameters,
-    format: GgmlDType,
-) -> Result<Parameters> {
+/// Random blocks: an embedding in Q8_0 and all other matrices in `format`, all with a standard
+/// deviation of about 0.02.
+fn random_blocks(config: &DecoderConfig, format: GgmlDType) -> Result<Parameters> {
     let mut tensors = BTreeMap::new();
     let mut quantized = BTreeMap::new();
-    for (name, tensor) in parameters.tensors() {
+    for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
+        let [o, i] = shape[..] else {
+            tensors.insert(name, Tensor::ones(shape, DType::F32, &Device::Cpu)?);
+            continue;
+        };
         let format = if name.contains("embed") { GgmlDType::Q8_0 } else { format };
-        if tensor.rank() == 2 {
-            quantized.insert(name, QuantizedMatrix::quantize(&tensor, format)?);
-        } else {
-            tensors.insert(name, tensor);
+        let mut bytes = vec![0; o * i / format.block_size() * format.type_size()];
+        Stream::new(0, Purpose::Init, index as u64, 0, 0).generator(0).fill_bytes(&mut bytes);
+        for block in bytes.chunks_exact_mut(format.type_size()) {
+            match format {
+                GgmlDType::Q8_0 => block[..2].copy_from_slice(&f16(2.7e-4)),
+                _ => block[..4].copy_from_slice(&[f16(4.3e-3), f16(-3.3e-2)].concat()),
+            }
         }
+        quantized.insert(name, QuantizedMatrix::new(format, bytes, (o, i))?);
     }
     Ok(Parameters::with_quantized(config, tensors, quantized)?)
+}
+
+fn f16(x: f32) -> [u8; 2] {
+    half::f16::from_f32(x).to_le_bytes()
+}
+
+/// A decoder with random weights in `format`.
+fn decoder_of(shape: &str, format: &str) -> Result<Decoder> {
+    Ok(Decoder::new(&shape_of(shape), &parameters_of(shape, format)?)?)
+}
+
+/// One LoRA update (rank 16) of 8 × 1024 tokens with gradient checkpointing, a row at a time; the
+/// second of two is timed.
+fn update(format: &str) -> Result<()> {
+    const TOKENS: usize = 1024;
+    let config = shape_of("135m");
+    let parameters =
+        parameters_of("135m", format)?.with_lora(&config, &LoraConfig::of_rank(16), 0)?;
+    let decoder = Decoder::new(&config, &parameters)?.with_checkpointing(true);
+    let mut optimizer = AdamW::new(AdamWConfig::default());
+    forget_peak();
+    let mut figures = (0.0, 0.0);
+    for _ in 0..2 {
+        let start = Instant::now();
+        let cpu = cpu_seconds();
+        let mut sum = GradientSum::default();
+        for row in 0..8 {
+            let id = |t: usize| ((row * TOKENS + t) * 7919 % config.vocab_size) as u32;
+            let ids: Vec<u32> = (0..=TOKENS).map(id).collect();
+            let hidden = decoder.forward_packed(&[&ids[..TOKENS]])?;
+            let targets = Tensor::new(&ids[1..], &Device::Cpu)?;
+            let (log_probs, _) = decoder.score(&hidden, &targets, &ScoreOptions::at(1.0))?;
+            sum.add(MicroGradients::of(&log_probs.mean_all()?.neg()?, &parameters)?)?;
+        }
+        optimizer.step_clipped(&parameters, &sum.finish(&parameters)?, 1e-4, 1.0)?;
+        figures = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    }
+    println!("{} {} {}", figures.0, figures.1, memory("VmHWM"));
+    Ok(())
 }
 
 /// Prompts that differ in every round, and `max_tokens` sampled tokens after each.

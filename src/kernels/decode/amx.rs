@@ -91,10 +91,12 @@ pub(super) fn multiply(
 ) {
     let size = x.depth / BLOCK * dtype.type_size();
     let registers = x.registers();
-    let tiles = tiles::Tiles::new();
+    let panels = registers / x.width;
+    // One panel needs a converted block once, several need all blocks again.
+    let mut tiles = tiles::Tiles::new(if panels == 1 { 2 } else { parts.blocks.max(2) });
     for (rows, out) in w.chunks(TILE * size).zip(out.chunks_mut(TILE * registers)) {
-        for panel in 0..registers / x.width {
-            let sums = tiles.multiply(dtype, (rows, size), parts.panel(panel));
+        for panel in 0..panels {
+            let sums = tiles.multiply(dtype, (rows, size), parts.panel(panel), panel == 0);
             for (out, sums) in out.chunks_exact_mut(registers).zip(sums) {
                 let out = &mut out[panel * x.width..(panel + 1) * x.width];
                 out.as_flattened_mut().copy_from_slice(&sums[..x.width * LANES]);
@@ -141,11 +143,19 @@ mod tiles {
     #[repr(C, align(64))]
     struct Line<T>([T; TILE]);
 
-    /// The tile registers of this thread, 16 lines of 64 bytes each.
-    pub(super) struct Tiles(());
+    /// A block of 16 rows as a tile of bf16, their scales and, if the format has any, minima.
+    #[derive(Clone, Copy)]
+    struct Converted {
+        tile: [Line<u32>; TILE],
+        scales: [[f32; TILE]; 2],
+    }
+
+    /// The tile registers of this thread, 16 lines of 64 bytes each, and room for converted blocks.
+    pub(super) struct Tiles(Vec<Converted>);
 
     impl Tiles {
-        pub(super) fn new() -> Self {
+        /// Prepares the registers, with room for so many blocks.
+        pub(super) fn new(room: usize) -> Self {
             assert!(supported(), "tiles are not supported");
             let mut bytes = [0u8; 64];
             bytes[0] = 1; // palette
@@ -158,26 +168,30 @@ mod tiles {
             unsafe {
                 asm!("ldtilecfg [{}]", in(reg) &bytes, options(nostack, readonly));
             }
-            Self(())
+            let nothing = Converted { tile: [Line([0; TILE]); TILE], scales: [[0.0; TILE]; 2] };
+            Self(vec![nothing; room])
         }
 
-        /// Multiplies up to 16 quantised rows of `size` bytes with all blocks of a panel.
+        /// Multiplies up to 16 quantised rows of `size` bytes with all blocks of a panel. Without
+        /// `convert`, they are the rows of the last call, and there is room for all their blocks.
         pub(super) fn multiply(
-            &self,
+            &mut self,
             dtype: GgmlDType,
             rows: (&[u8], usize),
             x: &[[f32; PART]],
+            convert: bool,
         ) -> [[f32; TILE]; TILE] {
             let need = x.len() * dtype.type_size();
-            assert!(rows.1 == need && !rows.0.is_empty() && rows.0.len().is_multiple_of(rows.1));
+            assert!(rows.1 == need && !rows.0.is_empty() && rows.0.len() % rows.1 == 0);
+            assert!(self.0.len() >= if convert { 2 } else { x.len() }, "no room");
             let mut sums = [Line([0.0; TILE]); TILE];
             // SAFETY: the machine has the instructions, and every row has all its blocks.
             #[allow(unsafe_code)]
             unsafe {
                 match dtype {
-                    GgmlDType::Q8_0 => q8_0(rows, x, &mut sums),
-                    GgmlDType::Q4_0 => q4_0(rows, x, &mut sums),
-                    GgmlDType::Q4_1 => q4_1(rows, x, &mut sums),
+                    GgmlDType::Q8_0 => q8_0(rows, x, (&mut self.0, convert), &mut sums),
+                    GgmlDType::Q4_0 => q4_0(rows, x, (&mut self.0, convert), &mut sums),
+                    GgmlDType::Q4_1 => q4_1(rows, x, (&mut self.0, convert), &mut sums),
                     other => unreachable!("{other:?} is not multiplied with tiles"),
                 }
             }
@@ -247,28 +261,28 @@ mod tiles {
             unsafe fn $name(
                 (rows, size): (&[u8], usize),
                 x: &[[f32; PART]],
+                (room, convert): (&mut [Converted], bool),
                 sums: &mut [Line<f32>; TILE],
             ) {
                 let last = rows.len() / size - 1;
                 let first = rows.as_ptr();
-                let mut a = [[Line([0u32; TILE]); TILE]; 2];
                 let mut products = [Line([0f32; TILE]); TILE];
                 let mut all = [_mm512_setzero_ps(); TILE];
                 for (at, x) in x.iter().enumerate() {
-                    let a = &mut a[at % 2];
-                    let mut scales = [[0f32; TILE]; 2];
+                    let slot = if room.len() > 2 { at } else { at % 2 };
+                    let Converted { tile, scales } = &mut room[slot];
                     // SAFETY: rows beyond the last repeat it; each has a block at `at`.
                     unsafe {
-                        for r in 0..TILE {
+                        for r in 0..if convert { TILE } else { 0 } {
                             let $block = first.add(r.min(last) * size + at * $bytes);
                             _mm_prefetch::<_MM_HINT_T0>($block.wrapping_add(TILE * size).cast());
                             scales[0][r] = half($block);
                             if $minimum {
                                 scales[1][r] = half($block.add(2));
                             }
-                            _mm512_store_si512(a[r].0.as_mut_ptr().cast(), $line);
+                            _mm512_store_si512(tile[r].0.as_mut_ptr().cast(), $line);
                         }
-                        add_products(a, x, &mut products);
+                        add_products(tile, x, &mut products);
                         let totals = _mm512_loadu_ps(x.as_ptr().add(3 * WORDS));
                         for r in 0..TILE {
                             let product = _mm512_load_ps(products[r].0.as_ptr());
@@ -345,15 +359,16 @@ mod tiles {
     pub(super) struct Tiles(());
 
     impl Tiles {
-        pub(super) fn new() -> Self {
+        pub(super) fn new(_: usize) -> Self {
             unreachable!("tiles are not supported")
         }
 
         pub(super) fn multiply(
-            &self,
+            &mut self,
             _: GgmlDType,
             _: (&[u8], usize),
             _: &[[f32; PART]],
+            _: bool,
         ) -> [[f32; TILE]; TILE] {
             let Self(()) = self;
             [[0.0; TILE]; TILE]

@@ -5,6 +5,7 @@ use crate::kernels::cpu::element::{widened, Inline};
 use crate::kernels::cpu::float::with_slice;
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::decode::amx;
 use crate::kernels::decode::decode_attention::{attend_one, Past};
 use crate::kernels::decode::gemv::Panels;
 use crate::kernels::decode::rows::{with_rows, Rows};
@@ -108,7 +109,7 @@ impl Input {
             Self::Large { x, width } => {
                 w.into_iter()
                     .zip(y)
-                    .for_each(|(w, (y, accumulate))| product(x, *width, w, y, accumulate));
+                    .for_each(|(w, (y, accumulate))| product(team, (x, *width), w, y, accumulate));
             }
         })?;
         Ok(())
@@ -126,8 +127,14 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
 
 /// y (`[n, o]`) = x Wᵀ for rows x `i` wide, or y += x Wᵀ if `accumulate`. Rows that are not f32 are
 /// converted a few at a time.
-fn product(x: &[f32], i: usize, w: Rows<'_>, y: &mut [f32], accumulate: bool) {
+fn product(team: Team<'_>, (x, i): (&[f32], usize), w: Rows<'_>, y: &mut [f32], accumulate: bool) {
     let o = w.count(i);
+    if matches!(w, Rows::Blocks(dtype, _) if amx::multiplies(dtype)) {
+        for (x, y) in x.chunks(TILED * i).zip(y.chunks_mut(TILED * o)) {
+            Panels::new(x, i).products(team, [w], [(y, accumulate)]);
+        }
+        return;
+    }
     let rows = if matches!(w, Rows::F32(_)) { o } else { WIDENED.min(o) }.max(1);
     let mut buffer = Vec::new();
     for start in (0..o).step_by(rows) {
@@ -149,6 +156,9 @@ fn product(x: &[f32], i: usize, w: Rows<'_>, y: &mut [f32], accumulate: bool) {
         matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
     }
 }
+
+/// Rows of x that tiles multiply at a time; their tiles fit into the second-level cache.
+const TILED: usize = 256;
 
 /// Rows that are converted at a time.
 const WIDENED: usize = 1024;

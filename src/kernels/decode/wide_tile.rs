@@ -14,8 +14,7 @@ pub(super) fn supported() -> bool {
     crate::kernels::cpu::tile::instructions()[0]
 }
 
-/// sums\[r\] += Σ_k w\[r, k\] x\[k\] for every row of sums, with rows of W every [`STRIDE`]
-/// numbers.
+/// sums_r += Σ_k w_rk x_k for every row of sums, with rows of W every [`STRIDE`] numbers.
 ///
 /// Each sum takes its terms in the order of the columns with fused multiply-adds.
 pub(super) fn add(x: &[[f32; 16]], w: &[f32], sums: &mut [[f32; 16]]) {

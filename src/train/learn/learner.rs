@@ -287,3 +287,35 @@ fn gap(log_probs_br: &Tensor, micro: &MicroBatch) -> Result<f64> {
     let difference = (log_probs_br.detach() - &micro.old_log_probs_br)?.abs()?;
     to_f64(&(difference * &micro.mask_br)?.max_all()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::quantized::matrix::QuantizedMatrix;
+    use crate::optim::adamw::AdamWConfig;
+    use crate::policy::lora::LoraConfig;
+    use candle_core::quantized::GgmlDType;
+    use candle_core::{DType, Device};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn quantised_weights_are_trained_with_adapters_only() {
+        let config = DecoderConfig::tiny(20);
+        let name = "model.layers.0.mlp.up_proj.weight";
+        let dense = Parameters::init(&config, 3, DType::F32, &Device::Cpu).unwrap();
+        let mut tensors = dense.tensors();
+        let matrix =
+            QuantizedMatrix::quantize(&tensors.remove(name).unwrap(), GgmlDType::Q8_0).unwrap();
+        let quantized = BTreeMap::from([(name.to_owned(), matrix)]);
+        let parameters = Parameters::with_quantized(&config, tensors, quantized).unwrap();
+        let learner =
+            |parameters| Learner::new(&config, parameters, AdamW::new(AdamWConfig::default()), 1.0);
+        let error = learner(parameters.clone()).err().unwrap().to_string();
+        assert!(error.contains("model.lora") && error.contains(name), "{error}");
+        let adapted = parameters.with_lora(&config, &LoraConfig::of_rank(2), 1).unwrap();
+        let mut learner = learner(adapted).unwrap();
+        learner.freeze_reference().unwrap();
+        let (_, reference) = learner.reference.unwrap();
+        assert_eq!(reference.quantized().count(), 1);
+    }
+}
