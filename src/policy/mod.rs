@@ -52,6 +52,7 @@ pub(crate) mod gguf;
 pub(crate) mod gradients;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
+pub(crate) mod initial;
 pub(crate) mod lora;
 #[cfg(feature = "models")]
 pub(crate) mod named;

@@ -9,10 +9,8 @@ use crate::kernels::quantized::weight::Weight;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::lora::{is_adapter, LoraConfig};
-use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
-use rand_chacha::rand_core::RngCore;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -50,60 +48,7 @@ impl Entry {
     }
 }
 
-/// Draws a standard normal number (Box & Muller 1958).
-fn normal(rng: &mut impl RngCore) -> f64 {
-    let uniform = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let a = uniform(rng.next_u64());
-    let b = uniform(rng.next_u64());
-    (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
-}
-
-/// Draws the initial values of one parameter: norms 1, biases 0, weights N(0, `std`²).
-fn initial_values(name: &str, count: usize, std: f64, stream: &Stream, index: usize) -> Vec<f64> {
-    if name.ends_with("norm.weight") {
-        return vec![1.0; count];
-    }
-    if name.ends_with(".bias") {
-        return vec![0.0; count];
-    }
-    let mut rng = stream.generator(index as u64);
-    (0..count).map(|_| std * normal(&mut rng)).collect()
-}
-
 impl Parameters {
-    /// Draws initial parameters from a seed: weights N(0, initializer_range²), biases 0, norms 1.
-    ///
-    /// # Errors
-    /// An invalid configuration, or a dtype that is not a float.
-    pub fn init(config: &DecoderConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
-        Self::init_from(config, &Stream::new(seed, Purpose::Init, 0, 0, 0), dtype, device)
-    }
-
-    /// [`Parameters::init`] with draws from `stream`.
-    pub(crate) fn init_from(
-        config: &DecoderConfig,
-        stream: &Stream,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        config.validate()?;
-        let mut tensors = BTreeMap::new();
-        for (index, (name, shape)) in config.parameter_shapes().into_iter().enumerate() {
-            let values = initial_values(
-                &name,
-                shape.iter().product(),
-                config.initializer_range,
-                stream,
-                index,
-            );
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)?;
-            tensors.insert(name, tensor);
-        }
-        Self::from_tensors(config, tensors)
-    }
-
     /// Creates parameters from named tensors, all trainable.
     ///
     /// # Errors
@@ -138,10 +83,9 @@ impl Parameters {
             let reason = "must be cpu for quantised weights";
             return Err(Error::setting("model.device", format!("{:?}", tensor.device()), reason));
         }
-        let (tensors, matrices) = (tensors.into_iter(), quantized.into_iter());
-        let dense = tensors.map(|(name, tensor)| (name, Weight::Dense(tensor)));
-        let quantized = matrices.map(|(name, matrix)| (name, Weight::Quantized(matrix)));
-        let weights: BTreeMap<String, Weight> = dense.chain(quantized).collect();
+        let dense = tensors.into_iter().map(|(name, tensor)| (name, tensor.into()));
+        let blocks = quantized.into_iter().map(|(name, matrix)| (name, matrix.into()));
+        let weights: BTreeMap<String, Weight> = dense.chain(blocks).collect();
         let facts = weights.iter().map(|(name, weight)| (name, (weight.dims(), weight.dtype())));
         check(config, facts.collect(), DType::F32)
             .map_err(|(name, reason)| Error::setting(name, "tensor", reason))?;

@@ -182,7 +182,7 @@ mod tiles {
             convert: bool,
         ) -> [[f32; TILE]; TILE] {
             let need = x.len() * dtype.type_size();
-            assert!(rows.1 == need && !rows.0.is_empty() && rows.0.len() % rows.1 == 0);
+            assert!(rows.1 == need && !rows.0.is_empty() && rows.0.len().is_multiple_of(rows.1));
             assert!(self.0.len() >= if convert { 2 } else { x.len() }, "no room");
             let mut sums = [Line([0.0; TILE]); TILE];
             // SAFETY: the machine has the instructions, and every row has all its blocks.

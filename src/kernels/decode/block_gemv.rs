@@ -202,7 +202,9 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_beside_any_others_and_with_any_threads() {
-        let (n, o, i) = (35, 700, 256);
+        let n = 35;
+        let o = 700;
+        let i = 256;
         let x = numbers(n * i, 3);
         for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q6K] {
             let w = quantized(dtype, (o, i), 4);
