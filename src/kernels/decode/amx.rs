@@ -124,8 +124,10 @@ mod tiles {
     /// Bits 22 (AMX-BF16) and 24 (AMX-TILE) of CPUID 7.0, register EDX.
     fn has_tiles() -> bool {
         const BITS: u32 = 1 << 22 | 1 << 24;
-        let most = __cpuid(0).eax;
-        most >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
+        // SAFETY: every x86-64 processor has this instruction, which older compilers call unsafe.
+        #[allow(unsafe_code, unused_unsafe)]
+        let [most, features] = unsafe { [__cpuid(0).eax, __cpuid_count(7, 0).edx] };
+        most >= 7 && features & BITS == BITS
     }
 
     /// Requests the state component of tile data from Linux, for all threads of the process.
