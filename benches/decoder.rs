@@ -13,16 +13,19 @@
 //! slow down the thread they wait for. `EPO_BENCH_ROUNDS` (7) rounds of `EPO_BENCH_STEPS` (3) steps
 //! follow one warm-up round, on `EPO_BENCH_THREADS` (2) threads.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::ScoreOptions;
 use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
+
+use common::{python_of, setting, Side, TUNED};
+
+mod common;
 
 const BATCH: usize = 8;
 const LENGTH: usize = 512;
@@ -37,11 +40,6 @@ fn config() -> DecoderConfig {
     }
 }
 
-fn setting(name: &str, default: usize) -> Result<usize> {
-    std::env::var(name)
-        .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
-}
-
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|a| a == "--side") {
@@ -51,9 +49,9 @@ fn main() -> Result<()> {
     let weights = dir.path().join("model.safetensors");
     Parameters::init(&config(), 1, DType::F32, &Device::Cpu)?.save(&weights)?;
     let threads = setting("EPO_BENCH_THREADS", 2)?;
-    let mut sides = vec![Side::start("epo", own_command(&weights, threads)?)?];
+    let mut sides = vec![Trainer::start("epo", own_command(&weights, threads)?)?];
     for (name, tuned) in [("PyTorch", false), ("tuned PyTorch", true)] {
-        match Side::start(name, torch_command(&weights, threads, tuned)) {
+        match Trainer::start(name, torch_command(&weights, threads, tuned)) {
             Ok(torch) => sides.push(torch),
             Err(reason) => println!("{name} does not run: {reason:#}"),
         }
@@ -83,17 +81,10 @@ fn own_command(weights: &Path, threads: usize) -> Result<Command> {
 }
 
 fn torch_command(weights: &Path, threads: usize, tuned: bool) -> Command {
-    let python = std::env::var("EPO_PYTHON").unwrap_or_else(|_| "python3".into());
-    let mut command = Command::new(python);
-    command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/decoder_torch.py"))
-        .arg(weights);
-    command.args([BATCH, LENGTH, threads].map(|n| n.to_string()));
+    let mut command = python_of("EPO_PYTHON", "decoder_torch.py");
+    command.arg(weights).args([BATCH, LENGTH, threads].map(|n| n.to_string()));
     if tuned {
-        command.env("OMP_WAIT_POLICY", "passive");
-        command
-            .env("MALLOC_MMAP_THRESHOLD_", "1073741824")
-            .env("MALLOC_TRIM_THRESHOLD_", "17179869184");
+        command.envs(TUNED);
     }
     command
 }
@@ -125,11 +116,9 @@ fn own_side(weights: &Path) -> Result<()> {
 }
 
 /// A process that takes one training step per line it receives.
-struct Side {
+struct Trainer {
     name: String,
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    process: Side,
     /// Resident MB before the first step.
     base: f64,
     loss: f64,
@@ -137,68 +126,32 @@ struct Side {
     rounds: Vec<[f64; 2]>,
 }
 
-impl Side {
+impl Trainer {
     fn start(name: &str, mut command: Command) -> Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let input = child.stdin.take();
-        let output = child.stdout.take();
-        let mut side = Self {
-            name: name.to_owned(),
-            input: input.context("no stdin")?,
-            output: BufReader::new(output.context("no stdout")?),
-            base: 0.0,
-            loss: 0.0,
-            rounds: Vec::new(),
-            child,
-        };
-        let ready = side.answer()?;
+        let (process, ready) = Side::start(&mut command)?;
         let version =
             ready.strip_prefix("ready ").with_context(|| format!("it answers {ready:?}"))?;
-        side.name = format!("{name} {}", version.trim());
-        side.base = side.memory("VmRSS");
-        Ok(side)
-    }
-
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        ensure!(self.output.read_line(&mut line)? > 0, "it ended");
-        Ok(line)
+        Ok(Self {
+            name: format!("{name} {}", version.trim()),
+            base: process.memory("VmRSS"),
+            process,
+            loss: 0.0,
+            rounds: Vec::new(),
+        })
     }
 
     fn round(&mut self, steps: usize, keep: bool) -> Result<()> {
         let start = Instant::now();
-        let cpu = self.cpu_seconds();
+        let cpu = self.process.cpu_seconds();
         for _ in 0..steps {
-            writeln!(self.input, "step")?;
-            self.loss = self.answer()?.trim().parse()?;
+            self.loss = self.process.ask("step")?.trim().parse()?;
         }
         let per_step = |seconds: f64| seconds * 1e3 / steps as f64;
         if keep {
             let wall = start.elapsed().as_secs_f64();
-            self.rounds.push([per_step(wall), per_step(self.cpu_seconds() - cpu)]);
+            self.rounds.push([per_step(wall), per_step(self.process.cpu_seconds() - cpu)]);
         }
         Ok(())
-    }
-
-    fn proc_file(&self, name: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
-    }
-
-    /// Returns the CPU seconds of the process so far, all threads (Linux; 0 elsewhere).
-    fn cpu_seconds(&self) -> f64 {
-        let stat = self.proc_file("stat");
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-        (ticks(11) + ticks(12)) / 100.0
-    }
-
-    /// Returns the MB in `field` of the process's status (Linux; 0 elsewhere).
-    fn memory(&self, field: &str) -> f64 {
-        let status = self.proc_file("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        kilobytes.unwrap_or(0.0) / 1024.0
     }
 
     /// Returns the median wall and CPU milliseconds of a step, and the peak MB.
@@ -208,7 +161,7 @@ impl Side {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        [median(0), median(1), self.memory("VmHWM")]
+        [median(0), median(1), self.process.memory("VmHWM")]
     }
 
     fn report(&self) {
@@ -224,7 +177,7 @@ impl Side {
         );
     }
 
-    fn compare(&self, torch: &Side) {
+    fn compare(&self, torch: &Trainer) {
         let [wall, cpu, peak] = self.summary();
         let [torch_wall, torch_cpu, torch_peak] = torch.summary();
         println!(
@@ -235,12 +188,5 @@ impl Side {
             peak / torch_peak,
             (peak - self.base) / (torch_peak - torch.base)
         );
-    }
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
