@@ -1,10 +1,12 @@
 """llama.cpp's side of `cargo bench --bench llm`: its server with continuous batching, in this
 process and without HTTP, from the package `xllamacpp`.
 
-Usage: llm_llamacpp.py FILE f32|f16|stored. FILE is a GGUF file; `f32` and `f16` convert its weights
-first, with the package `gguf`, into a temporary file. See llm_side.py.
+Usage: llm_llamacpp.py FILE f32|f16|q8_0|stored. FILE is a GGUF file of a Llama; its matrices are
+converted first, with the package `gguf`, into a temporary file. `stored` leaves them as they are.
+See llm_side.py.
 """
 
+import os
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,80 +15,80 @@ from pathlib import Path
 
 from llm_side import serve
 
-import os
-
 import gguf
-import numpy as np
 import xllamacpp
 
 ROWS = 16
 CONTEXT = 1024
+TYPES = {
+    "f32": gguf.GGMLQuantizationType.F32,
+    "f16": gguf.GGMLQuantizationType.F16,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+}
+FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+OWN_FIELDS = ("general.architecture", "general.file_type", "general.quantization_version")
 
 
-def write(source, out, dtype):
-    """Writes `source` with its matrices in `dtype` and its vectors in f32."""
+def write(source, out, kind):
+    """Writes `source` with its matrices in another type and its vectors in f32."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(out, "llama")
     for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
-            kind, *rest = field.types
-            writer.add_key_value(name, field.contents(), kind, rest[-1] if rest else None)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == np.float32 else gguf.LlamaFileType.MOSTLY_F16)
+        if not name.startswith("GGUF.") and name not in OWN_FIELDS:
+            value, *items = field.types
+            writer.add_key_value(name, field.contents(), value, items[-1] if items else None)
+    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        wide = values.ndim < 2
-        writer.add_tensor(tensor.name, values.astype(np.float32 if wide else dtype))
+        to = TYPES[kind if values.ndim > 1 else "f32"]
+        writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def server(path, dtype):
+def server(path):
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_ctx = ROWS * CONTEXT
+    params.n_batch = ROWS * CONTEXT
     params.n_parallel = ROWS
     params.kv_unified = False
     params.cache_ram_mib = 0
     params.verbosity = -1
-    params.n_batch = ROWS * 512
     threads = len(os.sched_getaffinity(0))
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
-    if kv := os.environ.get("KV"):
-        params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kv}")
-    if fa := os.environ.get("FA"):
-        params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{fa}")
-    if ub := os.environ.get("UB"):
-        params.n_ubatch = int(ub)
     return xllamacpp.Server(params)
 
 
 def main():
-    path, dtype = sys.argv[1:]
-    reader = gguf.GGUFReader(path)
-    vocabulary = len(reader.fields["tokenizer.ggml.tokens"].data)
+    path, kind = sys.argv[1:]
+    vocabulary = len(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].data)
     with tempfile.TemporaryDirectory() as folder:
-        if dtype != "stored":
-            source, path = path, Path(folder) / f"{dtype}.gguf"
-            write(source, path, {"f32": np.float32, "f16": np.float16}[dtype])
-        llama = server(path, dtype)
-        pool = ThreadPoolExecutor(ROWS)
-        sampling = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
+        if kind != "stored":
+            write(path, Path(folder) / "model.gguf", kind)
+            path = Path(folder) / "model.gguf"
+        llama = server(path)
+    sampling = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
+    pool = ThreadPoolExecutor(ROWS)
 
-        def one(prompt, new):
+    def work(prompts, new):
+        def one(prompt):
             request = dict(prompt=prompt, n_predict=new, cache_prompt=False, **sampling)
-            return llama.handle_completions(request)
+            return llama.handle_completions(request)["usage"]["completion_tokens"]
 
-        def work(prompts, new):
-            answers = list(pool.map(lambda prompt: one(prompt, new), prompts))
-            print(str(answers[0])[:600], file=sys.stderr)
-            return sum(answer["usage"]["completion_tokens"] for answer in answers)
+        return sum(pool.map(one, prompts))
 
-        serve(f"llama.cpp (xllamacpp {version('xllamacpp')})", vocabulary, work)
+    serve(f"llama.cpp (xllamacpp {version('xllamacpp')})", vocabulary, work)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ linear layers of its blocks, in f32. The loss is that of model_torch.py. See llm
 the length of a row, and the "new" tokens are those that an update trains on.
 """
 
-import os
 import sys
 
 from llm_side import serve
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 # Rows of a micro-batch. One row of 1,024 tokens keeps both cores busy, and neither activations nor
 # logits leave room for more without gradient checkpointing.
-MICRO_BATCH = int(os.environ.get("MB", 1))
+MICRO_BATCH = 1
 
 
 def main():
@@ -26,9 +25,6 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0)
     policy = peft.get_peft_model(model, lora)
-    if os.environ.get("CKPT"):
-        model.enable_input_require_grads()
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.config.use_cache = False
     policy.train()
     trained = [p for p in policy.parameters() if p.requires_grad]

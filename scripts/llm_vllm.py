@@ -47,11 +47,11 @@ def main():
         model=folder,
         dtype={"f32": "float32", "bf16": "bfloat16"}[dtype],
         skip_tokenizer_init=True,
-        enforce_eager=os.environ.get("EAGER", "1") == "1",
+        enforce_eager=True,
         enable_prefix_caching=False,
         max_model_len=CONTEXT,
         max_num_seqs=ROWS,
-        max_num_batched_tokens=int(os.environ.get("BT", ROWS * 512)),
+        max_num_batched_tokens=ROWS * 512,
     )
     vocabulary = engine.llm_engine.model_config.get_vocab_size()
 

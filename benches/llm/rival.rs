@@ -1,0 +1,83 @@
+//! The programs that this crate is compared with.
+
+use anyhow::{bail, Context, Result};
+
+use crate::common::{python_of, TUNED};
+use crate::contestant::Contestant;
+use crate::format::Format;
+use crate::models::Models;
+use crate::task::Task;
+
+/// A program that this crate is compared with.
+pub(crate) struct Rival {
+    pub(crate) script: &'static str,
+    /// The variable that names its interpreter.
+    interpreter: &'static str,
+    /// Its counterpart of a format.
+    format: fn(Format) -> &'static str,
+    /// It reads a GGUF file.
+    gguf: bool,
+}
+
+pub(crate) const SAMPLERS: [Rival; 3] = [
+    Rival {
+        script: "llm_llamacpp.py",
+        interpreter: "EPO_PYTHON_LLAMA",
+        format: |format| match format {
+            Format::F32 => "f32",
+            Format::Bf16 => "f16",
+        },
+        gguf: true,
+    },
+    Rival {
+        script: "llm_vllm.py",
+        interpreter: "EPO_PYTHON_VLLM",
+        format: Format::name,
+        gguf: false,
+    },
+    Rival {
+        script: "llm_transformers.py",
+        interpreter: "EPO_PYTHON",
+        format: Format::name,
+        gguf: false,
+    },
+];
+pub(crate) const TRAINERS: [Rival; 1] =
+    [Rival { script: "llm_peft.py", interpreter: "EPO_PYTHON", format: Format::name, gguf: false }];
+
+impl Rival {
+    /// Starts the rival with its defaults and tuned, lets both run a task, and returns the faster.
+    pub(crate) fn fastest(
+        &self,
+        task: &Task,
+        format: Format,
+        models: &Models,
+    ) -> Result<Contestant> {
+        let mut plain = self.start(&[], format, models)?;
+        let mut tuned = self.start(&TUNED, format, models)?;
+        let [first, second] = [plain.measure(task)?, tuned.measure(task)?];
+        Ok(if first.seconds < second.seconds { plain } else { tuned })
+    }
+
+    fn start(
+        &self,
+        settings: &[(&str, &str)],
+        format: Format,
+        models: &Models,
+    ) -> Result<Contestant> {
+        let model = match &models.gguf {
+            Some(gguf) if self.gguf => gguf,
+            None if self.gguf => bail!("EPO_BENCH_GGUF names no file"),
+            _ => &models.folder,
+        };
+        let log = models.temporary.join("stderr");
+        let mut command = python_of(self.interpreter, self.script);
+        command.arg(model).arg((self.format)(format)).envs(settings.iter().copied());
+        command.stderr(std::fs::File::create(&log)?);
+        let name = if settings.is_empty() { "" } else { ", tuned" };
+        Contestant::start(&mut command, name).with_context(|| {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            log.lines().last().unwrap_or_default().to_owned()
+        })
+    }
+}
