@@ -1,8 +1,8 @@
 """llama.cpp's side of `cargo bench --bench llm`: its server with continuous batching, in this
 process and without HTTP, from the package `xllamacpp`.
 
-Usage: llm_llamacpp.py FILE f32|f16|q8_0|stored. FILE is a GGUF file of a Llama; its matrices are
-converted first, with the package `gguf`, into a temporary file. `stored` leaves them as they are.
+Usage: llm_llamacpp.py FILE f32|f16|q8_0|q4_1. FILE is a GGUF file of a Llama. Its matrices are
+converted first, with the package `gguf`, into a temporary file; `q4_1` has the embedding in Q8_0.
 See llm_side.py.
 """
 
@@ -24,11 +24,13 @@ TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_1": gguf.GGMLQuantizationType.Q4_1,
 }
 FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
 }
 OWN_FIELDS = ("general.architecture", "general.file_type", "general.quantization_version")
 
@@ -45,7 +47,12 @@ def write(source, out, kind):
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for tensor in reader.tensors:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        to = TYPES[kind if values.ndim > 1 else "f32"]
+        if values.ndim == 1:
+            to = TYPES["f32"]
+        elif kind == "q4_1" and tensor.name == "token_embd.weight":
+            to = TYPES["q8_0"]
+        else:
+            to = TYPES[kind]
         writer.add_tensor(tensor.name, gguf.quants.quantize(values, to), raw_dtype=to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -74,10 +81,9 @@ def main():
     path, kind = sys.argv[1:]
     vocabulary = len(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].data)
     with tempfile.TemporaryDirectory() as folder:
-        if kind != "stored":
-            write(path, Path(folder) / "model.gguf", kind)
-            path = Path(folder) / "model.gguf"
-        llama = server(path)
+        converted = Path(folder) / "model.gguf"
+        write(path, converted, kind)
+        llama = server(converted)
     sampling = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
     pool = ThreadPoolExecutor(ROWS)
 

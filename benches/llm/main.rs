@@ -86,7 +86,7 @@ fn compare(tasks: &[&Task], format: Format, rivals: &[Rival], models: &Models) -
     for rival in rivals {
         match rival.fastest(&trial, format, models) {
             Ok(side) => others.push(side),
-            Err(reason) => println!("  {} does not run: {reason:#}", rival.script),
+            Err(reason) => println!("  {} does not run: {reason:#}", rival.name()),
         }
     }
     for task in tasks {

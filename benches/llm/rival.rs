@@ -10,7 +10,7 @@ use crate::task::Task;
 
 /// A program that this crate is compared with.
 pub(crate) struct Rival {
-    pub(crate) script: &'static str,
+    script: &'static str,
     /// The variable that names its interpreter.
     interpreter: &'static str,
     /// Its counterpart of a format.
@@ -46,6 +46,11 @@ pub(crate) const TRAINERS: [Rival; 1] =
     [Rival { script: "llm_peft.py", interpreter: "EPO_PYTHON", format: Format::name, gguf: false }];
 
 impl Rival {
+    /// Names the script and the variable of its interpreter.
+    pub(crate) fn name(&self) -> String {
+        format!("{} ({})", self.script, self.interpreter)
+    }
+
     /// Starts the rival with its defaults and tuned, lets both run a task, and returns the faster.
     pub(crate) fn fastest(
         &self,
@@ -77,7 +82,7 @@ impl Rival {
         let name = if settings.is_empty() { "" } else { ", tuned" };
         Contestant::start(&mut command, name).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
-            log.lines().last().unwrap_or_default().to_owned()
+            log.lines().last().unwrap_or("no message").to_owned()
         })
     }
 }
