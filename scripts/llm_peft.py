@@ -2,7 +2,7 @@
 
 Usage: llm_peft.py FOLDER f32|bf16. FOLDER has Hugging Face's layout; adapters of rank 16 are on all
 linear layers of its blocks, in f32. The loss is that of model_torch.py. See llm_side.py: PROMPT is
-the length of a row, and the "new" tokens are those that an update trains on.
+the length of a row, and the answer counts the tokens of all rows.
 """
 
 import sys
@@ -14,8 +14,7 @@ import torch
 from model_torch import loss
 from transformers import AutoModelForCausalLM
 
-# Rows of a micro-batch. One row of 1,024 tokens keeps both cores busy, and neither activations nor
-# logits leave room for more without gradient checkpointing.
+# Rows of a micro-batch: the logits of one row of 1,024 tokens take 200 MB in f32, several times.
 MICRO_BATCH = 1
 
 
