@@ -23,7 +23,8 @@ use epo::kernels::ScoreOptions;
 use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{Decoder, DecoderConfig, Gradients, Parameters};
 
-use common::{python_of, setting, Side, TUNED};
+use common::side::Side;
+use common::{python_of, setting, TUNED};
 
 mod common;
 

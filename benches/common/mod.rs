@@ -6,9 +6,7 @@ use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 
-pub(crate) use side::Side;
-
-mod side;
+pub(crate) mod side;
 
 /// Runs a process and returns the three figures on the last line that it prints.
 pub(crate) fn figures(command: &mut Command) -> Result<[f64; 3]> {

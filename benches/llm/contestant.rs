@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-use crate::common::Side;
+use crate::common::side::Side;
 use crate::task::Task;
 
 /// One measured round.
@@ -73,7 +73,9 @@ pub(crate) fn report_ratio(name: &str, task: &Task, ours: &[Measured], theirs: &
     let mut walls = ratios(|round| round.seconds);
     let mut what = "time";
     if !task.is_update() {
-        walls.iter_mut().for_each(|wall| *wall = wall.recip());
+        for wall in &mut walls {
+            *wall = wall.recip();
+        }
         what = "tokens/s";
     }
     let least = walls.iter().copied().fold(f64::INFINITY, f64::min);

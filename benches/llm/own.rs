@@ -20,12 +20,15 @@ use serde_json::json;
 use crate::format::Format;
 use crate::task::CONTEXT;
 
+/// Does the work of one line, given rows and new tokens per row, and returns the number of tokens.
+type Work = dyn FnMut(&[Vec<u32>], usize) -> Result<usize>;
+
 /// Does a task's work for every line on stdin.
 pub(crate) fn own_side(work: &str, format: Format, folder: &Path) -> Result<()> {
     let model = Pretrained::open(Source::Folder(folder.to_owned()))?.with_context(CONTEXT)?;
     let config = model.config().clone();
     let parameters = format.parameters(&model)?;
-    let mut run: Box<dyn FnMut(&[Vec<u32>], usize) -> Result<usize>> = if work == "update" {
+    let mut run: Box<Work> = if work == "update" {
         let mut learner = learner(&config, parameters)?;
         Box::new(move |rows, _| update(&mut learner, rows))
     } else {
@@ -81,7 +84,7 @@ fn update(learner: &mut Learner, rows: &[Vec<u32>]) -> Result<usize> {
         ..Row::default()
     };
     let rows: Vec<Row> = rows.iter().enumerate().map(row).collect();
-    let sign = |row: usize| if row % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
     let advantages: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| vec![sign(row); length - 1]).collect();
     let settings = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
