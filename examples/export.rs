@@ -9,6 +9,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{bail, ensure, Context, Result};
 use candle_core::{DType, Device};
@@ -18,7 +19,7 @@ use epo::run::{read_config, Checkpoint};
 use epo::train::config::ModelConfig;
 use serde::Deserialize;
 
-use output::{plain_errors, print_line};
+use output::print_line;
 
 #[path = "common/output.rs"]
 mod output;
@@ -89,8 +90,11 @@ struct Model {
     parameters: Parameters,
 }
 
-fn main() -> Result<()> {
-    plain_errors();
+fn main() -> ExitCode {
+    output::run(export)
+}
+
+fn export() -> Result<()> {
     let args = Args::parse();
     ensure!(!args.out.exists(), "{} exists already", args.out.display());
     let Model { files, parameters } = match (&args.run, &args.model) {

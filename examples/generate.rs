@@ -7,6 +7,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{ensure, Result};
 use candle_core::{DType, Device};
@@ -17,7 +18,7 @@ use epo::policy::{
 use epo::rng::{Purpose, Stream};
 use serde_json::json;
 
-use output::{plain_errors, print_line};
+use output::print_line;
 
 #[path = "common/output.rs"]
 mod output;
@@ -61,8 +62,11 @@ enum WeightForm {
     Quantized,
 }
 
-fn main() -> Result<()> {
-    plain_errors();
+fn main() -> ExitCode {
+    output::run(generate)
+}
+
+fn generate() -> Result<()> {
     let args = Args::parse();
     let model = Pretrained::open(Source::open(&args.model)?)?;
     let decoder = Decoder::new(model.config(), &parameters(&model, &args)?)?;
