@@ -99,7 +99,7 @@ pub(super) fn multiply(
             let sums = tiles.multiply(dtype, (rows, size), parts.panel(panel), panel == 0);
             for (out, sums) in out.chunks_exact_mut(registers).zip(sums) {
                 let out = &mut out[panel * x.width..(panel + 1) * x.width];
-                out.as_flattened_mut().copy_from_slice(&sums[..x.width * LANES]);
+                out.copy_from_slice(&sums.0.as_chunks().0[..x.width]);
             }
         }
     }
@@ -143,7 +143,7 @@ mod tiles {
     /// A line of a tile, or of its configuration.
     #[derive(Clone, Copy)]
     #[repr(C, align(64))]
-    struct Line<T>([T; TILE]);
+    pub(super) struct Line<T>(pub(super) [T; TILE]);
 
     /// A block of 16 rows as a tile of bf16, their scales and, if the format has any, minima.
     #[derive(Clone, Copy)]
@@ -152,8 +152,12 @@ mod tiles {
         scales: [[f32; TILE]; 2],
     }
 
-    /// The tile registers of this thread, 16 lines of 64 bytes each, and room for converted blocks.
-    pub(super) struct Tiles(Vec<Converted>);
+    /// The tile registers of this thread, 16 lines of 64 bytes each, with room for converted blocks
+    /// and for a result.
+    pub(super) struct Tiles {
+        room: Vec<Converted>,
+        sums: [Line<f32>; TILE],
+    }
 
     impl Tiles {
         /// Prepares the registers, with room for so many blocks.
@@ -171,7 +175,7 @@ mod tiles {
                 asm!("ldtilecfg [{}]", in(reg) &bytes, options(nostack, readonly));
             }
             let nothing = Converted { tile: [Line([0; TILE]); TILE], scales: [[0.0; TILE]; 2] };
-            Self(vec![nothing; room])
+            Self { room: vec![nothing; room], sums: [Line([0.0; TILE]); TILE] }
         }
 
         /// Multiplies up to 16 quantised rows of `size` bytes with all blocks of a panel. Without
@@ -182,22 +186,22 @@ mod tiles {
             rows: (&[u8], usize),
             x: &[[f32; PART]],
             convert: bool,
-        ) -> [[f32; TILE]; TILE] {
+        ) -> &[Line<f32>; TILE] {
             let need = x.len() * dtype.type_size();
             assert!(rows.1 == need && !rows.0.is_empty() && rows.0.len().is_multiple_of(rows.1));
-            assert!(self.0.len() >= if convert { 2 } else { x.len() }, "no room");
-            let mut sums = [Line([0.0; TILE]); TILE];
+            assert!(self.room.len() >= if convert { 2 } else { x.len() }, "no room");
+            let blocks = (&mut self.room[..], convert);
             // SAFETY: the machine has the instructions, and every row has all its blocks.
             #[allow(unsafe_code)]
             unsafe {
                 match dtype {
-                    GgmlDType::Q8_0 => q8_0(rows, x, (&mut self.0, convert), &mut sums),
-                    GgmlDType::Q4_0 => q4_0(rows, x, (&mut self.0, convert), &mut sums),
-                    GgmlDType::Q4_1 => q4_1(rows, x, (&mut self.0, convert), &mut sums),
+                    GgmlDType::Q8_0 => q8_0(rows, x, blocks, &mut self.sums),
+                    GgmlDType::Q4_0 => q4_0(rows, x, blocks, &mut self.sums),
+                    GgmlDType::Q4_1 => q4_1(rows, x, blocks, &mut self.sums),
                     other => unreachable!("{other:?} is not multiplied with tiles"),
                 }
             }
-            sums.map(|line| line.0)
+            &self.sums
         }
     }
 
@@ -358,7 +362,9 @@ mod tiles {
         false
     }
 
-    pub(super) struct Tiles(());
+    pub(super) struct Line<T>(pub(super) [T; TILE]);
+
+    pub(super) struct Tiles([Line<f32>; TILE]);
 
     impl Tiles {
         pub(super) fn new(_: usize) -> Self {
@@ -371,9 +377,8 @@ mod tiles {
             _: (&[u8], usize),
             _: &[[f32; PART]],
             _: bool,
-        ) -> [[f32; TILE]; TILE] {
-            let Self(()) = self;
-            [[0.0; TILE]; TILE]
+        ) -> &[Line<f32>; TILE] {
+            &self.0
         }
     }
 }
