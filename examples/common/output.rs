@@ -37,7 +37,14 @@ fn message(error: &anyhow::Error) -> String {
 /// Returns true for an error in the settings, in the command line or in a file that was given.
 fn is_input(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<Error>() {
-        Some(Error::Io { source, .. }) => source.kind() == ErrorKind::NotFound,
+        Some(Error::Io { source, .. }) => matches!(
+            source.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::PermissionDenied
+                | ErrorKind::IsADirectory
+                | ErrorKind::NotADirectory
+                | ErrorKind::InvalidData
+        ),
         Some(Error::World(error)) => error.is::<AlfworldError>(),
         Some(Error::Candle(_) | Error::Shape { .. } | Error::NonFinite { .. }) => false,
         Some(Error::EmptyMask { .. } | Error::Environment { .. }) => false,

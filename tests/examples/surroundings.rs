@@ -124,9 +124,11 @@ fn what_was_given_wrongly_is_one_message_and_exit_code_2() {
     let model = model.to_str().unwrap();
     let absent = dir.path().join("absent");
     let absent = absent.to_str().unwrap();
-    let cases: [(&str, &[&str], &str); 8] = [
+    let cases: [(&str, &[&str], &str); 10] = [
         ("quickstart", &["--set", "rollout.tasks=0"], "setting `rollout.tasks` = 0: must be"),
         ("quickstart", &["--config", absent], "absent: No such file"),
+        ("quickstart", &["--config", model], "model: Is a directory"),
+        ("quickstart", &["--out", "/proc/absent"], "/proc/absent"),
         ("quickstart", &["--resume", absent, "--seed", "1"], "--resume takes only"),
         ("alfworld_grpo", &["--model", absent], "setting `model.source`"),
         ("alfworld_grpo", &["--model", "smollm9"], "smollm2-135m-instruct"),
