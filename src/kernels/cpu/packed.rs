@@ -13,8 +13,11 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Words of a line that are packed at a time.
+/// Words whose products are summed before they are added to the output.
 const DEPTH: usize = 256;
+/// Words of a line that are packed at a time. A task adds all their sums to its part of the output
+/// while that is in the cache.
+const PACKED_WORDS: usize = 4 * DEPTH;
 /// Rows and columns that are packed at a time.
 const PACKED: [usize; 2] = [170 * ROWS, 64 * COLUMNS];
 /// Tiles per task, down and across.
@@ -86,7 +89,7 @@ pub(crate) fn product<W: Word, A: Term<W>, B: Term<W>>(
     let mut target = Target { out: Disjoint::from(out), alpha, accumulate };
     let mut buffers = BUFFERS.take();
     for columns in blocks(0..b.rows, PACKED[1]) {
-        for terms in blocks(0..terms, DEPTH * W::TERMS) {
+        for terms in blocks(0..terms, PACKED_WORDS * W::TERMS) {
             target.accumulate = accumulate || terms.start > 0;
             pack::<W, B, COLUMNS>(b, columns.clone(), terms.clone(), &mut buffers.right, threads);
             for rows in blocks(0..a.rows, PACKED[0]) {
@@ -211,17 +214,18 @@ fn add_panels<W: Word>(
         let down = i / across;
         let across = i % across;
         let left = left.chunks(words).enumerate().skip(down * TASK[0]).take(TASK[0]);
-        for (j, b) in right.chunks(words).enumerate().skip(across * TASK[1]).take(TASK[1]) {
-            let start = columns.start + j * COLUMNS;
-            let columns = start..columns.end.min(start + COLUMNS);
-            for (i, a) in left.clone() {
-                let start = rows.start + i * ROWS;
-                add_tile(
-                    target,
-                    start..rows.end.min(start + ROWS),
-                    columns.clone(),
-                    &W::tile(a, b),
-                );
+        let right = right.chunks(words).enumerate().skip(across * TASK[1]).take(TASK[1]);
+        for piece in blocks(0..words, DEPTH) {
+            let accumulate = target.accumulate || piece.start > 0;
+            for (j, b) in right.clone() {
+                let start = columns.start + j * COLUMNS;
+                let columns = start..columns.end.min(start + COLUMNS);
+                for (i, a) in left.clone() {
+                    let start = rows.start + i * ROWS;
+                    let rows = start..rows.end.min(start + ROWS);
+                    let tile = W::tile(&a[piece.clone()], &b[piece.clone()]);
+                    add_tile(target, (rows, columns.clone()), &tile, accumulate);
+                }
             }
         }
     };
@@ -234,13 +238,18 @@ fn add_panels<W: Word>(
 }
 
 #[inline(always)]
-fn add_tile(target: &Target<'_>, rows: Range<usize>, columns: Range<usize>, tile: &Tile) {
+fn add_tile(
+    target: &Target<'_>,
+    (rows, columns): (Range<usize>, Range<usize>),
+    tile: &Tile,
+    accumulate: bool,
+) {
     for (row, sums) in rows.zip(tile) {
         // SAFETY: no other task writes this tile's rows and columns.
         #[allow(unsafe_code)]
         let out = unsafe { target.out.row(row, columns.clone()) };
         let terms = out.iter_mut().zip(sums.map(|sum| target.alpha * sum));
-        if target.accumulate {
+        if accumulate {
             terms.for_each(|(out, sum)| *out += sum);
         } else {
             terms.for_each(|(out, sum)| *out = sum);
@@ -348,5 +357,26 @@ mod tests {
         };
         assert_eq!(made(1), made(4));
         assert!(made(2).iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn a_product_is_the_sum_of_its_pieces_in_order() {
+        let (m, n, k) = (130, 70, 2 * PACKED_WORDS + 300);
+        let a = numbers(m * k, 7);
+        let b = numbers(n * k, 8);
+        let add = |out: &mut [f32], terms: Range<usize>| {
+            let left = View::new(&a[terms.start..], m, terms.len(), k);
+            let right = View::new(&b[terms.start..], n, terms.len(), k).t();
+            let accumulate = terms.start > 0;
+            let mut out = ViewMut::new(out, m, n, n);
+            product::<Single, f32, f32>(&mut out, left, right, 1.0, accumulate, 2);
+        };
+        let mut whole = vec![f32::NAN; m * n];
+        add(&mut whole, 0..k);
+        let mut pieces = vec![f32::NAN; m * n];
+        for piece in blocks(0..k, DEPTH) {
+            add(&mut pieces, piece);
+        }
+        assert_eq!(whole, pieces);
     }
 }

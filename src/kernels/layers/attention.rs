@@ -5,6 +5,7 @@
 //! one sequence. Only one [`BLOCK`]`·L` tile of scores exists at a time, as in FlashAttention-2
 //! (Dao 2023). An online softmax is not needed: whole rows of a tile fit in a CPU's cache.
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{
     largest, on_cpu, slice_of, sum_of, vectorised, with_float, with_slices, Float,
 };
@@ -190,7 +191,7 @@ impl<'a, T: Float> Piece<'a, T> {
 fn scatter<T: Float>(parts: &[Vec<T>], shape: &AttentionShape, width: usize) -> Vec<T> {
     let n: usize = shape.lengths.iter().sum();
     let stride = shape.kv_heads * width;
-    let mut out = vec![T::from_f64(0.0); n * stride];
+    let mut out = zeros(n * stride);
     for ((start, len, head), part) in shape.pieces().into_iter().zip(parts) {
         let rows = out[start * stride..(start + len) * stride].chunks_exact_mut(stride);
         for (row, values) in rows.zip(part.chunks_exact(width)) {

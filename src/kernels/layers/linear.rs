@@ -1,6 +1,7 @@
 //! Affine maps whose backward pass computes only the gradients that are needed.
 
 use crate::kernels::autograd::gradient_sink;
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -48,7 +49,7 @@ pub(crate) fn product<T: Float>(
     (n, i, o): (usize, usize, usize),
 ) -> Vec<T> {
     let accumulate = start.is_some();
-    let mut y = start.unwrap_or_else(|| vec![T::from_f64(0.0); n * o]);
+    let mut y = start.unwrap_or_else(|| zeros(n * o));
     let x = View::new(x, n, i, i);
     let weight = View::new(weight, o, i, i);
     let out = ViewMut::new(&mut y, n, o, o);
@@ -146,7 +147,7 @@ pub(crate) fn add_input_gradient<T: Float>(
 
 fn input_gradient<T: Float>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let shape = (grad.dim(0)?, weight.dim(1)?);
-    let mut dx = vec![T::from_f64(0.0); shape.0 * shape.1];
+    let mut dx = zeros::<T>(shape.0 * shape.1);
     add_input_gradient(grad, weight, &mut dx, false)?;
     Tensor::from_vec(dx, shape, grad.device())
 }

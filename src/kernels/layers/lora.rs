@@ -1,5 +1,6 @@
 //! A frozen affine map with a trainable LoRA adapter (Hu et al. 2021).
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -120,7 +121,7 @@ impl LinearLora {
             Tensor::from_vec(e, (n, r), x.device())
         })?;
         let dx = when(x.track_op(), || {
-            let mut dx = vec![T::from_f64(0.0); n * i];
+            let mut dx = zeros::<T>(n * i);
             with_slice(grad, |g| self.weight.add_input_gradient(g, &mut dx, n, false))?;
             inner.iter().try_for_each(|e| add_input_gradient(e, a, &mut dx, true))?;
             Tensor::from_vec(dx, (n, i), x.device())

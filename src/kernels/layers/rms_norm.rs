@@ -1,5 +1,6 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{
     on_cpu, slice_of, sum_of, vectorised, with_float, with_slice, Float,
 };
@@ -85,7 +86,7 @@ fn input_gradient<T: Float>(
     eps: f64,
 ) -> Result<Tensor> {
     let (n, h) = x.dims2()?;
-    let mut dx = vec![T::from_f64(0.0); n * h];
+    let mut dx = zeros(n * h);
     with_slice::<T, _>(x, |x| {
         with_slice::<T, _>(weight, |w| {
             with_slice::<T, _>(grad, |g| {
@@ -116,7 +117,7 @@ fn weight_gradient<T: Float>(x: &Tensor, grad: &Tensor, eps: f64) -> Result<Tens
 
 fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> CpuStorage {
     let h = weight.len();
-    let mut y = vec![T::from_f64(0.0); x.len()];
+    let mut y = zeros(x.len());
     let rows = y.par_chunks_mut(h).zip(x.par_chunks(h)).with_min_len(32);
     rows.for_each(|(y, x)| rms_norm_row(x, weight, T::from_f64(eps), y));
     T::to_cpu_storage_owned(y)

@@ -1,5 +1,6 @@
 //! The gated input half of the feed-forward block (Shazeer 2020) as one operator.
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
@@ -96,7 +97,7 @@ impl CustomOp2 for SiluMul {
 
 /// silu(a) ∘ b.
 fn activation<T: Float>(a: &[T], b: &[T]) -> Vec<T> {
-    let mut y = vec![T::from_f64(0.0); a.len()];
+    let mut y = zeros(a.len());
     let chunks = y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK));
     chunks.for_each(|((y, a), b)| swiglu_slice(a, b, y));
     y
@@ -152,9 +153,8 @@ fn activation_gradients<T: Float>(
     up: &Tensor,
     grad: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
-    let zeros = || vec![T::from_f64(0.0); gate.elem_count()];
-    let mut dgate = zeros();
-    let mut dup = zeros();
+    let mut dgate = zeros::<T>(gate.elem_count());
+    let mut dup = zeros::<T>(gate.elem_count());
     with_slice::<T, _>(gate, |gate| {
         with_slice::<T, _>(up, |up| {
             with_slice::<T, _>(grad, |grad| {
@@ -205,7 +205,7 @@ impl SwiGlu {
         let (da, db) = activation_gradients::<T>(a, b, grad)?;
         let mut dx = None;
         if x.track_op() {
-            let mut sum = vec![T::from_f64(0.0); x.elem_count()];
+            let mut sum = zeros::<T>(x.elem_count());
             add_input_gradient(&da, gate, &mut sum, false)?;
             add_input_gradient(&db, up, &mut sum, true)?;
             dx = Some(Tensor::from_vec(sum, x.shape(), x.device())?);

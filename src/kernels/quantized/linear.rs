@@ -3,6 +3,7 @@
 //! Forward and backward pass convert some hundred rows of the weight at a time, so its f32 copy is
 //! never whole.
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{slice_of, with_float, with_slice, Float};
 use crate::kernels::layers::lora::linear_lora_over;
 use crate::kernels::quantized::matrix::QuantizedMatrix;
@@ -66,7 +67,7 @@ impl FrozenLinear {
     fn backward<T: Float>(&self, grad: &Tensor) -> Result<Tensor> {
         let (n, _) = grad.dims2()?;
         let (_, i) = self.weight.dims2()?;
-        let mut dx = vec![T::from_f64(0.0); n * i];
+        let mut dx = zeros::<T>(n * i);
         with_slice::<T, _>(grad, |g| self.weight.add_input_gradient(g, &mut dx, n, false))?;
         Tensor::from_vec(dx, (n, i), grad.device())
     }

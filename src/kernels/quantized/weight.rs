@@ -1,5 +1,6 @@
 //! A weight matrix of a layer: a tensor, or frozen quantised blocks.
 
+use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -158,7 +159,7 @@ pub(crate) fn check_device(x: &Tensor, weight: &Weight) -> Result<()> {
 pub(crate) fn biases<T: Float>(bias: Option<&Tensor>, n: usize, o: usize) -> Result<Vec<T>> {
     match bias {
         Some(bias) => with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n))),
-        None => Ok(vec![T::from_f64(0.0); n * o]),
+        None => Ok(zeros(n * o)),
     }
 }
 
