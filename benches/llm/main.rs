@@ -1,10 +1,11 @@
 //! A published language model on a CPU, compared with llama.cpp, vLLM, transformers and PEFT:
 //! decoding, prefill and one update of LoRA adapters, in time and peak memory.
 //!
-//! `EPO_BENCH_MODEL=FOLDER EPO_PYTHON=python3 cargo bench --bench llm [-- WORDS]`
+//! `EPO_BENCH_MODEL=smollm2-135m-instruct EPO_PYTHON=python3 cargo bench --bench llm [-- WORDS]`
 //!
-//! Words choose tasks (`decode`, `prefill`, `update`) and formats of the weights (`f32`, `bf16`);
-//! without words, everything runs.
+//! Words choose tasks (`decode`, `prefill`, `update`) and formats of the weights (`f32`, `bf16`,
+//! `q8_0`, `q4_1`); without words, everything runs. `q4_1` has the embedding in Q8_0. Next to these
+//! two, llama.cpp has quantised weights as well, and the others have f32.
 //!
 //! - `decode`: 16 sequences, prompts of 64 and of 256 tokens, 64 new tokens each. The time includes
 //!   the prompts.
@@ -12,11 +13,11 @@
 //! - `update`: forward pass with log-probabilities and entropies, backward pass and AdamW step of
 //!   LoRA adapters of rank 16 on all linear layers; 8 rows of 1,024 tokens.
 //!
-//! `EPO_BENCH_MODEL` is a folder in Hugging Face's layout of SmolLM2-135M-Instruct, and
-//! `EPO_BENCH_GGUF` the same model as a GGUF file for llama.cpp. Without a folder, the bench draws
-//! random weights of that shape. `EPO_PYTHON` is an interpreter with torch, transformers and peft;
-//! `EPO_PYTHON_LLAMA` one with xllamacpp and gguf, and `EPO_PYTHON_VLLM` one with vllm's CPU build,
-//! if those are others. What is not installed is reported and left out.
+//! `EPO_BENCH_MODEL` is the name of a published model, a GGUF file or a folder in Hugging Face's
+//! layout; llama.cpp needs one of the first two. Without it, the bench draws random weights in the
+//! shape of SmolLM2-135M-Instruct. `EPO_PYTHON` is an interpreter with torch, transformers and
+//! peft; `EPO_PYTHON_LLAMA` one with xllamacpp and gguf, and `EPO_PYTHON_VLLM` one with vllm's CPU
+//! build, if those are others. What is not installed is reported and left out.
 //!
 //! Every side is a process that stays. In a short trial, which is not measured, a rival runs with
 //! its defaults and tuned: threads that sleep while they wait, and a `malloc` that keeps its

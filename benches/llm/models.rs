@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use candle_core::{DType, Device};
-use epo::policy::{DecoderConfig, Family, Parameters};
+use epo::policy::{DecoderConfig, Family, Parameters, Pretrained, Source};
 use serde_json::json;
 
 /// The files of the model.
@@ -17,16 +17,27 @@ pub(crate) struct Models {
 
 impl Models {
     pub(crate) fn find(temporary: &Path) -> Result<Self> {
-        let path = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let temporary = temporary.to_owned();
-        let gguf = path("EPO_BENCH_GGUF");
-        if let Some(folder) = path("EPO_BENCH_MODEL") {
-            return Ok(Self { folder, gguf, temporary });
-        }
-        println!("EPO_BENCH_MODEL names no folder with a model in Hugging Face's layout.");
-        println!("The weights are random, in the shape of SmolLM2-135M-Instruct.");
-        write_random(&temporary)?;
-        Ok(Self { folder: temporary.clone(), gguf: None, temporary })
+        let written = temporary.join("model");
+        let Ok(name) = std::env::var("EPO_BENCH_MODEL") else {
+            println!("EPO_BENCH_MODEL names no model, such as smollm2-135m-instruct.");
+            println!("The weights are random, in the shape of that model.");
+            std::fs::create_dir(&written)?;
+            write_random(&written)?;
+            return Ok(Self { folder: written, gguf: None, temporary });
+        };
+        let (folder, gguf) = match Source::open(&name)? {
+            Source::Folder(folder) => (folder, None),
+            Source::Gguf(file) => {
+                let gguf = file.path().to_owned();
+                let model = Pretrained::open(Source::Gguf(file))?;
+                let parameters = model.parameters(DType::F32, &Device::Cpu)?;
+                model.save(&written, &parameters, Pretrained::SHARD_BYTES)?;
+                (written, Some(gguf))
+            }
+            other => bail!("EPO_BENCH_MODEL: {other} is neither a folder nor a GGUF file"),
+        };
+        Ok(Self { folder, gguf, temporary })
     }
 }
 

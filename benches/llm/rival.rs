@@ -23,27 +23,28 @@ pub(crate) const SAMPLERS: [Rival; 3] = [
     Rival {
         script: "llm_llamacpp.py",
         interpreter: "EPO_PYTHON_LLAMA",
-        format: |format| match format {
-            Format::F32 => "f32",
-            Format::Bf16 => "f16",
-        },
+        format: Format::of_llama,
         gguf: true,
     },
     Rival {
         script: "llm_vllm.py",
         interpreter: "EPO_PYTHON_VLLM",
-        format: Format::name,
+        format: Format::of_torch,
         gguf: false,
     },
     Rival {
         script: "llm_transformers.py",
         interpreter: "EPO_PYTHON",
-        format: Format::name,
+        format: Format::of_torch,
         gguf: false,
     },
 ];
-pub(crate) const TRAINERS: [Rival; 1] =
-    [Rival { script: "llm_peft.py", interpreter: "EPO_PYTHON", format: Format::name, gguf: false }];
+pub(crate) const TRAINERS: [Rival; 1] = [Rival {
+    script: "llm_peft.py",
+    interpreter: "EPO_PYTHON",
+    format: Format::of_torch,
+    gguf: false,
+}];
 
 impl Rival {
     /// Names the script and the variable of its interpreter.
@@ -72,7 +73,7 @@ impl Rival {
     ) -> Result<Contestant> {
         let model = match &models.gguf {
             Some(gguf) if self.gguf => gguf,
-            None if self.gguf => bail!("EPO_BENCH_GGUF names no file"),
+            None if self.gguf => bail!("EPO_BENCH_MODEL is not a GGUF file"),
             _ => &models.folder,
         };
         let log = models.temporary.join("stderr");
