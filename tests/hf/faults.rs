@@ -253,7 +253,7 @@ fn pointers_and_pages_in_place_of_files_are_named() {
 #[test]
 fn models_in_another_form_are_told_what_to_do() {
     for (name, parts) in [
-        ("model-Q4_K_M.gguf", ["model-Q4_K_M.gguf", "converted from"]),
+        ("model-Q4_K_M.gguf", ["model-Q4_K_M.gguf", "name the GGUF file itself"]),
         ("pytorch_model.bin", ["pytorch_model.bin", "save_pretrained"]),
         ("pytorch_model-00001-of-00002.bin", ["pytorch_model-00001-of-00002.bin", "convert"]),
         ("consolidated.00.pth", ["consolidated.00.pth", "convert"]),

@@ -68,15 +68,14 @@ fn read_bytes(header: &Header, name: &str) -> Result<(TensorInfo, Vec<u8>)> {
     let Some(info) = header.tensors.get(name) else {
         return Err(Error::file(path, name, "the tensor is missing"));
     };
-    let mut bytes = Vec::new();
-    let read = || -> std::io::Result<()> {
+    let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(info.start))?;
+        let mut bytes = Vec::new();
         file.take(info.length).read_to_end(&mut bytes)?;
-        Ok(())
+        Ok(bytes)
     };
-    let mut read = read;
-    read().map_err(|e| Error::io(path, e))?;
+    let bytes = read().map_err(|e| Error::io(path, e))?;
     if (bytes.len() as u64) < info.length {
         return Err(Error::file(path, name, "the file was cut while it was read"));
     }
