@@ -31,6 +31,7 @@ pub fn atomic_write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
 ///
 /// # Errors
 /// [`Error::Io`], or the error of `write`.
+#[cfg(feature = "text")]
 pub(crate) fn atomic_file(
     path: &Path,
     write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,

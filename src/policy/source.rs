@@ -8,6 +8,7 @@ use crate::policy::gguf::texts;
 use crate::policy::hub::Hub;
 use crate::policy::named;
 use crate::{Error, Result};
+#[cfg(feature = "text")]
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`Source::optional_file`]; metadata that is missing, malformed or not supported.
+    #[cfg(feature = "text")]
     pub(crate) fn text(&self, name: &str) -> Result<Option<SourceText>> {
         if let Self::Gguf(file) = self {
             let path = file.path().to_path_buf();
@@ -161,6 +163,7 @@ impl Source {
 #[derive(Debug, Clone)]
 pub(crate) struct SourceText {
     /// The file that it is in, for errors.
+    #[cfg_attr(not(feature = "text"), allow(dead_code))]
     pub(crate) path: PathBuf,
     pub(crate) text: String,
 }
@@ -175,6 +178,7 @@ impl SourceText {
     ///
     /// # Errors
     /// The file and the place of the first error.
+    #[cfg(feature = "text")]
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.text).map_err(|e| Error::file(&self.path, "json", e.to_string()))
     }

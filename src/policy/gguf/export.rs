@@ -4,10 +4,11 @@
 //! made from the configuration and `tokenizer.json`.
 
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::config::rope::RopeScaling;
 use crate::policy::gguf::header::Header;
 use crate::policy::gguf::names::{architecture, gguf_name, ROPE_FACTORS};
-use crate::policy::gguf::rope::written_scaling;
-use crate::policy::gguf::tensors::{reordered, rotated_heads, Order};
+use crate::policy::gguf::rope::divisors_of;
+use crate::policy::gguf::tensors::{reordered, rotated_heads};
 use crate::policy::gguf::write::{write, Planned};
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
@@ -84,7 +85,9 @@ pub(crate) fn write_model(
         };
         let bytes = bytes(&tensor, planned)?;
         Ok(match rotated_heads(config, parameter) {
-            Some(heads) => reordered(&bytes, shape[0], shape[0] / heads, Order::Pairs),
+            Some(heads) => {
+                reordered(&bytes, shape[0], shape[0] / heads, |at, half| at % 2 * half + at / 2)
+            }
             None => bytes,
         })
     })
@@ -154,4 +157,23 @@ pub(crate) fn config_metadata(config: &DecoderConfig, name: &str) -> Vec<(String
     ];
     metadata.extend(written_scaling(config, prefix).0);
     metadata
+}
+
+/// The keys and the tensor [`ROPE_FACTORS`] that state the scaling of `config`.
+fn written_scaling(
+    config: &DecoderConfig,
+    architecture: &str,
+) -> (Vec<(String, Value)>, Option<Vec<f32>>) {
+    match config.rope_scaling {
+        RopeScaling::None => (Vec::new(), None),
+        RopeScaling::Linear { factor } => {
+            let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
+            let kind = (key("type"), Value::String("linear".to_owned()));
+            (vec![kind, (key("factor"), Value::F32(factor as f32))], None)
+        }
+        RopeScaling::Llama3 { .. } => {
+            let divisors = divisors_of(&config.rope_scaling, config.head_dim(), config.rope_theta);
+            (Vec::new(), Some(divisors.into_iter().map(|divisor| divisor as f32).collect()))
+        }
+    }
 }

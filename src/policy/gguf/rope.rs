@@ -3,12 +3,10 @@
 //! Position interpolation is stated by keys. The scaling of Llama 3.1 is not: the file has a tensor
 //! with the divisor of every frequency, from which the settings are found again.
 
-use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::config::rope::RopeScaling;
 use crate::policy::gguf::header::Header;
 use crate::policy::gguf::names::ROPE_FACTORS;
 use crate::Result;
-use candle_core::quantized::gguf_file::Value;
 use std::f64::consts::TAU;
 
 /// Rotations per original context between which Llama 3.1's scaling changes.
@@ -74,29 +72,10 @@ pub(crate) fn scaling_of(divisors: &[f32], head_dim: usize, theta: f64) -> Optio
 }
 
 /// Divisors of the frequencies `[head_dim/2]`.
-fn divisors_of(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Vec<f64> {
+pub(crate) fn divisors_of(scaling: &RopeScaling, head_dim: usize, theta: f64) -> Vec<f64> {
     let plain = RopeScaling::None.frequencies(head_dim, theta);
     let scaled = scaling.frequencies(head_dim, theta);
     plain.into_iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()
-}
-
-/// The keys and the tensor [`ROPE_FACTORS`] that state the scaling of `config`.
-pub(crate) fn written_scaling(
-    config: &DecoderConfig,
-    architecture: &str,
-) -> (Vec<(String, Value)>, Option<Vec<f32>>) {
-    match config.rope_scaling {
-        RopeScaling::None => (Vec::new(), None),
-        RopeScaling::Linear { factor } => {
-            let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
-            let kind = (key("type"), Value::String("linear".to_owned()));
-            (vec![kind, (key("factor"), Value::F32(factor as f32))], None)
-        }
-        RopeScaling::Llama3 { .. } => {
-            let divisors = divisors_of(&config.rope_scaling, config.head_dim(), config.rope_theta);
-            (Vec::new(), Some(divisors.into_iter().map(|divisor| divisor as f32).collect()))
-        }
-    }
 }
 
 /// The error for divisors that no supported scaling has.

@@ -18,15 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// The order of a projection's rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Features that are rotated together are half a head apart (Hugging Face).
-    Halves,
-    /// They are neighbours (llama.cpp).
-    Pairs,
-}
-
 /// Requires the file to have every parameter of the configuration, of its shape, and no others.
 ///
 /// # Errors
@@ -115,7 +106,7 @@ impl Stored {
         let (info, mut bytes) = read_bytes(header, &gguf_name(parameter))?;
         if let Some(heads) = rotated_heads(config, parameter) {
             let rows = info.shape[0];
-            bytes = reordered(&bytes, rows, rows / heads, Order::Halves);
+            bytes = reordered(&bytes, rows, rows / heads, |at, half| 2 * (at % half) + at / half);
         }
         Ok(Self { info, bytes })
     }
@@ -146,19 +137,20 @@ pub(crate) fn rotated_heads(config: &DecoderConfig, parameter: &str) -> Option<u
     }
 }
 
-/// The rows of heads of `width` rows, moved from the other order into `order`.
-pub(crate) fn reordered(bytes: &[u8], rows: usize, width: usize, order: Order) -> Vec<u8> {
+/// The rows of heads of `width` rows in another order: row `at` of a head is its old row
+/// `source(at, width / 2)`.
+pub(crate) fn reordered(
+    bytes: &[u8],
+    rows: usize,
+    width: usize,
+    source: impl Fn(usize, usize) -> usize,
+) -> Vec<u8> {
     let size = bytes.len() / rows.max(1);
-    let half = width / 2;
     let mut out = Vec::with_capacity(bytes.len());
     for row in 0..rows {
         let first = row / width * width;
-        let at = row % width;
-        let source = match order {
-            Order::Halves => 2 * (at % half) + at / half,
-            Order::Pairs => at % 2 * half + at / 2,
-        };
-        out.extend_from_slice(&bytes[(first + source) * size..][..size]);
+        let old = first + source(row % width, width / 2);
+        out.extend_from_slice(&bytes[old * size..][..size]);
     }
     out
 }
@@ -252,8 +244,8 @@ mod tests {
     #[test]
     fn rows_of_heads_are_moved_and_moved_back() {
         let pairs: Vec<u8> = (0..2 * 6 * 2).collect();
-        let halves = reordered(&pairs, 12, 6, Order::Halves);
+        let halves = reordered(&pairs, 12, 6, |at, half| 2 * (at % half) + at / half);
         assert_eq!(halves[..12], [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]);
-        assert_eq!(reordered(&halves, 12, 6, Order::Pairs), pairs);
+        assert_eq!(reordered(&halves, 12, 6, |at, half| at % 2 * half + at / 2), pairs);
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::quantized::GgmlDType;
 
 /// Ids and names of all types, with candle's type for those that it reads.
-const TYPES: &[(u32, &str, Option<GgmlDType>)] = &[
+pub(crate) const TYPES: &[(u32, &str, Option<GgmlDType>)] = &[
     (0, "F32", Some(GgmlDType::F32)),
     (1, "F16", Some(GgmlDType::F16)),
     (2, "Q4_0", Some(GgmlDType::Q4_0)),
@@ -52,10 +52,4 @@ pub(crate) fn tensor_type(id: u32) -> Result<GgmlDType, String> {
     let names: Vec<&str> =
         TYPES.iter().filter(|(.., dtype)| dtype.is_some()).map(|(_, name, _)| *name).collect();
     Err(format!("has type {id} ({name}); these are read: {}", names.join(", ")))
-}
-
-/// The id of a type.
-pub(crate) fn type_id(dtype: GgmlDType) -> u32 {
-    let known = TYPES.iter().find(|(.., known)| *known == Some(dtype));
-    known.map_or(u32::MAX, |(id, ..)| *id)
 }

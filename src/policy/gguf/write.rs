@@ -1,7 +1,7 @@
 //! Writes GGUF files, one tensor in memory at a time.
 
 use crate::files::atomic_file;
-use crate::policy::gguf::types::type_id;
+use crate::policy::gguf::types::TYPES;
 use crate::Result;
 use candle_core::quantized::gguf_file::{Value, DEFAULT_ALIGNMENT};
 use candle_core::quantized::GgmlDType;
@@ -65,6 +65,12 @@ pub(crate) fn write(
         }
         Ok(())
     })
+}
+
+/// The id of a type.
+fn type_id(dtype: GgmlDType) -> u32 {
+    let known = TYPES.iter().find(|(.., known)| *known == Some(dtype));
+    known.map_or(u32::MAX, |(id, ..)| *id)
 }
 
 fn pad(bytes: &mut Vec<u8>) {
