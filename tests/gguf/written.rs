@@ -90,6 +90,21 @@ fn a_gguf_file_is_saved_in_hugging_faces_layout_and_as_gguf_again() {
 }
 
 #[test]
+fn a_quantised_base_is_written_as_its_values() {
+    let config = configs().remove(2);
+    let dir = tempfile::tempdir().unwrap();
+    let model = open(&file(&config, GgufType::Q8_0, dir.path())).unwrap();
+    let blocks = model.quantized_parameters().unwrap();
+    let path = dir.path().join("values.gguf");
+    model.save_gguf(&path, &blocks, GgufType::F32).unwrap();
+    assert_eq!(values(&parameters(&open(&path).unwrap())), values(&parameters(&model)));
+    let folder = dir.path().join("values");
+    model.save(&folder, &blocks, Pretrained::SHARD_BYTES).unwrap();
+    let saved = Pretrained::open(folder.as_path()).unwrap();
+    assert_eq!(values(&parameters(&saved)), values(&parameters(&model)));
+}
+
+#[test]
 fn what_gguf_cannot_hold_is_refused_and_leaves_no_file() {
     let config = configs().remove(0);
     let dir = tempfile::tempdir().unwrap();

@@ -232,10 +232,21 @@ fn a_gguf_file_is_trained_on_its_blocks_or_in_f32() {
         let agent = train(&whole, &config).unwrap();
         config.steps = 1;
         train(&parts, &config).unwrap();
-        resume(&parts, 2).unwrap();
+        // The file may be resumed from under another name.
+        let moved = dir.path().join("moved.bin");
+        std::fs::rename(&file, &moved).unwrap();
+        let to = source(&moved);
+        resume_with(&parts, |config: &mut Config| {
+            config.steps = 2;
+            if let ModelConfig::Checkpoint(model) = &mut config.model {
+                model.source.clone_from(&to);
+            }
+            Ok(())
+        })
+        .unwrap();
         assert_same_run(&whole, &parts);
         agent.export(dir.path(), 2).unwrap();
-        let model = Pretrained::open(Source::open(&source(&file)).unwrap()).unwrap();
+        let model = Pretrained::open(Source::open(&to).unwrap()).unwrap();
         let base = model.parameters(DType::F32, &Device::Cpu).unwrap();
         let adapted = base.load_adapter(model.config(), dir.path().join("model-2")).unwrap();
         let merged = adapted.merged(model.config()).unwrap();

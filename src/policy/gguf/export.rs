@@ -3,6 +3,7 @@
 //! A model that was read from a GGUF file keeps that file's metadata. For other checkpoints it is
 //! made from the configuration and `tokenizer.json`.
 
+use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::config::rope::RopeScaling;
 use crate::policy::gguf::header::Header;
@@ -13,7 +14,7 @@ use crate::policy::gguf::write::{write, Planned};
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::quantized::gguf_file::Value;
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
@@ -81,7 +82,7 @@ pub(crate) fn write_model(
             Some((name, list)) if name == parameter => {
                 Tensor::from_slice(list, list.len(), &Device::Cpu)?
             }
-            _ => parameters.tensor(parameter)?,
+            _ => parameters.weight(parameter)?.to_tensor()?,
         };
         let bytes = bytes(&tensor, planned)?;
         Ok(match rotated_heads(config, parameter) {
@@ -111,7 +112,7 @@ fn bytes(tensor: &Tensor, planned: &Planned) -> Result<Vec<u8>> {
         }
         dtype => {
             let rows = values.reshape(planned.shape.as_slice())?;
-            Ok(QTensor::quantize(&rows, dtype)?.data()?.into_owned())
+            Ok(QuantizedMatrix::quantize(&rows, dtype)?.bytes().to_vec())
         }
     }
 }

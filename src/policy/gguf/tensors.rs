@@ -6,13 +6,14 @@
 //! be moved too.
 
 use crate::kernels::quantized::matrix::QuantizedMatrix;
+use crate::kernels::quantized::unpack::supports;
 use crate::policy::config::decoder_config::DecoderConfig;
 use crate::policy::config::family::Family;
 use crate::policy::finite::check_finite_values;
 use crate::policy::gguf::header::{Header, TensorInfo};
 use crate::policy::gguf::names::{gguf_name, EMBEDDING, ROPE_FACTORS};
 use crate::{Error, Result};
-use candle_core::quantized::{ggml_file::qtensor_from_ggml, GgmlDType};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -74,53 +75,60 @@ fn read_bytes(header: &Header, name: &str) -> Result<(TensorInfo, Vec<u8>)> {
 }
 
 /// A tensor's values in f32.
-fn widened(info: &TensorInfo, bytes: &[u8]) -> candle_core::Result<Tensor> {
-    let cpu = &Device::Cpu;
-    let raw = |dtype| Tensor::from_raw_buffer(bytes, dtype, &info.shape, cpu);
+fn widened(info: &TensorInfo, bytes: Vec<u8>) -> candle_core::Result<Tensor> {
+    let raw = |dtype| Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu);
     match info.dtype {
         GgmlDType::F32 => raw(DType::F32),
         GgmlDType::F16 => raw(DType::F16)?.to_dtype(DType::F32),
         GgmlDType::BF16 => raw(DType::BF16)?.to_dtype(DType::F32),
-        dtype => qtensor_from_ggml(dtype, bytes, info.shape.clone(), cpu)?.dequantize(cpu),
+        _ => {
+            let matrix = quantized_matrix(info, bytes)?;
+            matrix.dequantize()?.reshape(info.shape.as_slice())
+        }
     }
+}
+
+/// The blocks of a quantised tensor, row after row.
+fn quantized_matrix(info: &TensorInfo, bytes: Vec<u8>) -> candle_core::Result<QuantizedMatrix> {
+    let row = info.shape.last().copied().unwrap_or(1);
+    let rows = info.shape.iter().product::<usize>() / row.max(1);
+    QuantizedMatrix::new(info.dtype, bytes, (rows, row))
 }
 
 /// Reads the values of a small tensor.
 pub(crate) fn read_floats(header: &Header, name: &str) -> Result<Vec<f32>> {
     let (info, bytes) = read_bytes(header, name)?;
-    Ok(widened(&info, &bytes)?.flatten_all()?.to_vec1()?)
+    Ok(widened(&info, bytes)?.flatten_all()?.to_vec1()?)
 }
 
-/// A parameter of the configuration as it is stored, its rows in Hugging Face's order.
-pub(crate) struct Stored {
-    pub(crate) info: TensorInfo,
-    pub(crate) bytes: Vec<u8>,
+/// Reads a parameter of the configuration as it is stored, its rows in Hugging Face's order.
+fn read_stored(
+    header: &Header,
+    config: &DecoderConfig,
+    parameter: &str,
+) -> Result<(TensorInfo, Vec<u8>)> {
+    let (info, mut bytes) = read_bytes(header, &gguf_name(parameter))?;
+    if let Some(heads) = rotated_heads(config, parameter) {
+        let rows = info.shape[0];
+        bytes = reordered(&bytes, rows, rows / heads, |at, half| 2 * (at % half) + at / half);
+    }
+    Ok((info, bytes))
 }
 
-impl Stored {
-    /// Reads a parameter.
-    ///
-    /// # Errors
-    /// A missing tensor, or a file that cannot be read.
-    pub(crate) fn read(header: &Header, config: &DecoderConfig, parameter: &str) -> Result<Self> {
-        let (info, mut bytes) = read_bytes(header, &gguf_name(parameter))?;
-        if let Some(heads) = rotated_heads(config, parameter) {
-            let rows = info.shape[0];
-            bytes = reordered(&bytes, rows, rows / heads, |at, half| 2 * (at % half) + at / half);
-        }
-        Ok(Self { info, bytes })
-    }
+/// Reads the values of a parameter in f32, which must be finite.
+///
+/// # Errors
+/// A missing tensor, a file that cannot be read, or a number that is NaN or infinite, by its place.
+fn read_values(header: &Header, config: &DecoderConfig, parameter: &str) -> Result<Tensor> {
+    let (info, bytes) = read_stored(header, config, parameter)?;
+    let values = widened(&info, bytes)?;
+    check_values(header, parameter, &values)?;
+    Ok(values)
+}
 
-    /// Its values in f32, which must be finite.
-    ///
-    /// # Errors
-    /// A number that is NaN or infinite, by its place.
-    pub(crate) fn values(&self, header: &Header, parameter: &str) -> Result<Tensor> {
-        let tensor = widened(&self.info, &self.bytes)?;
-        let name = format!("{} ({parameter})", gguf_name(parameter));
-        check_finite_values(&header.path, &name, &tensor)?;
-        Ok(tensor)
-    }
+fn check_values(header: &Header, parameter: &str, values: &Tensor) -> Result<()> {
+    let name = format!("{} ({parameter})", gguf_name(parameter));
+    check_finite_values(&header.path, &name, values)
 }
 
 /// The heads of a parameter whose rows llama.cpp reorders.
@@ -158,7 +166,7 @@ pub(crate) fn reordered(
 /// Reads every parameter of the configuration as `dtype`, one at a time.
 ///
 /// # Errors
-/// As [`Stored::read`] and [`Stored::values`].
+/// As [`read_values`].
 pub(crate) fn read_parameters(
     header: &Header,
     config: &DecoderConfig,
@@ -167,21 +175,16 @@ pub(crate) fn read_parameters(
 ) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for (parameter, _) in config.parameter_shapes() {
-        let values = Stored::read(header, config, &parameter)?.values(header, &parameter)?;
+        let values = read_values(header, config, &parameter)?;
         tensors.insert(parameter, values.to_dtype(dtype)?.to_device(device)?);
     }
     Ok(tensors)
 }
 
-/// Returns true for a type of blocks with a scale, false for floats.
-fn is_quantized(dtype: GgmlDType) -> bool {
-    !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
-}
-
 /// Returns true if any matrix is quantised.
 #[cfg(feature = "text")]
 pub(crate) fn any_quantized(header: &Header) -> bool {
-    header.tensors.values().any(|info| is_quantized(info.dtype) && info.shape.len() == 2)
+    header.tensors.values().any(|info| supports(info.dtype) && info.shape.len() == 2)
 }
 
 /// Parameters in f32, and those that stay quantised.
@@ -195,16 +198,15 @@ pub(crate) fn read_quantized(header: &Header, config: &DecoderConfig) -> Result<
     let mut dense = BTreeMap::new();
     let mut quantized = BTreeMap::new();
     for (parameter, _) in config.parameter_shapes() {
-        let stored = Stored::read(header, config, &parameter)?;
-        let values = stored.values(header, &parameter)?;
-        match stored.info.shape[..] {
-            [o, i] if is_quantized(stored.info.dtype) => {
-                let matrix = QuantizedMatrix::new(stored.info.dtype, stored.bytes, (o, i))?;
-                quantized.insert(parameter, matrix);
-            }
-            _ => {
-                dense.insert(parameter, values);
-            }
+        let (info, bytes) = read_stored(header, config, &parameter)?;
+        if info.shape.len() == 2 && supports(info.dtype) {
+            let matrix = quantized_matrix(&info, bytes)?;
+            check_values(header, &parameter, &matrix.dequantize()?)?;
+            quantized.insert(parameter, matrix);
+        } else {
+            let values = widened(&info, bytes)?;
+            check_values(header, &parameter, &values)?;
+            dense.insert(parameter, values);
         }
     }
     Ok((dense, quantized))
@@ -216,7 +218,7 @@ pub(crate) fn read_quantized(header: &Header, config: &DecoderConfig) -> Result<
 /// As [`read_parameters`].
 pub(crate) fn verify(header: &Header, config: &DecoderConfig) -> Result<()> {
     for (parameter, _) in config.parameter_shapes() {
-        Stored::read(header, config, &parameter)?.values(header, &parameter)?;
+        read_values(header, config, &parameter)?;
     }
     Ok(())
 }

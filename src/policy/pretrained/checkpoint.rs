@@ -23,6 +23,8 @@ use crate::{Error, Result};
 use candle_core::{DType, Device};
 use serde_json::Value;
 use std::path::Path;
+#[cfg(feature = "text")]
+use std::path::PathBuf;
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
@@ -205,12 +207,12 @@ impl Pretrained {
         Weights::open(&index::weight_files(&self.source)?, &self.config)
     }
 
-    /// Paths of the files that define the model: configuration, tokenizer, chat template and, if
-    /// `weights`, the weights. A GGUF file has all of them.
+    /// Names and paths of the files that define the model: configuration, tokenizer, chat template
+    /// and, if `weights`, the weights. A GGUF file has all of them, under any name.
     #[cfg(feature = "text")]
-    pub(crate) fn files(&self, weights: bool) -> Result<Vec<std::path::PathBuf>> {
+    pub(crate) fn files(&self, weights: bool) -> Result<Vec<(String, PathBuf)>> {
         if let Source::Gguf(file) = &self.source {
-            return Ok(vec![file.path().to_path_buf()]);
+            return Ok(vec![("the GGUF file".to_owned(), file.path().to_path_buf())]);
         }
         let mut files = Vec::new();
         for name in [
@@ -229,7 +231,8 @@ impl Pretrained {
         if weights {
             files.extend(index::weight_files(&self.source)?);
         }
-        Ok(files)
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into();
+        Ok(files.into_iter().map(|path| (name(&path), path)).collect())
     }
 
     /// The dtype in which the weights are stored; f32 for the quantised types of a GGUF file.

@@ -1,7 +1,7 @@
 //! The agent: policy, optimiser, tokenizer and entropy control, saved and restored together.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::entropy::config::{EntropyConfig, EntropyMethod};
 use crate::entropy::control::EntropyControl;
@@ -230,15 +230,6 @@ const ENTROPY: &str = "entropy.json";
 /// The file of a run checkpoint with the checksums of [`Base`].
 const BASE: &str = "base.json";
 
-/// The name under which a file of a model checkpoint is compared. A GGUF file is the whole
-/// checkpoint, so it may have any name.
-fn name_in_list(path: &Path) -> String {
-    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
-        return "the GGUF file".to_owned();
-    }
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 /// The model checkpoint that a policy started from; a resumed run needs the same files.
 struct Base {
     model: Pretrained,
@@ -250,10 +241,8 @@ impl Base {
     /// With LoRA adapters the weights count too: without, they are in the run's own checkpoints.
     fn new(model: Pretrained, weights: bool) -> Result<Self> {
         let files = model.files(weights)?;
-        let files = files
-            .iter()
-            .map(|path| Ok((name_in_list(path), checksum(path)?.1)))
-            .collect::<Result<_>>()?;
+        let sum = |(name, path): (_, PathBuf)| Ok((name, checksum(&path)?.1));
+        let files = files.into_iter().map(sum).collect::<Result<_>>()?;
         Ok(Self { model, files })
     }
 
