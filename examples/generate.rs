@@ -42,7 +42,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
     /// Temperature of sampling; 0 takes the most probable token
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.0)]
     temperature: f64,
     /// Seed of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
