@@ -16,6 +16,9 @@ use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
+/// Tokens whose activations stay in the processor's caches and in the memory that [`Scratch`] keeps.
+const TOGETHER: usize = 2048;
+
 /// The new tokens of one row.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -65,7 +68,7 @@ impl Decoder {
         self.check_chunks(cache, rows, tokens)?;
         let mut slots: Vec<Slot> =
             rows.iter().map(|&row| std::mem::take(&mut cache.slots[row])).collect();
-        let logits = self.run(team, &mut slots, tokens);
+        let logits = self.run_groups(team, &mut slots, tokens);
         for (&row, slot) in rows.iter().zip(slots) {
             cache.slots[row] = slot;
         }
@@ -79,6 +82,33 @@ impl Decoder {
             }
             None => Ok(logits),
         }
+    }
+
+    /// Runs consecutive rows together as long as they have at most [`TOGETHER`] tokens.
+    fn run_groups(
+        &self,
+        team: Team<'_>,
+        mut slots: &mut [Slot],
+        mut tokens: &[&[u32]],
+    ) -> Result<Scratch> {
+        let mut logits: Option<Scratch> = None;
+        while !slots.is_empty() {
+            let mut count = 0;
+            let fitting = slots.iter().zip(tokens).take_while(|(slot, chunk)| {
+                count += slot.pending.len() + chunk.len();
+                count <= TOGETHER
+            });
+            let rows = fitting.count().max(1);
+            let (group, rest) = slots.split_at_mut(rows);
+            let made = self.run(team, group, &tokens[..rows])?;
+            logits = Some(match logits {
+                None => made,
+                Some(before) => [&before[..], &made[..]].concat().into(),
+            });
+            slots = rest;
+            tokens = &tokens[rows..];
+        }
+        Ok(logits.unwrap_or_else(|| Scratch::new(0)))
     }
 
     fn run(&self, team: Team<'_>, slots: &mut [Slot], tokens: &[&[u32]]) -> Result<Scratch> {

@@ -2,8 +2,10 @@
 //!
 //! The `gemm` crate does it, except on processors with AVX-512: that crate's AVX-512 code requires
 //! a newer compiler than this crate's minimum. There, [`packed`](crate::kernels::cpu::packed) is
-//! used for all but small f32 products.
+//! used for all but small f32 products, and [`amx_product`](crate::kernels::cpu::amx_product) for
+//! large ones where the processor has AMX.
 
+use crate::kernels::cpu::amx_product;
 use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;
 use crate::kernels::cpu::tile;
@@ -70,8 +72,8 @@ pub(crate) fn matmul<T: Float>(
     }
 }
 
-/// Computes the product with this crate's AVX-512 code; false if the type, the size or the
-/// processor rules that out.
+/// Computes the product with this crate's code for AVX-512 or AMX; false if the type, the size or
+/// the processor rules that out.
 fn packed_product<T: Float>(
     out: &mut ViewMut<'_, T>,
     a: View<'_, T>,
@@ -80,23 +82,64 @@ fn packed_product<T: Float>(
     accumulate: bool,
     threads: usize,
 ) -> bool {
-    if !(tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols))) {
+    let size = (out.rows, out.cols, a.cols);
+    if !(tile::instructions()[0] && packed::worth_it(size)) {
         return false;
     }
-    let (Some(left), Some(right)) = (T::as_f32(a.data), T::as_f32(b.data)) else { return false };
-    let rows = out.rows;
-    let cols = out.cols;
-    let row_stride = out.row_stride;
-    let Some(data) = T::as_f32_mut(out.data) else { return false };
-    let mut out = ViewMut { data, rows, cols, row_stride };
+    let (Some(a), Some(b)) = (as_f32(a), as_f32(b)) else { return false };
+    let Some(mut out) = as_f32_mut(out) else { return false };
     let alpha = alpha.to_f64() as f32;
-    packed::product::<Single, _, _>(
-        &mut out,
-        a.with(left),
-        b.with(right),
-        alpha,
-        accumulate,
-        threads,
-    );
+    if amx_product::worth_it(size) {
+        amx_product::product(out, &[(a, b)], alpha, accumulate, threads);
+    } else {
+        packed::product::<Single, _, _>(&mut out, a, b, alpha, accumulate, threads);
+    }
     true
+}
+
+/// out = a b + c d, or out += a b + c d if `accumulate`, where c d has far fewer terms than a b.
+pub(crate) fn matmul_sum<T: Float>(
+    mut out: ViewMut<'_, T>,
+    (a, b): (View<'_, T>, View<'_, T>),
+    (c, d): (View<'_, T>, View<'_, T>),
+    accumulate: bool,
+) {
+    let threads = rayon::current_num_threads();
+    let size = (out.rows, out.cols, a.cols);
+    if amx_product::worth_it(size) {
+        let pairs = (as_f32(a).zip(as_f32(b)), as_f32(c).zip(as_f32(d)));
+        if let ((Some(first), Some(second)), Some(out)) = (pairs, as_f32_mut(&mut out)) {
+            let threads = threads_for(size, threads);
+            return amx_product::product(out, &[first, second], 1.0, accumulate, threads);
+        }
+    }
+    let one = T::from_f64(1.0);
+    matmul(out.reborrow(), a, b, one, accumulate, threads);
+    matmul(out, c, d, one, true, threads);
+}
+
+/// out = a b for b of few columns.
+pub(crate) fn matmul_narrow<T: Float>(
+    mut out: ViewMut<'_, T>,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    threads: usize,
+) {
+    let size = (out.rows, out.cols, a.cols);
+    if amx_product::worth_it_narrow(size) {
+        if let (Some(a), Some(b), Some(out)) = (as_f32(a), as_f32(b), as_f32_mut(&mut out)) {
+            let threads = threads_for(size, threads);
+            return amx_product::product(out, &[(a, b)], 1.0, false, threads);
+        }
+    }
+    matmul(out, a, b, T::from_f64(1.0), false, threads);
+}
+
+fn as_f32<'a, T: Float>(view: View<'a, T>) -> Option<View<'a, f32>> {
+    T::as_f32(view.data).map(|data| view.with(data))
+}
+
+fn as_f32_mut<'a, T: Float>(out: &'a mut ViewMut<'_, T>) -> Option<ViewMut<'a, f32>> {
+    let ViewMut { rows, cols, row_stride, .. } = *out;
+    T::as_f32_mut(out.data).map(|data| ViewMut { data, rows, cols, row_stride })
 }

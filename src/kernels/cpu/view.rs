@@ -63,6 +63,12 @@ impl<'a, T> ViewMut<'a, T> {
         );
         Self { data, rows, cols, row_stride }
     }
+
+    /// Returns the same view for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> ViewMut<'_, T> {
+        let ViewMut { rows, cols, row_stride, .. } = *self;
+        ViewMut { data: &mut *self.data, rows, cols, row_stride }
+    }
 }
 
 /// A writable matrix whose elements are distributed among threads.

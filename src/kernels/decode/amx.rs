@@ -5,6 +5,7 @@
 //! at least as accurate as f32 arithmetic on converted weights, and much faster. A sum has the same
 //! bits whatever the other rows, but not those of the other code.
 
+use crate::kernels::cpu::amx::{supported, TILE};
 use crate::kernels::cpu::float::vectorised;
 use crate::kernels::decode::gemv::{Panels, LANES};
 use crate::kernels::decode::scratch::Scratch;
@@ -12,8 +13,6 @@ use candle_core::quantized::GgmlDType;
 
 /// Numbers in a block of the formats that this code reads.
 const BLOCK: usize = 32;
-/// Rows of W, and rows of x, in a product of tiles.
-const TILE: usize = 16;
 /// Words of a tile: 16 lines of 16, each with two bf16.
 const WORDS: usize = TILE * TILE;
 /// Numbers of [`Parts`] per block: three tiles and the sums over the block.
@@ -21,7 +20,7 @@ const PART: usize = 3 * WORDS + TILE;
 
 /// Returns true if this code multiplies rows of `dtype` on this machine.
 pub(super) fn multiplies(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q8_0 | GgmlDType::Q4_0 | GgmlDType::Q4_1) && tiles::supported()
+    matches!(dtype, GgmlDType::Q8_0 | GgmlDType::Q4_0 | GgmlDType::Q4_1) && supported()
 }
 
 /// Rows of x as tiles: for each panel and block of columns three tiles of bf16, whose sum is x, and
@@ -108,42 +107,11 @@ pub(super) fn multiply(
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[rustversion::since(1.89)]
 mod tiles {
-    use super::{PART, TILE, WORDS};
-    use crate::kernels::cpu::tile::instructions;
+    use super::{PART, WORDS};
+    use crate::kernels::cpu::amx::{Line, Registers, TILE};
     use candle_core::quantized::GgmlDType;
     use std::arch::asm;
     use std::arch::x86_64::*;
-    use std::sync::OnceLock;
-
-    /// Returns true if the processor has tiles of bf16 and the system lets this process use them.
-    pub(super) fn supported() -> bool {
-        static SUPPORTED: OnceLock<bool> = OnceLock::new();
-        *SUPPORTED.get_or_init(|| instructions()[0] && has_tiles() && permitted())
-    }
-
-    /// Bits 22 (AMX-BF16) and 24 (AMX-TILE) of CPUID 7.0, register EDX.
-    fn has_tiles() -> bool {
-        const BITS: u32 = 1 << 22 | 1 << 24;
-        // SAFETY: every x86-64 processor has this instruction, which older compilers call unsafe.
-        #[allow(unsafe_code, unused_unsafe)]
-        let [most, features] = unsafe { [__cpuid(0).eax, __cpuid_count(7, 0).edx] };
-        most >= 7 && features & BITS == BITS
-    }
-
-    /// Requests the state component of tile data from Linux, for all threads of the process.
-    fn permitted() -> bool {
-        const REQUEST_PERMISSION: libc::c_int = 0x1023;
-        const TILE_DATA: libc::c_ulong = 18;
-        // SAFETY: this request changes nothing but the permission.
-        #[allow(unsafe_code)]
-        let result = unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) };
-        result == 0
-    }
-
-    /// A line of a tile, or of its configuration.
-    #[derive(Clone, Copy)]
-    #[repr(C, align(64))]
-    pub(super) struct Line<T>(pub(super) [T; TILE]);
 
     /// A block of 16 rows as a tile of bf16, their scales and, if the format has any, minima.
     #[derive(Clone, Copy)]
@@ -152,30 +120,19 @@ mod tiles {
         scales: [[f32; TILE]; 2],
     }
 
-    /// The tile registers of this thread, 16 lines of 64 bytes each, with room for converted blocks
-    /// and for a result.
+    /// The tile registers of this thread, with room for converted blocks and for a result.
     pub(super) struct Tiles {
         room: Vec<Converted>,
         sums: [Line<f32>; TILE],
+        _registers: Registers,
     }
 
     impl Tiles {
         /// Prepares the registers, with room for so many blocks.
         pub(super) fn new(room: usize) -> Self {
-            assert!(supported(), "tiles are not supported");
-            let mut bytes = [0u8; 64];
-            bytes[0] = 1; // palette
-            for tile in 0..8 {
-                bytes[16 + 2 * tile] = 64;
-                bytes[48 + tile] = TILE as u8;
-            }
-            // SAFETY: the machine has tiles, and this is a valid configuration of 64 bytes.
-            #[allow(unsafe_code)]
-            unsafe {
-                asm!("ldtilecfg [{}]", in(reg) &bytes, options(nostack, readonly));
-            }
             let nothing = Converted { tile: [Line([0; TILE]); TILE], scales: [[0.0; TILE]; 2] };
-            Self { room: vec![nothing; room], sums: [Line([0.0; TILE]); TILE] }
+            let sums = [Line([0.0; TILE]); TILE];
+            Self { room: vec![nothing; room], sums, _registers: Registers::new() }
         }
 
         /// Multiplies up to 16 quantised rows of `size` bytes with all blocks of a panel. Without
@@ -205,20 +162,10 @@ mod tiles {
         }
     }
 
-    impl Drop for Tiles {
-        fn drop(&mut self) {
-            // SAFETY: the registers are this thread's, and nothing uses them afterwards.
-            #[allow(unsafe_code)]
-            unsafe {
-                asm!("tilerelease", options(nostack, nomem));
-            }
-        }
-    }
-
     /// c = Σ of the products of `a` with three tiles.
     ///
     /// # Safety
-    /// The tiles are configured.
+    /// The registers are configured.
     #[allow(unsafe_code)]
     #[inline(always)]
     unsafe fn add_products(a: &[Line<u32>; TILE], x: &[f32; PART], c: &mut [Line<f32>; TILE]) {
@@ -355,14 +302,9 @@ mod tiles {
 /// For machines without tiles and compilers that do not support their instructions.
 #[cfg_attr(all(target_arch = "x86_64", target_os = "linux"), rustversion::before(1.89))]
 mod tiles {
-    use super::{PART, TILE};
+    use super::PART;
+    use crate::kernels::cpu::amx::{Line, TILE};
     use candle_core::quantized::GgmlDType;
-
-    pub(super) fn supported() -> bool {
-        false
-    }
-
-    pub(super) struct Line<T>(pub(super) [T; TILE]);
 
     pub(super) struct Tiles([Line<f32>; TILE]);
 

@@ -2,10 +2,10 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
-use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::matmul::matmul_narrow;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::layers::composed;
-use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient, when};
+use crate::kernels::layers::linear::when;
 use crate::kernels::quantized::weight::{biases, check_device, Weight};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 /// Computes y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B
 /// `[o, r]`; y `[n, o]`.
 ///
-/// Backward with u = x Aᵀ and e = s g B: dB = s gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is
-/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
+/// Backward with u = s x Aᵀ and e = s g B: dB = gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is computed
+/// for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
 ///
 /// # Errors
 /// Mismatched shapes, or a weight or bias that is not frozen.
@@ -73,7 +73,7 @@ struct LinearLora {
     weight: Weight,
     bias: Option<Tensor>,
     scale: f64,
-    /// u = x Aᵀ, kept for the backward pass.
+    /// u = s x Aᵀ, kept for the backward pass.
     inner: OnceLock<Tensor>,
 }
 
@@ -88,49 +88,73 @@ impl LinearLora {
         (n, i, o): (usize, usize, usize),
     ) -> Result<Vec<T>> {
         let r = a.len() / i.max(1);
+        let u = self.scaled_product(View::new(x, n, i, i), View::new(a, r, i, i).t());
         let mut y = biases(self.bias.as_ref(), n, o)?;
-        self.weight.product(x, &mut y, n, self.bias.is_some())?;
-        let u = product(x, a, None, (n, i, r));
-        let left = View::new(&u, n, r, r);
-        let right = View::new(b, o, r, r).t();
-        let out = ViewMut::new(&mut y, n, o, o);
-        matmul(out, left, right, T::from_f64(self.scale), true, rayon::current_num_threads());
+        self.weight.product(x, Some((&u, b)), &mut y, n, self.bias.is_some())?;
         let u = Tensor::from_vec(u, (n, r), &candle_core::Device::Cpu)?;
         self.inner.get_or_init(|| u);
         Ok(y)
     }
 
+    /// s x m for a matrix m of few columns.
+    fn scaled_product<T: Float>(&self, x: View<'_, T>, m: View<'_, T>) -> Vec<T> {
+        let mut out = narrow_product(x, m);
+        let scale = T::from_f64(self.scale);
+        out.iter_mut().for_each(|value| *value *= scale);
+        out
+    }
+
     fn backward<T: Float>(
         &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
+        (x, a, b): (&Tensor, &Tensor, &Tensor),
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let Some(u) = self.inner.get() else {
             candle_core::bail!("linear_lora: backward before forward");
         };
         let (n, i) = x.dims2()?;
-        let r = a.dim(0)?;
-        let inner = when(x.track_op() || a.track_op(), || {
-            let mut e = vec![T::from_f64(0.0); n * r];
-            add_input_gradient(grad, b, &mut e, false)?;
-            for e in &mut e {
-                *e *= T::from_f64(self.scale);
-            }
-            Tensor::from_vec(e, (n, r), x.device())
-        })?;
-        let dx = when(x.track_op(), || {
-            let mut dx = zeros::<T>(n * i);
-            with_slice(grad, |g| self.weight.add_input_gradient(g, &mut dx, n, false))?;
-            inner.iter().try_for_each(|e| add_input_gradient(e, a, &mut dx, true))?;
-            Tensor::from_vec(dx, (n, i), x.device())
-        })?;
-        let of_a = inner.as_ref().filter(|_| a.track_op());
-        let da = of_a.map(|e| weight_gradient::<T>(e, x)).transpose()?;
-        let db = when(b.track_op(), || weight_gradient::<T>(grad, u)? * self.scale)?;
-        Ok((dx, da, db))
+        let (o, r) = b.dims2()?;
+        let on_slices = |g: &[T], [x_values, u, a_values, b_values]: [&[T]; 4]| {
+            let g_view = View::new(g, n, o, o);
+            let e = (x.track_op() || a.track_op())
+                .then(|| self.scaled_product(g_view, View::new(b_values, o, r, r)));
+            let da = e.as_ref().filter(|_| a.track_op()).map(|e| {
+                let x = View::new(x_values, n, i, i).t();
+                transposed(&narrow_product(x, View::new(e, n, r, r)), r)
+            });
+            let db = b.track_op().then(|| narrow_product(g_view.t(), View::new(u, n, r, r)));
+            let dx = when(x.track_op(), || {
+                let mut dx = zeros::<T>(n * i);
+                let adapter = e.as_deref().map(|e| (e, a_values));
+                self.weight.add_input_gradient(g, adapter, &mut dx, n, false)?;
+                Tensor::from_vec(dx, (n, i), x.device())
+            })?;
+            let da = da.map(|da| Tensor::from_vec(da, (r, i), a.device())).transpose()?;
+            let db = db.map(|db| Tensor::from_vec(db, (o, r), b.device())).transpose()?;
+            Ok((dx, da, db))
+        };
+        with_slice(grad, |g| {
+            with_slice(x, |x| {
+                with_slice(u, |u| {
+                    with_slice(a, |a| with_slice(b, |b| on_slices(g, [x, u, a, b])))
+                })
+            })
+        })
     }
+}
+
+/// a b for b of few columns.
+fn narrow_product<T: Float>(a: View<'_, T>, b: View<'_, T>) -> Vec<T> {
+    let mut out = vec![T::from_f64(0.0); a.rows * b.cols];
+    let view = ViewMut::new(&mut out, a.rows, b.cols, b.cols);
+    matmul_narrow(view, a, b, rayon::current_num_threads());
+    out
+}
+
+/// The transpose of rows `width` wide.
+fn transposed<T: Float>(rows: &[T], width: usize) -> Vec<T> {
+    let column = |c: usize| rows.iter().skip(c).step_by(width).copied();
+    (0..width).flat_map(column).collect()
 }
 
 impl CustomOp3 for LinearLora {
@@ -166,6 +190,6 @@ impl CustomOp3 for LinearLora {
         grad: &Tensor,
     ) -> Result<Inputs3> {
         let grad = grad.contiguous()?;
-        with_float!(grad.dtype(), "linear_lora", T => self.backward::<T>(x, a, b, &grad))
+        with_float!(grad.dtype(), "linear_lora", T => self.backward::<T>((x, a, b), &grad))
     }
 }

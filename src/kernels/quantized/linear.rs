@@ -60,7 +60,7 @@ impl FrozenLinear {
     fn forward<T: Float>(&self, x: &[T], n: usize) -> Result<Vec<T>> {
         let (o, _) = self.weight.dims2()?;
         let mut y = biases(self.bias.as_ref(), n, o)?;
-        self.weight.product(x, &mut y, n, self.bias.is_some())?;
+        self.weight.product(x, None, &mut y, n, self.bias.is_some())?;
         Ok(y)
     }
 
@@ -68,7 +68,7 @@ impl FrozenLinear {
         let (n, _) = grad.dims2()?;
         let (_, i) = self.weight.dims2()?;
         let mut dx = zeros::<T>(n * i);
-        with_slice::<T, _>(grad, |g| self.weight.add_input_gradient(g, &mut dx, n, false))?;
+        with_slice::<T, _>(grad, |g| self.weight.add_input_gradient(g, None, &mut dx, n, false))?;
         Tensor::from_vec(dx, (n, i), grad.device())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{with_slice, Float};
-use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::matmul::{matmul, matmul_sum};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use candle_core::{DType, Device, Result, Tensor};
@@ -109,10 +109,12 @@ impl Weight {
         Ok(())
     }
 
-    /// y = x Wᵀ, or y += x Wᵀ if `accumulate`, for x `[n, i]` and y `[n, o]`.
+    /// y = x Wᵀ + u Bᵀ, or y += the same if `accumulate`, for x `[n, i]` and y `[n, o]`; `adapter`
+    /// is (u `[n, r]`, B `[o, r]`).
     pub(crate) fn product<T: Float>(
         &self,
         x: &[T],
+        adapter: Option<(&[T], &[T])>,
         y: &mut [T],
         n: usize,
         accumulate: bool,
@@ -123,14 +125,24 @@ impl Weight {
             let w = View::new(w, part.len(), i, i);
             let columns = y.get_mut(part.start..).unwrap_or_default();
             let out = ViewMut::new(columns, n, part.len(), o);
-            matmul(out, x, w.t(), T::from_f64(1.0), accumulate, rayon::current_num_threads());
+            match adapter {
+                Some((u, b)) => {
+                    let r = b.len() / o;
+                    let u = View::new(u, n, r, r);
+                    let b = View::new(&b[part.start * r..], part.len(), r, r);
+                    matmul_sum(out, (x, w.t()), (u, b.t()), accumulate);
+                }
+                None => multiply(out, x, w.t(), accumulate),
+            }
         })
     }
 
-    /// dx = g W, or dx += g W if `accumulate`, for g `[n, o]` and dx `[n, i]`.
+    /// dx = g W + e A, or dx += the same if `accumulate`, for g `[n, o]` and dx `[n, i]`; `adapter`
+    /// is (e `[n, r]`, A `[r, i]`).
     pub(crate) fn add_input_gradient<T: Float>(
         &self,
         g: &[T],
+        adapter: Option<(&[T], &[T])>,
         dx: &mut [T],
         n: usize,
         accumulate: bool,
@@ -142,9 +154,20 @@ impl Weight {
             let w = View::new(w, part.len(), i, i);
             let out = ViewMut::new(dx, n, i, i);
             let accumulate = accumulate || part.start > 0;
-            matmul(out, g, w, T::from_f64(1.0), accumulate, rayon::current_num_threads());
+            match adapter {
+                Some((e, a)) if part.start == 0 => {
+                    let r = a.len() / i;
+                    let adapter = (View::new(e, n, r, r), View::new(a, r, i, i));
+                    matmul_sum(out, (g, w), adapter, accumulate);
+                }
+                _ => multiply(out, g, w, accumulate),
+            }
         })
     }
+}
+
+fn multiply<T: Float>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
+    matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
 }
 
 /// Requires x to be where quantised weights are computed with.
