@@ -148,9 +148,9 @@ fn unmoved<E>(_environment: &mut E, sets: &[String]) -> epo::Result<()> {
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Settings to start from: a small policy on a CPU, the paper's runs, or its published code's
-    /// [default: small]
-    #[arg(long, value_name = "small|paper|official", conflicts_with = "smoke")]
+    /// Settings to start from: a small policy on a CPU, a published language model on a CPU, the
+    /// paper's runs, or its published code's [default: small]
+    #[arg(long, value_name = "small|llm|paper|official", conflicts_with = "smoke")]
     pub(crate) preset: Option<Preset>,
     /// Entropy regulariser: none, bonus, decayed-bonus, adaptive, epo, epo-official, clip-cov,
     /// kl-cov or top-entropy, with its default settings [entropy.method.kind]
@@ -166,8 +166,9 @@ pub(crate) struct TrainArgs {
     /// Train LoRA adapters of this rank on frozen weights, with alpha = 2 R [model.lora]
     #[arg(long, value_name = "R")]
     pub(crate) lora: Option<usize>,
-    /// Element type of the weights [model.dtype]
-    #[arg(long, value_name = "f32|bf16")]
+    /// Element type of the weights; `quantized` keeps the blocks of a GGUF file and needs --lora
+    /// [model.dtype]
+    #[arg(long, value_name = "f32|bf16|quantized")]
     pub(crate) dtype: Option<String>,
     /// Device of the policy [model.device]
     #[arg(long, value_name = "cpu|cuda|metal")]

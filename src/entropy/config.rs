@@ -327,15 +327,23 @@ impl EntropyConfig {
 
     fn run_settings(mut self, paper_alpha: Positive, steps: AtLeast<2>) -> Self {
         self.band = Band::literal(0.0, 2.0);
-        match &mut self.method {
-            EntropyMethod::Epo(EpoConfig { alpha, beta, .. })
-            | EntropyMethod::EpoOfficial(EpoOfficialConfig { alpha, beta, .. }) => {
-                *alpha = paper_alpha;
-                if let BetaSchedule::PaperV2 { total_steps, .. } = beta {
-                    *total_steps = steps;
-                }
+        if let EntropyMethod::Epo(EpoConfig { alpha, .. })
+        | EntropyMethod::EpoOfficial(EpoOfficialConfig { alpha, .. }) = &mut self.method
+        {
+            *alpha = paper_alpha;
+        }
+        self.over(steps)
+    }
+
+    /// K = `steps` if β is the paper's.
+    #[must_use]
+    pub fn over(mut self, steps: AtLeast<2>) -> Self {
+        if let EntropyMethod::Epo(EpoConfig { beta, .. })
+        | EntropyMethod::EpoOfficial(EpoOfficialConfig { beta, .. }) = &mut self.method
+        {
+            if let BetaSchedule::PaperV2 { total_steps, .. } = beta {
+                *total_steps = steps;
             }
-            _ => (),
         }
         self
     }

@@ -61,6 +61,7 @@ impl AlfWorldTasks {
     pub fn of(preset: Preset) -> Self {
         match preset {
             Preset::Small => Self::default(),
+            Preset::Llm => Self { test_games: Count::literal(12), ..Self::default() },
             Preset::Paper | Preset::Official => {
                 Self { show_admissible: true, test_games: Count::literal(1000), ..Self::default() }
             }
@@ -140,8 +141,9 @@ impl AlfWorldTasks {
 }
 
 impl Benchmark for AlfWorldTasks {
-    /// The settings called `preset`: for `small`, a small policy on a CPU; for `paper` and
-    /// `official`, Qwen2.5-3B-Instruct as in the paper's ALFWorld runs, evaluated on whole splits.
+    /// The settings called `preset`: for `small`, a small policy on a CPU; for `llm`, LoRA adapters
+    /// on SmolLM2-135M-Instruct, on a CPU too; for `paper` and `official`, Qwen2.5-3B-Instruct as
+    /// in the paper's ALFWorld runs, evaluated on whole splits.
     ///
     /// `official` is the published code with the commands of its README: rows of turns, the token
     /// mean, the indicator penalty (which has no gradient) with its gate, history and β of two
@@ -152,6 +154,7 @@ impl Benchmark for AlfWorldTasks {
         let tasks = Self::of(preset).found();
         match preset {
             Preset::Small => small(algorithm, tasks),
+            Preset::Llm => llm(algorithm, tasks),
             Preset::Paper => paper(algorithm, tasks),
             Preset::Official => {
                 let mut config = paper(algorithm, tasks);
@@ -243,6 +246,13 @@ fn small(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTask
     config
 }
 
+/// The small run with a published language model, which needs fewer demonstrations.
+fn llm(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
+    let mut config = small(algorithm, tasks).llm(36);
+    config.demonstrations = Count::literal(50);
+    config
+}
+
 fn paper(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
     let mut config = paper_settings(algorithm, 150, tasks);
     config.rollout.max_turns = Count::literal(50);
@@ -257,7 +267,7 @@ mod tests {
 
     #[test]
     fn every_preset_has_tasks_and_few_of_them_for_a_smoke_run() {
-        for preset in [Preset::Small, Preset::Paper, Preset::Official] {
+        for preset in [Preset::Small, Preset::Llm, Preset::Paper, Preset::Official] {
             let config = AlfWorldTasks::preset(preset, Algorithm::Grpo);
             let mut tasks = AlfWorldTasks::smoke(config).environment;
             tasks.games = GameSource::default();

@@ -66,7 +66,7 @@ fn set<E: World>(base: &TrainConfig<E>, sets: &[&str]) -> epo::Result<TrainConfi
 
 /// All presets for an algorithm.
 fn presets<E: World>(algorithm: Algorithm) -> Vec<TrainConfig<E>> {
-    [Preset::Small, Preset::Paper, Preset::Official]
+    [Preset::Small, Preset::Llm, Preset::Paper, Preset::Official]
         .map(|preset| E::preset(preset, algorithm))
         .to_vec()
 }
@@ -502,4 +502,16 @@ fn the_papers_numbers_are_in_the_presets() {
     assert!(text.contains("aggregation = \"token-mean\""), "{text}");
     assert_eq!(grpo.model.checkpoint().unwrap().source, "Qwen/Qwen2.5-3B-Instruct");
     assert!("large".parse::<Preset>().unwrap_err().to_string().contains("large"));
+}
+
+#[test]
+fn the_preset_of_a_language_model_has_adapters_and_schedules_of_its_own_length() {
+    for algorithm in [Algorithm::Grpo, Algorithm::Ppo] {
+        let config = AlfWorldTasks::preset(Preset::Llm, algorithm);
+        let model = config.model.checkpoint().unwrap();
+        assert_eq!(model.source, "smollm2-135m-instruct");
+        assert_eq!(model.lora.as_ref().map(|lora| lora.rank), Some(16));
+        assert_eq!(config.rollout.tasks.get() * config.rollout.group.get(), 32);
+        assert_eq!(config.schedule_notes().unwrap(), Vec::<String>::new());
+    }
 }

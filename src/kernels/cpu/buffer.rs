@@ -26,9 +26,9 @@ pub(crate) fn zeros<T: WithDType>(n: usize) -> Vec<T> {
     buffer
 }
 
-/// Makes glibc's allocator keep freed memory in the process, in one pool for all threads, instead of
-/// returning it to the system, which clears every page before it hands it out again. An update of a
-/// language model takes about a sixth less CPU time. The resident memory stays at its peak.
+/// Makes glibc's allocator keep freed memory in the process, in one pool for all threads, instead
+/// of returning it to the system, which clears every page before it hands it out again. An update
+/// of a language model takes about a sixth less CPU time. The resident memory stays at its peak.
 ///
 /// Call it once, at the start of a program. Without glibc it does nothing.
 pub fn keep_freed_memory() {

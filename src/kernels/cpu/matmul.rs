@@ -2,10 +2,10 @@
 //!
 //! The `gemm` crate does it, except on processors with AVX-512: that crate's AVX-512 code requires
 //! a newer compiler than this crate's minimum. There, [`packed`](crate::kernels::cpu::packed) is
-//! used for all but small f32 products, and [`amx_product`](crate::kernels::cpu::amx_product) for
+//! used for all but small f32 products, and [`amx`](crate::kernels::cpu::amx) for
 //! large ones where the processor has AMX.
 
-use crate::kernels::cpu::amx_product;
+use crate::kernels::cpu::amx::product as tiled;
 use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;
 use crate::kernels::cpu::tile;
@@ -89,8 +89,8 @@ fn packed_product<T: Float>(
     let (Some(a), Some(b)) = (as_f32(a), as_f32(b)) else { return false };
     let Some(mut out) = as_f32_mut(out) else { return false };
     let alpha = alpha.to_f64() as f32;
-    if amx_product::worth_it(size) {
-        amx_product::product(out, &[(a, b)], alpha, accumulate, threads);
+    if tiled::worth_it(size) {
+        tiled::product(out, &[(a, b)], alpha, accumulate, threads);
     } else {
         packed::product::<Single, _, _>(&mut out, a, b, alpha, accumulate, threads);
     }
@@ -106,11 +106,11 @@ pub(crate) fn matmul_sum<T: Float>(
 ) {
     let threads = rayon::current_num_threads();
     let size = (out.rows, out.cols, a.cols);
-    if amx_product::worth_it(size) {
+    if tiled::worth_it(size) {
         let pairs = (as_f32(a).zip(as_f32(b)), as_f32(c).zip(as_f32(d)));
         if let ((Some(first), Some(second)), Some(out)) = (pairs, as_f32_mut(&mut out)) {
             let threads = threads_for(size, threads);
-            return amx_product::product(out, &[first, second], 1.0, accumulate, threads);
+            return tiled::product(out, &[first, second], 1.0, accumulate, threads);
         }
     }
     let one = T::from_f64(1.0);
@@ -126,10 +126,10 @@ pub(crate) fn matmul_narrow<T: Float>(
     threads: usize,
 ) {
     let size = (out.rows, out.cols, a.cols);
-    if amx_product::worth_it_narrow(size) {
+    if tiled::worth_it_narrow(size) {
         if let (Some(a), Some(b), Some(out)) = (as_f32(a), as_f32(b), as_f32_mut(&mut out)) {
             let threads = threads_for(size, threads);
-            return amx_product::product(out, &[(a, b)], 1.0, false, threads);
+            return tiled::product(out, &[(a, b)], 1.0, false, threads);
         }
     }
     matmul(out, a, b, T::from_f64(1.0), false, threads);

@@ -1,7 +1,6 @@
 //! Matrix multiplication, vector code and the optimiser step on the CPU.
 
 pub(crate) mod amx;
-pub(crate) mod amx_product;
 pub(crate) mod buffer;
 pub(crate) mod element;
 pub(crate) mod float;

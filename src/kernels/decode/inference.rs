@@ -129,11 +129,9 @@ fn add_bias(bias: &Tensor, y: &mut [f32]) -> Result<()> {
 /// converted a few at a time.
 fn product(team: Team<'_>, (x, i): (&[f32], usize), w: Rows<'_>, y: &mut [f32], accumulate: bool) {
     let o = w.count(i);
-    if matches!(w, Rows::Blocks(dtype, _) if amx::multiplies(dtype)) {
-        for (x, y) in x.chunks(TILED * i).zip(y.chunks_mut(TILED * o)) {
-            Panels::new(x, i).products(team, [w], [(y, accumulate)]);
-        }
-        return;
+    let few = x.len() < TILED * i;
+    if matches!(w, Rows::Blocks(dtype, _) if few && amx::multiplies(dtype)) {
+        return Panels::new(x, i).products(team, [w], [(y, accumulate)]);
     }
     let rows = if matches!(w, Rows::F32(_)) { o } else { WIDENED.min(o) }.max(1);
     let mut buffer = Vec::new();
@@ -157,8 +155,9 @@ fn product(team: Team<'_>, (x, i): (&[f32], usize), w: Rows<'_>, y: &mut [f32], 
     }
 }
 
-/// Rows of x that tiles multiply at a time; their tiles fit into the second-level cache.
-const TILED: usize = 256;
+/// Rows of x from which converting quantised rows to f32 pays off where they could be multiplied in
+/// their blocks.
+const TILED: usize = 192;
 
 /// Rows that are converted at a time.
 const WIDENED: usize = 1024;

@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 /// Computes y = x Wᵀ + b + s (x Aᵀ) Bᵀ for x `[n, i]`, frozen W `[o, i]` and b `[o]`, A `[r, i]`, B
 /// `[o, r]`; y `[n, o]`.
 ///
-/// Backward with u = s x Aᵀ and e = s g B: dB = gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is computed
-/// for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
+/// Backward with u = s x Aᵀ and e = s g B: dB = gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is
+/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
 ///
 /// # Errors
 /// Mismatched shapes, or a weight or bias that is not frozen.
@@ -100,7 +100,9 @@ impl LinearLora {
     fn scaled_product<T: Float>(&self, x: View<'_, T>, m: View<'_, T>) -> Vec<T> {
         let mut out = narrow_product(x, m);
         let scale = T::from_f64(self.scale);
-        out.iter_mut().for_each(|value| *value *= scale);
+        for value in &mut out {
+            *value *= scale;
+        }
         out
     }
 
@@ -135,9 +137,7 @@ impl LinearLora {
         };
         with_slice(grad, |g| {
             with_slice(x, |x| {
-                with_slice(u, |u| {
-                    with_slice(a, |a| with_slice(b, |b| on_slices(g, [x, u, a, b])))
-                })
+                with_slice(u, |u| with_slice(a, |a| with_slice(b, |b| on_slices(g, [x, u, a, b]))))
             })
         })
     }

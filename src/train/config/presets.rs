@@ -5,10 +5,11 @@ use std::str::FromStr;
 use crate::entropy::config::EntropyConfig;
 use crate::optim::adamw::AdamWConfig;
 use crate::optim::schedule::LrSchedule;
+use crate::policy::LoraConfig;
 use crate::rollout::config::RolloutConfig;
-use crate::settings::{Count, Decay, Limit, NonNegative, Positive, Unit};
+use crate::settings::{AtLeast, Count, Decay, Limit, NonNegative, Positive, Unit};
 use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
-use crate::train::config::model::{ModelConfig, SmallConfig};
+use crate::train::config::model::{CheckpointConfig, ModelConfig, SmallConfig};
 use crate::train::config::run::TrainConfig;
 use crate::train::config::update::UpdateConfig;
 use crate::train::credit::gae::{GaeConfig, GaeLevel};
@@ -26,6 +27,9 @@ pub enum Preset {
     /// `small`: a small policy on a CPU, in minutes.
     #[default]
     Small,
+    /// `llm`: LoRA adapters on a published instruct model of 135 M parameters, on a CPU, in an hour
+    /// or two.
+    Llm,
     /// `paper`: the hyper-parameters of the paper's runs.
     Paper,
     /// `official`: those of its published code.
@@ -38,9 +42,13 @@ impl FromStr for Preset {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "small" => Ok(Self::Small),
+            "llm" => Ok(Self::Llm),
             "paper" => Ok(Self::Paper),
             "official" => Ok(Self::Official),
-            _ => Err(Error::setting("--preset", name, "must be `small`, `paper` or `official`")),
+            _ => {
+                let reason = "must be `small`, `llm`, `paper` or `official`";
+                Err(Error::setting("--preset", name, reason))
+            }
         }
     }
 }
@@ -79,6 +87,40 @@ impl<E> TrainConfig<E> {
             config.rollout.group = Count::literal(1);
         }
         config
+    }
+
+    /// These settings of a small policy for LoRA adapters of rank 16 on SmolLM2-135M-Instruct, or
+    /// another instruct model of that size: fewer and smaller steps, since each costs much more,
+    /// and one episode per task of the evaluation sets.
+    #[must_use]
+    pub(crate) fn llm(mut self, steps: usize) -> Self {
+        self.steps = steps as u64;
+        self.checkpoint_every = Limit::literal(4);
+        self.environments = Count::literal(32);
+        self.learning_rate = Positive::literal(3e-4);
+        self.schedule = small_schedule(self.steps);
+        self.entropy = EntropyConfig::paper_v2().over(AtLeast::literal(steps));
+        self.model = ModelConfig::Checkpoint(CheckpointConfig {
+            lora: Some(LoraConfig::of_rank(16)),
+            ..CheckpointConfig::new("smollm2-135m-instruct")
+        });
+        self.evaluation.every = 0;
+        self.evaluation.episodes = Count::literal(1);
+        self.cloning = Some(CloningConfig {
+            epochs: Count::literal(2),
+            batch: Count::literal(8),
+            learning_rate: Positive::literal(1e-3),
+            ..CloningConfig::default()
+        });
+        let (tasks, group) = match self.algorithm {
+            AlgorithmConfig::Grpo { .. } => (4, 8),
+            AlgorithmConfig::Ppo { .. } => (32, 1),
+        };
+        self.rollout.tasks = Count::literal(tasks);
+        self.rollout.group = Count::literal(group);
+        self.update.mini_batches = Count::literal(2);
+        self.update.micro_batch_tokens = Limit::literal(2048);
+        self
     }
 
     /// A run of less than two minutes on two cores that goes through everything; with a model

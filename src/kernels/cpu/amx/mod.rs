@@ -1,5 +1,9 @@
 //! The tile registers of Intel's AMX, which multiply matrices of bf16 and add in f32.
 
+mod multiply;
+mod panels;
+pub(crate) mod product;
+
 /// Lines of a tile, and 32-bit words of a line.
 pub(crate) const TILE: usize = 16;
 
