@@ -16,7 +16,7 @@ use crate::objective::aggregate::Aggregation;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::config::ActionSpace;
 use crate::rollout::rows::RowKind;
-use crate::settings::{Count, NonNegative, Positive, Unit};
+use crate::settings::{AtLeast, Count, NonNegative, Positive, Unit};
 use crate::train::config::algorithm::{Algorithm, AlgorithmConfig};
 use crate::train::config::model::ModelConfig;
 use crate::train::config::presets::{small_schedule, Preset};
@@ -248,7 +248,7 @@ fn small(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTask
 
 /// The small run with a published language model, which needs fewer demonstrations.
 fn llm(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
-    let mut config = small(algorithm, tasks).llm(36);
+    let mut config = small(algorithm, tasks).llm(AtLeast::literal(36));
     config.demonstrations = Count::literal(50);
     config
 }

@@ -14,7 +14,7 @@ use crate::objective::aggregate::Aggregation;
 use crate::rollout::action::ActionFormat;
 use crate::rollout::rows::RowKind;
 use crate::run::progress::Progress;
-use crate::settings::{Count, Positive};
+use crate::settings::{AtLeast, Count, Positive};
 use crate::train::config::algorithm::Algorithm;
 use crate::train::config::presets::Preset;
 use crate::train::config::run::TrainConfig;
@@ -154,7 +154,7 @@ impl Benchmark for ScienceWorldTasks {
         let tasks = Self::of(preset);
         match preset {
             Preset::Small => TrainConfig::small(algorithm, tasks),
-            Preset::Llm => TrainConfig::small(algorithm, tasks).llm(36),
+            Preset::Llm => TrainConfig::small(algorithm, tasks).llm(AtLeast::literal(36)),
             Preset::Paper => paper(algorithm, tasks),
             Preset::Official => {
                 let mut config = paper(algorithm, tasks);

@@ -93,13 +93,13 @@ impl<E> TrainConfig<E> {
     /// another instruct model of that size: fewer and smaller steps, since each costs much more,
     /// and one episode per task of the evaluation sets.
     #[must_use]
-    pub(crate) fn llm(mut self, steps: usize) -> Self {
-        self.steps = steps as u64;
+    pub fn llm(mut self, steps: AtLeast<2>) -> Self {
+        self.steps = steps.get() as u64;
         self.checkpoint_every = Limit::literal(4);
         self.environments = Count::literal(32);
         self.learning_rate = Positive::literal(3e-4);
         self.schedule = small_schedule(self.steps);
-        self.entropy = EntropyConfig::paper_v2().over(AtLeast::literal(steps));
+        self.entropy = EntropyConfig::paper_v2().over(steps);
         self.model = ModelConfig::Checkpoint(CheckpointConfig {
             lora: Some(LoraConfig::of_rank(16)),
             ..CheckpointConfig::new("smollm2-135m-instruct")
