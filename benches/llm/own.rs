@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use epo::entropy::EntropyConfig;
-use epo::kernels::keep_freed_memory;
 use epo::optim::{AdamW, AdamWConfig};
 use epo::policy::{
     Decoder, DecoderConfig, KvCache, LoraConfig, Parameters, Pretrained, Request, SamplingParams,
@@ -26,7 +25,6 @@ type Work = dyn FnMut(&[Vec<u32>], usize) -> Result<usize>;
 
 /// Does a task's work for every line on stdin.
 pub(crate) fn own_side(work: &str, format: Format, folder: &Path) -> Result<()> {
-    keep_freed_memory();
     let model = Pretrained::open(Source::Folder(folder.to_owned()))?.with_context(CONTEXT)?;
     let config = model.config().clone();
     let parameters = format.parameters(&model)?;

@@ -8,14 +8,12 @@ use std::process::ExitCode;
 
 use epo::console::note;
 use epo::env::alfworld::AlfworldError;
-use epo::kernels::keep_freed_memory;
 use epo::{Error, Result};
 
 /// Runs a program to its end. An error is one message without a stack trace, whatever
 /// RUST_BACKTRACE says; the exit code is 2 if the settings or the input are wrong, and otherwise 1.
 pub(crate) fn run(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     std::env::set_var("RUST_LIB_BACKTRACE", "0");
-    keep_freed_memory();
     match program() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -37,7 +37,6 @@ pub(crate) mod quantized;
 pub mod reference;
 pub(crate) mod score;
 
-pub use cpu::buffer::keep_freed_memory;
 pub use layers::attention::attention;
 pub use layers::attention_branch::attention_branch;
 pub use layers::attention_rows::{AttentionRows, AttentionShape, AttentionWeights};
