@@ -108,7 +108,8 @@ pub(super) fn multiply(
 #[rustversion::since(1.89)]
 mod tiles {
     use super::{PART, WORDS};
-    use crate::kernels::cpu::amx::{Line, Registers, TILE};
+    use crate::kernels::cpu::amx::registers::Registers;
+    use crate::kernels::cpu::amx::{Line, TILE};
     use candle_core::quantized::GgmlDType;
     use std::arch::asm;
     use std::arch::x86_64::*;

@@ -12,11 +12,11 @@ pub(crate) const TILE: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Line<T>(pub(crate) [T; TILE]);
 
-pub(crate) use registers::{supported, Registers};
+pub(crate) use registers::supported;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[rustversion::since(1.89)]
-mod registers {
+pub(crate) mod registers {
     use super::TILE;
     use crate::kernels::cpu::tile::instructions;
     use std::arch::asm;
@@ -86,13 +86,5 @@ mod registers {
 mod registers {
     pub(crate) fn supported() -> bool {
         false
-    }
-
-    pub(crate) struct Registers(());
-
-    impl Registers {
-        pub(crate) fn new() -> Self {
-            unreachable!("tiles are not supported")
-        }
     }
 }

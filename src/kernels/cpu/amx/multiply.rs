@@ -5,6 +5,8 @@ use crate::kernels::cpu::view::Disjoint;
 pub(super) use tiles::add_products;
 
 /// The output of a product: α times the sums is added if `accumulate`, otherwise written.
+#[rustversion::attr(before(1.89), allow(dead_code))]
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(dead_code))]
 pub(super) struct Target<'a> {
     pub(super) out: Disjoint<'a, f32>,
     pub(super) alpha: f32,
@@ -16,7 +18,8 @@ pub(super) struct Target<'a> {
 mod tiles {
     use super::Target;
     use crate::kernels::cpu::amx::panels::{blocks, Panels, Step, Tile, PANEL};
-    use crate::kernels::cpu::amx::{supported, Line, Registers, TILE};
+    use crate::kernels::cpu::amx::registers::Registers;
+    use crate::kernels::cpu::amx::{supported, Line, TILE};
     use crate::kernels::cpu::view::Disjoint;
     use std::arch::asm;
     use std::arch::x86_64::*;

@@ -63,6 +63,8 @@ impl Panels {
         self.lower_parts = lower_parts.into_inner();
     }
 
+    #[rustversion::attr(before(1.89), allow(dead_code))]
+    #[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(dead_code))]
     pub(super) fn panels(&self) -> impl Iterator<Item = &[Step]> {
         self.buffer.chunks(self.steps).take(self.count)
     }
