@@ -6,6 +6,7 @@
 //! large ones where the processor has AMX.
 
 use crate::kernels::cpu::amx::product as tiled;
+use crate::kernels::cpu::amx::Precision;
 use crate::kernels::cpu::float::Float;
 use crate::kernels::cpu::packed;
 use crate::kernels::cpu::tile;
@@ -39,7 +40,13 @@ pub(crate) fn matmul<T: Float>(
     threads: usize,
 ) {
     assert!(out.rows == a.rows && out.cols == b.cols && a.cols == b.rows, "matmul shapes");
-    let threads = threads_for((out.rows, out.cols, a.cols), threads);
+    let size = (out.rows, out.cols, a.cols);
+    let threads = threads_for(size, threads);
+    let scaling = (alpha.to_f64() as f32, accumulate);
+    let large = tiled::worth_it(size);
+    if large && tiled_product(&mut out, &[(a, b)], scaling, Precision::Full, threads) {
+        return;
+    }
     if packed_product(&mut out, a, b, alpha, accumulate, threads) {
         return;
     }
@@ -72,8 +79,8 @@ pub(crate) fn matmul<T: Float>(
     }
 }
 
-/// Computes the product with this crate's code for AVX-512 or AMX; false if the type, the size or
-/// the processor rules that out.
+/// Computes the product with this crate's code for AVX-512; false if the type, the size or the
+/// processor rules that out.
 fn packed_product<T: Float>(
     out: &mut ViewMut<'_, T>,
     a: View<'_, T>,
@@ -82,57 +89,50 @@ fn packed_product<T: Float>(
     accumulate: bool,
     threads: usize,
 ) -> bool {
-    let size = (out.rows, out.cols, a.cols);
-    if !(tile::instructions()[0] && packed::worth_it(size)) {
+    if !(tile::instructions()[0] && packed::worth_it((out.rows, out.cols, a.cols))) {
         return false;
     }
     let (Some(a), Some(b)) = (as_f32(a), as_f32(b)) else { return false };
     let Some(mut out) = as_f32_mut(out) else { return false };
     let alpha = alpha.to_f64() as f32;
-    if tiled::worth_it(size) {
-        tiled::product(out, &[(a, b)], alpha, accumulate, threads);
-    } else {
-        packed::product::<Single, _, _>(&mut out, a, b, alpha, accumulate, threads);
-    }
+    packed::product::<Single, _, _>(&mut out, a, b, alpha, accumulate, threads);
     true
 }
 
-/// out = a b + c d, or out += a b + c d if `accumulate`, where c d has far fewer terms than a b.
+/// out = Σ a b over the pairs (a, b), or out += the same if `accumulate`; the pairs after the first
+/// have far fewer terms. [`Precision::Reduced`] allows, but does not require, fewer bits.
 pub(crate) fn matmul_sum<T: Float>(
     mut out: ViewMut<'_, T>,
-    (a, b): (View<'_, T>, View<'_, T>),
-    (c, d): (View<'_, T>, View<'_, T>),
+    pairs: &[(View<'_, T>, View<'_, T>)],
     accumulate: bool,
+    precision: Precision,
 ) {
-    let threads = rayon::current_num_threads();
-    let size = (out.rows, out.cols, a.cols);
-    if tiled::worth_it(size) {
-        let pairs = (as_f32(a).zip(as_f32(b)), as_f32(c).zip(as_f32(d)));
-        if let ((Some(first), Some(second)), Some(out)) = (pairs, as_f32_mut(&mut out)) {
-            let threads = threads_for(size, threads);
-            return tiled::product(out, &[first, second], 1.0, accumulate, threads);
-        }
+    let terms = pairs.first().map_or(0, |(a, _)| a.cols);
+    let size = (out.rows, out.cols, terms);
+    let threads = threads_for(size, rayon::current_num_threads());
+    let large = tiled::worth_it(size);
+    if large && tiled_product(&mut out, pairs, (1.0, accumulate), precision, threads) {
+        return;
     }
-    let one = T::from_f64(1.0);
-    matmul(out.reborrow(), a, b, one, accumulate, threads);
-    matmul(out, c, d, one, true, threads);
+    for (i, &(a, b)) in pairs.iter().enumerate() {
+        matmul(out.reborrow(), a, b, T::from_f64(1.0), accumulate || i > 0, threads);
+    }
 }
 
-/// out = a b for b of few columns.
-pub(crate) fn matmul_narrow<T: Float>(
-    mut out: ViewMut<'_, T>,
-    a: View<'_, T>,
-    b: View<'_, T>,
+/// Computes the products with this crate's code for AMX; false if the type is not f32.
+fn tiled_product<T: Float>(
+    out: &mut ViewMut<'_, T>,
+    pairs: &[(View<'_, T>, View<'_, T>)],
+    scaling: (f32, bool),
+    precision: Precision,
     threads: usize,
-) {
-    let size = (out.rows, out.cols, a.cols);
-    if tiled::worth_it_narrow(size) {
-        if let (Some(a), Some(b), Some(out)) = (as_f32(a), as_f32(b), as_f32_mut(&mut out)) {
-            let threads = threads_for(size, threads);
-            return tiled::product(out, &[(a, b)], 1.0, false, threads);
-        }
-    }
-    matmul(out, a, b, T::from_f64(1.0), false, threads);
+) -> bool {
+    let in_f32 = pairs.iter().map(|&(a, b)| as_f32(a).zip(as_f32(b)));
+    let (Some(pairs), Some(out)) = (in_f32.collect::<Option<Vec<_>>>(), as_f32_mut(out)) else {
+        return false;
+    };
+    tiled::product(out, &pairs, scaling, precision, threads);
+    true
 }
 
 fn as_f32<'a, T: Float>(view: View<'a, T>) -> Option<View<'a, f32>> {

@@ -5,6 +5,7 @@ pub(crate) mod buffer;
 pub(crate) mod element;
 pub(crate) mod float;
 pub(crate) mod matmul;
+pub(crate) mod narrow;
 pub(crate) mod optimizer;
 pub(crate) mod packed;
 pub(crate) mod tile;

@@ -40,6 +40,12 @@ impl<'a, T> View<'a, T> {
         View { data, rows, cols, row_stride, col_stride }
     }
 
+    /// Returns the first `rows` rows.
+    pub(crate) fn top(self, rows: usize) -> Self {
+        assert!(rows <= self.rows, "view has fewer rows");
+        Self { rows, ..self }
+    }
+
     /// Returns the transpose.
     pub(crate) fn t(self) -> Self {
         Self {

@@ -1,9 +1,10 @@
 //! The operators of decoding: the arithmetic of the training kernels on plain slices, without
 //! gradients.
 
+use crate::kernels::cpu::amx::Precision;
 use crate::kernels::cpu::element::{widened, Inline};
 use crate::kernels::cpu::float::with_slice;
-use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::matmul::{matmul, matmul_sum};
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::decode::amx;
 use crate::kernels::decode::decode_attention::{attend_one, Past};
@@ -133,7 +134,10 @@ fn product(team: Team<'_>, (x, i): (&[f32], usize), w: Rows<'_>, y: &mut [f32], 
     if matches!(w, Rows::Blocks(dtype, _) if few && amx::multiplies(dtype)) {
         return Panels::new(x, i).products(team, [w], [(y, accumulate)]);
     }
-    let rows = if matches!(w, Rows::F32(_)) { o } else { WIDENED.min(o) }.max(1);
+    let (rows, precision) = match w {
+        Rows::F32(_) => (o.max(1), Precision::Full),
+        _ => (WIDENED, Precision::Reduced),
+    };
     let mut buffer = Vec::new();
     for start in (0..o).step_by(rows) {
         let part = start..o.min(start + rows);
@@ -151,7 +155,7 @@ fn product(team: Team<'_>, (x, i): (&[f32], usize), w: Rows<'_>, y: &mut [f32], 
         let out = ViewMut::new(&mut y[start..], n, count, o);
         let x = View::new(x, n, i, i);
         let w = View::new(values, count, i, i);
-        matmul(out, x, w.t(), 1.0, accumulate, rayon::current_num_threads());
+        matmul_sum(out, &[(x, w.t())], accumulate, precision);
     }
 }
 

@@ -2,7 +2,7 @@
 //! probabilities.
 //!
 //! Shapes: n = total tokens, H = query heads, K = key/value heads, d = head features, L = length of
-//! one sequence. Only one [`BLOCK`]`·L` tile of scores exists at a time, as in FlashAttention-2
+//! one sequence. Only one tile of scores, [`ROWS`]`·L`, exists at a time, as in FlashAttention-2
 //! (Dao 2023). An online softmax is not needed: whole rows of a tile fit in a CPU's cache.
 
 use crate::kernels::cpu::buffer::zeros;
@@ -17,6 +17,7 @@ use crate::kernels::layers::residual::tensor_like;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Computes o_i = Σ_{j ≤ i} softmax_j(q_i · k_j / √d) v_j within every packed sequence. Query head
 /// h reads key/value head ⌊h K / H⌋. q `[n, H·d]`, k and v `[n, K·d]`; o `[n, H·d]`.
@@ -36,8 +37,9 @@ struct Attention {
     shape: AttentionShape,
 }
 
-/// Query rows per tile of scores.
-const BLOCK: usize = 64;
+/// Query rows per tile of scores: enough to make use of packed keys, and a tile fits into the
+/// second-level cache.
+const ROWS: usize = 192;
 
 vectorised! {
     /// Softmax of `row[..valid]` in place; the rest becomes 0.
@@ -66,125 +68,137 @@ vectorised! {
     }
 }
 
-/// Slices of one (sequence, key/value head), and how to index them.
+/// Data of one (sequence, key/value head): the rows of queries `[len·group, d]` are those of the
+/// group's heads at one position, then at the next.
 struct Piece<'a, T> {
-    q: &'a [T],
-    k: &'a [T],
-    v: &'a [T],
-    len: usize,
-    head: usize,
-    shape: &'a AttentionShape,
+    q: Vec<T>,
+    k: View<'a, T>,
+    v: View<'a, T>,
+    group: usize,
+    /// Positions per tile of scores.
+    step: usize,
 }
 
 impl<'a, T: Float> Piece<'a, T> {
     fn new(
-        q: &'a [T],
+        q: &[T],
         k: &'a [T],
         v: &'a [T],
         at: (usize, usize, usize),
-        shape: &'a AttentionShape,
+        shape: &AttentionShape,
     ) -> Self {
         let (start, len, head) = at;
-        let rows = |x: &'a [T], heads: usize| {
-            &x[start * heads * shape.head_dim..][..len * heads * shape.head_dim]
+        let d = shape.head_dim;
+        let keys = |x: &'a [T]| {
+            let stride = shape.kv_heads * d;
+            View::new(&x[start * stride + head * d..], len, d, stride)
         };
-        let q = rows(q, shape.heads);
-        let k = rows(k, shape.kv_heads);
-        let v = rows(v, shape.kv_heads);
-        Self { q, k, v, len, head, shape }
+        let group = shape.group();
+        let step = (ROWS / group).clamp(8, 64);
+        Self { q: queries(q, at, shape), k: keys(k), v: keys(v), group, step }
     }
 
-    /// Returns rows `range` of query-sized data for head `g` of the group.
-    fn queries<'b>(&self, data: &'b [T], range: &std::ops::Range<usize>, g: usize) -> View<'b, T> {
-        let d = self.shape.head_dim;
-        let stride = self.shape.heads * self.shape.head_dim;
-        let offset = range.start * stride + (self.head * self.shape.group() + g) * d;
-        View::new(&data[offset..], range.len(), d, stride)
+    fn len(&self) -> usize {
+        self.k.rows
     }
 
-    /// Returns the first `rows` rows of key/value-sized data.
-    fn keys<'b>(&self, data: &'b [T], rows: usize) -> View<'b, T> {
-        let d = self.shape.head_dim;
-        View::new(&data[self.head * d..], rows, d, self.shape.kv_heads * d)
+    fn head_dim(&self) -> usize {
+        self.k.cols
     }
 
-    /// Computes softmax(q kᵀ / √d) of a block of query rows into `tile` (`[rows, range.end]`).
-    fn probabilities(&self, range: &std::ops::Range<usize>, g: usize, tile: &mut [T]) {
-        let rows = range.len();
-        let width = range.end;
-        let scale = T::from_f64(1.0 / (self.shape.head_dim as f64).sqrt());
-        let q = self.queries(self.q, range, g);
-        let k = self.keys(self.k, width);
-        matmul(ViewMut::new(tile, rows, width, width), q, k.t(), scale, false, 1);
-        for (i, row) in tile.chunks_exact_mut(width).take(rows).enumerate() {
-            softmax_in_place(row, range.start + i + 1);
+    /// Returns the rows of queries at some positions, and where they begin in `[len·group, d]`.
+    fn at(&self, positions: &Range<usize>) -> (usize, usize) {
+        (positions.len() * self.group, positions.start * self.group * self.head_dim())
+    }
+
+    /// Returns the positions of every tile.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> {
+        let (len, step) = (self.len(), self.step);
+        (0..len).step_by(step).map(move |start| start..len.min(start + step))
+    }
+
+    /// Returns room for a tile.
+    fn room(&self) -> Vec<T> {
+        vec![T::from_f64(0.0); self.step.min(self.len()) * self.group * self.len()]
+    }
+
+    /// Computes softmax(q kᵀ / √d) of the queries at some positions into `tile` (`[rows,
+    /// positions.end]`).
+    fn probabilities(&self, positions: &Range<usize>, tile: &mut [T]) {
+        let d = self.head_dim();
+        let width = positions.end;
+        let (rows, first) = self.at(positions);
+        let scale = T::from_f64(1.0 / (d as f64).sqrt());
+        let q = View::new(&self.q[first..], rows, d, d);
+        let scores = ViewMut::new(tile, rows, width, width);
+        matmul(scores, q, self.k.top(width).t(), scale, false, 1);
+        for (row, scores) in tile.chunks_exact_mut(width).take(rows).enumerate() {
+            softmax_in_place(scores, positions.start + row / self.group + 1);
         }
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
-        let len = self.len;
-        (0..self.shape.group()).flat_map(move |g| {
-            (0..len).step_by(BLOCK).map(move |start| (g, start..len.min(start + BLOCK)))
-        })
-    }
-
-    fn tile(&self) -> Vec<T> {
-        vec![T::from_f64(0.0); BLOCK.min(self.len) * self.len]
     }
 
     /// Computes the output of the piece's heads, `[len, group·d]`.
     fn forward(&self) -> Vec<T> {
-        let d = self.shape.head_dim;
-        let stride = self.shape.group() * self.shape.head_dim;
-        let mut out = vec![T::from_f64(0.0); self.len * stride];
-        let mut tile = self.tile();
-        for (g, range) in self.blocks() {
-            self.probabilities(&range, g, &mut tile);
-            let o = ViewMut::new(&mut out[range.start * stride + g * d..], range.len(), d, stride);
-            let p = View::new(&tile, range.len(), range.end, range.end);
-            matmul(o, p, self.keys(self.v, range.end), T::from_f64(1.0), false, 1);
+        let d = self.head_dim();
+        let mut out = vec![T::from_f64(0.0); self.q.len()];
+        let mut tile = self.room();
+        for positions in self.tiles() {
+            self.probabilities(&positions, &mut tile);
+            let width = positions.end;
+            let (rows, first) = self.at(&positions);
+            let out = ViewMut::new(&mut out[first..], rows, d, d);
+            let p = View::new(&tile, rows, width, width);
+            matmul(out, p, self.v.top(width), T::from_f64(1.0), false, 1);
         }
         out
     }
 
-    /// Computes (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece.
+    /// Computes (dq `[len, group·d]`, dk `[len, d]`, dv `[len, d]`) of the piece, for the gradient
+    /// `[len·group, d]` of its output.
     fn backward(&self, grad: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let d = self.shape.head_dim;
-        let stride = self.shape.group() * self.shape.head_dim;
+        let d = self.head_dim();
         let zeros = |n: usize| vec![T::from_f64(0.0); n];
-        let mut dq = zeros(self.len * stride);
-        let mut dk = zeros(self.len * d);
-        let mut dv = zeros(self.len * d);
-        let mut tile = self.tile();
-        let mut dtile = self.tile();
+        let mut dq = zeros(self.q.len());
+        let mut dk = zeros(self.len() * d);
+        let mut dv = zeros(self.len() * d);
+        let mut tile = self.room();
+        let mut dtile = self.room();
         let one = T::from_f64(1.0);
         let scale = T::from_f64(1.0 / (d as f64).sqrt());
-        for (g, range) in self.blocks() {
-            let rows = range.len();
-            let width = range.end;
-            self.probabilities(&range, g, &mut tile);
-            let dout = self.queries(grad, &range, g);
+        for positions in self.tiles() {
+            let width = positions.end;
+            let (rows, first) = self.at(&positions);
+            self.probabilities(&positions, &mut tile);
+            let q = View::new(&self.q[first..], rows, d, d);
+            let dout = View::new(&grad[first..], rows, d, d);
             let dp = ViewMut::new(&mut dtile, rows, width, width);
-            matmul(dp, dout, self.keys(self.v, width).t(), one, false, 1);
+            matmul(dp, dout, self.v.top(width).t(), one, false, 1);
             for (p, dp) in tile.chunks_exact(width).zip(dtile.chunks_exact_mut(width)).take(rows) {
                 softmax_backward(p, dp);
             }
             let p = View::new(&tile, rows, width, width);
             let ds = View::new(&dtile, rows, width, width);
-            let dq = ViewMut::new(&mut dq[range.start * stride + g * d..], rows, d, stride);
-            matmul(dq, ds, self.keys(self.k, width), scale, false, 1);
-            matmul(
-                ViewMut::new(&mut dk, width, d, d),
-                ds.t(),
-                self.queries(self.q, &range, g),
-                scale,
-                true,
-                1,
-            );
+            let dq = ViewMut::new(&mut dq[first..], rows, d, d);
+            matmul(dq, ds, self.k.top(width), scale, false, 1);
+            matmul(ViewMut::new(&mut dk, width, d, d), ds.t(), q, scale, true, 1);
             matmul(ViewMut::new(&mut dv, width, d, d), p.t(), dout, one, true, 1);
         }
         (dq, dk, dv)
     }
+}
+
+/// Copies the columns of a piece's group of heads from query-sized data: `[len·group, d]`.
+fn queries<T: Float>(
+    data: &[T],
+    (start, len, head): (usize, usize, usize),
+    shape: &AttentionShape,
+) -> Vec<T> {
+    let width = shape.group() * shape.head_dim;
+    let mut out = Vec::with_capacity(len * width);
+    for row in data.chunks_exact(shape.heads * shape.head_dim).skip(start).take(len) {
+        out.extend_from_slice(&row[head * width..(head + 1) * width]);
+    }
+    out
 }
 
 /// Writes every piece's compact columns (`[len, width]`) to their place in `[n, K·width]`.
@@ -218,9 +232,8 @@ pub(crate) fn attend_backward<T: Float>(
     shape: &AttentionShape,
 ) -> (Vec<T>, Vec<T>, Vec<T>) {
     let parts = shape.pieces().into_par_iter().map(|at| {
-        let stride = shape.heads * shape.head_dim;
-        let grad = &grad[at.0 * stride..(at.0 + at.1) * stride];
-        let (dq, dk, dv) = Piece::new(q, k, v, at, shape).backward(grad);
+        let grad = queries(grad, at, shape);
+        let (dq, dk, dv) = Piece::new(q, k, v, at, shape).backward(&grad);
         (dq, (dk, dv))
     });
     let (dq, (dk, dv)): (Vec<_>, (Vec<_>, Vec<_>)) = parts.unzip();

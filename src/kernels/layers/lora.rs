@@ -2,8 +2,8 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, Float};
-use crate::kernels::cpu::matmul::matmul_narrow;
-use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::cpu::narrow::{narrow_product, narrow_product_transposed};
+use crate::kernels::cpu::view::View;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::linear::when;
 use crate::kernels::quantized::weight::{biases, check_device, Weight};
@@ -121,10 +121,10 @@ impl LinearLora {
             let e = (x.track_op() || a.track_op())
                 .then(|| self.scaled_product(g_view, View::new(b_values, o, r, r)));
             let da = e.as_ref().filter(|_| a.track_op()).map(|e| {
-                let x = View::new(x_values, n, i, i).t();
-                transposed(&narrow_product(x, View::new(e, n, r, r)), r)
+                let x = View::new(x_values, n, i, i);
+                transposed(&narrow_product_transposed(x, View::new(e, n, r, r)), r)
             });
-            let db = b.track_op().then(|| narrow_product(g_view.t(), View::new(u, n, r, r)));
+            let db = b.track_op().then(|| narrow_product_transposed(g_view, View::new(u, n, r, r)));
             let dx = when(x.track_op(), || {
                 let mut dx = zeros::<T>(n * i);
                 let adapter = e.as_deref().map(|e| (e, a_values));
@@ -141,14 +141,6 @@ impl LinearLora {
             })
         })
     }
-}
-
-/// a b for b of few columns.
-fn narrow_product<T: Float>(a: View<'_, T>, b: View<'_, T>) -> Vec<T> {
-    let mut out = vec![T::from_f64(0.0); a.rows * b.cols];
-    let view = ViewMut::new(&mut out, a.rows, b.cols, b.cols);
-    matmul_narrow(view, a, b, rayon::current_num_threads());
-    out
 }
 
 /// The transpose of rows `width` wide.

@@ -1,8 +1,9 @@
 //! A weight matrix of a layer: a tensor, or frozen quantised blocks.
 
+use crate::kernels::cpu::amx::Precision;
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{with_slice, Float};
-use crate::kernels::cpu::matmul::{matmul, matmul_sum};
+use crate::kernels::cpu::matmul::matmul_sum;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use candle_core::{DType, Device, Result, Tensor};
@@ -125,15 +126,12 @@ impl Weight {
             let w = View::new(w, part.len(), i, i);
             let columns = y.get_mut(part.start..).unwrap_or_default();
             let out = ViewMut::new(columns, n, part.len(), o);
-            match adapter {
-                Some((u, b)) => {
-                    let r = b.len() / o;
-                    let u = View::new(u, n, r, r);
-                    let b = View::new(&b[part.start * r..], part.len(), r, r);
-                    matmul_sum(out, (x, w.t()), (u, b.t()), accumulate);
-                }
-                None => multiply(out, x, w.t(), accumulate),
-            }
+            let adapter = adapter.map(|(u, b)| {
+                let r = b.len() / o;
+                let b = View::new(&b[part.start * r..], part.len(), r, r);
+                (View::new(u, n, r, r), b.t())
+            });
+            self.multiply(out, (x, w.t()), adapter, accumulate);
         })
     }
 
@@ -154,20 +152,31 @@ impl Weight {
             let w = View::new(w, part.len(), i, i);
             let out = ViewMut::new(dx, n, i, i);
             let accumulate = accumulate || part.start > 0;
-            match adapter {
-                Some((e, a)) if part.start == 0 => {
-                    let r = a.len() / i;
-                    let adapter = (View::new(e, n, r, r), View::new(a, r, i, i));
-                    matmul_sum(out, (g, w), adapter, accumulate);
-                }
-                _ => multiply(out, g, w, accumulate),
-            }
+            let adapter = adapter.filter(|_| part.start == 0).map(|(e, a)| {
+                let r = a.len() / i;
+                (View::new(e, n, r, r), View::new(a, r, i, i))
+            });
+            self.multiply(out, (g, w), adapter, accumulate);
         })
     }
-}
 
-fn multiply<T: Float>(out: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>, accumulate: bool) {
-    matmul(out, a, b, T::from_f64(1.0), accumulate, rayon::current_num_threads());
+    /// out = the product of a pair, plus the adapter's.
+    fn multiply<T: Float>(
+        &self,
+        out: ViewMut<'_, T>,
+        pair: (View<'_, T>, View<'_, T>),
+        adapter: Option<(View<'_, T>, View<'_, T>)>,
+        accumulate: bool,
+    ) {
+        let precision = match self {
+            Self::Dense(_) => Precision::Full,
+            Self::Quantized(_) => Precision::Reduced,
+        };
+        match adapter {
+            Some(adapter) => matmul_sum(out, &[pair, adapter], accumulate, precision),
+            None => matmul_sum(out, &[pair], accumulate, precision),
+        }
+    }
 }
 
 /// Requires x to be where quantised weights are computed with.

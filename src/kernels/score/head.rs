@@ -6,10 +6,11 @@
 //! holds the whole vocabulary, its logits are kept and three suffice. Each tile's part of dW is
 //! written once, so nothing is rounded twice.
 
+use crate::kernels::cpu::amx::Precision;
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
 use crate::kernels::cpu::float::Float;
-use crate::kernels::cpu::matmul::matmul;
+use crate::kernels::cpu::matmul::matmul_sum;
 use crate::kernels::cpu::view::{View, ViewMut};
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::kernels::score::logit::{Factor, Logit};
@@ -54,8 +55,7 @@ impl<T: Logit> Term<'_, T> {
             TermWeight::Quantized(matrix) => {
                 let w = View::new(rows(matrix, start..start + width, right), width, k, k);
                 let x = x.with(widened(self.x, left));
-                let one = T::Float::from_f32(1.0);
-                matmul(out, x, w.t(), one, accumulate, rayon::current_num_threads());
+                matmul_sum(out, &[(x, w.t())], accumulate, Precision::Reduced);
             }
         }
     }
@@ -78,8 +78,7 @@ impl<T: Logit> Term<'_, T> {
             }
             TermWeight::Quantized(matrix) => {
                 let w = View::new(rows(matrix, start..start + width, buffer), width, k, k);
-                let one = T::Float::from_f32(1.0);
-                matmul(out, z, w, one, accumulate, rayon::current_num_threads());
+                matmul_sum(out, &[(z, w)], accumulate, Precision::Reduced);
             }
         }
     }

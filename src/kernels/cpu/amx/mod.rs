@@ -4,6 +4,16 @@ mod multiply;
 mod panels;
 pub(crate) mod product;
 
+/// The significant bits of the numbers that are multiplied; sums are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// All 24 of f32.
+    Full,
+    /// 16 where AMX multiplies, at twice the speed: for quantised weights, which have fewer bits,
+    /// and the activations that they are multiplied with.
+    Reduced,
+}
+
 /// Lines of a tile, and 32-bit words of a line.
 pub(crate) const TILE: usize = 16;
 

@@ -19,7 +19,7 @@ mod tiles {
     use super::Target;
     use crate::kernels::cpu::amx::panels::{blocks, Panels, Step, Tile, PANEL};
     use crate::kernels::cpu::amx::registers::Registers;
-    use crate::kernels::cpu::amx::{supported, Line, TILE};
+    use crate::kernels::cpu::amx::{supported, Line, Precision, TILE};
     use crate::kernels::cpu::view::Disjoint;
     use std::arch::asm;
     use std::arch::x86_64::*;
@@ -30,13 +30,17 @@ mod tiles {
         target: &Target<'_>,
         (rows, columns): (Range<usize>, Range<usize>),
         (left, right): (&Panels, &Panels),
+        precision: Precision,
     ) {
         let registers = Registers::new();
-        let kernel = match (left.lower_parts, right.lower_parts) {
-            (false, false) => first_parts,
-            (true, false) => left_parts,
-            (false, true) => right_parts,
-            (true, true) => all_parts,
+        let kernel = match (left.lower_parts, right.lower_parts, precision) {
+            (false, false, _) => first_parts,
+            (true, false, Precision::Full) => left_parts,
+            (false, true, Precision::Full) => right_parts,
+            (true, true, Precision::Full) => all_parts,
+            (true, false, Precision::Reduced) => two_left_parts,
+            (false, true, Precision::Reduced) => two_right_parts,
+            (true, true, Precision::Reduced) => two_parts,
         };
         let mut sums = [[Line([0.0; TILE]); TILE]; 4];
         for (columns, b) in blocks(columns, PANEL).zip(right.panels()) {
@@ -201,6 +205,12 @@ mod tiles {
             left!(0), right!(2), multiply!(), right!(1), multiply!(), left!(1), multiply!(),
             right!(0), multiply!(), left!(0), multiply!(), left!(2), multiply!()
     );
+    kernel!(two_left_parts: right!(0), left!(0), multiply!(), left!(1), multiply!());
+    kernel!(two_right_parts: left!(0), right!(1), multiply!(), right!(0), multiply!());
+    kernel!(
+        two_parts:
+            left!(0), right!(1), multiply!(), right!(0), multiply!(), left!(1), multiply!()
+    );
 }
 
 /// For machines without tiles and compilers that do not support their instructions.
@@ -208,12 +218,14 @@ mod tiles {
 mod tiles {
     use super::Target;
     use crate::kernels::cpu::amx::panels::Panels;
+    use crate::kernels::cpu::amx::Precision;
     use std::ops::Range;
 
     pub(in crate::kernels::cpu::amx) fn add_products(
         _: &Target<'_>,
         _: (Range<usize>, Range<usize>),
         _: (&Panels, &Panels),
+        _: Precision,
     ) {
         unreachable!("tiles are not supported")
     }

@@ -222,7 +222,9 @@ mod words {
         let upper = |x| _mm512_and_si512(_mm512_castps_si512(x), upper_half);
         let first = upper(x);
         let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(first));
-        let second = upper(rest);
+        // Rounded, so that two parts alone are as close as possible.
+        let half = _mm512_set1_epi32(0x8000);
+        let second = upper(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(rest), half)));
         let third = upper(_mm512_sub_ps(rest, _mm512_castsi512_ps(second)));
         [first, second, third]
     }
