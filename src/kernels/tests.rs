@@ -68,7 +68,7 @@ pub(crate) fn check_twin(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor]) {
     check_twin_within(op, twin, inputs, 2e-5);
 }
 
-fn check_twin_within(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor], single: f64) {
+pub(crate) fn check_twin_within(op: Op<'_>, twin: Op<'_>, inputs: &[Tensor], single: f64) {
     for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, single)] {
         let inputs: Vec<Tensor> = inputs.iter().map(|t| t.to_dtype(dtype).unwrap()).collect();
         let gap = max_gap(&op(&inputs).unwrap(), &twin(&inputs).unwrap());
@@ -268,7 +268,7 @@ fn collected_rows_are_the_dense_gradient() {
 
 /// Checks, for every subset of trainable inputs, that these get their gradients and frozen inputs
 /// get none.
-fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
+pub(crate) fn check_frozen(op: Op<'_>, inputs: &[Tensor]) {
     let all = gradients(op, inputs);
     for pattern in 1..1u32 << inputs.len() {
         let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();

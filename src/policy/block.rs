@@ -1,15 +1,19 @@
 //! One pre-norm block: attention and feed-forward, each added to a residual stream.
 //!
-//! A block computes the same function in one of three ways. Plain blocks (no LoRA adapters, no
-//! quantised weights, no head norms, weights in the activations' type) run as a chain of operators
-//! that stores the least for the backward pass. Other blocks run each branch as one operator or,
-//! with adapters, quantised weights or head norms, layer by layer.
+//! A block computes the same function in one of three ways. On the CPU, with weights in the
+//! activations' type, its branches are two operators of a chain, which stores the least for the
+//! backward pass. Recomputed blocks run the same operators one after another. On other devices, and
+//! with head norms, dropout or a bias of the output projection, blocks run layer by layer.
 
 use crate::kernels::autograd::chain::Chain;
-use crate::kernels::layers::attention_branch::{attention_branch, chain_attention};
-use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
+use crate::kernels::cpu::float::on_cpu;
+use crate::kernels::layers::affine::{Adapter, Affine};
+use crate::kernels::layers::attention_branch::{
+    attention_branch_over, chain_attention, AttentionMaps,
+};
+use crate::kernels::layers::attention_rows::AttentionRows;
 use crate::kernels::layers::checkpoint::checkpoint;
-use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
+use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward_over};
 use crate::kernels::layers::linear::{linear, linear_residual};
 use crate::kernels::layers::lora::linear_lora_over;
 use crate::kernels::layers::rms_norm::rms_norm;
@@ -102,6 +106,18 @@ impl Projection {
     /// Returns the weight if it is a tensor without an adapter.
     pub(crate) fn plain(&self) -> Option<&Tensor> {
         self.weight.dense().filter(|_| self.lora.is_none())
+    }
+
+    /// Returns the map for fused operators; `None` with dropout.
+    fn map(&self) -> Option<Affine> {
+        let adapter = match &self.lora {
+            None => None,
+            Some(LoraAdapter { a, b, scale, dropout: None }) => {
+                Some(Adapter { a: a.clone(), b: b.clone(), scale: *scale })
+            }
+            Some(_) => return None,
+        };
+        Some(Affine { weight: self.weight.clone(), bias: self.bias.clone(), adapter })
     }
 }
 
@@ -245,85 +261,48 @@ impl Block {
         checkpoint(x, &self.tensors()?, widened)
     }
 
-    /// Returns true if both branches can run as one operator each on x of type `dtype`.
-    pub(crate) fn is_plain(&self, dtype: DType) -> bool {
-        self.input_norm.dtype() == dtype
-            && self.o.bias.is_none()
-            && self.attention_weights().is_some()
-            && self.feed_forward_weights().is_some()
+    /// Returns true if the block can be part of a chain of activations of type `dtype`.
+    pub(crate) fn is_fused(&self, dtype: DType) -> bool {
+        self.input_norm.dtype() == dtype && self.branches().is_some()
     }
 
-    /// Runs a plain block ([`Block::is_plain`]) as part of a chain.
+    /// Runs a block ([`Block::is_fused`]) as part of a chain.
     pub(crate) fn chain(
         &self,
         x: &Chain,
         rows: &AttentionRows,
         eps: f64,
     ) -> candle_core::Result<Chain> {
-        match (self.attention_weights(), self.feed_forward_weights()) {
-            (Some(attention), Some(feed_forward)) => {
-                let x = chain_attention(x, &attention, rows, eps)?;
-                chain_feed_forward(&x, feed_forward, eps)
-            }
-            _ => candle_core::bail!("chain: the block is not plain"),
-        }
+        let Some((attention, feed_forward)) = self.branches() else {
+            candle_core::bail!("chain: the block runs layer by layer");
+        };
+        let x = chain_attention(x, attention, rows, eps)?;
+        chain_feed_forward(&x, &self.post_norm, feed_forward, eps)
     }
 
-    /// The weights of the attention branch as one operator; `None` with LoRA adapters, quantised
-    /// weights or head norms.
-    fn attention_weights(&self) -> Option<AttentionWeights<'_>> {
-        if self.head_norms.is_some() {
+    /// The weights of attention and feed-forward as one operator each; `None` if the block runs
+    /// layer by layer.
+    fn branches(&self) -> Option<(AttentionMaps, [Affine; 3])> {
+        if self.head_norms.is_some() || self.o.bias.is_some() || !on_cpu(&self.input_norm) {
             return None;
         }
-        Some(AttentionWeights {
-            norm: &self.input_norm,
-            qkv: [self.q.plain()?, self.k.plain()?, self.v.plain()?],
-            biases: [&self.q, &self.k, &self.v].map(|projection| projection.bias.as_ref()),
-            output: self.o.plain()?,
-        })
-    }
-
-    /// The weights of the feed-forward branch as one operator; `None` with LoRA adapters or
-    /// quantised weights.
-    fn feed_forward_weights(&self) -> Option<[&Tensor; 4]> {
-        Some([&self.post_norm, self.gate.plain()?, self.up.plain()?, self.down.plain()?])
+        let maps = [self.q.map()?, self.k.map()?, self.v.map()?, self.o.map()?];
+        let attention = AttentionMaps { norm: self.input_norm.clone(), maps };
+        Some((attention, [self.gate.map()?, self.up.map()?, self.down.map()?]))
     }
 
     fn forward(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
-        let x = match self.attention_weights() {
-            Some(weights) => self.attend(x, &weights, rows, eps)?,
-            None => self.attend_by_layer(x, rows, eps)?,
-        };
-        if let Some(weights) = self.feed_forward_weights() {
-            return feed_forward(&x, weights, eps);
+        if let Some((attention, feed_forward)) = self.branches() {
+            let x = attention_branch_over(x, attention, rows, eps)?;
+            return feed_forward_over(&x, &self.post_norm, feed_forward, eps);
         }
+        let x = self.attend(x, rows, eps)?;
         let z = rms_norm(&x, &self.post_norm, eps)?;
         self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
     }
 
-    /// The attention branch as one operator.
-    fn attend(
-        &self,
-        x: &Tensor,
-        weights: &AttentionWeights<'_>,
-        rows: &AttentionRows,
-        eps: f64,
-    ) -> candle_core::Result<Tensor> {
-        let x = attention_branch(x, weights, rows, eps)?;
-        match &self.o.bias {
-            Some(bias) => x.broadcast_add(bias),
-            None => Ok(x),
-        }
-    }
-
-    /// The attention branch layer by layer, with adapters, quantised weights and the norms of query
-    /// and key heads.
-    fn attend_by_layer(
-        &self,
-        x: &Tensor,
-        rows: &AttentionRows,
-        eps: f64,
-    ) -> candle_core::Result<Tensor> {
+    /// The attention branch layer by layer.
+    fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
         let z = rms_norm(x, &self.input_norm, eps)?;
         let norms = self.head_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
         let rotated = |projection: &Projection, norm: Option<&Tensor>| {

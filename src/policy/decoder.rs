@@ -241,10 +241,7 @@ impl Decoder {
 
     fn run_blocks(&self, mut x: Tensor, rows: &AttentionRows) -> Result<Tensor> {
         let eps = self.config.rms_norm_eps;
-        if x.device().is_cpu()
-            && !self.recompute
-            && self.blocks.iter().all(|b| b.is_plain(x.dtype()))
-        {
+        if !self.recompute && self.blocks.iter().all(|b| b.is_fused(x.dtype())) {
             let start = Chain::begin(&x)?;
             return Ok(self
                 .blocks

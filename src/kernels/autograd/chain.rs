@@ -150,7 +150,7 @@ impl CustomOp1 for End {
 mod tests {
     use super::*;
     use crate::kernels::autograd::gradient_sink::tests::{numbers, var};
-    use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward};
+    use crate::kernels::layers::feed_forward::{chain_feed_forward, feed_forward, plain};
     use candle_core::Var;
 
     /// Weights of `layers` feed-forward branches.
@@ -166,8 +166,10 @@ mod tests {
     }
 
     fn chained(x: &Tensor, layers: &[[Var; 4]]) -> Tensor {
-        let branch =
-            |x: Chain, w: &[Var; 4]| chain_feed_forward(&x, w.each_ref().map(Var::as_tensor), 1e-6);
+        let branch = |x: Chain, w: &[Var; 4]| {
+            let (norm, maps) = plain(w.each_ref().map(Var::as_tensor));
+            chain_feed_forward(&x, norm, maps, 1e-6)
+        };
         layers.iter().try_fold(Chain::begin(x).unwrap(), branch).unwrap().end().unwrap()
     }
 
@@ -202,7 +204,8 @@ mod tests {
         let frozen: Vec<[Var; 4]> = layers(1);
         let weights = frozen[0].each_ref().map(|w| w.detach());
         let chain = Chain::begin(&x.detach()).unwrap();
-        let y = chain_feed_forward(&chain, weights.each_ref(), 1e-6).unwrap().end().unwrap();
+        let (norm, maps) = plain(weights.each_ref());
+        let y = chain_feed_forward(&chain, norm, maps, 1e-6).unwrap().end().unwrap();
         assert!(!y.track_op());
         let same = Chain::begin(&x).unwrap().end().unwrap();
         assert_eq!(numbers(&same), numbers(&x));

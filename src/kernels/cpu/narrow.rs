@@ -2,17 +2,19 @@
 //! once, where it lies: to pack it would take longer than to multiply it.
 
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::float::{vectorised, Float};
+use crate::kernels::cpu::float::{prefetch, vectorised, Float};
 use crate::kernels::cpu::view::View;
 use rayon::prelude::*;
 use std::array::from_fn;
 
 /// Columns that are computed at a time: one register of AVX-512 in f32.
 const LANES: usize = 16;
-/// Rows that are multiplied at a time.
+/// Rows, or columns, whose sums stay in registers.
 const STEP: usize = 6;
-/// Rows of a task, or the fewest columns.
+/// Rows of a task, and rows that are read before the next columns.
 const ROWS: usize = 16 * STEP;
+/// Numbers between those that are multiplied and those that are prefetched.
+const AHEAD: usize = 64;
 
 /// Computes x m for x `[n, k]` and m `[k, r]`: `[n, r]`.
 pub(crate) fn narrow_product<T: Float>(x: View<'_, T>, m: View<'_, T>) -> Vec<T> {
@@ -26,11 +28,14 @@ pub(crate) fn narrow_product<T: Float>(x: View<'_, T>, m: View<'_, T>) -> Vec<T>
 /// Computes xᵀ m for x `[n, k]` and m `[n, r]`: `[k, r]`.
 pub(crate) fn narrow_product_transposed<T: Float>(x: View<'_, T>, m: View<'_, T>) -> Vec<T> {
     assert!(x.rows == m.rows && x.col_stride == 1, "narrow product: shapes");
-    let columns = x.cols.div_ceil(rayon::current_num_threads()).max(ROWS);
+    let x_stride = x.row_stride;
+    let columns = x.cols.div_ceil(rayon::current_num_threads()).next_multiple_of(STEP).max(STEP);
     by_lanes(x.cols, m, |m, out| {
         let tasks = out.par_chunks_mut(columns).enumerate();
         tasks.for_each(|(task, out)| {
-            add_transposed(&x.data[task * columns..], x.row_stride, m, out);
+            for (x, m) in x.data.chunks(ROWS * x.row_stride).zip(m.chunks(ROWS)) {
+                add_transposed(&x[task * columns..], x_stride, m, out);
+            }
         });
     })
 }
@@ -98,37 +103,37 @@ fn products<T: Float, const R: usize, const FMA: bool>(
 vectorised! {
     /// out += xᵀ m for the first columns of the rows of x, `stride` numbers from one to the next.
     fn add_transposed<T, FMA>(x: &[T], stride: usize, m: &[[T; LANES]], out: &mut [[T; LANES]]) {
-        let (blocks, rest) = m.as_chunks::<STEP>();
+        let (blocks, rest) = out.as_chunks_mut::<STEP>();
         let whole = blocks.len() * STEP;
-        for (block, m) in blocks.iter().enumerate() {
-            add_rows::<T, STEP, FMA>(&x[block * STEP * stride..], stride, m, out);
+        for (block, sums) in blocks.iter_mut().enumerate() {
+            add_columns::<T, STEP, FMA>(&x[block * STEP..], stride, m, sums);
         }
-        for (row, m) in rest.iter().enumerate() {
-            let m = std::array::from_ref(m);
-            add_rows::<T, 1, FMA>(&x[(whole + row) * stride..], stride, m, out);
+        for (column, sum) in rest.iter_mut().enumerate() {
+            let sums = std::array::from_mut(sum);
+            add_columns::<T, 1, FMA>(&x[whole + column..], stride, m, sums);
         }
     }
 }
 
-/// Adds the products of R rows, which stay in registers.
+/// Adds the products of C columns, and prefetches the rows further to the right.
 #[inline(always)]
-fn add_rows<T: Float, const R: usize, const FMA: bool>(
+fn add_columns<T: Float, const C: usize, const FMA: bool>(
     x: &[T],
     stride: usize,
-    m: &[[T; LANES]; R],
-    out: &mut [[T; LANES]],
+    m: &[[T; LANES]],
+    out: &mut [[T; LANES]; C],
 ) {
-    let rows: [&[T]; R] = from_fn(|row| &x[row * stride..][..out.len()]);
-    for (column, out) in out.iter_mut().enumerate() {
-        let mut sums = *out;
-        for (row, m) in rows.iter().zip(m) {
-            let x = row[column];
+    let mut sums = *out;
+    for (row, m) in m.iter().enumerate() {
+        let x = &x[row * stride..];
+        prefetch(x.as_ptr().wrapping_add(AHEAD));
+        for (&x, sums) in x.as_chunks::<C>().0[0].iter().zip(&mut sums) {
             for (sum, &m) in sums.iter_mut().zip(m) {
                 *sum = x.mul_add::<FMA>(m, *sum);
             }
         }
-        *out = sums;
     }
+    *out = sums;
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, with_slices};
-use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::layers::affine::{Affine, Sums};
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionWeights};
-use crate::kernels::layers::linear::{linear, linear_residual, product};
+use crate::kernels::layers::linear::{linear, linear_residual};
 use crate::kernels::layers::residual::{
-    add_norm_weight_gradient, multiply, norm, norm_gradient, row_sum, tensor_like,
+    add_norm_weight_gradient, norm, norm_gradient, tensor_like,
 };
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::rope::rope;
@@ -36,22 +36,50 @@ pub fn attention_branch(
     rows: &AttentionRows,
     eps: f64,
 ) -> Result<Tensor> {
+    let maps = AttentionMaps::plain(weights);
     if !on_cpu(x) {
+        check(x, &maps, rows)?;
         return separately(x, weights, rows, eps);
     }
-    let (branch, bundle) = AttentionBranch::new(x, weights, rows, eps)?;
+    attention_branch_over(x, maps, rows, eps)
+}
+
+/// [`attention_branch`] with adapters and weights that may be quantised, on the CPU.
+pub(crate) fn attention_branch_over(
+    x: &Tensor,
+    maps: AttentionMaps,
+    rows: &AttentionRows,
+    eps: f64,
+) -> Result<Tensor> {
+    let (branch, bundle) = AttentionBranch::new(x, maps, rows, eps)?;
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// Appends [`attention_branch()`] to a chain.
+/// Appends [`attention_branch_over()`] to a chain.
 pub(crate) fn chain_attention(
     chain: &Chain,
-    weights: &AttentionWeights<'_>,
+    maps: AttentionMaps,
     rows: &AttentionRows,
     eps: f64,
 ) -> Result<Chain> {
-    let (branch, bundle) = AttentionBranch::new(chain.x(), weights, rows, eps)?;
+    let (branch, bundle) = AttentionBranch::new(chain.x(), maps, rows, eps)?;
     chain.through(branch, &bundle)
+}
+
+/// The weight of the norm `[h]`, and the maps to queries, keys, values and the output.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionMaps {
+    pub(crate) norm: Tensor,
+    pub(crate) maps: [Affine; 4],
+}
+
+impl AttentionMaps {
+    /// Maps without adapters.
+    fn plain(weights: &AttentionWeights<'_>) -> Self {
+        let map = |which: usize| Affine::new(weights.qkv[which], weights.biases[which]);
+        let maps = [map(0), map(1), map(2), Affine::new(weights.output, None)];
+        Self { norm: weights.norm.clone(), maps }
+    }
 }
 
 /// The branch composed of its layers.
@@ -68,13 +96,11 @@ fn separately(
     linear_residual(x, &mixed, w.output)
 }
 
-fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<()> {
+fn check(x: &Tensor, weights: &AttentionMaps, rows: &AttentionRows) -> Result<()> {
     let (n, h) = x.dims2()?;
     let s = &rows.shape;
     s.validate()?;
     rows.table.check(&rows.positions)?;
-    let wide = s.heads * s.head_dim;
-    let narrow = s.kv_heads * s.head_dim;
     if rows.computed() != n
         || !rows.is_consistent()
         || rows.positions.len() != n
@@ -86,110 +112,90 @@ fn check(x: &Tensor, w: &AttentionWeights<'_>, rows: &AttentionRows) -> Result<(
             "attention_branch: {n} rows, {p} positions, angles for heads of {d}, {s:?}"
         );
     }
-    let [q, k, v] = w.qkv.map(Tensor::dims);
-    let biases = w.biases.iter().zip([wide, narrow, narrow]);
-    let biases_fit =
-        biases.flat_map(|(b, width)| Some(b.as_ref()?.dims() == [width])).all(|fits| fits);
-    let fits = [q, k, v, w.norm.dims(), w.output.dims()]
-        == [&[wide, h][..], &[narrow, h], &[narrow, h], &[h], &[h, wide]];
-    if !fits || !biases_fit {
+    let [wide, narrow] = rows.widths();
+    let sizes = [(wide, h), (narrow, h), (narrow, h), (h, wide)];
+    let maps_fit = weights.maps.iter().zip(sizes).all(|(map, (o, i))| map.fits(o, i));
+    if weights.norm.dims() != [h] || !maps_fit {
+        let shapes = weights.maps.each_ref().map(Affine::shapes);
         candle_core::bail!(
-            "attention_branch: mismatched shapes: x {:?}, {s:?}, weights {w:?}",
-            x.dims()
+            "attention_branch: mismatched shapes: x {:?}, {s:?}, norm {:?}, q, k, v, o {shapes:?}",
+            x.dims(),
+            weights.norm.dims()
         );
     }
     Ok(())
 }
 
 struct AttentionBranch {
-    /// w, W_q, W_k, W_v, W_o.
-    matrices: Vec<Tensor>,
-    biases: [Option<Tensor>; 3],
+    norm: Tensor,
+    /// Maps to queries, keys, values and the output.
+    maps: [Affine; 4],
     rows: AttentionRows,
     eps: f64,
-    /// Rotated queries and keys, values, and attention's output, kept for the backward pass.
-    inner: OnceLock<[Tensor; 4]>,
+    /// Rotated queries and keys, values, and attention's output, then u of the maps' adapters, kept
+    /// for the backward pass.
+    inner: OnceLock<[[Tensor; 4]; 2]>,
     found: Found,
-}
-
-/// Computes aᵀ b for a and b with the same number of rows.
-fn transposed_product<T: TableFloat>(a: &[T], b: &[T], (n, i, o): (usize, usize, usize)) -> Vec<T> {
-    let mut out = zeros(i * o);
-    multiply(
-        ViewMut::new(&mut out, i, o, o),
-        View::new(a, n, i, i).t(),
-        View::new(b, n, o, o),
-        false,
-    );
-    out
 }
 
 impl AttentionBranch {
     /// Creates the operator and the bundle of its weights.
     fn new(
         x: &Tensor,
-        w: &AttentionWeights<'_>,
+        weights: AttentionMaps,
         rows: &AttentionRows,
         eps: f64,
     ) -> Result<(Self, Tensor)> {
-        check(x, w, rows)?;
+        check(x, &weights, rows)?;
         let found = Found::default();
-        let [q, k, v] = w.qkv;
-        let matrices = [w.norm, q, k, v, w.output].map(Tensor::contiguous);
-        let matrices = matrices.into_iter().collect::<Result<Vec<_>>>()?;
-        let [q, k, v] = w.biases.map(|bias| bias.map(Tensor::contiguous).transpose());
-        let biases = [q?, k?, v?];
-        let bundle = bundle(matrices.iter().chain(biases.iter().flatten()), x, &found)?;
-        Ok((
-            Self { matrices, biases, rows: rows.clone(), eps, inner: OnceLock::new(), found },
-            bundle,
-        ))
-    }
-
-    /// Returns the widths of queries, keys and values.
-    fn widths(&self) -> [usize; 3] {
-        let s = &self.rows.shape;
-        [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head_dim)
+        let norm = weights.norm.contiguous()?;
+        let [q, k, v, o] = weights.maps.map(Affine::contiguous);
+        let maps = [q?, k?, v?, o?];
+        let all = std::iter::once(&norm).chain(maps.iter().flat_map(Affine::tensors));
+        let bundle = bundle(all, x, &found)?;
+        let rows = rows.clone();
+        Ok((Self { norm, maps, rows, eps, inner: OnceLock::new(), found }, bundle))
     }
 
     fn rotate<T: TableFloat>(&self, data: &mut [T], inverse: bool) {
         rotate_rows(&self.rows.table, &self.rows.positions, data, inverse);
     }
 
-    fn project<T: TableFloat>(
-        &self,
-        z: &[T],
-        which: usize,
-        (n, h): (usize, usize),
-    ) -> Result<Vec<T>> {
-        let start = match &self.biases[which] {
-            Some(bias) => Some(with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n)))?),
-            None => None,
-        };
-        let size = (n, h, self.widths()[which]);
-        with_slice::<T, _>(&self.matrices[1 + which], |w| Ok(product(z, w, start, size)))
-    }
-
-    fn forward<T: TableFloat>(&self, x: &[T], (n, h): (usize, usize)) -> Result<CpuStorage> {
-        let mut z = zeros(n * h);
-        with_slice::<T, _>(&self.matrices[0], |w| {
+    /// norm(x) · w.
+    fn normed<T: TableFloat>(&self, x: &[T]) -> Result<Vec<T>> {
+        let mut z = zeros(x.len());
+        with_slice(&self.norm, |w| {
             norm(x, w, self.eps, &mut z);
             Ok(())
         })?;
-        let [q, k, v] = [0, 1, 2].map(|which| self.project(&z, which, (n, h)));
-        let mut q = q?;
-        let mut k = k?;
-        let v = v?;
+        Ok(z)
+    }
+
+    fn forward<T: TableFloat>(&self, x: &[T], n: usize) -> Result<CpuStorage> {
+        let z = self.normed(x)?;
+        let [q, k, v, o] = &self.maps;
+        let project = |map: &Affine| -> Result<(Vec<T>, Vec<T>)> {
+            let mut y = zeros(n * map.weight.rows());
+            let u = map.forward(&z, &mut y, n, false)?;
+            Ok((y, u))
+        };
+        let (mut q, of_q) = project(q)?;
+        let (mut k, of_k) = project(k)?;
+        let (v, of_v) = project(v)?;
         drop(z);
         self.rotate(&mut q, false);
         self.rotate(&mut k, false);
         let mixed = self.rows.attend(&q, &k, &v);
-        let [wide, narrow, _] = self.widths();
-        let y = with_slice::<T, _>(&self.matrices[4], |w| {
-            Ok(product(&mixed, w, Some(x.to_vec()), (n, wide, h)))
-        })?;
-        let keep = |data, width: usize| Tensor::from_vec(data, (n, width), &Device::Cpu);
-        let inner = [keep(q, wide)?, keep(k, narrow)?, keep(v, narrow)?, keep(mixed, wide)?];
+        let mut y = x.to_vec();
+        let of_o = o.forward(&mixed, &mut y, n, true)?;
+        let keep = |[q, k, v, o]: [Vec<T>; 4]| -> Result<[Tensor; 4]> {
+            let [q, k, v, o] = [q, k, v, o].map(|data| {
+                let len = data.len();
+                Tensor::from_vec(data, len, &Device::Cpu)
+            });
+            Ok([q?, k?, v?, o?])
+        };
+        let inner = [keep([q, k, v, mixed])?, keep([of_q, of_k, of_v, of_o])?];
         self.inner.get_or_init(|| inner);
         Ok(T::to_cpu_storage_owned(y))
     }
@@ -200,93 +206,64 @@ impl AttentionBranch {
         wanted: bool,
         grad: &Tensor,
     ) -> Result<Option<Tensor>> {
-        let Some([q, k, v, mixed]) = self.inner.get() else {
+        let Some([activations, us]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
-        let (n, h) = x.dims2()?;
-        let [wide, ..] = self.widths();
-        let output = &self.matrices[4];
-        let (d_output, dqkv) =
-            with_slices::<T, _, 6>([grad, q, k, v, mixed, output], |[g, q, k, v, mixed, w]| {
-                let d_output =
-                    output.track_op().then(|| transposed_product(g, mixed, (n, h, wide)));
-                let mut d_mixed = zeros(n * wide);
-                let out = ViewMut::new(&mut d_mixed, n, wide, wide);
-                multiply(out, View::new(g, n, h, h), View::new(w, h, wide, wide), false);
-                let (mut dq, mut dk, dv) = self.rows.attend_backward(q, k, v, &d_mixed);
-                self.rotate(&mut dq, true);
-                self.rotate(&mut dk, true);
-                Ok((d_output, [dq, dk, dv]))
-            })?;
-        let mut found = self.projection_gradients(x, &dqkv)?;
-        found[4] = d_output.map(|data| tensor_like(data, output)).transpose()?;
-        let (dx, d_norm) = self.input_gradients((x, wanted), grad, &dqkv)?;
-        found[0] = d_norm;
+        let (dx, found) = with_slices::<T, _, 2>([x, grad], |[x, g]| {
+            with_slices(activations.each_ref(), |activations| {
+                with_slices(us.each_ref(), |us| self.all_gradients((x, wanted), g, activations, us))
+            })
+        })?;
         self.found.set(found);
-        Ok(dx)
+        dx.map(|dx| tensor_like(dx, x)).transpose()
     }
 
-    /// Computes the gradients of the projections and their biases, at their places in the bundle.
-    fn projection_gradients<T: TableFloat>(
+    /// Computes the gradients of x, if wanted, and of all weights, in the order of the bundle.
+    fn all_gradients<T: TableFloat>(
         &self,
-        x: &Tensor,
-        dqkv: &[Vec<T>; 3],
-    ) -> Result<Vec<Option<Tensor>>> {
-        let (n, h) = x.dims2()?;
-        let widths = self.widths();
-        let mut z = zeros(n * h);
-        with_slices([x, &self.matrices[0]], |[x, w]| {
-            norm(x, w, self.eps, &mut z);
-            Ok(())
-        })?;
-        let mut found = vec![None; 5];
-        for which in 0..3 {
-            let weight = &self.matrices[1 + which];
-            if weight.track_op() {
-                let dw = transposed_product(&dqkv[which], &z, (n, widths[which], h));
-                found[1 + which] = Some(tensor_like(dw, weight)?);
-            }
-        }
-        for (which, bias) in self.biases.iter().enumerate() {
-            let Some(bias) = bias else { continue };
-            let db =
-                bias.track_op().then(|| tensor_like(row_sum(&dqkv[which], widths[which]), bias));
-            found.push(db.transpose()?);
-        }
-        Ok(found)
-    }
+        (x, wanted): (&[T], bool),
+        g: &[T],
+        [q, k, v, mixed]: [&[T]; 4],
+        us: [&[T]; 4],
+    ) -> Result<(Option<Vec<T>>, Vec<Option<Tensor>>)> {
+        let n = self.rows.computed();
+        let [.., o] = &self.maps;
+        let mut sums = self.maps.each_ref().map(Sums::new);
+        let mut d_mixed = zeros(mixed.len());
+        let e = o.input_gradient(g, Some(&mut d_mixed), n, false)?;
+        sums[3].add(mixed, g, (us[3], &e), n);
+        let (mut dq, mut dk, dv) = self.rows.attend_backward(q, k, v, &d_mixed);
+        drop(d_mixed);
+        self.rotate(&mut dq, true);
+        self.rotate(&mut dk, true);
 
-    /// Computes the gradients of x and of the norm's weight, if needed.
-    fn input_gradients<T: TableFloat>(
-        &self,
-        (x, wanted): (&Tensor, bool),
-        grad: &Tensor,
-        dqkv: &[Vec<T>; 3],
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (n, h) = x.dims2()?;
-        let widths = self.widths();
-        let weight = &self.matrices[0];
-        if !wanted && !weight.track_op() {
-            return Ok((None, None));
+        let learning = self.maps[..3].iter().any(Affine::learns_from_input);
+        let z = if learning { self.normed(x)? } else { vec![] };
+        let through_norm = wanted || self.norm.track_op();
+        let mut dz = if through_norm { zeros(x.len()) } else { vec![] };
+        for (which, d) in [dq, dk, dv].iter().enumerate() {
+            let out = through_norm.then_some(&mut dz[..]);
+            let e = self.maps[which].input_gradient(d, out, n, which > 0)?;
+            sums[which].add(&z, d, (us[which], &e), n);
         }
-        let [norm_weight, q, k, v] = [0, 1, 2, 3].map(|i| &self.matrices[i]);
-        let (dx, dw) = with_slices([x, grad, norm_weight, q, k, v], |[x, g, w, q, k, v]| {
-            let mut dz = zeros(n * h);
-            for (which, matrix) in [q, k, v].into_iter().enumerate() {
-                let d = View::new(&dqkv[which], n, widths[which], widths[which]);
-                let matrix = View::new(matrix, widths[which], h, h);
-                multiply(ViewMut::new(&mut dz, n, h, h), d, matrix, which > 0);
-            }
-            let mut dx = zeros(n * h);
-            norm_gradient(x, w, self.eps, g, &dz, &mut dx);
-            let mut dw = zeros(h);
-            if weight.track_op() {
+        let (dx, d_norm) = with_slice(&self.norm, |w: &[T]| {
+            let dx = wanted.then(|| {
+                let mut dx = zeros(x.len());
+                norm_gradient(x, w, self.eps, g, &dz, &mut dx);
+                dx
+            });
+            let d_norm = self.norm.track_op().then(|| {
+                let mut dw = zeros(w.len());
                 add_norm_weight_gradient(x, &dz, self.eps, &mut dw);
-            }
-            Ok((dx, dw))
+                dw
+            });
+            Ok((dx, d_norm))
         })?;
-        let dx = wanted.then(|| tensor_like(dx, x)).transpose()?;
-        Ok((dx, weight.track_op().then(|| tensor_like(dw, weight)).transpose()?))
+        let mut found = vec![d_norm.map(|dw| tensor_like(dw, &self.norm)).transpose()?];
+        for (sums, map) in sums.into_iter().zip(&self.maps) {
+            found.extend(sums.into_tensors(map)?);
+        }
+        Ok((dx, found))
     }
 }
 
@@ -309,9 +286,9 @@ impl CustomOp2 for AttentionBranch {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let size = lx.shape().dims2()?;
+        let (n, _) = lx.shape().dims2()?;
         let y = with_float!(BackendStorage::dtype(x), "attention_branch", T => {
-            self.forward::<T>(slice_of(x, lx)?, size)
+            self.forward::<T>(slice_of(x, lx)?, n)
         })?;
         Ok((y, lx.shape().clone()))
     }

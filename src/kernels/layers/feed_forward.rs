@@ -4,11 +4,13 @@
 use crate::kernels::autograd::bundle::{bundle, token, Found};
 use crate::kernels::autograd::chain::{Chain, Residual};
 use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slices, Float};
-use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::cpu::float::{
+    on_cpu, slice_of, vectorised, with_float, with_slice, with_slices, Float,
+};
+use crate::kernels::layers::affine::{Affine, Sums};
 use crate::kernels::layers::linear::linear_residual;
 use crate::kernels::layers::residual::{
-    add_norm_weight_gradient, multiply, norm, norm_gradient, tensor_like,
+    add_norm_weight_gradient, norm, norm_gradient, tensor_like,
 };
 use crate::kernels::layers::rms_norm::rms_norm;
 use crate::kernels::layers::swiglu::swiglu;
@@ -30,38 +32,66 @@ use std::sync::OnceLock;
 /// # Errors
 /// Mismatched shapes.
 pub fn feed_forward(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<Tensor> {
-    check(x, weights)?;
+    let (norm, maps) = plain(weights);
     if !on_cpu(x) {
+        check(x, norm, &maps)?;
         let [norm, gate, up, down] = weights;
         return linear_residual(x, &swiglu(&rms_norm(x, norm, eps)?, gate, up)?, down);
     }
-    let (branch, bundle) = FeedForward::new(x, weights, eps)?;
+    feed_forward_over(x, norm, maps, eps)
+}
+
+/// [`feed_forward`] with adapters and weights that may be quantised, on the CPU; gate, up and down
+/// have no bias.
+pub(crate) fn feed_forward_over(
+    x: &Tensor,
+    norm: &Tensor,
+    maps: [Affine; 3],
+    eps: f64,
+) -> Result<Tensor> {
+    let (branch, bundle) = FeedForward::new(x, norm, maps, eps)?;
     x.contiguous()?.apply_op2(&bundle, branch)
 }
 
-/// Appends [`feed_forward()`] to a chain.
-pub(crate) fn chain_feed_forward(chain: &Chain, weights: [&Tensor; 4], eps: f64) -> Result<Chain> {
-    check(chain.x(), weights)?;
-    let (branch, bundle) = FeedForward::new(chain.x(), weights, eps)?;
+/// Appends [`feed_forward_over()`] to a chain.
+pub(crate) fn chain_feed_forward(
+    chain: &Chain,
+    norm: &Tensor,
+    maps: [Affine; 3],
+    eps: f64,
+) -> Result<Chain> {
+    let (branch, bundle) = FeedForward::new(chain.x(), norm, maps, eps)?;
     chain.through(branch, &bundle)
 }
 
-fn check(x: &Tensor, weights: [&Tensor; 4]) -> Result<()> {
+/// The weight of the norm, and maps without adapters.
+pub(crate) fn plain<'a>([norm, gate, up, down]: [&'a Tensor; 4]) -> (&'a Tensor, [Affine; 3]) {
+    (norm, [gate, up, down].map(|weight| Affine::new(weight, None)))
+}
+
+fn check(x: &Tensor, norm: &Tensor, maps: &[Affine; 3]) -> Result<()> {
     let (_, h) = x.dims2()?;
-    let (f, _) = weights[1].dims2()?;
-    let shapes = weights.map(Tensor::dims);
-    if shapes != [&[h][..], &[f, h], &[f, h], &[h, f]] {
-        candle_core::bail!("feed_forward: mismatched shapes: x {:?}, weights {shapes:?}", x.dims());
+    let [gate, up, down] = maps;
+    let f = gate.weight.rows();
+    let fits = norm.dims() == [h] && gate.fits(f, h) && up.fits(f, h) && down.fits(h, f);
+    if !fits || maps.iter().any(|map| map.bias.is_some()) {
+        let shapes = maps.each_ref().map(Affine::shapes);
+        candle_core::bail!(
+            "feed_forward: mismatched shapes: x {:?}, norm {:?}, gate, up, down {shapes:?}",
+            x.dims(),
+            norm.dims()
+        );
     }
     Ok(())
 }
 
 struct FeedForward {
-    /// w, W_g, W_u, W_d.
-    weights: [Tensor; 4],
+    norm: Tensor,
+    /// Gate, up and down.
+    maps: [Affine; 3],
     eps: f64,
-    /// (a, b), kept for the backward pass.
-    inner: OnceLock<[Tensor; 2]>,
+    /// a and b, and u of the maps' adapters, kept for the backward pass.
+    inner: OnceLock<[Tensor; 5]>,
     found: Found,
 }
 
@@ -100,29 +130,23 @@ fn part_mut<'a, T>(data: &'a mut [T], rows: &Range<usize>, width: usize) -> &'a 
     &mut data[rows.start * width..rows.end * width]
 }
 
-fn view<T: Float>(data: &[T], width: usize) -> View<'_, T> {
-    View::new(data, data.len() / width.max(1), width, width)
-}
-
-fn view_mut<T: Float>(data: &mut [T], width: usize) -> ViewMut<'_, T> {
-    let rows = data.len() / width.max(1);
-    ViewMut::new(data, rows, width, width)
-}
-
 impl FeedForward {
     /// Creates the operator and the bundle of its weights.
-    fn new(x: &Tensor, weights: [&Tensor; 4], eps: f64) -> Result<(Self, Tensor)> {
+    fn new(x: &Tensor, norm: &Tensor, maps: [Affine; 3], eps: f64) -> Result<(Self, Tensor)> {
+        check(x, norm, &maps)?;
         let found = Found::default();
-        let [norm, gate, up, down] = weights.map(Tensor::contiguous);
-        let weights = [norm?, gate?, up?, down?];
-        let bundle = bundle(&weights, x, &found)?;
-        Ok((Self { weights, eps, inner: OnceLock::new(), found }, bundle))
+        let norm = norm.contiguous()?;
+        let [gate, up, down] = maps.map(Affine::contiguous);
+        let maps = [gate?, up?, down?];
+        let weights = std::iter::once(&norm).chain(maps.iter().flat_map(Affine::tensors));
+        let bundle = bundle(weights, x, &found)?;
+        Ok((Self { norm, maps, eps, inner: OnceLock::new(), found }, bundle))
     }
 
     /// (n, h, f)
     fn size(&self, x: &Shape) -> Result<(usize, usize, usize)> {
         let (n, h) = x.dims2()?;
-        Ok((n, h, self.weights[1].dim(0)?))
+        Ok((n, h, self.maps[0].weight.rows()))
     }
 
     fn forward<T: Float>(&self, x: &[T], (n, h, f): (usize, usize, usize)) -> Result<CpuStorage> {
@@ -131,28 +155,33 @@ impl FeedForward {
         let mut b = zeros::<T>(n * f);
         let mut z = zeros::<T>(n.min(ROWS) * h);
         let mut p = zeros::<T>(n.min(ROWS) * f);
-        with_slices(self.weights.each_ref(), |[weight, gate, up, down]| {
+        let mut kept: [Vec<T>; 3] = Default::default();
+        let [gate, up, down] = &self.maps;
+        with_slice(&self.norm, |weight: &[T]| {
             for rows in blocks(n) {
-                let z = &mut z[..rows.len() * h];
-                let p = &mut p[..rows.len() * f];
+                let m = rows.len();
+                let z = &mut z[..m * h];
+                let p = &mut p[..m * f];
                 norm(part(x, &rows, h), weight, self.eps, z);
                 let a = part_mut(&mut a, &rows, f);
                 let b = part_mut(&mut b, &rows, f);
-                multiply(view_mut(a, f), view(z, h), view(gate, h).t(), false);
-                multiply(view_mut(b, f), view(z, h), view(up, h).t(), false);
+                let of_gate = gate.forward(z, a, m, false)?;
+                let of_up = up.forward(z, b, m, false)?;
                 let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
                 chunks.zip(p.par_chunks_mut(CHUNK)).for_each(|((a, b), p)| swiglu_slice(a, b, p));
-                multiply(
-                    view_mut(part_mut(&mut y, &rows, h), h),
-                    view(p, f),
-                    view(down, f).t(),
-                    true,
-                );
+                let of_down = down.forward(p, part_mut(&mut y, &rows, h), m, true)?;
+                for (kept, u) in kept.iter_mut().zip([of_gate, of_up, of_down]) {
+                    kept.extend(u);
+                }
             }
             Ok(())
         })?;
-        let keep = |data| Tensor::from_vec(data, (n, f), &Device::Cpu);
-        let inner = [keep(a)?, keep(b)?];
+        let keep = |data: Vec<T>| {
+            let len = data.len();
+            Tensor::from_vec(data, len, &Device::Cpu)
+        };
+        let [of_gate, of_up, of_down] = kept;
+        let inner = [keep(a)?, keep(b)?, keep(of_gate)?, keep(of_up)?, keep(of_down)?];
         self.inner.get_or_init(|| inner);
         Ok(T::to_cpu_storage_owned(y))
     }
@@ -163,90 +192,95 @@ impl FeedForward {
         wanted_x: bool,
         grad: &Tensor,
     ) -> Result<Option<Tensor>> {
-        let Some([a, b]) = self.inner.get() else {
+        let Some([a, b, us @ ..]) = self.inner.get() else {
             candle_core::bail!("feed_forward: backward before forward");
         };
-        let (n, h, f) = self.size(x.shape())?;
-        let room = |t: &Tensor, wanted: bool| wanted.then(|| zeros::<T>(t.elem_count()));
-        let weights = self.weights.each_ref().map(|weight| room(weight, weight.track_op()));
-        let mut sums = Sums { x: room(x, wanted_x), weights };
-        let [w, gate, up, down] = &self.weights;
-        with_slices([x, grad, a, b, w, gate, up, down], |[x, g, a, b, w, gate, up, down]| {
-            let wide = || zeros::<T>(n.min(ROWS) * f);
-            let mut inner = [wide(), wide(), wide()];
-            let mut z = zeros::<T>(n.min(ROWS) * h);
-            for rows in blocks(n) {
-                let [e, db, p] = inner.each_mut().map(|buffer| &mut buffer[..rows.len() * f]);
-                multiply(view_mut(e, f), view(part(g, &rows, h), h), view(down, f), false);
-                let inputs =
-                    part(a, &rows, f).par_chunks(CHUNK).zip(part(b, &rows, f).par_chunks(CHUNK));
-                let outputs = e.par_chunks_mut(CHUNK).zip(db.par_chunks_mut(CHUNK));
-                let work = inputs.zip(outputs.zip(p.par_chunks_mut(CHUNK)));
-                work.for_each(|((a, b), ((e, db), p))| backward_slice(a, b, e, db, p));
-                let block = Block { rows, h, f, eps: self.eps, x, g, w, gate, up };
-                sums.add(&block, [e, db, p], &mut z[..block.rows.len() * h]);
-            }
-            Ok(())
+        let size = self.size(x.shape())?;
+        let mut sums = Gradients {
+            x: wanted_x.then(|| zeros(x.elem_count())),
+            norm: self.norm.track_op().then(|| zeros(size.1)),
+            maps: self.maps.each_ref().map(Sums::new),
+        };
+        with_slices::<T, _, 5>([x, grad, a, b, &self.norm], |[x, g, a, b, norm]| {
+            let [gate, up, down] = us;
+            with_slices([gate, up, down], |us| {
+                let kept = Kept { x, g, a, b, us, norm };
+                self.add_gradients(&kept, size, &mut sums)
+            })
         })?;
-        let mut found = Vec::with_capacity(4);
-        for (data, like) in sums.weights.into_iter().zip(&self.weights) {
-            found.push(data.map(|data| tensor_like(data, like)).transpose()?);
+        let like = |sum: Option<Vec<T>>, tensor: &Tensor| {
+            sum.map(|sum| tensor_like(sum, tensor)).transpose()
+        };
+        let mut found = vec![like(sums.norm, &self.norm)?];
+        for (sums, map) in sums.maps.into_iter().zip(&self.maps) {
+            found.extend(sums.into_tensors(map)?);
         }
         self.found.set(found);
-        sums.x.map(|data| tensor_like(data, x)).transpose()
+        like(sums.x, x)
     }
-}
 
-/// One block of rows, and the inputs that all blocks share.
-struct Block<'a, T> {
-    rows: Range<usize>,
-    h: usize,
-    f: usize,
-    eps: f64,
-    x: &'a [T],
-    g: &'a [T],
-    w: &'a [T],
-    gate: &'a [T],
-    up: &'a [T],
-}
-
-/// Gradients during accumulation, if needed: of x, and of w, W_g, W_u, W_d.
-struct Sums<T> {
-    x: Option<Vec<T>>,
-    weights: [Option<Vec<T>>; 4],
-}
-
-impl<T: Float> Sums<T> {
-    /// Adds a block's contribution, given its da, db, p and a buffer of the size of its rows.
-    fn add(&mut self, block: &Block<'_, T>, [da, db, p]: [&mut [T]; 3], z: &mut [T]) {
-        let h = block.h;
-        let f = block.f;
-        let x = part(block.x, &block.rows, h);
-        let g = part(block.g, &block.rows, h);
-        let [w, gate, up, down] = &mut self.weights;
-        if let Some(sum) = down {
-            multiply(view_mut(sum, f), view(g, h).t(), view(p, f), true);
-        }
-        if gate.is_some() || up.is_some() {
-            norm(x, block.w, block.eps, z);
-        }
-        for (sum, d) in [(gate, &da), (up, &db)] {
-            if let Some(sum) = sum {
-                multiply(view_mut(sum, h), view(d, f).t(), view(z, h), true);
+    fn add_gradients<T: Float>(
+        &self,
+        kept: &Kept<'_, T>,
+        (n, h, f): (usize, usize, usize),
+        sums: &mut Gradients<T>,
+    ) -> Result<()> {
+        let [gate, up, down] = &self.maps;
+        let [of_gate, of_up, of_down] = &mut sums.maps;
+        let room = |width: usize| zeros::<T>(n.min(ROWS) * width);
+        let mut wide = [room(f), room(f), room(f)];
+        let mut narrow = [room(h), room(h)];
+        let needs_input = gate.learns_from_input() || up.learns_from_input();
+        for rows in blocks(n) {
+            let m = rows.len();
+            let [da, db, p] = wide.each_mut().map(|buffer| &mut buffer[..m * f]);
+            let [z, dz] = narrow.each_mut().map(|buffer| &mut buffer[..m * h]);
+            let x = part(kept.x, &rows, h);
+            let g = part(kept.g, &rows, h);
+            let us = kept.us.map(|u| part(u, &rows, u.len() / n));
+            let e = down.input_gradient(g, Some(&mut *da), m, false)?;
+            let inputs = part(kept.a, &rows, f)
+                .par_chunks(CHUNK)
+                .zip(part(kept.b, &rows, f).par_chunks(CHUNK));
+            let outputs = da.par_chunks_mut(CHUNK).zip(db.par_chunks_mut(CHUNK));
+            let work = inputs.zip(outputs.zip(p.par_chunks_mut(CHUNK)));
+            work.for_each(|((a, b), ((e, db), p))| backward_slice(a, b, e, db, p));
+            of_down.add(p, g, (us[2], &e), m);
+            if needs_input {
+                norm(x, kept.norm, self.eps, z);
+            }
+            let wanted = sums.x.is_some() || sums.norm.is_some();
+            let e = gate.input_gradient(da, wanted.then_some(&mut *dz), m, false)?;
+            of_gate.add(z, da, (us[0], &e), m);
+            let e = up.input_gradient(db, wanted.then_some(&mut *dz), m, true)?;
+            of_up.add(z, db, (us[1], &e), m);
+            if let Some(dx) = &mut sums.x {
+                norm_gradient(x, kept.norm, self.eps, g, dz, part_mut(dx, &rows, h));
+            }
+            if let Some(dw) = &mut sums.norm {
+                add_norm_weight_gradient(x, dz, self.eps, dw);
             }
         }
-        if self.x.is_none() && w.is_none() {
-            return;
-        }
-        multiply(view_mut(z, h), view(da, f), view(block.gate, h), false);
-        multiply(view_mut(z, h), view(db, f), view(block.up, h), true);
-        if let Some(dx) = &mut self.x {
-            norm_gradient(x, block.w, block.eps, g, z, part_mut(dx, &block.rows, h));
-        }
-        if let Some(dw) = w {
-            add_norm_weight_gradient(x, z, block.eps, dw);
-        }
+        Ok(())
     }
+}
+
+/// What the backward pass reads: x, the gradient of y, a and b, u of each adapter, the norm's
+/// weight.
+struct Kept<'a, T> {
+    x: &'a [T],
+    g: &'a [T],
+    a: &'a [T],
+    b: &'a [T],
+    us: [&'a [T]; 3],
+    norm: &'a [T],
+}
+
+/// Gradients during accumulation, if needed.
+struct Gradients<T> {
+    x: Option<Vec<T>>,
+    norm: Option<Vec<T>>,
+    maps: [Sums<T>; 3],
 }
 
 impl Residual for FeedForward {

@@ -1,5 +1,6 @@
 //! Training layers with closed-form gradients.
 
+pub(crate) mod affine;
 pub(crate) mod attention;
 pub(crate) mod attention_branch;
 pub(crate) mod attention_rows;

@@ -32,7 +32,7 @@ pub(crate) fn norm<T: Float>(x: &[T], weight: &[T], eps: f64, out: &mut [T]) {
 }
 
 vectorised! {
-    /// x += y.
+    /// x += y, for as many elements as both have.
     fn add<T>(x: &mut [T], y: &[T]) {
         for (x, &y) in x.iter_mut().zip(y) {
             *x += y;

@@ -5,9 +5,10 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{slice_of, with_float, with_slice, Float};
+use crate::kernels::layers::affine::Affine;
 use crate::kernels::layers::lora::linear_lora_over;
 use crate::kernels::quantized::matrix::QuantizedMatrix;
-use crate::kernels::quantized::weight::{biases, check_device, Weight};
+use crate::kernels::quantized::weight::{check_device, Weight};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
 
@@ -47,28 +48,24 @@ pub(crate) fn frozen_linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) 
         candle_core::bail!("frozen_linear: weight and bias must be frozen (detached)");
     }
     check_device(x, weight)?;
-    let bias = bias.map(Tensor::contiguous).transpose()?;
-    x.contiguous()?.apply_op1(FrozenLinear { weight: weight.clone(), bias })
+    let map = Affine { weight: weight.clone(), bias: bias.cloned(), adapter: None };
+    x.contiguous()?.apply_op1(FrozenLinear(map.contiguous()?))
 }
 
-struct FrozenLinear {
-    weight: Weight,
-    bias: Option<Tensor>,
-}
+struct FrozenLinear(Affine);
 
 impl FrozenLinear {
     fn forward<T: Float>(&self, x: &[T], n: usize) -> Result<Vec<T>> {
-        let (o, _) = self.weight.dims2()?;
-        let mut y = biases(self.bias.as_ref(), n, o)?;
-        self.weight.product(x, None, &mut y, n, self.bias.is_some())?;
+        let mut y = zeros(n * self.0.weight.rows());
+        self.0.forward(x, &mut y, n, false)?;
         Ok(y)
     }
 
     fn backward<T: Float>(&self, grad: &Tensor) -> Result<Tensor> {
         let (n, _) = grad.dims2()?;
-        let (_, i) = self.weight.dims2()?;
+        let (_, i) = self.0.weight.dims2()?;
         let mut dx = zeros::<T>(n * i);
-        with_slice::<T, _>(grad, |g| self.weight.add_input_gradient(g, None, &mut dx, n, false))?;
+        with_slice(grad, |g| self.0.input_gradient(g, Some(&mut dx), n, false))?;
         Tensor::from_vec(dx, (n, i), grad.device())
     }
 }
@@ -80,7 +77,7 @@ impl CustomOp1 for FrozenLinear {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, _) = layout.shape().dims2()?;
-        let (o, _) = self.weight.dims2()?;
+        let o = self.0.weight.rows();
         with_float!(BackendStorage::dtype(x), "frozen_linear", T => {
             let y = self.forward::<T>(slice_of(x, layout)?, n)?;
             Ok((T::to_cpu_storage_owned(y), (n, o).into()))

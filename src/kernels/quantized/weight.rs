@@ -1,7 +1,6 @@
 //! A weight matrix of a layer: a tensor, or frozen quantised blocks.
 
 use crate::kernels::cpu::amx::Precision;
-use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{with_slice, Float};
 use crate::kernels::cpu::matmul::matmul_sum;
 use crate::kernels::cpu::view::{View, ViewMut};
@@ -185,14 +184,6 @@ pub(crate) fn check_device(x: &Tensor, weight: &Weight) -> Result<()> {
         candle_core::bail!("quantised weights are computed with on the CPU only");
     }
     Ok(())
-}
-
-/// `n` rows of the bias, or of zeros.
-pub(crate) fn biases<T: Float>(bias: Option<&Tensor>, n: usize, o: usize) -> Result<Vec<T>> {
-    match bias {
-        Some(bias) => with_slice::<T, _>(bias, |bias| Ok(bias.repeat(n))),
-        None => Ok(zeros(n * o)),
-    }
 }
 
 impl From<Tensor> for Weight {
