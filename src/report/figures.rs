@@ -154,14 +154,19 @@ pub(crate) fn entropy_plots(runs: &[Run]) -> Vec<Plot> {
             ["entropy/below_band", "entropy/in_band", "entropy/above_band"],
         ),
     ];
-    let thirds = [("entropy_early", "first third of the turns"), ("entropy_late", "last third")];
     vec![
         entropy_plot(runs),
-        curve_plot(runs, "rl", "Entropy early and late in the episodes", &thirds, "nats per token"),
+        turns_plot(runs),
         by_turn,
         by_token,
         curve_plot(runs, "rl", "Weight of the smoothing term", &[("beta", "β")], "β"),
     ]
+}
+
+/// Plots the entropy of the first and of the last third of the turns.
+pub(crate) fn turns_plot(runs: &[Run]) -> Plot {
+    let thirds = [("entropy_early", "first third of the turns"), ("entropy_late", "last third")];
+    curve_plot(runs, "rl", "Entropy early and late in the episodes", &thirds, "nats per token")
 }
 
 /// Plots the entropy of the training episodes with its reference and band.

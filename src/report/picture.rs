@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::report::data::Run;
-use crate::report::figures::{entropy_plot, evaluation_plots};
+use crate::report::figures::{entropy_plot, evaluation_plots, turns_plot};
 use crate::report::plot::{swatch, Plot, Series, Size};
 use crate::report::style::{light_colours, picture_style};
 use crate::report::text::escape;
@@ -26,7 +26,8 @@ const LEGEND_LINE: f64 = 18.0;
 /// Average width of a character of the legend.
 const CHARACTER: f64 = 6.4;
 
-/// Renders success with its 95 % intervals and entropy with its band as one SVG picture.
+/// Renders success with its 95 % intervals, entropy with its band, and entropy early and late in
+/// the episodes as one SVG picture.
 ///
 /// The picture is 900 pixels wide, without scripts and external files. Runs given together share
 /// their plots, with one plot of success per evaluation set.
@@ -38,7 +39,7 @@ const CHARACTER: f64 = 6.4;
 pub fn render_svg<P: AsRef<Path>>(runs: &[P]) -> Result<String> {
     let runs = Run::read_all(runs)?;
     let mut plots = evaluation_plots(&runs, "Success", "success", "share of episodes solved", 1.0);
-    plots.push(entropy_plot(&runs));
+    plots.extend([entropy_plot(&runs), turns_plot(&runs)]);
     plots.retain(|plot| !plot.is_empty());
     Ok(render(plots))
 }

@@ -248,7 +248,7 @@ fn small(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTask
 
 /// The small run with a published language model, which needs fewer demonstrations.
 fn llm(algorithm: Algorithm, tasks: AlfWorldTasks) -> TrainConfig<AlfWorldTasks> {
-    let mut config = small(algorithm, tasks).llm(AtLeast::literal(36));
+    let mut config = small(algorithm, tasks).llm(AtLeast::literal(28));
     config.demonstrations = Count::literal(50);
     config
 }

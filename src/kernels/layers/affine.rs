@@ -72,8 +72,8 @@ impl Affine {
         self.weight.track_op() || self.adapter.as_ref().is_some_and(|adapter| adapter.a.track_op())
     }
 
-    /// y = x Wᵀ + b + u Bᵀ, or y += the same if `accumulate`, for `n` rows of x. Returns u = s x Aᵀ,
-    /// which is empty without an adapter.
+    /// y = x Wᵀ + b + u Bᵀ, or y += the same if `accumulate`, for `n` rows of x. Returns
+    /// u = s x Aᵀ, which is empty without an adapter.
     pub(crate) fn forward<T: Float>(
         &self,
         x: &[T],

@@ -91,7 +91,8 @@ impl<E> TrainConfig<E> {
 
     /// These settings of a small policy for LoRA adapters of rank 16 on SmolLM2-135M-Instruct, or
     /// another instruct model of that size: fewer and smaller steps, since each costs much more,
-    /// and one episode per task of the evaluation sets.
+    /// and one episode per task of the evaluation sets. One epoch of imitation leaves groups of
+    /// episodes that differ; after a second one they hardly did (docs/RESULTS.md).
     #[must_use]
     pub fn llm(mut self, steps: AtLeast<2>) -> Self {
         self.steps = steps.get() as u64;
@@ -107,7 +108,7 @@ impl<E> TrainConfig<E> {
         self.evaluation.every = 0;
         self.evaluation.episodes = Count::literal(1);
         self.cloning = Some(CloningConfig {
-            epochs: Count::literal(2),
+            epochs: Count::literal(1),
             batch: Count::literal(8),
             learning_rate: Positive::literal(1e-3),
             ..CloningConfig::default()
