@@ -6,6 +6,7 @@ use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
 use crate::common::side::Side;
+use crate::common::TUNED;
 use crate::task::Task;
 
 /// One measured round.
@@ -51,6 +52,20 @@ impl Contestant {
             peak: self.process.memory("VmHWM"),
         })
     }
+}
+
+/// Environment variables of a side.
+pub(crate) type Variables = [(&'static str, &'static str)];
+
+/// Starts a side with its defaults and [`TUNED`], lets both do a task, and returns the faster.
+pub(crate) fn fastest(
+    task: &Task,
+    start: impl Fn(&Variables, &str) -> Result<Contestant>,
+) -> Result<Contestant> {
+    let mut plain = start(&[], "")?;
+    let mut tuned = start(&TUNED, ", tuned")?;
+    let [first, second] = [plain.measure(task)?, tuned.measure(task)?];
+    Ok(if first.seconds < second.seconds { plain } else { tuned })
 }
 
 /// Prints the medians of a side's rounds, and the highest peak.

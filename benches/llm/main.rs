@@ -19,9 +19,9 @@
 //! peft; `EPO_PYTHON_LLAMA` one with xllamacpp and gguf, and `EPO_PYTHON_VLLM` one with vllm's CPU
 //! build, if those are others. What is not installed is reported and left out.
 //!
-//! Every side is a process that stays. In a short trial, which is not measured, a rival runs with
-//! its defaults and tuned: threads that sleep while they wait, and a `malloc` that keeps its
-//! memory. The faster one stays. In `EPO_BENCH_ROUNDS` (3) rounds of each task the sides take
+//! Every side is a process that stays. In a short trial, which is not measured, each runs with its
+//! defaults and tuned: threads that sleep while they wait, and a `malloc` that keeps its memory.
+//! The faster one stays. In `EPO_BENCH_ROUNDS` (3) rounds of each task the sides take
 //! turns. All sides sample at temperature 1 and ignore end tokens, so they make equally many
 //! tokens; this crate also returns the log-probability and the entropy of every token. The peak is
 //! that of the resident memory, loading excepted.
@@ -32,7 +32,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use common::setting;
-use contestant::{report, report_ratio, Contestant};
+use contestant::{fastest, report, report_ratio, Contestant};
 use format::Format;
 use models::Models;
 use own::own_side;
@@ -78,14 +78,17 @@ fn main() -> Result<()> {
 fn compare(tasks: &[&Task], format: Format, rivals: &[Rival], models: &Models) -> Result<()> {
     println!("\nweights in {}", format.name());
     let work = if tasks[0].is_update() { "update" } else { "sample" };
-    let mut own = Command::new(std::env::current_exe()?);
-    own.args(["--side", work, format.name()]).arg(&models.folder);
-    let mut own = Contestant::start(&mut own, "")?;
     let trial = tasks[0].trial();
-    own.measure(&trial)?;
+    let program = std::env::current_exe()?;
+    let mut own = fastest(&trial, |variables, setting| {
+        let mut own = Command::new(&program);
+        own.args(["--side", work, format.name()]).arg(&models.folder);
+        Contestant::start(own.envs(variables.iter().copied()), setting)
+    })?;
     let mut others = Vec::new();
     for rival in rivals {
-        match rival.fastest(&trial, format, models) {
+        let start = |variables: &_, setting: &_| rival.start(variables, setting, format, models);
+        match fastest(&trial, start) {
             Ok(side) => others.push(side),
             Err(reason) => println!("  {} does not run: {reason:#}", rival.name()),
         }

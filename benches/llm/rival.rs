@@ -2,11 +2,10 @@
 
 use anyhow::{bail, Context, Result};
 
-use crate::common::{python_of, TUNED};
-use crate::contestant::Contestant;
+use crate::common::python_of;
+use crate::contestant::{Contestant, Variables};
 use crate::format::Format;
 use crate::models::Models;
-use crate::task::Task;
 
 /// A program that this crate is compared with.
 pub(crate) struct Rival {
@@ -52,22 +51,11 @@ impl Rival {
         format!("{} ({})", self.script, self.interpreter)
     }
 
-    /// Starts the rival with its defaults and tuned, lets both run a task, and returns the faster.
-    pub(crate) fn fastest(
+    /// Starts the rival.
+    pub(crate) fn start(
         &self,
-        task: &Task,
-        format: Format,
-        models: &Models,
-    ) -> Result<Contestant> {
-        let mut plain = self.start(&[], format, models)?;
-        let mut tuned = self.start(&TUNED, format, models)?;
-        let [first, second] = [plain.measure(task)?, tuned.measure(task)?];
-        Ok(if first.seconds < second.seconds { plain } else { tuned })
-    }
-
-    fn start(
-        &self,
-        settings: &[(&str, &str)],
+        variables: &Variables,
+        setting: &str,
         format: Format,
         models: &Models,
     ) -> Result<Contestant> {
@@ -78,10 +66,9 @@ impl Rival {
         };
         let log = models.temporary.join("stderr");
         let mut command = python_of(self.interpreter, self.script);
-        command.arg(model).arg((self.format)(format)).envs(settings.iter().copied());
+        command.arg(model).arg((self.format)(format)).envs(variables.iter().copied());
         command.stderr(std::fs::File::create(&log)?);
-        let name = if settings.is_empty() { "" } else { ", tuned" };
-        Contestant::start(&mut command, name).with_context(|| {
+        Contestant::start(&mut command, setting).with_context(|| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();
             log.lines().last().unwrap_or("no message").to_owned()
         })

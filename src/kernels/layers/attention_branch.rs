@@ -209,23 +209,22 @@ impl AttentionBranch {
         let Some([activations, us]) = self.inner.get() else {
             candle_core::bail!("attention_branch: backward before forward");
         };
-        let (dx, found) = with_slices::<T, _, 2>([x, grad], |[x, g]| {
+        let dx = with_slices::<T, _, 2>([x, grad], |[x, g]| {
             with_slices(activations.each_ref(), |activations| {
                 with_slices(us.each_ref(), |us| self.all_gradients((x, wanted), g, activations, us))
             })
         })?;
-        self.found.set(found);
         dx.map(|dx| tensor_like(dx, x)).transpose()
     }
 
-    /// Computes the gradients of x, if wanted, and of all weights, in the order of the bundle.
+    /// Computes the gradient of x, if wanted, and leaves those of the weights in `found`.
     fn all_gradients<T: TableFloat>(
         &self,
         (x, wanted): (&[T], bool),
         g: &[T],
         [q, k, v, mixed]: [&[T]; 4],
         us: [&[T]; 4],
-    ) -> Result<(Option<Vec<T>>, Vec<Option<Tensor>>)> {
+    ) -> Result<Option<Vec<T>>> {
         let n = self.rows.computed();
         let [.., o] = &self.maps;
         let mut sums = self.maps.each_ref().map(Sums::new);
@@ -263,7 +262,8 @@ impl AttentionBranch {
         for (sums, map) in sums.into_iter().zip(&self.maps) {
             found.extend(sums.into_tensors(map)?);
         }
-        Ok((dx, found))
+        self.found.set(found);
+        Ok(dx)
     }
 }
 

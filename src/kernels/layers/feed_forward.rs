@@ -65,7 +65,7 @@ pub(crate) fn chain_feed_forward(
 }
 
 /// The weight of the norm, and maps without adapters.
-pub(crate) fn plain<'a>([norm, gate, up, down]: [&'a Tensor; 4]) -> (&'a Tensor, [Affine; 3]) {
+pub(crate) fn plain([norm, gate, up, down]: [&Tensor; 4]) -> (&Tensor, [Affine; 3]) {
     (norm, [gate, up, down].map(|weight| Affine::new(weight, None)))
 }
 
