@@ -220,31 +220,42 @@ mod tiles {
             ) {
                 let last = rows.len() / size - 1;
                 let first = rows.as_ptr();
-                let mut products = [Line([0f32; TILE]); TILE];
+                let slots = if room.len() > 2 { x.len() } else { 2 };
+                let mut products = [[Line([0f32; TILE]); TILE]; 2];
                 let mut all = [_mm512_setzero_ps(); TILE];
-                for (at, x) in x.iter().enumerate() {
-                    let slot = if room.len() > 2 { at } else { at % 2 };
-                    let Converted { tile, scales } = &mut room[slot];
-                    // SAFETY: rows beyond the last repeat it; each has a block at `at`.
+                // A block is converted, multiplied in the next round, and scaled in the one after
+                // that: what a tile loads or stores cannot be forwarded.
+                for round in 0..x.len() + 2 {
+                    // SAFETY: rows beyond the last repeat it; each has a block for every one of x.
                     unsafe {
-                        for r in 0..if convert { TILE } else { 0 } {
-                            let $block = first.add(r.min(last) * size + at * $bytes);
-                            _mm_prefetch::<_MM_HINT_T0>($block.wrapping_add(TILE * size).cast());
-                            scales[0][r] = half($block);
-                            if $minimum {
-                                scales[1][r] = half($block.add(2));
+                        if let Some(at) = round.checked_sub(2) {
+                            let Converted { scales, .. } = &room[at % slots];
+                            let totals = _mm512_loadu_ps(x[at].as_ptr().add(3 * WORDS));
+                            for r in 0..TILE {
+                                let product = _mm512_load_ps(products[at % 2][r].0.as_ptr());
+                                let scale = _mm512_set1_ps(scales[0][r]);
+                                all[r] = _mm512_fmadd_ps(product, scale, all[r]);
+                                if $minimum {
+                                    let minimum = _mm512_set1_ps(scales[1][r]);
+                                    all[r] = _mm512_fmadd_ps(totals, minimum, all[r]);
+                                }
                             }
-                            _mm512_store_si512(tile[r].0.as_mut_ptr().cast(), $line);
                         }
-                        add_products(tile, x, &mut products);
-                        let totals = _mm512_loadu_ps(x.as_ptr().add(3 * WORDS));
-                        for r in 0..TILE {
-                            let product = _mm512_load_ps(products[r].0.as_ptr());
-                            let scale = _mm512_set1_ps(scales[0][r]);
-                            all[r] = _mm512_fmadd_ps(product, scale, all[r]);
-                            if $minimum {
-                                let minimum = _mm512_set1_ps(scales[1][r]);
-                                all[r] = _mm512_fmadd_ps(totals, minimum, all[r]);
+                        if (1..=x.len()).contains(&round) {
+                            let at = round - 1;
+                            add_products(&room[at % slots].tile, &x[at], &mut products[at % 2]);
+                        }
+                        if convert && round < x.len() {
+                            let Converted { tile, scales } = &mut room[round % slots];
+                            for r in 0..TILE {
+                                let $block = first.add(r.min(last) * size + round * $bytes);
+                                let next = $block.wrapping_add(TILE * size);
+                                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                                scales[0][r] = half($block);
+                                if $minimum {
+                                    scales[1][r] = half($block.add(2));
+                                }
+                                _mm512_store_si512(tile[r].0.as_mut_ptr().cast(), $line);
                             }
                         }
                     }
