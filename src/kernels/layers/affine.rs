@@ -108,8 +108,8 @@ impl Affine {
     }
 
     /// dx = g W + e A for `n` rows of the output's gradient g, or dx += the same if `accumulate`;
-    /// without `dx`, nothing is computed for it. Returns e = s g B, which is
-    /// empty without an adapter.
+    /// without `dx`, nothing is computed for it. Returns e = s g B, which is empty without an
+    /// adapter.
     pub(crate) fn input_gradient<T: Float>(
         &self,
         g: &[T],
@@ -149,7 +149,7 @@ fn scaled<T: Float>(x: View<'_, T>, m: View<'_, T>, scale: f64) -> Vec<T> {
 pub(crate) struct Sums<T> {
     weight: Option<Vec<T>>,
     bias: Option<Vec<T>>,
-    /// Aᵀ's `[i, r]`.
+    /// The transpose, `[i, r]`.
     a: Option<Vec<T>>,
     b: Option<Vec<T>>,
 }

@@ -98,9 +98,11 @@ impl LinearLora {
             })
         })?;
         let dx = dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?;
-        let mut of_adapter = sums.into_tensors(&self.map)?.into_iter().rev();
-        let db = of_adapter.next().flatten();
-        Ok((dx, of_adapter.next().flatten(), db))
+        // The adapter's gradients are the last two.
+        let mut found = sums.into_tensors(&self.map)?;
+        let db = found.pop().flatten();
+        let da = found.pop().flatten();
+        Ok((dx, da, db))
     }
 }
 
