@@ -4,7 +4,4 @@
 #[macro_use]
 mod device;
 
-device_tests!(
-    define_tests,
-    device::open("CUDA", candle_core::Device::new_cuda(0), "EPO_REQUIRE_CUDA")
-);
+device_tests!(define_tests, device::open(epo::train::config::DeviceKind::Cuda, "EPO_REQUIRE_CUDA"));

@@ -6,5 +6,5 @@ mod device;
 
 device_tests!(
     define_tests,
-    device::open("Metal", candle_core::Device::new_metal(0), "EPO_REQUIRE_METAL")
+    device::open(epo::train::config::DeviceKind::Metal, "EPO_REQUIRE_METAL")
 );

@@ -1,4 +1,16 @@
-//! The choice between a device's own kernel and the code that runs everywhere.
+//! The choice between the CPU's kernels, a device's own kernels, and the code that runs everywhere.
+
+use candle_core::Tensor;
+
+/// Returns true if the CPU's kernels compute with this tensor. In tests that run the device kernels
+/// on the host, the CPU is a device for all types but f64.
+pub(crate) fn is_cpu(tensor: &Tensor) -> bool {
+    #[cfg(test)]
+    if crate::kernels::gpu::tests::on_host() && tensor.dtype() != candle_core::DType::F64 {
+        return false;
+    }
+    tensor.device().is_cpu()
+}
 
 /// Returns `$value` from the calling function if the device of `$tensor` has a kernel for it.
 ///

@@ -1,12 +1,12 @@
 //! AdamW with decay groups, global-norm clipping, and a state that restarts bit for bit.
 //!
-//! The moments are f32 whatever the parameter's type. They lie next to the variable if its device
-//! has kernels, otherwise on the host. A bf16 or f16 parameter on the host has an f32 master copy,
-//! because updates that are smaller than its rounding would be lost without one.
+//! The moments are f32 whatever the parameter's type, and lie on the parameter's device. A bf16 or
+//! f16 parameter has an f32 master copy, because updates that are smaller than its rounding would
+//! be lost without one. A saved state can be loaded on another kind of device.
 
 use crate::kernels::cpu::element::Element;
 use crate::kernels::cpu::float::with_slice;
-use crate::kernels::cpu::optimizer::{adamw, adamw_narrow, AdamWStep};
+use crate::kernels::cpu::optimizer::{adamw, adamw_narrow, AdamWState, AdamWStep};
 use crate::kernels::dispatch::on_device;
 use crate::policy::files::{load_tensors, save_tensors};
 use crate::policy::gradients::Gradients;
@@ -60,45 +60,43 @@ impl AdamWConfig {
     }
 }
 
-/// First and second moment of one parameter, in f32.
+/// The state of one parameter.
 #[derive(Debug)]
-struct Moments {
+struct Memory {
     shape: Vec<usize>,
-    values: Values,
-    /// The f32 copy of a bf16 or f16 parameter, in which small updates add up.
-    master: Option<Vec<f32>>,
+    state: State,
 }
 
 #[derive(Debug)]
-enum Values {
-    Host([Vec<f32>; 2]),
+enum State {
+    Host(AdamWState),
     #[cfg(any(test, feature = "cuda", feature = "metal"))]
-    Device(crate::kernels::gpu::adamw::Moments),
+    Device(crate::kernels::gpu::adamw::State),
 }
 
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
 ///
 /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², θ ← θ(1 − ηλ) − η/(1−β₁ᵗ) · m / (√(v/(1−β₂ᵗ)) + ε).
 ///
-/// The moments are f32. A bf16 or f16 parameter on the host is the rounding of an f32 master copy.
+/// The moments are f32. A bf16 or f16 parameter is the rounding of an f32 master copy.
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
-    moments: BTreeMap<String, Moments>,
+    memory: BTreeMap<String, Memory>,
     time: Duration,
 }
 
 impl AdamW {
     /// Creates an optimiser without history.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, step: 0, moments: BTreeMap::new(), time: Duration::ZERO }
+        Self { config, step: 0, memory: BTreeMap::new(), time: Duration::ZERO }
     }
 
     /// Clears moments and step count, for training on with another loss.
     pub fn reset(&mut self) {
         self.step = 0;
-        self.moments.clear();
+        self.memory.clear();
     }
 
     /// The number of steps.
@@ -148,11 +146,11 @@ impl AdamW {
         for (name, var) in parameters.trainable() {
             let Some(grad) = gradients.get(name) else { continue };
             let numbers = self.numbers(name, lr, scale);
-            let moments = match self.moments.entry(name.to_owned()) {
+            let memory = match self.memory.entry(name.to_owned()) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(Moments::zero(var)?),
+                Entry::Vacant(entry) => entry.insert(Memory::zero(var)?),
             };
-            moments.update(var, grad, numbers)?;
+            memory.update(var, grad, numbers)?;
         }
         self.time += began.elapsed();
         Ok(norm)
@@ -181,13 +179,13 @@ impl AdamW {
     /// [`Error::Io`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut tensors = BTreeMap::new();
-        for (name, m) in &self.moments {
-            let tensor = |data| Tensor::from_vec(data, m.shape.as_slice(), &Device::Cpu);
-            let [first, second] = m.to_host()?;
+        for (name, memory) in &self.memory {
+            let tensor = |data| Tensor::from_vec(data, memory.shape.as_slice(), &Device::Cpu);
+            let AdamWState { moments: [first, second], master } = memory.to_host()?;
             tensors.insert(format!("exp_avg.{name}"), tensor(first)?);
             tensors.insert(format!("exp_avg_sq.{name}"), tensor(second)?);
-            if let Some(master) = &m.master {
-                tensors.insert(format!("master.{name}"), tensor(master.clone())?);
+            if let Some(master) = master {
+                tensors.insert(format!("master.{name}"), tensor(master)?);
             }
         }
         tensors.insert("step".to_owned(), Tensor::new(self.step as i64, &Device::Cpu)?);
@@ -217,12 +215,10 @@ impl AdamW {
         for (name, var) in parameters.trainable() {
             let mut take =
                 |kind: &str| take_moment(&mut tensors, &format!("{kind}.{name}"), var, path);
-            let values = [take("exp_avg")?, take("exp_avg_sq")?];
-            let mut moments = Moments::new(var, values)?;
-            if moments.master.is_some() {
-                moments.master = Some(take("master")?);
-            }
-            optimizer.moments.insert(name.to_owned(), moments);
+            let moments = [take("exp_avg")?, take("exp_avg_sq")?];
+            let master = is_narrow(var.dtype()).then(|| take("master")).transpose()?;
+            let memory = Memory::from_host(var, AdamWState { moments, master })?;
+            optimizer.memory.insert(name.to_owned(), memory);
         }
         match tensors.keys().next() {
             Some(name) => Err(bad(name, "belongs to no trainable parameter".into())),
@@ -247,65 +243,77 @@ fn take_moment(
     Ok(tensor.flatten_all()?.to_vec1()?)
 }
 
-impl Moments {
-    fn zero(var: &Var) -> candle_core::Result<Self> {
-        let zeros = vec![0.0; var.elem_count()];
-        Self::new(var, [zeros.clone(), zeros])
-    }
+/// Returns true for types that round away small updates.
+fn is_narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16)
+}
 
-    fn new(var: &Var, values: [Vec<f32>; 2]) -> candle_core::Result<Self> {
+impl Memory {
+    fn zero(var: &Var) -> candle_core::Result<Self> {
         let shape = var.dims().to_vec();
         on_device!(var => {
-            let moments = crate::kernels::gpu::adamw::Moments::new(var, &values[0], &values[1])?;
-            Ok(Self { shape, values: Values::Device(moments), master: None })
+            let state = crate::kernels::gpu::adamw::State::zero(var)?;
+            Ok(Self { shape, state: State::Device(state) })
         });
-        let narrow = matches!(var.dtype(), DType::BF16 | DType::F16);
-        let master = narrow.then(|| with_slice::<f32, _>(var, |x| Ok(x.to_vec()))).transpose()?;
-        Ok(Self { shape, values: Values::Host(values), master })
+        let zeros = vec![0.0; var.elem_count()];
+        let copy = || with_slice::<f32, _>(var, |x| Ok(x.to_vec()));
+        let master = is_narrow(var.dtype()).then(copy).transpose()?;
+        Ok(Self {
+            shape,
+            state: State::Host(AdamWState { moments: [zeros.clone(), zeros], master }),
+        })
     }
 
-    fn to_host(&self) -> candle_core::Result<[Vec<f32>; 2]> {
-        match &self.values {
-            Values::Host(values) => Ok(values.clone()),
+    fn from_host(var: &Var, state: AdamWState) -> candle_core::Result<Self> {
+        let shape = var.dims().to_vec();
+        on_device!(var => {
+            let state = crate::kernels::gpu::adamw::State::from_host(var, &state)?;
+            Ok(Self { shape, state: State::Device(state) })
+        });
+        Ok(Self { shape, state: State::Host(state) })
+    }
+
+    fn to_host(&self) -> candle_core::Result<AdamWState> {
+        match &self.state {
+            State::Host(state) => Ok(state.clone()),
             #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            Values::Device(moments) => moments.to_host(),
+            State::Device(state) => state.to_host(),
         }
     }
 
     fn update(&mut self, var: &Var, grad: &Tensor, numbers: AdamWStep) -> candle_core::Result<()> {
-        match &mut self.values {
-            Values::Host([m, v]) => match &mut self.master {
+        match &mut self.state {
+            State::Host(AdamWState { moments: [m, v], master }) => match master {
                 Some(master) if var.dtype() == DType::BF16 => {
                     update_narrow::<bf16>(var, master, grad, [m, v], numbers)
                 }
                 Some(master) => update_narrow::<f16>(var, master, grad, [m, v], numbers),
-                None => with_slice::<f32, _>(grad, |grad| update_on_host(var, grad, m, v, numbers)),
+                None => with_slice::<f32, _>(grad, |grad| update_wide(var, grad, m, v, numbers)),
             },
             #[cfg(any(test, feature = "cuda", feature = "metal"))]
-            Values::Device(moments) => {
+            State::Device(state) => {
                 let AdamWStep { scale, beta1, beta2, keep, rate, root_scale, eps } = numbers;
-                let numbers = [beta1, beta2, keep, rate, root_scale, eps].map(|x| x as f32);
-                moments.update(var, &(grad * scale)?, numbers)
+                let numbers = [scale, beta1, beta2, keep, rate, root_scale, eps];
+                state.update(var, grad, numbers.map(|x| x as f32))
             }
         }
     }
 }
 
-/// Updates an f32 variable on the CPU in place, and others through an f32 copy on the host.
-fn update_on_host(
+/// Updates an f32 variable in place, and an f64 one through an f32 copy.
+fn update_wide(
     var: &Var,
     grad: &[f32],
     m: &mut [f32],
     v: &mut [f32],
     numbers: AdamWStep,
 ) -> candle_core::Result<()> {
-    if var.device().is_cpu() && var.dtype() == DType::F32 {
+    if var.dtype() == DType::F32 {
         return var.inplace_op1(&Update { grad, moments: Mutex::new((m, v)), numbers });
     }
     let mut values = with_slice::<f32, _>(var, |x| Ok(x.to_vec()))?;
     adamw(&mut values, grad, m, v, numbers);
-    let values = Tensor::from_vec(values, var.shape(), &Device::Cpu)?;
-    var.set(&values.to_dtype(var.dtype())?.to_device(var.device())?)
+    var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_dtype(var.dtype())?)
 }
 
 /// By way of the f32 copy of a narrow variable, which becomes its rounding.
@@ -317,7 +325,7 @@ fn update_narrow<L: Element<Float = f32>>(
     numbers: AdamWStep,
 ) -> candle_core::Result<()> {
     let values = with_slice::<L, _>(grad, |grad| Ok(adamw_narrow(master, grad, m, v, numbers)))?;
-    var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?.to_device(var.device())?)
+    var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)
 }
 
 /// The update as candle's in-place operation on a variable's storage.
@@ -438,11 +446,11 @@ mod tests {
         for dtype in [DType::BF16, DType::F16] {
             let narrow = Var::from_tensor(&normal().to_dtype(dtype).unwrap()).unwrap();
             let wide = Var::from_tensor(&narrow.to_dtype(DType::F32).unwrap()).unwrap();
-            let mut moments = [&narrow, &wide].map(|var| Moments::zero(var).unwrap());
+            let mut memories = [&narrow, &wide].map(|var| Memory::zero(var).unwrap());
             for _ in 0..3 {
                 let grad = normal().to_dtype(dtype).unwrap();
-                moments[0].update(&narrow, &grad, numbers).unwrap();
-                moments[1].update(&wide, &grad.to_dtype(DType::F32).unwrap(), numbers).unwrap();
+                memories[0].update(&narrow, &grad, numbers).unwrap();
+                memories[1].update(&wide, &grad.to_dtype(DType::F32).unwrap(), numbers).unwrap();
                 assert!(values(&narrow) == values(&wide.to_dtype(dtype).unwrap()), "{dtype:?}");
             }
             assert_ne!(values(&narrow), values(&wide), "nothing was rounded");

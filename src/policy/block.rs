@@ -81,8 +81,10 @@ impl Projection {
                 linear_lora_over(x, &self.weight, self.bias.as_ref(), (a, b), *scale)
             }
             Some(LoraAdapter { a, b, scale, dropout: Some(dropout) }) => {
-                let inner = linear(&dropout.apply(x)?, a, None)?;
-                self.without_adapter(x)? + (linear(&inner, b, None)? * *scale)?
+                let a = a.to_dtype(x.dtype())?;
+                let b = b.to_dtype(x.dtype())?;
+                let inner = linear(&dropout.apply(x)?, &a, None)?;
+                self.without_adapter(x)? + (linear(&inner, &b, None)? * *scale)?
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::kernels::cpu::float::with_slice;
 use crate::kernels::decode::inference::{attend, embedding_rows, norm_rows, Input, GEMV_ROWS};
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
+use crate::kernels::dispatch::is_cpu;
 use crate::kernels::layers::rope_table::RopeTable;
 use crate::policy::block::{Block, LoraAdapter, Projection};
 use crate::policy::cache::{KvCache, Slot};
@@ -36,8 +37,9 @@ impl Decoder {
     ///
     /// # Errors
     /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that
-    /// does not fit into the context, a cache of another configuration, or logits that are not
-    /// finite. The cache is unchanged unless the error is in the logits.
+    /// does not fit into the context, a cache of another configuration, weights on another device
+    /// than the CPU, or logits that are not finite. The cache is unchanged unless the error is in
+    /// the logits.
     pub fn extend(
         &self,
         cache: &mut KvCache,
@@ -134,6 +136,10 @@ impl Decoder {
     }
 
     fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
+        if !is_cpu(&self.norm) {
+            let device = format!("{:?}", self.device().location());
+            return Err(Error::setting("model.device", device, "decoding runs on the CPU only"));
+        }
         if rows.len() != tokens.len() {
             return Err(Error::Shape {
                 name: "tokens",

@@ -13,6 +13,7 @@
 //! width, v = vocabulary.
 
 use crate::kernels::autograd::chain::Chain;
+use crate::kernels::dispatch::is_cpu;
 use crate::kernels::layers::attention_rows::{AttentionRows, AttentionShape};
 use crate::kernels::layers::embedding::embedding_over;
 use crate::kernels::layers::linear::linear;
@@ -229,7 +230,7 @@ impl Decoder {
     fn forward_ids(&self, ids: &Arc<[u32]>, rows: &AttentionRows) -> Result<Tensor> {
         let x = embedding_over(&self.embedding, ids)?;
         // With narrower weights, activations are f32 on the CPU. GPUs compute in the weights' type.
-        let narrow = x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16);
+        let narrow = is_cpu(&x) && matches!(x.dtype(), DType::BF16 | DType::F16);
         let x = if narrow { x.to_dtype(DType::F32)? } else { x };
         let x = self.run_blocks(x, rows)?;
         let x = rms_norm(&x, &self.norm.to_dtype(x.dtype())?, self.config.rms_norm_eps)?;

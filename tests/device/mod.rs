@@ -5,30 +5,33 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod layers;
+pub mod learner;
 pub mod scores;
 #[path = "../support/mod.rs"]
 mod support;
 pub mod training;
 
 use candle_core::{DType, Device, Tensor};
+use epo::train::config::DeviceKind;
 use support::random;
 
 /// Element types with the relative error allowed: two roundings to the type, or f32 arithmetic.
 pub const DTYPES: [(DType, f64); 3] =
     [(DType::F32, 1e-5), (DType::BF16, 1.6e-2), (DType::F16, 2e-3)];
 
-/// Opens the device. Without it, tests pass unless the environment variable `require` is 1.
-pub fn open(name: &str, device: candle_core::Result<Device>, require: &str) -> Option<Device> {
-    match device {
+/// Opens the device as a run does. Without it, tests pass unless the environment variable `require`
+/// is 1.
+pub fn open(kind: DeviceKind, require: &str) -> Option<Device> {
+    match kind.open() {
         Ok(device) => Some(device),
         Err(error) => {
             assert!(
                 std::env::var(require).as_deref() != Ok("1"),
-                "{require}=1, but no {name} device: {error}"
+                "{require}=1, but no device {kind:?}: {error}"
             );
             let error = error.to_string(); // a backtrace may follow
             eprintln!(
-                "no {name} device, nothing is tested: {}",
+                "no device {kind:?}, nothing is tested: {}",
                 error.lines().next().unwrap_or_default()
             );
             None
@@ -47,7 +50,10 @@ macro_rules! device_tests {
             the_gradient_in_place_is_the_gradient autograd_gives_the_same_gradient
             bad_logits_and_ids_are_errors);
         $define!($open, training: adamw_follows_the_cpu a_saved_optimizer_continues_to_the_bit
-            a_decoder_follows_the_cpu);
+            small_steps_of_narrow_parameters_add_up a_decoder_follows_the_cpu);
+        $define!($open, learner: a_policy_step_follows_the_cpu
+            a_step_has_the_same_bits_in_every_run a_critic_follows_the_cpu
+            a_run_moves_between_devices);
     };
 }
 

@@ -79,6 +79,23 @@ pub fn a_saved_optimizer_continues_to_the_bit(device: &Device) {
     );
 }
 
+pub fn small_steps_of_narrow_parameters_add_up(device: &Device) {
+    let moved = |dtype: DType| {
+        let parameters = parameters(dtype, device);
+        let before: Vec<f64> = parameters.iter().flat_map(|(_, var)| values(var)).collect();
+        let mut optimizer = AdamW::new(AdamWConfig::default());
+        let gradients = gradients(&parameters, 1);
+        (0..100).for_each(|_| optimizer.step(&parameters, &gradients, 1e-5).unwrap());
+        let after = parameters.iter().flat_map(|(_, var)| values(var));
+        before.iter().zip(after).map(|(before, after)| (after - before).abs()).sum::<f64>()
+    };
+    let want = moved(DType::F32);
+    for dtype in [DType::BF16, DType::F16] {
+        let got = moved(dtype);
+        assert!((got - want).abs() < 0.1 * want, "{dtype:?} moved {got} instead of {want}");
+    }
+}
+
 /// Returns the hidden states of two packed rows and the gradients of a sum of them.
 fn decode(dtype: DType, device: &Device) -> (Tensor, Gradients) {
     let parameters = parameters(dtype, device);

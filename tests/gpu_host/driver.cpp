@@ -1,6 +1,6 @@
-// Runs one kernel: reads a launch from standard input and writes the resulting buffers to standard
-// output. Buffers lie between guards. A launch runs twice, with the threads of its groups in
-// opposite orders. Results that differ, an overwritten guard, and threads that stop at different
+// Runs kernels: reads launches from standard input and writes the resulting buffers of each to
+// standard output. Buffers lie between guards. A launch runs twice, with the threads of its groups
+// in opposite orders. Results that differ, an overwritten guard, and threads that stop at different
 // places are errors.
 #ifdef METAL
 #include "metal.inc"
@@ -106,6 +106,7 @@ std::function<void()> kernel_of(const std::string& name) {
         {"swiglu", bind(NAME(swiglu))},
         {"swiglu_gradient", bind(NAME(swiglu_gradient))},
         {"adamw", bind(NAME(adamw))},
+        {"adamw_master", bind(NAME(adamw_master))},
     };
     if (kernels.count(name) == 0) fail("no kernel " + name);
     return kernels.at(name);
@@ -119,12 +120,13 @@ void run(bool descending) {
     }
 }
 
-int main() {
-    const auto name = read_bytes(read_value<uint32_t>());
+// Runs the launch whose kernel's name has `length` bytes.
+void launch(uint32_t length) {
+    const auto name = read_bytes(length);
     fibers::body = kernel_of(std::string(name.begin(), name.end()));
     fibers::count = read_value<uint32_t>();
     fibers::size = read_value<uint32_t>();
-    arguments.resize(read_value<uint32_t>());
+    arguments.assign(read_value<uint32_t>(), Argument());
     for (auto& argument : arguments) {
         argument.kind = read_value<uint32_t>();
         argument.place = read_value<uint32_t>();
@@ -144,5 +146,11 @@ int main() {
         }
         std::fwrite(first[i].data(), 1, first[i].size(), stdout);
     }
+    std::fflush(stdout);
+}
+
+int main() {
+    uint32_t length;
+    while (std::fread(&length, sizeof length, 1, stdin) == 1) launch(length);
     return 0;
 }

@@ -1,6 +1,7 @@
 // The threads of a group as fibers of one thread: each runs until it has to wait for the others at
 // a barrier or a shuffle.
 #pragma once
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -14,15 +15,18 @@ constexpr size_t STACK = 64 * 1024;
 constexpr uint32_t WARP = 32;
 enum Stop { DONE, BARRIER_STOP, SHUFFLE_STOP };
 
+// A thread; it outlives its group and runs the body again for the next one.
 struct Fiber {
     ucontext_t context;
+    jmp_buf place; // where it stopped; unlike swapcontext, a jump needs no system call
     std::vector<char> stack = std::vector<char>(STACK);
     Stop stop = DONE;
+    bool started = false;
     uint32_t shuffles = 0;
 };
 
 inline std::vector<Fiber> all;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::function<void()> body;
 inline uint32_t rank, size, index, count; // of the running fiber and its group
 inline float exchanged[2][1024];
@@ -30,7 +34,7 @@ inline float exchanged[2][1024];
 inline void stop(Stop where) {
     Fiber& fiber = all[rank];
     fiber.stop = where;
-    swapcontext(&fiber.context, &scheduler);
+    if (_setjmp(fiber.place) == 0) _longjmp(scheduler, 1);
 }
 
 inline float shuffle_xor(float x, uint32_t step) {
@@ -43,8 +47,10 @@ inline float shuffle_xor(float x, uint32_t step) {
 }
 
 inline void enter() {
-    body();
-    stop(DONE);
+    for (;;) {
+        body();
+        stop(DONE);
+    }
 }
 
 inline void start(Fiber& fiber) {
@@ -52,13 +58,17 @@ inline void start(Fiber& fiber) {
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
     fiber.context.uc_stack.ss_size = fiber.stack.size();
     fiber.context.uc_link = nullptr;
-    fiber.shuffles = 0;
     makecontext(&fiber.context, enter, 0);
+    fiber.started = true;
+    setcontext(&fiber.context);
 }
 
 inline Stop run_fiber(uint32_t i) {
     rank = i;
-    swapcontext(&scheduler, &all[i].context);
+    if (_setjmp(scheduler) == 0) {
+        if (!all[i].started) start(all[i]);
+        _longjmp(all[i].place, 1);
+    }
     return all[i].stop;
 }
 
@@ -79,7 +89,7 @@ inline bool run_warp(uint32_t first, bool descending) {
 // only at barriers, the threads of a warp also at shuffles.
 inline void run_group(bool descending) {
     if (all.size() < size) all.resize(size);
-    for (uint32_t i = 0; i < size; ++i) start(all[i]);
+    for (uint32_t i = 0; i < size; ++i) all[i].shuffles = 0;
     const uint32_t warps = size / WARP;
     Stop where = DONE;
     do {

@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// An element type of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,8 +143,53 @@ pub(crate) enum Dialect {
 pub(crate) struct Machine {
     pub(crate) element: Element,
     dialect: Dialect,
-    folder: tempfile::TempDir,
+    driver: RefCell<Driver>,
     worst: RefCell<BTreeMap<String, f64>>,
+}
+
+/// The process that runs the kernels, and the folder with its program.
+struct Driver {
+    process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Driver {
+    fn start(folder: tempfile::TempDir) -> Self {
+        let process = Command::new(folder.path().join("driver"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { process, _folder: folder }
+    }
+
+    /// Sends a launch and reads buffers of the given sizes; fails if the process does.
+    fn run(&mut self, request: &[u8], sizes: &[usize]) -> std::io::Result<Vec<Vec<u8>>> {
+        self.process.stdin.as_mut().unwrap().write_all(request)?;
+        let output = self.process.stdout.as_mut().unwrap();
+        let read = |&size: &usize| {
+            let mut bytes = vec![0; size];
+            output.read_exact(&mut bytes)?;
+            Ok(bytes)
+        };
+        sizes.iter().map(read).collect()
+    }
+
+    /// Returns how the process ended.
+    fn reason(&mut self) -> String {
+        drop(self.process.stdin.take());
+        let mut message = String::new();
+        self.process.stderr.as_mut().unwrap().read_to_string(&mut message).unwrap();
+        format!("{} {message}", self.process.wait().unwrap())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
 }
 
 impl Machine {
@@ -159,7 +204,8 @@ impl Machine {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("c++");
-        command.args(["-std=c++17", "-O1", "-w"]);
+        // Fortified jumps refuse to leave a stack.
+        command.args(["-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE"]);
         command.arg(format!("-DELEMENT_{}", element.name()));
         command.args((dialect == Dialect::Metal).then_some("-DMETAL"));
         command
@@ -173,7 +219,8 @@ impl Machine {
             .arg(folder.path().join("driver"));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Some(Self { element, dialect, folder, worst: RefCell::default() })
+        let driver = RefCell::new(Driver::start(folder));
+        Some(Self { element, dialect, driver, worst: RefCell::default() })
     }
 
     /// Runs a kernel and returns the buffers among its arguments, in order.
@@ -190,26 +237,15 @@ impl Machine {
         for argument in arguments {
             argument.write(&mut request);
         }
-        let mut driver = Command::new(self.folder.path().join("driver"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let written = driver.stdin.take().unwrap().write_all(&request);
-        let output = driver.wait_with_output().unwrap();
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && written.is_ok(),
-            "{kernel}: {} {message}",
-            output.status
-        );
-        let mut rest = &output.stdout[..];
-        let buffers = arguments.iter().filter_map(|argument| match argument {
-            Argument::Buffer(bytes, _) => Some(rest.split_off(..bytes.len()).unwrap().to_vec()),
+        let sizes = arguments.iter().filter_map(|argument| match argument {
+            Argument::Buffer(bytes, _) => Some(bytes.len()),
             _ => None,
         });
-        buffers.collect()
+        let mut driver = self.driver.borrow_mut();
+        match driver.run(&request, &sizes.collect::<Vec<_>>()) {
+            Ok(buffers) => buffers,
+            Err(error) => panic!("{kernel}: {error}: {}", driver.reason()),
+        }
     }
 
     /// Checks that every value is within its bound of the reference, and records the largest error

@@ -214,31 +214,58 @@ fn swiglu(machine: &Machine, count: usize, threads: usize, groups: usize, start:
     );
 }
 
-fn adamw(machine: &Machine, count: usize, threads: usize, groups: usize, start: usize) {
+/// A step on f32 parameters, or with `master` on the f32 copy of parameters of the element type.
+fn adamw(
+    machine: &Machine,
+    count: usize,
+    threads: usize,
+    groups: usize,
+    start: usize,
+    master: bool,
+) {
     let context = format!("{count} elements, {threads} threads, {groups} groups, from {start}");
     let mut numbers = Numbers::new(count as u64);
-    let mut draw = |size: f32| Values::new(machine, &numbers.many(count, size));
+    let mut draw = |size: f32| numbers.many(count, size);
     let x = draw(1.0);
     let g = draw(0.5);
-    let m = numbers.many(count, 0.3);
-    let v: Vec<f32> = numbers.many(count, 0.2).iter().map(|v| v.abs()).collect();
-    let c = [0.9, 0.99, 0.98, 0.01, 1.7, 1e-4f32];
-    let mut arguments = vec![x.at(machine, start), g.at(machine, 0)];
-    arguments.extend([&m, &v].map(|moment| Argument::new(encode_f32(moment))));
+    let m = draw(0.3);
+    let v: Vec<f32> = draw(0.2).iter().map(|v| v.abs()).collect();
+    let c = [0.25, 0.9, 0.99, 0.98, 0.01, 1.7, 1e-4f32];
+    let (name, first_argument) = if master {
+        ("adamw_master", Values::new(machine, &x).at(machine, start))
+    } else {
+        ("adamw", Argument::Buffer(encode_f32(&x), 4 * start))
+    };
+    let mut arguments = vec![first_argument];
+    arguments.extend([&g, &m, &v].map(|numbers| Argument::new(encode_f32(numbers))));
+    if master {
+        arguments.push(Argument::new(encode_f32(&x)));
+    }
     arguments.extend(c.map(Argument::F32));
     arguments.extend(sizes([count]));
-    let results = machine.run("adamw", groups, threads, &arguments);
+    let results = machine.run(name, groups, threads, &arguments);
 
-    let [beta1, beta2, keep, rate, root_scale, eps] = c.map(f64::from);
-    let first = |i: usize| beta1 * f64::from(m[i]) + (1.0 - beta1) * g.wide[i];
-    let second = |i: usize| beta2 * f64::from(v[i]) + (1.0 - beta2) * g.wide[i] * g.wide[i];
-    let step =
-        |i: usize| x.wide[i] * keep - rate * (first(i) / (second(i).sqrt() * root_scale + eps));
+    let [scale, beta1, beta2, keep, rate, root_scale, eps] = c.map(f64::from);
+    let g = |i: usize| scale * f64::from(g[i]);
+    let first = |i: usize| beta1 * f64::from(m[i]) + (1.0 - beta1) * g(i);
+    let second = |i: usize| beta2 * f64::from(v[i]) + (1.0 - beta2) * g(i) * g(i);
+    let step = |i: usize| {
+        f64::from(x[i]) * keep - rate * (first(i) / (second(i).sqrt() * root_scale + eps))
+    };
     let all = |f: &dyn Fn(usize) -> f64| (0..count).map(f).collect::<Vec<f64>>();
-    machine.compare("adamw m", &context, &decode_f32(&results[2]), &all(&first), |_| 1e-7);
-    machine.compare("adamw v", &context, &decode_f32(&results[3]), &all(&second), |_| 1e-7);
-    let want: Vec<_> = all(&step).into_iter().map(|x| (x, 1.0)).collect();
-    check(machine, "adamw x", &context, &results[0], &want);
+    let compare = |what: &str, result: usize, want: &dyn Fn(usize) -> f64| {
+        let got = decode_f32(&results[result]);
+        machine.compare(&format!("{name} {what}"), &context, &got, &all(want), |_| 2e-7);
+    };
+    compare("m", 2, &first);
+    compare("v", 3, &second);
+    if master {
+        compare("master", 4, &step);
+        let want: Vec<_> = all(&step).into_iter().map(|x| (x, 1.0)).collect();
+        check(machine, "adamw_master x", &context, &results[0], &want);
+    } else {
+        compare("x", 0, &step);
+    }
 }
 
 pub(crate) fn check_all(machine: &Machine) {
@@ -267,6 +294,8 @@ pub(crate) fn check_all(machine: &Machine) {
         (4096, 256, 2, 0),
     ] {
         swiglu(machine, count, threads, groups, start);
-        adamw(machine, count, threads, groups, start);
+        for master in [false, true] {
+            adamw(machine, count, threads, groups, start, master);
+        }
     }
 }

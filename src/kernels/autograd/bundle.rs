@@ -4,10 +4,8 @@
 //! gradients in [`Found`], and the bundle's backward pass hands them to candle.
 
 use crate::kernels::autograd::gradient_sink;
-use crate::kernels::cpu::buffer::zeros;
-use crate::kernels::cpu::float::with_float;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Gradients of an operator's weights, in their order, on their way to its [`bundle`].
@@ -54,13 +52,11 @@ impl CustomOp2 for Link {
     fn cpu_fwd(
         &self,
         bundle: &CpuStorage,
-        _: &Layout,
+        layout: &Layout,
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        with_float!(BackendStorage::dtype(bundle), "bundle", T => {
-            Ok((T::to_cpu_storage_owned(zeros(1)), 1.into()))
-        })
+        Ok((bundle.try_clone(layout)?, 1.into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -71,7 +67,7 @@ impl CustomOp2 for Link {
         _: &candle_core::CudaStorage,
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((candle_core::backend::BackendStorage::try_clone(bundle, layout)?, 1.into()))
+        Ok((bundle.try_clone(layout)?, 1.into()))
     }
 
     #[cfg(feature = "metal")]
@@ -82,7 +78,7 @@ impl CustomOp2 for Link {
         _: &candle_core::MetalStorage,
         _: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        Ok((candle_core::backend::BackendStorage::try_clone(bundle, layout)?, 1.into()))
+        Ok((bundle.try_clone(layout)?, 1.into()))
     }
 
     fn bwd(

@@ -2,7 +2,8 @@
 //! functions, and access to slices of tensors.
 
 use crate::kernels::cpu::transposed;
-use candle_core::{CpuStorage, DType, Device, Layout, Storage, Tensor, WithDType};
+use crate::kernels::dispatch::is_cpu;
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, WithDType};
 
 /// The type of a kernel's arithmetic: `f32` for training, `f64` for gradient checks by finite
 /// differences.
@@ -353,7 +354,7 @@ pub(crate) fn slice_of<'a, T: WithDType>(
     }
 }
 
-/// Calls `f` with the tensor's elements: borrowed from a contiguous CPU tensor of type `T`,
+/// Calls `f` with the elements of a tensor on the CPU: borrowed from a contiguous one of type `T`,
 /// otherwise copied.
 pub(crate) fn with_slice<T: WithDType, R>(
     tensor: &Tensor,
@@ -362,16 +363,23 @@ pub(crate) fn with_slice<T: WithDType, R>(
     with_slices([tensor], |[slice]| f(slice))
 }
 
-/// Calls `f` with the elements of tensors: borrowed from contiguous CPU tensors of type `T`,
+/// Calls `f` with the elements of tensors on the CPU: borrowed from contiguous ones of type `T`,
 /// otherwise copied.
+///
+/// # Errors
+/// Those of `f`, and a tensor on another device: a kernel must not move work to the CPU unnoticed.
 pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> candle_core::Result<R>,
 ) -> candle_core::Result<R> {
     let mut tensors = tensors.map(Tensor::clone);
     for tensor in &mut tensors {
-        if !(tensor.dtype() == T::DTYPE && tensor.is_contiguous() && tensor.device().is_cpu()) {
-            *tensor = tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.contiguous()?;
+        if !is_cpu(tensor) {
+            let device = tensor.device().location();
+            candle_core::bail!("a kernel of the CPU was called with a tensor on {device:?}");
+        }
+        if tensor.dtype() != T::DTYPE || !tensor.is_contiguous() {
+            *tensor = tensor.to_dtype(T::DTYPE)?.contiguous()?;
         }
     }
     let guards = tensors.each_ref().map(Tensor::storage_and_layout);
@@ -386,7 +394,7 @@ pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
 
 /// Returns true if the CPU kernels support this tensor's device and type.
 pub(crate) fn on_cpu(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
+    is_cpu(tensor) && matches!(tensor.dtype(), DType::F32 | DType::F64)
 }
 
 #[cfg(test)]

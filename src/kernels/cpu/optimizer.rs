@@ -3,6 +3,7 @@
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::element::{widened, Element};
 use crate::kernels::cpu::float::{lane_sum, vectorised, with_slice};
+use crate::kernels::dispatch::is_cpu;
 use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -10,6 +11,15 @@ use rayon::prelude::*;
 /// Elements per parallel task: fixed, so that the order of additions does not depend on the thread
 /// count.
 const CHUNK: usize = 1 << 14;
+
+/// What AdamW remembers of one parameter, in f32.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AdamWState {
+    /// First and second moment.
+    pub(crate) moments: [Vec<f32>; 2],
+    /// The f32 copy of a bf16 or f16 parameter, in which small updates add up.
+    pub(crate) master: Option<Vec<f32>>,
+}
 
 /// Coefficients of one AdamW step of one parameter.
 #[derive(Clone, Copy)]
@@ -112,7 +122,7 @@ fn squares<L: Element>(x: &[L]) -> f64 {
 
 /// Returns Σ x² of a float tensor, summed in f64 on the CPU and in f32 on a device.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if !x.device().is_cpu() {
+    if !is_cpu(x) {
         return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));
     }
     match x.dtype() {

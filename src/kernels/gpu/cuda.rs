@@ -3,13 +3,13 @@
 
 use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
+    sys, CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{
     compile_ptx_with_opts, CompileError, CompileOptions,
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +21,27 @@ const NEWEST: i32 = 90;
 
 /// PTX by (architecture, element type).
 static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
+
+/// Opens an NVIDIA GPU with one stream for all threads, and lets its allocator keep freed memory.
+///
+/// candle's default is a stream per thread, and these do not wait for each other: a thread could
+/// read weights that another still writes.
+pub(crate) fn open(ordinal: usize) -> Result<Device> {
+    let device = CudaDevice::new_with_stream(ordinal)?;
+    let stream = device.cuda_stream();
+    let mut kept = u64::MAX;
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: all work of the device goes through its one stream, so that no event has to order it.
+    // The pool belongs to the device that was just opened, and the attribute is a u64.
+    #[allow(unsafe_code)]
+    unsafe {
+        device.disable_event_tracking();
+        sys::cuDeviceGetDefaultMemPool(&mut pool, stream.context().cu_device()).result().w()?;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut kept).cast()).result().w()?;
+    }
+    Ok(Device::Cuda(device))
+}
 
 /// Compiles all kernels for one element type and a compute capability (80 is 8.0) to PTX.
 fn compile(architecture: i32, element: &str) -> Result<String> {

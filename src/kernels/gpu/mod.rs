@@ -21,4 +21,4 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,8 @@ use std::sync::OnceLock;
 /// `[o, r]`; y `[n, o]`.
 ///
 /// Backward with u = s x Aᵀ and e = s g B: dB = gᵀ u, dA = eᵀ x, dx = g W + e A. Nothing is
-/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept.
+/// computed for W, b, and inputs that need no gradient. Only u `[n, r]` is kept. On a GPU, A and B
+/// may be f32 beside narrower x and W.
 ///
 /// # Errors
 /// Mismatched shapes, or a weight or bias that is not frozen.
@@ -56,7 +57,9 @@ pub(crate) fn linear_lora_over(
     }
     check_device(x, weight)?;
     if let (false, Some(weight)) = (on_cpu(x), weight.dense()) {
-        return composed::linear_lora(x, weight, bias, (a, b), scale);
+        let a = a.to_dtype(x.dtype())?;
+        let b = b.to_dtype(x.dtype())?;
+        return composed::linear_lora(x, weight, bias, (&a, &b), scale);
     }
     let adapter = Adapter { a: a.clone(), b: b.clone(), scale };
     let map = Affine { weight: weight.clone(), bias: bias.cloned(), adapter: Some(adapter) };

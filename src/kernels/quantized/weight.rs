@@ -4,6 +4,7 @@ use crate::kernels::cpu::amx::Precision;
 use crate::kernels::cpu::float::{with_slice, Float};
 use crate::kernels::cpu::matmul::matmul_sum;
 use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::dispatch::is_cpu;
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use candle_core::{DType, Device, Result, Tensor};
 use std::ops::Range;
@@ -180,7 +181,7 @@ impl Weight {
 
 /// Requires x to be where quantised weights are computed with.
 pub(crate) fn check_device(x: &Tensor, weight: &Weight) -> Result<()> {
-    if matches!(weight, Weight::Quantized(_)) && !x.device().is_cpu() {
+    if matches!(weight, Weight::Quantized(_)) && !is_cpu(x) {
         candle_core::bail!("quantised weights are computed with on the CPU only");
     }
     Ok(())

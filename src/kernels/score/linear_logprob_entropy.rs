@@ -5,6 +5,7 @@
 
 use crate::kernels::autograd::gradient_sink;
 use crate::kernels::cpu::float::{slice_of, with_slices};
+use crate::kernels::dispatch::is_cpu;
 use crate::kernels::layers::composed;
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::kernels::score::head::{Head, HeadGradients, Term, TermWeight, Wanted};
@@ -121,7 +122,7 @@ pub fn linear_logprob_entropy(
 ) -> Result<(Tensor, Tensor)> {
     let (n, v) = head.check(hidden)?;
     let scoring = Scoring::checked(n, v, ids, options)?;
-    if !hidden.device().is_cpu() {
+    if !is_cpu(hidden) {
         return logprob_entropy_with(&head.logits(hidden)?, ids, options);
     }
     over_kept(hidden, scoring, |hidden, scoring| apply(hidden, head, scoring, options.chunk_bytes))
@@ -143,7 +144,7 @@ pub fn evaluate_linear(
     options: &ScoreOptions,
 ) -> Result<LinearEvaluation> {
     let (n, v) = head.check(hidden)?;
-    if !hidden.device().is_cpu() || head.low_rank.is_some() {
+    if !is_cpu(hidden) || head.low_rank.is_some() {
         let reason = "must be on the CPU and without a LoRA adapter";
         return Err(Error::setting("head", "unsupported", reason));
     }

@@ -4,7 +4,7 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::slice_of;
-use crate::kernels::dispatch::on_device;
+use crate::kernels::dispatch::{is_cpu, on_device};
 use crate::kernels::score::logit::Logit;
 use crate::kernels::score::scoring::{RowScore, ScoreOptions, Scoring};
 use crate::kernels::score::softmax::ScoreGradient;
@@ -52,7 +52,7 @@ pub fn logprob_entropy_with(
         let rows = scoring.on(logits.device())?;
         split(&crate::kernels::gpu::logprob_entropy::logprob_entropy(logits, rows)?)
     });
-    if logits.device().is_cpu() {
+    if is_cpu(logits) {
         return split(
             &rows_of(logits)?.apply_op1(LogprobEntropy { scoring, rows: OnceLock::new() })?,
         );
@@ -74,7 +74,7 @@ pub fn evaluate(logits: &Tensor, ids: &Tensor, options: &ScoreOptions) -> Result
         let (log_probs, entropies) = split(&both)?;
         Ok(Evaluation { log_probs, entropies, op, device: Some(device) })
     });
-    let both = if logits.device().is_cpu() {
+    let both = if is_cpu(logits) {
         rows_of(logits)?.detach().apply_op1_no_bwd(&op)?
     } else {
         op.scoring.composed(&logits.detach())?
@@ -118,7 +118,7 @@ impl Evaluation {
         if let Some(device) = &self.device {
             return Ok(device.gradient(logits, &grads)?);
         }
-        if logits.device().is_cpu() {
+        if is_cpu(logits) {
             return Ok(self.op.gradient(logits, &grads)?);
         }
         let var = Var::from_tensor(logits)?;
@@ -144,7 +144,7 @@ impl Evaluation {
         if let Some(device) = &self.device {
             return Ok(device.gradient_in_place(logits, &grads)?);
         }
-        if logits.device().is_cpu() {
+        if is_cpu(logits) {
             return Ok(logits.inplace_op1(&InPlace { op: &self.op, grads: pairs(&grads)? })?);
         }
         let gradient = self.gradient(logits, log_probs, entropies)?;

@@ -1,5 +1,6 @@
 //! Log-probability and entropy through a quantised head, whose f32 copy is never whole.
 
+use crate::kernels::dispatch::is_cpu;
 use crate::kernels::quantized::matrix::QuantizedMatrix;
 use crate::kernels::score::kept::over_kept;
 use crate::kernels::score::linear_logprob_entropy::{Frozen, LinearLogprobEntropy};
@@ -29,7 +30,7 @@ pub fn quantized_logprob_entropy(
         let expected = format!("[v, {h}] with v > 0");
         return Err(Error::Shape { name: "weight", expected, got: vec![v, wh] });
     }
-    if !hidden.device().is_cpu() {
+    if !is_cpu(hidden) {
         let reason = "quantised weights are computed with on the CPU only";
         return Err(Error::setting("hidden.device", format!("{:?}", hidden.device()), reason));
     }

@@ -358,11 +358,19 @@ impl DeviceKind {
     pub fn open(self) -> Result<Device> {
         let (name, device) = match self {
             Self::Cpu => ("cpu", Ok(Device::Cpu)),
-            Self::Cuda => ("cuda", Device::new_cuda(0)),
+            Self::Cuda => ("cuda", open_cuda(0)),
             Self::Metal => ("metal", Device::new_metal(0)),
         };
         device.map_err(|e| Error::setting("model.device", name, e.to_string()))
     }
+}
+
+#[cfg(feature = "cuda")]
+use crate::kernels::gpu::cuda::open as open_cuda;
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(ordinal)
 }
 
 #[cfg(test)]

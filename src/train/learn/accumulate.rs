@@ -8,6 +8,7 @@ use std::panic::resume_unwind;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::kernels::dispatch::is_cpu;
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
 use crate::objective::output::LossOutput;
@@ -113,11 +114,17 @@ pub(crate) fn accumulate(
     let mut sum = GradientSum::default();
     let mut metrics = Metrics::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut add = |(gradients, numbers): (MicroGradients, Metrics)| {
+        metrics.merge(&numbers);
+        sum.add(gradients)
+    };
     for together in plan.chunks(at_once(parameters)) {
+        if let [alone] = together {
+            add(one(alone)?)?;
+            continue;
+        }
         for part in on_threads(together.iter().collect(), threads, one) {
-            let (gradients, numbers) = part.unwrap_or_else(|panic| resume_unwind(panic))?;
-            sum.add(gradients)?;
-            metrics.merge(&numbers);
+            add(part.unwrap_or_else(|panic| resume_unwind(panic))?)?;
         }
     }
     Ok((sum.finish(parameters)?, metrics))
@@ -172,12 +179,12 @@ pub(crate) fn check_tokens(name: &'static str, rows: &[Row], values: &[Vec<f32>]
     Ok(())
 }
 
-/// Number of micro-batches whose gradients may exist at the same time: one for a large model, whose
-/// kernels keep all threads busy alone.
+/// Number of micro-batches whose gradients may exist at the same time: one on a GPU, and one for a
+/// large model, whose kernels keep all threads busy alone.
 fn at_once(parameters: &Parameters) -> usize {
     const LARGE: usize = 32 << 20;
     let trained: usize = parameters.trainable().map(|(_, var)| var.elem_count()).sum();
-    if trained > LARGE {
+    if trained > LARGE || parameters.iter().any(|(_, var)| !is_cpu(var)) {
         1
     } else {
         usize::MAX
