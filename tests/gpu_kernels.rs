@@ -11,6 +11,8 @@
 mod launch;
 #[path = "gpu_host/layers.rs"]
 mod layers;
+#[path = "gpu_host/rows.rs"]
+mod rows;
 #[path = "gpu_host/scores.rs"]
 mod scores;
 
@@ -20,6 +22,7 @@ fn check(dialect: Dialect, element: Element) {
     if let Some(machine) = Machine::compile(dialect, element) {
         scores::check_all(&machine);
         layers::check_all(&machine);
+        rows::check_all(&machine);
         machine.report();
     }
 }

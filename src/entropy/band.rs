@@ -1,10 +1,13 @@
 //! The band [κ_l·H̄, κ_r·H̄] around the reference, and the units it is applied to.
 //! Suffixes: b rows, t token positions, u units (tokens or turn segments).
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::entropy::traits::EntropyInputs;
+use crate::kernels::layers::rows_at::row_sums;
 use crate::settings::NonNegative;
 use crate::{Error, Result};
 
@@ -164,7 +167,7 @@ fn segment_means(
     let count = segments.turns.len();
     let mut weights = vec![0.0; count];
     // Masked-out positions hold a zero entropy: they may go to any segment.
-    let of_token: Vec<u32> = segments.of_token.iter().map(|s| s.unwrap_or(0) as u32).collect();
+    let of_token: Arc<[u32]> = segments.of_token.iter().map(|s| s.unwrap_or(0) as u32).collect();
     for (segment, weight) in segments.of_token.iter().zip(inputs.batch.weights()) {
         if let Some(segment) = segment {
             weights[*segment] += weight;
@@ -172,9 +175,8 @@ fn segment_means(
     }
     let dtype = entropy_n.dtype();
     let device = entropy_n.device();
-    let of_token_n = Tensor::new(of_token, device)?;
     let counts: Vec<f64> = segments.counts.iter().map(|&n| n as f64).collect();
     let counts_u = Tensor::new(counts, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
-    let sums_u = Tensor::zeros(count, dtype, device)?.index_add(&of_token_n, entropy_n, 0)?;
+    let sums_u = row_sums(&entropy_n.unsqueeze(1)?, &of_token, count)?.squeeze(1)?;
     Ok((sums_u.div(&counts_u)?, weights, segments.turns))
 }

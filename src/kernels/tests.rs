@@ -6,6 +6,7 @@ use crate::kernels::cpu::optimizer::{adamw, sum_of_squares, AdamWStep};
 use crate::kernels::*;
 use crate::rng::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor, Var};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) type Op<'a> = &'a dyn Fn(&[Tensor]) -> candle_core::Result<Tensor>;
@@ -257,7 +258,7 @@ fn collected_rows_are_the_dense_gradient() {
     let table = Var::from_tensor(&random(&[7, 4], 1)).unwrap();
     let loss = loss(&|t| embedding(&t[0], &ids), &[table.as_tensor().clone()]);
     let dense = loss.backward().unwrap().remove(&table).unwrap();
-    let (store, Collected { rows, .. }) = collecting(|| loss.backward());
+    let (store, Collected { rows, .. }) = collecting(HashMap::new(), || loss.backward());
     assert!(store.unwrap().get(&table).is_none() && rows.len() == 1 && rows[0].table == table.id());
     assert_eq!(max_gap(&rows[0].add_to(dense.zeros_like().unwrap()).unwrap(), &dense), 0.0);
     // Adds in place to existing values; and nothing is collected after the call.

@@ -4,11 +4,12 @@
 //! norm a fixed order, so results do not depend on how many threads computed the micro-batches.
 
 use crate::kernels::autograd::gradient_sink::{add_into, collecting, Collected, RowGradient};
-use crate::kernels::cpu::optimizer::sum_of_squares;
+use crate::kernels::cpu::optimizer::sums_of_squares;
+use crate::kernels::dispatch::is_cpu;
 use crate::policy::parameters::Parameters;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, TensorId};
+use candle_core::{DType, Tensor, TensorId, Var};
 use std::collections::BTreeMap;
 
 /// Gradients of the trainable parameters, by name.
@@ -81,13 +82,13 @@ impl Gradients {
     /// A gradient with a NaN or an infinity, by the parameter's name.
     pub fn global_norm(&self) -> Result<f64> {
         let mut total = 0.0;
-        for (name, grad) in self.iter() {
-            let square = sum_of_squares(grad)?;
+        let all: Vec<&Tensor> = self.entries.values().collect();
+        for (name, square) in self.entries.keys().zip(sums_of_squares(&all)?) {
             if !square.is_finite() {
                 return Err(Error::NonFinite {
                     name: "gradient".into(),
                     value: square,
-                    at: name.to_owned(),
+                    at: name.clone(),
                 });
             }
             total += square;
@@ -116,7 +117,7 @@ impl Gradients {
     }
 }
 
-/// The sum of the micro-batches' gradients, in the order in which they are added.
+/// The sum of the micro-batches' gradients, in the order in which they are added; f32 on a GPU.
 ///
 /// Dense gradients are summed at once, rows of the embedding at the end.
 #[derive(Default)]
@@ -137,11 +138,21 @@ impl GradientSum {
             // Nothing else holds these tensors, so the sum can be computed in place.
             let gradient = match sum.remove(&name) {
                 Some(mine) => add_into(mine, &gradient)?,
-                None => gradient,
+                None => wide(gradient)?,
             };
             sum.insert(name, gradient);
         }
         Ok(())
+    }
+
+    /// Adds ∂`loss`/∂parameter for every trainable parameter that `loss` depends on. The gradient
+    /// of a matrix is added as soon as it is known, so that few of them exist beside the sum.
+    ///
+    /// # Errors
+    /// A failed backward pass; the sum is lost then.
+    pub fn add_backward(&mut self, loss: &Tensor, parameters: &Parameters) -> Result<()> {
+        let sums = std::mem::take(&mut self.dense.entries);
+        self.add(MicroGradients::added_to(sums, loss, parameters)?)
     }
 
     /// Returns the sum.
@@ -153,11 +164,21 @@ impl GradientSum {
         for (name, gradient) in self.rows {
             let dense = match sum.entries.remove(&name) {
                 Some(dense) => dense,
-                None => parameters.get(&name)?.zeros_like()?,
+                None => wide(parameters.get(&name)?.zeros_like()?)?,
             };
             sum.entries.insert(name, gradient.add_to(dense)?);
         }
         Ok(sum)
+    }
+}
+
+/// Sums on a GPU are f32: in bf16, small gradients would be lost beside their sum.
+fn wide(gradient: Tensor) -> Result<Tensor> {
+    let narrow = matches!(gradient.dtype(), DType::BF16 | DType::F16);
+    if narrow && !is_cpu(&gradient) {
+        Ok(gradient.to_dtype(DType::F32)?)
+    } else {
+        Ok(gradient)
     }
 }
 
@@ -176,16 +197,32 @@ impl MicroGradients {
     /// # Errors
     /// A failed backward pass.
     pub fn of(loss: &Tensor, parameters: &Parameters) -> Result<Self> {
-        let (store, Collected { rows, whole }) = collecting(|| loss.backward());
+        Self::added_to(BTreeMap::new(), loss, parameters)
+    }
+
+    /// [`MicroGradients::of`] added to `sums`, whose tensors nothing else holds.
+    fn added_to(
+        mut sums: BTreeMap<String, Tensor>,
+        loss: &Tensor,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        let with_sum = |(name, var): (&str, &Var)| Some((var.id(), sums.remove(name)?));
+        let whole = parameters.trainable().filter_map(with_sum).collect();
+        let (store, Collected { rows, mut whole }) = collecting(whole, || loss.backward());
+        let mut store = store?;
+        let mut dense = Gradients { entries: sums };
+        for (name, var) in parameters.trainable() {
+            let gradient = match (whole.remove(&var.id()), store.remove(var)) {
+                (Some(sum), Some(part)) => add_into(sum, &part)?,
+                (Some(gradient), None) | (None, Some(gradient)) => gradient,
+                (None, None) => continue,
+            };
+            dense.entries.insert(name.to_owned(), gradient);
+        }
         let name_of = |id: TensorId| {
             let mut trainable = parameters.trainable();
             trainable.find(|(_, var)| var.id() == id).map(|(name, _)| name.to_owned())
         };
-        let mut dense = Gradients::take(&mut store?, parameters);
-        for (id, gradient) in whole {
-            let Some(name) = name_of(id) else { continue };
-            dense.add(Gradients { entries: BTreeMap::from([(name, gradient)]) })?;
-        }
         let rows = rows.into_iter().filter_map(|rows| Some((name_of(rows.table)?, rows))).collect();
         Ok(Self { dense, rows })
     }

@@ -2,8 +2,11 @@
 //!
 //! Shape suffixes: b = rows, t = tokens of a row, r = sampled tokens of a row.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
+use crate::kernels::layers::rows_at::rows_at;
 use crate::kernels::score::support::{RowSupport, Support};
 use crate::objective::layout::TokenLayout;
 use crate::rollout::trajectory::Trajectory;
@@ -119,14 +122,14 @@ impl Row {
 pub struct MicroBatch<'a> {
     /// The rows' token ids.
     pub ids: Vec<&'a [u32]>,
-    /// Index in the packed hidden states that predicts each of the n sampled tokens, u32 `[n]`.
-    pub predictors: Tensor,
+    /// Index in the packed hidden states that predicts each of the n sampled tokens.
+    pub predictors: Arc<[u32]>,
     /// The sampled ids, u32 `[n]`.
     pub targets: Tensor,
     /// Candidate set of each of the n tokens; empty for the whole vocabulary.
     pub supports: Vec<&'a [u32]>,
-    /// Index among the n tokens at each place of [b, r], u32 [b·r]; n in padding.
-    pub places: Tensor,
+    /// Index among the n tokens at each of the b·r places of [b, r]; n in padding.
+    pub places: Arc<[u32]>,
     /// 1 for sampled tokens, 0 for padding, f32 [b, r].
     pub mask_br: Tensor,
     /// Log-probabilities at sampling time, f32 [b, r]; padding and demonstrations hold 0.
@@ -211,10 +214,10 @@ impl<'a> MicroBatch<'a> {
         let shape = (rows.len(), width);
         Ok(Self {
             ids: rows.iter().map(|r| r.ids.as_slice()).collect(),
-            predictors: Tensor::from_vec(predictors, n, device)?,
+            predictors: predictors.into(),
             targets: Tensor::from_vec(targets, n, device)?,
             supports,
-            places: Tensor::from_vec(places, rows.len() * width, device)?,
+            places: places.into(),
             mask_br: Tensor::from_vec(mask, shape, device)?,
             old_log_probs_br: Tensor::from_vec(old, shape, device)?,
             rows: rows.len(),
@@ -263,7 +266,8 @@ impl<'a> MicroBatch<'a> {
     /// `values` is not `[n]`.
     pub fn lay_out(&self, values: &Tensor) -> Result<Tensor> {
         let padded = Tensor::cat(&[values, &values.zeros_like()?.narrow(0, 0, 1)?], 0)?;
-        Ok(padded.index_select(&self.places, 0)?.reshape((self.rows, self.width))?)
+        let laid = rows_at(&padded.unsqueeze(1)?, &self.places)?;
+        Ok(laid.reshape((self.rows, self.width))?)
     }
 }
 
@@ -297,7 +301,7 @@ mod tests {
         let a = Row::from_turns(&TURNS, 0, RowKind::Trajectory).unwrap().remove(0);
         let b = Row::from_turns(&TURNS[..1], 1, RowKind::Trajectory).unwrap().remove(0);
         let batch = MicroBatch::new(&[&a, &b], 3, &Device::Cpu).unwrap();
-        assert_eq!(batch.predictors.to_vec1::<u32>().unwrap(), [2, 3, 5, 9, 10]);
+        assert_eq!(batch.predictors[..], [2, 3, 5, 9, 10]);
         assert_eq!(batch.targets.to_vec1::<u32>().unwrap(), [4, 5, 7, 4, 5]);
         let values = Tensor::new(&[1f32, 2., 3., 4., 5.], &Device::Cpu).unwrap();
         let laid = batch.lay_out(&values).unwrap();

@@ -2,7 +2,10 @@
 
 use super::{assert_near, exact, values, DTYPES};
 use candle_core::{DType, Device, Tensor, Var};
-use epo::kernels::{rms_norm, rope, swiglu, RopeTable};
+use epo::kernels::{
+    attention, embedding, linear, linear_logprob_entropy, linear_lora, linear_residual, rms_norm,
+    rope, silu_mul, swiglu, AttentionShape, LmHead, RopeTable, ScoreOptions,
+};
 use std::sync::Arc;
 
 type Operator<'a> = &'a dyn Fn(&[Tensor]) -> Tensor;
@@ -58,6 +61,92 @@ pub fn swiglu_and_its_gradient(device: &Device) {
     for (n, i, f) in [(1, 1, 1), (5, 8, 37), (60, 24, 101)] {
         let operator = |t: &[Tensor]| swiglu(&t[0], &t[1], &t[2]).unwrap();
         check(device, "swiglu", &operator, &[&[n, i], &[f, i], &[f, i]]);
+    }
+}
+
+pub fn silu_mul_and_its_gradient(device: &Device) {
+    let operator = |t: &[Tensor]| silu_mul(&rest(&t[0]), &rest(&t[1])).unwrap();
+    check(device, "silu_mul", &operator, &[&[8, 37], &[8, 37]]);
+}
+
+pub fn products_and_their_gradients(device: &Device) {
+    for (n, i, o) in [(1, 1, 1), (5, 8, 37), (60, 24, 16)] {
+        let plain = |t: &[Tensor]| linear(&rest(&t[0]), &t[1], None).unwrap();
+        check(device, "linear", &plain, &[&[n + 1, i], &[o, i]]);
+        let biased = |t: &[Tensor]| linear(&rest(&t[0]), &t[1], Some(&t[2])).unwrap();
+        check(device, "linear with bias", &biased, &[&[n + 1, i], &[o, i], &[o]]);
+        let residual = |t: &[Tensor]| linear_residual(&rest(&t[0]), &t[1], &t[2]).unwrap();
+        check(device, "linear_residual", &residual, &[&[n + 1, o], &[n, i], &[o, i]]);
+        let adapted = |t: &[Tensor]| {
+            let frozen = exact(&[o, i], 7, DType::BF16).to_dtype(t[0].dtype()).unwrap();
+            let frozen = frozen.to_device(t[0].device()).unwrap();
+            let bias = frozen.narrow(1, 0, 1).unwrap().flatten_all().unwrap();
+            linear_lora(&rest(&t[0]), &frozen, Some(&bias), (&t[1], &t[2]), 0.5).unwrap()
+        };
+        check(device, "linear_lora", &adapted, &[&[n + 1, i], &[3, i], &[o, 3]]);
+    }
+}
+
+pub fn rows_of_a_table_and_their_gradient(device: &Device) {
+    for (v, h) in [(1, 1), (9, 37), (60, 128)] {
+        let ids: Arc<[u32]> = (0..40).map(|i| i * i % v as u32).collect();
+        let operator = |t: &[Tensor]| embedding(&rest(&t[0]), &ids).unwrap();
+        check(device, "embedding", &operator, &[&[v + 1, h]]);
+    }
+}
+
+pub fn attention_and_its_gradient(device: &Device) {
+    let shape = |heads, kv_heads, head_dim, lengths: &[usize]| {
+        let lengths = lengths.to_vec();
+        AttentionShape { heads, kv_heads, head_dim, lengths }
+    };
+    let mut cases = vec![
+        shape(1, 1, 2, &[2]),
+        shape(4, 2, 6, &[5, 1, 9]),
+        shape(6, 2, 16, &[3, 8]),
+        shape(3, 1, 64, &[20]),
+    ];
+    if !device.is_cpu() {
+        // Several tiles of queries; a processor would take long.
+        cases.push(shape(8, 2, 16, &[2100, 30]));
+    }
+    for shape in cases {
+        let n: usize = shape.lengths.iter().sum();
+        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+        let operator =
+            |t: &[Tensor]| attention(&rest(&t[0]), &rest(&t[1]), &rest(&t[2]), &shape).unwrap();
+        let wide = [n + 1, heads * head_dim];
+        let narrow = [n + 1, kv_heads * head_dim];
+        check(device, "attention", &operator, &[&wide, &narrow, &narrow]);
+    }
+}
+
+pub fn a_head_and_its_gradient(device: &Device) {
+    let (n, h, v) = (7, 24, 61);
+    for (dtype, tolerance) in DTYPES {
+        let run = |dtype: DType, device: &Device| {
+            let place = |shape: &[usize], seed| {
+                let values = exact(shape, seed, DType::BF16).to_dtype(dtype).unwrap();
+                Var::from_tensor(&values.to_device(device).unwrap()).unwrap()
+            };
+            let x = place(&[n, h], 1);
+            let w = place(&[v, h], 2);
+            let ids: Vec<u32> = (0..n as u32).map(|i| 9 * i % v as u32).collect();
+            let ids = Tensor::new(ids, device).unwrap();
+            // A small budget, so that there are several tiles.
+            let options = ScoreOptions { chunk_bytes: 1, ..ScoreOptions::at(1.5) };
+            let head = LmHead::new(&w);
+            let (log_probs, entropies) = linear_logprob_entropy(&x, &head, &ids, &options).unwrap();
+            let loss = (log_probs.sum_all().unwrap() + entropies.sqr().unwrap().sum_all().unwrap())
+                .unwrap();
+            let grads = loss.backward().unwrap();
+            let grad = |var: &Var| values(grads.get(var).unwrap());
+            [values(&log_probs), values(&entropies), grad(&x), grad(&w)]
+        };
+        let want = run(DType::F64, &Device::Cpu);
+        for (i, (got, want)) in run(dtype, device).iter().zip(&want).enumerate() {
+            assert_near(&format!("head {dtype:?} result {i}"), got, want, tolerance);
+        }
     }
 }
 

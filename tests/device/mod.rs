@@ -43,7 +43,9 @@ pub fn open(kind: DeviceKind, require: &str) -> Option<Device> {
 macro_rules! device_tests {
     ($define:ident, $open:expr) => {
         $define!($open, layers: rms_norm_and_its_gradient rope_and_its_gradient
-            swiglu_and_its_gradient a_frozen_norm_gets_no_gradient
+            swiglu_and_its_gradient silu_mul_and_its_gradient products_and_their_gradients
+            rows_of_a_table_and_their_gradient attention_and_its_gradient
+            a_head_and_its_gradient a_frozen_norm_gets_no_gradient
             shapes_and_positions_are_checked);
         $define!($open, scores: hard_rows_follow_the_definition
             every_vocabulary_size_follows_the_definition supports_are_all_that_exists

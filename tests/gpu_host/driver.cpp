@@ -12,6 +12,9 @@
 #include "elements.inc"
 #include "scores.inc"
 #include "layers.inc"
+#include "rows.inc"
+#include "attention.inc"
+#include "product.inc"
 
 #include <map>
 #include <string>
@@ -107,6 +110,18 @@ std::function<void()> kernel_of(const std::string& name) {
         {"swiglu_gradient", bind(NAME(swiglu_gradient))},
         {"adamw", bind(NAME(adamw))},
         {"adamw_master", bind(NAME(adamw_master))},
+        {"gather_rows", bind(NAME(gather_rows))},
+        {"sum_rows", bind(NAME(sum_rows))},
+        {"add_rows", bind(NAME(add_rows))},
+        {"add_bias", bind(NAME(add_bias))},
+        {"add_to", bind(NAME(add_to))},
+        {"sum_squares", bind(NAME(sum_squares))},
+        {"swap_axes", bind(NAME(swap_axes))},
+        {"swap_axes_narrow", bind(NAME(swap_axes_narrow))},
+        {"causal_softmax", bind(NAME(causal_softmax))},
+        {"softmax_gradient", bind(NAME(softmax_gradient))},
+        {"product", bind(NAME(product))},
+        {"product_float", bind(NAME(product_float))},
     };
     if (kernels.count(name) == 0) fail("no kernel " + name);
     return kernels.at(name);

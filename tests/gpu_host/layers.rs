@@ -5,33 +5,33 @@ use crate::launch::{decode_f32, encode_f32, encode_u32, Argument, Element, Machi
 const EPS: f32 = 1e-6;
 
 /// Returns random numbers as rounded to the element type.
-struct Values {
+pub(crate) struct Values {
     bytes: Vec<u8>,
-    wide: Vec<f64>,
+    pub(crate) wide: Vec<f64>,
 }
 
 impl Values {
-    fn new(machine: &Machine, numbers: &[f32]) -> Self {
+    pub(crate) fn new(machine: &Machine, numbers: &[f32]) -> Self {
         let bytes = machine.element.encode(numbers);
         Self { wide: machine.element.decode(&bytes), bytes }
     }
 
     /// Creates an argument that starts some elements after an aligned address.
-    fn at(&self, machine: &Machine, start: usize) -> Argument {
+    pub(crate) fn at(&self, machine: &Machine, start: usize) -> Argument {
         Argument::Buffer(self.bytes.clone(), start * machine.element.size())
     }
 }
 
-fn out(machine: &Machine, count: usize, start: usize) -> Argument {
+pub(crate) fn out(machine: &Machine, count: usize, start: usize) -> Argument {
     Argument::Buffer(vec![0xff; count * machine.element.size()], start * machine.element.size())
 }
 
-fn sizes<const N: usize>(sizes: [usize; N]) -> [Argument; N] {
+pub(crate) fn sizes<const N: usize>(sizes: [usize; N]) -> [Argument; N] {
     sizes.map(|size| Argument::U32(size as u32))
 }
 
 /// Checks that `got` is `want` up to rounding and 1e-6 of the terms' magnitude.
-fn check(machine: &Machine, what: &str, context: &str, got: &[u8], want: &[(f64, f64)]) {
+pub(crate) fn check(machine: &Machine, what: &str, context: &str, got: &[u8], want: &[(f64, f64)]) {
     let (relative, absolute) = machine.element.rounding();
     let values: Vec<f64> = want.iter().map(|w| w.0).collect();
     let bound = |i: usize| relative * want[i].0.abs() + absolute + 1e-6 * want[i].1;

@@ -8,7 +8,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Gradients of an operator's weights, in their order, on their way to its [`bundle`].
+/// Gradients of an operator's weights, in their order, on their way to its [`bundle`]; `None` for a
+/// weight whose gradient is not needed or has been collected already.
 #[derive(Clone, Default)]
 pub(crate) struct Found(Arc<Mutex<Vec<Option<Tensor>>>>);
 
@@ -17,8 +18,18 @@ impl Found {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
     }
 
-    pub(crate) fn take(&self, index: usize) -> Option<Tensor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index)?.take()
+    /// Returns the gradient of a weight.
+    ///
+    /// # Errors
+    /// The operator's backward pass has not run.
+    pub(crate) fn take(&self, index: usize) -> Result<Option<Tensor>> {
+        let mut gradients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match gradients.get_mut(index) {
+            Some(gradient) => Ok(gradient.take()),
+            None => {
+                candle_core::bail!("bundle: backward of the weights before that of their operator")
+            }
+        }
     }
 }
 
@@ -88,11 +99,7 @@ impl CustomOp2 for Link {
         _: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = self.found.take(self.index);
-        if weight.track_op() && gradient.is_none() {
-            candle_core::bail!("bundle: backward of the weights before that of their operator");
-        }
-        let gradient = gradient_sink::offer(weight, gradient);
+        let gradient = gradient_sink::offer(weight, self.found.take(self.index)?)?;
         Ok((token(bundle)?, gradient))
     }
 }

@@ -79,7 +79,7 @@ impl CustomOp1 for Begin {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-        Ok(self.gradient.take(0))
+        self.gradient.take(0)
     }
 }
 
@@ -113,7 +113,7 @@ impl<B: Residual> CustomOp2 for Step<B> {
         _: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(grad) = self.after.take(0) else {
+        let Some(grad) = self.after.take(0)? else {
             candle_core::bail!("chain: backward of a branch before that of the next one");
         };
         let dx = self.branch.backward(&self.x, before.track_op(), &grad)?;

@@ -5,8 +5,10 @@
 //! instead.
 
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_slice, Float};
+use crate::kernels::dispatch::on_device;
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, TensorId};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Gradients collected from a backward pass.
@@ -14,8 +16,8 @@ use std::sync::Arc;
 pub(crate) struct Collected {
     /// Gradients of embedding rows.
     pub(crate) rows: Vec<RowGradient>,
-    /// Gradients of whole variables; nothing else shares these tensors.
-    pub(crate) whole: Vec<(TensorId, Tensor)>,
+    /// Sums of the gradients of whole variables; nothing else shares these tensors.
+    pub(crate) whole: HashMap<TensorId, Tensor>,
 }
 
 thread_local! {
@@ -33,16 +35,23 @@ pub(crate) fn offer_rows(rows: RowGradient) -> Option<RowGradient> {
     })
 }
 
-/// Puts the gradient of a variable into this thread's sink. `gradient` must be freshly allocated;
-/// the gradient of a tensor that is no variable, or without a sink, is returned.
-pub(crate) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
-    let gradient = gradient?;
+/// Adds the gradient of a variable to this thread's sink. `gradient` must be freshly allocated; the
+/// gradient of a tensor that is no variable, or without a sink, is returned.
+///
+/// # Errors
+/// Gradients of different shapes.
+pub(crate) fn offer(weight: &Tensor, gradient: Option<Tensor>) -> Result<Option<Tensor>> {
+    let Some(gradient) = gradient else { return Ok(None) };
     COLLECTED.with_borrow_mut(|collected| match collected {
-        Some(collected) if weight.is_variable() => {
-            collected.whole.push((weight.id(), gradient));
-            None
+        Some(Collected { whole, .. }) if weight.is_variable() => {
+            let sum = match whole.remove(&weight.id()) {
+                Some(sum) => add_into(sum, &gradient)?,
+                None => gradient,
+            };
+            whole.insert(weight.id(), sum);
+            Ok(None)
         }
-        _ => Some(gradient),
+        _ => Ok(Some(gradient)),
     })
 }
 
@@ -55,29 +64,33 @@ impl Drop for Outer {
     }
 }
 
-/// Runs a backward pass and collects the gradients of variables.
+/// Runs a backward pass and collects the gradients of variables; those of whole variables are added
+/// to `sums`.
 ///
 /// On a thread of the rayon pool nothing is collected: while such a thread waits for a kernel, it
 /// may run another backward pass, whose gradients do not belong here.
-pub(crate) fn collecting<R>(f: impl FnOnce() -> R) -> (R, Collected) {
+pub(crate) fn collecting<R>(
+    sums: HashMap<TensorId, Tensor>,
+    f: impl FnOnce() -> R,
+) -> (R, Collected) {
+    let empty = Collected { whole: sums, ..Collected::default() };
     if rayon::current_thread_index().is_some() {
-        return (f(), Collected::default());
+        return (f(), empty);
     }
-    let outer = Outer(COLLECTED.replace(Some(Collected::default())));
+    let outer = Outer(COLLECTED.replace(Some(empty)));
     let result = f();
     let collected = COLLECTED.take().unwrap_or_default();
     drop(outer);
     (result, collected)
 }
 
-/// Runs a backward pass nested in another one without collecting its gradients.
-pub(crate) fn without_collecting<R>(f: impl FnOnce() -> R) -> R {
-    let _outer = Outer(COLLECTED.take());
-    f()
-}
-
-/// Returns `sum` + `part`, computed in the memory of `sum` on the CPU: nothing else may share it.
+/// Returns `sum` + `part` in the type of `sum`, computed in its memory on the CPU and by device
+/// kernels: nothing else may share it.
 pub(crate) fn add_into(sum: Tensor, part: &Tensor) -> Result<Tensor> {
+    on_device!(&sum => {
+        crate::kernels::gpu::rows::add_to(&sum, &part.to_dtype(sum.dtype())?)?;
+        Ok(sum)
+    });
     if !(on_cpu(&sum) && on_cpu(part) && sum.is_contiguous() && part.is_contiguous()) {
         return sum + part;
     }
@@ -129,8 +142,12 @@ pub(crate) struct RowGradient {
 }
 
 impl RowGradient {
-    /// Adds gₙ to row idₙ of `dense`, in place on the CPU.
+    /// Adds gₙ to row idₙ of `dense`, in place on the CPU and by device kernels, which need f32.
     pub(crate) fn add_to(&self, dense: Tensor) -> Result<Tensor> {
+        on_device!(&dense => {
+            crate::kernels::gpu::rows::add_rows(&dense, &self.ids, &self.rows)?;
+            Ok(dense)
+        });
         if !on_cpu(&dense) {
             return dense.index_add(&Tensor::new(&self.ids[..], dense.device())?, &self.rows, 0);
         }
@@ -203,11 +220,11 @@ pub(crate) mod tests {
             };
             let loss = linear(&y, &tensors[4], None).unwrap().sqr().unwrap().sum_all().unwrap();
             let plain = loss.backward().unwrap();
-            let (store, Collected { whole, .. }) = collecting(|| loss.backward());
+            let (store, Collected { whole, .. }) = collecting(HashMap::new(), || loss.backward());
             assert_eq!(whole.len(), weights.len(), "checkpointed: {checkpointed}");
             for weight in &weights {
-                let found = whole.iter().find(|(id, _)| *id == weight.id());
-                assert_eq!(numbers(&found.unwrap().1), numbers(plain.get(weight).unwrap()));
+                let found = whole.get(&weight.id()).unwrap();
+                assert_eq!(numbers(found), numbers(plain.get(weight).unwrap()));
                 assert!(store.as_ref().unwrap().get(weight).is_none());
             }
         }

@@ -3,4 +3,5 @@
 
 pub(crate) mod bundle;
 pub(crate) mod chain;
+pub(crate) mod existing;
 pub(crate) mod gradient_sink;

@@ -120,7 +120,16 @@ fn squares<L: Element>(x: &[L]) -> f64 {
     parts.iter().sum()
 }
 
-/// Returns Σ x² of a float tensor, summed in f64 on the CPU and in f32 on a device.
+/// Returns Σ x² of each float tensor, summed in f64 on the CPU and in f32 on a device.
+pub(crate) fn sums_of_squares(all: &[&Tensor]) -> Result<Vec<f64>> {
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
+    if all.iter().all(|x| crate::kernels::gpu::operator::serves(x)) {
+        return crate::kernels::gpu::rows::sums_of_squares(all);
+    }
+    all.iter().map(|x| sum_of_squares(x)).collect()
+}
+
+/// Returns Σ x² of a float tensor, summed in f64.
 pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
     if !is_cpu(x) {
         return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));

@@ -129,5 +129,5 @@ impl InplaceOp2 for Update<'_> {
         "adamw"
     }
 
-    update_on_devices!();
+    update_on_devices!(grad lg);
 }

@@ -1,7 +1,13 @@
 //! Launches on CUDA. NVRTC compiles the source on first use, for the device's architecture and an
 //! element type; candle keeps the loaded module per device.
 
-use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{
+    check_types, Argument, DeviceStorage, Launch, Matrices, MatricesMut, Multiplication, KERNELS,
+    THREADS,
+};
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::cublas::result::gemm_strided_batched_ex;
+use candle_core::cuda_backend::cudarc::cublas::sys as blas;
 use candle_core::cuda_backend::cudarc::driver::{
     sys, CudaFunction, CudaStream, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
@@ -109,7 +115,6 @@ fn value<'a>(
     earlier: &[Value],
     stream: &'a CudaStream,
 ) -> Result<(Value, Option<SyncOnDrop<'a>>)> {
-    use candle_core::backend::BackendStorage;
     let ((pointer, record), start) = match argument {
         Argument::U32(x) => return Ok((Value::U32(*x), None)),
         Argument::F32(x) => return Ok((Value::F32(*x), None)),
@@ -126,6 +131,34 @@ fn value<'a>(
         }
     };
     Ok((Value::Pointer(pointer + start as u64), Some(record)))
+}
+
+/// The address of an element of a storage. Its use needs no record: the device has one stream.
+fn address(storage: &CudaStorage, start: usize, stream: &CudaStream) -> Result<u64> {
+    let (pointer, _record) = pointer!(&storage.slice, device_ptr, stream);
+    Ok(pointer + (start * storage.dtype().size_in_bytes()) as u64)
+}
+
+fn data_type(dtype: DType) -> Result<blas::cudaDataType> {
+    match dtype {
+        DType::F32 => Ok(blas::cudaDataType::CUDA_R_32F),
+        DType::BF16 => Ok(blas::cudaDataType::CUDA_R_16BF),
+        DType::F16 => Ok(blas::cudaDataType::CUDA_R_16F),
+        other => candle_core::bail!("device products support f32, bf16 and f16, got {other:?}"),
+    }
+}
+
+fn operation(transposed: bool) -> blas::cublasOperation_t {
+    if transposed {
+        blas::cublasOperation_t::CUBLAS_OP_T
+    } else {
+        blas::cublasOperation_t::CUBLAS_OP_N
+    }
+}
+
+/// Converts a size to an argument of cuBLAS.
+fn int(size: usize) -> Result<i32> {
+    i32::try_from(size).map_err(candle_core::Error::wrap)
 }
 
 impl DeviceStorage for CudaStorage {
@@ -145,6 +178,57 @@ impl DeviceStorage for CudaStorage {
 
     fn wrap(self) -> Storage {
         Storage::Cuda(self)
+    }
+
+    fn multiply(
+        device: &CudaDevice,
+        out: MatricesMut<'_, Self>,
+        a: Matrices<'_, Self>,
+        b: Matrices<'_, Self>,
+        size: Multiplication,
+    ) -> Result<()> {
+        let Multiplication { rows, columns, terms, count, alpha, accumulate } = size;
+        check_types(out.storage.dtype(), a.storage.dtype(), b.storage.dtype())?;
+        if rows * columns * terms * count == 0 {
+            candle_core::bail!("product: {size:?} is empty");
+        }
+        let stream = device.cuda_stream();
+        let beta = if accumulate { 1f32 } else { 0f32 };
+        let dtype = data_type(a.storage.dtype())?;
+        let blas_handle = device.cublas_handle();
+        // cuBLAS stores matrices by columns: it computes outᵀ = bᵀ aᵀ.
+        // SAFETY: the pointers are elements of storages that live until the product is queued, and
+        // the device frees memory in the order of its stream. The callers' sizes and strides stay
+        // inside the storages. α and β are f32, as the computation is.
+        #[allow(unsafe_code)]
+        unsafe {
+            gemm_strided_batched_ex(
+                *blas_handle.handle(),
+                operation(b.transposed),
+                operation(a.transposed),
+                int(columns)?,
+                int(rows)?,
+                int(terms)?,
+                (&raw const alpha).cast(),
+                address(b.storage, b.start, &stream)? as *const _,
+                dtype,
+                int(b.stride)?,
+                b.batch as i64,
+                address(a.storage, a.start, &stream)? as *const _,
+                dtype,
+                int(a.stride)?,
+                a.batch as i64,
+                (&raw const beta).cast(),
+                address(out.storage, out.start, &stream)? as *mut _,
+                data_type(out.storage.dtype())?,
+                int(columns)?,
+                out.batch as i64,
+                int(count)?,
+                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .w()
     }
 
     fn launch(device: &CudaDevice, mut launch: Launch<'_, Self>) -> Result<()> {

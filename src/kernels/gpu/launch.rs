@@ -5,8 +5,14 @@ use candle_core::op::BackpropOp;
 use candle_core::{DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
 /// Source of the kernels, to be preceded by the prelude of a dialect.
-pub(crate) const KERNELS: &str =
-    concat!(include_str!("elements.inc"), include_str!("scores.inc"), include_str!("layers.inc"));
+pub(crate) const KERNELS: &str = concat!(
+    include_str!("elements.inc"),
+    include_str!("scores.inc"),
+    include_str!("layers.inc"),
+    include_str!("rows.inc"),
+    include_str!("attention.inc"),
+    include_str!("product.inc")
+);
 
 /// Threads per group.
 pub(crate) const THREADS: usize = 256;
@@ -41,6 +47,40 @@ pub(crate) enum Argument<'a, S> {
     F32(f32),
 }
 
+/// Matrices of one type in a storage, stored by rows.
+pub(crate) struct Matrices<'a, S> {
+    pub(crate) storage: &'a S,
+    /// Index of the first element.
+    pub(crate) start: usize,
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+    /// Elements from one matrix to the next.
+    pub(crate) batch: usize,
+    /// The factor is the transpose of what is stored.
+    pub(crate) transposed: bool,
+}
+
+/// Where products are written: dense matrices in the factors' type or in f32.
+pub(crate) struct MatricesMut<'a, S> {
+    pub(crate) storage: &'a mut S,
+    /// Index of the first element.
+    pub(crate) start: usize,
+    /// Elements from one matrix to the next.
+    pub(crate) batch: usize,
+}
+
+/// The size of products and what happens to them: α a b, or out + α a b if `accumulate`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Multiplication {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) terms: usize,
+    /// Number of matrices.
+    pub(crate) count: usize,
+    pub(crate) alpha: f32,
+    pub(crate) accumulate: bool,
+}
+
 /// A storage on which the kernels run.
 pub(crate) trait DeviceStorage:
     BackendStorage<Device: BackendDevice<Storage = Self>>
@@ -56,6 +96,15 @@ pub(crate) trait DeviceStorage:
 
     /// Queues the kernel behind all earlier work of the device.
     fn launch(device: &Self::Device, launch: Launch<'_, Self>) -> Result<()>;
+
+    /// Queues matrix products, added up in f32.
+    fn multiply(
+        device: &Self::Device,
+        out: MatricesMut<'_, Self>,
+        a: Matrices<'_, Self>,
+        b: Matrices<'_, Self>,
+        size: Multiplication,
+    ) -> Result<()>;
 
     /// Allocates an uninitialised storage, which a kernel must fill.
     fn unfilled(device: &Self::Device, count: usize, dtype: DType) -> Result<Self> {
@@ -103,6 +152,48 @@ pub(crate) fn start_of(layout: &Layout) -> Result<usize> {
         Some((start, _)) => Ok(start),
         None => Err(candle_core::Error::RequiresContiguous { op: "device kernel" }),
     }
+}
+
+/// Rows and columns of a group's tile of a product.
+#[cfg(any(test, feature = "metal"))]
+const TILE: usize = 32;
+
+/// [`DeviceStorage::multiply`] by this crate's kernel, for back ends without a library for it.
+#[cfg(any(test, feature = "metal"))]
+pub(crate) fn multiply_by_kernel<S: DeviceStorage>(
+    device: &S::Device,
+    out: MatricesMut<'_, S>,
+    a: Matrices<'_, S>,
+    b: Matrices<'_, S>,
+    shape: Multiplication,
+) -> Result<()> {
+    let Multiplication { rows, columns, terms, count, alpha, accumulate } = shape;
+    let dtype = a.storage.dtype();
+    check_types(out.storage.dtype(), dtype, b.storage.dtype())?;
+    let kernel = if out.storage.dtype() == dtype { "product" } else { "product_float" };
+    let mut arguments = vec![
+        Argument::In(a.storage, a.start),
+        Argument::In(b.storage, b.start),
+        Argument::Out(out.storage, out.start),
+        size(rows)?,
+        size(columns)?,
+        size(terms)?,
+    ];
+    for factor in [&a, &b] {
+        let (row, column) = if factor.transposed { (1, factor.stride) } else { (factor.stride, 1) };
+        arguments.extend([size(row)?, size(column)?, size(factor.batch)?]);
+    }
+    arguments.extend([size(out.batch)?, Argument::F32(alpha), size(accumulate.into())?]);
+    let groups = count * rows.div_ceil(TILE) * columns.div_ceil(TILE);
+    S::launch(device, Launch { kernel, dtype, groups, arguments })
+}
+
+/// Checks that products can be computed: factors of one type, and a result of this type or f32.
+pub(crate) fn check_types(out: DType, a: DType, b: DType) -> Result<()> {
+    if a != b || (out != a && out != DType::F32) {
+        candle_core::bail!("product: factors of {a:?} and {b:?} give no {out:?}");
+    }
+    Ok(())
 }
 
 /// Converts a size to a kernel argument.

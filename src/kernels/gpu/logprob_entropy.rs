@@ -249,5 +249,5 @@ impl InplaceOp2 for InPlace<'_> {
         "logprob_entropy_gradient"
     }
 
-    update_on_devices!();
+    update_on_devices!(grads lg);
 }

@@ -1,7 +1,10 @@
 //! Launches on Metal. The source is compiled on first use, without fast math; pipelines are kept
 //! per device.
 
-use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, KERNELS, THREADS};
+use crate::kernels::gpu::launch::{
+    multiply_by_kernel, Argument, DeviceStorage, Launch, Matrices, MatricesMut, Multiplication,
+    KERNELS, THREADS,
+};
 use candle_core::backend::BackendStorage;
 use candle_core::{DType, Error, MetalDevice, MetalStorage, Result, Storage};
 use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder, ComputePipeline, Library};
@@ -112,6 +115,16 @@ impl DeviceStorage for MetalStorage {
 
     fn wrap(self) -> Storage {
         Storage::Metal(self)
+    }
+
+    fn multiply(
+        device: &MetalDevice,
+        out: MatricesMut<'_, Self>,
+        a: Matrices<'_, Self>,
+        b: Matrices<'_, Self>,
+        size: Multiplication,
+    ) -> Result<()> {
+        multiply_by_kernel(device, out, a, b, size)
     }
 
     fn launch(device: &MetalDevice, launch: Launch<'_, Self>) -> Result<()> {

@@ -79,39 +79,41 @@ macro_rules! forward_on_devices {
 }
 pub(crate) use forward_on_devices;
 
-/// Implements the methods of an in-place operator with its generic `update(target, layout, source,
-/// layout)`. The CPU method is for tests only.
+/// Implements the methods of an in-place operator with its generic `update(target, layout, …)`, with
+/// a storage and its layout for every source. The CPU method is for tests only.
 macro_rules! update_on_devices {
-    (@ $feature:literal $method:ident $Storage:ident) => {
+    (@ $feature:literal $method:ident $Storage:ident $($s:ident $l:ident),*) => {
         #[cfg(feature = $feature)]
         fn $method(
             &self,
             target: &mut candle_core::$Storage,
             layout: &candle_core::Layout,
-            source: &candle_core::$Storage,
-            source_layout: &candle_core::Layout,
+            $($s: &candle_core::$Storage, $l: &candle_core::Layout),*
         ) -> candle_core::Result<()> {
-            self.update(target, layout, source, source_layout)
+            self.update(target, layout, $($s, $l),*)
         }
     };
-    () => {
+    ($($s:ident $l:ident),*) => {
         fn cpu_fwd(
             &self,
             target: &mut candle_core::CpuStorage,
             layout: &candle_core::Layout,
-            source: &candle_core::CpuStorage,
-            source_layout: &candle_core::Layout,
+            $($s: &candle_core::CpuStorage, $l: &candle_core::Layout),*
         ) -> candle_core::Result<()> {
             #[cfg(test)]
-            return self.update(target, layout, source, source_layout);
+            return self.update(target, layout, $($s, $l),*);
             #[cfg(not(test))]
             {
-                let _ = (target, layout, source, source_layout);
+                let _ = (target, layout, $($s, $l),*);
                 candle_core::bail!("{} is a device kernel", self.name())
             }
         }
-        crate::kernels::gpu::operator::update_on_devices!(@ "cuda" cuda_fwd CudaStorage);
-        crate::kernels::gpu::operator::update_on_devices!(@ "metal" metal_fwd MetalStorage);
+        crate::kernels::gpu::operator::update_on_devices!(
+            @ "cuda" cuda_fwd CudaStorage $($s $l),*
+        );
+        crate::kernels::gpu::operator::update_on_devices!(
+            @ "metal" metal_fwd MetalStorage $($s $l),*
+        );
     };
 }
 pub(crate) use update_on_devices;

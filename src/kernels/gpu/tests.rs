@@ -12,7 +12,10 @@ mod device;
 #[path = "../../../tests/gpu_host/launch.rs"]
 mod launch;
 
-use crate::kernels::gpu::launch::{Argument, DeviceStorage, Launch, THREADS};
+use crate::kernels::gpu::launch::{
+    check_types, multiply_by_kernel, Argument, DeviceStorage, Launch, Matrices, MatricesMut,
+    Multiplication, THREADS,
+};
 use candle_core::backend::BackendDevice;
 use candle_core::cpu_backend::CpuDevice;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, WithDType};
@@ -62,6 +65,22 @@ fn write(storage: &mut CpuStorage, start: usize, bytes: &[u8]) {
             panic!("no kernel writes {:?}", candle_core::backend::BackendStorage::dtype(other))
         }
     }
+}
+
+fn decode(storage: &CpuStorage) -> Vec<f64> {
+    fn widen<T: WithDType>(x: &[T]) -> Vec<f64> {
+        x.iter().map(|x| x.to_f64()).collect()
+    }
+    match storage {
+        CpuStorage::F32(x) => widen(x),
+        CpuStorage::BF16(x) => widen(x),
+        CpuStorage::F16(x) => widen(x),
+        other => panic!("no product of {:?}", candle_core::backend::BackendStorage::dtype(other)),
+    }
+}
+
+fn store<T: WithDType>(to: &mut [T], values: &[f64]) {
+    to.iter_mut().zip(values).for_each(|(to, &x)| *to = T::from_f64(x));
 }
 
 /// `IN ELEMENT`, `U32` and so on for every parameter of a kernel's declaration.
@@ -127,6 +146,61 @@ impl DeviceStorage for CpuStorage {
         let ones = vec![0xff; count * dtype.size_in_bytes()];
         write(&mut storage, 0, &ones);
         Ok(storage)
+    }
+
+    /// By loops; small products also by the kernel, to compare.
+    fn multiply(
+        device: &CpuDevice,
+        out: MatricesMut<'_, Self>,
+        a: Matrices<'_, Self>,
+        b: Matrices<'_, Self>,
+        size: Multiplication,
+    ) -> Result<()> {
+        let Multiplication { rows, columns, terms, count, alpha, accumulate } = size;
+        let dtype = |s: &CpuStorage| candle_core::backend::BackendStorage::dtype(s);
+        check_types(dtype(out.storage), dtype(a.storage), dtype(b.storage))?;
+        let multiply_adds = rows * columns * terms * count;
+        assert!(multiply_adds > 0, "{size:?}");
+        let [x, y] = [&a, &b].map(|m| decode(m.storage));
+        let element = |m: &Matrices<'_, Self>, (row, column): (usize, usize), entry: usize| {
+            let (row, column) = if m.transposed { (column, row) } else { (row, column) };
+            m.start + entry * m.batch + row * m.stride + column
+        };
+        let mut results = decode(out.storage);
+        for entry in 0..count {
+            for row in 0..rows {
+                for column in 0..columns {
+                    let term =
+                        |k| x[element(&a, (row, k), entry)] * y[element(&b, (k, column), entry)];
+                    let product = f64::from(alpha) * (0..terms).map(term).sum::<f64>();
+                    let place =
+                        &mut results[out.start + entry * out.batch + row * columns + column];
+                    *place = if accumulate { *place + product } else { product };
+                }
+            }
+        }
+        if multiply_adds > 4000 {
+            match out.storage {
+                CpuStorage::F32(to) => store(to, &results),
+                CpuStorage::BF16(to) => store(to, &results),
+                CpuStorage::F16(to) => store(to, &results),
+                other => panic!("no product gives {:?}", dtype(other)),
+            }
+            return Ok(());
+        }
+        let MatricesMut { storage, start, batch } = out;
+        multiply_by_kernel(
+            device,
+            MatricesMut { storage: &mut *storage, start, batch },
+            a,
+            b,
+            size,
+        )?;
+        for (got, want) in decode(storage).into_iter().zip(results) {
+            let close = (got - want).abs() <= 0.01 * want.abs() + 1e-3;
+            assert!(close || got.is_nan() && want.is_nan(), "{got} instead of {want}: {size:?}");
+        }
+        Ok(())
     }
 
     fn launch(_: &CpuDevice, mut launch: Launch<'_, Self>) -> Result<()> {

@@ -11,6 +11,7 @@ use crate::kernels::cpu::float::{
 };
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::attention_rows::AttentionShape;
 use crate::kernels::layers::composed;
 use crate::kernels::layers::residual::tensor_like;
@@ -26,6 +27,7 @@ use std::ops::Range;
 /// Mismatched shapes.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     shape.check(q, k, v)?;
+    on_device!(q => crate::kernels::gpu::attention::attention(q, k, v, shape));
     if !on_cpu(q) {
         return composed::attention(q, k, v, shape);
     }

@@ -2,8 +2,9 @@
 //! recomputes its activations in the backward pass.
 
 use crate::kernels::autograd::bundle::{bundle, token, Found};
-use crate::kernels::autograd::gradient_sink::without_collecting;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Storage, Tensor, Var};
+use crate::kernels::autograd::existing::existing_value;
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::{CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, Var};
 
 /// Computes f(x) and keeps only x and the value; the backward pass computes f again.
 ///
@@ -40,40 +41,12 @@ struct Checkpoint {
     f: Box<Function>,
 }
 
-/// The forward pass on one back end: it returns the value, which exists already.
-macro_rules! forward {
-    ($name:ident, $Storage:ty, $Variant:ident) => {
-        fn $name(
-            &self,
-            _: &$Storage,
-            _: &Layout,
-            _: &$Storage,
-            _: &Layout,
-        ) -> Result<($Storage, Shape)> {
-            use candle_core::backend::BackendStorage;
-            let (storage, layout) = self.value.storage_and_layout();
-            match &*storage {
-                Storage::$Variant(storage) => {
-                    Ok((storage.try_clone(layout)?, self.value.shape().clone()))
-                }
-                _ => {
-                    candle_core::bail!("checkpoint: the value is on another device than its input")
-                }
-            }
-        }
-    };
-}
-
 impl CustomOp2 for Checkpoint {
     fn name(&self) -> &'static str {
         "checkpoint"
     }
 
-    forward!(cpu_fwd, CpuStorage, Cpu);
-    #[cfg(feature = "cuda")]
-    forward!(cuda_fwd, candle_core::CudaStorage, Cuda);
-    #[cfg(feature = "metal")]
-    forward!(metal_fwd, candle_core::MetalStorage, Metal);
+    existing_value!();
 
     fn bwd(
         &self,
@@ -84,11 +57,46 @@ impl CustomOp2 for Checkpoint {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let input = Var::from_tensor(&x.detach())?;
         let again = (self.f)(&input)?;
-        // The gradient of Σ y ∘ g with respect to y is g.
-        let mut store = without_collecting(|| (again * grad)?.sum_all()?.backward())?;
+        let seed = again.apply_op1(Seed { grad: grad.clone() })?;
+        let mut store = seed.backward()?;
         self.found.set(self.weights.iter().map(|weight| store.remove(weight)).collect());
         let dx = x.track_op().then(|| store.remove(&input)).flatten();
         Ok((dx, token(bundle)?))
+    }
+}
+
+/// An operator without meaning whose input has the gradient `grad`.
+struct Seed {
+    grad: Tensor,
+}
+
+/// The forward pass on one back end: a single zero.
+macro_rules! zero {
+    ($name:ident $Storage:ident) => {
+        fn $name(
+            &self,
+            y: &candle_core::$Storage,
+            _: &Layout,
+        ) -> Result<(candle_core::$Storage, Shape)> {
+            let one = Shape::from(1);
+            Ok((y.device().zeros_impl(&one, y.dtype())?, one))
+        }
+    };
+}
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    zero!(cpu_fwd CpuStorage);
+    #[cfg(feature = "cuda")]
+    zero!(cuda_fwd CudaStorage);
+    #[cfg(feature = "metal")]
+    zero!(metal_fwd MetalStorage);
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.grad.clone()))
     }
 }
 

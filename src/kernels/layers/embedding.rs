@@ -3,6 +3,7 @@
 use crate::kernels::autograd::gradient_sink::{offer_rows, RowGradient};
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float};
+use crate::kernels::dispatch::on_device;
 use crate::kernels::quantized::weight::Weight;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub fn embedding(table: &Tensor, ids: &Arc<[u32]>) -> Result<Tensor> {
     let (v, _) = table.dims2()?;
     check_ids(ids, v)?;
+    on_device!(table => crate::kernels::gpu::rows::embedding(table, ids));
     if !on_cpu(table) {
         return table.index_select(&Tensor::new(&ids[..], table.device())?, 0);
     }

@@ -5,6 +5,7 @@ use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::cpu::matmul::matmul;
 use crate::kernels::cpu::view::{View, ViewMut};
+use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
@@ -18,9 +19,6 @@ use rayon::prelude::*;
 /// # Errors
 /// Mismatched shapes.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if !on_cpu(x) {
-        return composed::linear(x, weight, bias);
-    }
     let (_, i) = x.dims2()?;
     let (o, wi) = weight.dims2()?;
     if i != wi || bias.is_some_and(|b| b.dims() != [o]) {
@@ -30,6 +28,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             weight.shape(),
             bias.map(|b| b.dims())
         );
+    }
+    on_device!(x => crate::kernels::gpu::linear::linear(x, weight, bias));
+    if !on_cpu(x) {
+        return composed::linear(x, weight, bias);
     }
     let x = x.contiguous()?;
     let weight = weight.contiguous()?;
@@ -75,6 +77,7 @@ pub fn linear_residual(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result
             weight.shape()
         );
     }
+    on_device!(x => crate::kernels::gpu::linear::linear_residual(residual, x, weight));
     if !on_cpu(x) {
         return residual + composed::linear(x, weight, None)?;
     }
@@ -233,7 +236,7 @@ fn backward(
     with_float!(grad.dtype(), "linear", T => {
         let of_weight = when(weight.track_op(), || weight_gradient::<T>(grad, x))?;
         let dx = when(x.track_op(), || input_gradient::<T>(grad, weight))?;
-        Ok((dx, gradient_sink::offer(weight, of_weight)))
+        Ok((dx, gradient_sink::offer(weight, of_weight)?))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, with_float, with_slice, with_slices, Float};
+use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::affine::{Adapter, Affine, Sums};
 use crate::kernels::layers::composed;
 use crate::kernels::quantized::weight::{check_device, Weight};
@@ -57,6 +58,7 @@ pub(crate) fn linear_lora_over(
     }
     check_device(x, weight)?;
     if let (false, Some(weight)) = (on_cpu(x), weight.dense()) {
+        on_device!(x => crate::kernels::gpu::linear::linear_lora(x, weight, bias, (a, b), scale));
         let a = a.to_dtype(x.dtype())?;
         let b = b.to_dtype(x.dtype())?;
         return composed::linear_lora(x, weight, bias, (&a, &b), scale);

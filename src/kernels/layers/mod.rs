@@ -14,6 +14,7 @@ pub(crate) mod residual;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod rope_table;
+pub(crate) mod rows_at;
 pub(crate) mod shared;
 pub(crate) mod shared_attention;
 pub(crate) mod swiglu;

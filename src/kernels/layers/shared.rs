@@ -6,6 +6,7 @@
 //! each with copies of the shared queries, keys and values, and their gradients are summed.
 
 use crate::kernels::cpu::float::Float;
+use crate::kernels::layers::rows_at::rows_at;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
@@ -96,7 +97,7 @@ impl SharedPrefixes {
     /// # Errors
     /// A failed tensor operation.
     pub(crate) fn spread_rows(&self, computed: &Tensor) -> Result<Tensor> {
-        computed.index_select(&Tensor::new(&self.of[..], computed.device())?, 0)
+        rows_at(computed, &self.of)
     }
 }
 

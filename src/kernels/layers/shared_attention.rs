@@ -4,6 +4,7 @@
 use crate::kernels::cpu::float::Float;
 use crate::kernels::layers::attention::{attend, attend_backward, attention};
 use crate::kernels::layers::attention_rows::AttentionRows;
+use crate::kernels::layers::rows_at::rows_at;
 use candle_core::{Result, Tensor};
 
 impl AttentionRows {
@@ -42,8 +43,7 @@ impl AttentionRows {
     /// Mismatched shapes.
     pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let Some(shared) = &self.shared else { return attention(q, k, v, &self.shape) };
-        let first = Tensor::new(&shared.first[..], q.device())?;
         let [q, k, v] = [q, k, v].map(|x| shared.spread_rows(x));
-        attention(&q?, &k?, &v?, &self.shape)?.index_select(&first, 0)
+        rows_at(&attention(&q?, &k?, &v?, &self.shape)?, &shared.first)
     }
 }

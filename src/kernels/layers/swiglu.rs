@@ -4,6 +4,8 @@ use crate::kernels::cpu::buffer::zeros;
 use crate::kernels::cpu::float::{on_cpu, slice_of, vectorised, with_float, with_slice, Float};
 use crate::kernels::dispatch::on_device;
 use crate::kernels::layers::composed;
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+use crate::kernels::layers::linear::linear;
 use crate::kernels::layers::linear::{add_input_gradient, product, weight_gradient};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType};
@@ -30,8 +32,8 @@ pub fn swiglu(x: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         );
     }
     on_device!(x => {
-        let a = composed::linear(x, gate, None)?;
-        let b = composed::linear(x, up, None)?;
+        let a = linear(x, gate, None)?;
+        let b = linear(x, up, None)?;
         crate::kernels::gpu::swiglu::silu_mul(&a, &b)
     });
     if !on_cpu(x) {
@@ -55,6 +57,7 @@ pub fn silu_mul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.shape() != b.shape() {
         candle_core::bail!("silu_mul: mismatched shapes: a {:?}, b {:?}", a.shape(), b.shape());
     }
+    on_device!(a => crate::kernels::gpu::swiglu::silu_mul(a, b));
     if !on_cpu(a) {
         return a.silu()? * b;
     }

@@ -1,10 +1,12 @@
 //! Scoring of the rows that are not skipped.
 
+use crate::kernels::layers::rows_at::rows_at;
 use crate::kernels::score::logprob_entropy::split;
 use crate::kernels::score::scoring::Scoring;
 use crate::kernels::score::support::RowSupport;
 use crate::Result;
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Applies `op`, which returns `[2, k]` for k hidden states, to those of the rows that are not
 /// skipped.
@@ -23,8 +25,8 @@ pub(crate) fn over_kept(
         let zero = (hidden.narrow(1, 0, 1)?.flatten_all()? * 0.0)?;
         return Ok((zero.clone(), zero));
     }
-    let index = Tensor::from_slice(&kept, kept.len(), hidden.device())?;
-    let both = op(&hidden.index_select(&index, 0)?, scoring.select(&kept))?;
+    let kept: Arc<[u32]> = kept.into();
+    let both = op(&rows_at(hidden, &kept)?, scoring.select(&kept))?;
     split(&spread(&both, &kept, n)?)
 }
 
@@ -33,6 +35,6 @@ fn spread(both: &Tensor, kept: &[u32], n: usize) -> Result<Tensor> {
     let mut places = vec![kept.len() as u32; n];
     kept.iter().enumerate().for_each(|(i, &row)| places[row as usize] = i as u32);
     let zero = Tensor::zeros((2, 1), both.dtype(), both.device())?;
-    let places = Tensor::from_vec(places, n, both.device())?;
-    Ok(Tensor::cat(&[both, &zero], 1)?.index_select(&places, 1)?)
+    let by_row = Tensor::cat(&[both, &zero], 1)?.t()?.contiguous()?;
+    Ok(rows_at(&by_row, &places.into())?.t()?.contiguous()?)
 }

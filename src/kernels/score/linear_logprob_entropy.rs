@@ -122,6 +122,16 @@ pub fn linear_logprob_entropy(
 ) -> Result<(Tensor, Tensor)> {
     let (n, v) = head.check(hidden)?;
     let scoring = Scoring::checked(n, v, ids, options)?;
+    #[cfg(any(test, feature = "cuda", feature = "metal"))]
+    if crate::kernels::gpu::operator::serves(hidden)
+        && head.bias.is_none()
+        && head.low_rank.is_none()
+    {
+        return over_kept(hidden, scoring, |hidden, scoring| {
+            let (weight, bytes) = (head.weight, options.chunk_bytes);
+            crate::kernels::gpu::head::linear_logprob_entropy(hidden, weight, &scoring, bytes)
+        });
+    }
     if !is_cpu(hidden) {
         return logprob_entropy_with(&head.logits(hidden)?, ids, options);
     }
@@ -342,7 +352,7 @@ impl LinearLogprobEntropy {
         Ok(match second {
             None => (
                 dx,
-                gradient_sink::offer(inputs[1], tensor(first.weight, inputs[1], y)?),
+                gradient_sink::offer(inputs[1], tensor(first.weight, inputs[1], y)?)?,
                 tensor(bias, inputs[2], z && inputs[2].elem_count() > 0)?,
             ),
             Some(low) => (dx, tensor(low.x, inputs[1], y)?, tensor(low.weight, inputs[2], z)?),

@@ -102,10 +102,13 @@ pub(crate) fn accumulate(
     let plan = micro_batches(rows, config.micro_batch_tokens.get());
     let width = widest(rows);
     let device = device_of(parameters);
-    let one = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
+    let loss_of = |members: &Vec<usize>| -> Result<LossOutput> {
         let chosen: Vec<&Row> = members.iter().map(|&m| rows[m]).collect();
         let micro = MicroBatch::new(&chosen, width, &device)?;
-        let output = loss(&micro, &whole.select(members)?, members)?;
+        loss(&micro, &whole.select(members)?, members)
+    };
+    let gradients_of = |members: &Vec<usize>| -> Result<(MicroGradients, Metrics)> {
+        let output = loss_of(members)?;
         Ok((MicroGradients::of(&output.loss, parameters)?, output.metrics))
     };
     if plan.is_empty() {
@@ -114,17 +117,17 @@ pub(crate) fn accumulate(
     let mut sum = GradientSum::default();
     let mut metrics = Metrics::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut add = |(gradients, numbers): (MicroGradients, Metrics)| {
-        metrics.merge(&numbers);
-        sum.add(gradients)
-    };
     for together in plan.chunks(at_once(parameters)) {
         if let [alone] = together {
-            add(one(alone)?)?;
+            let output = loss_of(alone)?;
+            metrics.merge(&output.metrics);
+            sum.add_backward(&output.loss, parameters)?;
             continue;
         }
-        for part in on_threads(together.iter().collect(), threads, one) {
-            add(part.unwrap_or_else(|panic| resume_unwind(panic))?)?;
+        for part in on_threads(together.iter().collect(), threads, gradients_of) {
+            let (gradients, numbers) = part.unwrap_or_else(|panic| resume_unwind(panic))?;
+            metrics.merge(&numbers);
+            sum.add(gradients)?;
         }
     }
     Ok((sum.finish(parameters)?, metrics))

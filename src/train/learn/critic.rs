@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
+use crate::kernels::layers::rows_at::rows_at;
 use crate::objective::aggregate::TokenBatch;
 use crate::objective::metrics::Metrics;
 use crate::objective::value::{value_loss, ValueInputs};
@@ -180,8 +181,8 @@ impl Critic {
     }
 
     fn values_of(&self, batch: &MicroBatch) -> Result<Tensor> {
-        let hidden =
-            self.model.decoder().forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
+        let hidden = self.model.decoder().forward_packed(&batch.ids)?;
+        let hidden = rows_at(&hidden, &batch.predictors)?;
         batch.lay_out(&self.model.values(&hidden)?)
     }
 

@@ -5,6 +5,7 @@
 use candle_core::Tensor;
 
 use crate::entropy::control::EntropyControl;
+use crate::kernels::layers::rows_at::rows_at;
 use crate::kernels::score::scoring::ScoreOptions;
 use crate::objective::aggregate::{Aggregation, TokenBatch};
 use crate::objective::metrics::Metrics;
@@ -120,7 +121,7 @@ impl Learner {
     }
 
     fn terms_of(&self, decoder: &Decoder, batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
-        let hidden = decoder.forward_packed(&batch.ids)?.index_select(&batch.predictors, 0)?;
+        let hidden = rows_at(&decoder.forward_packed(&batch.ids)?, &batch.predictors)?;
         let options =
             ScoreOptions { support: batch.support()?, ..ScoreOptions::at(self.temperature) };
         let (log_probs, entropies) = decoder.score(&hidden, &batch.targets, &options)?;
