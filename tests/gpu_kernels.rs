@@ -7,6 +7,8 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "gpu_host/decode.rs"]
+mod decode;
 #[path = "gpu_host/launch.rs"]
 mod launch;
 #[path = "gpu_host/layers.rs"]
@@ -23,6 +25,7 @@ fn check(dialect: Dialect, element: Element) {
         scores::check_all(&machine);
         layers::check_all(&machine);
         rows::check_all(&machine);
+        decode::check_all(&machine);
         machine.report();
     }
 }

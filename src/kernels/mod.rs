@@ -2,9 +2,9 @@
 //!
 //! Every public function takes and returns candle tensors and records one autograd node. On the
 //! CPU it runs this crate's own f32/f64 code, parallel over rows and bitwise identical for any
-//! number of threads. With the `cuda` and `metal` features, [`rms_norm`], [`rope`], [`swiglu`] and
-//! [`logprob_entropy`] of f32, bf16 and f16 tensors run kernels of this crate on such devices. All
-//! other operators are composed of differentiable candle operations there ([`composed`]).
+//! number of threads. With the `cuda` and `metal` features, f32, bf16 and f16 tensors on such
+//! devices run kernels of this crate; f64 tensors run differentiable candle operations there
+//! ([`composed`]), and quantised weights need the CPU.
 //!
 //! | function | value |
 //! |---|---|

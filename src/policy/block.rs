@@ -231,6 +231,11 @@ impl Block {
         Ok(block)
     }
 
+    /// The same weights, without gradients.
+    pub(crate) fn detached(&self) -> candle_core::Result<Self> {
+        self.map(&mut |tensor| Ok(tensor.detach()))
+    }
+
     /// All tensors of the block.
     fn tensors(&self) -> candle_core::Result<Vec<Tensor>> {
         let mut all = Vec::new();
@@ -298,13 +303,23 @@ impl Block {
             let x = attention_branch_over(x, attention, rows, eps)?;
             return feed_forward_over(&x, &self.post_norm, feed_forward, eps);
         }
-        let x = self.attend(x, rows, eps)?;
-        let z = rms_norm(&x, &self.post_norm, eps)?;
-        self.down.add_to(&x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
+        self.add_feed_forward(&self.attend(x, rows, eps)?, eps)
     }
 
     /// The attention branch layer by layer.
     fn attend(&self, x: &Tensor, rows: &AttentionRows, eps: f64) -> candle_core::Result<Tensor> {
+        let rotate = |x: &Tensor| rope(x, &rows.table, &rows.positions);
+        let [q, k, v] = self.queries_keys_values(x, eps, &rotate)?;
+        self.o.add_to(x, &rows.attention(&q, &k, &v)?)
+    }
+
+    /// Queries and keys, rotated by `rotate`, and values of x `[n, h]`.
+    pub(crate) fn queries_keys_values(
+        &self,
+        x: &Tensor,
+        eps: f64,
+        rotate: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<[Tensor; 3]> {
         let z = rms_norm(x, &self.input_norm, eps)?;
         let norms = self.head_norms.as_ref().map_or([None; 2], |norms| norms.each_ref().map(Some));
         let rotated = |projection: &Projection, norm: Option<&Tensor>| {
@@ -314,11 +329,24 @@ impl Block {
                 heads =
                     rms_norm(&heads.reshape(((), weight.dim(0)?))?, weight, eps)?.reshape(shape)?;
             }
-            rope(&heads, &rows.table, &rows.positions)
+            rotate(&heads)
         };
-        let q = rotated(&self.q, norms[0])?;
-        let k = rotated(&self.k, norms[1])?;
-        let mixed = rows.attention(&q, &k, &self.v.forward(&z)?)?;
-        self.o.add_to(x, &mixed)
+        Ok([rotated(&self.q, norms[0])?, rotated(&self.k, norms[1])?, self.v.forward(&z)?])
+    }
+
+    /// The rest of the block, from the attention's output before its projection.
+    pub(crate) fn after_attention(
+        &self,
+        x: &Tensor,
+        mixed: &Tensor,
+        eps: f64,
+    ) -> candle_core::Result<Tensor> {
+        self.add_feed_forward(&self.o.add_to(x, mixed)?, eps)
+    }
+
+    /// The feed-forward branch layer by layer.
+    fn add_feed_forward(&self, x: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
+        let z = rms_norm(x, &self.post_norm, eps)?;
+        self.down.add_to(x, &silu_mul(&self.gate.forward(&z)?, &self.up.forward(&z)?)?)
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::kernels::decode::decode_attention::Past;
 use crate::policy::config::decoder_config::DecoderConfig;
+use crate::policy::pages::Pages;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub struct KvCache {
     pub(crate) slots: Vec<Slot>,
     pub(crate) limit: usize,
     pub(crate) width: usize,
+    /// Keys and values on a GPU, from the first call of a decoder there; slots then hold none.
+    pub(crate) pages: Option<Pages>,
 }
 
 /// Keys and values `[n, kv_heads·d]` of every block.
@@ -66,7 +69,8 @@ impl KvCache {
             layers: vec![(Vec::new(), Vec::new()); config.num_hidden_layers],
             ..Slot::default()
         };
-        Self { slots: vec![slot; rows], limit: config.max_position_embeddings, width }
+        let limit = config.max_position_embeddings;
+        Self { slots: vec![slot; rows], limit, width, pages: None }
     }
 
     /// Number of rows.
@@ -89,7 +93,8 @@ impl KvCache {
         self.limit - self.len(row).min(self.limit)
     }
 
-    /// Reserves memory for `tokens` tokens in every row, which avoids reallocation during decoding.
+    /// Reserves memory for `tokens` tokens in every row, which avoids reallocation during decoding
+    /// on the CPU.
     pub fn reserve(&mut self, tokens: usize) {
         let size = tokens.min(self.limit) * self.width;
         for (keys, values) in self.slots.iter_mut().flat_map(|s| &mut s.layers) {
@@ -130,12 +135,23 @@ impl KvCache {
             keys.truncate((slot.len - shared) * width);
             values.truncate((slot.len - shared) * width);
         }
+        if let Some(pages) = &mut self.pages {
+            pages.truncate(row, slot.len);
+        }
         Ok(())
     }
 
     /// Shares all keys and values of the row `from` with `others`, which must be empty: they are
     /// stored once.
     pub(crate) fn share(&mut self, from: usize, others: &[usize]) {
+        if let Some(pages) = &mut self.pages {
+            pages.share(from, others);
+            let len = self.slots[from].len;
+            for &row in others {
+                self.slots[row].len = len;
+            }
+            return;
+        }
         let slot = &mut self.slots[from];
         // A copy of the exact size; the row keeps its own memory, which may be reserved for more.
         let shared = Arc::new(slot.layers.clone());

@@ -13,6 +13,7 @@ use crate::kernels::dispatch::is_cpu;
 use crate::kernels::layers::rope_table::RopeTable;
 use crate::policy::block::{Block, LoraAdapter, Projection};
 use crate::policy::cache::{KvCache, Slot};
+use crate::policy::decode_device::moved;
 use crate::policy::decoder::Decoder;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -37,15 +38,26 @@ impl Decoder {
     ///
     /// # Errors
     /// Rows that do not exist or repeat, an empty chunk, an id outside the vocabulary, a chunk that
-    /// does not fit into the context, a cache of another configuration, weights on another device
-    /// than the CPU, or logits that are not finite. The cache is unchanged unless the error is in
-    /// the logits.
+    /// does not fit into the context, a cache of another configuration, or logits that are not
+    /// finite. The cache is unchanged unless the error is in the logits.
     pub fn extend(
         &self,
         cache: &mut KvCache,
         rows: &[usize],
         tokens: &[&[u32]],
     ) -> Result<Vec<f32>> {
+        if !is_cpu(&self.norm) {
+            self.check_chunks(cache, rows, tokens)?;
+            let logits = self.extend_on_device(cache, rows, tokens)?;
+            let logits = logits.flatten_all()?.to_vec1()?;
+            return self.check_logits(&logits, rows.len()).map(|()| logits);
+        }
+        if cache.pages.is_some() {
+            if !cache.is_empty() {
+                return Err(moved());
+            }
+            cache.pages = None;
+        }
         // Many tokens make GEMMs that are worth waking rayon's threads for. For few tokens, waking
         // them takes too long.
         let count: usize = rows
@@ -75,14 +87,19 @@ impl Decoder {
             cache.slots[row] = slot;
         }
         let logits = logits?;
+        self.check_logits(&logits, rows.len()).map(|()| logits)
+    }
+
+    /// Requires the logits of all rows to be numbers.
+    fn check_logits(&self, logits: &[f32], rows: usize) -> Result<()> {
         // Scans whole rows: without an early exit, the loop is vectorised.
         let broken = |row: &[f32]| row.iter().fold(false, |nan, x| nan | x.is_nan());
         match logits.chunks(self.config.vocab_size).position(broken) {
             Some(row) => {
-                let at = format!("row {row} of {}", rows.len());
+                let at = format!("row {row} of {rows}");
                 Err(Error::NonFinite { name: "logits".into(), value: f64::NAN, at })
             }
-            None => Ok(logits),
+            None => Ok(()),
         }
     }
 
@@ -135,11 +152,12 @@ impl Decoder {
         Ok(logits)
     }
 
-    fn check_chunks(&self, cache: &KvCache, rows: &[usize], tokens: &[&[u32]]) -> Result<()> {
-        if !is_cpu(&self.norm) {
-            let device = format!("{:?}", self.device().location());
-            return Err(Error::setting("model.device", device, "decoding runs on the CPU only"));
-        }
+    pub(crate) fn check_chunks(
+        &self,
+        cache: &KvCache,
+        rows: &[usize],
+        tokens: &[&[u32]],
+    ) -> Result<()> {
         if rows.len() != tokens.len() {
             return Err(Error::Shape {
                 name: "tokens",

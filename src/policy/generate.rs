@@ -8,6 +8,7 @@
 use crate::kernels::decode::inference::GEMV_ROWS;
 use crate::kernels::decode::scratch::Scratch;
 use crate::kernels::decode::team::Team;
+use crate::kernels::dispatch::is_cpu;
 use crate::policy::cache::KvCache;
 use crate::policy::decoder::Decoder;
 use crate::policy::request::{Finish, Generated, Request};
@@ -36,6 +37,9 @@ impl Decoder {
         sampling: &SamplingParams,
     ) -> Result<Vec<Generated>> {
         sampling.validate()?;
+        if !is_cpu(&self.norm) {
+            return self.generate_rows(cache, requests, sampling);
+        }
         // Enter rayon's pool once: a GEMM started from outside would wait for its threads every
         // time.
         rayon::scope(|_| self.generate_rows(cache, requests, sampling))
@@ -60,6 +64,10 @@ impl Decoder {
             }
         }
         if active.is_empty() {
+            return Ok(turns.into_iter().map(|turn| turn.out).collect());
+        }
+        if !is_cpu(&self.norm) {
+            self.generate_on_device(cache, active, sampling)?;
             return Ok(turns.into_iter().map(|turn| turn.out).collect());
         }
         let mut logits = self.read_prompts(cache, &mut active)?;
@@ -104,37 +112,13 @@ impl Decoder {
     /// Reads every turn's prompt and returns the logits after it, `[r][v]`. A prompt that several
     /// empty rows have in common, such as that of a GRPO group, is computed and stored once.
     fn read_prompts(&self, cache: &mut KvCache, turns: &mut [&mut Turn<'_>]) -> Result<Scratch> {
-        let mut first_with: HashMap<&[u32], usize> = HashMap::new();
-        let mut rows = Vec::new();
-        let mut prompts = Vec::<&[u32]>::new();
-        let mut source = Vec::with_capacity(turns.len());
-        for turn in turns.iter_mut() {
-            let request = turn.request;
-            let place = if cache.len(request.row) == 0 {
-                *first_with.entry(request.prompt).or_insert(rows.len())
-            } else {
-                rows.len()
-            };
-            if place == rows.len() {
-                rows.push(request.row);
-                prompts.push(request.prompt);
-                turn.out.read = request.prompt.len();
-            }
-            source.push(place);
-        }
+        let Prompts { rows, prompts, source } = Prompts::of(cache, turns);
         let logits = Scratch::from(self.extend(cache, &rows, &prompts)?);
         if rows.len() == turns.len() {
             return Ok(logits);
         }
+        share_prompts(cache, turns, &rows, &source);
         let v = self.config.vocab_size;
-        for (place, &first) in rows.iter().enumerate() {
-            let same = turns.iter().zip(&source).filter(|(_, &source)| source == place);
-            let others: Vec<usize> =
-                same.map(|(turn, _)| turn.request.row).filter(|&row| row != first).collect();
-            if !others.is_empty() {
-                cache.share(first, &others);
-            }
-        }
         let mut all = Scratch::new(source.len() * v);
         for (all, place) in all.chunks_exact_mut(v).zip(source) {
             all.copy_from_slice(&logits[place * v..(place + 1) * v]);
@@ -143,15 +127,66 @@ impl Decoder {
     }
 }
 
+/// The prompts to compute: those that several empty rows have in common once.
+pub(crate) struct Prompts<'a> {
+    /// The first row with each prompt.
+    pub(crate) rows: Vec<usize>,
+    pub(crate) prompts: Vec<&'a [u32]>,
+    /// Place of each turn's prompt in `rows`.
+    pub(crate) source: Vec<usize>,
+}
+
+impl<'a> Prompts<'a> {
+    /// Finds the prompts, and records with the turns which of them reads its own.
+    pub(crate) fn of(cache: &KvCache, turns: &mut [&mut Turn<'a>]) -> Self {
+        let mut first_with: HashMap<&[u32], usize> = HashMap::new();
+        let mut found = Self { rows: Vec::new(), prompts: Vec::new(), source: Vec::new() };
+        for turn in turns.iter_mut() {
+            let request = turn.request;
+            let next = found.rows.len();
+            let place = if cache.len(request.row) == 0 {
+                *first_with.entry(request.prompt).or_insert(next)
+            } else {
+                next
+            };
+            if place == next {
+                found.rows.push(request.row);
+                found.prompts.push(request.prompt);
+                turn.out.read = request.prompt.len();
+            }
+            found.source.push(place);
+        }
+        found
+    }
+}
+
+/// Shares the prompts that have been read by `rows` with the other turns' rows; `source` is that of
+/// [`Prompts`].
+pub(crate) fn share_prompts(
+    cache: &mut KvCache,
+    turns: &[&mut Turn<'_>],
+    rows: &[usize],
+    source: &[usize],
+) {
+    for (place, &first) in rows.iter().enumerate() {
+        let same = turns.iter().zip(source).filter(|(_, &source)| source == place);
+        let others: Vec<usize> =
+            same.map(|(turn, _)| turn.request.row).filter(|&row| row != first).collect();
+        if !others.is_empty() {
+            cache.share(first, &others);
+        }
+    }
+}
+
 /// Approximate cost of sampling per logit, in multiply-adds.
 const SAMPLING: usize = 16;
 
 /// A turn that is being sampled.
-struct Turn<'a> {
-    request: &'a Request<'a>,
+pub(crate) struct Turn<'a> {
+    pub(crate) request: &'a Request<'a>,
     /// Current node in the trie of choices.
     node: usize,
-    out: Generated,
+    pub(crate) out: Generated,
 }
 
 impl<'a> Turn<'a> {
@@ -159,20 +194,52 @@ impl<'a> Turn<'a> {
         Self { request, node: TokenTrie::ROOT, out: Generated::nothing() }
     }
 
+    /// The ids that the choices allow next; `None` allows all.
+    pub(crate) fn allowed(&self) -> Option<Vec<u32>> {
+        self.request.choices.map(|choices| choices.allowed(self.node).collect())
+    }
+
+    /// The draw of the next token, in [0, 1).
+    pub(crate) fn uniform(&self) -> f64 {
+        self.request.stream.uniform(self.request.turn, self.out.ids.len() as u64)
+    }
+
+    /// Records a token that was sampled elsewhere, with its log-probability and the entropy of its
+    /// distribution.
+    pub(crate) fn record(
+        &mut self,
+        id: u32,
+        log_prob: f32,
+        entropy: f32,
+        support: Option<Vec<u32>>,
+    ) {
+        self.out.ids.push(id);
+        self.out.log_probs.push(log_prob);
+        self.out.entropies.push(entropy);
+        self.out.supports.extend(support);
+        self.advance(id);
+    }
+
+    /// Moves on in the trie of choices.
+    fn advance(&mut self, id: u32) {
+        let choices = self.request.choices;
+        self.node = choices.and_then(|choices| choices.next(self.node, id)).unwrap_or(self.node);
+    }
+
     /// Samples the next token from its logits.
-    fn sample(&mut self, logits: &mut [f32], sampling: &SamplingParams) {
+    pub(crate) fn sample(&mut self, logits: &mut [f32], sampling: &SamplingParams) {
         let choices = self.request.choices.map(|choices| (choices, self.node));
         if let Some(support) = support(logits, choices, sampling) {
             restrict(logits, &support);
             self.out.supports.push(support);
         }
         let id = sample(logits, self.request, sampling, &mut self.out);
-        self.node = choices.and_then(|(choices, node)| choices.next(node, id)).unwrap_or(self.node);
+        self.advance(id);
     }
 
     /// Returns true, and records why, if the turn ends with its last token; the row has `room` for
     /// more tokens.
-    fn finished(&mut self, room: usize, sampling: &SamplingParams) -> bool {
+    pub(crate) fn finished(&mut self, room: usize, sampling: &SamplingParams) -> bool {
         let ids = &self.out.ids;
         let at_id = ids.last().is_some_and(|id| sampling.stop_ids.contains(id));
         self.out.finish =

@@ -44,6 +44,7 @@ pub(crate) mod cache;
 pub(crate) mod chat;
 pub(crate) mod config;
 pub(crate) mod decode;
+pub(crate) mod decode_device;
 pub(crate) mod decoder;
 pub(crate) mod files;
 pub(crate) mod finite;
@@ -59,6 +60,7 @@ pub(crate) mod named;
 #[cfg(not(feature = "models"))]
 #[path = "named_off.rs"]
 pub(crate) mod named;
+pub(crate) mod pages;
 pub(crate) mod parameters;
 pub(crate) mod peft;
 pub(crate) mod peft_config;

@@ -83,7 +83,7 @@ impl SamplingParams {
     }
 
     /// Returns true if the support may be smaller than the vocabulary.
-    fn truncates(&self) -> bool {
+    pub(crate) fn truncates(&self) -> bool {
         self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
     }
 }

@@ -86,7 +86,7 @@ fn policy_step(learner: &mut Learner, step: u64) -> [f64; 3] {
 
 /// Runs `f` on a thread of its own: there the CPU is the CPU, also in tests that run the device
 /// kernels on the host.
-fn on_the_cpu<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+pub fn on_the_cpu<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(f).join().unwrap())
 }
 

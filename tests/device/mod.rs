@@ -4,6 +4,7 @@
 //! the CPU.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod decoding;
 pub mod layers;
 pub mod learner;
 pub mod scores;
@@ -56,6 +57,9 @@ macro_rules! device_tests {
         $define!($open, learner: a_policy_step_follows_the_cpu
             a_step_has_the_same_bits_in_every_run a_critic_follows_the_cpu
             a_run_moves_between_devices);
+        $define!($open, decoding: decoding_agrees_with_the_forward_pass
+            generation_follows_the_cpu a_cache_does_not_move_between_devices_while_it_is_filled
+            logits_that_are_not_numbers_are_an_error);
     };
 }
 

@@ -15,6 +15,7 @@
 #include "rows.inc"
 #include "attention.inc"
 #include "product.inc"
+#include "decode.inc"
 
 #include <map>
 #include <string>
@@ -122,6 +123,10 @@ std::function<void()> kernel_of(const std::string& name) {
         {"softmax_gradient", bind(NAME(softmax_gradient))},
         {"product", bind(NAME(product))},
         {"product_float", bind(NAME(product_float))},
+        {"scatter_rows", bind(NAME(scatter_rows))},
+        {"attend_pages", bind(NAME(attend_pages))},
+        {"combine_splits", bind(NAME(combine_splits))},
+        {"sample_rows", bind(NAME(sample_rows))},
     };
     if (kernels.count(name) == 0) fail("no kernel " + name);
     return kernels.at(name);

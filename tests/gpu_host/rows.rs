@@ -112,8 +112,10 @@ fn softmax(machine: &Machine, heads: usize, rows: usize, first: usize, threads: 
     let mut numbers = Numbers::new((n * keys) as u64);
     let scores = numbers.many(n * keys, 6.0);
     let mut arguments = vec![Argument::new(encode_f32(&scores)), out(machine, n * keys, 0)];
-    arguments.extend(sizes([rows, first, keys]));
-    let got = machine.run("causal_softmax", n, threads, &arguments).swap_remove(1);
+    arguments.extend(sizes([rows, first, keys, 1]));
+    let mut results = machine.run("causal_softmax", n, threads, &arguments);
+    let got = results.swap_remove(1);
+    let wide = results.swap_remove(0);
     let probability = |i: usize| {
         let row = &scores[i / keys * keys..][..keys];
         let valid = &row[..first + i / keys % rows + 1];
@@ -128,12 +130,16 @@ fn softmax(machine: &Machine, heads: usize, rows: usize, first: usize, threads: 
     let want: Wanted = (0..n * keys).map(|i| (probability(i), 10.0 * probability(i))).collect();
     check(machine, "causal_softmax", &context, &got, &want);
 
-    let p = machine.element.decode(&got);
+    let p = decode_f32(&wide);
+    let bound = |i: usize| 1e-5 * probability(i) + 1e-30;
+    let values: Vec<f64> = want.iter().map(|w| w.0).collect();
+    machine.compare("causal_softmax in f32", &context, &p, &values, bound);
     let dp = numbers.many(n * keys, 1.0);
-    let mut arguments = vec![Argument::new(got), Argument::new(encode_f32(&dp))];
+    let mut arguments = vec![Argument::new(wide), Argument::new(encode_f32(&dp))];
+    arguments.push(out(machine, n * keys, 0));
     arguments.extend(sizes([keys]));
     arguments.push(Argument::F32(0.5));
-    let got = machine.run("softmax_gradient", n, threads, &arguments).swap_remove(0);
+    let got = machine.run("softmax_gradient", n, threads, &arguments).swap_remove(2);
     let gradient = |i: usize| {
         let row = i / keys * keys..(i / keys + 1) * keys;
         let sum: f64 = row.map(|j| p[j] * f64::from(dp[j])).sum();

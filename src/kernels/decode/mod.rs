@@ -6,6 +6,7 @@ pub(crate) mod block_gemv;
 pub(crate) mod decode_attention;
 pub(crate) mod gemv;
 pub(crate) mod inference;
+pub(crate) mod paged;
 pub(crate) mod rows;
 pub(crate) mod scratch;
 pub(crate) mod team;

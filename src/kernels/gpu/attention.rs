@@ -2,8 +2,8 @@
 //! heads, and memory that grows with one tile of scores.
 //!
 //! A tile's queries are laid out `[H, r, d]`, so that the H/K query heads of a key head, with r
-//! rows each, are one matrix of r·H/K rows. Scores and their gradients are f32, probabilities in
-//! the element type. The backward pass computes them again.
+//! rows each, are one matrix of r·H/K rows. Scores and their gradients are f32; as factors,
+//! probabilities and gradients have the element type. The backward pass computes them again.
 
 use crate::kernels::gpu::launch::{
     element_groups, size, start_of, Argument, DeviceStorage, Launch, Matrices, MatricesMut,
@@ -144,15 +144,15 @@ impl Attention {
         swap_axes(device, Argument::In(x, 0), Argument::Out(out, to), [heads, tile.rows, head_dim])
     }
 
-    /// Computes a tile's probabilities `[H, r, keys]` from its queries `[H, r, d]`.
+    /// Computes a tile's probabilities `[H, r, keys]` from its queries `[H, r, d]`; with `keep`
+    /// also in f32, in place of the scores.
     fn probabilities<S: DeviceStorage>(
         &self,
         device: &S::Device,
-        q: &S,
-        k: Placed<'_, S>,
+        (q, k): (&S, Placed<'_, S>),
         tile: Tile,
-        scores: &mut S,
-        p: &mut S,
+        (scores, p): (&mut S, &mut S),
+        keep: bool,
     ) -> Result<()> {
         let rows = self.group() * tile.rows;
         let keys = tile.keys();
@@ -163,11 +163,12 @@ impl Attention {
         S::multiply(device, out, q, self.keys(k, tile, true), scaled)?;
         let dtype = candle_core::backend::BackendStorage::dtype(p);
         let arguments = vec![
-            Argument::In(scores, 0),
+            Argument::Out(scores, 0),
             Argument::Out(p, 0),
             size(tile.rows)?,
             size(tile.first)?,
             size(keys)?,
+            size(keep.into())?,
         ];
         let groups = self.shape.heads * tile.rows;
         S::launch(device, Launch { kernel: "causal_softmax", dtype, groups, arguments })
@@ -198,7 +199,7 @@ impl Attention {
         for tile in tiles {
             let rows = self.group() * tile.rows;
             self.heads_first(device, q, tile, &mut heads)?;
-            self.probabilities(device, &heads, k, tile, &mut wide, &mut p)?;
+            self.probabilities(device, (&heads, k), tile, (&mut wide, &mut p), false)?;
             let place = MatricesMut { storage: &mut mixed, start: 0, batch: rows * d };
             let p = self.by_key_head(&p, tile, tile.keys(), false);
             let size = self.multiplication(rows, d, tile.keys());
@@ -227,6 +228,7 @@ impl Attention {
         let mut grads = unfilled(queries, dtype)?;
         let mut dq_heads = unfilled(queries, dtype)?;
         let mut wide = unfilled(scores, DType::F32)?;
+        let mut dp = unfilled(scores, DType::F32)?;
         let mut p = unfilled(scores, dtype)?;
         // Sums of one sequence over its tiles, [K, length, d].
         let mut dk_heads = unfilled(kv_heads * longest * d, DType::F32)?;
@@ -238,20 +240,21 @@ impl Attention {
             let accumulate = keys < tile.length;
             self.heads_first(device, qs, tile, &mut heads)?;
             self.heads_first(device, gs, tile, &mut grads)?;
-            self.probabilities(device, &heads, ks, tile, &mut wide, &mut p)?;
+            self.probabilities(device, (&heads, ks), tile, (&mut wide, &mut p), true)?;
             let sum = Multiplication { accumulate, ..self.multiplication(keys, *d, rows) };
             let batch = tile.length * d;
             let place = MatricesMut { storage: &mut dv_heads, start: 0, batch };
             let p_t = self.by_key_head(&p, tile, keys, true);
             S::multiply(device, place, p_t, self.by_key_head(&grads, tile, *d, false), sum)?;
 
-            let place = MatricesMut { storage: &mut wide, start: 0, batch: rows * keys };
+            let place = MatricesMut { storage: &mut dp, start: 0, batch: rows * keys };
             let g = self.by_key_head(&grads, tile, *d, false);
             let size_of_dp = self.multiplication(rows, keys, *d);
             S::multiply(device, place, g, self.keys(vs, tile, true), size_of_dp)?;
             let arguments = vec![
-                Argument::Out(&mut p, 0),
                 Argument::In(&wide, 0),
+                Argument::In(&dp, 0),
+                Argument::Out(&mut p, 0),
                 size(keys)?,
                 Argument::F32(self.scale()),
             ];

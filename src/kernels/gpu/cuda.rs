@@ -28,6 +28,11 @@ const NEWEST: i32 = 90;
 /// PTX by (architecture, element type).
 static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
 
+/// Functions by (device, kernel, element type).
+type Functions = BTreeMap<(usize, &'static str, &'static str), CudaFunction>;
+
+static LOADED: Mutex<Functions> = Mutex::new(BTreeMap::new());
+
 /// Opens an NVIDIA GPU with one stream for all threads, and lets its allocator keep freed memory.
 ///
 /// candle's default is a stream per thread, and these do not wait for each other: a thread could
@@ -69,9 +74,31 @@ fn compile(architecture: i32, element: &str) -> Result<String> {
     }
 }
 
-fn function(device: &CudaDevice, kernel: &str, dtype: DType) -> Result<CudaFunction> {
+/// Returns a kernel, which is looked up in its module only once.
+fn function(
+    device: &CudaDevice,
+    kernel: &'static str,
+    dtype: DType,
+    stream: &CudaStream,
+) -> Result<CudaFunction> {
     let element = dtype.as_str();
-    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    let key = (stream.context().ordinal(), kernel, element);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(function) = loaded.get(&key) {
+        return Ok(function.clone());
+    }
+    let function = load(device, kernel, element, stream)?;
+    loaded.insert(key, function.clone());
+    Ok(function)
+}
+
+fn load(
+    device: &CudaDevice,
+    kernel: &str,
+    element: &'static str,
+    stream: &CudaStream,
+) -> Result<CudaFunction> {
+    let (major, minor) = stream.context().compute_capability().w()?;
     let key = ((10 * major + minor).min(NEWEST), element);
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
     let ptx = match compiled.get(&key) {
@@ -232,9 +259,9 @@ impl DeviceStorage for CudaStorage {
     }
 
     fn launch(device: &CudaDevice, mut launch: Launch<'_, Self>) -> Result<()> {
-        let function = function(device, launch.kernel, launch.dtype)?;
-        let groups = u32::try_from(launch.groups).map_err(candle_core::Error::wrap)?;
         let stream = device.cuda_stream();
+        let function = function(device, launch.kernel, launch.dtype, &stream)?;
+        let groups = u32::try_from(launch.groups).map_err(candle_core::Error::wrap)?;
         let mut values = Vec::new();
         let mut records = Vec::new();
         for argument in &mut launch.arguments {

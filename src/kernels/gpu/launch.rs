@@ -11,7 +11,8 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("layers.inc"),
     include_str!("rows.inc"),
     include_str!("attention.inc"),
-    include_str!("product.inc")
+    include_str!("product.inc"),
+    include_str!("decode.inc")
 );
 
 /// Threads per group.

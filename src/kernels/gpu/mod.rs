@@ -1,11 +1,10 @@
 //! Kernels for CUDA and Metal devices from one source.
 //!
 //! The `.inc` files contain the kernels in the common subset of CUDA C++ and MSL, preceded by a
-//! prelude per dialect. An operator describes its launch once, as a
-//! [`launch::Launch`] over the storages of either back end; `cuda.rs` and `metal.rs` compile the
-//! source at run time and perform the launch. Elements are f32, bf16 or f16; arithmetic is f32.
-//! Tensors of other types, and operators without a kernel, use [`crate::kernels::composed`] on the
-//! same device.
+//! prelude per dialect. An operator describes its launch once, as a [`launch::Launch`] over the
+//! storages of either back end; `cuda.rs` and `metal.rs` compile the source at run time and perform
+//! the launch. Elements are f32, bf16 or f16; arithmetic is f32. Tensors of other types use
+//! [`crate::kernels::composed`] on the same device.
 //!
 //! The public operators of [`crate::kernels`] dispatch here through `on_device!`.
 
@@ -13,6 +12,7 @@ pub(crate) mod adamw;
 pub(crate) mod attention;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub(crate) mod decode;
 pub(crate) mod head;
 pub(crate) mod launch;
 pub(crate) mod linear;

@@ -79,8 +79,8 @@ macro_rules! forward_on_devices {
 }
 pub(crate) use forward_on_devices;
 
-/// Implements the methods of an in-place operator with its generic `update(target, layout, …)`, with
-/// a storage and its layout for every source. The CPU method is for tests only.
+/// Implements the methods of an in-place operator with its generic `update(target, layout, …)`,
+/// with a storage and its layout for every source. The CPU method is for tests only.
 macro_rules! update_on_devices {
     (@ $feature:literal $method:ident $Storage:ident $($s:ident $l:ident),*) => {
         #[cfg(feature = $feature)]
