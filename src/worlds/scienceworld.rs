@@ -154,7 +154,7 @@ impl Benchmark for ScienceWorldTasks {
         let tasks = Self::of(preset);
         match preset {
             Preset::Small => TrainConfig::small(algorithm, tasks),
-            Preset::Llm => TrainConfig::small(algorithm, tasks).llm(AtLeast::literal(36)),
+            Preset::Llm => llm(algorithm, tasks),
             Preset::Paper => paper(algorithm, tasks),
             Preset::Official => {
                 let mut config = paper(algorithm, tasks);
@@ -198,6 +198,13 @@ impl Benchmark for ScienceWorldTasks {
         self.simulator.validate()?;
         self.panels().map(drop)
     }
+}
+
+/// The small run with a published language model, which needs fewer demonstrations.
+fn llm(algorithm: Algorithm, tasks: ScienceWorldTasks) -> TrainConfig<ScienceWorldTasks> {
+    let mut config = TrainConfig::small(algorithm, tasks).llm(AtLeast::literal(20));
+    config.demonstrations = Count::literal(75);
+    config
 }
 
 fn paper(algorithm: Algorithm, tasks: ScienceWorldTasks) -> TrainConfig<ScienceWorldTasks> {
