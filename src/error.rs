@@ -14,8 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A tensor operation failed.
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    #[error("{0}{hint}", hint = memory_hint(.0))]
+    Candle(candle_core::Error),
 
     /// A setting is outside its range or contradicts another setting.
     #[error("setting `{field}` = {value}: {reason}")]
@@ -110,6 +110,23 @@ pub enum Error {
         /// The reason and the accepted values.
         reason: String,
     },
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(error)
+    }
+}
+
+/// Which settings need less memory, if a device has none left.
+fn memory_hint(error: &candle_core::Error) -> &'static str {
+    if error.to_string().contains("OUT_OF_MEMORY") {
+        "\nThe device's memory is full. A smaller `update.micro_batch_tokens` or \
+         `model.checkpointing = true` needs less for activations, `--lora 16` or `--dtype bf16` \
+         less for weights and their optimiser, and fewer `environments` less for the KV cache."
+    } else {
+        ""
+    }
 }
 
 impl Error {

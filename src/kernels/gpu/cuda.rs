@@ -5,6 +5,7 @@ use crate::kernels::gpu::launch::{
     check_types, Argument, DeviceStorage, Launch, Matrices, MatricesMut, Multiplication, KERNELS,
     THREADS,
 };
+use crate::kernels::gpu::rms_norm::rms_norm;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::result::gemm_strided_batched_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as blas;
@@ -15,7 +16,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::{
     compile_ptx_with_opts, CompileError, CompileOptions,
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage};
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Storage, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +28,14 @@ const NEWEST: i32 = 90;
 
 /// PTX by (architecture, element type).
 static COMPILED: Mutex<BTreeMap<(i32, &'static str), Arc<str>>> = Mutex::new(BTreeMap::new());
+
+/// Runs one of candle's kernels and one of this crate's, so that a device or a driver that runs
+/// neither is found at once.
+pub(crate) fn check(device: &Device) -> Result<()> {
+    let zeros = Tensor::zeros((2, 8), DType::F32, device)?;
+    let twos = (zeros + 2.0)?;
+    rms_norm(&twos, &Tensor::ones(8, DType::F32, device)?, 0.0)?.to_vec2::<f32>().map(drop)
+}
 
 /// Functions by (device, kernel, element type).
 type Functions = BTreeMap<(usize, &'static str, &'static str), CudaFunction>;

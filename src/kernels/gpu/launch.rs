@@ -112,9 +112,11 @@ pub(crate) trait DeviceStorage:
         // SAFETY: numbers have no invalid bit patterns, and the callers' kernels write every
         // element.
         #[allow(unsafe_code)]
-        unsafe {
-            device.alloc_uninit(&Shape::from(count), dtype)
-        }
+        let storage = unsafe { device.alloc_uninit(&Shape::from(count), dtype) };
+        storage.map_err(|error| {
+            let bytes = count * dtype.size_in_bytes();
+            error.context(format!("allocating {} MB on the device", bytes >> 20))
+        })
     }
 
     /// Wraps the storage in a tensor without autograd.

@@ -356,26 +356,66 @@ impl DeviceKind {
     /// # Errors
     /// [`Error::Setting`] for a device that this machine or this build does not have.
     pub fn open(self) -> Result<Device> {
-        let (name, device) = match self {
-            Self::Cpu => ("cpu", Ok(Device::Cpu)),
-            Self::Cuda => ("cuda", open_cuda(0)),
-            Self::Metal => ("metal", Device::new_metal(0)),
-        };
-        device.map_err(|e| Error::setting("model.device", name, e.to_string()))
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => open_cuda(),
+            Self::Metal => open_metal(),
+        }
     }
 }
 
 #[cfg(feature = "cuda")]
-use crate::kernels::gpu::cuda::open as open_cuda;
+fn open_cuda() -> Result<Device> {
+    use crate::kernels::gpu::cuda::{check, open};
+    let device = open(0).map_err(|error| {
+        let reason = format!("{error} (`nvidia-smi` lists the driver and its devices)");
+        Error::setting("model.device", "cuda", reason)
+    })?;
+    check(&device).map_err(|error| {
+        let reason = format!(
+            "the device does not run this build's kernels: {error}. Build for its compute \
+             capability (CUDA_COMPUTE_CAP=80 or 90, for example), or update the driver"
+        );
+        Error::setting("model.device", "cuda", reason)
+    })?;
+    Ok(device)
+}
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
-    Device::new_cuda(ordinal)
+fn open_cuda() -> Result<Device> {
+    Err(without("cuda"))
+}
+
+#[cfg(feature = "metal")]
+fn open_metal() -> Result<Device> {
+    Device::new_metal(0).map_err(|error| Error::setting("model.device", "metal", error.to_string()))
+}
+
+#[cfg(not(feature = "metal"))]
+fn open_metal() -> Result<Device> {
+    Err(without("metal"))
+}
+
+/// The error of a build without the feature of a device.
+#[cfg(not(all(feature = "cuda", feature = "metal")))]
+fn without(feature: &str) -> Error {
+    let reason = format!("this program was built without it: build with `--features {feature}`");
+    Error::setting("model.device", feature, reason)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    #[test]
+    fn a_device_without_its_feature_is_refused_with_the_way_out() {
+        for (kind, feature) in [(DeviceKind::Cuda, "cuda"), (DeviceKind::Metal, "metal")] {
+            let error = kind.open().unwrap_err().to_string();
+            assert!(error.contains(&format!("--features {feature}")), "{error}");
+        }
+        assert!(DeviceKind::Cpu.open().is_ok());
+    }
 
     #[test]
     fn a_folder_becomes_its_whole_path_and_any_other_name_stays() {
