@@ -1,20 +1,14 @@
-//! Log-probability and entropy, forward and backward in place, over bf16 logits on a CUDA device,
-//! compared with the device's copy bandwidth.
-//!
-//! `EPO_REQUIRE_CUDA=1 cargo bench --features cuda --bench gpu` on the machine with the device.
-//! Candle's own build needs a CUDA toolkit; `LD_LIBRARY_PATH` must contain libnvrtc, libcublas and
-//! libcurand of the same version.
+//! Log-probability and entropy, forward and backward in place, over bf16 logits, next to the
+//! device's copy.
 //!
 //! The copy is the driver's (cuMemcpyDtoD) into memory that the allocator keeps. The forward pass
 //! reads the logits once, the gradient reads and writes them: three passes of 2 n v bytes. Reads
 //! and writes of the copy are counted the same way. Printed are medians of single calls, each
-//! followed by a synchronisation. Without a device it prints a note and succeeds, unless
-//! EPO_REQUIRE_CUDA=1.
+//! followed by a synchronisation.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use epo::kernels::{evaluate, Evaluation, ScoreOptions};
-use epo::train::config::DeviceKind;
 use std::time::Instant;
 
 const VOCABULARY: usize = 151_936;
@@ -45,7 +39,7 @@ fn line(what: &str, bytes: f64, seconds: f64, copy: f64) {
     );
 }
 
-fn bench(device: &Device, n: usize) -> Result<()> {
+pub(crate) fn bench(device: &Device, n: usize) -> Result<()> {
     let logits =
         (Tensor::randn(0f32, 1f32, (n, VOCABULARY), device)?.to_dtype(DType::BF16)? * 3.0)?;
     let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % VOCABULARY) as u32).collect();
@@ -67,21 +61,9 @@ fn bench(device: &Device, n: usize) -> Result<()> {
     let seconds = median(device, || Ok(scores.gradient_in_place(&logits, &grads, &grads)?))?;
     line("backward in place", 2.0 * pass, seconds, copy);
     let both = || Ok(forward()?.gradient_in_place(&logits, &grads, &grads)?);
-    line("forward + backward in place", 3.0 * pass, median(device, both)?, copy);
+    let seconds = median(device, both)?;
+    line("forward + backward in place", 3.0 * pass, seconds, copy);
+    let share = 300.0 * pass / seconds / 1e9 / copy;
+    println!("| log-probability + entropy and gradient, T = {n} | {share:.0} % of the copy |");
     Ok(())
-}
-
-fn main() -> Result<()> {
-    match DeviceKind::Cuda.open() {
-        Ok(device) => [4096, 16_384].into_iter().try_for_each(|n| bench(&device, n)),
-        Err(error) if std::env::var("EPO_REQUIRE_CUDA").as_deref() == Ok("1") => Err(error.into()),
-        Err(error) => {
-            let error = error.to_string(); // a backtrace may follow
-            println!(
-                "no CUDA device, nothing was measured: {}",
-                error.lines().next().unwrap_or_default()
-            );
-            Ok(())
-        }
-    }
 }
