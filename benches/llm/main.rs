@@ -21,10 +21,11 @@
 //!
 //! Every side is a process that stays. In a short trial, which is not measured, each runs with its
 //! defaults and tuned: threads that sleep while they wait, and a `malloc` that keeps its memory.
-//! The faster one stays. In `EPO_BENCH_ROUNDS` (3) rounds of each task the sides take
-//! turns. All sides sample at temperature 1 and ignore end tokens, so they make equally many
-//! tokens; this crate also returns the log-probability and the entropy of every token. The peak is
-//! that of the resident memory, loading excepted.
+//! The faster one stays. In `EPO_BENCH_ROUNDS` (3) rounds of each task the sides take turns.
+//! `EPO_BENCH_LEAN=1` makes this crate's updates with gradient checkpointing and one row at a time,
+//! which takes longer in less memory. All sides sample at temperature 1 and ignore end tokens, so
+//! they make equally many tokens; this crate also returns the log-probability and the entropy of
+//! every token. The peak is that of the resident memory, loading excepted.
 
 use std::path::Path;
 use std::process::Command;

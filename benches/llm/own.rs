@@ -12,11 +12,12 @@ use epo::policy::{
 };
 use epo::rng::{Purpose, Stream};
 use epo::rollout::Row;
-use epo::settings::Count;
+use epo::settings::{Count, Limit};
 use epo::train::config::UpdateConfig;
 use epo::train::learn::{Learner, PolicyBatch};
 use serde_json::json;
 
+use crate::common::setting;
 use crate::format::Format;
 use crate::task::CONTEXT;
 
@@ -28,9 +29,12 @@ pub(crate) fn own_side(work: &str, format: Format, folder: &Path) -> Result<()> 
     let model = Pretrained::open(Source::Folder(folder.to_owned()))?.with_context(CONTEXT)?;
     let config = model.config().clone();
     let parameters = format.parameters(&model)?;
+    drop(model);
     let mut run: Box<Work> = if work == "update" {
+        let lean = setting("EPO_BENCH_LEAN", 0)? == 1;
         let mut learner = learner(&config, parameters)?;
-        Box::new(move |rows, _| update(&mut learner, rows))
+        learner.set_checkpointing(lean);
+        Box::new(move |rows, _| update(&mut learner, rows, lean))
     } else {
         let decoder = Decoder::new(&config, &parameters)?;
         Box::new(move |prompts, new| sample(&decoder, prompts, new))
@@ -72,8 +76,9 @@ fn learner(config: &DecoderConfig, parameters: Parameters) -> Result<Learner> {
     Ok(Learner::new(config, parameters, AdamW::new(AdamWConfig::default()), 1.0)?)
 }
 
-/// One optimiser step with the clipped loss and EPO's entropy term.
-fn update(learner: &mut Learner, rows: &[Vec<u32>]) -> Result<usize> {
+/// One optimiser step with the clipped loss and EPO's entropy term; micro-batches of one row if
+/// `lean`.
+fn update(learner: &mut Learner, rows: &[Vec<u32>], lean: bool) -> Result<usize> {
     let length = rows[0].len();
     let row = |(trajectory, ids): (usize, &Vec<u32>)| Row {
         ids: ids.clone(),
@@ -87,7 +92,10 @@ fn update(learner: &mut Learner, rows: &[Vec<u32>]) -> Result<usize> {
     let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
     let advantages: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| vec![sign(row); length - 1]).collect();
-    let settings = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
+    let mut settings = UpdateConfig { mini_batches: Count::literal(1), ..UpdateConfig::default() };
+    if lean {
+        settings.micro_batch_tokens = Limit::literal(length);
+    }
     let entropy = EntropyConfig::paper_v2().build()?;
     let batch =
         PolicyBatch { rows: &rows, advantages: &advantages, reference: None, seed: 0, step: 0 };
