@@ -145,8 +145,8 @@ impl GradientSum {
         Ok(())
     }
 
-    /// Adds ∂`loss`/∂parameter for every trainable parameter that `loss` depends on. The gradient
-    /// of a matrix is added as soon as it is known, so that few of them exist beside the sum.
+    /// Adds ∂`loss`/∂parameter for every trainable parameter that `loss` depends on. Each weight
+    /// matrix's gradient is added as soon as it has been computed, which keeps few in memory.
     ///
     /// # Errors
     /// A failed backward pass; the sum is lost then.
@@ -172,7 +172,7 @@ impl GradientSum {
     }
 }
 
-/// Sums on a GPU are f32: in bf16, small gradients would be lost beside their sum.
+/// Widens a gradient to f32 on a GPU: a sum in bf16 would round small gradients away.
 fn wide(gradient: Tensor) -> Result<Tensor> {
     let narrow = matches!(gradient.dtype(), DType::BF16 | DType::F16);
     if narrow && !is_cpu(&gradient) {

@@ -1,8 +1,7 @@
-//! Keys and values of a cache on a GPU, in pages.
+//! The paged KV cache of a GPU.
 //!
-//! Rows grow at different rates, so memory is given out in pages of [`PAGE`] positions. Rows with
-//! the same prompt hold the same pages; a row that writes into a page that others hold gets a copy
-//! of it first.
+//! Rows grow at different rates, so memory is allocated in pages of [`PAGE`] positions. Rows with
+//! the same prompt share pages, copy on write.
 
 use crate::kernels::decode::paged::{scatter_rows, PagedQueries, PAGE};
 use crate::kernels::layers::rows_at::rows_at;
@@ -17,7 +16,7 @@ pub(crate) struct Pages {
     /// Keys and values of every block, `[pages · PAGE, K·d]`; copied before a write if a clone of
     /// the cache shares them.
     layers: Arc<Vec<[Tensor; 2]>>,
-    /// Number of rows that hold each page.
+    /// Reference count of each page.
     holders: Vec<u32>,
     free: Vec<u32>,
     /// Pages of each row, in order.
