@@ -213,71 +213,123 @@ impl Attention {
     fn gradients<S: DeviceStorage>(&self, [q, k, v, grad]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
         let views = [View::of(q)?, View::of(k)?, View::of(v)?, View::of(grad)?];
         let [qs, ks, vs, gs] = views.each_ref().map(placed::<S>);
-        let (qs, ks, vs, gs) = (qs?, ks?, vs?, gs?);
-        let device = qs.0.device();
+        let inputs = [qs?, ks?, vs?, gs?];
+        let device = inputs[0].0.device();
         let dtype = q.dtype();
-        let AttentionShape { kv_heads, head_dim: d, lengths, .. } = &self.shape;
+        let AttentionShape { kv_heads, head_dim, .. } = self.shape;
         let tiles = self.tiles();
-        let (queries, scores) = self.room(&tiles);
-        let longest = lengths.iter().max().copied().unwrap_or(0);
-        let unfilled = |count, dtype| S::unfilled(device, count, dtype);
-        let mut dq = unfilled(q.elem_count(), dtype)?;
-        let mut dk = unfilled(k.elem_count(), dtype)?;
-        let mut dv = unfilled(v.elem_count(), dtype)?;
-        let mut heads = unfilled(queries, dtype)?;
-        let mut grads = unfilled(queries, dtype)?;
-        let mut dq_heads = unfilled(queries, dtype)?;
-        let mut wide = unfilled(scores, DType::F32)?;
-        let mut dp = unfilled(scores, DType::F32)?;
-        let mut p = unfilled(scores, dtype)?;
-        // Sums of one sequence over its tiles, [K, length, d].
-        let mut dk_heads = unfilled(kv_heads * longest * d, DType::F32)?;
-        let mut dv_heads = unfilled(kv_heads * longest * d, DType::F32)?;
+        let mut buffers = self.buffers::<S>(device, dtype, &tiles)?;
+        let mut dq = S::unfilled(device, q.elem_count(), dtype)?;
+        let mut dk = S::unfilled(device, k.elem_count(), dtype)?;
+        let mut dv = S::unfilled(device, v.elem_count(), dtype)?;
         // The last tile of a sequence sees all keys, so that it may overwrite what others add to.
         for tile in tiles.into_iter().rev() {
-            let rows = self.group() * tile.rows;
-            let keys = tile.keys();
-            let accumulate = keys < tile.length;
-            self.heads_first(device, qs, tile, &mut heads)?;
-            self.heads_first(device, gs, tile, &mut grads)?;
-            self.probabilities(device, (&heads, ks), tile, (&mut wide, &mut p), true)?;
-            let sum = Multiplication { accumulate, ..self.multiplication(keys, *d, rows) };
-            let batch = tile.length * d;
-            let place = MatricesMut { storage: &mut dv_heads, start: 0, batch };
-            let p_t = self.by_key_head(&p, tile, keys, true);
-            S::multiply(device, place, p_t, self.by_key_head(&grads, tile, *d, false), sum)?;
-
-            let place = MatricesMut { storage: &mut dp, start: 0, batch: rows * keys };
-            let g = self.by_key_head(&grads, tile, *d, false);
-            let size_of_dp = self.multiplication(rows, keys, *d);
-            S::multiply(device, place, g, self.keys(vs, tile, true), size_of_dp)?;
-            let arguments = vec![
-                Argument::In(&wide, 0),
-                Argument::In(&dp, 0),
-                Argument::Out(&mut p, 0),
-                size(keys)?,
-                Argument::F32(self.scale()),
-            ];
-            let groups = self.shape.heads * tile.rows;
-            S::launch(device, Launch { kernel: "softmax_gradient", dtype, groups, arguments })?;
-
-            let place = MatricesMut { storage: &mut dk_heads, start: 0, batch };
-            let ds_t = self.by_key_head(&p, tile, keys, true);
-            S::multiply(device, place, ds_t, self.by_key_head(&heads, tile, *d, false), sum)?;
-            let place = MatricesMut { storage: &mut dq_heads, start: 0, batch: rows * d };
-            let ds = self.by_key_head(&p, tile, keys, false);
-            let size_of_dq = self.multiplication(rows, *d, keys);
-            S::multiply(device, place, ds, self.keys(ks, tile, false), size_of_dq)?;
-            self.heads_last(device, &dq_heads, tile, &mut dq)?;
+            self.tile_gradients(device, inputs, tile, &mut buffers)?;
+            self.heads_last(device, &buffers.dq, tile, &mut dq)?;
             if tile.first == 0 {
-                let to = tile.start * kv_heads * d;
-                let dims = [*kv_heads, tile.length, *d];
-                narrow_swap(device, &dk_heads, Argument::Out(&mut dk, to), dims, dtype)?;
-                narrow_swap(device, &dv_heads, Argument::Out(&mut dv, to), dims, dtype)?;
+                let to = tile.start * kv_heads * head_dim;
+                let dims = [kv_heads, tile.length, head_dim];
+                narrow_swap(device, &buffers.dk, Argument::Out(&mut dk, to), dims, dtype)?;
+                narrow_swap(device, &buffers.dv, Argument::Out(&mut dv, to), dims, dtype)?;
             }
         }
         Ok([dq.tensor(q.shape()), dk.tensor(k.shape()), dv.tensor(v.shape())])
     }
+
+    fn buffers<S: DeviceStorage>(
+        &self,
+        device: &S::Device,
+        dtype: DType,
+        tiles: &[Tile],
+    ) -> Result<Backward<S>> {
+        let (queries, scores) = self.room(tiles);
+        let longest = self.shape.lengths.iter().max().copied().unwrap_or(0);
+        let sums = self.shape.kv_heads * longest * self.shape.head_dim;
+        let unfilled = |count, dtype| S::unfilled(device, count, dtype);
+        Ok(Backward {
+            q: unfilled(queries, dtype)?,
+            grad: unfilled(queries, dtype)?,
+            dq: unfilled(queries, dtype)?,
+            wide: unfilled(scores, DType::F32)?,
+            dp: unfilled(scores, DType::F32)?,
+            p: unfilled(scores, dtype)?,
+            dk: unfilled(sums, DType::F32)?,
+            dv: unfilled(sums, DType::F32)?,
+        })
+    }
+
+    /// Computes dq of a tile and adds to its sequence's dk and dv.
+    fn tile_gradients<S: DeviceStorage>(
+        &self,
+        device: &S::Device,
+        [q, k, v, grad]: [Placed<'_, S>; 4],
+        tile: Tile,
+        b: &mut Backward<S>,
+    ) -> Result<()> {
+        let d = self.shape.head_dim;
+        let rows = self.group() * tile.rows;
+        let keys = tile.keys();
+        let batch = tile.length * d;
+        let sum =
+            Multiplication { accumulate: keys < tile.length, ..self.multiplication(keys, d, rows) };
+        self.heads_first(device, q, tile, &mut b.q)?;
+        self.heads_first(device, grad, tile, &mut b.grad)?;
+        self.probabilities(device, (&b.q, k), tile, (&mut b.wide, &mut b.p), true)?;
+        let p = self.by_key_head(&b.p, tile, keys, true);
+        let g = self.by_key_head(&b.grad, tile, d, false);
+        let dv = MatricesMut { storage: &mut b.dv, start: 0, batch };
+        S::multiply(device, dv, p, g, sum)?;
+
+        let dp = MatricesMut { storage: &mut b.dp, start: 0, batch: rows * keys };
+        let g = self.by_key_head(&b.grad, tile, d, false);
+        let size_of_dp = self.multiplication(rows, keys, d);
+        S::multiply(device, dp, g, self.keys(v, tile, true), size_of_dp)?;
+        self.score_gradients(device, tile, b)?;
+
+        let ds = self.by_key_head(&b.p, tile, keys, true);
+        let q = self.by_key_head(&b.q, tile, d, false);
+        let dk = MatricesMut { storage: &mut b.dk, start: 0, batch };
+        S::multiply(device, dk, ds, q, sum)?;
+        let dq = MatricesMut { storage: &mut b.dq, start: 0, batch: rows * d };
+        let ds = self.by_key_head(&b.p, tile, keys, false);
+        let size_of_dq = self.multiplication(rows, d, keys);
+        S::multiply(device, dq, ds, self.keys(k, tile, false), size_of_dq)
+    }
+
+    /// Replaces the probabilities by the gradients of the scores.
+    fn score_gradients<S: DeviceStorage>(
+        &self,
+        device: &S::Device,
+        tile: Tile,
+        b: &mut Backward<S>,
+    ) -> Result<()> {
+        let dtype = b.p.dtype();
+        let arguments = vec![
+            Argument::In(&b.wide, 0),
+            Argument::In(&b.dp, 0),
+            Argument::Out(&mut b.p, 0),
+            size(tile.keys())?,
+            Argument::F32(self.scale()),
+        ];
+        let groups = self.shape.heads * tile.rows;
+        S::launch(device, Launch { kernel: "softmax_gradient", dtype, groups, arguments })
+    }
+}
+
+/// Buffers of the backward pass.
+struct Backward<S> {
+    /// A tile's queries, and the gradients of its output and of its queries, `[H, r, d]`.
+    q: S,
+    grad: S,
+    dq: S,
+    /// A tile's probabilities and their gradients in f32, `[H, r, keys]`.
+    wide: S,
+    dp: S,
+    /// The probabilities as factors, then the gradients of the scores.
+    p: S,
+    /// Sums over the tiles of a sequence in f32, `[K, length, d]`.
+    dk: S,
+    dv: S,
 }
 
 fn placed<'a, S: DeviceStorage>(view: &'a View<'_>) -> Result<Placed<'a, S>> {

@@ -65,6 +65,9 @@ fn add_bias<S: DeviceStorage>(
 ) -> Result<()> {
     let device = y.device().clone();
     let dtype = y.dtype();
+    if bias.dtype() != dtype {
+        candle_core::bail!("linear: a bias in {:?} beside weights in {dtype:?}", bias.dtype());
+    }
     let arguments = vec![Argument::Out(y, 0), Argument::In(bias, start), size(n)?, size(o)?];
     S::launch(&device, Launch { kernel: "add_bias", dtype, groups: n, arguments })
 }

@@ -1,14 +1,12 @@
 //! [`crate::kernels::logprob_entropy()`] on a device: one read of the logits forward; one read and
 //! one write backward.
 
+use crate::kernels::decode::paged::Draws;
 use crate::kernels::gpu::launch::{size, start_of, Argument, DeviceStorage, Launch, View};
 use crate::kernels::gpu::operator::{forward_on_devices, update_on_devices, with_storage};
 use candle_core::backend::BackendStorage;
 use candle_core::{CustomOp1, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
-
-/// The count of a row whose support is the whole vocabulary.
-const WHOLE: u32 = u32::MAX;
 
 /// Ids and supports of the rows of a call, on the device.
 #[derive(Debug, Clone)]
@@ -40,7 +38,7 @@ impl Rows {
         let mut allowed = Vec::new();
         for support in supports {
             start.push(allowed.len() as u32);
-            count.push(support.map_or(WHOLE, |list| list.len() as u32));
+            count.push(support.map_or(Draws::WHOLE, |list| list.len() as u32));
             allowed.extend_from_slice(support.unwrap_or_default());
         }
         if count.len() != ids.len() || u32::try_from(allowed.len()).is_err() {

@@ -83,6 +83,29 @@ fn store<T: WithDType>(to: &mut [T], values: &[f64]) {
     to.iter_mut().zip(values).for_each(|(to, &x)| *to = T::from_f64(x));
 }
 
+/// All numbers of the storage of `out` after a multiplication.
+fn products(
+    out: &MatricesMut<'_, CpuStorage>,
+    [a, b]: [&Matrices<'_, CpuStorage>; 2],
+    size: Multiplication,
+) -> Vec<f64> {
+    let Multiplication { rows, columns, terms, count, alpha, accumulate } = size;
+    let [x, y] = [a, b].map(|factor| decode(factor.storage));
+    let place = |m: &Matrices<'_, CpuStorage>, (row, column): (usize, usize), entry: usize| {
+        let (row, column) = if m.transposed { (column, row) } else { (row, column) };
+        m.start + entry * m.batch + row * m.stride + column
+    };
+    let mut results = decode(out.storage);
+    for i in 0..count * rows * columns {
+        let (entry, row, column) = (i / columns / rows, i / columns % rows, i % columns);
+        let term = |k| x[place(a, (row, k), entry)] * y[place(b, (k, column), entry)];
+        let product = f64::from(alpha) * (0..terms).map(term).sum::<f64>();
+        let result = &mut results[out.start + entry * out.batch + row * columns + column];
+        *result = if accumulate { *result + product } else { product };
+    }
+    results
+}
+
 /// `IN ELEMENT`, `U32` and so on for every parameter of a kernel's declaration.
 fn declaration(kernel: &str) -> Vec<String> {
     let (_, rest) =
@@ -156,29 +179,11 @@ impl DeviceStorage for CpuStorage {
         b: Matrices<'_, Self>,
         size: Multiplication,
     ) -> Result<()> {
-        let Multiplication { rows, columns, terms, count, alpha, accumulate } = size;
         let dtype = |s: &CpuStorage| candle_core::backend::BackendStorage::dtype(s);
         check_types(dtype(out.storage), dtype(a.storage), dtype(b.storage))?;
-        let multiply_adds = rows * columns * terms * count;
+        let multiply_adds = size.rows * size.columns * size.terms * size.count;
         assert!(multiply_adds > 0, "{size:?}");
-        let [x, y] = [&a, &b].map(|m| decode(m.storage));
-        let element = |m: &Matrices<'_, Self>, (row, column): (usize, usize), entry: usize| {
-            let (row, column) = if m.transposed { (column, row) } else { (row, column) };
-            m.start + entry * m.batch + row * m.stride + column
-        };
-        let mut results = decode(out.storage);
-        for entry in 0..count {
-            for row in 0..rows {
-                for column in 0..columns {
-                    let term =
-                        |k| x[element(&a, (row, k), entry)] * y[element(&b, (k, column), entry)];
-                    let product = f64::from(alpha) * (0..terms).map(term).sum::<f64>();
-                    let place =
-                        &mut results[out.start + entry * out.batch + row * columns + column];
-                    *place = if accumulate { *place + product } else { product };
-                }
-            }
-        }
+        let results = products(&out, [&a, &b], size);
         if multiply_adds > 4000 {
             match out.storage {
                 CpuStorage::F32(to) => store(to, &results),
